@@ -1,0 +1,175 @@
+"""Put adapters beside the frozen layers of a base, for a group of trials."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from summarizer.adapters.layer import AdaptedLayer, GroupState
+from summarizer.adapters.protocol import Adapter, Parameters, Role
+from summarizer.config.nearest import suggestion
+from summarizer.errors import ConfigError
+from summarizer.model.frozen import FrozenEmbedding, FrozenLinear
+
+
+@dataclass(frozen=True)
+class AdaptedModel:
+    """A base that carries the adapters of `n` trials."""
+
+    model: PreTrainedModel
+    layers: dict[str, AdaptedLayer]
+    """By the name of the module that each stands in for."""
+    group: GroupState
+
+    @property
+    def device(self) -> torch.device:
+        return next(iter(self.layers.values())).base.weight.device
+
+    def parameters_of(self, trial: int) -> dict[str, nn.Parameter]:
+        """One trial's own parameters, `LAYER.TENSOR` by name; shapes as its adapter drew them."""
+        return {
+            f"{name}.{tensor}": parameter
+            for name, layer in self.layers.items()
+            for tensor, parameter in layer.trials[trial].items()
+        }
+
+    def stacks(self) -> Iterator[nn.Parameter]:
+        """The stacked parameters that gradients accumulate in."""
+        for layer in self.layers.values():
+            yield from layer.stacked.values()
+
+    def zero_grad(self) -> None:
+        """In place: the trials' gradients are views of the stacks'."""
+        for stack in self.stacks():
+            assert stack.grad is not None
+            stack.grad.zero_()
+
+    @contextmanager
+    def base_alone(self) -> Iterator[None]:
+        """Within the block the model computes as if nothing were attached."""
+        self.group.enabled = False
+        try:
+            yield
+        finally:
+            self.group.enabled = True
+
+    @contextmanager
+    def training(self) -> Iterator[None]:
+        """Within the block dropout is on and activations may be recomputed."""
+        self._train(True)
+        try:
+            yield
+        finally:
+            self._train(False)
+
+    @contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """Within the block, inside that of `training`, they are off."""
+        self._train(False)
+        try:
+            yield
+        finally:
+            self._train(True)
+
+    def _train(self, on: bool) -> None:
+        self.model.train(on)
+        self.group.training = on
+
+
+def roles(model: PreTrainedModel) -> dict[str, Role]:
+    """The frozen layers that an adapter can stand beside, by module name, in the model's order."""
+    head, embedding = model.get_output_embeddings(), model.get_input_embeddings()
+    found: dict[str, Role] = {}
+    for name, module in model.named_modules():
+        if module is head and isinstance(module, FrozenLinear):
+            found[name] = "head"
+        elif module is embedding and isinstance(module, FrozenEmbedding):
+            found[name] = "embedding"
+        elif isinstance(module, FrozenLinear):
+            found[name] = "linear"
+    return found
+
+
+def targets(adapter: Adapter, layer_roles: dict[str, Role]) -> dict[str, Role]:
+    """The layers that one adapter's config asks for.
+
+    Raises ConfigError where a target or an exclusion matches nothing, or nothing is left.
+    """
+    for role in adapter.targets:
+        if role not in layer_roles.values():
+            raise ConfigError.single("adapter.targets", f"{role!r}: this model has no such layer that can be adapted")
+    for pattern in adapter.exclude:
+        if not any(fnmatch.fnmatchcase(name, pattern) for name in layer_roles):
+            raise ConfigError.single("adapter.exclude", f"{pattern!r} matches no layer{suggestion(pattern, layer_roles)}")
+    chosen = {
+        name: role
+        for name, role in layer_roles.items()
+        if role in adapter.targets and not any(fnmatch.fnmatchcase(name, pattern) for pattern in adapter.exclude)
+    }
+    if not chosen:
+        raise ConfigError.single("adapter.targets", "no layer is left to adapt")
+    return chosen
+
+
+def attach(model: PreTrainedModel, adapters: Sequence[Adapter], seeds: Sequence[int]) -> AdaptedModel:
+    """Wrap each targeted layer of `model`, in place; trial i's tensors are drawn from `seeds[i]` alone.
+
+    Raises ConfigError where a target matches nothing, ValueError for adapters of several kinds in one group.
+    """
+    if len({type(adapter) for adapter in adapters}) != 1:
+        raise ValueError("a group holds adapters of one kind")
+    layer_roles = roles(model)
+    chosen = [targets(adapter, layer_roles) for adapter in adapters]
+    device = next(m.weight.device for m in model.modules() if isinstance(m, FrozenLinear | FrozenEmbedding))
+    scales = torch.tensor([adapter.scale for adapter in adapters], device=device).reshape(-1, 1, 1)
+    group = GroupState(tuple(adapters), tuple(seeds), scales)
+    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+    layers: dict[str, AdaptedLayer] = {}
+    for index, (name, role) in enumerate(layer_roles.items()):
+        base = model.get_submodule(name)
+        assert isinstance(base, FrozenLinear | FrozenEmbedding)
+        tensors = [
+            _drawn(adapter, base, generator) if name in wanted else None
+            for adapter, generator, wanted in zip(adapters, generators, chosen, strict=True)
+        ]
+        if any(own is not None for own in tensors):
+            layers[name] = AdaptedLayer(base, role, tensors, group, index)
+            model.set_submodule(name, layers[name])
+    return AdaptedModel(model, layers, group)
+
+
+def _drawn(adapter: Adapter, base: FrozenLinear | FrozenEmbedding, generator: torch.Generator) -> Parameters:
+    if isinstance(base, FrozenEmbedding):
+        return adapter.draw_embedding(base.num_embeddings, base.embedding_dim, generator)
+    return adapter.draw_linear(base.in_features, base.out_features, generator)
+
+
+def describe(adapted: AdaptedModel, trial: int) -> str:
+    """What one trial adapts, for a person: counts by layer kind, trainable parameters, share of the base."""
+    parameters = adapted.parameters_of(trial)
+    names = dict.fromkeys(name.rpartition(".")[0] for name in parameters)
+    kinds = Counter(name.rpartition(".")[2] for name in names)
+    trainable = sum(parameter.numel() for parameter in parameters.values())
+    frozen = _frozen_parameters(adapted.model)
+    listed = ", ".join(f"{count} {kind}" if count > 1 else kind for kind, count in kinds.items())
+    return (
+        f"adapted: {len(names)} layers ({listed}); {trainable:,} trainable parameters, "
+        f"{100 * trainable / frozen:.2f} % of the base's {frozen:,}"
+    )
+
+
+def _frozen_parameters(model: nn.Module) -> int:
+    weights = {module.weight: module.bias if isinstance(module, FrozenLinear) else None
+               for module in model.modules() if isinstance(module, FrozenLinear | FrozenEmbedding)}
+    matrices = sum(weight.shape[0] * weight.shape[1] for weight in weights)
+    biases = sum(bias.numel() for bias in weights.values() if bias is not None)
+    return matrices + biases + sum(p.numel() for p in model.parameters() if not p.requires_grad)
+
+

@@ -1,0 +1,84 @@
+"""LoRA: y = W x + (alpha / dim) B A x with W frozen.
+
+Source: Hu et al. 2021 (arXiv:2106.09685); on the embedding, an Embedding(v, dim) followed by a Linear(dim, d), as
+in the reference experiment. A is drawn as `nn.Linear` draws its weight (a uniform of bound 1/sqrt(d_in)), the
+embedding's A as `nn.Embedding` draws its own (a standard normal), B is zero.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import torch
+from jaxtyping import Float, Int
+from pydantic import Field
+from torch import Tensor
+
+from summarizer.adapters.protocol import Adapter, Parameters, Role
+
+
+class LoRA(Adapter):
+    """A low-rank pair beside each adapted layer. `b` is kept as (r, d_out), so that a trial's share of a stack
+    padded to the largest dim is one contiguous block."""
+
+    dim: Annotated[int, Field(ge=1)]
+    """r, the rank of the pair."""
+    alpha: Annotated[float, Field(gt=0)] | None
+    """Numerator of the scale; null is dim, which scales by 1."""
+    dropout: Annotated[float, Field(ge=0, lt=1)]
+
+    @property
+    def scale(self) -> float:
+        return 1.0 if self.alpha is None else self.alpha / self.dim
+
+    @property
+    def input_dropout(self) -> float:
+        return self.dropout
+
+    def draw_linear(self, d_in: int, d_out: int, generator: torch.Generator) -> dict[str, Tensor]:
+        bound = d_in**-0.5
+        a = torch.empty(self.dim, d_in).uniform_(-bound, bound, generator=generator)
+        return {"a": a, "b": torch.zeros(self.dim, d_out)}
+
+    def draw_embedding(self, v: int, d: int, generator: torch.Generator) -> dict[str, Tensor]:
+        a = torch.empty(self.dim, v).normal_(generator=generator)
+        return {"a": a, "b": torch.zeros(self.dim, d)}
+
+    @staticmethod
+    def delta_linear(
+        x: Float[Tensor, "n m d_in"], stacked: Parameters, scale: Float[Tensor, "n 1 1"]
+    ) -> Float[Tensor, "n m d_out"]:
+        inner = torch.bmm(x, stacked["a"].to(x.dtype).transpose(1, 2)) * scale.to(x.dtype)
+        return torch.bmm(inner, stacked["b"].to(x.dtype))
+
+    @staticmethod
+    def delta_embedding(
+        ids: Int[Tensor, "n m"], stacked: Parameters, scale: Float[Tensor, "n 1 1"]
+    ) -> Float[Tensor, "n m d"]:
+        a, b = stacked["a"], stacked["b"]
+        columns = ids[:, None, :].expand(-1, a.shape[1], -1)
+        return torch.bmm(a.gather(2, columns).transpose(1, 2) * scale, b)
+
+    def peft_config(self, target_modules: list[str], **more: Any) -> Any:
+        from peft import LoraConfig
+
+        return LoraConfig(
+            r=self.dim,
+            lora_alpha=self.dim if self.alpha is None else self.alpha,
+            lora_dropout=self.dropout,
+            target_modules=target_modules,
+            bias="none",
+            task_type="CAUSAL_LM",
+            inference_mode=True,
+            **more,
+        )
+
+    @staticmethod
+    def to_peft(role: Role, tensors: Parameters) -> dict[str, Tensor]:
+        names = ("lora_embedding_A", "lora_embedding_B") if role == "embedding" else ("lora_A.weight", "lora_B.weight")
+        return {names[0]: tensors["a"].contiguous(), names[1]: tensors["b"].t().contiguous()}
+
+    @staticmethod
+    def from_peft(role: Role, tensors: Parameters) -> dict[str, Tensor]:
+        names = ("lora_embedding_A", "lora_embedding_B") if role == "embedding" else ("lora_A.weight", "lora_B.weight")
+        return {"a": tensors[names[0]], "b": tensors[names[1]].t()}

@@ -1,0 +1,80 @@
+"""What an adapter kind must be able to do. A kind is one subclass in one file, and one YAML in conf/adapter."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float, Int
+from pydantic import BaseModel, ConfigDict
+from torch import Tensor
+
+Parameters = Mapping[str, Tensor]
+"""One layer's adapter tensors by name. Their first axis is the adapter dim; a group stacks `n` of them before it."""
+
+Role = Literal["linear", "head", "embedding"]
+
+
+class Adapter(BaseModel, ABC):
+    """The config of one trial's adapters, and the arithmetic of its kind.
+
+    Tensors of trials with smaller dims are padded with zeros to the largest in the group; `delta_linear` and
+    `delta_embedding` must give zero-padded tensors no influence and no gradient.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    targets: list[Role]
+    """Which layers are adapted: every `linear` inside the model, the output `head`, the input `embedding`."""
+    exclude: list[str]
+    """Module names or globs to leave alone."""
+    start_from: str | None
+    """A PEFT adapter folder whose values replace the drawn ones."""
+
+    @property
+    @abstractmethod
+    def scale(self) -> float:
+        """What the product is multiplied by."""
+
+    @property
+    @abstractmethod
+    def input_dropout(self) -> float:
+        """Probability with which each input of an adapted linear layer is dropped for the adapter."""
+
+    @abstractmethod
+    def draw_linear(self, d_in: int, d_out: int, generator: torch.Generator) -> dict[str, Float[Tensor, "r ..."]]:
+        """Initial tensors for one linear layer; the adapted layer must start equal to the frozen one."""
+
+    @abstractmethod
+    def draw_embedding(self, v: int, d: int, generator: torch.Generator) -> dict[str, Float[Tensor, "r ..."]]:
+        """Initial tensors for the embedding of `v` rows; it must start equal to the frozen one."""
+
+    @staticmethod
+    @abstractmethod
+    def delta_linear(
+        x: Float[Tensor, "n m d_in"], stacked: Parameters, scale: Float[Tensor, "n 1 1"]
+    ) -> Float[Tensor, "n m d_out"]:
+        """What `n` trials add to a linear layer's output, in one batched product."""
+
+    @staticmethod
+    @abstractmethod
+    def delta_embedding(
+        ids: Int[Tensor, "n m"], stacked: Parameters, scale: Float[Tensor, "n 1 1"]
+    ) -> Float[Tensor, "n m d"]:
+        """What `n` trials add to the embedding's output."""
+
+    @abstractmethod
+    def peft_config(self, target_modules: list[str], **more: Any) -> Any:
+        """This adapter as a `peft` config."""
+
+    @staticmethod
+    @abstractmethod
+    def to_peft(role: Role, tensors: Parameters) -> dict[str, Tensor]:
+        """One layer's tensors under the names and in the layout that `peft` saves."""
+
+    @staticmethod
+    @abstractmethod
+    def from_peft(role: Role, tensors: Parameters) -> dict[str, Tensor]:
+        """The inverse of `to_peft`. Raises KeyError where a tensor is missing."""

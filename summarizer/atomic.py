@@ -1,0 +1,84 @@
+"""Writes that a kill, a full disk or a second process cannot leave half done."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+SCRATCH_PREFIX = ".writing-"
+"""How an unfinished file or folder is named, so that whoever finds one knows that it can be deleted."""
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace `path` by `text` (UTF-8) in one step. Raises OSError, leaving the old file as it was."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, scratch = tempfile.mkstemp(prefix=SCRATCH_PREFIX, dir=path.parent)
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(scratch, 0o666 & ~_umask())
+        os.replace(scratch, path)
+    except BaseException:
+        Path(scratch).unlink(missing_ok=True)
+        raise
+
+
+@contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """Yield an empty folder that becomes `path` when the block ends well, and vanishes when it does not.
+
+    A folder already at `path` is replaced. Where another process puts one there in the meantime, theirs is kept.
+    Raises OSError, leaving `path` as it was.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    scratch = Path(tempfile.mkdtemp(prefix=SCRATCH_PREFIX, dir=path.parent))
+    try:
+        yield scratch
+        for file in scratch.rglob("*"):
+            if file.is_file():
+                file.chmod(0o666 & ~_umask())  # safetensors creates its files readable by the owner alone
+                _fsync(file)
+        scratch.chmod(0o777 & ~_umask())
+        if path.exists():
+            old = Path(tempfile.mkdtemp(prefix=SCRATCH_PREFIX, dir=path.parent))
+            os.replace(path, old / "replaced")
+            os.replace(scratch, path)
+            shutil.rmtree(old, ignore_errors=True)
+        else:
+            try:
+                os.replace(scratch, path)
+            except OSError:
+                if not path.exists():
+                    raise
+        _fsync(path.parent)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def remove_scratch(folder: Path) -> None:
+    """Delete what a killed process left half-written directly inside `folder`."""
+    for left in folder.glob(SCRATCH_PREFIX + "*"):
+        if left.is_dir():
+            shutil.rmtree(left, ignore_errors=True)
+        else:
+            left.unlink(missing_ok=True)
+
+
+def _fsync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

@@ -1,0 +1,1 @@
+"""From YAML to typed specs; every mistake reported at once, before any weight loads."""

@@ -1,0 +1,30 @@
+"""Where things lie: the config tree, what is embedded in the package, the cache."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+PACKAGE = Path(__file__).resolve().parent.parent
+EMBEDDED_SCHEME = "embedded:"
+"""Prefix of a path that lies inside the package, so that a run folder names it the same on every machine."""
+
+
+def conf_folder() -> Path:
+    """The config tree: inside an installed package, beside it in a checkout."""
+    installed = PACKAGE / "conf"
+    return installed if installed.is_dir() else PACKAGE.parent / "conf"
+
+
+def cache_folder() -> Path:
+    """Quantised bases and tokenised data: $SUMMARIZER_CACHE, or `summarizer` in the user's cache folder."""
+    if chosen := os.environ.get("SUMMARIZER_CACHE"):
+        return Path(chosen).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "summarizer"
+
+
+def resolve_path(path: str, embedded_root: str) -> Path:
+    """A path as a config writes it: `embedded:x` is `x` below `embedded_root` in the package; `~` is home."""
+    if path.startswith(EMBEDDED_SCHEME):
+        return PACKAGE / embedded_root / path.removeprefix(EMBEDDED_SCHEME)
+    return Path(path).expanduser()

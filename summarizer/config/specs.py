@@ -1,0 +1,237 @@
+"""The typed form of a composed config: one class per config group, a unit beside every number.
+
+`conf/` holds the defaults and says what each key is for; these classes hold the types and the bounds. A
+value outside them becomes a line of the one `ConfigError` that `config.check` raises.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from summarizer.config.targets import Target
+
+Count = Annotated[int, Field(ge=0)]
+PositiveCount = Annotated[int, Field(ge=1)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+NonEmpty = Annotated[str, Field(min_length=1)]
+
+
+class Spec(BaseModel):
+    """Strict (no silent conversion of types), closed (no unknown key) and immutable."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class ModelSpec(Spec):
+    name_or_path: NonEmpty
+    """A folder, a hub name, or `embedded:NAME` for a base inside the package."""
+    revision: str | None
+    """Hub branch, tag or commit."""
+    completion_token: str | None
+    """A vocabulary entry that the base never saw in pre-training; marks where the summary starts."""
+
+
+class QuantizationSpec(Spec):
+    format: Literal["int8", "blockwise8", "nf4", "none"]
+    cache: bool
+    """Keep the quantised base on disk and memory-map it the next time."""
+
+
+class Columns(Spec):
+    """The source's own names for the three fields. A null id numbers the rows."""
+
+    article: NonEmpty
+    summary: NonEmpty
+    id: str | None
+
+
+class RowLimits(Spec):
+    """At most so many rows of each split; null is all."""
+
+    train: PositiveCount | None
+    validation: PositiveCount | None
+    test: PositiveCount | None
+
+
+class DataSpec(Spec):
+    source: Literal["files", "hub"]
+    path: str | None
+    """Hub name; null for files."""
+    config: str | None
+    """The hub data set's configuration, such as a version."""
+    revision: str | None
+    train: NonEmpty | list[NonEmpty]
+    """Split name (hub) or path, glob or list of them (files); `embedded:NAME` lies in the package."""
+    validation: NonEmpty | list[NonEmpty] | None
+    test: NonEmpty | list[NonEmpty] | None
+    columns: Columns
+    rows: RowLimits
+    rows_seed: Count | None
+    """Null takes the first rows of a split; a number draws them at random with that seed."""
+    streaming: bool
+    """Read the training split as it goes, for sets that do not fit on disk; needs trainer.max_steps."""
+    shuffle_buffer_rows: PositiveCount
+    """How many rows a streamed split is shuffled over."""
+    max_bad_rows: Count
+    """Skip up to so many unusable rows per split, named in the log; one more refuses the run."""
+    processes: PositiveCount | None
+    """Processes that tokenise; null is one per core."""
+
+    @model_validator(mode="after")
+    def _hub_needs_path(self) -> DataSpec:
+        if self.source == "hub" and not self.path:
+            raise ValueError("path: a hub data set needs its name here")
+        return self
+
+
+class PromptSpec(Spec):
+    template: NonEmpty
+    """Text around `{article}`, ending in `{completion}` if the completion token is to be used."""
+    completion_token: str | None
+    end_token: str | None
+    """Vocabulary entry that closes a summary; null is the tokenizer's own end of text."""
+    max_tokens: Annotated[int, Field(ge=16)]
+    """Longest prompt and summary together; the article is cut at its end to fit."""
+
+    @model_validator(mode="after")
+    def _placeholders(self) -> PromptSpec:
+        if self.template.count("{article}") != 1:
+            raise ValueError("template: {article} must appear in it exactly once")
+        if self.template.count("{completion}") > 1 or self.template.rfind("{completion}") not in (
+            -1,
+            len(self.template) - len("{completion}"),
+        ):
+            raise ValueError("template: {completion} may appear once, at the very end")
+        if self.template.endswith("{article}"):
+            raise ValueError("template: something must mark where the summary starts, such as {completion} at its end")
+        return self
+
+
+class ScheduleSpec(Spec):
+    name: Literal["constant", "linear", "cosine"]
+    warmup_steps: Count
+    """Optimizer steps over which the rate rises from 0."""
+    final_fraction: Fraction
+    """What the rate decays to at the last step, as a fraction of optimizer.lr (linear and cosine)."""
+
+
+class EarlyStoppingSpec(Spec):
+    patience: PositiveCount | None
+    """Evaluations without improvement before the run ends; null never stops early."""
+    min_change: Annotated[float, Field(ge=0)]
+    """What counts as an improvement, in the metric's own unit."""
+
+
+class TrainerSpec(Spec):
+    batch_size: PositiveCount
+    """Examples per optimizer step, over all processes."""
+    microbatch_size: PositiveCount | None
+    """Examples per forward pass and process; smaller than the batch accumulates gradients. Null is all at once."""
+    epochs: Annotated[float, Field(gt=0)] | None
+    max_steps: PositiveCount | None
+    """Optimizer steps; ends the run before `epochs` does where it is smaller."""
+    shuffle: bool
+    group_by_length: bool
+    """Batches of like length, which saves padding; the order of batches stays random."""
+    precision: Literal["fp32", "bf16"]
+    max_grad_norm: Annotated[float, Field(gt=0)] | None
+    gradient_checkpointing: bool
+    schedule: ScheduleSpec
+    log_every_steps: PositiveCount
+    evaluate_every_steps: PositiveCount | None
+    """Null evaluates at the end of each epoch."""
+    checkpoint_every_steps: PositiveCount | None
+    """Null saves at the end of each epoch."""
+    keep_checkpoints: PositiveCount
+    best_metric: Literal["val/loss", "val/rouge1", "val/rouge2", "val/rougeL", "val/rougeLsum"]
+    """Which evaluation decides on the adapter that is saved; a loss is best low, ROUGE best high."""
+    early_stopping: EarlyStoppingSpec
+    device: Literal["auto", "cpu", "cuda"]
+    processes: PositiveCount | None
+    """Processes that share each batch; null is as many as the launcher started."""
+
+    @model_validator(mode="after")
+    def _length(self) -> TrainerSpec:
+        if self.epochs is None and self.max_steps is None:
+            raise ValueError("epochs: give trainer.epochs or trainer.max_steps, or training has no end")
+        if self.processes and self.batch_size % self.processes:
+            raise ValueError(
+                f"batch_size: {self.batch_size} examples do not divide over {self.processes} processes"
+            )
+        return self
+
+
+class EvaluationSpec(Spec):
+    split: Literal["train", "validation", "test"]
+    """The split of the final scores; evaluations during training always use validation."""
+    rows: PositiveCount | None
+    """Rows of the final scores; null is the whole split."""
+    loss_rows: PositiveCount | None
+    """Validation rows of the loss at each evaluation during training; null is the whole split."""
+    rows_during_training: Count
+    """Validation rows to generate and score with ROUGE at each evaluation; 0 measures the loss alone."""
+    base: bool
+    """Score the untrained base too, on the same rows, before training."""
+    batch_size: PositiveCount
+    bootstrap_samples: PositiveCount
+    bootstrap_seed: Count
+    sample_summaries: Count
+    """Summaries shown in the log and in wandb at each evaluation."""
+
+
+class GenerationSpec(Spec):
+    """As `transformers.generate` defines them."""
+
+    max_new_tokens: PositiveCount
+    min_new_tokens: Count
+    num_beams: PositiveCount
+    length_penalty: float
+    early_stopping: bool
+    no_repeat_ngram_size: Count
+    do_sample: bool
+    temperature: Annotated[float, Field(gt=0)]
+    top_p: Annotated[float, Field(gt=0, le=1)]
+    top_k: Count
+    seed: Count
+
+    @model_validator(mode="after")
+    def _order(self) -> GenerationSpec:
+        if self.min_new_tokens > self.max_new_tokens:
+            raise ValueError(
+                f"min_new_tokens: {self.min_new_tokens} is above max_new_tokens, {self.max_new_tokens}"
+            )
+        return self
+
+
+class TrackingSpec(Spec):
+    mode: Literal["offline", "online", "disabled"]
+    project: NonEmpty
+    entity: str | None
+    name: str | None
+    """The run's name in wandb; null is its overrides."""
+    group: str | None
+    """Null is the sweep's folder name, or none for a single run."""
+    tags: list[str]
+    log_adapter: bool
+    """Upload the adapter as a wandb artifact."""
+
+
+class RunSpec(Spec):
+    """One run: what a composed config says once it is checked."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, arbitrary_types_allowed=True)
+
+    seed: Count
+    resume: None
+    model: ModelSpec
+    quantization: QuantizationSpec
+    adapter: Target
+    optimizer: Target
+    data: DataSpec
+    prompt: PromptSpec
+    trainer: TrainerSpec
+    evaluation: EvaluationSpec
+    generation: GenerationSpec
+    tracking: TrackingSpec

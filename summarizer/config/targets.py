@@ -1,0 +1,101 @@
+"""`_target_` nodes: a class named in YAML, its arguments checked against its own signature before it is built.
+
+A run folder may come from elsewhere, so that `_target_` names only classes of a short list of packages, and only
+of the kind that the place asks for (an adapter, an optimizer). Nothing is imported before its package is known.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, create_model
+
+from summarizer.errors import ConfigError
+
+ALLOWED_PACKAGES = {
+    "adapter": ("summarizer.adapters",),
+    "optimizer": ("torch.optim", "bitsandbytes.optim", "transformers.optimization", "summarizer.training"),
+}
+
+BOUNDS: Mapping[str, Any] = {
+    "lr": Annotated[float, Field(gt=0)],
+    "eps": Annotated[float, Field(gt=0)],
+    "weight_decay": Annotated[float, Field(ge=0)],
+    "momentum": Annotated[float, Field(ge=0, lt=1)],
+    "betas": Annotated[list[Annotated[float, Field(ge=0, lt=1)]], Field(min_length=2, max_length=3)],
+}
+"""Types and bounds of the optimizer arguments that PyTorch and bitsandbytes name alike but leave unannotated."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """A checked `_target_` node."""
+
+    path: str
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+
+    def build(self, *positional: Any) -> Any:
+        """Call the target: `positional` first (an optimizer's parameters), then the config's arguments."""
+        return import_target(self.path)(*positional, **self.arguments)
+
+    def __getattr__(self, name: str) -> Any:
+        """An argument by name, as `spec.optimizer.lr`."""
+        try:
+            return self.__dict__["arguments"][name]
+        except KeyError:
+            raise AttributeError(f"{self.__dict__.get('path', 'a target')} has no argument {name!r}") from None
+
+
+def import_target(path: str) -> Any:
+    """The class at a dotted path. Raises ImportError or AttributeError where there is none."""
+    module, _, name = path.rpartition(".")
+    return getattr(importlib.import_module(module), name)
+
+
+def resolve_target(group: str, path: object) -> type:
+    """The class that a config group's `_target_` names.
+
+    Raises ConfigError where it is not text, outside ALLOWED_PACKAGES[group], not there, or of another kind.
+    """
+    key = f"{group}._target_"
+    allowed = ALLOWED_PACKAGES[group]
+    if not isinstance(path, str) or not any(path.startswith(package + ".") for package in allowed):
+        raise ConfigError.single(key, f"{path!r} is not allowed; it must be a class of {' or '.join(allowed)}")
+    try:
+        found = import_target(path)
+    except (ImportError, AttributeError) as error:
+        raise ConfigError.single(key, f"{path!r} cannot be imported: {error}") from error
+    base = import_target(
+        "summarizer.adapters.protocol.Adapter" if group == "adapter" else "torch.optim.Optimizer"
+    )
+    if not (isinstance(found, type) and issubclass(found, base)):
+        raise ConfigError.single(key, f"{path!r} is not a subclass of {base.__module__}.{base.__qualname__}")
+    return found
+
+
+def arguments_model(target: type) -> type[BaseModel]:
+    """A strict, closed pydantic model of a class's arguments, the optimizer's parameters left out."""
+    if issubclass(target, BaseModel):
+        return target
+    fields: dict[str, Any] = {}
+    for name, parameter in list(inspect.signature(target).parameters.items()):
+        if name == "params" or parameter.kind in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL):
+            continue
+        default = ... if parameter.default is parameter.empty else parameter.default
+        fields[name] = (BOUNDS.get(name, _type_of_default(default)), default)
+    return create_model(target.__name__, __config__=ConfigDict(extra="forbid", strict=True), **fields)
+
+
+def _type_of_default(default: object) -> Any:
+    # Libraries annotate loosely (`lr: float | Tensor`) or not at all; the default tells what a YAML can give.
+    if isinstance(default, bool):
+        return bool
+    if isinstance(default, int | float):
+        return float | int
+    if isinstance(default, str):
+        return str
+    return Any

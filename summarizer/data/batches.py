@@ -1,0 +1,143 @@
+"""Which rows train together and in which order, and the tensors that they become."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
+
+import numpy as np
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from summarizer.data.prompt import Prompt
+
+T = TypeVar("T")
+
+IGNORED_LABEL = -100
+"""torch.nn.functional.cross_entropy's default ignore_index."""
+WINDOW_BATCHES = 50
+"""Rows are sorted by length within so many batches: enough to save padding, few enough to stay shuffled."""
+
+
+@dataclass(frozen=True)
+class EncodedRow:
+    """One example's tokens: the article's uncut, the summary's with the end token."""
+
+    id: str
+    article_ids: Sequence[int]
+    target_ids: Sequence[int]
+
+
+class TrainingRows(Protocol):
+    """What the training loop asks of a split, in memory or streamed."""
+
+    def batches(
+        self, seed: int, batch_size: int, start_step: int, *, shuffle: bool, group_by_length: bool
+    ) -> Iterator[list[EncodedRow]]:
+        """Endless over the epochs, from the batch of optimizer step `start_step` (from 0) on.
+
+        A pure function of its arguments, so that a resumed run sees the very batches that it would have seen.
+        """
+        ...
+
+    def steps_per_epoch(self, batch_size: int) -> int | None:
+        """None where only reading to the end would tell."""
+        ...
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Examples padded at their right to the longest."""
+
+    input_ids: Int[Tensor, "rows t"]
+    attention_mask: Int[Tensor, "rows t"]
+    """1 on the example's own tokens, 0 on padding."""
+    labels: Int[Tensor, "rows t"]
+    """input_ids on the target's tokens, IGNORED_LABEL elsewhere; not shifted."""
+    tokens: list[int]
+    """Of each row, padding not counted."""
+    targets: list[int]
+    """Tokens of each row that the loss is over: the summary's and the end token."""
+    row_ids: list[str]
+
+    def to(self, device: torch.device | str) -> Batch:
+        return Batch(
+            self.input_ids.to(device, non_blocking=True),
+            self.attention_mask.to(device, non_blocking=True),
+            self.labels.to(device, non_blocking=True),
+            self.tokens,
+            self.targets,
+            self.row_ids,
+        )
+
+
+def collate(rows: Sequence[EncodedRow], prompt: Prompt) -> Batch:
+    """Prompt, cut and pad. Raises ValueError for no rows, or a target that leaves its article no room."""
+    if not rows:
+        raise ValueError("a batch needs at least one row")
+    examples = [prompt.training_ids(row.article_ids, row.target_ids) for row in rows]
+    longest = max(len(ids) for ids, _ in examples)
+    input_ids = torch.full((len(rows), longest), prompt.pad_id, dtype=torch.long)
+    attention_mask = torch.zeros_like(input_ids)
+    labels = torch.full_like(input_ids, IGNORED_LABEL)
+    for index, (ids, prompt_tokens) in enumerate(examples):
+        input_ids[index, : len(ids)] = torch.tensor(ids)
+        attention_mask[index, : len(ids)] = 1
+        labels[index, prompt_tokens : len(ids)] = input_ids[index, prompt_tokens : len(ids)]
+    return Batch(
+        input_ids,
+        attention_mask,
+        labels,
+        [len(ids) for ids, _ in examples],
+        [len(ids) - prompt_tokens for ids, prompt_tokens in examples],
+        [row.id for row in rows],
+    )
+
+
+def epoch_batches(
+    lengths: Sequence[int], seed: int, epoch: int, batch_size: int, *, shuffle: bool, group_by_length: bool
+) -> list[list[int]]:
+    """Row numbers of each batch of an epoch: every row once; the last batch may be smaller.
+
+    lengths: tokens of each row, for group_by_length alone: batches of like length, themselves in random order
+    where `shuffle` is on. A pure function of its arguments, on every machine.
+    """
+    random = random_stream(seed, epoch)
+    order = permutation(len(lengths), random) if shuffle else list(range(len(lengths)))
+    if group_by_length:
+        order = by_length(order, [lengths[row] for row in order], batch_size)
+    batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+    if group_by_length and shuffle:
+        short = [batches.pop()] if len(batches[-1]) < batch_size else []
+        batches = [batches[index] for index in permutation(len(batches), random)] + short
+    return batches
+
+
+def by_length(items: Sequence[T], lengths: Sequence[int], batch_size: int) -> list[T]:
+    """The items, sorted by length within each window of WINDOW_BATCHES batches."""
+    window = WINDOW_BATCHES * batch_size
+    return [
+        items[index]
+        for start in range(0, len(items), window)
+        for index in sorted(range(start, min(start + window, len(items))), key=lengths.__getitem__)
+    ]
+
+
+def random_stream(*keys: int) -> np.random.Philox:
+    """A stream of random bits of its own for each tuple of keys.
+
+    Their number is a key too, since SeedSequence takes zeros at the end for nothing.
+    """
+    return np.random.Philox(np.random.SeedSequence([len(keys), *keys]))
+
+
+def permutation(size: int, random: np.random.Philox) -> list[int]:
+    """0 .. size-1 in random order.
+
+    By sorting raw bits: numpy keeps bit streams the same over its versions, but not what Generator makes of
+    them (NEP 19), and a resumed run may meet another numpy.
+    """
+    order: list[int] = np.argsort(random.random_raw(size), kind="stable").tolist()
+    return order

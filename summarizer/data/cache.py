@@ -1,0 +1,138 @@
+"""Tokenised splits on disk: written whole or not at all, memory-mapped the next time."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from summarizer import atomic
+from summarizer.config.paths import cache_folder
+from summarizer.data.report import SplitReport
+from summarizer.data.rows import BadRow
+from summarizer.data.tokenise import TokenisedRow
+from summarizer.errors import ConfigError
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+FORMAT = 1
+"""Of an entry; one more when what is stored, or how a text is tokenised, changes."""
+SCHEMA = pa.schema(
+    [
+        ("id", pa.string()),
+        ("article", pa.string()),
+        ("summary", pa.string()),
+        ("article_ids", pa.list_(pa.int32())),
+        ("target_ids", pa.list_(pa.int32())),
+    ]
+)
+ROWS_FILE, REPORT_FILE = "rows.arrow", "report.json"
+BATCH_ROWS = 256
+
+log = logging.getLogger(__name__)
+
+Entry = tuple["Dataset", SplitReport, str]
+"""Rows, what was read into them, and the fingerprint of their texts."""
+
+
+class EntryWriter:
+    """Writes rows into a folder as they come, holding one batch of them in memory."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._stream = pa.ipc.new_stream(folder / ROWS_FILE, SCHEMA)
+        self._pending: list[TokenisedRow] = []
+        self._digest = hashlib.sha256()
+
+    def add(self, row: TokenisedRow) -> None:
+        for text in (row.row.id, row.row.article, row.row.summary):
+            content = text.encode()
+            self._digest.update(
+                len(content).to_bytes(8, "big") + content
+            )  # so that no two splits run together
+        self._pending.append(row)
+        if len(self._pending) == BATCH_ROWS:
+            self._flush()
+
+    def close(self, report: SplitReport) -> None:
+        """Finish the entry; without this it is not one."""
+        self._flush()
+        self._stream.close()
+        content = {
+            "report": asdict(report),
+            "fingerprint": self._digest.hexdigest(),
+            "rows_bytes": (self._folder / ROWS_FILE).stat().st_size,
+        }
+        atomic.write_text(self._folder / REPORT_FILE, json.dumps(content))
+
+    def abandon(self) -> None:
+        """Let go of the files of an entry that came to nothing."""
+        self._stream.close()
+
+    def _flush(self) -> None:
+        columns = {
+            "id": [row.row.id for row in self._pending],
+            "article": [row.row.article for row in self._pending],
+            "summary": [row.row.summary for row in self._pending],
+            "article_ids": [row.article_ids for row in self._pending],
+            "target_ids": [row.target_ids for row in self._pending],
+        }
+        self._stream.write_batch(pa.RecordBatch.from_pydict(columns, SCHEMA))
+        self._pending.clear()
+
+
+def entry_key(parts: dict[str, Any]) -> str:
+    """A name for an entry, from all that it depends on (JSON values)."""
+    content = json.dumps({"format": FORMAT, **parts}, sort_keys=True)
+    return hashlib.sha256(content.encode()).hexdigest()[:32]
+
+
+def cached(key: str, build: Callable[[Path], None]) -> Entry:
+    """The entry of that key, built into an empty folder first where there is none.
+
+    One process builds while others of the same key wait. A damaged entry is rebuilt, with a warning.
+    Raises ConfigError where the cache cannot be written, and whatever `build` raises.
+    """
+    from filelock import FileLock
+
+    home = cache_folder() / "data" / key
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(home / "lock").acquire()
+    except OSError as error:
+        raise ConfigError.single(
+            "",
+            f"the cache folder {cache_folder()} cannot be written ({error.strerror}); set $SUMMARIZER_CACHE",
+        ) from error
+    with lock:
+        entry = home / "entry"
+        if entry.exists():
+            try:
+                return read_entry(entry)
+            except (OSError, ValueError, KeyError, TypeError) as error:
+                log.warning("the tokenised data in %s are damaged (%s); building them again", entry, error)
+        atomic.remove_scratch(home)
+        with atomic.new_folder(entry) as folder:
+            build(folder)
+        return read_entry(entry)
+
+
+def read_entry(folder: Path, *, in_memory: bool = False) -> Entry:
+    """Raises OSError, ValueError (pyarrow's own among them), KeyError or TypeError for a damaged entry."""
+    from datasets import Dataset
+
+    content = json.loads((folder / REPORT_FILE).read_text(encoding="utf-8"))
+    rows_file = folder / ROWS_FILE
+    if rows_file.stat().st_size != content["rows_bytes"]:
+        raise ValueError(f"{rows_file.name} has {rows_file.stat().st_size} bytes of {content['rows_bytes']}")
+    fields = dict(content["report"])
+    fields["bad"] = tuple(BadRow(**row) for row in fields["bad"])
+    rows = Dataset.from_file(str(rows_file), in_memory=in_memory)
+    return rows, SplitReport(**fields), str(content["fingerprint"])

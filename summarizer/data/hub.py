@@ -1,0 +1,101 @@
+"""A data set of the Hugging Face hub, or of a folder that `datasets` can load, as a stream of raw rows."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import datasets
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
+
+from summarizer.config.specs import DataSpec
+from summarizer.data.rows import BadRow, RawRow, require_columns
+from summarizer.errors import ConfigError
+
+log = logging.getLogger(__name__)
+
+
+def load_hub_split(
+    spec: DataSpec, split: str, split_name: str
+) -> datasets.Dataset | datasets.IterableDataset:
+    """The hub's rows of one split: on disk, or streamed where `spec.streaming` says so.
+
+    split: this project's name for it, for messages.  split_name: the data set's own.
+    Raises ConfigError where the hub is out of reach or has no such data set, configuration or split.
+    """
+    log.info("loading %s %s, split %s", spec.path, spec.config or "", split_name)
+    try:
+        with _no_bars():
+            return datasets.load_dataset(
+                spec.path, spec.config, split=split_name, revision=spec.revision, streaming=spec.streaming
+            )
+    except (OfflineModeIsEnabled, ConnectionError, TimeoutError) as error:
+        raise ConfigError.single(
+            "data.path",
+            f"{spec.path}: the hub is out of reach ({_first_line(error)}). Offline, use files: "
+            "data=files data.train=PATH data.validation=PATH",
+        ) from error
+    except (
+        datasets.exceptions.DatasetsError,
+        HfHubHTTPError,
+        HFValidationError,
+        OSError,
+        ValueError,
+        RuntimeError,
+    ) as error:
+        raise ConfigError.single(_key_of(error, split), f"{spec.path}: {_first_line(error)}") from error
+
+
+def read_hub(
+    dataset: datasets.Dataset | datasets.IterableDataset, spec: DataSpec, split_name: str
+) -> Iterator[RawRow | BadRow]:
+    """Every row with where it lies ("abisee/cnn_dailymail train row 17"), numbered from 1.
+
+    Raises ConfigError for a column that the data set does not have, and where a stream breaks off.
+    """
+    columns = spec.columns
+    wanted = [name for name in (columns.article, columns.summary, columns.id) if name is not None]
+    if dataset.column_names and set(wanted) <= set(dataset.column_names):
+        dataset = dataset.select_columns(wanted)
+    return require_columns(_numbered(dataset, f"{spec.path} {split_name}"), columns)
+
+
+def _numbered(dataset: datasets.Dataset | datasets.IterableDataset, name: str) -> Iterator[RawRow]:
+    rows = iter(dataset)
+    number = 0
+    while True:
+        number += 1
+        try:
+            raw: dict[str, Any] | None = next(rows, None)
+        except (datasets.exceptions.DatasetsError, OSError, ValueError) as error:
+            raise ConfigError.single(
+                "data.path", f"{name}: reading broke off at row {number}: {_first_line(error)}"
+            ) from error
+        if raw is None:
+            return
+        yield f"{name} row {number}", raw
+
+
+def _key_of(error: Exception, split: str) -> str:
+    text = str(error)
+    if "split" in text.lower() and ("Unknown" in text or "Bad" in text):
+        return f"data.{split}"
+    return "data.config" if "config" in text.lower() else "data.path"
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+@contextmanager
+def _no_bars() -> Iterator[None]:
+    """`datasets` draws bars of its own, which would break up this project's."""
+    shown = datasets.are_progress_bars_disabled() is False
+    datasets.disable_progress_bars()
+    try:
+        yield
+    finally:
+        if shown:
+            datasets.enable_progress_bars()

@@ -1,0 +1,79 @@
+"""A split's raw rows, whichever kind of source they come from, and what tells them from others."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from summarizer.config.specs import DataSpec
+from summarizer.data.files import find_files, read_files
+from summarizer.data.rows import BadRow, RawRow
+from summarizer.errors import ConfigError
+
+SplitName = Literal["train", "validation", "test"]
+HASHED_FILE_BYTES = 64 * 2**20
+"""Files below this size are told apart by their content too; larger ones by name, size and time alone."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """The raw rows of one split."""
+
+    read: Callable[[], Iterator[RawRow | BadRow]]
+    """Starts reading at the first row, each time it is called."""
+    total: int | None
+    """How many rows there are, where that is known without reading them."""
+    identity: tuple[Any, ...] | None
+    """Changes when the rows do (JSON values); None where only reading would tell, as of a streamed set."""
+    described: str
+    """What a message calls it."""
+
+
+def open_source(spec: DataSpec, split: SplitName) -> Source:
+    """Find a split's rows. Raises ConfigError where the config names none, or none that can be read."""
+    named: str | list[str] | None = getattr(spec, split)
+    key = f"data.{split}"
+    if named is None:
+        how = "a path" if spec.source == "files" else "the name of one of the data set's splits"
+        raise ConfigError.single(key, f"null, but this run needs the {split} split; set {key} to {how}")
+    if spec.source == "files":
+        paths = find_files(key, named)
+        return Source(
+            read=lambda: read_files(paths, spec.columns),
+            total=None,
+            identity=tuple(_file_identity(path) for path in paths),
+            described=", ".join(path.name for path in paths),
+        )
+    if isinstance(named, list):
+        raise ConfigError.single(key, "a hub data set takes one split's name here, not a list")
+    return _hub_source(spec, split, named)
+
+
+def _hub_source(spec: DataSpec, split: SplitName, split_name: str) -> Source:
+    import datasets
+
+    from summarizer.data.hub import load_hub_split, read_hub
+
+    dataset = load_hub_split(spec, split, split_name)
+    total, identity = None, None
+    if isinstance(dataset, datasets.Dataset):
+        # `datasets` derives the fingerprint of a loaded split from the files that it was made of.
+        total, identity = dataset.num_rows, (spec.path, spec.config, split_name, dataset._fingerprint)
+    return Source(
+        read=lambda: read_hub(dataset, spec, split_name),
+        total=total,
+        identity=identity,
+        described=f"{spec.path} {split_name}",
+    )
+
+
+def _file_identity(path: Path) -> tuple[str, int, int, str | None]:
+    stat = path.stat()
+    content = None
+    if stat.st_size < HASHED_FILE_BYTES:
+        with path.open("rb") as file:
+            content = hashlib.file_digest(file, "sha256").hexdigest()
+    return path.name, stat.st_size, stat.st_mtime_ns, content

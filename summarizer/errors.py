@@ -1,0 +1,52 @@
+"""The errors that people see: what was wrong, where, and how to mend it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Issue:
+    """One mistake in a config or its input, as one line for a person."""
+
+    key: str
+    message: str
+
+    def __str__(self) -> str:
+        return f"{self.key}: {self.message}" if self.key else self.message
+
+
+class ConfigError(Exception):
+    """A user's mistake: every issue found, in one message. Ends a command with exit code 2."""
+
+    def __init__(self, issues: Iterable[Issue]) -> None:
+        self.issues = tuple(issues)
+        super().__init__("\n".join(str(issue) for issue in self.issues))
+
+    @classmethod
+    def single(cls, key: str, message: str) -> ConfigError:
+        return cls([Issue(key, message)])
+
+    def __reduce__(self) -> tuple[type[ConfigError], tuple[tuple[Issue, ...]]]:
+        return (type(self), (self.issues,))  # it crosses process borders in multi-process runs
+
+
+class NonFiniteLossError(RuntimeError):
+    """The loss became NaN or infinite; nothing is saved over the last good checkpoint."""
+
+
+class StopRequested(KeyboardInterrupt):
+    """SIGINT or SIGTERM arrived; the run was saved and stopped. Ends a sweep too, which an Exception would not."""
+
+    def __init__(self, signal_number: int) -> None:
+        self.signal_number = signal_number
+        super().__init__(f"stopped by signal {signal_number}")
+
+
+class RunsFailed(Exception):
+    """Runs of a sweep, or processes of a run, failed and said why themselves."""
+
+    def __init__(self, message: str, exit_code: int) -> None:
+        self.exit_code = exit_code
+        super().__init__(message)

@@ -1,0 +1,18 @@
+"""What a summariser has to beat."""
+
+from __future__ import annotations
+
+from summarizer.evaluation.sentences import split_sentences
+
+
+def lead(article: str, sentences: int = 3) -> str:
+    """The article's first sentences, one per line: Lead-3, the usual baseline for news.
+
+    Nothing is taken out: CNN's "(CNN)" or "WASHINGTON (CNN) --" stays part of the first sentence, and Daily
+    Mail's "By ." counts as a sentence. A shorter article is returned whole.
+    Raises ValueError if sentences is below 1.
+    Source: the baseline of See et al. 2017 (arXiv:1704.04368), section 5.
+    """
+    if sentences < 1:
+        raise ValueError(f"a lead has at least one sentence, not {sentences}")
+    return "\n".join(split_sentences(article)[:sentences])

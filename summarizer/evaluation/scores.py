@@ -1,0 +1,37 @@
+"""The final scores of one trial on a split, beside the untrained base's and Lead-3's on the same rows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from summarizer.config.specs import EvaluationSpec
+from summarizer.evaluation.baselines import lead
+from summarizer.evaluation.rouge import Interval, bootstrap, score_pairs
+
+
+@dataclass(frozen=True)
+class Scores:
+    """One system's scores over the rows of a split."""
+
+    loss: float | None
+    """Nats per summary token; None for a system that is no language model."""
+    rouge: Mapping[str, Interval]
+    per_row: Mapping[str, NDArray[np.float64]]
+    summaries: Sequence[str]
+
+
+def score(
+    summaries: Sequence[str], references: Sequence[str], spec: EvaluationSpec, *, loss: float | None
+) -> Scores:
+    """ROUGE with intervals, by the config's bootstrap."""
+    per_row = score_pairs(summaries, references)
+    return Scores(loss, bootstrap(per_row, spec.bootstrap_samples, spec.bootstrap_seed), per_row, summaries)
+
+
+def score_lead(articles: Sequence[str], references: Sequence[str], spec: EvaluationSpec) -> Scores:
+    """Lead-3: the first three sentences of each article."""
+    return score([lead(article) for article in articles], references, spec, loss=None)

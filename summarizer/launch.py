@@ -1,0 +1,228 @@
+"""Where a run's processes come from: this one alone, those of a launcher, or spawned here."""
+
+from __future__ import annotations
+
+import logging
+import logging.config
+import os
+import signal
+import socket
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import OmegaConf
+
+from summarizer.config.paths import conf_folder
+from summarizer.errors import ConfigError, RunsFailed, StopRequested
+from summarizer.job import Job, job_of_folder
+
+if TYPE_CHECKING:
+    from torch.distributed import Store
+
+END_OF_JOBS = "end"
+WAIT_FOR_JOB = timedelta(days=7)
+"""Followers wait while the main process runs whatever comes before their next job."""
+GRACE_S = 60.0
+"""How long spawned processes may take to save and stop before they are killed."""
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class Lead:
+    """The main process's side of the hand-over of jobs to the other ranks of a launcher."""
+
+    store: Store | None
+    jobs: int = 0
+    failed: list[tuple[str, BaseException]] = field(default_factory=list)
+
+    def hand_over(self, job: Job | None) -> None:
+        if self.store is not None:
+            self.store.set(f"job/{self.jobs}", job.to_json() if job else END_OF_JOBS)
+            self.jobs += 1
+
+
+_lead = Lead(None)
+
+
+def is_follower() -> bool:
+    """Whether this process is a launcher's rank above 0, which composes nothing and is told its jobs."""
+    return int(os.environ.get("RANK", 0)) > 0 and "WORLD_SIZE" in os.environ
+
+
+@contextmanager
+def lead() -> Iterator[None]:
+    """For the block, `start` hands each job to the followers first; at its end they are let go."""
+    global _lead
+    _lead = Lead(_rendezvous() if int(os.environ.get("WORLD_SIZE", 1)) > 1 else None)
+    try:
+        yield
+    finally:
+        _lead.hand_over(None)
+
+
+def follow() -> None:
+    """Run each job that rank 0 hands over, until there is none."""
+    from summarizer.experiment import run_experiment
+
+    store, number = _rendezvous(), 0
+    while True:
+        store.wait([f"job/{number}"], WAIT_FOR_JOB)
+        text = store.get(f"job/{number}").decode()
+        if text == END_OF_JOBS:
+            return
+        run_experiment(Job.from_json(text))
+        number += 1
+
+
+def start(job: Job) -> float | None:
+    """Run one job in as many processes as there are or as it asks for. Returns what sweepers optimise.
+
+    In a sweep, what a run raises is said at once and kept for the end: the runs after it still come.
+    """
+    from summarizer.preflight import preflight
+
+    try:
+        wanted = preflight(OmegaConf.create(job.config)).trainer.processes
+        _require_all_launched()
+        launched = int(os.environ.get("WORLD_SIZE", 1)) if "RANK" in os.environ else None
+        if launched is None and wanted is not None and wanted > 1:
+            return _spawn(job, wanted)
+        from summarizer.experiment import run_experiment
+
+        _lead.hand_over(job)
+        return run_experiment(job)
+    except Exception as error:
+        if job.sweep is None:
+            raise
+        log.error("run %s failed: %s", job.folder, error)
+        log.debug("", exc_info=error)
+        _lead.failed.append((job.folder, error))
+        raise
+
+
+def tell_failed_runs() -> None:
+    """At the end of a sweep, name the runs that failed. Raises RunsFailed where there are any."""
+    if not _lead.failed:
+        return
+    lines = [f"{len(_lead.failed)} of the sweep's runs failed:"]
+    lines += [f"  {folder}: {str(error).splitlines()[0] if str(error) else type(error).__name__}" for folder, error in _lead.failed]
+    only_mistakes = all(isinstance(error, ConfigError) for _, error in _lead.failed)
+    raise RunsFailed("\n".join(lines), 2 if only_mistakes else 1)
+
+
+def resume(folder: Path, others: Sequence[str]) -> None:
+    """Go on with the run of a folder. Raises ConfigError where other overrides stand beside it."""
+    from summarizer.tracking.summary import read_summary
+
+    if others:
+        raise ConfigError.single(
+            "resume", f"goes on with the run as it was configured; leave out {' '.join(others)}"
+        )
+    job = job_of_folder(folder.resolve())
+    log_to(folder)
+    if (folder / "summary.json").is_file() and read_summary(folder).status == "completed":
+        log.info("%s is complete; there is nothing to resume", folder)
+        return
+    with lead():
+        start(job)
+
+
+def log_to(folder: Path) -> None:
+    """Log to the terminal and to the folder's run.log, as Hydra does where it is in charge."""
+    config: Any = OmegaConf.load(conf_folder() / "hydra" / "job_logging" / "run.yaml")
+    config.handlers.file.filename = str(folder / "run.log")
+    logging.config.dictConfig(OmegaConf.to_container(config))  # type: ignore[arg-type]
+
+
+def _rendezvous() -> Store:
+    from torch.distributed import rendezvous
+
+    store: Store = next(iter(rendezvous("env://")))[0]
+    return store
+
+
+def _require_all_launched() -> None:
+    """`accelerate launch --cpu --num_processes 2` starts one process and does not say so."""
+    if "ACCELERATE_MIXED_PRECISION" not in os.environ or "WORLD_SIZE" in os.environ:
+        return
+    import psutil
+
+    words = psutil.Process(os.getppid()).cmdline()
+    for i, word in enumerate(words):
+        name, _, value = word.partition("=")
+        if name.replace("-", "_") == "__num_processes":
+            count = value or (words[i + 1] if i + 1 < len(words) else "1")
+            if count.isdigit() and int(count) > 1:
+                raise ConfigError.single(
+                    "trainer.processes",
+                    f"accelerate was asked for {count} processes but started one; add --multi_cpu, or use "
+                    f"trainer.processes={count} without a launcher",
+                )
+
+
+def _spawn(job: Job, count: int) -> float | None:
+    """Run a job in `count` processes of this machine; signals reach all of them."""
+    import torch.multiprocessing as mp
+
+    from summarizer.training.stopping import listening
+
+    with listening() as stop:
+        context = mp.start_processes(
+            _worker, (job.to_json(), count, _free_port()), nprocs=count, join=False, start_method="spawn"
+        )
+        passed_on = False
+        try:
+            while not context.join(timeout=0.2, grace_period=GRACE_S):
+                if stop.number is not None and not passed_on:
+                    passed_on = True
+                    for process in context.processes:
+                        if process is not None and process.is_alive():
+                            process.terminate()
+        except mp.ProcessExitedException as error:
+            if stop.number is not None and error.exit_code == 128 + signal.SIGTERM:
+                raise StopRequested(stop.number) from None
+            raise RunsFailed("", error.exit_code) from None
+    return _best_value(job)
+
+
+def _worker(rank: int, job_text: str, count: int, port: int) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent passes it on, once
+    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(count))
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    import torch
+
+    from summarizer.experiment import run_experiment
+    from summarizer.mistakes import report_mistakes
+    from summarizer.processes import leave_processes
+
+    torch.set_num_threads(max(1, (os.cpu_count() or count) // count))
+    job = Job.from_json(job_text)
+    if rank == 0:
+        log_to(job.path)
+    else:
+        sys.stderr = open(os.devnull, "w")  # rank 0 says it all
+    code = report_mistakes(lambda: run_experiment(job), ())
+    leave_processes()
+    sys.exit(code)
+
+
+def _best_value(job: Job) -> float | None:
+    from summarizer.tracking.metrics import read_metrics
+
+    name = job.config["trainer"]["best_metric"]
+    values = [row[name] for row in read_metrics(job.path / "metrics.jsonl") if row["step"] and row.get(name) is not None]
+    if not values:
+        return None
+    return float(min(values) if name == "val/loss" else max(values))
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

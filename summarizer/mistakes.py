@@ -1,0 +1,62 @@
+"""How a command ends: a user's mistake is one message and exit code 2, a failure is exit code 1."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import sys
+from collections.abc import Callable, Sequence
+
+from hydra.errors import HydraException
+from omegaconf.errors import OmegaConfBaseException
+
+from summarizer.errors import ConfigError, Issue, NonFiniteLossError, RunsFailed, StopRequested
+
+log = logging.getLogger(__name__)
+
+FAILURE, MISTAKE = 1, 2
+SIGNALLED = 128
+"""Added to a signal's number. Source: the convention of POSIX shells."""
+
+
+def report_mistakes(run: Callable[[], object], arguments: Sequence[str]) -> int:
+    """Run a command's body, say what went wrong if anything did, and return the exit code."""
+    # Hydra would print and exit by itself, always with 1; this makes it raise.
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")
+    try:
+        run()
+    except ConfigError as error:
+        say(mistake_text(error.issues))
+        return MISTAKE
+    except (HydraException, OmegaConfBaseException) as error:
+        from summarizer.config.diagnose import diagnose
+
+        say(mistake_text(diagnose(arguments, error)))
+        return MISTAKE
+    except RunsFailed as error:
+        say(str(error))
+        return error.exit_code
+    except StopRequested as error:
+        return SIGNALLED + error.signal_number
+    except KeyboardInterrupt:
+        return SIGNALLED + 2
+    except NonFiniteLossError as error:
+        say(f"Training stopped: {error}.")
+        return FAILURE
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
+            raise
+        say(f"Cannot write {error.filename or 'to the disk'}: {error.strerror}. Nothing that was saved is lost.")
+        return FAILURE
+    return 0
+
+
+def mistake_text(issues: Sequence[Issue]) -> str:
+    """Every issue on a line of its own, under a line that counts them."""
+    count = "1 mistake" if len(issues) == 1 else f"{len(issues)} mistakes"
+    return "\n".join([f"{count}:", *(f"  {issue}" for issue in issues)])
+
+
+def say(message: str) -> None:
+    print(message, file=sys.stderr)

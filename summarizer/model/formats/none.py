@@ -1,0 +1,28 @@
+"""Weights as the checkpoint has them."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from summarizer.model.formats.protocol import Parts
+
+
+class _Unquantised:
+    name = "none"
+    version = 1
+
+    def quantise(self, weight: Tensor) -> dict[str, Tensor]:
+        return {"weight": weight.contiguous()}
+
+    def dequantise(self, parts: Parts, shape: tuple[int, int], dtype: torch.dtype) -> Tensor:
+        return parts["weight"].to(dtype)
+
+    def rows(
+        self, parts: Parts, shape: tuple[int, int], ids: Int[Tensor, "..."], dtype: torch.dtype
+    ) -> Tensor:
+        return parts["weight"][ids].to(dtype)
+
+
+FORMAT = _Unquantised()

@@ -1,0 +1,106 @@
+"""Layers whose weights are frozen and stored in a weight format; the rest of the model never notices."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from summarizer.model.formats import weight_format
+
+
+class FrozenWeight(nn.Module):
+    """One stored weight of shape (d_out, d_in). Tied layers share one."""
+
+    def __init__(self, format_name: str, shape: tuple[int, int]) -> None:
+        super().__init__()
+        self.format = weight_format(format_name)
+        self.shape = shape
+        self.transposed_in_checkpoint = False
+        """Checkpoints hold it as (d_in, d_out), as GPT-2's Conv1D does."""
+        self._part_names: tuple[str, ...] = ()
+
+    def load(self, parts: Mapping[str, Tensor]) -> None:
+        """Take the stored tensors as buffers, without a copy."""
+        for name, part in parts.items():
+            self.register_buffer(name, part, persistent=False)
+        self._part_names = tuple(parts)
+
+    @property
+    def parts(self) -> dict[str, Tensor]:
+        if not self._part_names:
+            raise RuntimeError("a frozen weight is used before it is loaded")
+        return {name: getattr(self, name) for name in self._part_names}
+
+    @property
+    def stored_bytes(self) -> int:
+        return sum(part.nbytes for part in self.parts.values())
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What models that look at `layer.weight.dtype` see: activations between layers are fp32."""
+        return torch.float32
+
+    @property
+    def device(self) -> torch.device:
+        return next(iter(self.parts.values())).device
+
+    def dense(self, dtype: torch.dtype) -> Float[Tensor, "d_out d_in"]:
+        return self.format.dequantise(self.parts, self.shape, dtype)
+
+    def rows(self, ids: Int[Tensor, "..."], dtype: torch.dtype) -> Float[Tensor, "... d_in"]:
+        return self.format.rows(self.parts, self.shape, ids, dtype)
+
+
+class _FrozenProduct(torch.autograd.Function):
+    """x @ W.T with W dequantised in each pass anew: the backward pass keeps the stored weight, never a dense one."""
+
+    @staticmethod
+    def forward(ctx: torch.autograd.function.FunctionCtx, x: Tensor, weight: FrozenWeight) -> Tensor:
+        ctx.weight = weight  # type: ignore[attr-defined]
+        return F.linear(x, weight.dense(x.dtype))
+
+    @staticmethod
+    def backward(ctx: torch.autograd.function.FunctionCtx, *grads: Tensor) -> tuple[Tensor, None]:
+        (grad,) = grads
+        return grad @ ctx.weight.dense(grad.dtype), None  # type: ignore[attr-defined]
+
+
+class FrozenLinear(nn.Module):
+    """y = x @ W.T + bias with a frozen stored W."""
+
+    bias: Tensor | None
+
+    def __init__(self, weight: FrozenWeight, *, bias: bool) -> None:
+        super().__init__()
+        self.out_features, self.in_features = weight.shape
+        self.weight = weight
+        self.register_buffer("bias", torch.empty(self.out_features, device="meta") if bias else None)
+
+    def forward(self, x: Float[Tensor, "... d_in"]) -> Float[Tensor, "... d_out"]:
+        device = x.device.type
+        if torch.is_autocast_enabled(device):
+            x = x.to(torch.get_autocast_dtype(device))
+        y: Tensor = _FrozenProduct.apply(x, self.weight)
+        return y if self.bias is None else y + self.bias.to(y.dtype)
+
+    def extra_repr(self) -> str:
+        return f"{self.in_features} -> {self.out_features}, {self.weight.format.name}"
+
+
+class FrozenEmbedding(nn.Module):
+    """Rows of a frozen stored weight, in fp32."""
+
+    def __init__(self, weight: FrozenWeight) -> None:
+        super().__init__()
+        self.num_embeddings, self.embedding_dim = weight.shape
+        self.weight = weight
+
+    def forward(self, ids: Int[Tensor, "..."]) -> Float[Tensor, "... d"]:
+        return self.weight.rows(ids, torch.float32)
+
+    def extra_repr(self) -> str:
+        return f"{self.num_embeddings} x {self.embedding_dim}, {self.weight.format.name}"

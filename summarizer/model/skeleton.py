@@ -1,0 +1,89 @@
+"""The model's modules without its weights, every linear and embedding layer replaced by a frozen one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from accelerate import init_empty_weights
+from torch import nn
+from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+
+from summarizer.model.frozen import FrozenEmbedding, FrozenLinear, FrozenWeight
+
+
+@dataclass
+class Skeleton:
+    """What loading fills in. Names are those of the original model's `state_dict`."""
+
+    model: PreTrainedModel
+    weights: dict[str, FrozenWeight] = field(default_factory=dict)
+    """Stored weights by the name that the checkpoint gives them; a tied head is not among them."""
+    unconverted: dict[str, str] = field(default_factory=dict)
+    """Linear or embedding layers left as they are, and why."""
+
+    @property
+    def plain(self) -> dict[str, torch.Tensor]:
+        """Parameters and biases that keep their precision, by the checkpoint's name."""
+        named = dict(self.model.named_parameters())
+        for name, module in self.model.named_modules():
+            if isinstance(module, FrozenLinear) and module.bias is not None:
+                named[f"{name}.bias"] = module.bias
+        return named
+
+
+def build_skeleton(config: PretrainedConfig, format_name: str) -> Skeleton:
+    """Parameters on the meta device, buffers (rotary tables) real: the latter are computed, not loaded."""
+    _turn_off_dropout(config)
+    with init_empty_weights(include_buffers=False):
+        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    model.requires_grad_(False)
+    skeleton = Skeleton(model)
+    for name, module in list(model.named_modules()):
+        if (layer := _frozen(name, module, format_name, skeleton)) is not None:
+            model.set_submodule(name, layer)
+    _tie_head(skeleton)
+    return skeleton
+
+
+def _frozen(name: str, module: nn.Module, format_name: str, skeleton: Skeleton) -> nn.Module | None:
+    layer: nn.Module
+    if isinstance(module, nn.Linear | Conv1D):
+        if type(module).forward not in (nn.Linear.forward, Conv1D.forward):
+            skeleton.unconverted[name] = f"{type(module).__name__} computes more than a product"
+            return None
+        rows, columns = module.weight.shape
+        transposed = isinstance(module, Conv1D)
+        weight = FrozenWeight(format_name, (columns, rows) if transposed else (rows, columns))
+        weight.transposed_in_checkpoint = transposed
+        layer = FrozenLinear(weight, bias=module.bias is not None)
+    elif isinstance(module, nn.Embedding):
+        if type(module).forward is not nn.Embedding.forward:
+            skeleton.unconverted[name] = f"{type(module).__name__} computes more than a lookup"
+            return None
+        rows, columns = module.weight.shape
+        layer = FrozenEmbedding(FrozenWeight(format_name, (rows, columns)))
+    else:
+        return None
+    skeleton.weights[f"{name}.weight"] = layer.weight
+    return layer
+
+
+def _tie_head(skeleton: Skeleton) -> None:
+    model = skeleton.model
+    head, embedding = model.get_output_embeddings(), model.get_input_embeddings()
+    tied = getattr(model.config.get_text_config(), "tie_word_embeddings", False)
+    if tied and isinstance(head, FrozenLinear) and isinstance(embedding, FrozenEmbedding):
+        for name in [name for name, weight in skeleton.weights.items() if weight is head.weight]:
+            del skeleton.weights[name]
+        head.weight = embedding.weight
+
+
+def _turn_off_dropout(config: PretrainedConfig) -> None:
+    # The base is frozen: noise in it would only blur the adapter's gradients, and would have to be drawn alike
+    # in every trial of a group.
+    for name, value in vars(config).items():
+        if ("dropout" in name or name.endswith("pdrop")) and isinstance(value, float):
+            setattr(config, name, 0.0)
+

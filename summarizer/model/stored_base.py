@@ -1,0 +1,81 @@
+"""A quantised base on disk: safetensors shards and a manifest, written whole or not at all, loaded by memory map.
+
+A folder of this kind is what the cache holds and what the package ships as its embedded model.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from summarizer.errors import ConfigError
+
+MANIFEST = "base.json"
+SHARD_BYTES = 1 << 30
+"""A shard is in memory while it is written; this bounds what writing adds to a load's peak."""
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a stored base is, beside its tensors."""
+
+    format: str
+    format_version: int
+    source: str
+    files: tuple[str, ...]
+
+
+def is_stored_base(folder: Path) -> bool:
+    return (folder / MANIFEST).is_file()
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Raises ConfigError on a manifest that is not one."""
+    path = folder / MANIFEST
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8"))
+        files = tuple(str(Path(name).name) for name in raw["files"])  # a name from elsewhere stays inside the folder
+        return Manifest(str(raw["format"]), int(raw["format_version"]), str(raw["source"]), files)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ConfigError.single("model.name_or_path", f"{path} is not a stored base's manifest: {error}") from error
+
+
+def write_base(folder: Path, tensors: Iterable[tuple[str, Tensor]], format_name: str, version: int, source: str) -> None:
+    """Write the tensors into `folder` as they come, in shards of SHARD_BYTES, then the manifest."""
+    files: list[str] = []
+    shard: dict[str, Tensor] = {}
+
+    def flush() -> None:
+        files.append(f"base-{len(files) + 1:05d}.safetensors")
+        save_file(shard, folder / files[-1])
+        shard.clear()
+
+    size = 0
+    for name, tensor in tensors:
+        if shard and size + tensor.nbytes > SHARD_BYTES:
+            flush()
+            size = 0
+        shard[name] = tensor.detach().cpu().contiguous()
+        size += tensor.nbytes
+    flush()
+    manifest = Manifest(format_name, version, source, tuple(files))
+    (folder / MANIFEST).write_text(json.dumps(asdict(manifest), indent=2) + "\n", encoding="utf-8")
+
+
+def read_base(folder: Path) -> Iterator[tuple[str, Tensor]]:
+    """Each stored tensor, memory-mapped. Raises ConfigError on a file that is missing or truncated."""
+    for name in read_manifest(folder).files:
+        try:
+            with safe_open(folder / name, framework="pt") as tensors:
+                for key in tensors.keys():  # noqa: SIM118 - not a dict: it has no iterator
+                    yield key, tensors.get_tensor(key)
+        except (SafetensorError, OSError) as error:
+            raise ConfigError.single(
+                "model.name_or_path", f"{folder / name} is missing or truncated ({error}); delete {folder} to make it anew"
+            ) from error

@@ -1,0 +1,113 @@
+"""The processes that share one run's batches: accelerate, in one place."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState, GradientState, PartialState
+from accelerate.utils import broadcast_object_list, gather_object
+from torch import Tensor
+
+from summarizer.errors import ConfigError
+
+Item = TypeVar("Item")
+
+
+@dataclass(frozen=True)
+class Processes:
+    """This process's place among those of the run."""
+
+    accelerator: Accelerator
+
+    @property
+    def rank(self) -> int:
+        return int(self.accelerator.process_index)
+
+    @property
+    def count(self) -> int:
+        return int(self.accelerator.num_processes)
+
+    @property
+    def is_main(self) -> bool:
+        return bool(self.accelerator.is_main_process)
+
+    @property
+    def device(self) -> torch.device:
+        return torch.device(self.accelerator.device)
+
+    def autocast(self) -> contextlib.AbstractContextManager[None]:
+        """Within the block, products are taken in the run's precision."""
+        context: contextlib.AbstractContextManager[None] = self.accelerator.autocast()
+        return context
+
+    def share(self, items: Sequence[Item]) -> list[Item]:
+        """This process's part of a list; `gathered` puts the parts together again in the same order."""
+        return list(items[self.rank :: self.count])
+
+    def gathered(self, own: list[Item]) -> list[Item]:
+        """All items in the order that they had before `share`, on every process."""
+        if self.count == 1:
+            return own
+        parts: list[list[Item]] = [[] for _ in range(self.count)]
+        for rank, part in gather_object([(self.rank, own)]):
+            parts[rank] = part
+        longest = max(len(part) for part in parts)
+        return [part[i] for i in range(longest) for part in parts if i < len(part)]
+
+    def summed(self, tensor: Tensor) -> Tensor:
+        """The sum over processes, on every process."""
+        if self.count == 1:
+            return tensor
+        total: Tensor = self.accelerator.reduce(tensor, reduction="sum")
+        return total
+
+    def agreed(self, value: Any) -> Any:
+        """The main process's value, on every process."""
+        if self.count == 1:
+            return value
+        return broadcast_object_list([value])[0]
+
+    @contextlib.contextmanager
+    def main_first(self) -> Iterator[None]:
+        """The main process runs the block (and fills a cache), then the others do (and read it)."""
+        with self.accelerator.main_process_first():
+            yield
+
+
+def join_processes(*, device: str, precision: str, wanted: int | None) -> Processes:
+    """Join the processes that a launcher started, or be the only one.
+
+    device: auto, cpu or cuda.  wanted: how many the config asks for, None for as many as there are.
+    Raises ConfigError where fewer or more were started, or the device lacks the precision.
+    """
+    # accelerate keeps its state for the life of the process; the next run of a sweep may want another precision.
+    AcceleratorState._reset_state()
+    GradientState._reset_state()
+    mixed = "bf16" if precision == "bf16" else "no"
+    if precision == "bf16" and device != "cpu" and torch.cuda.is_available() and not torch.cuda.is_bf16_supported():
+        raise ConfigError.single("trainer.precision", "'bf16': this card has no bf16; use fp32")
+    accelerator = Accelerator(mixed_precision=mixed, cpu=device == "cpu")
+    found = int(accelerator.num_processes)
+    if wanted is not None and found != wanted:
+        raise ConfigError.single("trainer.processes", f"asked for {wanted}, but {found} of them started")
+    return Processes(accelerator)
+
+
+def launched_rank() -> tuple[int, int] | None:
+    """Rank and count as torchrun or accelerate launch set them, or None in a process that was started alone."""
+    if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
+        return None
+    return int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+
+
+def leave_processes() -> None:
+    """End the process group, so that nothing warns at exit and the next one can start."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+    PartialState._reset_state()

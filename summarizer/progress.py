@@ -1,0 +1,105 @@
+"""What a person sees while work is long: one console, progress bars at a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+PLAIN_LINE_EVERY_S = 10.0
+"""How often a bar becomes a line where the output is a file or a pipe."""
+
+log = logging.getLogger(__name__)
+
+
+def console() -> Console:
+    """The console on today's standard error: looked up each time, so that redirection and capture work."""
+    return Console(file=sys.stderr, soft_wrap=True, highlight=False)
+
+
+_live: list[Progress] = []
+
+
+class ConsoleHandler(logging.Handler):
+    """Log lines on standard error, above a live progress bar where one is shown."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            target = _live[-1].console if _live else console()
+            style = "bold red" if record.levelno >= logging.ERROR else "yellow" if record.levelno >= logging.WARNING else ""
+            target.print(self.format(record), style=style, markup=False)
+        except Exception:
+            self.handleError(record)
+
+
+class Bar:
+    """One piece of long work: `advance` it, and `note` what a person wants to see beside it."""
+
+    def __init__(self, label: str, total: int | None, progress: Progress | None, task: TaskID | None) -> None:
+        self._label, self._total, self._progress, self._task = label, total, progress, task
+        self._done, self._note = 0, ""
+        self._last_line_s = self._start_s = time.monotonic()
+
+    def advance(self, amount: int = 1) -> None:
+        self._done += amount
+        if self._progress is not None and self._task is not None:
+            self._progress.advance(self._task, amount)
+        elif time.monotonic() - self._last_line_s >= PLAIN_LINE_EVERY_S:
+            self._last_line_s = time.monotonic()
+            log.info(self._line())
+
+    def note(self, text: str) -> None:
+        self._note = text
+        if self._progress is not None and self._task is not None:
+            self._progress.update(self._task, note=text)
+
+    def _line(self) -> str:
+        elapsed_s = time.monotonic() - self._start_s
+        if not self._total:
+            return f"{self._label}: {self._done} {self._note}".rstrip()
+        left_s = elapsed_s / max(self._done, 1) * (self._total - self._done)
+        return f"{self._label}: {self._done}/{self._total}, {left_s:.0f} s left {self._note}".rstrip()
+
+
+@contextmanager
+def bar(label: str, total: int | None, *, done: int = 0, show: bool = True) -> Iterator[Bar]:
+    """Show progress over `total` pieces (None: unknown), of which `done` are behind already.
+
+    At a terminal a live bar; elsewhere a line every PLAIN_LINE_EVERY_S. `show=False` (other ranks) shows nothing.
+    """
+    target = console()
+    if not show or _live or not target.is_terminal:
+        quiet = Bar(label, total, None, None)
+        if not show:
+            quiet._last_line_s = float("inf")
+        quiet._done = done
+        yield quiet
+        return
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+    )
+    with Progress(*columns, console=target) as progress:
+        _live.append(progress)
+        try:
+            yield Bar(label, total, progress, progress.add_task(label, total=total, completed=done, note=""))
+        finally:
+            _live.remove(progress)

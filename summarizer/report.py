@@ -1,0 +1,43 @@
+"""The end of a run as a person reads it: what was gained, by how much, and where it lies."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from rich.table import Table
+
+from summarizer.evaluation.rouge import VARIANTS
+from summarizer.evaluation.scores import Scores
+from summarizer.progress import console
+
+SHOWN_CHARACTERS = 300
+"""Of an article, in a terminal."""
+
+
+def score_table(systems: Mapping[str, Scores], *, rows: int, split: str) -> Table:
+    """Loss and ROUGE (percent, with 95 % intervals) of each system on the same rows."""
+    table = Table(title=f"{split}: {rows} rows, ROUGE F1 in percent with 95 % intervals", title_justify="left")
+    table.add_column("")
+    table.add_column("loss", justify="right")
+    for variant in VARIANTS:
+        table.add_column(variant, justify="right")
+    for name, scores in systems.items():
+        cells = [f"{i.value:.2f} ({i.low:.1f} to {i.high:.1f})" for i in (scores.rouge[v] for v in VARIANTS)]
+        table.add_row(name, "" if scores.loss is None else f"{scores.loss:.3f}", *cells)
+    return table
+
+
+def show_results(systems: Mapping[str, Scores], *, split: str, rows: int, folder: Path) -> None:
+    console().print(score_table(systems, rows=rows, split=split))
+    console().print(f"results: {folder}/summary.json   adapter: {folder}/adapter", markup=False)
+
+
+def show_sample(article: str, reference: str, summaries: Mapping[str, str]) -> None:
+    """One article with each system's summary of it."""
+    out = console()
+    shown = " ".join(article.split())
+    out.print(f"\nArticle: {shown[:SHOWN_CHARACTERS]}{' …' if len(shown) > SHOWN_CHARACTERS else ''}", markup=False)
+    for name, summary in {**summaries, "reference": reference}.items():
+        out.print(f"  {name}: {' '.join(summary.split()) or '(empty)'}", markup=False)
+    out.print()

@@ -1,0 +1,73 @@
+"""`python -m summarizer.run`: compose a config, train and evaluate what it describes, save the results.
+
+    python -m summarizer.run adapter.dim=2
+    python -m summarizer.run -m adapter.dim=2,4 optimizer.lr=1e-4,3e-4
+    python -m summarizer.run resume=outputs/2026-11-22/10-15-30-123456
+
+Exit code 0 on success, 2 for a user's mistake, 1 for a failure, 128 + the signal's number when it was stopped.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig
+
+from summarizer.config.paths import conf_folder
+
+
+def main() -> None:
+    """The command. Heavy imports wait until a config is composed, so that --help and --cfg answer at once."""
+    sys.exit(command(sys.argv[1:]))
+
+
+def command(arguments: Sequence[str]) -> int:
+    """Run the command with these arguments and return its exit code."""
+    from summarizer.mistakes import report_mistakes
+
+    return report_mistakes(lambda: _dispatch(arguments), arguments)
+
+
+def _dispatch(arguments: Sequence[str]) -> None:
+    from summarizer.launch import follow, is_follower, lead, resume, tell_failed_runs
+    from summarizer.run_folder import check_unused
+
+    if is_follower():
+        follow()
+        return
+    folder = [argument.removeprefix("resume=") for argument in arguments if argument.startswith("resume=")]
+    if folder and folder[0] not in ("", "null"):
+        resume(Path(folder[0]), [argument for argument in arguments if not argument.startswith("resume=")])
+        return
+    check_unused(arguments)
+    with lead():
+        try:
+            _compose_and_run()
+        finally:
+            tell_failed_runs()
+
+
+@hydra.main(version_base="1.3", config_path=str(conf_folder()), config_name="config")
+def _compose_and_run(config: DictConfig) -> float | None:
+    from summarizer.config.check import to_plain
+    from summarizer.job import Job
+    from summarizer.launch import start
+
+    hydra_config = HydraConfig.get()
+    sweeping = hydra_config.mode == RunMode.MULTIRUN
+    job = Job(
+        config=to_plain(config),
+        folder=hydra_config.runtime.output_dir,
+        overrides=tuple(hydra_config.overrides.task),
+        sweep=Path(hydra_config.sweep.dir).name if sweeping else None,
+    )
+    return start(job)
+
+
+if __name__ == "__main__":
+    main()

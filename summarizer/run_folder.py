@@ -1,0 +1,45 @@
+"""One run, one folder, one process: nothing that a run wrote is written over by another."""
+
+from __future__ import annotations
+
+import fcntl
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from summarizer.errors import ConfigError, Issue
+
+METRICS, SUMMARY, LOCK = "metrics.jsonl", "summary.json", ".lock"
+
+
+@contextmanager
+def claimed(folder: Path) -> Iterator[None]:
+    """Hold the folder against other processes for the block. A killed process lets go by itself.
+
+    Raises ConfigError where another process holds it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / LOCK).open("a") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ConfigError.single("", f"{folder}: another process is running in this folder") from error
+        yield
+
+
+def check_unused(arguments: Sequence[str]) -> None:
+    """Refuse a hydra.run.dir or hydra.sweep.dir that holds runs already, before Hydra writes its own files there.
+
+    Raises ConfigError that says how to go on with such a run instead.
+    """
+    issues = []
+    for argument in arguments:
+        key, _, value = argument.partition("=")
+        if key not in ("hydra.run.dir", "hydra.sweep.dir") or "${" in value:
+            continue
+        folder = Path(value)
+        pattern = METRICS if key == "hydra.run.dir" else f"*/{METRICS}"
+        if folder.is_dir() and (found := next(folder.glob(pattern), None)):
+            issues.append(Issue(key, f"{value} holds a run already; resume={found.parent} goes on with it"))
+    if issues:
+        raise ConfigError(issues)

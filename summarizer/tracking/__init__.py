@@ -1,0 +1,1 @@
+"""What a run leaves behind: metrics.jsonl and summary.json always, wandb beside them."""

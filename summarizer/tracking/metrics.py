@@ -1,0 +1,102 @@
+"""`metrics.jsonl`: one JSON object per logged step. The run's own record, whatever becomes of wandb."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from summarizer.atomic import write_text
+from summarizer.errors import ConfigError
+
+
+class MetricsFile:
+    """Appends to a metrics file. The system has each line at once, so a killed process loses none."""
+
+    def __init__(self, path: Path) -> None:
+        """Open `path`, which may not exist yet, and take away a last line that a kill cut short.
+
+        Raises ConfigError if another line is broken.
+        """
+        self._path = path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.exists() and (left := path.read_bytes()) and not left.endswith(b"\n"):
+            write_text(path, _lines_text(_read_lines(path)))
+
+    def log(self, record: Mapping[str, float | int]) -> None:
+        """Append one record, which must hold its `step`.
+
+        NaN and infinities become null: JSON has no word for them.
+        Raises ValueError without a step, and OSError with the file as it was before, such as on a full disk.
+        """
+        if not isinstance(record.get("step"), int):
+            raise ValueError(f"a metrics record needs its step: {dict(record)}")
+        line = (json.dumps({key: _number(value) for key, value in record.items()}) + "\n").encode()
+        with self._path.open("ab", buffering=0) as file:
+            end = file.seek(0, os.SEEK_END)
+            try:
+                written = file.write(line)
+                if written != len(line):
+                    raise OSError(f"{self._path}: only {written} of {len(line)} bytes fit on the disk")
+            except OSError:
+                file.truncate(end)  # half a line would corrupt the one after it
+                raise
+
+    def keep_through(self, step: int) -> None:
+        """Drop every record after `step`, in one step: a resumed run writes those again."""
+        if self._path.exists():
+            kept = [line for line in _read_lines(self._path) if _parse(line)["step"] <= step]
+            write_text(self._path, _lines_text(kept))
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The records of a metrics file, in order; values are numbers, or null where they were not finite.
+
+    A last line that a kill cut short is left out.
+    Raises ConfigError if the file is missing, or broken elsewhere.
+    """
+    return [_parse(line) for line in _read_lines(path)]
+
+
+def _read_lines(path: Path) -> list[str]:
+    """The complete lines, each checked to be a record."""
+    try:
+        lines = path.read_bytes().split(b"\n")
+    except OSError as error:
+        raise ConfigError.single(str(path), f"no metrics to read here ({error.strerror})") from error
+    last = lines.pop()  # empty if the file ends with a newline, as it should
+    complete: list[str] = []
+    for number, line in enumerate(lines, start=1):
+        if not _is_record(line):
+            raise ConfigError.single(f"{path}:{number}", "not a JSON object with a whole-number step")
+        complete.append(line.decode())
+    if _is_record(last):  # only the newline is missing: the beginning of an object is never an object
+        complete.append(last.decode())
+    return complete
+
+
+def _is_record(line: bytes) -> bool:
+    try:
+        record = json.loads(line)
+    except ValueError:
+        return False
+    return isinstance(record, dict) and isinstance(record.get("step"), int)
+
+
+def _parse(line: str) -> dict[str, Any]:
+    record: dict[str, Any] = json.loads(line)
+    return record
+
+
+def _lines_text(lines: list[str]) -> str:
+    return "".join(line + "\n" for line in lines)
+
+
+def _number(value: float | int) -> float | int | None:
+    if isinstance(value, int):
+        return value
+    number = float(value)  # numpy's and torch's scalars too
+    return number if math.isfinite(number) else None

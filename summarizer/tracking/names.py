@@ -1,0 +1,63 @@
+"""A run's name, from what its command changed."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Sequence
+
+MAX_CHARACTERS = 128
+"""The longest name that wandb takes."""
+
+_SECRET_KEY = re.compile(
+    r"(?i)(^|[._-])(api_?key|passw(or)?d|secret|credentials?|(?<!completion_)(?<!end_)token)$"
+)
+_SECRET_VALUE = re.compile(
+    r"(?i)\bhf_[a-z0-9]{20,}|\bsk-[\w-]{20,}|\bgh[pousr]_[a-z0-9]{20,}|://[^/\s:@]+:[^/\s@]+@"
+)
+
+
+def run_name(overrides: Sequence[str]) -> str:
+    """Overrides as one line: `adapter.dim=2 optimizer.lr=1e-4` is "dim=2 lr=1e-4"; "default" without any.
+
+    A key keeps as many of its parts as tell it from the others. What does not change the run (tracking,
+    Hydra's own) is left out, and values that look secret are ***. A name too long for wandb ends in a hash.
+    """
+    parts = [_key_and_value(override) for override in overrides]
+    parts = [(key, value) for key, value in parts if re.split(r"[./]", key)[0] not in {"tracking", "hydra"}]
+    keys = [key for key, _ in parts]
+    words = (
+        _short(key, keys) + ("" if value is None else f"={'***' if _is_secret(key, value) else value}")
+        for key, value in parts
+    )
+    name = " ".join(words) or "default"
+    if len(name) <= MAX_CHARACTERS:
+        return name
+    ending = "…" + hashlib.sha256(name.encode()).hexdigest()[:8]
+    return name[: MAX_CHARACTERS - len(ending)] + ending
+
+
+def redact(override: str) -> str:
+    """The override with *** for its value if that looks like a key, token or password."""
+    key, value = _key_and_value(override)
+    return f"{override.partition('=')[0]}=***" if value is not None and _is_secret(key, value) else override
+
+
+def _key_and_value(override: str) -> tuple[str, str | None]:
+    """Without Hydra's prefixes `+` and `++`; a deletion keeps its `~` in the key, so that names show it."""
+    key, equals, value = override.partition("=")
+    return key.lstrip("+").strip(), value.strip() if equals else None
+
+
+def _short(key: str, keys: Sequence[str]) -> str:
+    """The shortest ending of a dotted key that no other key shares. A group's path (`a/b`) stays whole."""
+    pieces = key.split(".")
+    others = [other.split(".") for other in keys if other != key]
+    for count in range(1, len(pieces) + 1):
+        if all(other[-count:] != pieces[-count:] for other in others):
+            return ("~" if key.startswith("~") and count < len(pieces) else "") + ".".join(pieces[-count:])
+    return key
+
+
+def _is_secret(key: str, value: str) -> bool:
+    return bool(_SECRET_KEY.search(key) or _SECRET_VALUE.search(value))

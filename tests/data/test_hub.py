@@ -1,0 +1,139 @@
+"""`datasets.load_dataset` takes a folder for a hub name: the real library reads, without a network."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pytest
+from data_examples import example_rows
+
+from summarizer.config.specs import DataSpec
+from summarizer.data.prompt import Prompt
+from summarizer.data.splits import build_split
+from summarizer.data.stream import StreamedSplit
+from summarizer.errors import ConfigError
+
+SpecBuilder = Callable[..., DataSpec]
+
+
+@pytest.fixture
+def folder(write_jsonl: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "hf")
+    (tmp_path / "set").mkdir()
+    write_jsonl(example_rows(20), "set/train.jsonl")
+    write_jsonl([*example_rows(3), {"id": "bad", "article": None, "highlights": "x"}], "set/validation.jsonl")
+    return str(tmp_path / "set")
+
+
+def hub(data_spec: SpecBuilder, path: str, **changes: Any) -> DataSpec:
+    return data_spec(
+        changes.pop("train", "train"), source="hub", path=path, validation="validation", **changes
+    )
+
+
+def test_a_split_of_a_data_set(data_spec: SpecBuilder, folder: str, prompt: Prompt) -> None:
+    split = build_split(hub(data_spec, folder, rows={"train": 12}), "train", prompt)
+    assert list(split.rows["article"]) == [row["article"] for row in example_rows(12)]
+
+
+def test_bad_rows_are_named_by_data_set_and_split(
+    data_spec: SpecBuilder, folder: str, prompt: Prompt
+) -> None:
+    with pytest.raises(ConfigError, match=r"set validation row 4 \(id bad\): article is null"):
+        build_split(hub(data_spec, folder), "validation", prompt)
+
+
+def test_the_second_time_it_is_found(
+    data_spec: SpecBuilder, folder: str, prompt: Prompt, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = hub(data_spec, folder)
+    first = build_split(spec, "train", prompt)
+    monkeypatch.setattr("summarizer.data.splits.tokenise", None)
+    assert build_split(spec, "train", prompt).rows.to_list() == first.rows.to_list()
+
+
+def test_streaming_reads_the_same_rows_and_keeps_none(
+    data_spec: SpecBuilder, folder: str, prompt: Prompt, cache: Path
+) -> None:
+    spec = hub(data_spec, folder, streaming=True, max_bad_rows=1)
+    batch = next(StreamedSplit(spec, prompt).batches(0, 20, 0, shuffle=False, group_by_length=False))
+    kept = build_split(hub(data_spec, folder), "train", prompt)
+    assert [list(row.article_ids) for row in batch] == list(kept.rows["article_ids"])
+    entries = len(list(cache.rglob("*.arrow")))
+    validation = build_split(spec, "validation", prompt)
+    assert list(validation.rows["id"]) == ["r0", "r1", "r2"]
+    assert len(validation.encoded([2, 0])) == 2
+    assert len(list(cache.rglob("*.arrow"))) == entries
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize(
+    ("changes", "key"),
+    [
+        ({"train": "trian"}, "data.train: .*trian.*train"),
+        ({"config": "4.0"}, "data.config: .*4.0.*default"),
+        ({"columns": {"article": "text"}}, "data.columns.article: no column 'text'.*article, highlights"),
+        ({"train": ["train", "validation"]}, "data.train: .*not a list"),
+    ],
+)
+def test_mistakes_are_one_line(
+    data_spec: SpecBuilder, folder: str, prompt: Prompt, changes: dict[str, Any], key: str, streaming: bool
+) -> None:
+    spec = hub(data_spec, folder, streaming=streaming, **changes)
+    with pytest.raises(ConfigError, match=key) as caught:
+        list(
+            itertools.islice(
+                StreamedSplit(spec, prompt).batches(0, 1, 0, shuffle=False, group_by_length=False), 1
+            )
+        )
+    assert len(str(caught.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("raised", "message"),
+    [
+        (ConnectionError("Couldn't reach 'a/b' on the Hub"), r"out of reach.*data=files data\.train=PATH"),
+        (
+            datasets.exceptions.DatasetNotFoundError("Dataset 'a/b' doesn't exist"),
+            "data.path: a/b: Dataset 'a/b'",
+        ),
+        (RuntimeError("Dataset scripts are no longer supported"), "data.path: a/b: Dataset scripts"),
+    ],
+)
+def test_a_hub_out_of_reach_or_without_the_set(
+    data_spec: SpecBuilder, prompt: Prompt, monkeypatch: pytest.MonkeyPatch, raised: Exception, message: str
+) -> None:
+    def fail(*args: Any, **kwargs: Any) -> None:
+        raise raised
+
+    monkeypatch.setattr(datasets, "load_dataset", fail)
+    with pytest.raises(ConfigError, match=message):
+        build_split(hub(data_spec, "a/b"), "train", prompt)
+
+
+def test_a_stream_that_breaks_off(
+    data_spec: SpecBuilder, prompt: Prompt, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def rows() -> Any:
+        yield from example_rows(150)
+        raise ConnectionError("reset by peer")
+
+    stream = datasets.IterableDataset.from_generator(rows)
+    monkeypatch.setattr(datasets, "load_dataset", lambda *a, **k: stream)
+    batches = StreamedSplit(hub(data_spec, "a/b", streaming=True), prompt).batches(
+        0, 10, 0, shuffle=False, group_by_length=False
+    )
+    with pytest.raises(ConfigError, match=r"a/b train: reading broke off at row 151: reset by peer"):
+        list(itertools.islice(batches, 20))
+
+
+def test_the_librarys_own_bars_are_off_while_it_loads(
+    data_spec: SpecBuilder, folder: str, prompt: Prompt, capfd: pytest.CaptureFixture[str]
+) -> None:
+    build_split(hub(data_spec, folder), "train", prompt)
+    assert "examples/s" not in capfd.readouterr().err
+    assert not datasets.are_progress_bars_disabled()

@@ -1,0 +1,81 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from rouge_score.rouge_scorer import RougeScorer
+
+from summarizer.evaluation.rouge import VARIANTS, Interval, bootstrap, score_pairs
+
+PREDICTIONS = ["The cats were running. Dogs slept.", "nothing alike", "", "One sentence. Another one here."]
+REFERENCES = [
+    "A cat runs.\nThe dog sleeps .",
+    "A whole other text",
+    "Something .",
+    "Another one here .\nOne sentence .",
+]
+
+
+def test_scores_are_rouge_scores_own() -> None:
+    scores = score_pairs(PREDICTIONS, REFERENCES, show=False)
+    scorer = RougeScorer(list(VARIANTS), use_stemmer=True)
+    by_hand = ["The cats were running.\nDogs slept.", "nothing alike", "", "One sentence.\nAnother one here."]
+    assert set(scores) == set(VARIANTS)
+    for row, (prediction, reference) in enumerate(zip(by_hand, REFERENCES, strict=True)):
+        expected = scorer.score(reference, prediction)
+        for variant in VARIANTS:
+            assert scores[variant][row] == pytest.approx(100 * expected[variant].fmeasure)
+
+
+def test_known_values() -> None:
+    scores = score_pairs(
+        ["a b c d", "Cats sleep. Dogs run.", "x", ""], ["a b", "Dogs run. Cats sleep.", "y", "z"]
+    )
+    # 2 of 4 words right, both found: F1 = 2/3; one of three bigrams right: F1 = 1/2
+    assert scores["rouge1"] == pytest.approx([200 / 3, 100, 0, 0])
+    assert scores["rouge2"][0] == pytest.approx(50)
+    # in another order the longest common run is half, but each sentence is found whole
+    assert scores["rougeL"][1] == pytest.approx(50)
+    assert scores["rougeLsum"][1] == pytest.approx(100)
+
+
+def test_the_stemmer_is_on() -> None:
+    assert score_pairs(["running"], ["runs"], show=False)["rouge1"] == pytest.approx([100])
+
+
+def test_unequal_lengths_and_no_rows() -> None:
+    with pytest.raises(ValueError, match="1 predictions for 2 references"):
+        score_pairs(["a"], ["a", "b"])
+    assert all(scores.shape == (0,) for scores in score_pairs([], []).values())
+
+
+def test_constant_rows_have_no_width() -> None:
+    assert bootstrap({"rouge1": np.full(7, 12.5)}, samples=50, seed=0) == {
+        "rouge1": Interval(12.5, 12.5, 12.5)
+    }
+
+
+def test_interval_is_the_normal_one_on_many_rows() -> None:
+    rows = np.random.default_rng(3).gamma(4.0, 8.0, size=2000)
+    interval = bootstrap({"rouge1": rows}, samples=4000, seed=1)["rouge1"]
+    half_width = 1.959964 * rows.std(ddof=1) / np.sqrt(len(rows))
+    assert interval.value == pytest.approx(rows.mean())
+    assert interval.low == pytest.approx(rows.mean() - half_width, abs=0.1 * half_width)
+    assert interval.high == pytest.approx(rows.mean() + half_width, abs=0.1 * half_width)
+
+
+def test_variants_share_their_resamples_and_the_seed_decides() -> None:
+    rows = np.random.default_rng(0).uniform(0, 100, size=40)
+    both = bootstrap({"rouge1": rows, "rouge2": rows / 2}, samples=200, seed=5)
+    assert both["rouge2"].low == pytest.approx(both["rouge1"].low / 2)
+    assert both["rouge2"].high == pytest.approx(both["rouge1"].high / 2)
+    assert both == bootstrap({"rouge1": rows, "rouge2": rows / 2}, samples=200, seed=5)
+    assert both != bootstrap({"rouge1": rows, "rouge2": rows / 2}, samples=200, seed=6)
+
+
+@pytest.mark.parametrize(
+    ("per_row", "samples"),
+    [({}, 10), ({"a": np.zeros(0)}, 10), ({"a": np.zeros(3), "b": np.zeros(2)}, 10), ({"a": np.zeros(3)}, 0)],
+)
+def test_bootstrap_refuses(per_row: dict[str, np.ndarray], samples: int) -> None:
+    with pytest.raises(ValueError, match="bootstrap needs"):
+        bootstrap(per_row, samples, seed=0)

@@ -1,0 +1,244 @@
+from __future__ import annotations
+
+import json
+import logging
+import os
+import random
+import signal
+import struct
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+import wandb
+from wandb.proto.wandb_internal_pb2 import Record
+
+from summarizer.config.specs import TrackingSpec
+from summarizer.errors import ConfigError
+from summarizer.tracking import wandb_run
+from summarizer.tracking.metrics import MetricsFile, read_metrics
+from summarizer.tracking.wandb_run import NoTracker, SampleSummary, Tracker, open_tracker
+
+WANDB_KEY = "feedfacefeedfacefeedfacefeedfacefeedface"
+HUB_TOKEN = "hf_recognisablerecognisablerecogn"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def own_wandb(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """wandb reads its environment once per process: set it before, with secrets to look for afterwards."""
+    wandb.teardown()
+    with pytest.MonkeyPatch.context() as patch:
+        for name in [name for name in os.environ if name.startswith("WANDB_")]:
+            patch.delenv(name)
+        for name in ("WANDB_DATA_DIR", "WANDB_CACHE_DIR", "WANDB_CONFIG_DIR"):
+            patch.setenv(name, str(tmp_path_factory.mktemp(name)))
+        patch.setenv("WANDB_API_KEY", WANDB_KEY)
+        patch.setenv("HF_TOKEN", HUB_TOKEN)
+        yield
+        wandb.teardown()
+
+
+def spec(
+    mode: Literal["offline", "online", "disabled"] = "offline", log_adapter: bool = True
+) -> TrackingSpec:
+    return TrackingSpec(
+        mode=mode, project="p", entity=None, name=None, group=None, tags=["t"], log_adapter=log_adapter
+    )
+
+
+def opened(folder: Path, name: str = "dim=2", resumed: bool = False, log_adapter: bool = True) -> Tracker:
+    folder.mkdir(exist_ok=True)
+    config = {"adapter": {"dim": 2}, "optimizer": {"lr": 1e-4}}
+    return open_tracker(
+        spec(log_adapter=log_adapter), folder, name=name, group="sweep", config=config, resumed=resumed
+    )
+
+
+@dataclass
+class Recorded:
+    """What a `.wandb` file says."""
+
+    run: Any = None
+    config: dict[str, Any] = field(default_factory=dict)
+    history: list[dict[str, Any]] = field(default_factory=list)
+    summary: dict[str, Any] = field(default_factory=dict)
+    artifacts: dict[str, list[str]] = field(default_factory=dict)
+    exit_code: int | None = None
+
+
+def records(file: Path) -> Iterator[Record]:
+    """A `.wandb` file is a LevelDB log (its doc/log_format.md) of protobuf records after a 7-byte header."""
+    data, place, parts = file.read_bytes(), 7, b""
+    while place < len(data):
+        if 32768 - place % 32768 < 7:
+            place += 32768 - place % 32768
+            continue
+        _, length, kind = struct.unpack("<IHB", data[place : place + 7])
+        parts += data[place + 7 : place + 7 + length]
+        place += 7 + length
+        if kind in (1, 4):  # whole, or the last part
+            yield Record.FromString(parts)
+            parts = b""
+
+
+def recorded(folder: Path) -> Recorded:
+    wandb.teardown()  # a finished run's last records are certain to be on disk when the service has ended
+    (file,) = folder.glob("wandb/offline-run-*/run-*.wandb")
+    found = Recorded()
+    for record in records(file):
+        kind = record.WhichOneof("record_type")
+        if kind == "run":
+            found.run = record.run
+            found.config |= {item.key: json.loads(item.value_json) for item in record.run.config.update}
+        elif kind == "history":
+            row = {
+                "/".join(item.nested_key) or item.key: json.loads(item.value_json)
+                for item in record.history.item
+            }
+            found.history.append(row)
+        elif kind == "summary":
+            for item in record.summary.update:
+                found.summary["/".join(item.nested_key) or item.key] = json.loads(item.value_json)
+        elif kind == "artifact":
+            paths = [entry.path for entry in record.artifact.manifest.contents]
+            found.artifacts.setdefault(record.artifact.type, []).extend(paths)
+        elif kind == "exit":
+            found.exit_code = record.exit.exit_code
+    return found
+
+
+def test_two_runs_at_once_are_on_disk_whole_and_without_secrets(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    adapter = tmp_path / "one" / "adapter"
+    adapter.mkdir(parents=True)
+    (adapter / "adapter_config.json").write_text("{}")
+    state = random.getstate()
+    with caplog.at_level(logging.INFO, logger="summarizer"):
+        one, two = opened(tmp_path / "one"), opened(tmp_path / "two", name="n" * 200, log_adapter=False)
+    assert caplog.text.count("wandb sync") == 2
+    for step in (1, 2, 5):
+        one.log({"train/loss": 1 / step}, step)
+        two.log({"train/loss": 10.0}, step)
+    one.log({"val/loss": 2.0, "val/rouge1": 30.0}, 5)
+    one.log_samples(5, [SampleSummary("id7", "An article.", "A reference.", None, "A prediction.")])
+    one.log({"val/loss": 3.0, "val/rouge1": 20.0}, 6)
+    one.log_adapter(adapter)
+    two.log_adapter(adapter)
+    one.finish("completed", {"rouge": {"rouge1": {"value": 30.0}}, "steps": 6})
+    two.finish("failed", {"error": "loss is nan"})
+    assert random.getstate() == state  # wandb must not change a run's numbers
+
+    found = recorded(tmp_path / "one")
+    assert (found.run.project, found.run.display_name, found.run.run_group) == ("p", "dim=2", "sweep")
+    assert list(found.run.tags) == ["t"]
+    assert found.config["adapter"] == {"dim": 2}
+    assert found.config["optimizer"] == {"lr": 1e-4}
+    rows = {row["_step"]: row for row in found.history}
+    assert list(rows) == [1, 2, 5, 6]
+    assert [row["step"] for row in rows.values()] == [1, 2, 5, 6]
+    assert [rows[step]["train/loss"] for step in (1, 2, 5)] == [1, 0.5, 0.2]
+    assert rows[5]["val/loss"] == 2.0  # beside the training loss of the same step
+    assert found.summary["val/loss"] == {"min": 2.0}
+    assert found.summary["val/rouge1"] == {"max": 30.0}
+    assert found.summary["status"] == "completed"
+    assert found.summary["rouge"] == {"rouge1": {"value": 30.0}}
+    assert found.artifacts["adapter"] == ["adapter_config.json"]
+    assert found.artifacts["run_table"] == ["samples.table.json"]
+    (table,) = (tmp_path / "one").glob("wandb/*/files/media/table/*.json")
+    assert json.loads(table.read_text()) == {
+        "columns": ["id", "article", "reference", "base", "prediction"],
+        "data": [["id7", "An article.", "A reference.", None, "A prediction."]],
+    }
+    assert found.exit_code == 0
+
+    other = recorded(tmp_path / "two")
+    assert other.exit_code == 1
+    assert other.summary["status"] == "failed"
+    assert {row["train/loss"] for row in other.history} == {10.0}
+    assert len(other.run.display_name) == 128
+    assert "adapter" not in other.artifacts
+    assert other.run.run_id != found.run.run_id
+
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert len(files) > 8
+    for path in files:
+        content = path.read_bytes()
+        for secret in (WANDB_KEY, HUB_TOKEN):
+            assert secret.encode() not in content, path
+    assert WANDB_KEY not in caplog.text
+
+
+def test_a_resumed_run_goes_on_in_its_wandb_run_and_its_service_may_die(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    first = opened(tmp_path)
+    kept = (tmp_path / "wandb_id.txt").read_text()
+    first.log({"train/loss": 1.0}, 1)
+    with pytest.raises(ValueError, match="step 0 after step 1"):
+        first.log({"train/loss": 1.0}, 0)
+    first.finish("stopped", {})
+    assert recorded(tmp_path).exit_code == 0
+    again = opened(tmp_path, resumed=True)
+    assert (tmp_path / "wandb_id.txt").read_text() == kept
+    assert [path.name for path in tmp_path.glob("wandb/offline-run-*/*.wandb")] == [
+        f"run-{kept.strip()}.wandb"
+    ] * 2
+
+    kill_wandb_service()
+    metrics = MetricsFile(tmp_path / "metrics.jsonl")
+    for step in range(2, 6):
+        metrics.log({"step": step})
+        again.log({"train/loss": 1.0}, step)
+    again.log_samples(6, [])
+    again.log_adapter(tmp_path)
+    again.finish("completed", {})
+    assert [record["step"] for record in read_metrics(tmp_path / "metrics.jsonl")] == [2, 3, 4, 5]
+    assert caplog.text.count("wandb failed") == 1  # said once
+
+    after = opened(tmp_path / "next")  # the sweep goes on
+    after.log({"train/loss": 1.0}, 1)
+    after.finish("completed", {})
+    assert recorded(tmp_path / "next").exit_code == 0
+
+
+def kill_wandb_service() -> None:
+    listing = subprocess.run(
+        ["ps", "-eo", "pid=,ppid=,comm="], capture_output=True, text=True, check=True
+    ).stdout
+    rows = [line.split(None, 2) for line in listing.splitlines()]
+    services = [
+        int(pid) for pid, parent, name in rows if name.startswith("wandb-core") and int(parent) == os.getpid()
+    ]
+    assert len(services) == 1
+    os.kill(services[0], signal.SIGKILL)
+    os.waitpid(services[0], 0)
+
+
+def test_an_id_file_from_elsewhere_is_not_trusted(tmp_path: Path) -> None:
+    (tmp_path / "wandb_id.txt").write_text("../../x\n")
+    with pytest.raises(ConfigError, match="not a wandb run id"):
+        opened(tmp_path, resumed=True)
+
+
+def test_disabled_does_nothing(tmp_path: Path) -> None:
+    tracker = open_tracker(spec("disabled"), tmp_path, name="n", group=None, config={}, resumed=False)
+    assert isinstance(tracker, NoTracker)
+    tracker.log({"a": 1.0}, 1)
+    tracker.log_samples(1, [])
+    tracker.log_adapter(tmp_path)
+    tracker.finish("completed", {})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_server_that_refuses_is_the_users_to_mend(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(**settings: Any) -> None:
+        raise wandb.errors.CommError("no route to the server")
+
+    monkeypatch.setattr(wandb, "init", refuse)
+    with pytest.raises(ConfigError, match=r"no route to the server.*tracking.mode=offline"):
+        open_tracker(spec("online"), tmp_path, name="n", group=None, config={}, resumed=False)
+    assert wandb_run.ID_FILE in os.listdir(tmp_path)

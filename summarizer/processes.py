@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import os
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -17,6 +17,8 @@ from torch import Tensor
 from summarizer.errors import ConfigError
 
 Item = TypeVar("Item")
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -89,21 +91,30 @@ def join_processes(*, device: str, precision: str, wanted: int | None) -> Proces
     # accelerate keeps its state for the life of the process; the next run of a sweep may want another precision.
     AcceleratorState._reset_state()
     GradientState._reset_state()
-    mixed = "bf16" if precision == "bf16" else "no"
-    if precision == "bf16" and device != "cpu" and torch.cuda.is_available() and not torch.cuda.is_bf16_supported():
+    native = multiplies_bf16(on_card=device != "cpu" and torch.cuda.is_available())
+    if precision == "bf16" and not native and device != "cpu" and torch.cuda.is_available():
         raise ConfigError.single("trainer.precision", "'bf16': this card has no bf16; use fp32")
+    mixed = "bf16" if precision == "bf16" or (precision == "auto" and native) else "no"
     accelerator = Accelerator(mixed_precision=mixed, cpu=device == "cpu")
+    log.info(
+        "device: %s, %s products, %d process%s",
+        accelerator.device,
+        "bf16" if mixed == "bf16" else "fp32",
+        accelerator.num_processes,
+        "" if accelerator.num_processes == 1 else "es",
+    )
     found = int(accelerator.num_processes)
     if wanted is not None and found != wanted:
         raise ConfigError.single("trainer.processes", f"asked for {wanted}, but {found} of them started")
     return Processes(accelerator)
 
 
-def launched_rank() -> tuple[int, int] | None:
-    """Rank and count as torchrun or accelerate launch set them, or None in a process that was started alone."""
-    if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
-        return None
-    return int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+def multiplies_bf16(*, on_card: bool) -> bool:
+    """Whether the device has instructions for bf16 products, rather than converting to fp32 and back."""
+    if on_card:
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    capabilities = torch.cpu.get_capabilities()
+    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16") or capabilities.get("bf16"))
 
 
 def leave_processes() -> None:

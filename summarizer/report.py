@@ -23,7 +23,7 @@ def score_table(systems: Mapping[str, Scores], *, rows: int, split: str) -> Tabl
     for variant in VARIANTS:
         table.add_column(variant, justify="right")
     for name, scores in systems.items():
-        cells = [f"{i.value:.2f} ({i.low:.1f} to {i.high:.1f})" for i in (scores.rouge[v] for v in VARIANTS)]
+        cells = [f"{i.value:.2f}\n{i.low:.1f}–{i.high:.1f}" for i in (scores.rouge[v] for v in VARIANTS)]
         table.add_row(name, "" if scores.loss is None else f"{scores.loss:.3f}", *cells)
     return table
 

@@ -135,7 +135,8 @@ class TrainerSpec(Spec):
     shuffle: bool
     group_by_length: bool
     """Batches of like length, which saves padding; the order of batches stays random."""
-    precision: Literal["fp32", "bf16"]
+    precision: Literal["auto", "fp32", "bf16"]
+    """Of matrix products; auto is bf16 where the device multiplies it natively. All else is in fp32."""
     max_grad_norm: Annotated[float, Field(gt=0)] | None
     gradient_checkpointing: bool
     schedule: ScheduleSpec

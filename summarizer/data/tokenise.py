@@ -16,7 +16,7 @@ from summarizer.data.prompt import Prompt
 from summarizer.data.rows import BadRow, RawRow, Row, check_row
 
 ROWS_WORTH_PROCESSES = 2_000
-"""Below so many rows one process is done before others have started (measured: 1,000 articles take 1.5 s)."""
+"""Measured on two busy cores: 2,057 CNN/DailyMail articles took one process 7.9 s, two 6.2 s in all."""
 CHUNK_ROWS = 64
 CHUNKS_AHEAD = 4
 """Chunks under way per process: enough to keep it busy, few enough to keep a large split out of memory."""

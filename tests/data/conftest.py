@@ -12,6 +12,7 @@ import transformers
 
 from summarizer.config.paths import PACKAGE
 from summarizer.config.specs import Columns, DataSpec, PromptSpec, RowLimits
+from summarizer.data import tokenise
 from summarizer.data.prompt import Prompt, build_prompt
 
 COMPLETION = PromptSpec(
@@ -72,3 +73,17 @@ def write_jsonl(tmp_path: Path) -> Callable[..., str]:
         return str(path)
 
     return write
+
+
+@pytest.fixture
+def encodings(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Grows by the number of rows, each time rows are tokenised in this process."""
+    counted: list[int] = []
+    original = tokenise._encode
+
+    def counting(rows: Any, prompt: Prompt) -> Any:
+        counted.append(len(rows))
+        return original(rows, prompt)
+
+    monkeypatch.setattr(tokenise, "_encode", counting)
+    return counted

@@ -1,0 +1,152 @@
+from __future__ import annotations
+
+import concurrent.futures
+import multiprocessing
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from data_examples import example_rows
+
+from summarizer import atomic
+from summarizer.config.specs import DataSpec
+from summarizer.data import splits
+from summarizer.data.cache import SCHEMA
+from summarizer.data.prompt import Prompt
+from summarizer.data.splits import build_split
+from summarizer.errors import ConfigError
+
+SpecBuilder = Callable[..., DataSpec]
+Writer = Callable[..., str]
+
+
+def test_the_second_time_nothing_is_tokenised(
+    data_spec: SpecBuilder, write_jsonl: Writer, prompt: Prompt, encodings: list[int]
+) -> None:
+    spec = data_spec(write_jsonl(example_rows(20)))
+    first = build_split(spec, "train", prompt)
+    assert sum(encodings) == 20
+    second = build_split(spec, "train", prompt)
+    assert sum(encodings) == 20
+    assert second.rows.to_list() == first.rows.to_list()
+    assert (second.report, second.fingerprint) == (first.report, first.fingerprint)
+    assert second.rows.cache_files, "it is memory-mapped"
+
+
+def test_what_changes_the_rows_or_tokens_is_tokenised_again(
+    data_spec: SpecBuilder,
+    write_jsonl: Writer,
+    prompt: Prompt,
+    encodings: list[int],
+    tokenizer: Any,
+) -> None:
+    from summarizer.config.specs import PromptSpec
+    from summarizer.data.prompt import build_prompt
+
+    rows = example_rows(3)
+    spec = data_spec(write_jsonl(rows))
+    fingerprint = build_split(spec, "train", prompt).fingerprint
+    stat = os.stat(str(spec.train))
+    rows[0]["article"] = rows[0]["article"].replace("Tuesday", "Mondays")  # as long, at the same time
+    write_jsonl(rows)
+    os.utime(str(spec.train), ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    assert os.stat(str(spec.train)).st_size == stat.st_size
+    assert build_split(spec, "train", prompt).fingerprint != fingerprint
+    other = build_prompt(
+        PromptSpec(template="{article}\nTL;DR:", completion_token=None, end_token=None, max_tokens=64),
+        tokenizer,
+    )
+    build_split(spec, "train", other)
+    build_split(data_spec(str(spec.train), columns={"id": None}), "train", prompt)
+    build_split(data_spec(str(spec.train), rows={"train": 3}), "train", prompt)
+    assert sum(encodings) == 5 * 3
+    build_split(data_spec(str(spec.train), max_bad_rows=7, processes=1), "train", prompt)  # changes neither
+    assert sum(encodings) == 5 * 3
+
+
+@pytest.mark.parametrize(
+    "damage", ["cut rows", "whole batches gone", "cut report", "no report", "no rows", "other report"]
+)
+def test_a_damaged_entry_is_built_again_with_a_warning(
+    data_spec: SpecBuilder,
+    write_jsonl: Writer,
+    prompt: Prompt,
+    cache: Path,
+    caplog: pytest.LogCaptureFixture,
+    damage: str,
+) -> None:
+    spec = data_spec(write_jsonl(example_rows(20)))
+    first = build_split(spec, "train", prompt).rows.to_list()
+    (rows_file,), (report_file,) = cache.rglob("rows.arrow"), cache.rglob("report.json")
+    if damage == "cut rows":
+        rows_file.write_bytes(rows_file.read_bytes()[:-100])
+    elif damage == "whole batches gone":
+        pa.ipc.new_stream(rows_file, SCHEMA).close()  # Arrow itself reads such a file without complaint
+    elif damage == "cut report":
+        report_file.write_text(report_file.read_text()[:-5])
+    elif damage == "other report":
+        report_file.write_text("[]")
+    else:
+        (report_file if damage == "no report" else rows_file).unlink()
+    assert build_split(spec, "train", prompt).rows.to_list() == first
+    assert "damaged" in caplog.text
+    caplog.clear()
+    build_split(spec, "train", prompt)
+    assert "damaged" not in caplog.text
+
+
+def test_what_a_killed_process_left_is_cleared(
+    data_spec: SpecBuilder, write_jsonl: Writer, prompt: Prompt, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = data_spec(write_jsonl(example_rows(20)))
+    monkeypatch.setattr(atomic.shutil, "rmtree", lambda *a, **k: None)  # as though killed before cleaning up
+    with monkeypatch.context() as broken:
+        broken.setattr(splits.EntryWriter, "close", lambda *a: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            build_split(spec, "train", prompt)
+    monkeypatch.undo()
+    monkeypatch.setenv("SUMMARIZER_CACHE", str(cache))
+    assert list(cache.rglob(atomic.SCRATCH_PREFIX + "*"))
+    assert len(build_split(spec, "train", prompt)) == 20
+    assert not list(cache.rglob(atomic.SCRATCH_PREFIX + "*"))
+
+
+def test_a_cache_that_cannot_be_written_is_the_users_to_mend(
+    data_spec: SpecBuilder,
+    write_jsonl: Writer,
+    prompt: Prompt,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    (tmp_path / "a_file").touch()
+    monkeypatch.setenv("SUMMARIZER_CACHE", str(tmp_path / "a_file"))
+    with pytest.raises(ConfigError, match=r"set \$SUMMARIZER_CACHE"):
+        build_split(data_spec(write_jsonl(example_rows(2))), "train", prompt)
+
+
+def _built(spec: DataSpec, prompt: Prompt) -> str:
+    return build_split(spec, "train", prompt).fingerprint
+
+
+def test_builders_of_the_same_split_at_once_all_succeed_and_one_builds(
+    data_spec: SpecBuilder, write_jsonl: Writer, prompt: Prompt, encodings: list[int]
+) -> None:
+    spec = data_spec(write_jsonl(example_rows(200)))
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(_built, [spec] * 4, [prompt] * 4))
+    assert len(set(found)) == 1
+    assert sum(encodings) == 200
+
+
+@pytest.mark.slow
+def test_two_processes_that_build_the_same_split_both_succeed(
+    data_spec: SpecBuilder, write_jsonl: Writer, prompt: Prompt
+) -> None:
+    spec = data_spec(write_jsonl(example_rows(200)))
+    context = multiprocessing.get_context("spawn")
+    with concurrent.futures.ProcessPoolExecutor(2, context) as pool:
+        found = list(pool.map(_built, [spec] * 2, [prompt] * 2))
+    assert found == [_built(spec, prompt)] * 2

@@ -37,14 +37,14 @@ class NonFiniteLossError(RuntimeError):
 
 
 class StopRequested(KeyboardInterrupt):
-    """SIGINT or SIGTERM arrived; the run was saved and stopped. Ends a sweep too, which an Exception would not."""
+    """SIGINT or SIGTERM: the run was saved and stopped. Ends a sweep too, which an Exception would not."""
 
     def __init__(self, signal_number: int) -> None:
         self.signal_number = signal_number
         super().__init__(f"stopped by signal {signal_number}")
 
 
-class RunsFailed(Exception):
+class RunsFailed(Exception):  # noqa: N818 - what happened, as StopRequested is; they said why themselves
     """Runs of a sweep, or processes of a run, failed and said why themselves."""
 
     def __init__(self, message: str, exit_code: int) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from contextlib import nullcontext
-from dataclasses import replace
 from pathlib import Path
 
 from omegaconf import OmegaConf
@@ -12,7 +11,6 @@ from omegaconf import OmegaConf
 from summarizer.adapters.attach import AdaptedModel, attach, describe
 from summarizer.adapters.peft_format import load_adapter, save_adapter
 from summarizer.config.specs import RunSpec
-from summarizer.data.batches import TrainingRows
 from summarizer.data.prompt import Prompt, build_prompt
 from summarizer.data.splits import Split, build_split
 from summarizer.data.stream import StreamedSplit
@@ -126,7 +124,7 @@ def _train(outcome: Outcome, processes: Processes, stop: StopSignal) -> float | 
     (scores,), base_scores, lead = final_scores(evaluator, spec, final)
     if processes.is_main:
         save_adapter(adapted, 0, job.path / "adapter", spec.model.name_or_path, tokenizer)
-        _write(job.path, final, scores.summaries, "" )
+        _write(job.path, final, scores.summaries, "")
         if base_scores is not None:
             _write(job.path, final, base_scores.summaries, ".base")
         outcome.known.update(split=final.split, rows=len(final.rows), adapter="adapter")
@@ -140,7 +138,14 @@ def _train(outcome: Outcome, processes: Processes, stop: StopSignal) -> float | 
     if processes.is_main:
         systems = {"adapter": scores, **({"base alone": base_scores} if base_scores else {}), "Lead-3": lead}
         for sample in samples[:1]:
-            show_sample(sample.article, sample.reference, {"adapter": sample.prediction, **({"base alone": sample.base} if sample.base is not None else {})})
+            show_sample(
+                sample.article,
+                sample.reference,
+                {
+                    "adapter": sample.prediction,
+                    **({"base alone": sample.base} if sample.base is not None else {}),
+                },
+            )
         show_results(systems, split=final.split, rows=len(final.rows), folder=job.path)
     return trial.reached.best_value
 
@@ -148,9 +153,15 @@ def _train(outcome: Outcome, processes: Processes, stop: StopSignal) -> float | 
 def _read_splits(spec: RunSpec, prompt: Prompt) -> tuple[Split | StreamedSplit, HeldOut, HeldOut]:
     """Rows to train on, to evaluate on during training, and to score at the end."""
     training: Split | StreamedSplit
-    training = StreamedSplit(spec.data, prompt) if spec.data.streaming else build_split(spec.data, "train", prompt)
+    training = (
+        StreamedSplit(spec.data, prompt) if spec.data.streaming else build_split(spec.data, "train", prompt)
+    )
     validation = build_split(spec.data, "validation", prompt)
-    final = validation if spec.evaluation.split == "validation" else build_split(spec.data, spec.evaluation.split, prompt)
+    final = (
+        validation
+        if spec.evaluation.split == "validation"
+        else build_split(spec.data, spec.evaluation.split, prompt)
+    )
     for split in dict.fromkeys((training, validation, final)):
         if isinstance(split, Split):
             log.info(split.report.describe())

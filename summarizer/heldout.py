@@ -28,7 +28,9 @@ class HeldOut:
         """The first `count` rows; all for None."""
         return HeldOut(self.split, self.rows[:count], self.articles[:count], self.references[:count])
 
-    def samples(self, count: int, summaries: Sequence[str], base: Sequence[str] | None) -> list[SampleSummary]:
+    def samples(
+        self, count: int, summaries: Sequence[str], base: Sequence[str] | None
+    ) -> list[SampleSummary]:
         """The first rows as a person judges them."""
         return [
             SampleSummary(
@@ -50,24 +52,36 @@ def held_out(split: Split, count: int | None = None) -> HeldOut:
 
 
 def evaluate_on_the_way(
-    evaluator: Evaluator, spec: RunSpec, rows: HeldOut, recorders: Sequence[Recorder], step: int, *, base: bool = False
+    evaluator: Evaluator,
+    spec: RunSpec,
+    rows: HeldOut,
+    recorders: Sequence[Recorder],
+    step: int,
+    *,
+    base: bool = False,
 ) -> list[dict[str, float]]:
     """Loss, and ROUGE of a few rows, of each trial (with `base`: of the base, the same for each trial).
 
     Sample summaries go to each trial's recorder.
     """
-    metrics = [{"val/loss": loss} for loss in evaluator.losses(rows.first(spec.evaluation.loss_rows).rows, base=base)]
+    metrics = [
+        {"val/loss": loss} for loss in evaluator.losses(rows.first(spec.evaluation.loss_rows).rows, base=base)
+    ]
     if spec.evaluation.rows_during_training:
         scored = rows.first(spec.evaluation.rows_during_training)
         for trial, summaries in enumerate(evaluator.summaries(scored.rows, base=base)):
             per_row = score_pairs(summaries, scored.references, show=False)
-            metrics[trial].update({f"val/{variant}": float(values.mean()) for variant, values in per_row.items()})
+            metrics[trial].update(
+                {f"val/{variant}": float(values.mean()) for variant, values in per_row.items()}
+            )
             for recorder in recorders if base else (recorders[trial],):
                 recorder.log_samples(step, scored.samples(spec.evaluation.sample_summaries, summaries, None))
     return metrics * len(recorders) if base else metrics
 
 
-def final_scores(evaluator: Evaluator, spec: RunSpec, rows: HeldOut) -> tuple[list[Scores], Scores | None, Scores]:
+def final_scores(
+    evaluator: Evaluator, spec: RunSpec, rows: HeldOut
+) -> tuple[list[Scores], Scores | None, Scores]:
     """Each trial's scores, the base's where the config asks for them, and Lead-3's, on the same rows."""
     losses, summaries = evaluator.losses(rows.rows), evaluator.summaries(rows.rows)
     trials = [
@@ -76,6 +90,9 @@ def final_scores(evaluator: Evaluator, spec: RunSpec, rows: HeldOut) -> tuple[li
     ]
     base = None
     if spec.evaluation.base:
-        (loss,), (written,) = evaluator.losses(rows.rows, base=True), evaluator.summaries(rows.rows, base=True)
+        (loss,), (written,) = (
+            evaluator.losses(rows.rows, base=True),
+            evaluator.summaries(rows.rows, base=True),
+        )
         base = score(written, rows.references, spec.evaluation, loss=loss)
     return trials, base, score_lead(rows.articles, rows.references, spec.evaluation)

@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError  # type: ignore[import-untyped]
 
-from summarizer.errors import ConfigError
+from summarizer.config.check import to_plain
+from summarizer.config.messages import shown
+from summarizer.errors import ConfigError, Issue
+
+REFERENCE = re.compile(r"\$\{[A-Za-z_][\w.]*\}")
+"""An interpolation that names another key of the same config, and calls nothing."""
 
 
 @dataclass(frozen=True)
@@ -39,20 +48,47 @@ class Job:
 def job_of_folder(folder: Path) -> Job:
     """The job that a run folder was made for, to be resumed.
 
-    The folder may come from elsewhere: its config is plain data, checked like any other.
-    Raises ConfigError where the folder or its config is missing or broken.
+    The folder may come from elsewhere: its config is data, checked like any other, and nothing in it may call
+    a function, such as `${oc.env:HOME}`, whose result would end up in what the run writes.
+    Raises ConfigError where the folder or its config is missing, broken or does so.
     """
     config_file = folder / ".hydra" / "config.yaml"
     if not config_file.is_file():
         what = "no run folder: it has no .hydra/config.yaml" if folder.is_dir() else "no such folder"
         raise ConfigError.single("resume", f"{folder}: {what}")
     try:
-        config = OmegaConf.to_container(OmegaConf.load(config_file), resolve=True)
-        overrides = OmegaConf.to_container(OmegaConf.load(config_file.with_name("overrides.yaml")))
-    except Exception as error:  # whatever a broken YAML leads its parser to
-        raise ConfigError.single("resume", f"{config_file} cannot be read: {error}") from error
-    if not isinstance(config, dict) or not isinstance(overrides, list):
-        raise ConfigError.single("resume", f"{config_file} is not a run's config")
-    plain = {str(key): value for key, value in config.items()}
+        config = OmegaConf.load(config_file)
+        overrides = OmegaConf.load(config_file.with_name("overrides.yaml"))
+    except (OSError, ValueError, YAMLError, OmegaConfBaseException) as error:
+        reason = " ".join(str(error).split())
+        raise ConfigError.single("resume", f"{config_file.parent} cannot be read: {reason}") from error
+    if not isinstance(config, DictConfig) or not isinstance(overrides, ListConfig):
+        raise ConfigError.single("resume", f"{config_file.parent} is not a run's config")
+    # Looked for before and after resolving: the pieces of a call could be put together by it.
+    raw: dict[Any, Any] = OmegaConf.to_container(config)  # type: ignore[assignment]
+    issues = list(_calls(raw, ""))
+    plain = {} if issues else to_plain(config)
+    if issues := issues or list(_calls(plain, "")):
+        raise ConfigError(issues)
     in_sweep = (folder.parent / "multirun.yaml").is_file()
-    return Job(plain, str(folder), tuple(map(str, overrides)), folder.parent.name if in_sweep else None, resumed=True)
+    return Job(
+        plain,
+        str(folder),
+        tuple(map(str, overrides)),
+        folder.parent.name if in_sweep else None,
+        resumed=True,
+    )
+
+
+def _calls(node: object, key: str) -> Iterator[Issue]:
+    """The values of a plain config, and its keys, that do more than refer to another key."""
+    if isinstance(node, dict):
+        for name, value in node.items():
+            yield from _calls(value, f"{key}.{name}" if key else str(name))
+    elif isinstance(node, list):
+        for value in node:
+            yield from _calls(value, key)
+    elif isinstance(node, str) and "${" in REFERENCE.sub("", node):
+        yield Issue(
+            key, f"{shown(node)} is not resolved in a run folder; write the value itself in its place"
+        )

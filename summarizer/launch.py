@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import OmegaConf
 
 from summarizer.config.paths import conf_folder
-from summarizer.errors import ConfigError, RunsFailed, StopRequested
+from summarizer.errors import ConfigError, NonFiniteLossError, RunsFailed, StopRequested
 from summarizer.job import Job, job_of_folder
 
 if TYPE_CHECKING:
@@ -30,6 +30,9 @@ WAIT_FOR_JOB = timedelta(days=7)
 GRACE_S = 60.0
 """How long spawned processes may take to save and stop before they are killed."""
 
+EXPECTED = (ConfigError, NonFiniteLossError, RunsFailed)
+"""Failures whose message says all; others are logged with where they happened."""
+
 log = logging.getLogger(__name__)
 
 
@@ -39,6 +42,9 @@ class Lead:
 
     store: Store | None
     jobs: int = 0
+    """Handed over so far."""
+    runs: int = 0
+    """Begun so far, handed over or not."""
     failed: list[tuple[str, BaseException]] = field(default_factory=list)
 
     def hand_over(self, job: Job | None) -> None:
@@ -48,6 +54,14 @@ class Lead:
 
 
 _lead = Lead(None)
+
+
+def prepare_process() -> None:
+    """What a process that runs jobs needs before it imports torch."""
+    # Threads that wait for work sleep rather than spin. Two runs on two cores would otherwise slow each other
+    # down fifty times (measured: 20 tokens/s spinning, 200 sleeping), and one alone gains nothing by it.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it warns, at import, of an optional package
 
 
 def is_follower() -> bool:
@@ -81,37 +95,45 @@ def follow() -> None:
 
 
 def start(job: Job) -> float | None:
-    """Run one job in as many processes as there are or as it asks for. Returns what sweepers optimise.
-
-    In a sweep, what a run raises is said at once and kept for the end: the runs after it still come.
-    """
+    """Run one job in as many processes as there are or as it asks for. Returns what sweepers optimise."""
     from summarizer.preflight import preflight
 
+    wanted = preflight(OmegaConf.create(job.config)).trainer.processes
+    _require_all_launched()
+    launched = int(os.environ.get("WORLD_SIZE", 1)) if "RANK" in os.environ else None
+    if launched is None and wanted is not None and wanted > 1:
+        return _spawn(job, wanted)
+    from summarizer.experiment import run_experiment
+
+    _lead.hand_over(job)
+    return run_experiment(job)
+
+
+@contextmanager
+def failures_kept(folder: str, *, keep: bool, sweeping: bool) -> Iterator[None]:
+    """What the block raises is kept for `raise_failures` at the command's end, so that later runs still come.
+
+    In a sweep it is said at once, too. With `keep` False it is raised here.
+    """
+    _lead.runs += 1
     try:
-        wanted = preflight(OmegaConf.create(job.config)).trainer.processes
-        _require_all_launched()
-        launched = int(os.environ.get("WORLD_SIZE", 1)) if "RANK" in os.environ else None
-        if launched is None and wanted is not None and wanted > 1:
-            return _spawn(job, wanted)
-        from summarizer.experiment import run_experiment
-
-        _lead.hand_over(job)
-        return run_experiment(job)
+        yield
     except Exception as error:
-        if job.sweep is None:
+        if not keep:
             raise
-        log.error("run %s failed: %s", job.folder, error)
-        log.debug("", exc_info=error)
-        _lead.failed.append((job.folder, error))
-        raise
+        if sweeping:
+            log.error("run %s failed: %s", folder, error, exc_info=not isinstance(error, EXPECTED))
+        _lead.failed.append((folder, error))
 
 
-def tell_failed_runs() -> None:
-    """At the end of a sweep, name the runs that failed. Raises RunsFailed where there are any."""
+def raise_failures() -> None:
+    """Raise what a single run raised; of a sweep, name the runs that failed and why. Does nothing without any."""
     if not _lead.failed:
         return
-    lines = [f"{len(_lead.failed)} of the sweep's runs failed:"]
-    lines += [f"  {folder}: {str(error).splitlines()[0] if str(error) else type(error).__name__}" for folder, error in _lead.failed]
+    if len(_lead.failed) == 1 and _lead.runs == 1:
+        raise _lead.failed[0][1]
+    lines = [f"{len(_lead.failed)} of the sweep's {_lead.runs} runs failed:"]
+    lines += [f"  {folder}: {error}" for folder, error in _lead.failed]
     only_mistakes = all(isinstance(error, ConfigError) for _, error in _lead.failed)
     raise RunsFailed("\n".join(lines), 2 if only_mistakes else 1)
 
@@ -195,6 +217,7 @@ def _worker(rank: int, job_text: str, count: int, port: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent passes it on, once
     os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(count))
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    prepare_process()
     import torch
 
     from summarizer.experiment import run_experiment
@@ -216,7 +239,11 @@ def _best_value(job: Job) -> float | None:
     from summarizer.tracking.metrics import read_metrics
 
     name = job.config["trainer"]["best_metric"]
-    values = [row[name] for row in read_metrics(job.path / "metrics.jsonl") if row["step"] and row.get(name) is not None]
+    values = [
+        row[name]
+        for row in read_metrics(job.path / "metrics.jsonl")
+        if row["step"] and row.get(name) is not None
+    ]
     if not values:
         return None
     return float(min(values) if name == "val/loss" else max(values))

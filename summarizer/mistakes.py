@@ -6,6 +6,7 @@ import errno
 import logging
 import os
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 
 from hydra.errors import HydraException
@@ -29,10 +30,13 @@ def report_mistakes(run: Callable[[], object], arguments: Sequence[str]) -> int:
     except ConfigError as error:
         say(mistake_text(error.issues))
         return MISTAKE
-    except (HydraException, OmegaConfBaseException) as error:
+    except (HydraException, OmegaConfBaseException, ValueError) as error:
+        if not isinstance(error, HydraException | OmegaConfBaseException) and not _raised_by_hydra(error):
+            raise
         from summarizer.config.diagnose import diagnose
+        from summarizer.preflight import preflight
 
-        say(mistake_text(diagnose(arguments, error)))
+        say(mistake_text(diagnose(arguments, error, preflight)))
         return MISTAKE
     except RunsFailed as error:
         say(str(error))
@@ -47,9 +51,20 @@ def report_mistakes(run: Callable[[], object], arguments: Sequence[str]) -> int:
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
             raise
-        say(f"Cannot write {error.filename or 'to the disk'}: {error.strerror}. Nothing that was saved is lost.")
+        say(
+            f"Cannot write {error.filename or 'to the disk'}: {error.strerror}. "
+            "Nothing that was saved is lost."
+        )
         return FAILURE
     return 0
+
+
+def _raised_by_hydra(error: Exception) -> bool:
+    """Whether it stems from Hydra itself, which says in a bare ValueError that `model=null` is no option."""
+    module = ""
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        module = frame.f_globals.get("__name__", "")
+    return module.startswith("hydra.")
 
 
 def mistake_text(issues: Sequence[Issue]) -> str:

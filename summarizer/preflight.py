@@ -3,28 +3,58 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
-from omegaconf import DictConfig
+from omegaconf import MISSING, DictConfig
 
 from summarizer.config import specs
 from summarizer.config.check import check
-from summarizer.config.rules import Rule
-from summarizer.errors import Issue
+from summarizer.config.rules import Rule, splits_are_named
+from summarizer.config.targets import Target
+from summarizer.errors import ConfigError, Issue
 
 
 def preflight(config: DictConfig) -> specs.RunSpec:
     """The typed run that a composed config describes. Raises ConfigError with a line for each mistake."""
-    from summarizer.data.files import check_data_files
     from summarizer.model.source import check_model_path
-    from summarizer.tracking.wandb_run import check_tracking
+    from summarizer.tracking.login import check_tracking
 
     input_rules: tuple[Rule, ...] = (
         (("model",), lambda model: check_model_path(model.name_or_path)),
-        (("data",), lambda data: check_data_files(data) if data.source == "files" else ()),
+        (("adapter",), _start_is_there),
+        (("data", "evaluation"), _splits_are_there),
         (("trainer",), _device_is_there),
         (("tracking",), check_tracking),
     )
     return check(config, input_rules)
+
+
+def _splits_are_there(data: specs.DataSpec, evaluation: specs.EvaluationSpec) -> Iterator[Issue]:
+    from summarizer.data.files import check_data_files
+
+    issues = check_data_files(data)
+    yield from issues
+    # Who mistyped the first path has one thing to mend; what is left to name comes after it.
+    if data.train == MISSING or all(issue.key != "data.train" for issue in issues):
+        yield from splits_are_named(data, evaluation)
+
+
+def _start_is_there(adapter: Target) -> Iterator[Issue]:
+    from summarizer.adapters.peft_format import WEIGHTS_FILE, read_config
+
+    if adapter.start_from is None:
+        return
+    folder = Path(adapter.start_from)
+    if not folder.is_dir():
+        yield Issue("adapter.start_from", f"no such folder: {folder}")
+        return
+    try:
+        read_config(folder)
+    except ConfigError as error:
+        yield from error.issues
+        return
+    if not (folder / WEIGHTS_FILE).is_file():
+        yield Issue("adapter.start_from", f"{folder} has no {WEIGHTS_FILE}")
 
 
 def _device_is_there(trainer: specs.TrainerSpec) -> Iterator[Issue]:
@@ -32,4 +62,4 @@ def _device_is_there(trainer: specs.TrainerSpec) -> Iterator[Issue]:
         import torch
 
         if not torch.cuda.is_available():
-            yield Issue("trainer.device", "PyTorch sees no CUDA device on this machine; use auto or cpu")
+            yield Issue("trainer.device", "'cuda', but PyTorch sees no CUDA device here; use auto or cpu")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -91,11 +92,16 @@ def join_processes(*, device: str, precision: str, wanted: int | None) -> Proces
     # accelerate keeps its state for the life of the process; the next run of a sweep may want another precision.
     AcceleratorState._reset_state()
     GradientState._reset_state()
-    native = multiplies_bf16(on_card=device != "cpu" and torch.cuda.is_available())
-    if precision == "bf16" and not native and device != "cpu" and torch.cuda.is_available():
+    on_card = device != "cpu" and torch.cuda.is_available()
+    native = multiplies_bf16(on_card=on_card)
+    if precision == "bf16" and on_card and not native:
         raise ConfigError.single("trainer.precision", "'bf16': this card has no bf16; use fp32")
     mixed = "bf16" if precision == "bf16" or (precision == "auto" and native) else "no"
-    accelerator = Accelerator(mixed_precision=mixed, cpu=device == "cpu")
+    accelerator = Accelerator(mixed_precision=mixed, cpu=not on_card)
+    found = int(accelerator.num_processes)
+    wanted = wanted or int(os.environ.get("WORLD_SIZE", 1))
+    if found != wanted:
+        raise ConfigError.single("trainer.processes", f"asked for {wanted}, but {found} of them started")
     log.info(
         "device: %s, %s products, %d process%s",
         accelerator.device,
@@ -103,9 +109,6 @@ def join_processes(*, device: str, precision: str, wanted: int | None) -> Proces
         accelerator.num_processes,
         "" if accelerator.num_processes == 1 else "es",
     )
-    found = int(accelerator.num_processes)
-    if wanted is not None and found != wanted:
-        raise ConfigError.single("trainer.processes", f"asked for {wanted}, but {found} of them started")
     return Processes(accelerator)
 
 

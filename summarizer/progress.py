@@ -39,7 +39,13 @@ class ConsoleHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         try:
             target = _live[-1].console if _live else console()
-            style = "bold red" if record.levelno >= logging.ERROR else "yellow" if record.levelno >= logging.WARNING else ""
+            style = (
+                "bold red"
+                if record.levelno >= logging.ERROR
+                else "yellow"
+                if record.levelno >= logging.WARNING
+                else ""
+            )
             target.print(self.format(record), style=style, markup=False)
         except Exception:
             self.handleError(record)

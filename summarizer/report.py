@@ -17,7 +17,9 @@ SHOWN_CHARACTERS = 300
 
 def score_table(systems: Mapping[str, Scores], *, rows: int, split: str) -> Table:
     """Loss and ROUGE (percent, with 95 % intervals) of each system on the same rows."""
-    table = Table(title=f"{split}: {rows} rows, ROUGE F1 in percent with 95 % intervals", title_justify="left")
+    table = Table(
+        title=f"{split}: {rows} rows, ROUGE F1 in percent with 95 % intervals", title_justify="left"
+    )
     table.add_column("")
     table.add_column("loss", justify="right")
     for variant in VARIANTS:
@@ -37,7 +39,9 @@ def show_sample(article: str, reference: str, summaries: Mapping[str, str]) -> N
     """One article with each system's summary of it."""
     out = console()
     shown = " ".join(article.split())
-    out.print(f"\nArticle: {shown[:SHOWN_CHARACTERS]}{' …' if len(shown) > SHOWN_CHARACTERS else ''}", markup=False)
+    out.print(
+        f"\nArticle: {shown[:SHOWN_CHARACTERS]}{' …' if len(shown) > SHOWN_CHARACTERS else ''}", markup=False
+    )
     for name, summary in {**summaries, "reference": reference}.items():
         out.print(f"  {name}: {' '.join(summary.split()) or '(empty)'}", markup=False)
     out.print()

@@ -19,10 +19,12 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from summarizer.config.paths import conf_folder
+from summarizer.launch import prepare_process
 
 
 def main() -> None:
     """The command. Heavy imports wait until a config is composed, so that --help and --cfg answer at once."""
+    prepare_process()
     sys.exit(command(sys.argv[1:]))
 
 
@@ -34,7 +36,7 @@ def command(arguments: Sequence[str]) -> int:
 
 
 def _dispatch(arguments: Sequence[str]) -> None:
-    from summarizer.launch import follow, is_follower, lead, resume, tell_failed_runs
+    from summarizer.launch import follow, is_follower, lead, raise_failures, resume
     from summarizer.run_folder import check_unused
 
     if is_follower():
@@ -46,27 +48,30 @@ def _dispatch(arguments: Sequence[str]) -> None:
         return
     check_unused(arguments)
     with lead():
-        try:
-            _compose_and_run()
-        finally:
-            tell_failed_runs()
+        _compose_and_run()
+        raise_failures()
 
 
 @hydra.main(version_base="1.3", config_path=str(conf_folder()), config_name="config")
 def _compose_and_run(config: DictConfig) -> float | None:
     from summarizer.config.check import to_plain
     from summarizer.job import Job
-    from summarizer.launch import start
+    from summarizer.launch import failures_kept, start
 
     hydra_config = HydraConfig.get()
     sweeping = hydra_config.mode == RunMode.MULTIRUN
-    job = Job(
-        config=to_plain(config),
-        folder=hydra_config.runtime.output_dir,
-        overrides=tuple(hydra_config.overrides.task),
-        sweep=Path(hydra_config.sweep.dir).name if sweeping else None,
-    )
-    return start(job)
+    folder = hydra_config.runtime.output_dir
+    # A sweeper that optimises must hear of a failure; Hydra's own only ends with it, after a line of its own.
+    optimising = sweeping and not hydra_config.sweeper._target_.endswith(".BasicSweeper")
+    with failures_kept(folder, keep=not optimising, sweeping=sweeping):
+        job = Job(
+            config=to_plain(config),
+            folder=folder,
+            overrides=tuple(hydra_config.overrides.task),
+            sweep=Path(hydra_config.sweep.dir).name if sweeping else None,
+        )
+        return start(job)
+    return None
 
 
 if __name__ == "__main__":

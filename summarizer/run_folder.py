@@ -28,7 +28,7 @@ def claimed(folder: Path) -> Iterator[None]:
 
 
 def check_unused(arguments: Sequence[str]) -> None:
-    """Refuse a hydra.run.dir or hydra.sweep.dir that holds runs already, before Hydra writes its own files there.
+    """Refuse a hydra.run.dir or hydra.sweep.dir that holds runs, before Hydra writes its own files there.
 
     Raises ConfigError that says how to go on with such a run instead.
     """

@@ -104,14 +104,19 @@ def targets(adapter: Adapter, layer_roles: dict[str, Role]) -> dict[str, Role]:
     """
     for role in adapter.targets:
         if role not in layer_roles.values():
-            raise ConfigError.single("adapter.targets", f"{role!r}: this model has no such layer that can be adapted")
+            raise ConfigError.single(
+                "adapter.targets", f"{role!r}: this model has no such layer that can be adapted"
+            )
     for pattern in adapter.exclude:
         if not any(fnmatch.fnmatchcase(name, pattern) for name in layer_roles):
-            raise ConfigError.single("adapter.exclude", f"{pattern!r} matches no layer{suggestion(pattern, layer_roles)}")
+            raise ConfigError.single(
+                "adapter.exclude", f"{pattern!r} matches no layer{suggestion(pattern, layer_roles)}"
+            )
     chosen = {
         name: role
         for name, role in layer_roles.items()
-        if role in adapter.targets and not any(fnmatch.fnmatchcase(name, pattern) for pattern in adapter.exclude)
+        if role in adapter.targets
+        and not any(fnmatch.fnmatchcase(name, pattern) for pattern in adapter.exclude)
     }
     if not chosen:
         raise ConfigError.single("adapter.targets", "no layer is left to adapt")
@@ -166,10 +171,11 @@ def describe(adapted: AdaptedModel, trial: int) -> str:
 
 
 def _frozen_parameters(model: nn.Module) -> int:
-    weights = {module.weight: module.bias if isinstance(module, FrozenLinear) else None
-               for module in model.modules() if isinstance(module, FrozenLinear | FrozenEmbedding)}
+    weights = {
+        module.weight: module.bias if isinstance(module, FrozenLinear) else None
+        for module in model.modules()
+        if isinstance(module, FrozenLinear | FrozenEmbedding)
+    }
     matrices = sum(weight.shape[0] * weight.shape[1] for weight in weights)
     biases = sum(bias.numel() for bias in weights.values() if bias is not None)
     return matrices + biases + sum(p.numel() for p in model.parameters() if not p.requires_grad)
-
-

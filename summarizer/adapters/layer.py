@@ -42,9 +42,9 @@ class GroupState:
 class AdaptedLayer(nn.Module):
     """A frozen layer and a stack of `n` trials' adapter tensors, padded with zeros to the largest dim.
 
-    `trials[i]` holds trial i's own parameters: views of its share of the stack, whose gradients are views of the
-    stack's gradient, so that one batched product serves all and each optimizer sees only its own. A trial that
-    leaves this layer alone has no parameters here and a share of zeros, which no optimizer touches.
+    `trials[i]` holds trial i's own parameters: views of its share of the stack, whose gradients are views of
+    the stack's gradient, so that one batched product serves all and each optimizer sees only its own. A trial
+    that leaves this layer alone has no parameters here and a share of zeros, which no optimizer touches.
     """
 
     def __init__(
@@ -85,18 +85,20 @@ class AdaptedLayer(nn.Module):
         if not group.enabled:
             return y
         kind = type(group.adapters[0])
+        stacked = dict(self.stacked.items())
         if self.role == "embedding":
-            delta = kind.delta_embedding(x.reshape(group.size, -1), self.stacked, group.scales)
+            delta = kind.delta_embedding(x.reshape(group.size, -1), stacked, group.scales)
         else:
             inputs = self._dropped(x) if group.drops else x
             flat = inputs.reshape(group.size, -1, x.shape[-1]).to(y.dtype)
-            delta = kind.delta_linear(flat, self.stacked, group.scales)
+            delta = kind.delta_linear(flat, stacked, group.scales)
         return y + delta.reshape(y.shape).to(y.dtype)
 
     def _dropped(self, x: Float[Tensor, "rows ... d_in"]) -> Float[Tensor, "rows ... d_in"]:
         """Inverted dropout (Srivastava et al. 2014), each trial's mask from its own generator.
 
-        The generator starts from (seed, pass, layer): a pass that is recomputed, or resumed, draws the same mask.
+        The generator starts from (seed, pass, layer): a pass that is recomputed, or resumed, draws the same
+        mask.
         """
         group = self._group
         shares = x.reshape(group.size, -1, x.shape[-1])
@@ -119,4 +121,3 @@ def mixed_seed(*parts: int) -> int:
         state = ((state ^ (state >> 27)) * 0x94D049BB133111EB) & 0xFFFFFFFFFFFFFFFF
         state ^= state >> 31
     return state >> 1
-

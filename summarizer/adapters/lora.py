@@ -1,7 +1,7 @@
 """LoRA: y = W x + (alpha / dim) B A x with W frozen.
 
-Source: Hu et al. 2021 (arXiv:2106.09685); on the embedding, an Embedding(v, dim) followed by a Linear(dim, d), as
-in the reference experiment. A is drawn as `nn.Linear` draws its weight (a uniform of bound 1/sqrt(d_in)), the
+Source: Hu et al. 2021 (arXiv:2106.09685). On the embedding it is an Embedding(v, dim), then a Linear(dim, d),
+as in the reference experiment. A is drawn as `nn.Linear` draws its weight (uniform within 1/sqrt(d_in)), the
 embedding's A as `nn.Embedding` draws its own (a standard normal), B is zero.
 """
 
@@ -18,8 +18,9 @@ from summarizer.adapters.protocol import Adapter, Parameters, Role
 
 
 class LoRA(Adapter):
-    """A low-rank pair beside each adapted layer. `b` is kept as (r, d_out), so that a trial's share of a stack
-    padded to the largest dim is one contiguous block."""
+    """A low-rank pair beside each adapted layer.
+
+    `b` is kept as (r, d_out), so that a trial's share of a stack padded to the largest dim is one block."""
 
     dim: Annotated[int, Field(ge=1)]
     """r, the rank of the pair."""
@@ -75,10 +76,16 @@ class LoRA(Adapter):
 
     @staticmethod
     def to_peft(role: Role, tensors: Parameters) -> dict[str, Tensor]:
-        names = ("lora_embedding_A", "lora_embedding_B") if role == "embedding" else ("lora_A.weight", "lora_B.weight")
-        return {names[0]: tensors["a"].contiguous(), names[1]: tensors["b"].t().contiguous()}
+        a, b = _peft_names(role)
+        return {a: tensors["a"].contiguous(), b: tensors["b"].t().contiguous()}
 
     @staticmethod
     def from_peft(role: Role, tensors: Parameters) -> dict[str, Tensor]:
-        names = ("lora_embedding_A", "lora_embedding_B") if role == "embedding" else ("lora_A.weight", "lora_B.weight")
-        return {"a": tensors[names[0]], "b": tensors[names[1]].t()}
+        a, b = _peft_names(role)
+        return {"a": tensors[a], "b": tensors[b].t()}
+
+
+def _peft_names(role: Role) -> tuple[str, str]:
+    if role == "embedding":
+        return "lora_embedding_A", "lora_embedding_B"
+    return "lora_A.weight", "lora_B.weight"

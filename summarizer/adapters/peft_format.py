@@ -17,27 +17,52 @@ from torch import Tensor
 from summarizer import atomic
 from summarizer.adapters.attach import AdaptedModel
 from summarizer.adapters.layer import AdaptedLayer
+from summarizer.adapters.protocol import Adapter
 from summarizer.errors import ConfigError
 
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
 PREFIX = "base_model.model."
+KEY = "adapter.start_from"
 
-UNSUPPORTED: dict[str, tuple[Any, ...]] = {
-    "use_dora": (False, None),
-    "use_rslora": (False, None),
+HARMLESS = frozenset(
+    {
+        "task_type",
+        "peft_type",
+        "auto_mapping",
+        "peft_version",
+        "base_model_name_or_path",
+        "revision",
+        "inference_mode",
+        "r",
+        "lora_alpha",
+        "lora_dropout",
+        "target_modules",
+        "exclude_modules",
+        "fan_in_fan_out",
+        "layers_to_transform",
+        "layers_pattern",
+        "runtime_config",
+        "megatron_core",
+        "qalora_group_size",
+        "ensure_weight_tying",
+    }
+)
+"""PEFT options that change nothing in what a saved adapter computes, or that its tensors show anyway."""
+ALLOWED: dict[str, tuple[Any, ...]] = {
     "bias": ("none", None),
-    "modules_to_save": (None, []),
-    "rank_pattern": ({}, None),
-    "alpha_pattern": ({}, None),
-    "layer_replication": (None,),
-    "lora_bias": (False, None),
-    "trainable_token_indices": (None,),
+    "init_lora_weights": (True, False, None, "gaussian", "orthogonal", "eva"),
 }
-"""PEFT options that would change the arithmetic, and the values at which they do not."""
+"""Options and the values at which they change nothing. Other initialisations (PiSSA, OLoRA, LoftQ, CorDA)
+change the base's own weights. An option not named here must be off: one that peft adds later is refused."""
+MOST_BASE_DIFFERENCE = 0.25
+"""Relative norm between a base tensor inside an adapter and ours. nf4 differs by 0.1 from what it was made
+of, weights of another model by more than 1."""
 
 
-def save_adapter(adapted: AdaptedModel, trial: int, folder: Path, base_name: str, tokenizer: Any = None) -> None:
+def save_adapter(
+    adapted: AdaptedModel, trial: int, folder: Path, base_name: str, tokenizer: Any = None
+) -> None:
     """Write one trial's adapter, with the tokenizer if one is given, whole or not at all.
 
     Raises OSError (a full disk, say), leaving the folder as it was.
@@ -64,39 +89,50 @@ def peft_tensors(adapted: AdaptedModel, trial: int) -> dict[str, Tensor]:
     }
 
 
-def load_adapter(adapted: AdaptedModel, trial: int, folder: Path, key: str = "adapter.start_from") -> None:
+def load_adapter(adapted: AdaptedModel, trial: int, folder: Path, key: str = KEY) -> None:
     """Put a PEFT adapter's values into one trial's parameters.
 
-    key: what a message names as the source of the folder. Raises ConfigError where the folder is none, was trained
-    with options that this project does not compute, or has other layers, dim or scale than the trial.
+    key: what a message names as the source of the folder. Raises ConfigError where the folder is none, was
+    trained with options that this project does not compute, or has other layers, dim or scale than the trial.
     """
     adapter = adapted.group.adapters[trial]
-    config = read_config(folder, key)
-    _require_same(config, adapter, folder, key)
+    _require_same(read_config(folder, key), adapter, folder, key)
     try:
         saved = load_file(folder / WEIGHTS_FILE)
     except (OSError, SafetensorError) as error:
         raise ConfigError.single(key, f"{folder / WEIGHTS_FILE} is missing or truncated: {error}") from error
     kind = type(adapter)
-    used: set[str] = set()
     for name, layer in adapted.layers.items():
+        own = {
+            full.removeprefix(f"{PREFIX}{name}."): saved.pop(full)
+            for full in list(saved)
+            if full.startswith(f"{PREFIX}{name}.") and layer.trials[trial]
+        }
         if not layer.trials[trial]:
             continue
-        found = {k.removeprefix(f"{PREFIX}{name}."): k for k in saved if k.startswith(f"{PREFIX}{name}.lora_")}
+        _require_our_base(
+            own.pop("base_layer.weight", None), own.pop("base_layer.bias", None), name, layer, key
+        )
         try:
-            values = kind.from_peft(layer.role, {short: saved[full] for short, full in found.items()})
+            values = kind.from_peft(layer.role, own)
         except KeyError as error:
-            raise ConfigError.single(key, f"{folder} has no adapter for {name}; see adapter.targets") from error
-        used.update(found.values())
+            raise ConfigError.single(
+                key, f"{folder} has no adapter for {name}; see adapter.targets"
+            ) from error
+        if len(own) != len(values):
+            raise ConfigError.single(key, f"{folder} has more for {name} than a LoRA pair: {', '.join(own)}")
         _copy(layer, trial, values, name, folder, key)
-    if unused := sorted(set(saved) - used):
+    if saved:
         raise ConfigError.single(
-            key, f"{folder} adapts {len(unused)} tensors that adapter.targets leaves out, such as {unused[0]}"
+            key, f"{folder} adapts {len(saved)} tensors that adapter.targets leaves out, such as {min(saved)}"
         )
 
 
-def read_config(folder: Path, key: str = "adapter.start_from") -> dict[str, Any]:
-    """An adapter folder's config. Raises ConfigError where it is missing or not a LoRA that we can compute."""
+def read_config(folder: Path, key: str = KEY) -> dict[str, Any]:
+    """An adapter folder's config.
+
+    Raises ConfigError where it is missing, not a LoRA's, or has options that this project does not compute.
+    """
     path = folder / CONFIG_FILE
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
@@ -104,30 +140,60 @@ def read_config(folder: Path, key: str = "adapter.start_from") -> dict[str, Any]
         raise ConfigError.single(key, f"{folder} is no PEFT adapter folder: {path.name}: {error}") from error
     if not isinstance(config, dict) or config.get("peft_type") != "LORA":
         raise ConfigError.single(key, f"{folder} is not a LoRA adapter")
-    for option, harmless in UNSUPPORTED.items():
-        if option in config and config[option] not in harmless:
-            raise ConfigError.single(key, f"{folder} uses {option}={config[option]!r}, which cannot be computed here")
+    for option, value in config.items():
+        if option in HARMLESS:
+            continue
+        if value not in ALLOWED.get(option, (None, False, [], {})):
+            raise ConfigError.single(key, f"{folder} uses {option}={value!r}, which cannot be computed here")
     return config
 
 
-def _require_same(config: dict[str, Any], adapter: Any, folder: Path, key: str) -> None:
-    scale = config["lora_alpha"] / config["r"]
-    if config["r"] != adapter.dim:
-        raise ConfigError.single(key, f"{folder} has dim {config['r']}, adapter.dim is {adapter.dim}")
-    if abs(scale - adapter.scale) > 1e-9:
+def _require_same(config: dict[str, Any], adapter: Adapter, folder: Path, key: str) -> None:
+    dim, alpha = config.get("r"), config.get("lora_alpha")
+    if not isinstance(dim, int) or not isinstance(alpha, int | float) or dim < 1:
         raise ConfigError.single(
-            key, f"{folder} scales by {scale:g} (alpha {config['lora_alpha']:g}); set adapter.alpha to {config['lora_alpha']:g}"
+            key, f"{folder / CONFIG_FILE} has no usable r and lora_alpha: {dim!r}, {alpha!r}"
+        )
+    own = adapter.peft_config([])
+    if dim != own.r:
+        raise ConfigError.single(key, f"{folder} has dim {dim}, adapter.dim is {own.r}")
+    if abs(alpha / dim - adapter.scale) > 1e-9:
+        raise ConfigError.single(
+            key, f"{folder} scales by {alpha / dim:g} (alpha {alpha:g}); set adapter.alpha to {alpha:g}"
         )
 
 
-def _copy(layer: AdaptedLayer, trial: int, values: dict[str, Tensor], name: str, folder: Path, key: str) -> None:
+def _require_our_base(
+    weight: Tensor | None, bias: Tensor | None, name: str, layer: AdaptedLayer, key: str
+) -> None:
+    """peft puts the base's own head and embedding beside their adapters (`save_embedding_layers`).
+
+    They are not needed here, but one that another vocabulary or further training made would be.
+    """
+    ours = layer.base.weight
+    pairs = [] if weight is None else [(weight.float(), ours.dense(torch.float32).cpu())]
+    base_bias = getattr(layer.base, "bias", None)
+    if bias is not None and base_bias is not None:
+        pairs.append((bias.float(), base_bias.cpu()))
+    for theirs, here in pairs:
+        if theirs.shape != here.shape or torch.dist(theirs, here) > MOST_BASE_DIFFERENCE * here.norm():
+            raise ConfigError.single(
+                key, f"the adapter brings its own base weights for {name}, of another model"
+            )
+
+
+def _copy(
+    layer: AdaptedLayer, trial: int, values: dict[str, Tensor], name: str, folder: Path, key: str
+) -> None:
     for tensor, parameter in layer.trials[trial].items():
-        if values[tensor].shape != parameter.shape:
+        value = values[tensor]
+        if value.shape != parameter.shape:
             raise ConfigError.single(
                 key,
-                f"{name} in {folder} is {tuple(values[tensor].shape)}, this model needs {tuple(parameter.shape)}: "
+                f"{name} in {folder} is {tuple(value.shape)}, this model needs {tuple(parameter.shape)}: "
                 "it was trained on another base",
             )
+        if not torch.isfinite(value).all():
+            raise ConfigError.single(key, f"{name} in {folder} holds NaN or infinite values")
         with torch.no_grad():
-            parameter.copy_(values[tensor])
-
+            parameter.copy_(value)

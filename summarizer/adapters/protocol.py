@@ -1,4 +1,4 @@
-"""What an adapter kind must be able to do. A kind is one subclass in one file, and one YAML in conf/adapter."""
+"""What an adapter kind must be able to do. A kind is a subclass in one file, and one YAML in conf/adapter."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
 Parameters = Mapping[str, Tensor]
-"""One layer's adapter tensors by name. Their first axis is the adapter dim; a group stacks `n` of them before it."""
+"""One layer's adapter tensors by name. Their first axis is the adapter dim; groups put `n` before it."""
 
 Role = Literal["linear", "head", "embedding"]
 
@@ -44,7 +44,9 @@ class Adapter(BaseModel, ABC):
         """Probability with which each input of an adapted linear layer is dropped for the adapter."""
 
     @abstractmethod
-    def draw_linear(self, d_in: int, d_out: int, generator: torch.Generator) -> dict[str, Float[Tensor, "r ..."]]:
+    def draw_linear(
+        self, d_in: int, d_out: int, generator: torch.Generator
+    ) -> dict[str, Float[Tensor, "r ..."]]:
         """Initial tensors for one linear layer; the adapted layer must start equal to the frozen one."""
 
     @abstractmethod

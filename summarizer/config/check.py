@@ -5,15 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf import MISSING, DictConfig, ListConfig, OmegaConf
+from omegaconf.errors import (
+    InterpolationToMissingValueError,
+    MissingMandatoryValue,
+    OmegaConfBaseException,
+)
 from pydantic import BaseModel, ValidationError
 
 from summarizer.config import specs
-from summarizer.config.messages import issues_of
+from summarizer.config.messages import issues_of, shown
 from summarizer.config.nearest import suggestion
-from summarizer.config.rules import RULES, Rule, broken_rules
-from summarizer.config.targets import Target, arguments_model, resolve_target
+from summarizer.config.rules import RULES, Rule, SoundValues, broken_rules
+from summarizer.config.targets import Target, arguments_model, refusal, resolve_target
 from summarizer.errors import ConfigError, Issue
 
 TARGET_GROUPS = ("adapter", "optimizer")
@@ -36,63 +40,111 @@ def check(config: DictConfig, input_rules: Iterable[Rule] = ()) -> specs.RunSpec
     input_rules: what upper layers have to say of the input that the config names (files, folders, accounts).
     Raises ConfigError with every mistake.
     """
-    node = to_plain(config)
-    issues: list[Issue] = []
+    open_keys: dict[str, Issue | None] = {}
+    node = _plain_mapping(config, "", open_keys)
+    issues = list(_unknown_keys(node))
     parts: dict[str, Any] = {}
-
-    known = [*specs.RunSpec.model_fields, "experiment"]
-    issues += [
-        Issue(key, f"unknown key{suggestion(key, known)}") for key in node if key not in known
-    ]
-    for group in known[:-1]:
+    for group in specs.RunSpec.model_fields:
+        part: object = None
         if group in SPEC_GROUPS:
             part = _validated(SPEC_GROUPS[group], group, node.get(group), issues)
         elif group in TARGET_GROUPS:
             part = _checked_target(group, node.get(group), issues)
-        else:
-            continue
         if part is not None:
             parts[group] = part
     issues += _scalars(node)
     issues += broken_rules(parts, (*RULES, *input_rules))
+    # What else there is to say of a key without a value would only be about the text in its place.
+    issues = [issue for issue in open_keys.values() if issue] + [
+        issue for issue in issues if issue.key not in open_keys
+    ]
     if issues:
         raise ConfigError(issues)
     return specs.RunSpec(seed=node["seed"], resume=None, **parts)
 
 
 def to_plain(config: DictConfig) -> dict[str, Any]:
-    """A composed config as plain containers. Raises ConfigError on an interpolation that leads nowhere."""
-    _raise_missing(config)
+    """A composed config as plain containers, resolved.
+
+    A value that is missing or cannot be resolved stays as its text, `???` or `${...}`, for `check` to report.
+    """
+    return _plain_mapping(config, "", {})
+
+
+def _plain_mapping(node: DictConfig, path: str, open_keys: dict[str, Issue | None]) -> dict[str, Any]:
+    raw = OmegaConf.to_container(node, resolve=False)
+    assert isinstance(raw, dict)
+    return {
+        str(name): _plain_value(node, name, value, f"{path}.{name!s}" if path else str(name), open_keys)
+        for name, value in raw.items()
+    }
+
+
+def _plain_value(
+    node: DictConfig | ListConfig, name: Any, raw: Any, key: str, open_keys: dict[str, Issue | None]
+) -> Any:
+    """One value, resolved; where it has none, `open_keys` gains its key, with what is wrong."""
     try:
-        plain = OmegaConf.to_container(config, resolve=True)
-    except OmegaConfBaseException as error:
-        raise ConfigError.single(str(error.full_key or ""), str(error).splitlines()[0]) from error
-    assert isinstance(plain, dict)
-    return {str(key): value for key, value in plain.items()}
+        value = node[name]
+    except InterpolationToMissingValueError:
+        open_keys[key] = None  # the value that it points to is reported
+        return MISSING
+    except MissingMandatoryValue:
+        open_keys[key] = Issue(key, f"is required; give it as {key}=...")
+        return MISSING
+    except (OmegaConfBaseException, RecursionError) as error:
+        reason = "it points to itself" if isinstance(error, RecursionError) else _reason(error)
+        open_keys[key] = Issue(key, f"{raw!r} cannot be resolved: {reason}")
+        return raw
+    if isinstance(value, DictConfig):
+        return _plain_mapping(value, key, open_keys)
+    if isinstance(value, ListConfig):
+        items = OmegaConf.to_container(value, resolve=False)
+        assert isinstance(items, list)
+        return [_plain_value(value, index, item, key, open_keys) for index, item in enumerate(items)]
+    return value
 
 
-def _raise_missing(config: DictConfig) -> None:
-    missing = sorted(OmegaConf.missing_keys(config))
-    if missing:
-        raise ConfigError(Issue(key, f"is required; give it as {key}=...") for key in missing)
+def _reason(error: Exception) -> str:
+    text = str(error).splitlines()[0]
+    return text.rpartition("raised while resolving interpolation: ")[2]
+
+
+def _unknown_keys(node: Mapping[str, Any]) -> Iterator[Issue]:
+    known = [*specs.RunSpec.model_fields, "experiment"]
+    for key in node:
+        if key in known:
+            continue
+        inside = [
+            f"{group}.{key}" for group in known if isinstance(node.get(group), dict) and key in node[group]
+        ]
+        hint = f"; did you mean {inside[0]!r}?" if inside else suggestion(key, known)
+        yield Issue(key, f"unknown key{hint}")
 
 
 def _validated(
-    spec: type[specs.Spec] | type[BaseModel], group: str, node: object, issues: list[Issue]
-) -> Any | None:
+    spec: type[BaseModel], group: str, node: object, issues: list[Issue]
+) -> BaseModel | SoundValues | None:
+    """The group's spec, what is sound of it, or None where it is no group at all."""
     if not isinstance(node, dict):
-        issues.append(Issue(group, f"{node!r} is not a config group; choose one, such as {group}=..."))
+        issues.append(_no_group(group, node))
         return None
     try:
         return spec.model_validate(node)
     except ValidationError as error:
         issues.extend(issues_of(error, spec, group))
-        return None
+        mistaken = {detail["loc"][0] for detail in error.errors(include_url=False)}
+        return SoundValues({name: _typed(spec, name, node[name]) for name in node if name not in mistaken})
 
 
-def _checked_target(group: str, node: object, issues: list[Issue]) -> Target | None:
+def _typed(spec: type[BaseModel], name: str, value: Any) -> Any:
+    kind = spec.model_fields[name].annotation
+    return kind.model_validate(value) if isinstance(kind, type) and issubclass(kind, BaseModel) else value
+
+
+def _checked_target(group: str, node: object, issues: list[Issue]) -> Target | SoundValues | None:
     if not isinstance(node, dict):
-        issues.append(Issue(group, f"{node!r} is not a config group; choose one, such as {group}=..."))
+        issues.append(_no_group(group, node))
         return None
     try:
         target = resolve_target(group, node.get("_target_"))
@@ -100,14 +152,23 @@ def _checked_target(group: str, node: object, issues: list[Issue]) -> Target | N
         issues.extend(error.issues)
         return None
     arguments = {key: value for key, value in node.items() if key != "_target_"}
-    if _validated(arguments_model(target), group, arguments, issues) is None:
+    validated = _validated(arguments_model(target), group, arguments, issues)
+    if isinstance(validated, SoundValues):
+        return validated
+    found = Target(node["_target_"], arguments)
+    if group == "optimizer" and (reason := refusal(found)):
+        issues.append(Issue(group, reason))
         return None
-    return Target(node["_target_"], arguments)
+    return found
+
+
+def _no_group(group: str, node: object) -> Issue:
+    return Issue(group, f"{shown(node)} is not a group of keys; choose one, such as {group}=...")
 
 
 def _scalars(node: Mapping[str, Any]) -> Iterator[Issue]:
     seed = node.get("seed")
-    if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
-        yield Issue("seed", f"{seed!r} is not a whole number of at least 0")
+    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed <= specs.LARGEST_SEED:
+        yield Issue("seed", f"{shown(seed)} is not a whole number from 0 to {specs.LARGEST_SEED}")
     if node.get("resume") is not None:
         yield Issue("resume", "stands alone, as `python -m summarizer.run resume=RUN_FOLDER`")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from hydra import compose, initialize_config_dir
 from hydra._internal.utils import get_args_parser
@@ -12,82 +12,134 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from summarizer.config.check import check
-from summarizer.config.nearest import suggestion
+from summarizer.config.messages import shown
+from summarizer.config.nearest import nearest
 from summarizer.config.paths import conf_folder
 from summarizer.errors import ConfigError, Issue
 
-UNKNOWN_KEY = re.compile(r"Could not override '([^']+)'")
-UNKNOWN_OPTION = re.compile(r"Could not find '([^']+)/([^'/]+)'")
-PRESENT_KEY = re.compile(r"An item is already at '([^']+)'")
+Check = Callable[[DictConfig], object]
+"""Raises ConfigError with what is wrong with a composed config."""
+
+UNKNOWN_KEY = re.compile(r"Could not override '([^']+)'|Could not delete from config. '([^']+)'")
+UNKNOWN_OPTION = re.compile(r"Could not (?:find|load) '([^']+)/([^'/]+)'")
+PRESENT_KEY = re.compile(r"An item is already at '([^']+)'|Multiple values for ([^ ]+)\. ")
 
 
-def diagnose(arguments: Sequence[str], error: Exception) -> list[Issue]:
+def diagnose(arguments: Sequence[str], error: Exception, check: Check) -> list[Issue]:
     """What is wrong with these command-line arguments, `error` being what Hydra said of them.
 
-    Composes again and again, each time without the override that failed last, or with an unknown key let in for
-    `check` to report; what is left at the end is checked like any config.
+    Composes again and again, each time without the override that failed last, or with an unknown key let in
+    for `check` to report; what is left is checked like any config. Of a sweep, each value is tried once.
     """
-    overrides = _single_values(get_args_parser().parse_args(list(arguments)).overrides)
-    issues: list[Issue] = []
+    parsed = get_args_parser().parse_args(list(arguments))
+    issues: dict[Issue, None] = {}  # as an ordered set
+    sound = list(_well_formed(parsed.overrides, parsed.multirun, issues))
     with initialize_config_dir(str(conf_folder()), version_base="1.3"):
-        for _ in range(len(overrides) + 1):
-            try:
-                return issues + _checked(compose("config", overrides))
-            except (HydraException, OmegaConfBaseException) as refusal:
-                issue, overrides_left = _explained(refusal, overrides)
-                if issue is not None:
-                    issues.append(issue)
-                if overrides_left == overrides:
-                    break
-                overrides = overrides_left
-    return issues or [Issue("", _first_line(error))]
+        for overrides in _variants(sound):
+            issues.update(dict.fromkeys(_mistakes(overrides, check)))
+    return list(issues) or [Issue("", _first_line(error))]
 
 
-def _checked(config: DictConfig) -> list[Issue]:
-    try:
-        check(config)
-    except ConfigError as error:
-        return list(error.issues)
-    return []
+def _well_formed(
+    overrides: Sequence[str], multirun: bool, issues: dict[Issue, None]
+) -> Iterator[tuple[str, ...]]:
+    """Each override that can be parsed, as the values that it sweeps over; what is wrong with the others."""
+    parser = OverridesParser.create()
+    for text in overrides:
+        try:
+            override = parser.parse_override(text)
+        except HydraException as error:
+            reason = next((line for line in str(error).splitlines() if not line.startswith("Error ")), "")
+            hint = "; quote a value of special characters: 'KEY=\"VALUE\"'" if "=" in text else ""
+            issues[Issue("", f"{text!r} is not an override such as adapter.dim=2 ({reason}){hint}")] = None
+            continue
+        key, value = override.key_or_group, override.value()
+        if not key:
+            issues[Issue("", f"{text!r} has no key; write KEY=VALUE, such as adapter.dim=2")] = None
+            continue
+        options = _options(key)
+        if (
+            options
+            and not override.is_delete()
+            and not isinstance(value, str | list)
+            and not override.is_sweep_override()
+        ):
+            issues[Issue(key, f"{shown(value)} is not one of {', '.join(options)}")] = None
+        elif override.is_sweep_override():
+            if not multirun:
+                issues[
+                    Issue(key, f"{text.partition('=')[2]} is a sweep; add -m to run each of its values")
+                ] = None
+            yield tuple(
+                f"{_sign(text)}{override.get_key_element()}={v}" for v in override.sweep_string_iterator()
+            )
+        else:
+            yield (text,)
+
+
+def _variants(swept: Sequence[tuple[str, ...]]) -> Iterator[list[str]]:
+    """The first value of each override together, then each further value among the first of the others."""
+    first = [values[0] for values in swept]
+    yield first
+    for place, values in enumerate(swept):
+        for value in values[1:]:
+            yield [*first[:place], value, *first[place + 1 :]]
+
+
+def _mistakes(overrides: list[str], check: Check) -> Iterator[Issue]:
+    while True:
+        try:
+            config = compose("config", overrides)
+        except (HydraException, OmegaConfBaseException) as refusal:
+            issue, left = _explained(refusal, overrides)
+            if issue is not None:
+                yield issue
+            if left == overrides:
+                return
+            overrides = left
+            continue
+        try:
+            check(config)
+        except ConfigError as error:
+            yield from error.issues
+        return
 
 
 def _explained(refusal: Exception, overrides: list[str]) -> tuple[Issue | None, list[str]]:
     """What one refusal means, and the overrides to go on with."""
     text = str(refusal)
     if found := UNKNOWN_KEY.search(text):
-        key = found[1]
-        if any(_key(override) == key and not override.startswith("+") for override in overrides):
-            return None, ["+" + o if _key(o) == key and not o.startswith("+") else o for o in overrides]
-        return Issue(key, _first_line(refusal)), [o for o in overrides if _key(o) != key]
+        key = found[1] or found[2]
+        # Hydra's own keys are no business of `check`, and a group at another place cannot be let in.
+        ours = not key.startswith("hydra") and "@" not in key
+        if ours and any(_key(o) == key and _sign(o) != "++" for o in overrides):
+            return None, [_let_in(o) if _key(o) == key else o for o in overrides]
+        return Issue(key, "unknown key"), [o for o in overrides if _key(o) != key]
     if found := UNKNOWN_OPTION.search(text):
         group, option = found[1], found[2]
-        options = [path.stem for path in (conf_folder() / group).glob("*.yaml")]
-        left = [override for override in overrides if override.lstrip("+") != f"{group}={option}"]
-        return Issue(group, f"{option!r} is no option of it{suggestion(option, options)}"), left
+        options = _options(group) or re.findall(r"^\t(\S+)$", text, re.MULTILINE)
+        near = nearest(option, options)
+        hint = f"; did you mean {near!r}?" if near else ""
+        issue = Issue(group, f"{option!r} is not one of {', '.join(options)}{hint}")
+        return issue, [o for o in overrides if _key(o) != group]
     if found := PRESENT_KEY.search(text):
-        key = found[1]
+        key = found[1] or found[2]
         issue = Issue(key, "is there already; leave out the + to change it")
-        return issue, [override for override in overrides if _key(override) != key]
+        return issue, [o for o in overrides if _key(o) != key]
     return Issue("", _first_line(refusal)), overrides
 
 
-def _single_values(overrides: Sequence[str]) -> list[str]:
-    """Sweeps replaced by their first value: the mistakes of a key are the same for each."""
-    parser = OverridesParser.create()
-    single = []
-    for text in overrides:
-        try:
-            parsed = parser.parse_override(text)
-        except HydraException:
-            single.append(text)
-            continue
-        if parsed.is_sweep_override():
-            prefix = "+" if parsed.is_add() else ""
-            single.append(f"{prefix}{parsed.get_key_element()}={next(iter(parsed.sweep_string_iterator()))}")
-        else:
-            single.append(text)
-    return single
+def _options(group: str) -> list[str]:
+    return sorted(path.stem for path in (conf_folder() / group).glob("*.yaml"))
+
+
+def _let_in(override: str) -> str:
+    name, equals, value = override.lstrip("+~").partition("=")
+    return f"++{name}={value if equals else 'null'}"
+
+
+def _sign(override: str) -> str:
+    return override[: len(override) - len(override.lstrip("+~"))]
 
 
 def _key(override: str) -> str:

@@ -10,6 +10,9 @@ from pydantic import BaseModel, ValidationError
 from summarizer.config.nearest import nearest, suggestion
 from summarizer.errors import Issue
 
+LONGEST_VALUE = 60
+"""Of a message, in characters."""
+
 _TYPES = {
     "int_type": "a whole number",
     "int_parsing": "a whole number",
@@ -29,17 +32,24 @@ _TYPES = {
 
 def issues_of(error: ValidationError, spec: type[BaseModel], group: str) -> Iterator[Issue]:
     """One issue per mistaken key; a value that fits no member of a union is one mistake, not several."""
-    seen: set[str] = set()
+    details: dict[str, Any] = {}
     for detail in error.errors(include_url=False):
-        names = _without_union_members(detail["loc"], spec)
-        key = ".".join([group, *names])
-        message = _message(detail, spec, names)
-        if detail["type"] == "value_error" and ": " in message:
-            name, message = message.split(": ", 1)
-            key = f"{key}.{name}"
-        if key not in seen:
-            seen.add(key)
-            yield Issue(key, message)
+        key = ".".join([group, *_without_union_members(detail["loc"], spec)])
+        if key not in details or _precision(detail) > _precision(details[key]):
+            details[key] = detail
+    for key, detail in details.items():
+        yield Issue(key, _message(detail, spec, key.split(".")[1:]))
+
+
+def _precision(detail: Any) -> tuple[bool, bool]:
+    """Orders what is said of one key: a mistaken item, and a bound, say more than what type the whole is not."""
+    return isinstance(detail["loc"][-1], int), not detail["type"].endswith("_type")
+
+
+def shown(value: object) -> str:
+    """A value as YAML writes it, in one short line."""
+    text = {"None": "null", "True": "true", "False": "false"}.get(repr(value), repr(value))
+    return text if len(text) <= LONGEST_VALUE else text[: LONGEST_VALUE - 2] + " …"
 
 
 def _message(detail: Any, spec: type[BaseModel], names: list[str]) -> str:
@@ -51,32 +61,37 @@ def _message(detail: Any, spec: type[BaseModel], names: list[str]) -> str:
     if kind == "literal_error":
         options = [option.strip(" '") for option in context["expected"].replace(" or ", ", ").split(",")]
         near = nearest(str(value), options)
-        return f"{value!r} is not one of {', '.join(options)}" + (f"; did you mean {near!r}?" if near else "")
-    if kind == "value_error":
-        return str(context["error"])
+        return f"{shown(value)} is not one of {', '.join(options)}" + (
+            f"; did you mean {near!r}?" if near else ""
+        )
     wanted = _TYPES.get(kind) or _bound(kind, context)
     if wanted is None:
-        return f"{value!r}: {detail['msg']}"
+        return f"{shown(value)}: {detail['msg']}"
     field = _model_at(spec, names[:-1]).model_fields.get(names[-1]) if names else None
     limits = _limits(field) if field is not None and kind in _TYPES else ""
-    return f"{value!r} is not {wanted}{limits}"
+    return f"{shown(value)} is not {wanted}{limits}"
 
 
 def _bound(kind: str, context: dict[str, Any]) -> str | None:
     words = {
-        "greater_than": ("gt", "above"),
-        "greater_than_equal": ("ge", "at least"),
-        "less_than": ("lt", "below"),
-        "less_than_equal": ("le", "at most"),
+        "greater_than": ("gt", "a number above"),
+        "greater_than_equal": ("ge", "a number of at least"),
+        "less_than": ("lt", "a number below"),
+        "less_than_equal": ("le", "a number of at most"),
     }
     if kind in words:
         bound, word = words[kind]
-        return f"{word} {context[bound]}"
+        return f"{word} {_number(context[bound])}"
     if kind == "string_too_short":
         return "text of at least one letter"
     if kind in ("too_short", "too_long"):
-        return f"a list of {context.get('min_length', context.get('max_length'))} values"
+        wanted = context.get("min_length", context.get("max_length"))
+        return "a list of at least one value" if wanted == 1 else f"a list of {wanted} values"
     return None
+
+
+def _number(value: float) -> str:
+    return str(int(value)) if value == int(value) else f"{value:g}"
 
 
 def _limits(field: Any) -> str:
@@ -88,7 +103,7 @@ def _limits(field: Any) -> str:
     for item in flat:
         for name, word in (("ge", "of at least"), ("gt", "above")):
             if (limit := getattr(item, name, None)) is not None:
-                return f" {word} {limit}"
+                return f" {word} {_number(limit)}"
     return ""
 
 
@@ -106,7 +121,7 @@ def _without_union_members(location: tuple[int | str, ...], spec: type[BaseModel
     names: list[str] = []
     for part in location:
         model = _model_at(spec, names)
-        if names and len(names) > 0 and names[-1] in model.model_fields or isinstance(part, int):
+        if isinstance(part, int) or (names and names[-1] in model.model_fields):
             continue
         if names and model is _model_at(spec, names[:-1]):
             break

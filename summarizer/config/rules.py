@@ -1,26 +1,78 @@
-"""What several config groups must agree on. Each rule runs when the groups that it reads are sound."""
+"""What several values of a config must agree on. A rule runs as far as the values that it reads are sound."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any
 
 from summarizer.config import specs
+from summarizer.config.messages import shown
 from summarizer.errors import Issue
 
 
+class UnsoundValueError(Exception):
+    """A rule reads a value whose own mistake is reported already."""
+
+
+@dataclass(frozen=True)
+class SoundValues:
+    """What is sound of a group with mistaken values, so that rules can hold the rest of it to account."""
+
+    values: Mapping[str, Any]
+
+    def __getattr__(self, name: str) -> Any:
+        """A value by name. Raises UnsoundValueError for a mistaken one."""
+        if name not in self.__dict__.get("values", ()):
+            raise UnsoundValueError(name)
+        return self.__dict__["values"][name]
+
+
 def broken_rules(parts: Mapping[str, Any], rules: Iterable[Rule]) -> Iterator[Issue]:
-    """An issue for each rule that the sound groups in `parts` (name to spec) break."""
+    """What the groups in `parts` (name to spec, or to the `SoundValues` of one) break of the rules."""
     for groups, rule in rules:
         if all(group in parts for group in groups):
-            yield from rule(*(parts[group] for group in groups))
+            with suppress(UnsoundValueError):
+                yield from rule(*(parts[group] for group in groups))
+
+
+def hub_data_has_a_name(data: specs.DataSpec) -> Iterator[Issue]:
+    if data.source == "hub" and not data.path:
+        yield Issue("data.path", "is required with data.source=hub: the name of the data set")
+
+
+def training_ends(trainer: specs.TrainerSpec) -> Iterator[Issue]:
+    if trainer.epochs is None and trainer.max_steps is None:
+        yield Issue(
+            "trainer.epochs", "null, and so is trainer.max_steps; give one of them, or training has no end"
+        )
+
+
+def batch_divides(trainer: specs.TrainerSpec) -> Iterator[Issue]:
+    if trainer.processes and trainer.batch_size % trainer.processes:
+        yield Issue(
+            "trainer.batch_size",
+            f"{trainer.batch_size} examples do not divide over trainer.processes={trainer.processes}",
+        )
 
 
 def streaming_needs_steps(data: specs.DataSpec, trainer: specs.TrainerSpec) -> Iterator[Issue]:
     if data.streaming and trainer.max_steps is None:
         yield Issue("trainer.max_steps", "is required with data.streaming: a stream has no known length")
-    if data.streaming and trainer.group_by_length:
-        yield Issue("trainer.group_by_length", "cannot sort a streamed split; turn it or data.streaming off")
+
+
+def a_stream_is_not_held(data: specs.DataSpec, evaluation: specs.EvaluationSpec) -> Iterator[Issue]:
+    if not data.streaming:
+        return
+    if data.rows_seed is not None and data.rows.train is not None:
+        yield Issue(
+            "data.rows_seed",
+            f"{data.rows_seed} draws rows from the whole train split, which data.streaming never holds; "
+            "null takes its first rows",
+        )
+    if evaluation.split == "train" and data.rows.train is None:
+        yield Issue("data.rows.train", "is required to evaluate on a streamed train split, which is not kept")
 
 
 def best_metric_is_measured(trainer: specs.TrainerSpec, evaluation: specs.EvaluationSpec) -> Iterator[Issue]:
@@ -30,18 +82,50 @@ def best_metric_is_measured(trainer: specs.TrainerSpec, evaluation: specs.Evalua
         )
 
 
-def splits_exist(data: specs.DataSpec, evaluation: specs.EvaluationSpec) -> Iterator[Issue]:
+def splits_are_named(data: specs.DataSpec, evaluation: specs.EvaluationSpec) -> Iterator[Issue]:
     if data.validation is None:
-        yield Issue("data.validation", "is required: the best adapter is chosen on it")
-    if evaluation.split != "validation" and getattr(data, evaluation.split) is None:
-        yield Issue(f"data.{evaluation.split}", f"is required by evaluation.split={evaluation.split}")
+        yield Issue(
+            "data.validation", "is required; give it as data.validation=... (it picks the best adapter)"
+        )
+    if evaluation.split == "test" and data.test is None:
+        yield Issue("data.test", "is required by evaluation.split=test")
+
+
+def template_has_its_places(prompt: specs.PromptSpec) -> Iterator[Issue]:
+    key, template = "prompt.template", prompt.template
+    if template.count("{article}") != 1:
+        yield Issue(key, f"{shown(template)} must have {{article}} in it exactly once")
+    if "{completion}" in template.removesuffix("{completion}"):
+        yield Issue(key, f"{shown(template)} may have {{completion}} in it once, at the very end")
+    if template.endswith("{article}"):
+        yield Issue(
+            key,
+            "something must mark where the summary starts; end it in {completion} or words such as TL;DR:",
+        )
+
+
+def summary_start_is_marked(prompt: specs.PromptSpec) -> Iterator[Issue]:
+    key, token = "prompt.completion_token", prompt.completion_token
+    if token is not None and "{completion}" not in prompt.template:
+        yield Issue(key, f"{token!r} is not used: prompt.template does not end in {{completion}}")
+    if token is None and prompt.template.endswith("{article}{completion}"):
+        yield Issue(key, "null, so that nothing in prompt.template marks where the summary starts")
+
+
+def new_tokens_are_ordered(generation: specs.GenerationSpec) -> Iterator[Issue]:
+    if generation.min_new_tokens > generation.max_new_tokens:
+        yield Issue(
+            "generation.min_new_tokens",
+            f"{generation.min_new_tokens} is above generation.max_new_tokens={generation.max_new_tokens}",
+        )
 
 
 def summary_leaves_room(prompt: specs.PromptSpec, generation: specs.GenerationSpec) -> Iterator[Issue]:
     if generation.max_new_tokens >= prompt.max_tokens:
         yield Issue(
             "generation.max_new_tokens",
-            f"{generation.max_new_tokens} leaves no room for an article in prompt.max_tokens={prompt.max_tokens}",
+            f"{generation.max_new_tokens} leaves no room for an article in "
+            f"prompt.max_tokens={prompt.max_tokens}",
         )
 
 
@@ -49,8 +133,14 @@ Rule = tuple[tuple[str, ...], Callable[..., Iterable[Issue]]]
 """The groups that a rule reads, and the rule, called with their specs."""
 
 RULES: tuple[Rule, ...] = (
+    (("data",), hub_data_has_a_name),
+    (("trainer",), training_ends),
+    (("trainer",), batch_divides),
     (("data", "trainer"), streaming_needs_steps),
     (("trainer", "evaluation"), best_metric_is_measured),
-    (("data", "evaluation"), splits_exist),
+    (("data", "evaluation"), a_stream_is_not_held),
+    (("prompt",), template_has_its_places),
+    (("prompt",), summary_start_is_marked),
+    (("generation",), new_tokens_are_ordered),
     (("prompt", "generation"), summary_leaves_room),
 )

@@ -8,20 +8,24 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field
 
 from summarizer.config.targets import Target
 
 Count = Annotated[int, Field(ge=0)]
 PositiveCount = Annotated[int, Field(ge=1)]
+LARGEST_SEED = 2**63 - 1
+"""What torch.Generator takes as a signed number."""
+Seed = Annotated[int, Field(ge=0, le=LARGEST_SEED)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 NonEmpty = Annotated[str, Field(min_length=1)]
+NonEmptyList = Annotated[list[NonEmpty], Field(min_length=1)]
 
 
 class Spec(BaseModel):
     """Strict (no silent conversion of types), closed (no unknown key) and immutable."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 class ModelSpec(Spec):
@@ -62,13 +66,13 @@ class DataSpec(Spec):
     config: str | None
     """The hub data set's configuration, such as a version."""
     revision: str | None
-    train: NonEmpty | list[NonEmpty]
+    train: NonEmpty | NonEmptyList
     """Split name (hub) or path, glob or list of them (files); `embedded:NAME` lies in the package."""
-    validation: NonEmpty | list[NonEmpty] | None
-    test: NonEmpty | list[NonEmpty] | None
+    validation: NonEmpty | NonEmptyList | None
+    test: NonEmpty | NonEmptyList | None
     columns: Columns
     rows: RowLimits
-    rows_seed: Count | None
+    rows_seed: Seed | None
     """Null takes the first rows of a split; a number draws them at random with that seed."""
     streaming: bool
     """Read the training split as it goes, for sets that do not fit on disk; needs trainer.max_steps."""
@@ -79,34 +83,15 @@ class DataSpec(Spec):
     processes: PositiveCount | None
     """Processes that tokenise; null is one per core."""
 
-    @model_validator(mode="after")
-    def _hub_needs_path(self) -> DataSpec:
-        if self.source == "hub" and not self.path:
-            raise ValueError("path: a hub data set needs its name here")
-        return self
-
 
 class PromptSpec(Spec):
     template: NonEmpty
-    """Text around `{article}`, ending in `{completion}` if the completion token is to be used."""
+    """Text around one `{article}`, ending in `{completion}` if the completion token is to be used."""
     completion_token: str | None
     end_token: str | None
     """Vocabulary entry that closes a summary; null is the tokenizer's own end of text."""
     max_tokens: Annotated[int, Field(ge=16)]
     """Longest prompt and summary together; the article is cut at its end to fit."""
-
-    @model_validator(mode="after")
-    def _placeholders(self) -> PromptSpec:
-        if self.template.count("{article}") != 1:
-            raise ValueError("template: {article} must appear in it exactly once")
-        if self.template.count("{completion}") > 1 or self.template.rfind("{completion}") not in (
-            -1,
-            len(self.template) - len("{completion}"),
-        ):
-            raise ValueError("template: {completion} may appear once, at the very end")
-        if self.template.endswith("{article}"):
-            raise ValueError("template: something must mark where the summary starts, such as {completion} at its end")
-        return self
 
 
 class ScheduleSpec(Spec):
@@ -128,7 +113,7 @@ class TrainerSpec(Spec):
     batch_size: PositiveCount
     """Examples per optimizer step, over all processes."""
     microbatch_size: PositiveCount | None
-    """Examples per forward pass and process; smaller than the batch accumulates gradients. Null is all at once."""
+    """Examples per forward pass and process; fewer than the batch accumulates gradients. Null: all."""
     epochs: Annotated[float, Field(gt=0)] | None
     max_steps: PositiveCount | None
     """Optimizer steps; ends the run before `epochs` does where it is smaller."""
@@ -153,16 +138,6 @@ class TrainerSpec(Spec):
     processes: PositiveCount | None
     """Processes that share each batch; null is as many as the launcher started."""
 
-    @model_validator(mode="after")
-    def _length(self) -> TrainerSpec:
-        if self.epochs is None and self.max_steps is None:
-            raise ValueError("epochs: give trainer.epochs or trainer.max_steps, or training has no end")
-        if self.processes and self.batch_size % self.processes:
-            raise ValueError(
-                f"batch_size: {self.batch_size} examples do not divide over {self.processes} processes"
-            )
-        return self
-
 
 class EvaluationSpec(Spec):
     split: Literal["train", "validation", "test"]
@@ -177,7 +152,7 @@ class EvaluationSpec(Spec):
     """Score the untrained base too, on the same rows, before training."""
     batch_size: PositiveCount
     bootstrap_samples: PositiveCount
-    bootstrap_seed: Count
+    bootstrap_seed: Seed
     sample_summaries: Count
     """Summaries shown in the log and in wandb at each evaluation."""
 
@@ -195,15 +170,7 @@ class GenerationSpec(Spec):
     temperature: Annotated[float, Field(gt=0)]
     top_p: Annotated[float, Field(gt=0, le=1)]
     top_k: Count
-    seed: Count
-
-    @model_validator(mode="after")
-    def _order(self) -> GenerationSpec:
-        if self.min_new_tokens > self.max_new_tokens:
-            raise ValueError(
-                f"min_new_tokens: {self.min_new_tokens} is above max_new_tokens, {self.max_new_tokens}"
-            )
-        return self
+    seed: Seed
 
 
 class TrackingSpec(Spec):
@@ -224,7 +191,7 @@ class RunSpec(Spec):
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, arbitrary_types_allowed=True)
 
-    seed: Count
+    seed: Seed
     resume: None
     model: ModelSpec
     quantization: QuantizationSpec

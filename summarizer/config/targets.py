@@ -1,7 +1,8 @@
-"""`_target_` nodes: a class named in YAML, its arguments checked against its own signature before it is built.
+"""`_target_` nodes: a class named in YAML, its arguments checked against its signature before it is built.
 
-A run folder may come from elsewhere, so that `_target_` names only classes of a short list of packages, and only
-of the kind that the place asks for (an adapter, an optimizer). Nothing is imported before its package is known.
+A run folder may come from elsewhere, so that `_target_` names only classes of a short list of packages, and
+only of the kind that the place asks for (an adapter, an optimizer). Nothing is imported before its package is
+known.
 """
 
 from __future__ import annotations
@@ -26,9 +27,9 @@ BOUNDS: Mapping[str, Any] = {
     "eps": Annotated[float, Field(gt=0)],
     "weight_decay": Annotated[float, Field(ge=0)],
     "momentum": Annotated[float, Field(ge=0, lt=1)],
-    "betas": Annotated[list[Annotated[float, Field(ge=0, lt=1)]], Field(min_length=2, max_length=3)],
+    "betas": list[Annotated[float, Field(ge=0, lt=1)]],
 }
-"""Types and bounds of the optimizer arguments that PyTorch and bitsandbytes name alike but leave unannotated."""
+"""Of the optimizer arguments that PyTorch and bitsandbytes name alike but leave without types and bounds."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,9 @@ class Target:
         try:
             return self.__dict__["arguments"][name]
         except KeyError:
-            raise AttributeError(f"{self.__dict__.get('path', 'a target')} has no argument {name!r}") from None
+            raise AttributeError(
+                f"{self.__dict__.get('path', 'a target')} has no argument {name!r}"
+            ) from None
 
 
 def import_target(path: str) -> Any:
@@ -64,7 +67,7 @@ def resolve_target(group: str, path: object) -> type:
     key = f"{group}._target_"
     allowed = ALLOWED_PACKAGES[group]
     if not isinstance(path, str) or not any(path.startswith(package + ".") for package in allowed):
-        raise ConfigError.single(key, f"{path!r} is not allowed; it must be a class of {' or '.join(allowed)}")
+        raise ConfigError.single(key, f"{path!r} is not allowed; it must be a class of {_either(allowed)}")
     try:
         found = import_target(path)
     except (ImportError, AttributeError) as error:
@@ -72,9 +75,13 @@ def resolve_target(group: str, path: object) -> type:
     base = import_target(
         "summarizer.adapters.protocol.Adapter" if group == "adapter" else "torch.optim.Optimizer"
     )
-    if not (isinstance(found, type) and issubclass(found, base)):
+    if not (isinstance(found, type) and issubclass(found, base) and found is not base):
         raise ConfigError.single(key, f"{path!r} is not a subclass of {base.__module__}.{base.__qualname__}")
     return found
+
+
+def _either(names: tuple[str, ...]) -> str:
+    return ", ".join(names[:-1]) + f" or {names[-1]}" if len(names) > 1 else names[0]
 
 
 def arguments_model(target: type) -> type[BaseModel]:
@@ -86,8 +93,25 @@ def arguments_model(target: type) -> type[BaseModel]:
         if name == "params" or parameter.kind in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL):
             continue
         default = ... if parameter.default is parameter.empty else parameter.default
-        fields[name] = (BOUNDS.get(name, _type_of_default(default)), default)
-    return create_model(target.__name__, __config__=ConfigDict(extra="forbid", strict=True), **fields)
+        kind = BOUNDS.get(name, _type_of_default(default))
+        if isinstance(default, tuple | list):
+            # Adafactor has a pair where others have one number, eps.
+            items = kind if name == "betas" else list
+            kind = Annotated[items, Field(min_length=len(default), max_length=len(default))]
+        fields[name] = (kind, default)
+    rules = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+    return create_model(target.__name__, __config__=rules, **fields)
+
+
+def refusal(optimizer: Target) -> str | None:
+    """Why an optimizer whose arguments are sound one by one cannot be built with all of them."""
+    import torch
+
+    try:
+        optimizer.build([torch.nn.Parameter(torch.zeros(1))])
+    except (TypeError, ValueError, NotImplementedError, RuntimeError) as error:
+        return f"{optimizer.path} refuses these arguments: {error}"
+    return None
 
 
 def _type_of_default(default: object) -> Any:
@@ -95,7 +119,9 @@ def _type_of_default(default: object) -> Any:
     if isinstance(default, bool):
         return bool
     if isinstance(default, int | float):
-        return float | int
+        return float
     if isinstance(default, str):
         return str
+    if isinstance(default, tuple | list):
+        return list
     return Any

@@ -60,7 +60,10 @@ class Evaluator:
         written: list[tuple[int, list[str]]] = []
         with self._showing(base):
             for items in self._batches("summaries", own):
-                prompts = [self.prompt.generation_ids(row.article_ids, self.generation.max_new_tokens) for _, row in items]
+                prompts = [
+                    self.prompt.generation_ids(row.article_ids, self.generation.max_new_tokens)
+                    for _, row in items
+                ]
                 with self.processes.autocast():
                     answers = generate(
                         self.adapted.model,
@@ -72,7 +75,9 @@ class Evaluator:
                         device=self.processes.device,
                     )
                 for k, (index, _) in enumerate(items):
-                    written.append((index, [self.prompt.decode(answers[trial][k]) for trial in range(trials)]))
+                    written.append(
+                        (index, [self.prompt.decode(answers[trial][k]) for trial in range(trials)])
+                    )
         by_row = sorted(self.processes.gathered(written))
         return [[texts[trial] for _, texts in by_row] for trial in range(trials)]
 

@@ -22,8 +22,9 @@ def generate(
 ) -> list[list[list[int]]]:
     """Token ids after each prompt, end token and padding left out: [trial][prompt][token].
 
-    Every trial of the group answers the same prompts. Prompts are padded on the left and masked, so that a batch
-    gives what each prompt alone gives. Sampling draws from `spec.seed` and leaves the global generator alone.
+    Every trial of the group answers the same prompts. Prompts are padded on the left and masked, so that a
+    batch gives what each prompt alone gives. Sampling draws from `spec.seed` and leaves the global generator
+    alone.
     """
     width = max(len(prompt) for prompt in prompts)
     ids = torch.full((len(prompts), width), pad_id, dtype=torch.long)
@@ -44,8 +45,14 @@ def generate(
 
 def generation_config(spec: GenerationSpec, *, end_id: int, pad_id: int) -> GenerationConfig:
     """The spec in transformers' own terms. Sampling options are left out of greedy and beam search."""
-    sampling = {"temperature": spec.temperature, "top_p": spec.top_p, "top_k": spec.top_k} if spec.do_sample else {}
-    beams = {"length_penalty": spec.length_penalty, "early_stopping": spec.early_stopping} if spec.num_beams > 1 else {}
+    sampling = (
+        {"temperature": spec.temperature, "top_p": spec.top_p, "top_k": spec.top_k} if spec.do_sample else {}
+    )
+    beams = (
+        {"length_penalty": spec.length_penalty, "early_stopping": spec.early_stopping}
+        if spec.num_beams > 1
+        else {}
+    )
     return GenerationConfig(
         max_new_tokens=spec.max_new_tokens,
         min_new_tokens=spec.min_new_tokens,

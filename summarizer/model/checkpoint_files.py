@@ -1,4 +1,4 @@
-"""A pretrained checkpoint, tensor by tensor: safetensors or old PyTorch files, one or sharded, memory-mapped."""
+"""A pretrained checkpoint, tensor by tensor: safetensors or old PyTorch files, memory-mapped."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 import logging
 from collections.abc import Iterator
 from pathlib import Path
+from pickle import UnpicklingError
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -24,10 +25,11 @@ def checkpoint_files(folder: Path) -> list[Path]:
         ("pytorch_model.bin", "pytorch_model.bin.index.json"),
     ):
         if (folder / index).is_file():
-            names = sorted(set(json.loads((folder / index).read_text())["weight_map"].values()))
+            names = _indexed(folder / index)
             if missing := [name for name in names if not (folder / name).is_file()]:
                 raise ConfigError.single(
-                    KEY, f"{folder} lacks {len(missing)} of its {len(names)} weight files, such as {missing[0]}"
+                    KEY,
+                    f"{folder} lacks {len(missing)} of its {len(names)} weight files, such as {missing[0]}",
                 )
             return [folder / name for name in names]
         if (folder / single).is_file():
@@ -35,10 +37,20 @@ def checkpoint_files(folder: Path) -> list[Path]:
     raise ConfigError.single(KEY, f"{folder} holds no model.safetensors and no pytorch_model.bin")
 
 
+def _indexed(index: Path) -> list[str]:
+    try:
+        named = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
+        # An index from elsewhere cannot point outside its folder.
+        return sorted({Path(name).name for name in named})
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ConfigError.single(KEY, f"{index} is not an index of weight files: {error!r}") from error
+
+
 def read_tensors(file: Path) -> Iterator[tuple[str, Tensor]]:
     """Each tensor of one file, memory-mapped where the file allows it.
 
-    Raises ConfigError on a truncated or foreign file. A pickle is read with `weights_only=True`: no code runs.
+    Raises ConfigError on a truncated or foreign file. A pickle is read with `weights_only=True`: no code
+    runs.
     """
     if file.stat().st_size == 0:
         raise ConfigError.single(KEY, f"{file} is empty")
@@ -62,8 +74,18 @@ def _read_pickle(file: Path) -> dict[str, Tensor]:
                 raise
             log.warning("%s predates PyTorch 1.6 and cannot be memory-mapped: it is read whole", file)
             loaded = torch.load(file, map_location="cpu", weights_only=True)
+    except UnpicklingError as error:
+        # Torch's own words advise to load it with weights_only=False, which would run what the file says.
+        reason = next(
+            (line for line in str(error).splitlines() if "GLOBAL" in line), "it is no pickle of tensors"
+        )
+        raise ConfigError.single(
+            KEY, f"{file} is truncated, or holds more than tensors, and is not read: {reason}"
+        ) from error
     except Exception as error:  # torch.load raises whatever the broken bytes lead it to
-        raise ConfigError.single(KEY, f"{file} cannot be read as a PyTorch checkpoint: {error}") from error
+        raise ConfigError.single(
+            KEY, f"{file} is truncated or no PyTorch checkpoint ({type(error).__name__}: {error})"
+        ) from error
     if not isinstance(loaded, dict):
         raise ConfigError.single(KEY, f"{file} holds {type(loaded).__name__}, not named tensors")
     return {name: value for name, value in loaded.items() if isinstance(value, Tensor)}

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any, NoReturn
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from summarizer.errors import ConfigError
 from summarizer.model.formats import weight_format
 
 
@@ -51,12 +53,22 @@ class FrozenWeight(nn.Module):
     def dense(self, dtype: torch.dtype) -> Float[Tensor, "d_out d_in"]:
         return self.format.dequantise(self.parts, self.shape, dtype)
 
-    def rows(self, ids: Int[Tensor, "..."], dtype: torch.dtype) -> Float[Tensor, "... d_in"]:
+    @classmethod
+    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> NoReturn:
+        """Torch calls this where a model uses `layer.weight` as a tensor, past the layer and its adapter."""
+        name = getattr(func, "__name__", func)
+        raise ConfigError.single(
+            "model.name_or_path",
+            f"this model's code reads the weight of one of its layers by itself (in {name}), "
+            "so its layers cannot be frozen and adapted",
+        )
+
+    def rows(self, ids: Int[Tensor, " ..."], dtype: torch.dtype) -> Float[Tensor, "... d_in"]:
         return self.format.rows(self.parts, self.shape, ids, dtype)
 
 
 class _FrozenProduct(torch.autograd.Function):
-    """x @ W.T with W dequantised in each pass anew: the backward pass keeps the stored weight, never a dense one."""
+    """x @ W.T with W dequantised in each pass anew: backward keeps the stored weight, never a dense one."""
 
     @staticmethod
     def forward(ctx: torch.autograd.function.FunctionCtx, x: Tensor, weight: FrozenWeight) -> Tensor:
@@ -84,7 +96,7 @@ class FrozenLinear(nn.Module):
         device = x.device.type
         if torch.is_autocast_enabled(device):
             x = x.to(torch.get_autocast_dtype(device))
-        y: Tensor = _FrozenProduct.apply(x, self.weight)
+        y: Tensor = _FrozenProduct.apply(x, self.weight)  # type: ignore[no-untyped-call]
         return y if self.bias is None else y + self.bias.to(y.dtype)
 
     def extra_repr(self) -> str:
@@ -99,7 +111,7 @@ class FrozenEmbedding(nn.Module):
         self.num_embeddings, self.embedding_dim = weight.shape
         self.weight = weight
 
-    def forward(self, ids: Int[Tensor, "..."]) -> Float[Tensor, "... d"]:
+    def forward(self, ids: Int[Tensor, " ..."]) -> Float[Tensor, "... d"]:
         return self.weight.rows(ids, torch.float32)
 
     def extra_repr(self) -> str:

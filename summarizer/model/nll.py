@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 from typing import Any
 
-import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -22,8 +21,8 @@ def summary_nll(
 ) -> Float[Tensor, " rows"]:
     """Negative log-likelihood, in nats, of each row's summary, summed over its tokens.
 
-    The head runs only at positions that predict a summary token in some row: it is the widest layer of all, and a
-    summary is short beside its article.
+    The head runs only at positions that predict a summary token in some row: it is the widest layer of all,
+    and a summary is short beside its article.
     """
     targets = labels[:, 1:]
     positions = (targets != IGNORED_LABEL).any(dim=0).nonzero().squeeze(1)
@@ -42,4 +41,3 @@ def summary_nll(
 def keeps_logits(model: PreTrainedModel) -> bool:
     """Whether the model's forward pass can be told at which positions to run its head."""
     return "logits_to_keep" in inspect.signature(model.forward).parameters
-

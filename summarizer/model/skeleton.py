@@ -22,6 +22,10 @@ class Skeleton:
     """Stored weights by the name that the checkpoint gives them; a tied head is not among them."""
     unconverted: dict[str, str] = field(default_factory=dict)
     """Linear or embedding layers left as they are, and why."""
+    copies: dict[str, str] = field(default_factory=dict)
+    """A stored weight that checkpoints leave out because it equals another tensor: that tensor's name."""
+    tied_head: str | None = None
+    """A head's weight that is the embedding's; some checkpoints hold it all the same."""
 
     @property
     def plain(self) -> dict[str, torch.Tensor]:
@@ -31,6 +35,14 @@ class Skeleton:
             if isinstance(module, FrozenLinear) and module.bias is not None:
                 named[f"{name}.bias"] = module.bias
         return named
+
+    @property
+    def buffers(self) -> dict[str, torch.Tensor]:
+        """Buffers that a checkpoint may hold; where it does not, the model's own values stay."""
+        saved, plain = self.model.state_dict(keep_vars=True), self.plain
+        return {
+            name: buffer for name, buffer in self.model.named_buffers() if name in saved and name not in plain
+        }
 
 
 def build_skeleton(config: PretrainedConfig, format_name: str) -> Skeleton:
@@ -74,16 +86,22 @@ def _tie_head(skeleton: Skeleton) -> None:
     model = skeleton.model
     head, embedding = model.get_output_embeddings(), model.get_input_embeddings()
     tied = getattr(model.config.get_text_config(), "tie_word_embeddings", False)
-    if tied and isinstance(head, FrozenLinear) and isinstance(embedding, FrozenEmbedding):
-        for name in [name for name, weight in skeleton.weights.items() if weight is head.weight]:
-            del skeleton.weights[name]
+    if not tied or not isinstance(head, FrozenLinear):
+        return
+    (name,) = [name for name, weight in skeleton.weights.items() if weight is head.weight]
+    skeleton.tied_head = name
+    if isinstance(embedding, FrozenEmbedding):
+        del skeleton.weights[name]
         head.weight = embedding.weight
+    else:  # the embedding keeps its own code and precision; the head is quantised from the same tensor
+        (of,) = [path for path, module in model.named_modules() if module is embedding]
+        skeleton.copies[name] = f"{of}.weight"
 
 
 def _turn_off_dropout(config: PretrainedConfig) -> None:
-    # The base is frozen: noise in it would only blur the adapter's gradients, and would have to be drawn alike
-    # in every trial of a group.
-    for name, value in vars(config).items():
-        if ("dropout" in name or name.endswith("pdrop")) and isinstance(value, float):
-            setattr(config, name, 0.0)
-
+    # The base is frozen: noise in it would only blur the adapter's gradients, and every trial of a group
+    # would have to draw it alike.
+    for part in {id(part): part for part in (config, config.get_text_config())}.values():
+        for name, value in vars(part).items():
+            if "drop" in name and isinstance(value, float):
+                setattr(part, name, 0.0)

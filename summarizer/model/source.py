@@ -17,10 +17,12 @@ _SMALL_FILES = ["*.json", "*.txt", "*.model", "*.jinja"]
 
 
 def check_model_path(name_or_path: str) -> Iterator[Issue]:
-    """What can be seen to be wrong with a model's path without reading a weight. A hub name is not looked up."""
+    """What is seen to be wrong with a model's path without reading a weight. A hub name is not looked up."""
     if name_or_path.startswith(EMBEDDED_SCHEME):
         if not resolve_path(name_or_path, EMBEDDED_ROOT).is_dir():
-            embedded = [EMBEDDED_SCHEME + path.name for path in (PACKAGE / EMBEDDED_ROOT).iterdir() if path.is_dir()]
+            embedded = [
+                EMBEDDED_SCHEME + path.name for path in (PACKAGE / EMBEDDED_ROOT).iterdir() if path.is_dir()
+            ]
             yield Issue(KEY, f"{name_or_path!r} is not in the package{suggestion(name_or_path, embedded)}")
         return
     path = resolve_path(name_or_path, EMBEDDED_ROOT)
@@ -46,13 +48,17 @@ def model_folder(spec: ModelSpec, *, weights: bool = True) -> Path:
 
 def _download(spec: ModelSpec, *, weights: bool) -> Path:
     from huggingface_hub import HfApi, snapshot_download
-    from huggingface_hub.errors import HFValidationError, HfHubHTTPError, LocalEntryNotFoundError
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
         patterns = list(_SMALL_FILES)
         if weights:
             files = HfApi().list_repo_files(spec.name_or_path, revision=spec.revision)
-            kind = "*.safetensors" if any(file.endswith(".safetensors") for file in files) else "pytorch_model*.bin"
+            kind = (
+                "*.safetensors"
+                if any(file.endswith(".safetensors") for file in files)
+                else "pytorch_model*.bin"
+            )
             patterns.append(kind)
         return Path(snapshot_download(spec.name_or_path, revision=spec.revision, allow_patterns=patterns))
     except (OSError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError) as error:

@@ -1,4 +1,4 @@
-"""A quantised base on disk: safetensors shards and a manifest, written whole or not at all, loaded by memory map.
+"""A quantised base on disk: safetensors shards and a manifest, loaded by memory map.
 
 A folder of this kind is what the cache holds and what the package ships as its embedded model.
 """
@@ -40,13 +40,18 @@ def read_manifest(folder: Path) -> Manifest:
     path = folder / MANIFEST
     try:
         raw = json.loads(path.read_text(encoding="utf-8"))
-        files = tuple(str(Path(name).name) for name in raw["files"])  # a name from elsewhere stays inside the folder
+        # A manifest from elsewhere cannot point outside its folder.
+        files = tuple(str(Path(name).name) for name in raw["files"])
         return Manifest(str(raw["format"]), int(raw["format_version"]), str(raw["source"]), files)
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ConfigError.single("model.name_or_path", f"{path} is not a stored base's manifest: {error}") from error
+        raise ConfigError.single(
+            "model.name_or_path", f"{path} is not a stored base's manifest: {error}"
+        ) from error
 
 
-def write_base(folder: Path, tensors: Iterable[tuple[str, Tensor]], format_name: str, version: int, source: str) -> None:
+def write_base(
+    folder: Path, tensors: Iterable[tuple[str, Tensor]], format_name: str, version: int, source: str
+) -> None:
     """Write the tensors into `folder` as they come, in shards of SHARD_BYTES, then the manifest."""
     files: list[str] = []
     shard: dict[str, Tensor] = {}
@@ -77,5 +82,6 @@ def read_base(folder: Path) -> Iterator[tuple[str, Tensor]]:
                     yield key, tensors.get_tensor(key)
         except (SafetensorError, OSError) as error:
             raise ConfigError.single(
-                "model.name_or_path", f"{folder / name} is missing or truncated ({error}); delete {folder} to make it anew"
+                "model.name_or_path",
+                f"{folder / name} is missing or truncated ({error}); delete {folder} to make it anew",
             ) from error

@@ -20,7 +20,9 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except Exception as error:  # tokenizers raises bare Exception on a broken file
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ConfigError.single("model.name_or_path", f"{folder} has no usable tokenizer: {reason}") from error
+        raise ConfigError.single(
+            "model.name_or_path", f"{folder} has no usable tokenizer: {reason}"
+        ) from error
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
         raise ConfigError.single("model.name_or_path", f"{folder} has no fast tokenizer (tokenizer.json)")
     return tokenizer

@@ -30,7 +30,10 @@ def save_checkpoint(trial: Trial) -> Path:
     """
     folder = trial.checkpoints / f"step-{trial.reached.step:08d}"
     with atomic.new_folder(folder) as scratch:
-        save_file({name: p.detach().cpu().contiguous() for name, p in trial.parameters.items()}, scratch / "adapter.safetensors")
+        save_file(
+            {name: p.detach().cpu().contiguous() for name, p in trial.parameters.items()},
+            scratch / "adapter.safetensors",
+        )
         if trial.best is not None:
             save_file(trial.best, scratch / "best.safetensors")
         save_state(trial.optimizer.state_dict(), scratch / "optimizer")
@@ -63,7 +66,9 @@ def load_latest(trial: Trial) -> None:
         log.info("resuming from %s", folder.name)
         return
     if found:
-        raise ConfigError.single("resume", f"none of the {len(found)} checkpoints in {trial.checkpoints} can be read")
+        raise ConfigError.single(
+            "resume", f"none of the {len(found)} checkpoints in {trial.checkpoints} can be read"
+        )
 
 
 def _load(trial: Trial, folder: Path) -> None:

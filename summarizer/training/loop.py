@@ -156,7 +156,10 @@ def backpropagate(group: Group, batches: list[list[EncodedRow]]) -> tuple[Float[
     processes, trainer, n = group.processes, group.trainer, len(batches)
     device = processes.device
     counts = torch.tensor([sum(len(row.target_ids) for row in rows) for rows in batches], device=device)
-    tokens = [sum(len(group.prompt.training_ids(row.article_ids, row.target_ids)[0]) for row in rows) for rows in batches]
+    tokens = [
+        sum(len(group.prompt.training_ids(row.article_ids, row.target_ids)[0]) for row in rows)
+        for rows in batches
+    ]
     losses = torch.zeros(n, device=device)
     own = [processes.share(rows) for rows in batches]
     size = trainer.microbatch_size or max(len(own[0]), 1)
@@ -224,7 +227,9 @@ def note_evaluation(trial: Trial, value: float) -> None:
 
 def _out_of_patience(group: Group) -> bool:
     patience = group.trainer.early_stopping.patience
-    return patience is not None and all(trial.reached.evaluations_since_best >= patience for trial in group.trials)
+    return patience is not None and all(
+        trial.reached.evaluations_since_best >= patience for trial in group.trials
+    )
 
 
 def _save(group: Group) -> None:

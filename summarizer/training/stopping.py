@@ -23,7 +23,9 @@ class StopSignal:
         if self.number is not None:
             raise StopRequested(number)
         self.number = number
-        log.warning("%s: finishing this step, then saving; once more stops at once", signal.Signals(number).name)
+        log.warning(
+            "%s: finishing this step, then saving; once more stops at once", signal.Signals(number).name
+        )
 
 
 @contextmanager

@@ -88,7 +88,9 @@ class Trial:
         return rate, norm
 
     def keep_best(self) -> None:
-        self.best = {name: parameter.detach().to("cpu", copy=True) for name, parameter in self.parameters.items()}
+        self.best = {
+            name: parameter.detach().to("cpu", copy=True) for name, parameter in self.parameters.items()
+        }
 
     def restore_best(self) -> None:
         """Put the best evaluation's values back; without an evaluation the last values stay."""
@@ -99,7 +101,9 @@ class Trial:
 
     def record(self, values: dict[str, float], epoch: float) -> None:
         """Record metrics of the present step."""
-        self.recorder.log({"step": self.reached.step, "epoch": epoch, "tokens": self.reached.tokens, **values})
+        self.recorder.log(
+            {"step": self.reached.step, "epoch": epoch, "tokens": self.reached.tokens, **values}
+        )
 
 
 def build_optimizer(spec: RunSpec, parameters: dict[str, nn.Parameter]) -> torch.optim.Optimizer:

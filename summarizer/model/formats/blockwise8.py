@@ -26,28 +26,29 @@ class _DynamicBlocks:
         return {"q": q, "absmax": state.absmax, "code": state.code}
 
     def dequantise(self, parts: Parts, shape: tuple[int, int], dtype: torch.dtype) -> Tensor:
-        full = bnb.dequantize_blockwise(
+        full: Tensor = bnb.dequantize_blockwise(
             parts["q"], absmax=parts["absmax"], code=parts["code"], blocksize=BLOCK
         )
         return full.reshape(shape).to(dtype)
 
     def rows(
-        self, parts: Parts, shape: tuple[int, int], ids: Int[Tensor, "..."], dtype: torch.dtype
+        self, parts: Parts, shape: tuple[int, int], ids: Int[Tensor, " ..."], dtype: torch.dtype
     ) -> Tensor:
-        return lookup(parts["q"][ids], flat_positions(ids, shape[1]), parts["absmax"], parts["code"]).to(dtype)
+        positions = flat_positions(ids, shape[1])
+        return lookup(parts["q"][ids], positions, parts["absmax"], parts["code"]).to(dtype)
 
 
-def flat_positions(ids: Int[Tensor, "..."], d_in: int) -> Int[Tensor, "... d_in"]:
+def flat_positions(ids: Int[Tensor, " ..."], d_in: int) -> Int[Tensor, "... d_in"]:
     """Where the weights of the rows `ids` lie in the flattened matrix, whose blocks may span rows."""
     return ids[..., None].long() * d_in + torch.arange(d_in, device=ids.device)
 
 
 def lookup(
-    q: UInt8[Tensor, "..."],
-    positions: Int[Tensor, "..."],
+    q: UInt8[Tensor, " ..."],
+    positions: Int[Tensor, " ..."],
     absmax: Float[Tensor, " blocks"],
     code: Float[Tensor, " 256"],
-) -> Float[Tensor, "..."]:
+) -> Float[Tensor, " ..."]:
     """Recover single weights by their code and the absmax of the block that they lie in."""
     return code[q.long()] * absmax[positions // BLOCK]
 

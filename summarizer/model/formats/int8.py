@@ -1,7 +1,7 @@
 """Row-wise absmax int8, weight-only: one fp32 scale for each output row.
 
-Source: absmax quantisation, Dettmers et al. 2022 (arXiv:2208.07339), without the outlier columns, which couple
-the rows of a batch: there, one trial's activations change another's result.
+Source: absmax quantisation, Dettmers et al. 2022 (arXiv:2208.07339), without the outlier columns, which
+couple the rows of a batch: there, one trial's activations change another's result.
 """
 
 from __future__ import annotations
@@ -14,15 +14,24 @@ from summarizer.model.formats.protocol import Parts, require_finite
 
 LEVELS = 127
 """Steps on each side of zero; -128 is left out so that the grid is symmetric."""
+WEIGHTS_AT_ONCE = 1 << 24
+"""How many weights are dense at a time: bounds what quantising the largest matrix adds to a load's peak."""
 
 
 def quantise(
     weight: Float[Tensor, "d_out d_in"],
 ) -> tuple[Int8[Tensor, "d_out d_in"], Float32[Tensor, "d_out 1"]]:
     """The nearest point of each row's grid, and the grid's step. A row of zeros gets a step of 1."""
-    absmax = weight.abs().amax(dim=1, keepdim=True).float()
-    scale = torch.where(absmax > 0, absmax / LEVELS, torch.ones_like(absmax))
-    return (weight.float() / scale).round_().clamp_(-LEVELS, LEVELS).to(torch.int8), scale
+    q = torch.empty(weight.shape, dtype=torch.int8, device=weight.device)
+    scale = torch.empty(weight.shape[0], 1, device=weight.device)
+    rows_at_once = max(WEIGHTS_AT_ONCE // weight.shape[1], 1)
+    for start in range(0, weight.shape[0], rows_at_once):
+        rows = weight[start : start + rows_at_once].float()
+        step = rows.abs().amax(dim=1, keepdim=True) / LEVELS
+        step = torch.where(step > 0, step, torch.ones_like(step))
+        scale[start : start + rows_at_once] = step
+        q[start : start + rows_at_once] = (rows / step).round_().clamp_(-LEVELS, LEVELS)
+    return q, scale
 
 
 def dequantise(
@@ -46,7 +55,7 @@ class _RowwiseInt8:
         return dequantise(parts["q"], parts["scale"], dtype)
 
     def rows(
-        self, parts: Parts, shape: tuple[int, int], ids: Int[Tensor, "..."], dtype: torch.dtype
+        self, parts: Parts, shape: tuple[int, int], ids: Int[Tensor, " ..."], dtype: torch.dtype
     ) -> Tensor:
         return dequantise(parts["q"][ids], parts["scale"][ids], dtype)
 

@@ -15,6 +15,8 @@ from summarizer.model.formats.protocol import Parts, require_finite
 
 BLOCK = 64
 """Weights that share one absmax. Source: QLoRA, section 2."""
+WEIGHTS_AT_ONCE = 1 << 22
+"""A multiple of BLOCK. bitsandbytes' quantiser on the CPU needs several dense copies of what it is given."""
 
 
 class _NormalFloat4:
@@ -23,34 +25,43 @@ class _NormalFloat4:
 
     def quantise(self, weight: Tensor) -> dict[str, Tensor]:
         require_finite(weight)
-        packed, state = bnb.quantize_4bit(weight.float().contiguous(), blocksize=BLOCK, quant_type="nf4")
-        return {"q": packed.reshape(-1), "absmax": state.absmax, "code": state.code}
+        packed, absmax = [], []
+        dense = weight.contiguous().reshape(-1)
+        for start in range(0, dense.numel(), WEIGHTS_AT_ONCE):
+            flat = dense[start : start + WEIGHTS_AT_ONCE]
+            q, state = bnb.quantize_4bit(flat.float(), blocksize=BLOCK, quant_type="nf4")
+            packed.append(q.reshape(-1))
+            absmax.append(state.absmax)
+        return {"q": torch.cat(packed), "absmax": torch.cat(absmax), "code": state.code}
 
     def dequantise(self, parts: Parts, shape: tuple[int, int], dtype: torch.dtype) -> Tensor:
+        # With an odd last axis bitsandbytes leaves its CPU kernel for code that torch.compile builds first, for
+        # each shape anew. Blocks ignore rows, so the bytes may be read as one even row.
+        even = shape if shape[1] % 2 == 0 else (1, 2 * parts["q"].numel())
         state = bnb.QuantState(
             absmax=parts["absmax"],
-            shape=torch.Size(shape),
+            shape=torch.Size(even),
             code=parts["code"],
             blocksize=BLOCK,
             quant_type="nf4",
             dtype=dtype,
         )
-        full = bnb.dequantize_4bit(parts["q"].reshape(-1, 1), quant_state=state)
-        return full.reshape(shape)
+        full: Tensor = bnb.dequantize_4bit(parts["q"].reshape(-1, 1), quant_state=state)
+        return full.reshape(-1)[: shape[0] * shape[1]].reshape(shape)
 
     def rows(
-        self, parts: Parts, shape: tuple[int, int], ids: Int[Tensor, "..."], dtype: torch.dtype
+        self, parts: Parts, shape: tuple[int, int], ids: Int[Tensor, " ..."], dtype: torch.dtype
     ) -> Tensor:
         return lookup(flat_positions(ids, shape[1]), parts["q"], parts["absmax"], parts["code"]).to(dtype)
 
 
 def lookup(
-    positions: Int[Tensor, "..."],
+    positions: Int[Tensor, " ..."],
     packed: UInt8[Tensor, " bytes"],
     absmax: Float[Tensor, " blocks"],
     code: Float[Tensor, " 16"],
-) -> Float[Tensor, "..."]:
-    """Recover single weights by their place in the flattened matrix. The first of a pair is the high half-byte."""
+) -> Float[Tensor, " ..."]:
+    """Recover single weights by their place in the flattened matrix. The first of a pair is the high half."""
     byte = packed[positions // 2].long()
     nibble = torch.where(positions % 2 == 0, byte >> 4, byte & 15)
     return code[nibble] * absmax[positions // BLOCK]

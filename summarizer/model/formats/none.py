@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from summarizer.model.formats.protocol import Parts
+from summarizer.model.formats.protocol import Parts, require_finite
 
 
 class _Unquantised:
@@ -14,13 +14,14 @@ class _Unquantised:
     version = 1
 
     def quantise(self, weight: Tensor) -> dict[str, Tensor]:
+        require_finite(weight)
         return {"weight": weight.contiguous()}
 
     def dequantise(self, parts: Parts, shape: tuple[int, int], dtype: torch.dtype) -> Tensor:
         return parts["weight"].to(dtype)
 
     def rows(
-        self, parts: Parts, shape: tuple[int, int], ids: Int[Tensor, "..."], dtype: torch.dtype
+        self, parts: Parts, shape: tuple[int, int], ids: Int[Tensor, " ..."], dtype: torch.dtype
     ) -> Tensor:
         return parts["weight"][ids].to(dtype)
 

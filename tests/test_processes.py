@@ -1,0 +1,139 @@
+"""Two processes share each batch and give the losses of one, in one folder, however they were started."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from conftest import TINY, Command
+
+from summarizer.tracking.metrics import read_metrics
+from summarizer.tracking.summary import read_summary
+
+# Seven rows: the last batch has one, so that one process has none.
+ARGUMENTS = (*TINY, "data.rows.train=7", "trainer.epochs=1", "optimizer.lr=1e-3", "evaluation.rows=3")
+
+
+def losses(folder: Path) -> list[float]:
+    return [
+        value
+        for row in read_metrics(folder / "metrics.jsonl")
+        for key, value in row.items()
+        if key.endswith("/loss")
+    ]
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("alone") / "run"
+    run = [sys.executable, "-m", "summarizer.run", *ARGUMENTS, f"hydra.run.dir={folder}"]
+    subprocess.run(run, check=True, capture_output=True, cwd=folder.parent)
+    return folder
+
+
+def assert_as_alone(folder: Path, alone: Path) -> None:
+    assert losses(folder) == pytest.approx(losses(alone), rel=1e-5)
+    assert len(losses(folder)) == 4 + 2
+    now, then = read_summary(folder), read_summary(alone)
+    assert now.val_loss == pytest.approx(then.val_loss, rel=1e-5)
+    assert now.rouge == then.rouge
+    assert now.tokens == then.tokens
+    assert (folder / "predictions" / "validation.jsonl").read_text() == (
+        alone / "predictions" / "validation.jsonl"
+    ).read_text()
+
+
+def test_spawned_by_the_run_itself(tmp_path: Path, alone: Path, command: Command) -> None:
+    folder = tmp_path / "run"
+    ended = command([*ARGUMENTS, "trainer.processes=2", f"hydra.run.dir={folder}"])
+    assert ended.returncode == 0, ended.stderr
+    assert "2 processes" in ended.stderr
+    assert ended.stderr.count("adapted: 38 layers") == 1
+    assert_as_alone(folder, alone)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "launcher",
+    [
+        ["-m", "torch.distributed.run", "--nproc_per_node", "2"],
+        [
+            "-m",
+            "accelerate.commands.launch",
+            "--cpu",
+            "--multi_cpu",
+            "--num_processes",
+            "2",
+            "--num_machines",
+            "1",
+            "--mixed_precision",
+            "no",
+            "--dynamo_backend",
+            "no",
+        ],
+    ],
+    ids=["torchrun", "accelerate"],
+)
+def test_started_by_a_launcher(launcher: list[str], tmp_path: Path, alone: Path) -> None:
+    folder = tmp_path / "run"
+    module = ["-m", "summarizer.run"]
+    run = [sys.executable, *launcher, *module, *ARGUMENTS, f"hydra.run.dir={folder}"]
+    ended = subprocess.run(run, cwd=tmp_path, capture_output=True, text=True, timeout=240)
+    assert ended.returncode == 0, ended.stderr
+    assert_as_alone(folder, alone)
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]  # no folder of a second rank
+
+
+@pytest.mark.slow
+def test_a_launcher_sweeps_in_two_processes(tmp_path: Path) -> None:
+    run = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--nproc_per_node",
+        "2",
+        "-m",
+        "summarizer.run",
+        "-m",
+    ]
+    run += [*ARGUMENTS, "adapter.dim=2,3", f"hydra.sweep.dir={tmp_path}/sweep"]
+    ended = subprocess.run(run, cwd=tmp_path, capture_output=True, text=True, timeout=240)
+    assert ended.returncode == 0, ended.stderr
+    assert [read_summary(tmp_path / "sweep" / number).status for number in "01"] == ["completed"] * 2
+
+
+@pytest.mark.slow
+def test_a_signal_reaches_all_of_them(tmp_path: Path, command: Command) -> None:
+    folder = tmp_path / "run"
+    arguments = [*ARGUMENTS, "trainer.epochs=50", "trainer.processes=2", f"hydra.run.dir={folder}"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "summarizer.run", *arguments], stderr=subprocess.DEVNULL
+    )
+    while not (
+        (folder / "metrics.jsonl").exists() and '"step": 2,' in (folder / "metrics.jsonl").read_text()
+    ):
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=90) == 128 + signal.SIGTERM
+    assert read_summary(folder).status == "stopped"
+
+
+@pytest.mark.slow
+def test_asked_for_two_and_given_one_is_an_error(tmp_path: Path) -> None:
+    launcher = ["-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "-m", "summarizer.run"]
+    ended = subprocess.run(
+        [sys.executable, *launcher, *ARGUMENTS], cwd=tmp_path, capture_output=True, text=True, timeout=240
+    )
+    assert ended.returncode != 0
+    assert "asked for 2 processes but started one" in ended.stderr
+
+
+def test_a_batch_that_does_not_divide_is_a_mistake(command: Command) -> None:
+    ended = command([*ARGUMENTS, "trainer.processes=3"])
+    assert ended.returncode == 2
+    assert "trainer.batch_size" in ended.stderr

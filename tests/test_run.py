@@ -1,0 +1,214 @@
+"""`python -m summarizer.run` from end to end, in this process: what a run folder holds, and how a command ends."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import SHARED, TINY
+
+from summarizer.evaluation.predictions import read_predictions
+from summarizer.run import command
+from summarizer.tracking.metrics import read_metrics
+from summarizer.tracking.summary import read_summary
+
+
+def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
+    monkeypatch.setattr(sys, "argv", ["run", *arguments])
+    return command(arguments)
+
+
+def test_a_run_leaves_what_the_contract_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "run"
+    code = run(
+        monkeypatch,
+        *TINY,
+        "adapter.dim=3",
+        "trainer.epochs=1",
+        "optimizer.lr=1e-3",
+        f"hydra.run.dir={folder}",
+    )
+    assert code == 0
+
+    summary = read_summary(folder)
+    raw = json.loads((folder / "summary.json").read_text())
+    assert [key for key, value in raw.items() if value is None] == ["error"]
+    assert (summary.status, summary.ended_by, summary.steps, summary.epochs) == (
+        "completed",
+        "epochs",
+        4,
+        1.0,
+    )
+    assert summary.trainable_parameters == 154_752  # 3/2 of the 103,168 at dim 2
+    assert "adapter.dim=3" in summary.overrides
+    assert (summary.split, summary.rows, summary.quantization) == ("validation", 4, "int8")
+    assert summary.rouge is not None
+    assert summary.baseline is not None
+    assert summary.baseline.rouge1.value > summary.rouge.rouge1.value  # four rows in, nothing beats Lead-3
+
+    metrics = read_metrics(folder / "metrics.jsonl")
+    trained = [row for row in metrics if "train/loss" in row]
+    assert [row["step"] for row in trained] == [1, 2, 3, 4]
+    assert {
+        "epoch",
+        "tokens",
+        "train/lr",
+        "train/grad_norm",
+        "train/tokens_per_s",
+        "train/memory_bytes",
+    } <= trained[0].keys()
+    assert [row["step"] for row in metrics if "val/rouge1" in row] == [0, 4]
+    assert trained[-1]["tokens"] == summary.tokens
+
+    for name in ("validation.jsonl", "validation.base.jsonl"):
+        assert len(read_predictions(folder / "predictions" / name)) == 4
+    assert (folder / "adapter" / "tokenizer.json").is_file()
+    assert sorted(path.name for path in (folder / ".hydra").iterdir()) == [
+        "config.yaml",
+        "hydra.yaml",
+        "overrides.yaml",
+    ]
+    assert "adapted: 38 layers" in (folder / "run.log").read_text()
+
+
+def test_the_saved_adapter_scores_what_the_summary_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Trained with a high rate, so that the best step is not the last; then loaded again by start_from."""
+    first, second = tmp_path / "first", tmp_path / "second"
+    small = (
+        *TINY,
+        "trainer.evaluate_every_steps=1",
+        "optimizer.lr=3e-2",
+        "evaluation.rows_during_training=0",
+    )
+    assert run(monkeypatch, *small, "trainer.max_steps=6", f"hydra.run.dir={first}") == 0
+    summary = read_summary(first)
+    losses = {
+        row["step"]: row["val/loss"] for row in read_metrics(first / "metrics.jsonl") if "val/loss" in row
+    }
+    best = min((step for step in losses if step), key=losses.__getitem__)
+    assert summary.best_step == best
+    assert summary.val_loss == pytest.approx(losses[best], rel=1e-5)
+
+    more = (*small, "trainer.max_steps=1", f"adapter.start_from={first}/adapter", "optimizer.lr=1e-12")
+    assert run(monkeypatch, *more, f"hydra.run.dir={second}") == 0
+    assert read_summary(second).val_loss == pytest.approx(losses[best], rel=1e-4)
+
+
+def test_mistakes_are_one_message_and_exit_code_2(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    arguments = [
+        "+adapter.dmi=4",
+        "adapter.dim=eight",
+        "optimizer.lr=-1",
+        "data=files",
+        "data.train=/nowhere/x.jsonl",
+    ]
+    assert run(monkeypatch, *arguments) == 2
+    lines = capfd.readouterr().err.strip().splitlines()
+    assert lines[0] == "4 mistakes:"
+    by_key = {line.split(":")[0].strip(): line for line in lines[1:]}
+    assert by_key.keys() == {"adapter.dmi", "adapter.dim", "optimizer.lr", "data.train"}
+    assert "did you mean 'dim'?" in by_key["adapter.dmi"]
+    assert list(tmp_path.rglob("metrics.jsonl")) == []
+
+
+def test_a_mistake_that_only_the_model_shows_costs_no_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "run"
+    code = run(monkeypatch, *TINY, 'prompt.completion_token="<|extratoken_99|>"', f"hydra.run.dir={folder}")
+    assert code == 2
+    assert "prompt.completion_token" in capfd.readouterr().err
+    summary = read_summary(folder)
+    assert (summary.status, summary.ended_by) == ("failed", "error")
+    assert not (folder / "adapter").exists()
+
+
+def test_a_run_that_diverges_is_a_failure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "run"
+    code = run(monkeypatch, *TINY, "optimizer.lr=1e30", "evaluation.base=false", f"hydra.run.dir={folder}")
+    assert code == 1
+    assert "at step 2 on rows" in capfd.readouterr().err
+    summary = read_summary(folder)
+    assert summary.status == "failed"
+    assert summary.error is not None
+    assert "NonFiniteLossError" in summary.error
+
+
+def test_a_folder_that_holds_a_run_is_not_written_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n')
+    assert run(monkeypatch, *TINY, f"hydra.run.dir={tmp_path}") == 2
+    assert "resume=" in capfd.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["metrics.jsonl"]
+
+
+@pytest.mark.skipif(
+    not SHARED.is_dir(), reason="needs ../shared, which lies beside the project's own checkout"
+)
+def test_real_rows_from_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = SHARED / "cnn_dailymail"
+    folder = tmp_path / "run"
+    data = ("data=files", f"data.train={rows}/train.jsonl.gz", f"data.validation={rows}/validation.jsonl.gz")
+    small = ("trainer.max_steps=2", "evaluation.base=false", "prompt.max_tokens=256", "evaluation.rows=2")
+    assert run(monkeypatch, *TINY, *data, *small, f"hydra.run.dir={folder}") == 0
+    assert read_summary(folder).rows == 2
+
+
+@pytest.mark.parametrize("quantization", ["blockwise8", "nf4", "none"])
+def test_every_format_trains(quantization: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "run"
+    small = (
+        "trainer.max_steps=2",
+        "evaluation.base=false",
+        "evaluation.rows_during_training=0",
+        "evaluation.rows=1",
+    )
+    assert run(monkeypatch, *TINY, *small, f"quantization={quantization}", f"hydra.run.dir={folder}") == 0
+    summary = read_summary(folder)
+    assert summary.quantization == quantization
+    assert summary.train_loss is not None
+    assert summary.train_loss.first is not None
+    assert 3 < summary.train_loss.first < 7
+
+
+def test_bf16_gives_the_losses_of_fp32_to_its_own_precision(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small = (
+        "trainer.max_steps=2",
+        "evaluation.base=false",
+        "evaluation.rows_during_training=0",
+        "evaluation.rows=1",
+    )
+    losses = {}
+    for precision in ("fp32", "bf16"):
+        folder = tmp_path / precision
+        arguments = (*TINY, *small, f"trainer.precision={precision}", f"hydra.run.dir={folder}")
+        assert run(monkeypatch, *arguments) == 0
+        losses[precision] = [
+            row["train/loss"] for row in read_metrics(folder / "metrics.jsonl") if "train/loss" in row
+        ]
+    assert losses["bf16"] != losses["fp32"]
+    assert losses["bf16"] == pytest.approx(losses["fp32"], rel=2e-2)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_run_on_the_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "run"
+    assert (
+        run(monkeypatch, *TINY, "trainer.device=cuda", "trainer.precision=bf16", f"hydra.run.dir={folder}")
+        == 0
+    )
+    assert read_summary(folder).status == "completed"

@@ -1,0 +1,182 @@
+"""The loop against plain transformers + peft + torch, and against itself in other groupings."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import pytest
+import torch
+from peft import PeftModel
+from training_groups import build_group, constant_evaluation, no_stop, spec_of
+from transformers import GPTJForCausalLM
+
+from summarizer.adapters.peft_format import peft_tensors, save_adapter
+from summarizer.data.batches import collate
+from summarizer.errors import NonFiniteLossError
+from summarizer.model.load import load_config
+from summarizer.model.source import model_folder
+from summarizer.training.loop import Group, fit, note_evaluation, total_steps
+from summarizer.training.schedule import rate_factor
+from summarizer.training.trial import Trial
+
+STEPS = 4
+
+
+def losses_of(group: Group) -> list[list[float]]:
+    """Train the group and return each trial's loss at each step."""
+    seen: list[list[float]] = [[] for _ in group.trials]
+
+    class Listener:
+        def __init__(self, index: int) -> None:
+            self.index = index
+
+        def log(self, row: dict[str, float]) -> None:
+            if "train/loss" in row:
+                seen[self.index].append(row["train/loss"])
+
+    for trial in group.trials:
+        trial.recorder = Listener(trial.index)  # type: ignore[assignment]
+    fit(group, lambda: constant_evaluation(group), no_stop())
+    return seen
+
+
+def test_trains_as_transformers_and_peft_do(tmp_path: Path) -> None:
+    spec = spec_of(
+        "optimizer=adamw",
+        "optimizer.lr=1e-2",
+        f"trainer.max_steps={STEPS}",
+        "trainer.max_grad_norm=0.5",
+        "trainer.schedule.name=linear",
+        "trainer.schedule.warmup_steps=2",
+        "trainer.microbatch_size=1",
+    )
+    group = build_group([spec], tmp_path)
+    save_adapter(group.adapted, 0, tmp_path / "start", "tiny")
+    dense = {
+        name: module.base.weight.dense(torch.float32).clone() for name, module in group.adapted.layers.items()
+    }
+
+    reference = GPTJForCausalLM(load_config(model_folder(spec.model)))
+    with torch.no_grad():
+        for name, parameter in reference.named_parameters():
+            module, _, leaf = name.rpartition(".")
+            if module in dense:
+                source = dense[module] if leaf == "weight" else group.adapted.layers[module].base.bias
+            else:
+                source = group.adapted.model.get_parameter(name)
+            parameter.copy_(source)
+    peer = PeftModel.from_pretrained(reference, tmp_path / "start", is_trainable=True)
+    trainable = [parameter for parameter in peer.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(trainable, lr=1e-2, weight_decay=0.01)
+    batches = group.rows.batches(spec.seed, 2, 0, shuffle=True, group_by_length=False)
+    expected = []
+    for step in range(1, STEPS + 1):
+        batch = collate(next(batches), group.prompt)
+        loss = peer(batch.input_ids, attention_mask=batch.attention_mask, labels=batch.labels).loss
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(trainable, 0.5)
+        optimizer.param_groups[0]["lr"] = 1e-2 * rate_factor(spec.trainer.schedule, step, STEPS)
+        optimizer.step()
+        optimizer.zero_grad()
+        expected.append(loss.item())
+
+    assert losses_of(group)[0] == pytest.approx(expected, rel=1e-4)
+    final = peft_tensors(group.adapted, 0)
+    theirs = {name.replace(".default", ""): p for name, p in peer.named_parameters() if p.requires_grad}
+    assert len(theirs) == len(final) == 76
+    for name, tensor in final.items():
+        # Adam divides by the gradient's size, so rounding in a gradient near zero moves a value by up to its rate.
+        assert (tensor - theirs[name]).abs().mean() < 2e-4, name
+
+
+def test_a_group_trains_each_trial_as_it_would_train_alone(tmp_path: Path) -> None:
+    common = (f"trainer.max_steps={STEPS}", "trainer.microbatch_size=1")
+    specs = [
+        spec_of("adapter.dim=2", "optimizer.lr=1e-3", "seed=0", *common),
+        spec_of("adapter.dim=5", "optimizer.lr=3e-3", "seed=1", *common),
+        spec_of("adapter.dim=3", "optimizer=adamw", "optimizer.lr=1e-2", "seed=2", *common),
+    ]
+    together = build_group(specs, tmp_path / "together")
+    fused = losses_of(together)
+    for index, spec in enumerate(specs):
+        alone = build_group([spec], tmp_path / f"alone{index}")
+        assert fused[index] == pytest.approx(losses_of(alone)[0], rel=1e-4)
+        parameters = together.trials[index].parameters
+        assert parameters.keys() == alone.trials[0].parameters.keys()
+        for name, parameter in alone.trials[0].parameters.items():
+            assert (parameters[name] - parameter).abs().mean() < 2e-4, name
+
+
+@pytest.mark.parametrize(
+    "override", ["trainer.microbatch_size=1", "trainer.gradient_checkpointing=true"], ids=lambda text: text
+)
+def test_how_a_batch_is_computed_does_not_change_it(override: str, tmp_path: Path) -> None:
+    plain = losses_of(build_group([spec_of("trainer.max_steps=3")], tmp_path / "plain"))
+    other = losses_of(build_group([spec_of("trainer.max_steps=3", override)], tmp_path / "other"))
+    assert other[0] == pytest.approx(plain[0], rel=1e-5)
+
+
+def test_dropout_is_drawn_again_where_activations_are_recomputed(tmp_path: Path) -> None:
+    overrides = ("trainer.max_steps=3", "adapter.dropout=0.3", "optimizer.lr=1e-2")
+    plain = losses_of(build_group([spec_of(*overrides)], tmp_path / "plain"))
+    again = losses_of(
+        build_group([spec_of(*overrides, "trainer.gradient_checkpointing=true")], tmp_path / "again")
+    )
+    without = losses_of(
+        build_group([spec_of("trainer.max_steps=3", "optimizer.lr=1e-2")], tmp_path / "without")
+    )
+    assert again[0] == pytest.approx(plain[0], rel=1e-5)
+    assert plain[0][1:] != pytest.approx(without[0][1:], rel=1e-4)
+
+
+def test_a_loss_that_is_not_finite_stops_with_step_and_rows(tmp_path: Path) -> None:
+    group = build_group([spec_of("optimizer.lr=1e30", "trainer.checkpoint_every_steps=1")], tmp_path)
+    with pytest.raises(NonFiniteLossError, match=r"at step 2 on rows sample-\d-\d\d, sample-\d-\d\d"):
+        fit(group, lambda: constant_evaluation(group), no_stop())
+    assert [path.name for path in (tmp_path / "0" / "checkpoints").iterdir()] == ["step-00000001"]
+
+
+def test_a_stop_signal_saves_and_resuming_evaluates_what_was_due(tmp_path: Path) -> None:
+    group = build_group([spec_of("trainer.max_steps=4")], tmp_path)
+    stop = no_stop()
+    stop.number = 15
+    group.trials[0].reached.step = 0
+    assert fit(group, lambda: constant_evaluation(group), stop) == "signal"
+    assert group.step == 0  # asked before the first step: nothing to save
+
+
+def test_early_stopping_waits_for_its_patience(tmp_path: Path) -> None:
+    values = iter([3.0, 2.0, 2.5, 2.4, 2.3, 1.0])
+    group = build_group(
+        [spec_of("trainer.epochs=5", "trainer.evaluate_every_steps=1", "trainer.early_stopping.patience=2")],
+        tmp_path,
+    )
+    assert fit(group, lambda: [{"val/loss": next(values)}], no_stop()) == "early_stopping"
+    reached = group.trials[0].reached
+    assert (reached.step, reached.best_step, reached.best_value) == (4, 2, 2.0)
+
+
+def test_the_best_evaluation_is_what_is_kept(tmp_path: Path) -> None:
+    group = build_group([spec_of("trainer.best_metric=val/rouge1")], tmp_path)
+    trial: Trial = group.trials[0]
+    name, parameter = next(iter(trial.parameters.items()))
+    for step, value in enumerate([10.0, float("nan"), 12.0, 11.0], start=1):
+        trial.reached.step = step
+        parameter.data.fill_(step)
+        note_evaluation(trial, value)
+    kept = copy.deepcopy(trial.reached)
+    trial.restore_best()
+    assert (kept.best_step, kept.best_value, kept.evaluations_since_best) == (3, 12.0, 1)
+    assert (trial.parameters[name] == 3).all()
+
+
+@pytest.mark.parametrize(
+    ("epochs", "max_steps", "steps_per_epoch", "expected"),
+    [(3.0, None, 50, 150), (0.5, None, 5, 3), (3.0, 20, 50, 20), (None, 7, None, 7), (1.0, 500, 50, 50)],
+)
+def test_total_steps(
+    epochs: float | None, max_steps: int | None, steps_per_epoch: int | None, expected: int
+) -> None:
+    trainer = spec_of().trainer.model_copy(update={"epochs": epochs, "max_steps": max_steps})
+    assert total_steps(trainer, steps_per_epoch) == expected

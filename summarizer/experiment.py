@@ -12,11 +12,13 @@ from summarizer.adapters.attach import AdaptedModel, attach, describe
 from summarizer.adapters.peft_format import load_adapter, save_adapter
 from summarizer.config.specs import RunSpec
 from summarizer.data.prompt import Prompt, build_prompt
+from summarizer.data.sources import SplitName
 from summarizer.data.splits import Split, build_split
 from summarizer.data.stream import StreamedSplit
 from summarizer.errors import StopRequested
 from summarizer.evaluation.evaluate import Evaluator
 from summarizer.evaluation.predictions import Prediction, write_predictions
+from summarizer.evaluation.scores import Comparison
 from summarizer.heldout import HeldOut, evaluate_on_the_way, final_scores, held_out
 from summarizer.job import Job
 from summarizer.model.load import load_base, load_config
@@ -25,7 +27,7 @@ from summarizer.model.tokenizer import check_context, load_tokenizer
 from summarizer.outcome import Outcome
 from summarizer.preflight import preflight
 from summarizer.processes import Processes, join_processes
-from summarizer.report import show_results, show_sample
+from summarizer.report import show_results
 from summarizer.run_folder import claimed
 from summarizer.tracking.recorder import no_recorder, open_recorder
 from summarizer.training.checkpoint import load_latest
@@ -121,51 +123,36 @@ def _train(outcome: Outcome, processes: Processes, stop: StopSignal) -> float | 
 
     # ---- evaluate, save --------------------------------------------------------------------------------------
     trial.restore_best()
-    (scores,), base_scores, lead = final_scores(evaluator, spec, final)
+    (scores,) = final_scores(evaluator, spec, final)
     if processes.is_main:
         save_adapter(adapted, 0, job.path / "adapter", spec.model.name_or_path, tokenizer)
-        _write(job.path, final, scores.summaries, "")
-        if base_scores is not None:
-            _write(job.path, final, base_scores.summaries, ".base")
-        outcome.known.update(split=final.split, rows=len(final.rows), adapter="adapter")
-        outcome.add_scores(scores, base_scores, lead)
-        samples = final.samples(
-            spec.evaluation.sample_summaries, scores.summaries, base_scores.summaries if base_scores else None
-        )
+        _save_predictions(job.path, final, scores)
+        base_summaries = scores.base.summaries if scores.base else None
+        samples = final.samples(spec.evaluation.sample_summaries, scores.adapter.summaries, base_summaries)
         recorder.log_samples(trial.reached.step, samples)
         recorder.log_adapter(job.path / "adapter")
+    outcome.known.update(split=final.split, rows=len(final.rows), adapter="adapter")
+    outcome.add_scores(scores)
     outcome.close("completed")
     if processes.is_main:
-        systems = {"adapter": scores, **({"base alone": base_scores} if base_scores else {}), "Lead-3": lead}
-        for sample in samples[:1]:
-            show_sample(
-                sample.article,
-                sample.reference,
-                {
-                    "adapter": sample.prediction,
-                    **({"base alone": sample.base} if sample.base is not None else {}),
-                },
-            )
-        show_results(systems, split=final.split, rows=len(final.rows), folder=job.path)
+        show_results(scores, final, job.path)
     return trial.reached.best_value
 
 
 def _read_splits(spec: RunSpec, prompt: Prompt) -> tuple[Split | StreamedSplit, HeldOut, HeldOut]:
     """Rows to train on, to evaluate on during training, and to score at the end."""
     training: Split | StreamedSplit
-    training = (
-        StreamedSplit(spec.data, prompt) if spec.data.streaming else build_split(spec.data, "train", prompt)
-    )
-    validation = build_split(spec.data, "validation", prompt)
-    final = (
-        validation
-        if spec.evaluation.split == "validation"
-        else build_split(spec.data, spec.evaluation.split, prompt)
-    )
-    for split in dict.fromkeys((training, validation, final)):
-        if isinstance(split, Split):
-            log.info(split.report.describe())
-    return training, held_out(validation), held_out(final, spec.evaluation.rows)
+    if spec.data.streaming:
+        training = StreamedSplit(spec.data, prompt)
+    else:
+        training = build_split(spec.data, "train", prompt)
+        log.info(training.report.describe())
+    splits: dict[SplitName, Split] = {}
+    for name in dict.fromkeys(("validation", spec.evaluation.split)):
+        splits[name] = build_split(spec.data, name, prompt)
+        log.info(splits[name].report.describe())
+    final = held_out(splits[spec.evaluation.split], spec.evaluation.rows)
+    return training, held_out(splits["validation"]), final
 
 
 def _evaluator(
@@ -179,12 +166,15 @@ def _evaluator(
     return Evaluator(adapted, prompt, spec.generation, spec.evaluation.batch_size, processes, answer_stop)
 
 
-def _write(folder: Path, rows: HeldOut, summaries: object, suffix: str) -> None:
-    predictions = [
-        Prediction(id=row.id, prediction=summary, reference=reference)
-        for row, summary, reference in zip(rows.rows, summaries, rows.references, strict=True)
-    ]
-    write_predictions(folder / "predictions" / f"{rows.split}{suffix}.jsonl", predictions)
+def _save_predictions(folder: Path, rows: HeldOut, scores: Comparison) -> None:
+    """`predictions/SPLIT.jsonl`, and `SPLIT.base.jsonl` where the base was scored too."""
+    for suffix, system in (("", scores.adapter), (".base", scores.base)):
+        if system is not None:
+            predictions = [
+                Prediction(id=row.id, prediction=summary, reference=reference)
+                for row, summary, reference in zip(rows.rows, system.summaries, rows.references, strict=True)
+            ]
+            write_predictions(folder / "predictions" / f"{rows.split}{suffix}.jsonl", predictions)
 
 
 def _shown(metrics: dict[str, float]) -> str:

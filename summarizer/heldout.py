@@ -10,7 +10,7 @@ from summarizer.data.batches import EncodedRow
 from summarizer.data.splits import Split
 from summarizer.evaluation.evaluate import Evaluator
 from summarizer.evaluation.rouge import score_pairs
-from summarizer.evaluation.scores import Scores, score, score_lead
+from summarizer.evaluation.scores import Comparison, score, score_lead
 from summarizer.tracking.recorder import Recorder
 from summarizer.tracking.tracker import SampleSummary
 
@@ -79,15 +79,9 @@ def evaluate_on_the_way(
     return metrics * len(recorders) if base else metrics
 
 
-def final_scores(
-    evaluator: Evaluator, spec: RunSpec, rows: HeldOut
-) -> tuple[list[Scores], Scores | None, Scores]:
-    """Each trial's scores, the base's where the config asks for them, and Lead-3's, on the same rows."""
+def final_scores(evaluator: Evaluator, spec: RunSpec, rows: HeldOut) -> list[Comparison]:
+    """Each trial's scores beside the base's, where the config asks for them, and Lead-3's."""
     losses, summaries = evaluator.losses(rows.rows), evaluator.summaries(rows.rows)
-    trials = [
-        score(written, rows.references, spec.evaluation, loss=loss)
-        for loss, written in zip(losses, summaries, strict=True)
-    ]
     base = None
     if spec.evaluation.base:
         (loss,), (written,) = (
@@ -95,4 +89,8 @@ def final_scores(
             evaluator.summaries(rows.rows, base=True),
         )
         base = score(written, rows.references, spec.evaluation, loss=loss)
-    return trials, base, score_lead(rows.articles, rows.references, spec.evaluation)
+    lead = score_lead(rows.articles, rows.references, spec.evaluation)
+    return [
+        Comparison(score(written, rows.references, spec.evaluation, loss=loss), base, lead)
+        for loss, written in zip(losses, summaries, strict=True)
+    ]

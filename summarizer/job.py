@@ -70,11 +70,12 @@ def job_of_folder(folder: Path) -> Job:
     plain = {} if issues else to_plain(config)
     if issues := issues or list(_calls(plain, "")):
         raise ConfigError(issues)
+    as_typed: list[Any] = OmegaConf.to_container(overrides)  # type: ignore[assignment]
     in_sweep = (folder.parent / "multirun.yaml").is_file()
     return Job(
         plain,
         str(folder),
-        tuple(map(str, overrides)),
+        tuple(map(str, as_typed)),
         folder.parent.name if in_sweep else None,
         resumed=True,
     )

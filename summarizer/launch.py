@@ -22,7 +22,7 @@ from summarizer.errors import ConfigError, NonFiniteLossError, RunsFailed, StopR
 from summarizer.job import Job, job_of_folder
 
 if TYPE_CHECKING:
-    from torch.distributed import Store
+    from torch.distributed.distributed_c10d import Store
 
 END_OF_JOBS = "end"
 WAIT_FOR_JOB = timedelta(days=7)
@@ -163,7 +163,7 @@ def log_to(folder: Path) -> None:
 
 
 def _rendezvous() -> Store:
-    from torch.distributed import rendezvous
+    from torch.distributed.rendezvous import rendezvous
 
     store: Store = next(iter(rendezvous("env://")))[0]
     return store
@@ -190,12 +190,12 @@ def _require_all_launched() -> None:
 
 def _spawn(job: Job, count: int) -> float | None:
     """Run a job in `count` processes of this machine; signals reach all of them."""
-    import torch.multiprocessing as mp
+    import torch.multiprocessing.spawn as mp
 
     from summarizer.training.stopping import listening
 
     with listening() as stop:
-        context = mp.start_processes(
+        context = mp.start_processes(  # type: ignore[no-untyped-call]
             _worker, (job.to_json(), count, _free_port()), nprocs=count, join=False, start_method="spawn"
         )
         passed_on = False

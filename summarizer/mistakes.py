@@ -48,6 +48,11 @@ def report_mistakes(run: Callable[[], object], arguments: Sequence[str]) -> int:
     except NonFiniteLossError as error:
         say(f"Training stopped: {error}.")
         return FAILURE
+    except BrokenPipeError:
+        # As of `--help | head`. What is still in the buffer would raise once more when Python ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        say("Stopped: nobody reads the output any more.")
+        return FAILURE
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
             raise

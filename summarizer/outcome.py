@@ -11,7 +11,7 @@ import torch
 
 from summarizer.config.specs import RunSpec
 from summarizer.errors import StopRequested
-from summarizer.evaluation.scores import Scores
+from summarizer.evaluation.scores import Comparison
 from summarizer.job import Job
 from summarizer.tracking.environment import git_state, peak_memory_bytes, versions
 from summarizer.tracking.names import redact
@@ -36,12 +36,14 @@ class Outcome:
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     known: dict[str, Any] = field(default_factory=dict)
 
-    def add_scores(self, adapter: Scores, base: Scores | None, lead: Scores) -> None:
-        self.known["val_loss"] = adapter.loss
-        self.known["rouge"] = RougeScores.of(adapter.rouge)
-        self.known["baseline"] = RougeScores.of(lead.rouge)
-        if base is not None:
-            self.known["base"] = BaseScores(val_loss=base.loss, rouge=RougeScores.of(base.rouge))
+    def add_scores(self, scores: Comparison) -> None:
+        self.known["val_loss"] = scores.adapter.loss
+        self.known["rouge"] = RougeScores.of(scores.adapter.rouge)
+        self.known["baseline"] = RougeScores.of(scores.lead.rouge)
+        if scores.base is not None:
+            self.known["base"] = BaseScores(
+                val_loss=scores.base.loss, rouge=RougeScores.of(scores.base.rouge)
+            )
 
     def close(self, status: Status, *, error: BaseException | None = None) -> None:
         """Write summary.json and end the wandb run, as `status` says."""

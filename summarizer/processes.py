@@ -115,7 +115,7 @@ def join_processes(*, device: str, precision: str, wanted: int | None) -> Proces
 def multiplies_bf16(*, on_card: bool) -> bool:
     """Whether the device has instructions for bf16 products, rather than converting to fp32 and back."""
     if on_card:
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     capabilities = torch.cpu.get_capabilities()
     return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16") or capabilities.get("bf16"))
 

@@ -54,29 +54,40 @@ class ConsoleHandler(logging.Handler):
 class Bar:
     """One piece of long work: `advance` it, and `note` what a person wants to see beside it."""
 
-    def __init__(self, label: str, total: int | None, progress: Progress | None, task: TaskID | None) -> None:
-        self._label, self._total, self._progress, self._task = label, total, progress, task
-        self._done, self._note = 0, ""
+    def __init__(
+        self,
+        label: str,
+        total: int | None,
+        done: int,
+        live: tuple[Progress, TaskID] | None = None,
+        *,
+        silent: bool = False,
+    ) -> None:
+        self._label, self._total, self._live, self._silent = label, total, live, silent
+        self._done = self._done_before = done
+        self._note = ""
         self._last_line_s = self._start_s = time.monotonic()
 
     def advance(self, amount: int = 1) -> None:
         self._done += amount
-        if self._progress is not None and self._task is not None:
-            self._progress.advance(self._task, amount)
-        elif time.monotonic() - self._last_line_s >= PLAIN_LINE_EVERY_S:
+        if self._live is not None:
+            progress, task = self._live
+            progress.advance(task, amount)
+        elif not self._silent and time.monotonic() - self._last_line_s >= PLAIN_LINE_EVERY_S:
             self._last_line_s = time.monotonic()
             log.info(self._line())
 
     def note(self, text: str) -> None:
         self._note = text
-        if self._progress is not None and self._task is not None:
-            self._progress.update(self._task, note=text)
+        if self._live is not None:
+            progress, task = self._live
+            progress.update(task, note=text)
 
     def _line(self) -> str:
         elapsed_s = time.monotonic() - self._start_s
         if not self._total:
             return f"{self._label}: {self._done} {self._note}".rstrip()
-        left_s = elapsed_s / max(self._done, 1) * (self._total - self._done)
+        left_s = elapsed_s / max(self._done - self._done_before, 1) * (self._total - self._done)
         return f"{self._label}: {self._done}/{self._total}, {left_s:.0f} s left {self._note}".rstrip()
 
 
@@ -88,11 +99,7 @@ def bar(label: str, total: int | None, *, done: int = 0, show: bool = True) -> I
     """
     target = console()
     if not show or _live or not target.is_terminal:
-        quiet = Bar(label, total, None, None)
-        if not show:
-            quiet._last_line_s = float("inf")
-        quiet._done = done
-        yield quiet
+        yield Bar(label, total, done, silent=not show)
         return
     columns = (
         TextColumn("{task.description}"),
@@ -106,6 +113,7 @@ def bar(label: str, total: int | None, *, done: int = 0, show: bool = True) -> I
     with Progress(*columns, console=target) as progress:
         _live.append(progress)
         try:
-            yield Bar(label, total, progress, progress.add_task(label, total=total, completed=done, note=""))
+            task = progress.add_task(label, total=total, completed=done, note="")
+            yield Bar(label, total, done, (progress, task))
         finally:
             _live.remove(progress)

@@ -8,7 +8,8 @@ from pathlib import Path
 from rich.table import Table
 
 from summarizer.evaluation.rouge import VARIANTS
-from summarizer.evaluation.scores import Scores
+from summarizer.evaluation.scores import Comparison, Scores
+from summarizer.heldout import HeldOut
 from summarizer.progress import console
 
 SHOWN_CHARACTERS = 300
@@ -30,18 +31,17 @@ def score_table(systems: Mapping[str, Scores], *, rows: int, split: str) -> Tabl
     return table
 
 
-def show_results(systems: Mapping[str, Scores], *, split: str, rows: int, folder: Path) -> None:
-    console().print(score_table(systems, rows=rows, split=split))
-    console().print(f"results: {folder}/summary.json   adapter: {folder}/adapter", markup=False)
-
-
-def show_sample(article: str, reference: str, summaries: Mapping[str, str]) -> None:
-    """One article with each system's summary of it."""
+def show_results(scores: Comparison, rows: HeldOut, folder: Path) -> None:
+    """The first row's summaries, all rows' scores, and where the rest lies."""
     out = console()
-    shown = " ".join(article.split())
+    article = " ".join(rows.articles[0].split())
     out.print(
-        f"\nArticle: {shown[:SHOWN_CHARACTERS]}{' …' if len(shown) > SHOWN_CHARACTERS else ''}", markup=False
+        f"\nArticle: {article[:SHOWN_CHARACTERS]}{' …' if len(article) > SHOWN_CHARACTERS else ''}",
+        markup=False,
     )
-    for name, summary in {**summaries, "reference": reference}.items():
+    summaries = {name: system.summaries[0] for name, system in scores.systems.items()}
+    for name, summary in {**summaries, "reference": rows.references[0]}.items():
         out.print(f"  {name}: {' '.join(summary.split()) or '(empty)'}", markup=False)
     out.print()
+    out.print(score_table(scores.systems, rows=len(rows.rows), split=rows.split))
+    out.print(f"results: {folder}/summary.json   adapter: {folder}/adapter", markup=False)

@@ -63,6 +63,7 @@ def _compose_and_run(config: DictConfig) -> float | None:
     folder = hydra_config.runtime.output_dir
     # A sweeper that optimises must hear of a failure; Hydra's own only ends with it, after a line of its own.
     optimising = sweeping and not hydra_config.sweeper._target_.endswith(".BasicSweeper")
+    value = None
     with failures_kept(folder, keep=not optimising, sweeping=sweeping):
         job = Job(
             config=to_plain(config),
@@ -70,8 +71,8 @@ def _compose_and_run(config: DictConfig) -> float | None:
             overrides=tuple(hydra_config.overrides.task),
             sweep=Path(hydra_config.sweep.dir).name if sweeping else None,
         )
-        return start(job)
-    return None
+        value = start(job)
+    return value
 
 
 if __name__ == "__main__":

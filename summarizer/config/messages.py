@@ -42,7 +42,7 @@ def issues_of(error: ValidationError, spec: type[BaseModel], group: str) -> Iter
 
 
 def _precision(detail: Any) -> tuple[bool, bool]:
-    """Orders what is said of one key: a mistaken item, and a bound, say more than what type the whole is not."""
+    """Orders what is said of one key: a mistaken item, or a bound, says more than that the type is wrong."""
     return isinstance(detail["loc"][-1], int), not detail["type"].endswith("_type")
 
 

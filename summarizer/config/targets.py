@@ -15,6 +15,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, create_model
 
+from summarizer.config.messages import shown
 from summarizer.errors import ConfigError
 
 ALLOWED_PACKAGES = {
@@ -67,7 +68,9 @@ def resolve_target(group: str, path: object) -> type:
     key = f"{group}._target_"
     allowed = ALLOWED_PACKAGES[group]
     if not isinstance(path, str) or not any(path.startswith(package + ".") for package in allowed):
-        raise ConfigError.single(key, f"{path!r} is not allowed; it must be a class of {_either(allowed)}")
+        raise ConfigError.single(
+            key, f"{shown(path)} is not allowed; it must be a class of {_either(allowed)}"
+        )
     try:
         found = import_target(path)
     except (ImportError, AttributeError) as error:

@@ -24,6 +24,23 @@ class Scores:
     summaries: Sequence[str]
 
 
+@dataclass(frozen=True)
+class Comparison:
+    """What a trial's adapter gained: its scores beside others' on the same rows."""
+
+    adapter: Scores
+    base: Scores | None
+    """The base without the adapter; None where the config does not ask for it."""
+    lead: Scores
+    """Lead-3: the first three sentences of each article."""
+
+    @property
+    def systems(self) -> dict[str, Scores]:
+        """By the name that a person reads."""
+        systems = {"adapter": self.adapter, "base alone": self.base, "Lead-3": self.lead}
+        return {name: scores for name, scores in systems.items() if scores is not None}
+
+
 def score(
     summaries: Sequence[str], references: Sequence[str], spec: EvaluationSpec, *, loss: float | None
 ) -> Scores:
@@ -33,5 +50,5 @@ def score(
 
 
 def score_lead(articles: Sequence[str], references: Sequence[str], spec: EvaluationSpec) -> Scores:
-    """Lead-3: the first three sentences of each article."""
+    """The scores of Lead-3 on these rows."""
     return score([lead(article) for article in articles], references, spec, loss=None)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from transformers.conversion_mapping import get_model_conversion_mapping
+from transformers.core_model_loading import WeightRenaming, rename_source_key
 
 from summarizer.errors import ConfigError
 from summarizer.model.checkpoint_files import checkpoint_files, read_tensors
@@ -64,10 +66,15 @@ def quantised(
     """
     wanted = {name: weight.shape for name, weight in skeleton.weights.items()} | _shapes(skeleton.plain)
     optional = _shapes(skeleton.buffers)
+    renamings = [
+        change
+        for change in get_model_conversion_mapping(skeleton.model)
+        if isinstance(change, WeightRenaming)
+    ]
     missing, unplaced = set(wanted), []
     with bar(f"quantising to {format_name}", len(wanted)) as progress:
         for checkpoint_name, tensor in source:
-            name = _placed(checkpoint_name, wanted | optional, skeleton.model.base_model_prefix)
+            name = _placed(checkpoint_name, wanted | optional, skeleton.model.base_model_prefix, renamings)
             if name is None or name in skeleton.copies:
                 unplaced.append(checkpoint_name)
                 continue
@@ -135,11 +142,19 @@ def _stored(
         raise ConfigError.single(KEY, f"{where}: {error}") from error
 
 
-def _placed(name: str, wanted: Mapping[str, object], prefix: str) -> str | None:
-    """The model's name for a checkpoint's tensor: some hold the body without its prefix, or with one more."""
-    for candidate in (name, f"{prefix}.{name}", name.removeprefix(f"{prefix}.")):
-        if candidate in wanted:
-            return candidate
+def _placed(
+    name: str, wanted: Mapping[str, object], prefix: str, renamings: Sequence[WeightRenaming]
+) -> str | None:
+    """The model's name for a checkpoint's tensor.
+
+    Some checkpoints hold the body without its prefix, or with one more; of some, transformers has since
+    renamed the modules (GPT-NeoX's head).
+    """
+    renamed, _ = rename_source_key(name, renamings, [])
+    for known in (name, renamed):
+        for candidate in (known, f"{prefix}.{known}", known.removeprefix(f"{prefix}.")):
+            if candidate in wanted:
+                return candidate
     return None
 
 

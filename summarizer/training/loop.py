@@ -182,7 +182,7 @@ def _sum_gradients(group: Group) -> None:
     """One reduction for all adapters: they are small, and many small ones would wait on each other."""
     grads = [stack.grad for stack in group.adapted.stacks() if stack.grad is not None]
     flat = group.processes.summed(torch.cat([grad.reshape(-1) for grad in grads]))
-    for grad, total in zip(grads, flat.split([grad.numel() for grad in grads]), strict=True):
+    for grad, total in zip(grads, torch.split(flat, [grad.numel() for grad in grads]), strict=True):
         grad.copy_(total.reshape(grad.shape))
 
 

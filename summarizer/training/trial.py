@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -69,21 +70,13 @@ class Trial:
     def trainable_parameters(self) -> int:
         return sum(parameter.numel() for parameter in self.parameters.values())
 
-    @property
-    def gradients_norm(self) -> Tensor:
-        grads = [parameter.grad for parameter in self.parameters.values() if parameter.grad is not None]
-        return torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(grad) for grad in grads]))
-
     def update(self, step: int, total_steps: int) -> tuple[float, Tensor]:
         """Clip this trial's gradients by their own norm, take one optimizer step; the rate and the norm before."""
         rate = self.spec.optimizer.lr * rate_factor(self.spec.trainer.schedule, step, total_steps)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         limit = self.spec.trainer.max_grad_norm
-        if limit is None:
-            norm = self.gradients_norm
-        else:
-            norm = nn.utils.clip_grad_norm_(self.parameters.values(), limit)
+        norm = nn.utils.clip_grad_norm_(self.parameters.values(), math.inf if limit is None else limit)
         self.optimizer.step()
         return rate, norm
 

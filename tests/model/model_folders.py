@@ -49,7 +49,7 @@ def tiny_config(kind: str) -> PretrainedConfig:
 
 
 def tiny_model(kind: str, seed: int = 0) -> PreTrainedModel:
-    """Weights larger than a fresh model's, biases and norms drawn too, so that each one matters in the logits."""
+    """Larger weights than a fresh model's, biases and norms drawn too: each one matters in the logits."""
     torch.manual_seed(seed)
     model = AutoModelForCausalLM.from_config(tiny_config(kind), dtype=torch.float32)
     with torch.no_grad():
@@ -72,7 +72,8 @@ def save_bin(
 
 def load(folder: Path | str, format_name: str = "none", *, cache: bool = False) -> Base:
     spec = ModelSpec(name_or_path=str(folder), revision=None, completion_token=None)
-    return load_base(spec, QuantizationSpec(format=format_name, cache=cache), torch.device("cpu"))  # type: ignore[arg-type]
+    quantization = QuantizationSpec(format=format_name, cache=cache)  # type: ignore[arg-type]
+    return load_base(spec, quantization, torch.device("cpu"))
 
 
 def token_ids(rows: int = 2, length: int = 9, vocabulary: int = 96) -> torch.Tensor:

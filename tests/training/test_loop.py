@@ -86,7 +86,7 @@ def test_trains_as_transformers_and_peft_do(tmp_path: Path) -> None:
     theirs = {name.replace(".default", ""): p for name, p in peer.named_parameters() if p.requires_grad}
     assert len(theirs) == len(final) == 76
     for name, tensor in final.items():
-        # Adam divides by the gradient's size, so rounding in a gradient near zero moves a value by up to its rate.
+        # Adam divides by the gradient's size: rounding in one near zero moves a value by up to its rate.
         assert (tensor - theirs[name]).abs().mean() < 2e-4, name
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import pytest
@@ -36,7 +37,7 @@ def test_linear_falls_to_its_end_along_a_line() -> None:
     got = factors("linear", 5, 0.2, 25)
     assert got[4] == 1.0
     assert got[-1] == pytest.approx(0.2)
-    assert [b - a for a, b in zip(got[4:], got[5:], strict=False)] == pytest.approx([-0.04] * 20)
+    assert [b - a for a, b in itertools.pairwise(got[4:])] == pytest.approx([-0.04] * 20)
 
 
 @pytest.mark.parametrize("name", ["constant", "linear", "cosine"])

@@ -14,7 +14,7 @@ from summarizer.model.formats.protocol import Parts, require_finite
 
 LEVELS = 127
 """Steps on each side of zero; -128 is left out so that the grid is symmetric."""
-WEIGHTS_AT_ONCE = 1 << 24
+WEIGHTS_AT_ONCE = 1 << 20
 """How many weights are dense at a time: bounds what quantising the largest matrix adds to a load's peak."""
 
 

@@ -35,12 +35,14 @@ class _NormalFloat4:
         return {"q": torch.cat(packed), "absmax": torch.cat(absmax), "code": state.code}
 
     def dequantise(self, parts: Parts, shape: tuple[int, int], dtype: torch.dtype) -> Tensor:
-        # With an odd last axis bitsandbytes leaves its CPU kernel for code that torch.compile builds first, for
-        # each shape anew. Blocks ignore rows, so the bytes may be read as one even row.
-        even = shape if shape[1] % 2 == 0 else (1, 2 * parts["q"].numel())
+        # bitsandbytes 0.50.2 on the CPU gives wrong weights where rows are a multiple of 16 long but not of a
+        # block, and leaves its kernel for torch.compile where they are odd. Blocks ignore rows: the bytes are
+        # read as rows of one block each, or all as one row.
+        count = 2 * parts["q"].numel()
+        laid = (count // BLOCK, BLOCK) if count % BLOCK == 0 else (1, count)
         state = bnb.QuantState(
             absmax=parts["absmax"],
-            shape=torch.Size(even),
+            shape=torch.Size(laid),
             code=parts["code"],
             blocksize=BLOCK,
             quant_type="nf4",

@@ -1,0 +1,75 @@
+"""A new adapter kind is one subclass: this one, a scale on each output (as in (IA)^3), trains one step."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from tiny_bases import adapted, logits, saved, token_ids
+from torch import Tensor
+
+from summarizer.adapters.protocol import Adapter, Parameters, Role
+
+
+class InputAverage(Adapter):
+    """Adds each input's mean times a learnt vector; its stack has a first axis of 1."""
+
+    strength: float
+
+    @property
+    def scale(self) -> float:
+        return self.strength
+
+    @property
+    def input_dropout(self) -> float:
+        return 0.0
+
+    def draw_linear(self, d_in: int, d_out: int, generator: torch.Generator) -> dict[str, Tensor]:
+        return {"v": torch.zeros(1, d_out)}
+
+    def draw_embedding(self, v: int, d: int, generator: torch.Generator) -> dict[str, Tensor]:
+        return {"v": torch.zeros(1, d)}
+
+    @staticmethod
+    def delta_linear(x: Tensor, stacked: Parameters, scale: Tensor) -> Tensor:
+        return x.mean(dim=2, keepdim=True) * stacked["v"] * scale
+
+    @staticmethod
+    def delta_embedding(ids: Tensor, stacked: Parameters, scale: Tensor) -> Tensor:
+        return stacked["v"].expand(-1, ids.shape[1], -1) * scale
+
+    def peft_config(self, target_modules: list[str], **more: Any) -> Any:
+        raise NotImplementedError
+
+    @staticmethod
+    def to_peft(role: Role, tensors: Parameters) -> dict[str, Tensor]:
+        return dict(tensors)
+
+    @staticmethod
+    def from_peft(role: Role, tensors: Parameters) -> dict[str, Tensor]:
+        return dict(tensors)
+
+
+def test_it_trains(tmp_path: Path) -> None:
+    kinds = [
+        InputAverage(strength=strength, targets=["linear", "head", "embedding"], exclude=[], start_from=None)
+        for strength in (1.0, 0.5)
+    ]
+    model = adapted(saved("gptj", tmp_path), kinds)
+    ids = token_ids(4)
+    losses = []
+    for _ in range(2):
+        scores = model.model(input_ids=ids).logits
+        each = torch.nn.functional.cross_entropy(scores[:, :-1].transpose(1, 2), ids[:, 1:], reduction="none")
+        per_trial = each.reshape(2, -1).mean(dim=1)
+        per_trial.sum().backward()
+        losses.append(per_trial.detach())
+        with torch.no_grad():
+            for trial in range(2):
+                for parameter in model.parameters_of(trial).values():
+                    assert parameter.grad is not None
+                    parameter -= 0.02 * parameter.grad
+        model.zero_grad()
+    assert (losses[1] < losses[0]).all()
+    assert logits(model.model, ids).isfinite().all()

@@ -1,0 +1,84 @@
+"""Command lines that Hydra refuses to compose: what a person is told instead of Hydra's own words."""
+
+from __future__ import annotations
+
+import pytest
+from composing import composed
+from hydra.errors import HydraException
+
+from summarizer.config.diagnose import diagnose
+from summarizer.preflight import preflight
+
+
+def lines(*arguments: str) -> list[str]:
+    return [
+        str(issue) for issue in diagnose(arguments, HydraException("what Hydra said\nand more"), preflight)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["adapter.dmi=4"], ["adapter.dmi: unknown key; did you mean 'dim'?"]),
+        (["++adapter.dmi=4"], ["adapter.dmi: unknown key; did you mean 'dim'?"]),
+        (["~adapter.dmi"], ["adapter.dmi: unknown key; did you mean 'dim'?"]),
+        (["adapter.dim.x=4"], ["adapter.dim: {'x': 4} is not a whole number of at least 1"]),
+        (["adaptor=lora"], ["adaptor: unknown key; did you mean 'adapter'?"]),
+        (["modle/x=hf"], ["modle/x: unknown key; did you mean 'model'?"]),
+        (["model@foo=hf"], ["model@foo: unknown key"]),
+        (["hydra.run.dirr=5"], ["hydra.run.dirr: unknown key"]),
+        (["data.rows={train: 5, vali: 6}"], ["data.rows.vali: unknown key; did you mean 'validation'?"]),
+        (["+adapter.dim=3"], ["adapter.dim: is there already; leave out the + to change it"]),
+        (["+model=hf"], ["model: is there already; leave out the + to change it"]),
+        (["adapter=null"], ["adapter: null is not one of lora"]),
+        (["hydra/launcher=foo"], ["hydra/launcher: 'foo' is not one of basic"]),
+        (["adapter.dim=1,2"], ["adapter.dim: 1,2 is a sweep; add -m to run each of its values"]),
+        (["=3"], ["'=3' has no key; write KEY=VALUE, such as adapter.dim=2"]),
+        (
+            ["model=tiny_gtpj", "adapter.dim=0"],
+            [
+                "model: 'tiny_gtpj' is not one of gptj_6b, hf, smollm2, tiny_gptj; did you mean 'tiny_gptj'?",
+                "adapter.dim: 0 is not a number of at least 1",
+            ],
+        ),
+        (
+            ["a", "foo=3", "seed=-1"],
+            [
+                "'a' is not an override such as adapter.dim=2 (missing EQUAL at '<EOF>')",
+                "foo: unknown key; valid names: adapter, data, evaluation, experiment, generation, model, "
+                "optimizer, prompt, quantization, resume, seed, tracking, trainer",
+                "seed: -1 is not a whole number from 0 to 9223372036854775807",
+            ],
+        ),
+    ],
+)
+def test_lines(arguments: list[str], expected: list[str]) -> None:
+    assert lines(*arguments) == expected
+
+
+def test_the_example_of_the_issue_without_its_plus() -> None:
+    found = lines(
+        "adapter.dmi=4", "adapter.dim=eight", "optimizer.lr=-1", "data=files", "data.train=/nowhere/x.jsonl"
+    )
+    assert [line.partition(":")[0] for line in found] == [
+        "adapter.dim",
+        "adapter.dmi",
+        "optimizer.lr",
+        "data.train",
+    ]
+
+
+def test_each_value_of_a_sweep_is_looked_at_once() -> None:
+    found = lines("-m", "adapter.dim=1,eight,0", "optimizer.lr=1e-4,-1", "foo=3")
+    assert [line.partition(":")[0] for line in found] == ["foo", "adapter.dim", "adapter.dim", "optimizer.lr"]
+    assert lines("-m", "foo=1,2") == lines("foo=1")
+
+
+def test_a_special_character_is_to_be_quoted() -> None:
+    (line,) = lines("prompt.completion_token=<|x|>")
+    assert "quote a value of special characters: 'KEY=\"VALUE\"'" in line
+    assert composed('prompt.completion_token="<|x|>"').prompt.completion_token == "<|x|>"
+
+
+def test_without_a_mistake_to_find_it_is_what_hydra_said() -> None:
+    assert lines("adapter.dim=3") == ["what Hydra said"]

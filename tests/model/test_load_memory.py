@@ -1,0 +1,88 @@
+"""Loading an old fp32 checkpoint needs memory for the quantised base, not for the checkpoint."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import LlamaConfig
+
+from summarizer.model.skeleton import build_skeleton
+
+MEASURE = """
+import json, sys, threading, time, torch
+from pathlib import Path
+from summarizer.config.specs import ModelSpec, QuantizationSpec
+from summarizer.model.load import load_base
+import bitsandbytes
+
+def private_bytes():
+    # Pages of a mapped file count as resident too, but the system takes them back when it needs them.
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith("RssAnon")).split()[1]) * 1024
+
+peak, done, before = 0, False, private_bytes()
+
+def watch():
+    global peak
+    while not done:
+        peak = max(peak, private_bytes())
+        time.sleep(0.002)
+
+thread = threading.Thread(target=watch)
+thread.start()
+cache = sys.argv[2] == "cache"
+spec = ModelSpec(name_or_path=sys.argv[1], revision=None, completion_token=None)
+base = load_base(spec, QuantizationSpec(format="int8", cache=cache), torch.device("cpu"))
+done = True
+thread.join()
+print(json.dumps({"peak": peak - before, "after": private_bytes() - before, "stored": base.stored_bytes}))
+"""
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """About 400 MB of fp32: two blocks of large matrices, as a 6-billion-parameter model has them."""
+    folder = tmp_path_factory.mktemp("large")
+    config = LlamaConfig(
+        vocab_size=8192,
+        hidden_size=1536,
+        intermediate_size=4096,
+        num_hidden_layers=3,
+        num_attention_heads=12,
+        tie_word_embeddings=False,
+    )
+    config.save_pretrained(folder)
+    skeleton = build_skeleton(config, "none")
+    shapes = {name: weight.shape for name, weight in skeleton.weights.items()}
+    shapes |= {name: tuple(tensor.shape) for name, tensor in skeleton.plain.items()}
+    torch.save({name: torch.full(shape, 0.5) for name, shape in shapes.items()}, folder / "pytorch_model.bin")
+    assert 3.8e8 < (folder / "pytorch_model.bin").stat().st_size < 5e8
+    return folder
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads Linux's /proc")
+@pytest.mark.parametrize("cache", ["cache", "none"])
+def test_peak_memory_is_near_the_quantised_size(
+    cache: str, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SUMMARIZER_CACHE", str(tmp_path))
+    checkpoint_bytes = (checkpoint / "pytorch_model.bin").stat().st_size
+    reports = []
+    for _ in range(2 if cache == "cache" else 1):
+        command = [sys.executable, "-c", MEASURE, str(checkpoint), cache]
+        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
+        reports.append(json.loads(done.stdout.splitlines()[-1]))
+    stored = reports[0]["stored"]
+    print(reports, stored, checkpoint_bytes)
+    assert stored == pytest.approx(checkpoint_bytes / 4, rel=0.01)
+    assert reports[0]["peak"] < 0.75 * checkpoint_bytes, reports
+    if cache == "none":
+        assert stored * 0.9 < reports[0]["after"] < stored * 1.6, reports
+    else:  # from the cache it is mapped, and private memory holds next to nothing of it
+        assert reports[0]["after"] < 0.5 * stored, reports
+        assert reports[1]["peak"] < 0.5 * stored, reports

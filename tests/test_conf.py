@@ -1,0 +1,168 @@
+"""Every YAML of conf/, found by itself: it composes with the defaults, is sound, and tab offers it."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from config.composing import composed
+
+from summarizer.config.check import check
+from summarizer.config.completion import BASH
+from summarizer.config.paths import conf_folder
+from summarizer.config.specs import RunSpec
+from summarizer.preflight import preflight
+
+GROUPS_AND_LEAST_OPTIONS = {
+    "model": 4,
+    "quantization": 4,
+    "adapter": 1,
+    "optimizer": 5,
+    "data": 3,
+    "prompt": 2,
+    "trainer": 1,
+    "evaluation": 2,
+    "generation": 2,
+    "tracking": 2,
+    "experiment": 2,
+}
+NEEDED = {
+    "model=hf": ["model.name_or_path=embedded:tiny_gptj"],
+    "data=files": ["data.train=embedded:sample/train.jsonl", "data.validation=embedded:sample/test.jsonl"],
+    "prompt=completion_token": ["model=tiny_gptj"],
+}
+"""What the options that leave something to the person are given here."""
+
+
+def options(folder: Path) -> list[str]:
+    return sorted(
+        f"{path.parent.name}={path.stem}" for path in folder.glob("*/*.yaml") if path.parent.name != "hydra"
+    )
+
+
+def test_every_group_and_option_is_found() -> None:
+    found = options(conf_folder())
+    for group, least in GROUPS_AND_LEAST_OPTIONS.items():
+        assert sum(option.startswith(f"{group}=") for option in found) >= least, group
+    assert {option.partition("=")[0] for option in found} == GROUPS_AND_LEAST_OPTIONS.keys()
+    assert GROUPS_AND_LEAST_OPTIONS.keys() - {"experiment"} == RunSpec.model_fields.keys() - {
+        "seed",
+        "resume",
+    }
+
+
+@pytest.mark.parametrize("option", options(conf_folder()))
+def test_every_option_is_sound(option: str) -> None:
+    group, _, name = option.partition("=")
+    config = composed(option, *NEEDED.get(option, []))
+    spec = preflight(config)
+    if group != "experiment":
+        assert config[group] == composed(option, *NEEDED.get(option, []), "seed=1")[group]
+        assert getattr(spec, group) is not None, name
+
+
+def test_a_new_yaml_is_found_by_itself(tmp_path: Path) -> None:
+    folder = tmp_path / "conf"
+    shutil.copytree(conf_folder(), folder)
+    text = (folder / "optimizer" / "adamw.yaml").read_text()
+    (folder / "optimizer" / "nadam.yaml").write_text(text.replace("torch.optim.AdamW", "torch.optim.NAdam"))
+    assert set(options(folder)) - set(options(conf_folder())) == {"optimizer=nadam"}
+    spec = check(composed("optimizer=nadam", folder=folder))
+    assert spec.optimizer.path == "torch.optim.NAdam"
+
+
+def test_the_defaults_are_the_reference_experiment() -> None:
+    spec = preflight(composed())
+    assert (spec.adapter.dim, spec.adapter.alpha, spec.adapter.exclude) == (2, None, [])
+    assert sorted(spec.adapter.targets) == ["embedding", "head", "linear"]
+    assert (spec.optimizer.path, spec.optimizer.lr) == ("bitsandbytes.optim.Adam8bit", 1e-4)
+    assert (spec.trainer.batch_size, spec.trainer.epochs, spec.trainer.shuffle) == (2, 3.0, True)
+    assert (spec.trainer.max_steps, spec.quantization.format) == (None, "int8")
+    assert (spec.model.name_or_path, spec.tracking.mode) == ("embedded:tiny_gptj", "offline")
+
+
+def test_the_reference_experiment_in_full() -> None:
+    spec, default = preflight(composed("experiment=gptj_cnn_dailymail")), preflight(composed())
+    assert spec.model.name_or_path == "EleutherAI/gpt-j-6b"
+    assert (spec.data.source, spec.data.path, spec.data.config) == ("hub", "abisee/cnn_dailymail", "3.0.0")
+    assert (spec.data.train, spec.data.validation, spec.data.test) == ("train", "validation", "test")
+    assert spec.data.rows.train is None
+    assert spec.quantization.format == "blockwise8"
+    assert (spec.adapter, spec.optimizer, spec.trainer.epochs) == (default.adapter, default.optimizer, 3.0)
+    assert (spec.trainer.batch_size, spec.trainer.shuffle) == (2, True)
+
+
+def test_an_override_beats_the_experiment() -> None:
+    spec = preflight(composed("experiment=gptj_cnn_dailymail", "trainer.batch_size=4", "quantization=nf4"))
+    assert (spec.trainer.batch_size, spec.quantization.format) == (4, "nf4")
+
+
+def suggestions(line: str, folder: Path) -> set[str]:
+    """What bash offers for a line that ends where the cursor is."""
+    script = (
+        f'{BASH}\nCOMP_LINE="$1" COMP_POINT=${{#1}}\n_summarizer_run\nprintf "%s\\n" "${{COMPREPLY[@]}}"\n'
+    )
+    # The first word of the line is the interpreter, which the function calls to ask.
+    answer = subprocess.run(
+        ["bash", "-c", script, "bash", line.replace("python", sys.executable, 1)],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    return set(answer.stdout.split())
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
+@pytest.mark.parametrize(
+    ("typed", "offered"),
+    [
+        ("adapter.d", {"adapter.dim=", "adapter.dropout="}),
+        ("model=", {"model=gptj_6b", "model=hf", "model=smollm2", "model=tiny_gptj"}),
+        ("-m adapter.dim=1,2 optimizer.l", {"optimizer.lr="}),
+    ],
+)
+def test_tab_completion(typed: str, offered: set[str], tmp_path: Path) -> None:
+    assert suggestions(f"python -m summarizer.run {typed}", tmp_path) == offered
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
+def test_completion_leaves_other_commands_alone(tmp_path: Path) -> None:
+    assert suggestions("python -m summarizer.compare adapter.d", tmp_path) == set()
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--cfg", "job"], ["--cfg", "job", "model=hf"]])
+def test_questions_are_answered_without_torch(arguments: list[str], tmp_path: Path) -> None:
+    started = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "summarizer.run", *arguments],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    seconds = time.monotonic() - started
+    assert done.returncode == 0
+    assert "dim: 2" in done.stdout
+    imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines() if "|" in line}
+    assert {"hydra", "omegaconf"} <= imported, "the list of imports was read"
+    assert not imported & {"torch", "transformers", "datasets", "wandb", "bitsandbytes", "accelerate"}
+    assert list(tmp_path.iterdir()) == [], "a question leaves no folder"
+    assert seconds < 5
+
+
+def test_the_config_check_imports_no_torch(tmp_path: Path) -> None:
+    code = (
+        "import sys, summarizer.config.check, summarizer.config.diagnose, summarizer.preflight\n"
+        "import summarizer.job, summarizer.mistakes, summarizer.run_folder\n"
+        "sys.exit(sorted({'torch', 'transformers', 'datasets', 'wandb'} & set(sys.modules)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=60
+    )
+    assert done.stderr.strip() == "[]"

@@ -1,0 +1,141 @@
+"""One run, one folder, one process; and what a folder from elsewhere may not do."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from config.composing import composed
+from omegaconf import OmegaConf
+
+from summarizer.config.check import to_plain
+from summarizer.errors import ConfigError
+from summarizer.job import Job, job_of_folder
+from summarizer.preflight import preflight
+from summarizer.run_folder import check_unused, claimed
+
+HOLD = (
+    "import sys; from pathlib import Path; from summarizer.run_folder import claimed\n"
+    "with claimed(Path(sys.argv[1])):\n    print('held', flush=True); sys.stdin.read()"
+)
+
+
+def test_a_folder_belongs_to_one_process(tmp_path: Path) -> None:
+    folder = tmp_path / "new" / "run"
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(folder)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "held\n"
+        with pytest.raises(ConfigError, match="another process is running in this folder"), claimed(folder):
+            pass
+        other.kill()
+        other.wait()
+        with claimed(folder):  # a killed process lets go by itself
+            pass
+    with claimed(folder):
+        pass
+
+
+@pytest.mark.parametrize(("key", "where"), [("hydra.run.dir", "."), ("hydra.sweep.dir", "0")])
+def test_a_used_folder_is_refused(key: str, where: str, tmp_path: Path) -> None:
+    arguments = ["adapter.dim=2", f"{key}={tmp_path}"]
+    check_unused(arguments)
+    (tmp_path / where).mkdir(exist_ok=True)
+    check_unused(arguments)
+    (tmp_path / where / "metrics.jsonl").touch()
+    with pytest.raises(ConfigError) as caught:
+        check_unused(arguments)
+    assert str(caught.value).startswith(f"{key}: {tmp_path} holds a run already; resume={tmp_path}")
+    check_unused([f"{key}={tmp_path}/${{now:%H}}", f"hydra.job.name={tmp_path}"])
+
+
+def test_a_job_crosses_process_borders() -> None:
+    job = Job(
+        to_plain(composed()), "/x/ü", ("adapter.dim=2", "prompt.template='\n'"), sweep="s", resumed=True
+    )
+    assert Job.from_json(job.to_json()) == job
+    assert Job.from_json(Job({}, "x", ()).to_json()) == Job({}, "x", ())
+
+
+def run_folder(folder: Path, config: Any, overrides: Any = ("adapter.dim=2",)) -> Path:
+    (folder / ".hydra").mkdir(parents=True)
+    for name, content in (("config", config), ("overrides", list(overrides))):
+        text = content if isinstance(content, str) else OmegaConf.to_yaml(OmegaConf.create(content))
+        (folder / ".hydra" / f"{name}.yaml").write_text(text)
+    return folder
+
+
+def test_the_job_of_a_folder(tmp_path: Path) -> None:
+    folder = run_folder(
+        tmp_path / "sweep" / "0", composed("adapter.dim=3"), ["adapter.dim=3", "seed=${oc.env:HOME}"]
+    )
+    job = job_of_folder(folder)
+    assert job == Job(
+        to_plain(composed("adapter.dim=3")), str(folder), ("adapter.dim=3", "seed=${oc.env:HOME}"), None, True
+    )
+    assert job.config["prompt"]["completion_token"] == "<|extratoken_1|>"
+    (folder.parent / "multirun.yaml").touch()
+    assert job_of_folder(folder).sweep == "sweep"
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ("a: [", "cannot be read"),
+        ("- 1", "is not a run's config"),
+        ("\x00", "cannot be read"),
+        ("a: !!python/object/apply:os.getcwd []", "cannot be read"),
+        ("a: ${", "cannot be read|is not resolved"),
+    ],
+)
+def test_a_broken_folder(config: str, message: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=message):
+        job_of_folder(run_folder(tmp_path / "x", config))
+
+
+def test_a_missing_folder(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"resume: .*/none: no such folder"):
+        job_of_folder(tmp_path / "none")
+    with pytest.raises(ConfigError, match=r"no run folder: it has no \.hydra/config\.yaml"):
+        job_of_folder(tmp_path)
+    folder = run_folder(tmp_path / "x", composed())
+    (folder / ".hydra" / "overrides.yaml").unlink()
+    with pytest.raises(ConfigError, match="cannot be read"):
+        job_of_folder(folder)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"a": "${oc.env:HOME}"},
+        {"a": {"b": ["x", "to ${oc.env:HOME} and on"]}},
+        {"a": "\\${oc.env:HOME}"},
+        {"a": "${oc.decode:'${b}'}", "b": "1"},
+        {"a": "${${b}:HOME}", "b": "oc.env"},
+        {"a": "$${b}", "b": "{oc.env:HOME}"},
+        {"a": "${b}:HOME}", "b": "\\${oc.env"},
+        {"a": "${oc.create:{}}"},
+        {"a": "${now:%Y}"},
+    ],
+)
+def test_a_folder_from_elsewhere_calls_nothing(
+    config: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", "/home/secret")
+    with pytest.raises(ConfigError, match="is not resolved in a run folder") as caught:
+        job_of_folder(run_folder(tmp_path / "x", config))
+    assert "secret" not in str(caught.value)
+    assert all(issue.key for issue in caught.value.issues)
+
+
+def test_a_target_from_elsewhere_is_refused(tmp_path: Path) -> None:
+    config = composed()
+    config.optimizer = {"_target_": "os.system", "command": f"touch {tmp_path}/was_here"}
+    job = job_of_folder(run_folder(tmp_path / "x", config))
+    with pytest.raises(ConfigError, match=r"optimizer\._target_: 'os\.system' is not allowed"):
+        preflight(OmegaConf.create(job.config))
+    assert not (tmp_path / "was_here").exists()

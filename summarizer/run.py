@@ -16,10 +16,10 @@ from pathlib import Path
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from summarizer.config.paths import conf_folder
-from summarizer.launch import prepare_process
+from summarizer.runs.launch import prepare_process
 
 
 def main() -> None:
@@ -30,15 +30,19 @@ def main() -> None:
 
 def command(arguments: Sequence[str]) -> int:
     """Run the command with these arguments and return its exit code."""
-    from summarizer.mistakes import report_mistakes
+    from summarizer.runs.mistakes import report_mistakes
 
     return report_mistakes(lambda: _dispatch(arguments), arguments)
 
 
 def _dispatch(arguments: Sequence[str]) -> None:
-    from summarizer.launch import follow, is_follower, lead, raise_failures, resume
-    from summarizer.run_folder import check_unused
+    from summarizer.config.completion import BASH, asks_for_completion
+    from summarizer.runs.folder import check_unused
+    from summarizer.runs.launch import follow, is_follower, lead, raise_failures, resume
 
+    if asks_for_completion(arguments):
+        print(BASH)
+        return
     if is_follower():
         follow()
         return
@@ -55,24 +59,26 @@ def _dispatch(arguments: Sequence[str]) -> None:
 @hydra.main(version_base="1.3", config_path=str(conf_folder()), config_name="config")
 def _compose_and_run(config: DictConfig) -> float | None:
     from summarizer.config.check import to_plain
-    from summarizer.job import Job
-    from summarizer.launch import failures_kept, start
+    from summarizer.runs.job import Job
+    from summarizer.runs.launch import FailuresKept, start
 
     hydra_config = HydraConfig.get()
     sweeping = hydra_config.mode == RunMode.MULTIRUN
     folder = hydra_config.runtime.output_dir
+    # Not resolved: an interpolation in an override may stand for what no file should hold.
+    as_typed = OmegaConf.to_container(hydra_config.overrides.task, resolve=False)
+    assert isinstance(as_typed, list)
     # A sweeper that optimises must hear of a failure; Hydra's own only ends with it, after a line of its own.
     optimising = sweeping and not hydra_config.sweeper._target_.endswith(".BasicSweeper")
-    value = None
-    with failures_kept(folder, keep=not optimising, sweeping=sweeping):
+    with FailuresKept(folder, keep=not optimising, sweeping=sweeping):
         job = Job(
             config=to_plain(config),
             folder=folder,
-            overrides=tuple(hydra_config.overrides.task),
+            overrides=tuple(as_typed),
             sweep=Path(hydra_config.sweep.dir).name if sweeping else None,
         )
-        value = start(job)
-    return value
+        return start(job)
+    return None  # what the run raised is kept
 
 
 if __name__ == "__main__":

@@ -49,9 +49,14 @@ def test_a_folder_whose_making_fails_leaves_the_old_one(tmp_path: Path) -> None:
     target = tmp_path / "target"
     with atomic.new_folder(target) as scratch:
         (scratch / "file").write_text("old")
-    with pytest.raises(RuntimeError, match="half-way"), atomic.new_folder(target) as scratch:
-        (scratch / "file").write_text("new")
-        raise RuntimeError("half-way")
+
+    def fail_half_way() -> None:
+        with atomic.new_folder(target) as scratch:
+            (scratch / "file").write_text("new")
+            raise RuntimeError("half-way")
+
+    with pytest.raises(RuntimeError, match="half-way"):
+        fail_half_way()
     assert (target / "file").read_text() == "old"
     assert os.listdir(tmp_path) == ["target"]
 

@@ -15,7 +15,7 @@ from summarizer.config.check import check
 from summarizer.config.completion import BASH
 from summarizer.config.paths import conf_folder
 from summarizer.config.specs import RunSpec
-from summarizer.preflight import preflight
+from summarizer.runs.preflight import preflight
 
 GROUPS_AND_LEAST_OPTIONS = {
     "model": 4,
@@ -158,8 +158,8 @@ def test_questions_are_answered_without_torch(arguments: list[str], tmp_path: Pa
 
 def test_the_config_check_imports_no_torch(tmp_path: Path) -> None:
     code = (
-        "import sys, summarizer.config.check, summarizer.config.diagnose, summarizer.preflight\n"
-        "import summarizer.job, summarizer.mistakes, summarizer.run_folder\n"
+        "import sys, summarizer.config.check, summarizer.config.diagnose, summarizer.runs.preflight\n"
+        "import summarizer.runs.job, summarizer.runs.mistakes, summarizer.runs.folder\n"
         "sys.exit(sorted({'torch', 'transformers', 'datasets', 'wandb'} & set(sys.modules)))"
     )
     done = subprocess.run(

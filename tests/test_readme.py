@@ -8,8 +8,8 @@ import shutil
 from pathlib import Path
 
 import pytest
-from conftest import REPOSITORY, TINY, Command
 from config_table import groups_table
+from conftest import REPOSITORY, TINY, Command
 
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
 COMMANDS = [

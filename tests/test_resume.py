@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -50,12 +49,12 @@ main()
 
 
 @pytest.fixture(scope="module")
-def through(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def through(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of the run that nothing interrupts."""
     folder = tmp_path_factory.mktemp("through") / "run"
     run = [sys.executable, "-m", "summarizer.run", *ARGUMENTS, f"hydra.run.dir={folder}"]
     subprocess.run(run, check=True, capture_output=True, cwd=folder.parent)
-    yield folder
+    return folder
 
 
 def kept(folder: Path) -> list[dict[str, Any]]:
@@ -165,7 +164,7 @@ def test_what_cannot_be_resumed_says_so(tmp_path: Path, command: Command) -> Non
 
 def test_a_second_process_is_kept_out(tmp_path: Path, through: Path, command: Command) -> None:
     """The folder of a run that goes on is refused, and the run that goes on is not disturbed."""
-    from summarizer.run_folder import claimed
+    from summarizer.runs.folder import claimed
 
     # As a run that was killed leaves it: no summary.
     folder = tmp_path / "run"
@@ -195,8 +194,7 @@ def test_a_full_disk_ends_with_one_message_and_keeps_what_was_saved(tmp_path: Pa
         assert ended.returncode == 1, ended.stderr
         assert "No space left on device" in ended.stderr
         assert "Traceback" not in ended.stderr
-        whole = [path for path in (disk / "run" / "checkpoints").glob("step-*")]
-        for checkpoint in whole:
+        for checkpoint in (disk / "run" / "checkpoints").glob("step-*"):
             json.loads((checkpoint / "reached.json").read_text())
     finally:
         subprocess.run(["umount", str(disk)], check=True)

@@ -94,7 +94,7 @@ def fit(group: Group, evaluate: Evaluate, stop: StopSignal) -> EndedBy:
 
 
 def total_steps(trainer: TrainerSpec, steps_per_epoch: int | None) -> int:
-    """Optimizer steps that a config asks for: its epochs (a part of one counts whole steps), or fewer by max_steps."""
+    """Optimizer steps that a config asks for: its epochs (a part of one in whole steps), or fewer by max_steps."""
     limits = [trainer.max_steps] if trainer.max_steps is not None else []
     if trainer.epochs is not None and steps_per_epoch is not None:
         limits.append(max(math.ceil(trainer.epochs * steps_per_epoch - 1e-9), 1))

@@ -15,7 +15,7 @@ from summarizer.adapters.lora import LoRA
 from summarizer.adapters.protocol import Adapter
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "model"))
-from model_folders import load, logits, tiny_model, token_ids  # noqa: E402
+from model_folders import load, logits, tiny_model, token_ids
 
 __all__ = ["adapted", "fill_randomly", "load", "logits", "lora", "plain", "saved", "tiny_model", "token_ids"]
 

@@ -10,7 +10,7 @@ from omegaconf import DictConfig
 
 from summarizer.config.paths import conf_folder
 from summarizer.errors import ConfigError
-from summarizer.preflight import preflight
+from summarizer.runs.preflight import preflight
 
 
 def composed(*overrides: str, folder: Path | None = None) -> DictConfig:

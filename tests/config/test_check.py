@@ -15,7 +15,7 @@ from summarizer.config.check import check, to_plain
 from summarizer.config.targets import Target
 from summarizer.errors import ConfigError
 from summarizer.model import load
-from summarizer.preflight import preflight
+from summarizer.runs.preflight import preflight
 
 
 @pytest.fixture(autouse=True)

@@ -7,7 +7,7 @@ from composing import composed
 from hydra.errors import HydraException
 
 from summarizer.config.diagnose import diagnose
-from summarizer.preflight import preflight
+from summarizer.runs.preflight import preflight
 
 
 def lines(*arguments: str) -> list[str]:

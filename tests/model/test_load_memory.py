@@ -66,7 +66,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads Linux's /proc")
-@pytest.mark.parametrize("cache", ["cache", "none"])
+@pytest.mark.parametrize("cache", [pytest.param("cache", marks=pytest.mark.slow), "none"])
 def test_peak_memory_is_near_the_quantised_size(
     cache: str, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -78,11 +78,8 @@ def test_peak_memory_is_near_the_quantised_size(
         done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
         reports.append(json.loads(done.stdout.splitlines()[-1]))
     stored = reports[0]["stored"]
-    print(reports, stored, checkpoint_bytes)
     assert stored == pytest.approx(checkpoint_bytes / 4, rel=0.01)
-    assert reports[0]["peak"] < 0.75 * checkpoint_bytes, reports
-    if cache == "none":
-        assert stored * 0.9 < reports[0]["after"] < stored * 1.6, reports
-    else:  # from the cache it is mapped, and private memory holds next to nothing of it
-        assert reports[0]["after"] < 0.5 * stored, reports
-        assert reports[1]["peak"] < 0.5 * stored, reports
+    # The quantised base, and what one shard adds while it is written; a dense copy would be 4 times as much.
+    assert 0.9 * stored < reports[0]["peak"] < 0.5 * checkpoint_bytes, reports
+    if cache == "cache":  # from the cache it is mapped: private memory holds next to nothing of it
+        assert reports[1]["peak"] < 0.2 * stored, reports

@@ -16,8 +16,8 @@ from summarizer.data.splits import build_split
 from summarizer.model.load import load_base
 from summarizer.model.source import model_folder
 from summarizer.model.tokenizer import load_tokenizer
-from summarizer.preflight import preflight
 from summarizer.processes import join_processes
+from summarizer.runs.preflight import preflight
 from summarizer.tracking.recorder import no_recorder
 from summarizer.training.loop import Group
 from summarizer.training.stopping import StopSignal

@@ -19,16 +19,16 @@ from summarizer.errors import StopRequested
 from summarizer.evaluation.evaluate import Evaluator
 from summarizer.evaluation.predictions import Prediction, write_predictions
 from summarizer.evaluation.scores import Comparison
-from summarizer.heldout import HeldOut, evaluate_on_the_way, final_scores, held_out
-from summarizer.job import Job
 from summarizer.model.load import load_base, load_config
 from summarizer.model.source import model_folder
 from summarizer.model.tokenizer import check_context, load_tokenizer
-from summarizer.outcome import Outcome
-from summarizer.preflight import preflight
 from summarizer.processes import Processes, join_processes
-from summarizer.report import show_results
-from summarizer.run_folder import claimed
+from summarizer.runs.folder import claimed
+from summarizer.runs.heldout import HeldOut, evaluate_on_the_way, final_scores, held_out
+from summarizer.runs.job import Job
+from summarizer.runs.outcome import Outcome
+from summarizer.runs.preflight import preflight
+from summarizer.runs.report import show_results
 from summarizer.tracking.recorder import no_recorder, open_recorder
 from summarizer.training.checkpoint import load_latest
 from summarizer.training.loop import Group, fit

@@ -19,7 +19,7 @@ from omegaconf import OmegaConf
 
 from summarizer.config.paths import conf_folder
 from summarizer.errors import ConfigError, NonFiniteLossError, RunsFailed, StopRequested
-from summarizer.job import Job, job_of_folder
+from summarizer.runs.job import Job, job_of_folder
 
 if TYPE_CHECKING:
     from torch.distributed.distributed_c10d import Store
@@ -82,7 +82,7 @@ def lead() -> Iterator[None]:
 
 def follow() -> None:
     """Run each job that rank 0 hands over, until there is none."""
-    from summarizer.experiment import run_experiment
+    from summarizer.runs.experiment import run_experiment
 
     store, number = _rendezvous(), 0
     while True:
@@ -96,34 +96,41 @@ def follow() -> None:
 
 def start(job: Job) -> float | None:
     """Run one job in as many processes as there are or as it asks for. Returns what sweepers optimise."""
-    from summarizer.preflight import preflight
+    from summarizer.runs.preflight import preflight
 
     wanted = preflight(OmegaConf.create(job.config)).trainer.processes
     _require_all_launched()
     launched = int(os.environ.get("WORLD_SIZE", 1)) if "RANK" in os.environ else None
     if launched is None and wanted is not None and wanted > 1:
         return _spawn(job, wanted)
-    from summarizer.experiment import run_experiment
+    from summarizer.runs.experiment import run_experiment
 
     _lead.hand_over(job)
     return run_experiment(job)
 
 
-@contextmanager
-def failures_kept(folder: str, *, keep: bool, sweeping: bool) -> Iterator[None]:
-    """What the block raises is kept for `raise_failures` at the command's end, so that later runs still come.
+@dataclass(frozen=True)
+class FailuresKept:
+    """Within the block, what a run raises is kept for `raise_failures`, so that the runs after it still come.
 
-    In a sweep it is said at once, too. With `keep` False it is raised here.
+    With `keep` False it passes. In a sweep it is said at once, too.
     """
-    _lead.runs += 1
-    try:
-        yield
-    except Exception as error:
-        if not keep:
-            raise
-        if sweeping:
-            log.error("run %s failed: %s", folder, error, exc_info=not isinstance(error, EXPECTED))
-        _lead.failed.append((folder, error))
+
+    folder: str
+    keep: bool
+    sweeping: bool
+
+    def __enter__(self) -> None:
+        _lead.runs += 1
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> bool:
+        if not (self.keep and isinstance(error, Exception)):
+            return False
+        if self.sweeping:
+            unexpected = None if isinstance(error, EXPECTED) else error
+            log.error("run %s failed: %s", self.folder, error, exc_info=unexpected)
+        _lead.failed.append((self.folder, error))
+        return True
 
 
 def raise_failures() -> None:
@@ -133,7 +140,8 @@ def raise_failures() -> None:
     if len(_lead.failed) == 1 and _lead.runs == 1:
         raise _lead.failed[0][1]
     lines = [f"{len(_lead.failed)} of the sweep's {_lead.runs} runs failed:"]
-    lines += [f"  {folder}: {error}" for folder, error in _lead.failed]
+    for folder, error in _lead.failed:
+        lines += [f"  {folder}: "] + [f"    {line}" for line in str(error).splitlines()]
     only_mistakes = all(isinstance(error, ConfigError) for _, error in _lead.failed)
     raise RunsFailed("\n".join(lines), 2 if only_mistakes else 1)
 
@@ -220,16 +228,16 @@ def _worker(rank: int, job_text: str, count: int, port: int) -> None:
     prepare_process()
     import torch
 
-    from summarizer.experiment import run_experiment
-    from summarizer.mistakes import report_mistakes
     from summarizer.processes import leave_processes
+    from summarizer.runs.experiment import run_experiment
+    from summarizer.runs.mistakes import report_mistakes
 
     torch.set_num_threads(max(1, (os.cpu_count() or count) // count))
     job = Job.from_json(job_text)
     if rank == 0:
         log_to(job.path)
     else:
-        sys.stderr = open(os.devnull, "w")  # rank 0 says it all
+        sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115 - for the life of the process; rank 0 says it all
     code = report_mistakes(lambda: run_experiment(job), ())
     leave_processes()
     sys.exit(code)

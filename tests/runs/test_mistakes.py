@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from summarizer.errors import ConfigError, Issue, NonFiniteLossError, RunsFailed, StopRequested
-from summarizer.mistakes import mistake_text, report_mistakes
 from summarizer.run import command
+from summarizer.runs.mistakes import mistake_text, report_mistakes
 
 
 def raising(error: BaseException) -> Callable[[], None]:

@@ -12,7 +12,7 @@ import torch
 from summarizer.config.specs import RunSpec
 from summarizer.errors import StopRequested
 from summarizer.evaluation.scores import Comparison
-from summarizer.job import Job
+from summarizer.runs.job import Job
 from summarizer.tracking.environment import git_state, peak_memory_bytes, versions
 from summarizer.tracking.names import redact
 from summarizer.tracking.recorder import Recorder

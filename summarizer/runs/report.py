@@ -9,8 +9,8 @@ from rich.table import Table
 
 from summarizer.evaluation.rouge import VARIANTS
 from summarizer.evaluation.scores import Comparison, Scores
-from summarizer.heldout import HeldOut
 from summarizer.progress import console
+from summarizer.runs.heldout import HeldOut
 
 SHOWN_CHARACTERS = 300
 """Of an article, in a terminal."""

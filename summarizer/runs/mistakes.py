@@ -34,7 +34,7 @@ def report_mistakes(run: Callable[[], object], arguments: Sequence[str]) -> int:
         if not isinstance(error, HydraException | OmegaConfBaseException) and not _raised_by_hydra(error):
             raise
         from summarizer.config.diagnose import diagnose
-        from summarizer.preflight import preflight
+        from summarizer.runs.preflight import preflight
 
         say(mistake_text(diagnose(arguments, error, preflight)))
         return MISTAKE

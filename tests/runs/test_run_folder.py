@@ -13,12 +13,12 @@ from omegaconf import OmegaConf
 
 from summarizer.config.check import to_plain
 from summarizer.errors import ConfigError
-from summarizer.job import Job, job_of_folder
-from summarizer.preflight import preflight
-from summarizer.run_folder import check_unused, claimed
+from summarizer.runs.folder import check_unused, claimed
+from summarizer.runs.job import Job, job_of_folder
+from summarizer.runs.preflight import preflight
 
 HOLD = (
-    "import sys; from pathlib import Path; from summarizer.run_folder import claimed\n"
+    "import sys; from pathlib import Path; from summarizer.runs.folder import claimed\n"
     "with claimed(Path(sys.argv[1])):\n    print('held', flush=True); sys.stdin.read()"
 )
 

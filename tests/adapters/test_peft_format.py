@@ -42,7 +42,7 @@ def theirs(base: Path, *, seed: int = 9, **options: Any) -> PeftModel:
     return model.eval()
 
 
-# ---- both ways -----------------------------------------------------------------------------------------------
+# ---- both ways ---------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("alpha", [None, 7.0])
@@ -53,6 +53,8 @@ def test_ours_in_peft(kind: str, alpha: float | None, tmp_path: Path) -> None:
     loaded = PeftModel.from_pretrained(plain(tmp_path / "base"), tmp_path / "adapter").eval()
     torch.testing.assert_close(logits(loaded), logits(model.model), rtol=1e-4, atol=1e-5)
     assert torch.dist(logits(loaded), logits(plain(tmp_path / "base"))) > 0.1
+    # peft mends a wrong one with a warning, but merging tools do not.
+    assert read_config(tmp_path / "adapter")["fan_in_fan_out"] is (kind == "gpt2")
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -158,7 +160,7 @@ def test_peft_s_default_with_the_base_s_head_and_embedding_beside(
             load_adapter(model, 0, tmp_path / "adapter")
 
 
-# ---- refusals ------------------------------------------------------------------------------------------------
+# ---- refusals ----------------------------------------------------------------------------------------------
 
 
 @pytest.fixture

@@ -168,7 +168,7 @@ def test_options_of_another_search_are_left_out() -> None:
 
 
 def test_a_model_s_own_generation_settings_do_not_leak_in(tmp_path: Path) -> None:
-    """Hub models ship a generation_config.json, with repetition penalties and such; the run's config rules."""
+    """Hub models ship a generation_config.json, with a repetition penalty, say; the run's config rules."""
     saved("gptj", tmp_path)
     without = answers(load(tmp_path).model, PROMPTS)
     GenerationConfig(repetition_penalty=5.0, no_repeat_ngram_size=1, max_length=3).save_pretrained(tmp_path)

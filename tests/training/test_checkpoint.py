@@ -1,0 +1,85 @@
+"""Checkpoints: which are kept, which is taken up, and what a damaged one costs."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from training_groups import build_group, constant_evaluation, no_stop, spec_of
+
+from summarizer.errors import ConfigError
+from summarizer.training.checkpoint import list_checkpoints, load_latest
+from summarizer.training.loop import fit
+from summarizer.training.trial import Trial
+
+STEPS = ("trainer.max_steps=4", "trainer.checkpoint_every_steps=1", "trainer.evaluate_every_steps=2")
+
+
+@pytest.fixture
+def trained(tmp_path: Path) -> Trial:
+    group = build_group([spec_of(*STEPS, "trainer.keep_checkpoints=3")], tmp_path)
+    fit(group, lambda: constant_evaluation(group), no_stop())
+    return group.trials[0]
+
+
+def fresh(tmp_path: Path) -> Trial:
+    return build_group([spec_of(*STEPS, "trainer.keep_checkpoints=3")], tmp_path).trials[0]
+
+
+def test_the_newest_are_kept(trained: Trial) -> None:
+    assert [path.name for path in list_checkpoints(trained.checkpoints)] == [
+        "step-00000002",
+        "step-00000003",
+        "step-00000004",
+    ]
+
+
+def test_the_newest_is_taken_up_whole(trained: Trial, tmp_path: Path) -> None:
+    trial = fresh(tmp_path)
+    (trial.checkpoints / ".writing-left-by-a-kill").mkdir()
+    load_latest(trial)
+    assert trial.reached == trained.reached
+    assert (trial.reached.step, trial.reached.best_step) == (4, 2)
+    assert trial.best is not None
+    assert trained.best is not None
+    for name, parameter in trained.parameters.items():
+        assert torch.equal(trial.parameters[name], parameter)
+        assert torch.equal(trial.best[name], trained.best[name])
+    assert not list(trial.checkpoints.glob(".writing-*"))
+
+
+@pytest.mark.parametrize(
+    "file", ["adapter.safetensors", "optimizer.safetensors", "optimizer.json", "best.safetensors"]
+)
+def test_a_damaged_one_costs_no_more_than_itself(
+    file: str, trained: Trial, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    newest = list_checkpoints(trained.checkpoints)[-1]
+    os.truncate(newest / file, (newest / file).stat().st_size // 2)
+    trial = fresh(tmp_path)
+    before = {name: parameter.clone() for name, parameter in trial.parameters.items()}
+    load_latest(trial)
+    assert trial.reached.step == 3
+    assert "step-00000004 cannot be read" in caplog.text
+    assert any(not torch.equal(before[name], parameter) for name, parameter in trial.parameters.items())
+
+
+def test_none_that_can_be_read_is_an_error(trained: Trial, tmp_path: Path) -> None:
+    for folder in list_checkpoints(trained.checkpoints):
+        (folder / "adapter.safetensors").write_bytes(b"")
+    with pytest.raises(ConfigError, match="none of the 3 checkpoints"):
+        load_latest(fresh(tmp_path))
+
+
+def test_one_of_another_adapter_is_not_taken_up(trained: Trial, tmp_path: Path) -> None:
+    trial = build_group([spec_of(*STEPS, "adapter.dim=3")], tmp_path).trials[0]
+    with pytest.raises(ConfigError, match="none of the 3 checkpoints"):
+        load_latest(trial)
+
+
+def test_without_any_the_trial_starts_anew(tmp_path: Path) -> None:
+    trial = fresh(tmp_path)
+    load_latest(trial)
+    assert trial.reached.step == 0

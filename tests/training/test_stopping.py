@@ -1,0 +1,29 @@
+"""Signals are remembered while the loop listens, and mean what they always mean otherwise."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+import pytest
+
+from summarizer.errors import StopRequested
+from summarizer.training.stopping import listening
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_first_is_remembered_and_the_second_ends(number: signal.Signals) -> None:
+    before = signal.getsignal(number)
+    with listening() as stop:
+        assert stop.number is None
+        os.kill(os.getpid(), number)
+        assert stop.number == number
+        with pytest.raises(StopRequested) as raised:
+            os.kill(os.getpid(), number)
+        assert raised.value.signal_number == number
+    assert signal.getsignal(number) is before
+
+
+def test_a_sweep_ends_with_it_too() -> None:
+    """Hydra goes on with the next run after an Exception."""
+    assert not issubclass(StopRequested, Exception)

@@ -1,29 +1,15 @@
-"""What several layers' tests share: a run small enough for a test, in a cache folder of its own."""
+"""What several layers' tests share: a cache folder of their own, and the command as a person runs it."""
 
 from __future__ import annotations
 
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
-
-TINY = (
-    "data.rows.train=8",
-    "data.rows.validation=4",
-    "prompt.max_tokens=160",
-    "generation.max_new_tokens=6",
-    "evaluation.rows_during_training=2",
-    "evaluation.bootstrap_samples=50",
-    "tracking=none",
-    "trainer.precision=fp32",
-)
-"""Overrides of the default run that leave it a few seconds long."""
-
-REPOSITORY = Path(__file__).resolve().parents[1]
-SHARED = REPOSITORY.parent / "shared"
+from small_runs import Command
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -36,9 +22,6 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         del os.environ["SUMMARIZER_CACHE"]
     else:
         os.environ["SUMMARIZER_CACHE"] = before
-
-
-Command = Callable[..., subprocess.CompletedProcess[str]]
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import TINY, Command
+from small_runs import TINY, Command
 
 from summarizer.tracking.metrics import read_metrics
 from summarizer.tracking.summary import read_summary

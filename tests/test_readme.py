@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from config_table import groups_table
-from conftest import REPOSITORY, TINY, Command
+from small_runs import REPOSITORY, TINY, Command
 
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
 COMMANDS = [

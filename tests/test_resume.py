@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import TINY, Command
+from small_runs import TINY, Command
 
 from summarizer.tracking.metrics import read_metrics
 from summarizer.tracking.summary import read_summary

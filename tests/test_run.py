@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import SHARED, TINY
+from small_runs import SHARED, TINY
 
 from summarizer.evaluation.predictions import read_predictions
 from summarizer.run import command

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from conftest import TINY, Command
 from omegaconf import OmegaConf
+from small_runs import TINY, Command
 
 from summarizer.tracking.summary import read_summary
 

@@ -24,7 +24,7 @@ class Adapter(BaseModel, ABC):
     `delta_embedding` must give zero-padded tensors no influence and no gradient.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
     targets: list[Role]
     """Which layers are adapted: every `linear` inside the model, the output `head`, the input `embedding`."""

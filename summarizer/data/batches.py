@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 import torch
@@ -30,6 +30,7 @@ class EncodedRow:
     target_ids: Sequence[int]
 
 
+@runtime_checkable
 class TrainingRows(Protocol):
     """What the training loop asks of a split, in memory or streamed."""
 

@@ -16,7 +16,6 @@ from small_runs import Command
 def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     before = os.environ.get("SUMMARIZER_CACHE")
     os.environ["SUMMARIZER_CACHE"] = str(tmp_path_factory.mktemp("cache"))
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     yield
     if before is None:
         del os.environ["SUMMARIZER_CACHE"]

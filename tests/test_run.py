@@ -212,3 +212,23 @@ def test_a_run_on_the_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
         == 0
     )
     assert read_summary(folder).status == "completed"
+
+
+def test_an_offline_wandb_run_lies_beside_and_holds_no_secret(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    secrets = {"WANDB_API_KEY": "k" * 20 + "0123456789abcdef0123", "HF_TOKEN": "hf_" + "s" * 34}
+    for name, value in secrets.items():
+        monkeypatch.setenv(name, value)
+    folder = tmp_path / "run"
+    small = (*TINY, "tracking=wandb", "trainer.max_steps=2", "evaluation.base=false", "evaluation.rows=1")
+    assert run(monkeypatch, *small, f"hydra.run.dir={folder}") == 0
+    (record,) = (folder / "wandb").glob("offline-run-*/*.wandb")
+    content = record.read_bytes()
+    for word in (b"train/loss", b"val/rouge1", b"train/grad_norm", b"samples"):
+        assert word in content
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    assert len(files) > 10
+    for path in files:
+        for name, value in secrets.items():
+            assert value.encode() not in path.read_bytes(), f"{name} in {path}"

@@ -23,6 +23,14 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "summarizer"
 
 
+def shown(path: Path) -> str:
+    """A path as a person reads it: from where they are, if it lies below."""
+    try:
+        return str(path.relative_to(Path.cwd()))
+    except ValueError:
+        return str(path)
+
+
 def resolve_path(path: str, embedded_root: str) -> Path:
     """A path as a config writes it: `embedded:x` is `x` below `embedded_root` in the package; `~` is home."""
     if path.startswith(EMBEDDED_SCHEME):

@@ -63,6 +63,11 @@ class FrozenWeight(nn.Module):
             "so its layers cannot be frozen and adapted",
         )
 
+    def factors(
+        self, dtype: torch.dtype
+    ) -> tuple[Float[Tensor, "d_out d_in"], Float[Tensor, " d_out"] | None]:
+        return self.format.factors(self.parts, self.shape, dtype)
+
     def rows(self, ids: Int[Tensor, " ..."], dtype: torch.dtype) -> Float[Tensor, "... d_in"]:
         return self.format.rows(self.parts, self.shape, ids, dtype)
 
@@ -73,12 +78,15 @@ class _FrozenProduct(torch.autograd.Function):
     @staticmethod
     def forward(ctx: torch.autograd.function.FunctionCtx, x: Tensor, weight: FrozenWeight) -> Tensor:
         ctx.weight = weight  # type: ignore[attr-defined]
-        return F.linear(x, weight.dense(x.dtype))
+        matrix, factor = weight.factors(x.dtype)
+        y = F.linear(x, matrix)
+        return y if factor is None else (y * factor).to(y.dtype)
 
     @staticmethod
     def backward(ctx: torch.autograd.function.FunctionCtx, *grads: Tensor) -> tuple[Tensor, None]:
         (grad,) = grads
-        return grad @ ctx.weight.dense(grad.dtype), None  # type: ignore[attr-defined]
+        matrix, factor = ctx.weight.factors(grad.dtype)  # type: ignore[attr-defined]
+        return (grad if factor is None else (grad * factor).to(grad.dtype)) @ matrix, None
 
 
 class FrozenLinear(nn.Module):

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from rich.table import Table
 
+from summarizer.config.paths import shown
 from summarizer.evaluation.rouge import VARIANTS
 from summarizer.evaluation.scores import Comparison, Scores
 from summarizer.progress import console
@@ -44,4 +45,4 @@ def show_results(scores: Comparison, rows: HeldOut, folder: Path) -> None:
         out.print(f"  {name}: {' '.join(summary.split()) or '(empty)'}", markup=False)
     out.print()
     out.print(score_table(scores.systems, rows=len(rows.rows), split=rows.split))
-    out.print(f"results: {folder}/summary.json   adapter: {folder}/adapter", markup=False)
+    out.print(f"results: {shown(folder)}/summary.json   adapter: {shown(folder)}/adapter", markup=False)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from summarizer.atomic import write_text
+from summarizer.config.paths import shown
 from summarizer.config.specs import TrackingSpec
 from summarizer.errors import ConfigError
 from summarizer.tracking.login import check_tracking
@@ -90,7 +91,7 @@ class WandbTracker:
         self._broken = False
         self._guarded(self._define_metrics)
         if spec.mode == "offline":
-            log.info("wandb is offline: `wandb sync %s` uploads this run", run_folder)
+            log.info("wandb is offline: `wandb sync %s` uploads this run", shown(run_folder))
         else:
             log.info("wandb: %s", run.url)
 

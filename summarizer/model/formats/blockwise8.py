@@ -31,6 +31,9 @@ class _DynamicBlocks:
         )
         return full.reshape(shape).to(dtype)
 
+    def factors(self, parts: Parts, shape: tuple[int, int], dtype: torch.dtype) -> tuple[Tensor, None]:
+        return self.dequantise(parts, shape, dtype), None
+
     def rows(
         self, parts: Parts, shape: tuple[int, int], ids: Int[Tensor, " ..."], dtype: torch.dtype
     ) -> Tensor:

@@ -54,6 +54,15 @@ class _RowwiseInt8:
     def dequantise(self, parts: Parts, shape: tuple[int, int], dtype: torch.dtype) -> Tensor:
         return dequantise(parts["q"], parts["scale"], dtype)
 
+    def factors(
+        self, parts: Parts, shape: tuple[int, int], dtype: torch.dtype
+    ) -> tuple[Tensor, Tensor | None]:
+        if dtype == torch.float16:  # whose largest number, 65,504, a sum of unscaled products can pass
+            return self.dequantise(parts, shape, dtype), None
+        # bf16 holds every whole number up to 256, so that q loses nothing; and a plain conversion takes a
+        # twentieth of the time of a product with the scale (measured on a CPU, 8192 x 320).
+        return parts["q"].to(dtype), parts["scale"].squeeze(1)
+
     def rows(
         self, parts: Parts, shape: tuple[int, int], ids: Int[Tensor, " ..."], dtype: torch.dtype
     ) -> Tensor:

@@ -51,6 +51,9 @@ class _NormalFloat4:
         full: Tensor = bnb.dequantize_4bit(parts["q"].reshape(-1, 1), quant_state=state)
         return full.reshape(-1)[: shape[0] * shape[1]].reshape(shape)
 
+    def factors(self, parts: Parts, shape: tuple[int, int], dtype: torch.dtype) -> tuple[Tensor, None]:
+        return self.dequantise(parts, shape, dtype), None
+
     def rows(
         self, parts: Parts, shape: tuple[int, int], ids: Int[Tensor, " ..."], dtype: torch.dtype
     ) -> Tensor:

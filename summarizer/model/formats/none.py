@@ -20,6 +20,9 @@ class _Unquantised:
     def dequantise(self, parts: Parts, shape: tuple[int, int], dtype: torch.dtype) -> Tensor:
         return parts["weight"].to(dtype)
 
+    def factors(self, parts: Parts, shape: tuple[int, int], dtype: torch.dtype) -> tuple[Tensor, None]:
+        return self.dequantise(parts, shape, dtype), None
+
     def rows(
         self, parts: Parts, shape: tuple[int, int], ids: Int[Tensor, " ..."], dtype: torch.dtype
     ) -> Tensor:

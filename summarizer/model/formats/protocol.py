@@ -31,6 +31,15 @@ class WeightFormat(Protocol):
         """Recover the whole weight."""
         ...
 
+    def factors(
+        self, parts: Parts, shape: tuple[int, int], dtype: torch.dtype
+    ) -> tuple[Float[Tensor, "d_out d_in"], Float[Tensor, " d_out"] | None]:
+        """A matrix and a factor for each of its rows (None for 1), whose product is the weight.
+
+        For a product with the weight: a factor on the output costs less than one on every weight.
+        """
+        ...
+
     def rows(
         self, parts: Parts, shape: tuple[int, int], ids: Int[Tensor, " ..."], dtype: torch.dtype
     ) -> Float[Tensor, "... d_in"]:

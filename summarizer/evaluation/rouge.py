@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,11 +37,9 @@ def score_pairs(
     Raises ValueError if the two differ in length.
     Source: Lin 2004 (ROUGE), as the rouge-score package implements it.
     """
-    from rouge_score.rouge_scorer import RougeScorer
-
     if len(predictions) != len(references):
         raise ValueError(f"{len(predictions)} predictions for {len(references)} references")
-    scorer = RougeScorer(list(VARIANTS), use_stemmer=True)
+    scorer = _scorer()
     scores = np.zeros((len(VARIANTS), len(predictions)))
     with progress.bar("ROUGE", len(predictions), show=show) as bar:
         for row, (prediction, reference) in enumerate(zip(predictions, references, strict=True)):
@@ -74,6 +74,16 @@ def bootstrap(per_row: Mapping[str, NDArray[np.float64]], samples: int, seed: in
         variant: Interval(float(rows[i].mean()), float(low[i]), float(high[i]))
         for i, variant in enumerate(per_row)
     }
+
+
+def _scorer() -> Any:
+    from absl import logging as absl_logging
+    from rouge_score.rouge_scorer import RougeScorer
+
+    # absl's handler closes the stream it was made with when logging is configured anew, unless that is Python's
+    # own: a standard error that was redirected at the time would be lost to everyone.
+    absl_logging.get_absl_handler().python_handler.setStream(sys.__stderr__)
+    return RougeScorer(list(VARIANTS), use_stemmer=True)
 
 
 def _one_per_line(text: str) -> str:

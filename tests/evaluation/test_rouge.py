@@ -1,5 +1,9 @@
 from __future__ import annotations
 
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 from rouge_score.rouge_scorer import RougeScorer
@@ -79,3 +83,17 @@ def test_variants_share_their_resamples_and_the_seed_decides() -> None:
 def test_bootstrap_refuses(per_row: dict[str, np.ndarray], samples: int) -> None:
     with pytest.raises(ValueError, match="bootstrap needs"):
         bootstrap(per_row, samples, seed=0)
+
+
+def test_logging_configured_anew_does_not_close_a_redirected_standard_error(tmp_path: Path) -> None:
+    """In a process of its own: absl keeps the standard error of the moment when it is imported."""
+    script = """
+import logging.config, sys
+sys.stderr = open(sys.argv[1], "w")
+from summarizer.evaluation.rouge import score_pairs
+score_pairs(["a b"], ["a c"], show=False)
+logging.config.dictConfig({"version": 1})
+sys.stderr.write("still open")
+"""
+    subprocess.run([sys.executable, "-c", script, str(tmp_path / "errors.txt")], check=True)
+    assert (tmp_path / "errors.txt").read_text() == "still open"

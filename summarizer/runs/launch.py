@@ -200,12 +200,12 @@ def _require_all_launched() -> None:
 
 def _spawn(job: Job, count: int) -> float | None:
     """Run a job in `count` processes of this machine; signals reach all of them."""
-    import torch.multiprocessing.spawn as mp
+    from torch.multiprocessing.spawn import ProcessExitedException, start_processes
 
     from summarizer.training.stopping import listening
 
     with listening() as stop:
-        context = mp.start_processes(  # type: ignore[no-untyped-call]
+        context = start_processes(  # type: ignore[no-untyped-call]
             _worker, (job.to_json(), count, _free_port()), nprocs=count, join=False, start_method="spawn"
         )
         passed_on = False
@@ -216,7 +216,7 @@ def _spawn(job: Job, count: int) -> float | None:
                     for process in context.processes:
                         if process is not None and process.is_alive():
                             process.terminate()
-        except mp.ProcessExitedException as error:
+        except ProcessExitedException as error:
             if stop.number is not None and error.exit_code == 128 + signal.SIGTERM:
                 raise StopRequested(stop.number) from None
             raise RunsFailed("", error.exit_code) from None

@@ -89,11 +89,12 @@ def test_logging_configured_anew_does_not_close_a_redirected_standard_error(tmp_
     """In a process of its own: absl keeps the standard error of the moment when it is imported."""
     script = """
 import logging.config, sys
-sys.stderr = open(sys.argv[1], "w")
+redirected = sys.stderr = open(sys.argv[1], "w")
 from summarizer.evaluation.rouge import score_pairs
 score_pairs(["a b"], ["a c"], show=False)
+sys.stderr = sys.__stderr__
 logging.config.dictConfig({"version": 1})
-sys.stderr.write("still open")
+redirected.write("still open")
 """
     subprocess.run([sys.executable, "-c", script, str(tmp_path / "errors.txt")], check=True)
     assert (tmp_path / "errors.txt").read_text() == "still open"

@@ -193,7 +193,7 @@ def _require_all_launched() -> None:
             if count.isdigit() and int(count) > 1:
                 raise ConfigError.single(
                     "trainer.processes",
-                    f"accelerate was asked for {count} processes but started one; add --multi_cpu, or use "
+                    f"accelerate was asked for {count} processes but started one; use torchrun, or "
                     f"trainer.processes={count} without a launcher",
                 )
 

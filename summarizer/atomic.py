@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 SCRATCH_PREFIX = ".writing-"
 """How an unfinished file or folder is named, so that whoever finds one knows that it can be deleted."""
@@ -26,6 +31,22 @@ def write_text(path: Path, text: str) -> None:
         os.replace(scratch, path)
     except BaseException:
         Path(scratch).unlink(missing_ok=True)
+        raise
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> None:
+    """Write safetensors; not atomic by itself, so use it inside `new_folder`.
+
+    Raises OSError where the disk refuses: safetensors has an error of its own for that.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    try:
+        save_file(dict(tensors), path, metadata=metadata)
+    except SafetensorError as error:
+        if found := re.search(r"\(os error (\d+)\)", str(error)):
+            raise OSError(int(found[1]), os.strerror(int(found[1])), str(path)) from error
         raise
 
 

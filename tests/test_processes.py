@@ -58,7 +58,7 @@ def test_spawned_by_the_run_itself(tmp_path: Path, alone: Path, command: Command
 
 @pytest.mark.slow
 def test_started_by_torchrun(tmp_path: Path, alone: Path) -> None:
-    """As `accelerate launch` does it on a machine with two GPUs; on a CPU it starts one process whatever it is told."""
+    """As `accelerate launch` does it on two GPUs; on a CPU that starts one process whatever it is told."""
     folder = tmp_path / "run"
     launcher = ["-m", "torch.distributed.run", "--nproc_per_node", "2", "-m", "summarizer.run"]
     run = [sys.executable, *launcher, *ARGUMENTS, f"hydra.run.dir={folder}"]

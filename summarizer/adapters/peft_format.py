@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from summarizer import atomic
@@ -73,7 +73,8 @@ def save_adapter(
     config = adapter.peft_config(own, base_model_name_or_path=base_name, fan_in_fan_out=transposed)
     with atomic.new_folder(folder) as scratch:
         config.save_pretrained(scratch)
-        save_file(peft_tensors(adapted, trial), scratch / WEIGHTS_FILE, metadata={"format": "pt"})
+        tensors = peft_tensors(adapted, trial)
+        atomic.write_tensors(scratch / WEIGHTS_FILE, tensors, {"format": "pt"})
         if tokenizer is not None:
             tokenizer.save_pretrained(scratch)
 

@@ -11,9 +11,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
+from summarizer.atomic import write_tensors
 from summarizer.errors import ConfigError
 
 MANIFEST = "base.json"
@@ -58,7 +58,7 @@ def write_base(
 
     def flush() -> None:
         files.append(f"base-{len(files) + 1:05d}.safetensors")
-        save_file(shard, folder / files[-1])
+        write_tensors(folder / files[-1], shard)
         shard.clear()
 
     size = 0

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from summarizer import atomic
 from summarizer.errors import ConfigError
@@ -30,12 +30,10 @@ def save_checkpoint(trial: Trial) -> Path:
     """
     folder = trial.checkpoints / f"step-{trial.reached.step:08d}"
     with atomic.new_folder(folder) as scratch:
-        save_file(
-            {name: p.detach().cpu().contiguous() for name, p in trial.parameters.items()},
-            scratch / "adapter.safetensors",
-        )
+        values = {name: p.detach().cpu().contiguous() for name, p in trial.parameters.items()}
+        atomic.write_tensors(scratch / "adapter.safetensors", values)
         if trial.best is not None:
-            save_file(trial.best, scratch / "best.safetensors")
+            atomic.write_tensors(scratch / "best.safetensors", trial.best)
         save_state(trial.optimizer.state_dict(), scratch / "optimizer")
         (scratch / "reached.json").write_text(json.dumps(trial.reached.as_dict()), encoding="utf-8")
     for old in list_checkpoints(trial.checkpoints)[: -trial.spec.trainer.keep_checkpoints]:

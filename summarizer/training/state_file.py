@@ -6,15 +6,17 @@ import json
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
+
+from summarizer.atomic import write_tensors
 
 
 def save_state(state: Any, stem: Path) -> None:
     """Write nested dicts, lists, tuples, tensors and plain values as `stem`.safetensors and `stem`.json."""
     tensors: dict[str, Tensor] = {}
     tree = _packed(state, tensors)
-    save_file(tensors, stem.with_suffix(".safetensors"))
+    write_tensors(stem.with_suffix(".safetensors"), tensors)
     stem.with_suffix(".json").write_text(json.dumps(tree), encoding="utf-8")
 
 

@@ -267,7 +267,7 @@ def test_a_full_disk_leaves_the_old_adapter(folder: Path, monkeypatch: pytest.Mo
     def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(peft_format, "save_file", full)
+    monkeypatch.setattr(peft_format.atomic, "write_tensors", full)
     model = adapted(folder / "base", [lora(3)])
     with pytest.raises(OSError, match="No space"):
         save_adapter(model, 0, folder / "adapter", "base")

@@ -117,7 +117,7 @@ def test_a_full_disk_leaves_nothing_behind(
         Path(file).write_bytes(b"half")
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(stored_base, "save_file", full)
+    monkeypatch.setattr(stored_base, "write_tensors", full)
     with pytest.raises(OSError, match="No space left"):
         load(folder, "int8", cache=True)
     assert list(cache.iterdir()) == []

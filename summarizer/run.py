@@ -24,7 +24,6 @@ from summarizer.runs.launch import prepare_process
 
 def main() -> None:
     """The command. Heavy imports wait until a config is composed, so that --help and --cfg answer at once."""
-    prepare_process()
     sys.exit(command(sys.argv[1:]))
 
 
@@ -32,6 +31,7 @@ def command(arguments: Sequence[str]) -> int:
     """Run the command with these arguments and return its exit code."""
     from summarizer.runs.mistakes import report_mistakes
 
+    prepare_process()
     return report_mistakes(lambda: _dispatch(arguments), arguments)
 
 

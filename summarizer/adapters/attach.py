@@ -165,8 +165,8 @@ def describe(adapted: AdaptedModel, trial: int) -> str:
     frozen = _frozen_parameters(adapted.model)
     listed = ", ".join(f"{count} {kind}" if count > 1 else kind for kind, count in kinds.items())
     return (
-        f"adapted: {len(names)} layers ({listed}); {trainable:,} trainable parameters, "
-        f"{100 * trainable / frozen:.2f} % of the base's {frozen:,}"
+        f"adapted: {len(names)} layer{'' if len(names) == 1 else 's'} ({listed}); "
+        f"{trainable:,} trainable parameters, {100 * trainable / frozen:.2f} % of the base's {frozen:,}"
     )
 
 

@@ -101,7 +101,8 @@ def arguments_model(target: type) -> type[BaseModel]:
             # Adafactor has a pair where others have one number, eps.
             items = kind if name == "betas" else list
             kind = Annotated[items, Field(min_length=len(default), max_length=len(default))]
-        fields[name] = (kind, default)
+        # The schedule multiplies it, so that a config which deletes it has nothing to train with.
+        fields[name] = (kind, ... if name == "lr" else default)
     rules = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
     return create_model(target.__name__, __config__=rules, **fields)
 

@@ -10,6 +10,7 @@ from omegaconf import OmegaConf
 
 from summarizer.adapters.attach import AdaptedModel, attach, describe
 from summarizer.adapters.peft_format import load_adapter, save_adapter
+from summarizer.config.paths import shown
 from summarizer.config.specs import RunSpec
 from summarizer.data.prompt import Prompt, build_prompt
 from summarizer.data.sources import SplitName
@@ -30,7 +31,7 @@ from summarizer.runs.outcome import Outcome
 from summarizer.runs.preflight import preflight
 from summarizer.runs.report import show_results
 from summarizer.tracking.recorder import no_recorder, open_recorder
-from summarizer.training.checkpoint import load_latest
+from summarizer.training.checkpoint import list_checkpoints, load_latest
 from summarizer.training.loop import Group, fit
 from summarizer.training.stopping import StopSignal, listening
 from summarizer.training.trial import Trial, build_optimizer
@@ -65,6 +66,8 @@ def run_experiment(job: Job) -> float | None:
             return _train(outcome, processes, stop)
         except StopRequested as error:
             outcome.close("stopped", error=error)
+            if main and (saved := list_checkpoints(job.path / "checkpoints")):
+                log.info("saved as %s; go on with resume=%s", saved[-1].name, shown(job.path))
             raise
         except BaseException as error:
             outcome.close("failed", error=error)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -40,6 +41,18 @@ def check_unused(arguments: Sequence[str]) -> None:
         folder = Path(value)
         pattern = METRICS if key == "hydra.run.dir" else f"*/{METRICS}"
         if folder.is_dir() and (found := next(folder.glob(pattern), None)):
-            issues.append(Issue(key, f"{value} holds a run already; resume={found.parent} goes on with it"))
+            text = f"{value} holds a run already; give another folder, or resume={found.parent} if it was cut off"
+            issues.append(Issue(key, text))
+        elif reason := _unusable(folder):
+            issues.append(Issue(key, f"{value} cannot be used: {reason}"))
     if issues:
         raise ConfigError(issues)
+
+
+def _unusable(folder: Path) -> str | None:
+    """Why no run can be written to a folder, or None where one can; it is made if it is not there."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        return error.strerror
+    return None if os.access(folder, os.W_OK) else "it is read-only"

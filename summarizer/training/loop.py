@@ -209,7 +209,8 @@ def _validate(group: Group, evaluate: Evaluate, steps_per_epoch: int | None) -> 
         note_evaluation(trial, metrics[trial.spec.trainer.best_metric])
         trial.record(metrics, _epoch(reached.step, steps_per_epoch))
         shown = ", ".join(f"{name} {number:.3f}" for name, number in metrics.items())
-        log.info("step %d: %s%s", reached.step, shown, " (best)" if reached.best_step == reached.step else "")
+        best = f" (best {trial.spec.trainer.best_metric})" if reached.best_step == reached.step else ""
+        log.info("step %d: %s%s", reached.step, shown, best)
 
 
 def note_evaluation(trial: Trial, value: float) -> None:

@@ -49,7 +49,7 @@ def test_a_used_folder_is_refused(key: str, where: str, tmp_path: Path) -> None:
     (tmp_path / where / "metrics.jsonl").touch()
     with pytest.raises(ConfigError) as caught:
         check_unused(arguments)
-    assert str(caught.value).startswith(f"{key}: {tmp_path} holds a run already; resume={tmp_path}")
+    assert str(caught.value).startswith(f"{key}: {tmp_path} holds a run already; give another folder")
     check_unused([f"{key}={tmp_path}/${{now:%H}}", f"hydra.job.name={tmp_path}"])
 
 

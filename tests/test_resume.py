@@ -133,6 +133,7 @@ def test_killed_twice_in_the_final_write(tmp_path: Path, through: Path, command:
     assert_same(folder, through)
 
 
+@pytest.mark.slow
 def test_a_signal_saves_and_stops_and_resume_goes_on(tmp_path: Path, through: Path, command: Command) -> None:
     folder = tmp_path / "run"
     assert kill_at_step(folder, 3, signal.SIGTERM) == 128 + signal.SIGTERM

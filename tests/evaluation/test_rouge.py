@@ -95,6 +95,7 @@ score_pairs(["a b"], ["a c"], show=False)
 sys.stderr = sys.__stderr__
 logging.config.dictConfig({"version": 1})
 redirected.write("still open")
+redirected.close()
 """
     subprocess.run([sys.executable, "-c", script, str(tmp_path / "errors.txt")], check=True)
     assert (tmp_path / "errors.txt").read_text() == "still open"

@@ -63,10 +63,13 @@ class FrozenWeight(nn.Module):
             "so its layers cannot be frozen and adapted",
         )
 
-    def factors(
-        self, dtype: torch.dtype
-    ) -> tuple[Float[Tensor, "d_out d_in"], Float[Tensor, " d_out"] | None]:
-        return self.format.factors(self.parts, self.shape, dtype)
+    def product(self, x: Float[Tensor, "... d_in"]) -> Float[Tensor, "... d_out"]:
+        """x @ W.T without a graph: for passes that write their own backward."""
+        return self.format.product(x, self.parts, self.shape)
+
+    def product_backward(self, grad: Float[Tensor, "... d_out"]) -> Float[Tensor, "... d_in"]:
+        """grad @ W."""
+        return self.format.product_backward(grad, self.parts, self.shape)
 
     def rows(self, ids: Int[Tensor, " ..."], dtype: torch.dtype) -> Float[Tensor, "... d_in"]:
         return self.format.rows(self.parts, self.shape, ids, dtype)
@@ -78,15 +81,12 @@ class _FrozenProduct(torch.autograd.Function):
     @staticmethod
     def forward(ctx: torch.autograd.function.FunctionCtx, x: Tensor, weight: FrozenWeight) -> Tensor:
         ctx.weight = weight  # type: ignore[attr-defined]
-        matrix, factor = weight.factors(x.dtype)
-        y = F.linear(x, matrix)
-        return y if factor is None else (y * factor).to(y.dtype)
+        return weight.product(x)
 
     @staticmethod
     def backward(ctx: torch.autograd.function.FunctionCtx, *grads: Tensor) -> tuple[Tensor, None]:
         (grad,) = grads
-        matrix, factor = ctx.weight.factors(grad.dtype)  # type: ignore[attr-defined]
-        return (grad if factor is None else (grad * factor).to(grad.dtype)) @ matrix, None
+        return ctx.weight.product_backward(grad), None  # type: ignore[attr-defined]
 
 
 class FrozenLinear(nn.Module):

@@ -10,13 +10,13 @@ import torch
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
-from summarizer.model.formats.protocol import Parts, require_finite
+from summarizer.model.formats.protocol import DenseProducts, Parts, require_finite
 
 BLOCK = 4096
 """Weights that share one absmax. Source: the reference experiment, and bitsandbytes' default."""
 
 
-class _DynamicBlocks:
+class _DynamicBlocks(DenseProducts):
     name = "blockwise8"
     version = 1
 
@@ -30,9 +30,6 @@ class _DynamicBlocks:
             parts["q"], absmax=parts["absmax"], code=parts["code"], blocksize=BLOCK
         )
         return full.reshape(shape).to(dtype)
-
-    def factors(self, parts: Parts, shape: tuple[int, int], dtype: torch.dtype) -> tuple[Tensor, None]:
-        return self.dequantise(parts, shape, dtype), None
 
     def rows(
         self, parts: Parts, shape: tuple[int, int], ids: Int[Tensor, " ..."], dtype: torch.dtype

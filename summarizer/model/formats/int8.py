@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, Float32, Int, Int8
 from torch import Tensor
 
-from summarizer.model.formats.protocol import Parts, require_finite
+from summarizer.model.formats.protocol import DenseProducts, Parts, require_finite
 
 LEVELS = 127
 """Steps on each side of zero; -128 is left out so that the grid is symmetric."""
@@ -42,7 +42,7 @@ def dequantise(
     return torch.mul(q, scale).to(dtype)
 
 
-class _RowwiseInt8:
+class _RowwiseInt8(DenseProducts):
     name = "int8"
     version = 1
 

@@ -11,7 +11,7 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 from summarizer.model.formats.blockwise8 import flat_positions
-from summarizer.model.formats.protocol import Parts, require_finite
+from summarizer.model.formats.protocol import DenseProducts, Parts, require_finite
 
 BLOCK = 64
 """Weights that share one absmax. Source: QLoRA, section 2."""
@@ -19,7 +19,7 @@ WEIGHTS_AT_ONCE = 1 << 22
 """A multiple of BLOCK. bitsandbytes' quantiser on the CPU needs several dense copies of what it is given."""
 
 
-class _NormalFloat4:
+class _NormalFloat4(DenseProducts):
     name = "nf4"
     version = 1
 
@@ -50,9 +50,6 @@ class _NormalFloat4:
         )
         full: Tensor = bnb.dequantize_4bit(parts["q"].reshape(-1, 1), quant_state=state)
         return full.reshape(-1)[: shape[0] * shape[1]].reshape(shape)
-
-    def factors(self, parts: Parts, shape: tuple[int, int], dtype: torch.dtype) -> tuple[Tensor, None]:
-        return self.dequantise(parts, shape, dtype), None
 
     def rows(
         self, parts: Parts, shape: tuple[int, int], ids: Int[Tensor, " ..."], dtype: torch.dtype

@@ -6,10 +6,10 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from summarizer.model.formats.protocol import Parts, require_finite
+from summarizer.model.formats.protocol import DenseProducts, Parts, require_finite
 
 
-class _Unquantised:
+class _Unquantised(DenseProducts):
     name = "none"
     version = 1
 
@@ -19,9 +19,6 @@ class _Unquantised:
 
     def dequantise(self, parts: Parts, shape: tuple[int, int], dtype: torch.dtype) -> Tensor:
         return parts["weight"].to(dtype)
-
-    def factors(self, parts: Parts, shape: tuple[int, int], dtype: torch.dtype) -> tuple[Tensor, None]:
-        return self.dequantise(parts, shape, dtype), None
 
     def rows(
         self, parts: Parts, shape: tuple[int, int], ids: Int[Tensor, " ..."], dtype: torch.dtype

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Protocol, runtime_checkable
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -31,13 +32,16 @@ class WeightFormat(Protocol):
         """Recover the whole weight."""
         ...
 
-    def factors(
-        self, parts: Parts, shape: tuple[int, int], dtype: torch.dtype
-    ) -> tuple[Float[Tensor, "d_out d_in"], Float[Tensor, " d_out"] | None]:
-        """A matrix and a factor for each of its rows (None for 1), whose product is the weight.
+    def product(
+        self, x: Float[Tensor, "... d_in"], parts: Parts, shape: tuple[int, int]
+    ) -> Float[Tensor, "... d_out"]:
+        """x @ W.T, in the precision of x."""
+        ...
 
-        For a product with the weight: a factor on the output costs less than one on every weight.
-        """
+    def product_backward(
+        self, grad: Float[Tensor, "... d_out"], parts: Parts, shape: tuple[int, int]
+    ) -> Float[Tensor, "... d_in"]:
+        """grad @ W: the gradient of `product` for x."""
         ...
 
     def rows(
@@ -45,6 +49,33 @@ class WeightFormat(Protocol):
     ) -> Float[Tensor, "... d_in"]:
         """Recover only the rows in `ids`, as an embedding reads them."""
         ...
+
+
+class DenseProducts:
+    """Both products with the weight dequantised whole, in each pass anew: what most formats do."""
+
+    def dequantise(
+        self, parts: Parts, shape: tuple[int, int], dtype: torch.dtype
+    ) -> Float[Tensor, "d_out d_in"]:
+        raise NotImplementedError
+
+    def factors(
+        self, parts: Parts, shape: tuple[int, int], dtype: torch.dtype
+    ) -> tuple[Float[Tensor, "d_out d_in"], Float[Tensor, " d_out"] | None]:
+        """A matrix and a factor for each of its rows (None for 1), whose product is the weight.
+
+        A factor on the product's output can cost less than one on every weight.
+        """
+        return self.dequantise(parts, shape, dtype), None
+
+    def product(self, x: Tensor, parts: Parts, shape: tuple[int, int]) -> Tensor:
+        matrix, factor = self.factors(parts, shape, x.dtype)
+        y = F.linear(x, matrix)
+        return y if factor is None else (y * factor).to(y.dtype)
+
+    def product_backward(self, grad: Tensor, parts: Parts, shape: tuple[int, int]) -> Tensor:
+        matrix, factor = self.factors(parts, shape, grad.dtype)
+        return (grad if factor is None else (grad * factor).to(grad.dtype)) @ matrix
 
 
 def require_finite(weight: Tensor) -> None:

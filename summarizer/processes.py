@@ -7,7 +7,7 @@ import logging
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
 from accelerate import Accelerator
@@ -19,6 +19,14 @@ from summarizer.errors import ConfigError
 
 Item = TypeVar("Item")
 
+Precision = Literal["fp32", "bf16", "fp16"]
+"""Of matrix products; all else is in fp32."""
+DTYPES: dict[Precision, torch.dtype] = {
+    "fp32": torch.float32,
+    "bf16": torch.bfloat16,
+    "fp16": torch.float16,
+}
+
 log = logging.getLogger(__name__)
 
 
@@ -27,6 +35,12 @@ class Processes:
     """This process's place among those of the run."""
 
     accelerator: Accelerator
+    precision: Precision
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of matrix products."""
+        return DTYPES[self.precision]
 
     @property
     def rank(self) -> int:
@@ -46,8 +60,9 @@ class Processes:
 
     def autocast(self) -> contextlib.AbstractContextManager[None]:
         """Within the block, products are taken in the run's precision."""
-        context: contextlib.AbstractContextManager[None] = self.accelerator.autocast()
-        return context
+        if self.precision == "fp32":
+            return contextlib.nullcontext()
+        return torch.autocast(self.device.type, self.dtype)
 
     def share(self, items: Sequence[Item]) -> list[Item]:
         """This process's part of a list; `gathered` puts the parts together again in the same order."""
@@ -86,18 +101,17 @@ class Processes:
 def join_processes(*, device: str, precision: str, wanted: int | None) -> Processes:
     """Join the processes that a launcher started, or be the only one.
 
-    device: auto, cpu or cuda.  wanted: how many the config asks for, None for as many as there are.
+    device: auto, cpu or cuda.  precision: of trainer.precision, auto or one of Precision.
+    wanted: how many the config asks for, None for as many as there are.
     Raises ConfigError where fewer or more were started, or the device lacks the precision.
     """
     # accelerate keeps its state for the life of the process; the next run of a sweep may want another precision.
     AcceleratorState._reset_state()
     GradientState._reset_state()
     on_card = device != "cpu" and torch.cuda.is_available()
-    native = multiplies_bf16(on_card=on_card)
-    if precision == "bf16" and on_card and not native:
-        raise ConfigError.single("trainer.precision", "'bf16': this card has no bf16; use fp32")
-    mixed = "bf16" if precision == "bf16" or (precision == "auto" and native) else "no"
-    accelerator = Accelerator(mixed_precision=mixed, cpu=not on_card)
+    chosen = choose_precision(precision, on_card=on_card, native_bf16=multiplies_bf16(on_card=on_card))
+    # Of its precisions accelerate is told none: with fp16 it would scale every loss by one scaler of its own.
+    accelerator = Accelerator(mixed_precision="no", cpu=not on_card)
     found = int(accelerator.num_processes)
     wanted = wanted or int(os.environ.get("WORLD_SIZE", 1))
     if found != wanted:
@@ -105,11 +119,25 @@ def join_processes(*, device: str, precision: str, wanted: int | None) -> Proces
     log.info(
         "device: %s, %s products, %d process%s",
         accelerator.device,
-        "bf16" if mixed == "bf16" else "fp32",
+        chosen,
         accelerator.num_processes,
         "" if accelerator.num_processes == 1 else "es",
     )
-    return Processes(accelerator)
+    return Processes(accelerator, chosen)
+
+
+def choose_precision(wanted: str, *, on_card: bool, native_bf16: bool) -> Precision:
+    """The precision of products on a device that has bf16 or not.
+
+    auto: bf16 where it is native, else fp16 on a card, whose fp32 products are several times slower, and fp32 on
+    a processor. Raises ConfigError for bf16 on a card without it.
+    """
+    if wanted == "auto":
+        return "bf16" if native_bf16 else "fp16" if on_card else "fp32"
+    if wanted == "bf16" and on_card and not native_bf16:
+        raise ConfigError.single("trainer.precision", "'bf16': this card has no bf16; use fp16, or auto")
+    (chosen,) = (known for known in DTYPES if known == wanted)
+    return chosen
 
 
 def multiplies_bf16(*, on_card: bool) -> bool:

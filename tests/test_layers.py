@@ -22,6 +22,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("evaluation",),
     ("tracking",),
     ("training",),
+    ("planning",),
     ("runs",),
     ("run",),
 )

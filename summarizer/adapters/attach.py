@@ -15,7 +15,11 @@ from transformers import PreTrainedModel
 from summarizer.adapters.layer import AdaptedLayer, GroupState
 from summarizer.adapters.protocol import Adapter, Parameters, Role
 from summarizer.config.nearest import suggestion
+from summarizer.data.batches import Batch, collate
+from summarizer.data.order import EncodedRow
+from summarizer.data.prompt import Prompt
 from summarizer.errors import ConfigError
+from summarizer.model.attention import packs_examples
 from summarizer.model.frozen import FrozenEmbedding, FrozenLinear
 
 
@@ -32,6 +36,11 @@ class AdaptedModel:
     def device(self) -> torch.device:
         return next(iter(self.layers.values())).base.weight.device
 
+    def batch(self, trials: Sequence[Sequence[EncodedRow]], prompt: Prompt) -> Batch:
+        """The examples of each trial (one trial's in all for the base alone) as this model takes them."""
+        packed = packs_examples(self.model, prompt.max_tokens)
+        return collate(trials, prompt, packed=packed).to(self.device)
+
     def parameters_of(self, trial: int) -> dict[str, nn.Parameter]:
         """One trial's own parameters, `LAYER.TENSOR` by name; shapes as its adapter drew them."""
         return {
@@ -47,9 +56,7 @@ class AdaptedModel:
 
     def zero_grad(self) -> None:
         """In place: the trials' gradients are views of the stacks'."""
-        for stack in self.stacks():
-            assert stack.grad is not None
-            stack.grad.zero_()
+        torch._foreach_zero_([stack.grad for stack in self.stacks() if stack.grad is not None])
 
     @contextmanager
     def base_alone(self) -> Iterator[None]:

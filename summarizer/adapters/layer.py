@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from summarizer.adapters.protocol import Adapter, Parameters, Role
-from summarizer.model.frozen import FrozenEmbedding, FrozenLinear
+from summarizer.model.frozen import FrozenEmbedding, FrozenLinear, in_product_precision
 
 
 @dataclass
@@ -80,19 +80,25 @@ class AdaptedLayer(nn.Module):
                     self.trials[i][name] = share
 
     def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.base(x)
         group = self._group
         if not group.enabled:
-            return y
+            return self.base(x)  # type: ignore[no-any-return]
         kind = type(group.adapters[0])
         stacked = dict(self.stacked.items())
-        if self.role == "embedding":
+        if isinstance(self.base, FrozenEmbedding):
+            rows: Tensor = self.base(x)
             delta = kind.delta_embedding(x.reshape(group.size, -1), stacked, group.scales)
-        else:
-            inputs = self._dropped(x) if group.drops else x
-            flat = inputs.reshape(group.size, -1, x.shape[-1]).to(y.dtype)
-            delta = kind.delta_linear(flat, stacked, group.scales)
-        return y + delta.reshape(y.shape).to(y.dtype)
+            return rows + delta.reshape(rows.shape)
+        product_input = in_product_precision(x)
+        dropped = self._dropped(product_input) if group.drops else None
+        y = kind.adapted_linear(
+            self.base,
+            product_input.reshape(group.size, -1, x.shape[-1]),
+            None if dropped is None else dropped.reshape(group.size, -1, x.shape[-1]),
+            stacked,
+            group.scales,
+        )
+        return y.reshape(*x.shape[:-1], -1)
 
     def _dropped(self, x: Float[Tensor, "rows ... d_in"]) -> Float[Tensor, "rows ... d_in"]:
         """Inverted dropout (Srivastava et al. 2014), each trial's mask from its own generator.

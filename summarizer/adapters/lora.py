@@ -14,7 +14,9 @@ from jaxtyping import Float, Int
 from pydantic import Field
 from torch import Tensor
 
+from summarizer.adapters.product import low_rank_product
 from summarizer.adapters.protocol import Adapter, Parameters, Role
+from summarizer.model.frozen import FrozenLinear
 
 
 class LoRA(Adapter):
@@ -46,11 +48,14 @@ class LoRA(Adapter):
         return {"a": a, "b": torch.zeros(self.dim, d)}
 
     @staticmethod
-    def delta_linear(
-        x: Float[Tensor, "n m d_in"], stacked: Parameters, scale: Float[Tensor, "n 1 1"]
+    def adapted_linear(
+        frozen: FrozenLinear,
+        x: Float[Tensor, "n m d_in"],
+        dropped: Float[Tensor, "n m d_in"] | None,
+        stacked: Parameters,
+        scale: Float[Tensor, "n 1 1"],
     ) -> Float[Tensor, "n m d_out"]:
-        inner = torch.bmm(x, stacked["a"].to(x.dtype).transpose(1, 2)) * scale.to(x.dtype)
-        return torch.bmm(inner, stacked["b"].to(x.dtype))
+        return low_rank_product(frozen, x, dropped, stacked["a"], stacked["b"], scale)
 
     @staticmethod
     def delta_embedding(

@@ -11,6 +11,8 @@ from jaxtyping import Float, Int
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
+from summarizer.model.frozen import FrozenLinear
+
 Parameters = Mapping[str, Tensor]
 """One layer's adapter tensors by name. Their first axis is the adapter dim; groups put `n` before it."""
 
@@ -20,8 +22,8 @@ Role = Literal["linear", "head", "embedding"]
 class Adapter(BaseModel, ABC):
     """The config of one trial's adapters, and the arithmetic of its kind.
 
-    Tensors of trials with smaller dims are padded with zeros to the largest in the group; `delta_linear` and
-    `delta_embedding` must give zero-padded tensors no influence and no gradient.
+    Tensors of trials with smaller dims are padded with zeros to the largest in the group; `adapted_linear`
+    and `delta_embedding` must give zero-padded tensors no influence and no gradient.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
@@ -55,10 +57,18 @@ class Adapter(BaseModel, ABC):
 
     @staticmethod
     @abstractmethod
-    def delta_linear(
-        x: Float[Tensor, "n m d_in"], stacked: Parameters, scale: Float[Tensor, "n 1 1"]
+    def adapted_linear(
+        frozen: FrozenLinear,
+        x: Float[Tensor, "n m d_in"],
+        dropped: Float[Tensor, "n m d_in"] | None,
+        stacked: Parameters,
+        scale: Float[Tensor, "n 1 1"],
     ) -> Float[Tensor, "n m d_out"]:
-        """What `n` trials add to a linear layer's output, in one batched product."""
+        """A frozen linear layer's output with what `n` trials add to it, in batched products.
+
+        x is in the precision of products, and so is the result.  dropped: x after dropout, which the adapters see
+        in its place.
+        """
 
     @staticmethod
     @abstractmethod

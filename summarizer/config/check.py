@@ -33,6 +33,8 @@ SPEC_GROUPS: Mapping[str, type[specs.Spec]] = {
     "tracking": specs.TrackingSpec,
 }
 
+SCALARS = ("seed", "resume", "plan", "plan_tokens_per_s")
+
 
 def check(config: DictConfig, input_rules: Iterable[Rule] = ()) -> specs.RunSpec:
     """Type and bound every value of a composed config, and hold the parts against each other.
@@ -60,7 +62,7 @@ def check(config: DictConfig, input_rules: Iterable[Rule] = ()) -> specs.RunSpec
     ]
     if issues:
         raise ConfigError(issues)
-    return specs.RunSpec(seed=node["seed"], resume=None, **parts)
+    return specs.RunSpec(**{name: node[name] for name in SCALARS}, **parts)
 
 
 def to_plain(config: DictConfig) -> dict[str, Any]:
@@ -172,3 +174,8 @@ def _scalars(node: Mapping[str, Any]) -> Iterator[Issue]:
         yield Issue("seed", f"{shown(seed)} is not a whole number from 0 to {specs.LARGEST_SEED}")
     if node.get("resume") is not None:
         yield Issue("resume", "stands alone, as `python -m summarizer.run resume=RUN_FOLDER`")
+    if not isinstance(node.get("plan"), bool):
+        yield Issue("plan", f"{shown(node.get('plan'))} is not true or false")
+    rate = node.get("plan_tokens_per_s")
+    if rate is not None and (isinstance(rate, bool) or not isinstance(rate, int | float) or not rate > 0):
+        yield Issue("plan_tokens_per_s", f"{shown(rate)} is not a number above 0")

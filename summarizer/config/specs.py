@@ -38,7 +38,7 @@ class ModelSpec(Spec):
 
 
 class QuantizationSpec(Spec):
-    format: Literal["int8", "blockwise8", "nf4", "none"]
+    format: Literal["int8", "blockwise8", "nf4", "fp8", "none"]
     cache: bool
     """Keep the quantised base on disk and memory-map it the next time."""
 
@@ -114,16 +114,22 @@ class TrainerSpec(Spec):
     """Examples per optimizer step, over all processes."""
     microbatch_size: PositiveCount | None
     """Examples per forward pass and process; fewer than the batch accumulates gradients. Null: all."""
+    batch_tokens: PositiveCount | Literal["auto"] | None
+    """Tokens per forward pass and process, likewise; auto is the most that fit, by the plan. Null: any number."""
     epochs: Annotated[float, Field(gt=0)] | None
     max_steps: PositiveCount | None
     """Optimizer steps; ends the run before `epochs` does where it is smaller."""
     shuffle: bool
     group_by_length: bool
     """Batches of like length, which saves padding; the order of batches stays random."""
-    precision: Literal["auto", "fp32", "bf16"]
-    """Of matrix products; auto is bf16 where the device multiplies it natively. All else is in fp32."""
+    precision: Literal["auto", "fp32", "bf16", "fp16"]
+    """Of matrix products; all else is in fp32. auto is bf16 where the device multiplies it natively, fp16 (with a
+    loss scale for each trial) on other CUDA cards, fp32 on other processors."""
     max_grad_norm: Annotated[float, Field(gt=0)] | None
-    gradient_checkpointing: bool
+    memory: Literal["fast", "low", "auto"]
+    """fast keeps all activations, low only the inputs of blocks; auto recomputes as many blocks as do not fit."""
+    compile: bool | Literal["auto"]
+    """Compile the model's blocks; auto does on a card."""
     schedule: ScheduleSpec
     log_every_steps: PositiveCount
     evaluate_every_steps: PositiveCount | None
@@ -193,6 +199,10 @@ class RunSpec(Spec):
 
     seed: Seed
     resume: None
+    plan: bool
+    """Say what the run would take, and end."""
+    plan_tokens_per_s: Annotated[float | int, Field(gt=0)] | None
+    """The rate at which the plan says the hours."""
     model: ModelSpec
     quantization: QuantizationSpec
     adapter: Target

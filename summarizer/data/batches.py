@@ -1,144 +1,122 @@
-"""Which rows train together and in which order, and the tensors that they become."""
+"""The tensors that rows become: the examples of a group's trials, packed without padding where the model can."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Protocol, TypeVar, runtime_checkable
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from itertools import accumulate
 
-import numpy as np
 import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from summarizer.data.order import EncodedRow
 from summarizer.data.prompt import Prompt
-
-T = TypeVar("T")
 
 IGNORED_LABEL = -100
 """torch.nn.functional.cross_entropy's default ignore_index."""
-WINDOW_BATCHES = 50
-"""Rows are sorted by length within so many batches: enough to save padding, few enough to stay shuffled."""
-
-
-@dataclass(frozen=True)
-class EncodedRow:
-    """One example's tokens: the article's uncut, the summary's with the end token."""
-
-    id: str
-    article_ids: Sequence[int]
-    target_ids: Sequence[int]
-
-
-@runtime_checkable
-class TrainingRows(Protocol):
-    """What the training loop asks of a split, in memory or streamed."""
-
-    def batches(
-        self, seed: int, batch_size: int, start_step: int, *, shuffle: bool, group_by_length: bool
-    ) -> Iterator[list[EncodedRow]]:
-        """Endless over the epochs, from the batch of optimizer step `start_step` (from 0) on.
-
-        A pure function of its arguments, so that a resumed run sees the very batches that it would have seen.
-        """
-        ...
-
-    def steps_per_epoch(self, batch_size: int) -> int | None:
-        """None where only reading to the end would tell."""
-        ...
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Examples padded at their right to the longest."""
+    """Examples of `n` trials, ready for one forward pass.
+
+    Packed, each trial is one row: its examples one after the other, and padding only behind the last, up to the
+    length of the longest trial. Padded, each example is a row of its own, trial by trial.
+    """
 
     input_ids: Int[Tensor, "rows t"]
-    attention_mask: Int[Tensor, "rows t"]
-    """1 on the example's own tokens, 0 on padding."""
-    labels: Int[Tensor, "rows t"]
-    """input_ids on the target's tokens, IGNORED_LABEL elsewhere; not shifted."""
-    tokens: list[int]
-    """Of each row, padding not counted."""
-    targets: list[int]
-    """Tokens of each row that the loss is over: the summary's and the end token."""
-    row_ids: list[str]
+    position_ids: Int[Tensor, "rows t"] | None
+    """Packed: from 0 in each example. Padded: left to the model."""
+    attention_mask: Int[Tensor, "rows t"] | Int[Tensor, "1 1 1 borders"]
+    """Padded: 1 on an example's own tokens, 0 on padding. Packed: where examples begin and end among the tokens of
+    all rows, first 0 and last rows * t; padding counts as an example."""
+    positions: Int[Tensor, "n m"]
+    """Where, among a trial's tokens, a token of a summary is predicted."""
+    targets: Int[Tensor, "n m"]
+    """The tokens to predict there; IGNORED_LABEL where a trial has fewer than the others."""
 
     def to(self, device: torch.device | str) -> Batch:
-        return Batch(
-            self.input_ids.to(device, non_blocking=True),
-            self.attention_mask.to(device, non_blocking=True),
-            self.labels.to(device, non_blocking=True),
-            self.tokens,
-            self.targets,
-            self.row_ids,
-        )
+        on_device = {
+            field.name: moved(value, torch.device(device))
+            for field in fields(self)
+            if isinstance(value := getattr(self, field.name), Tensor)
+        }
+        return replace(self, **on_device)
 
 
-def collate(rows: Sequence[EncodedRow], prompt: Prompt) -> Batch:
-    """Prompt, cut and pad. Raises ValueError for no rows, or a target that leaves its article no room."""
-    if not rows:
+def moved(tensor: Tensor, device: torch.device) -> Tensor:
+    """A host tensor on the device; on a card the copy waits for nothing and nothing waits for it."""
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
+
+
+def collate(
+    trials: Sequence[Sequence[EncodedRow]], prompt: Prompt, *, packed: bool, multiple: int = 1
+) -> Batch:
+    """Prompt, cut and lay out the examples of each trial.
+
+    multiple: what the length of the rows is rounded up to, for the sake of fewer shapes.
+    Raises ValueError for no rows, a target that leaves its article no room, or, padded, unequal numbers of rows.
+    """
+    if not trials or not all(trials):
         raise ValueError("a batch needs at least one row")
-    examples = [prompt.training_ids(row.article_ids, row.target_ids) for row in rows]
-    longest = max(len(ids) for ids, _ in examples)
-    input_ids = torch.full((len(rows), longest), prompt.pad_id, dtype=torch.long)
-    attention_mask = torch.zeros_like(input_ids)
-    labels = torch.full_like(input_ids, IGNORED_LABEL)
-    for index, (ids, prompt_tokens) in enumerate(examples):
-        input_ids[index, : len(ids)] = torch.tensor(ids)
-        attention_mask[index, : len(ids)] = 1
-        labels[index, prompt_tokens : len(ids)] = input_ids[index, prompt_tokens : len(ids)]
+    examples = [[prompt.training_ids(row.article_ids, row.target_ids) for row in rows] for rows in trials]
+    if not packed and len({len(rows) for rows in trials}) > 1:
+        raise ValueError("padded trials need equal numbers of rows")
+    rows = (
+        [[ids for ids, _ in own] for own in examples]
+        if packed
+        else [[ids] for own in examples for ids, _ in own]
+    )
+    t = _rounded_up(max(sum(map(len, row)) for row in rows), multiple)
+    input_ids = torch.full((len(rows), t), prompt.pad_id)
+    position_ids = torch.zeros_like(input_ids)
+    mask = torch.zeros_like(input_ids)
+    borders = [0]
+    for index, row in enumerate(rows):
+        ends = list(accumulate(map(len, row)))
+        for ids, end in zip(row, ends, strict=True):
+            input_ids[index, end - len(ids) : end] = torch.tensor(ids)
+            position_ids[index, end - len(ids) : end] = torch.arange(len(ids))
+        mask[index, : ends[-1]] = 1
+        borders += [index * t + end for end in ends]
+        if ends[-1] < t:
+            borders.append((index + 1) * t)
+    positions, targets = _predictions(examples, t, packed=packed)
+    if not packed:
+        return Batch(input_ids, None, mask, positions, targets)
     return Batch(
         input_ids,
-        attention_mask,
-        labels,
-        [len(ids) for ids, _ in examples],
-        [len(ids) - prompt_tokens for ids, prompt_tokens in examples],
-        [row.id for row in rows],
+        position_ids,
+        torch.tensor(borders, dtype=torch.int32).reshape(1, 1, 1, -1),
+        positions,
+        targets,
     )
 
 
-def epoch_batches(
-    lengths: Sequence[int], seed: int, epoch: int, batch_size: int, *, shuffle: bool, group_by_length: bool
-) -> list[list[int]]:
-    """Row numbers of each batch of an epoch: every row once; the last batch may be smaller.
-
-    lengths: tokens of each row, for group_by_length alone: batches of like length, themselves in random order
-    where `shuffle` is on. A pure function of its arguments, on every machine.
-    """
-    random = random_stream(seed, epoch)
-    order = permutation(len(lengths), random) if shuffle else list(range(len(lengths)))
-    if group_by_length:
-        order = by_length(order, [lengths[row] for row in order], batch_size)
-    batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
-    if group_by_length and shuffle:
-        short = [batches.pop()] if len(batches[-1]) < batch_size else []
-        batches = [batches[index] for index in permutation(len(batches), random)] + short
-    return batches
-
-
-def by_length(items: Sequence[T], lengths: Sequence[int], batch_size: int) -> list[T]:
-    """The items, sorted by length within each window of WINDOW_BATCHES batches."""
-    window = WINDOW_BATCHES * batch_size
-    return [
-        items[index]
-        for start in range(0, len(items), window)
-        for index in sorted(range(start, min(start + window, len(items))), key=lengths.__getitem__)
-    ]
+def _predictions(
+    examples: Sequence[Sequence[tuple[list[int], int]]], t: int, *, packed: bool
+) -> tuple[Int[Tensor, "n m"], Int[Tensor, "n m"]]:
+    """Where each trial predicts which token; both filled up to the trial with the most."""
+    positions: list[list[int]] = []
+    targets: list[list[int]] = []
+    for own in examples:
+        lengths = [len(ids) for ids, _ in own]
+        starts = [0, *accumulate(lengths if packed else [t] * len(own))]
+        positions.append(
+            [
+                start + place - 1
+                for start, (ids, prompt_tokens) in zip(starts, own, strict=False)
+                for place in range(prompt_tokens, len(ids))
+            ]
+        )
+        targets.append([token for ids, prompt_tokens in own for token in ids[prompt_tokens:]])
+    most = max(map(len, targets))
+    return (
+        torch.tensor([own + [0] * (most - len(own)) for own in positions]),
+        torch.tensor([own + [IGNORED_LABEL] * (most - len(own)) for own in targets]),
+    )
 
 
-def random_stream(*keys: int) -> np.random.Philox:
-    """A stream of random bits of its own for each tuple of keys.
-
-    Their number is a key too, since SeedSequence takes zeros at the end for nothing.
-    """
-    return np.random.Philox(np.random.SeedSequence([len(keys), *keys]))
-
-
-def permutation(size: int, random: np.random.Philox) -> list[int]:
-    """0 .. size-1 in random order.
-
-    By sorting raw bits: numpy keeps bit streams the same over its versions, but not what Generator makes of
-    them (NEP 19), and a resumed run may meet another numpy.
-    """
-    order: list[int] = np.argsort(random.random_raw(size), kind="stable").tolist()
-    return order
+def _rounded_up(number: int, multiple: int) -> int:
+    return -(-number // multiple) * multiple

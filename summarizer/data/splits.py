@@ -15,8 +15,8 @@ import numpy as np
 
 from summarizer import progress
 from summarizer.config.specs import DataSpec
-from summarizer.data.batches import EncodedRow, epoch_batches, random_stream
 from summarizer.data.cache import EntryWriter, cached, entry_key, read_entry
+from summarizer.data.order import EncodedRow, epoch_batches, random_stream
 from summarizer.data.prompt import Prompt
 from summarizer.data.report import SplitReport, Tally, check_bad_rows
 from summarizer.data.rows import BadRow, Row

@@ -9,7 +9,7 @@ from itertools import count, islice
 from typing import TypeVar
 
 from summarizer.config.specs import DataSpec
-from summarizer.data.batches import WINDOW_BATCHES, EncodedRow, by_length, permutation, random_stream
+from summarizer.data.order import WINDOW_BATCHES, EncodedRow, by_length, permutation, random_stream
 from summarizer.data.prompt import Prompt
 from summarizer.data.report import SplitReport, Tally, check_bad_rows
 from summarizer.data.rows import BadRow, Row

@@ -11,7 +11,7 @@ import torch
 
 from summarizer.adapters.attach import AdaptedModel
 from summarizer.config.specs import GenerationSpec
-from summarizer.data.batches import EncodedRow, collate
+from summarizer.data.order import EncodedRow
 from summarizer.data.prompt import Prompt
 from summarizer.generation.decode import generate
 from summarizer.model.nll import summary_nll
@@ -38,16 +38,11 @@ class Evaluator:
         totals = torch.zeros(trials + 1, dtype=torch.float64)
         with self._showing(base):
             for batch_rows in self._batches("loss", self.processes.share(rows)):
-                batch = collate(batch_rows, self.prompt).to(self.processes.device)
+                batch = self.adapted.batch([batch_rows] * trials, self.prompt)
                 with torch.no_grad(), self.processes.autocast():
-                    nll = summary_nll(
-                        self.adapted.model,
-                        batch.input_ids.repeat(trials, 1),
-                        batch.attention_mask.repeat(trials, 1),
-                        batch.labels.repeat(trials, 1),
-                    )
-                totals[:trials] += nll.reshape(trials, -1).sum(dim=1).double().cpu()
-                totals[trials] += sum(batch.targets)
+                    nll = summary_nll(self.adapted.model, batch)
+                totals[:trials] += nll.double().cpu()
+                totals[trials] += sum(len(row.target_ids) for row in batch_rows)
         totals = self.processes.summed(totals.float().to(self.processes.device)).cpu()
         return [float(total / totals[trials]) for total in totals[:trials]]
 

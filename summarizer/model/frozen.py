@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import Any, NoReturn
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
@@ -101,14 +100,35 @@ class FrozenLinear(nn.Module):
         self.register_buffer("bias", torch.empty(self.out_features, device="meta") if bias else None)
 
     def forward(self, x: Float[Tensor, "... d_in"]) -> Float[Tensor, "... d_out"]:
-        device = x.device.type
-        if torch.is_autocast_enabled(device):
-            x = x.to(torch.get_autocast_dtype(device))
-        y: Tensor = _FrozenProduct.apply(x, self.weight)  # type: ignore[no-untyped-call]
+        y: Tensor = _FrozenProduct.apply(in_product_precision(x), self.weight)  # type: ignore[no-untyped-call]
         return y if self.bias is None else y + self.bias.to(y.dtype)
 
     def extra_repr(self) -> str:
         return f"{self.in_features} -> {self.out_features}, {self.weight.format.name}"
+
+
+def in_product_precision(x: Float[Tensor, ...]) -> Float[Tensor, ...]:
+    """x in the precision that autocast asks for, if it does.
+
+    Converted once and kept beside x, since several layers multiply the same: q, k, v, or both ways into an MLP.
+    """
+    device = x.device.type
+    if not torch.is_autocast_enabled(device):
+        return x
+    dtype = torch.get_autocast_dtype(device)
+    if x.dtype == dtype or torch.compiler.is_compiling():  # a compiler sees by itself that it is the same
+        return x.to(dtype)
+    kept = getattr(x, _CONVERTED, None)
+    needs_graph = torch.is_grad_enabled() and x.requires_grad
+    if kept is None or kept.dtype != dtype or (needs_graph and not kept.requires_grad):
+        kept = x.to(dtype)
+        setattr(x, _CONVERTED, kept)
+    assert isinstance(kept, Tensor)
+    return kept
+
+
+_CONVERTED = "_in_product_precision"
+"""The attribute of a tensor that holds its converted twin, for as long as the tensor itself lives."""
 
 
 class FrozenEmbedding(nn.Module):

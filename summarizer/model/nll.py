@@ -2,42 +2,45 @@
 
 from __future__ import annotations
 
-import inspect
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch.nn.functional as F
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from summarizer.data.batches import IGNORED_LABEL
+from summarizer.data.batches import IGNORED_LABEL, Batch
 
 
-def summary_nll(
-    model: PreTrainedModel,
-    input_ids: Int[Tensor, "rows t"],
-    attention_mask: Int[Tensor, "rows t"],
-    labels: Int[Tensor, "rows t"],
-) -> Float[Tensor, " rows"]:
-    """Negative log-likelihood, in nats, of each row's summary, summed over its tokens.
-
-    The head runs only at positions that predict a summary token in some row: it is the widest layer of all,
-    and a summary is short beside its article.
-    """
-    targets = labels[:, 1:]
-    positions = (targets != IGNORED_LABEL).any(dim=0).nonzero().squeeze(1)
-    more: dict[str, Any] = {}
-    if keeps_logits(model):
-        more["logits_to_keep"] = positions
-    logits = model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False, **more).logits
-    if not more:
-        logits = logits[:, positions]
+def summary_nll(model: PreTrainedModel, batch: Batch) -> Float[Tensor, " n"]:
+    """Negative log-likelihood, in nats, of each trial's summaries, summed over their tokens."""
+    placed = {} if batch.position_ids is None else {"position_ids": batch.position_ids}
+    with _head_at(model, batch.positions):
+        logits = model(
+            input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False, **placed
+        ).logits
     losses = F.cross_entropy(
-        logits.float().transpose(1, 2), targets[:, positions], ignore_index=IGNORED_LABEL, reduction="none"
+        logits.float().flatten(0, 1), batch.targets.flatten(), ignore_index=IGNORED_LABEL, reduction="none"
     )
-    return losses.sum(dim=1)
+    return losses.reshape(batch.targets.shape).sum(dim=1)
 
 
-def keeps_logits(model: PreTrainedModel) -> bool:
-    """Whether the model's forward pass can be told at which positions to run its head."""
-    return "logits_to_keep" in inspect.signature(model.forward).parameters
+@contextmanager
+def _head_at(model: PreTrainedModel, positions: Int[Tensor, "n m"]) -> Iterator[None]:
+    """Within the block, the head sees a trial's tokens at its `positions` alone.
+
+    It is the widest layer of all, and a summary is short beside its article.
+    """
+
+    def gathered(_: nn.Module, inputs: tuple[Any, ...]) -> tuple[Tensor]:
+        (hidden,) = inputs
+        of_trial = hidden.reshape(len(positions), -1, hidden.shape[-1])
+        return (of_trial.gather(1, positions[..., None].expand(-1, -1, hidden.shape[-1])),)
+
+    handle = model.get_output_embeddings().register_forward_pre_hook(gathered)
+    try:
+        yield
+    finally:
+        handle.remove()

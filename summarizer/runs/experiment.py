@@ -30,9 +30,12 @@ from summarizer.runs.job import Job
 from summarizer.runs.outcome import Outcome
 from summarizer.runs.preflight import preflight
 from summarizer.runs.report import show_results
+from summarizer.runs.sizing import compiles, size_run
 from summarizer.tracking.recorder import no_recorder, open_recorder
+from summarizer.tracking.startup import startup
 from summarizer.training.checkpoint import list_checkpoints, load_latest
-from summarizer.training.loop import Group, fit
+from summarizer.training.group import build_group
+from summarizer.training.loop import fit
 from summarizer.training.stopping import StopSignal, listening
 from summarizer.training.trial import Trial, build_optimizer
 
@@ -50,6 +53,7 @@ def run_experiment(job: Job) -> float | None:
         device=spec.trainer.device, precision=spec.trainer.precision, wanted=spec.trainer.processes
     )
     main = processes.is_main
+    startup().lap("device")
     with listening() as stop, claimed(job.path) if main else nullcontext():
         recorder = no_recorder()
         if main:
@@ -88,11 +92,14 @@ def _train(outcome: Outcome, processes: Processes, stop: StopSignal) -> float | 
         training, validation, final = _read_splits(spec, prompt)
     outcome.known["data_fingerprint"] = training.fingerprint
 
+    startup().lap("tokens")
+
     # ---- base, adapters --------------------------------------------------------------------------------------
+    sizing = size_run(spec, config, processes.dtype, processes.device)
     with processes.main_first():
         base = load_base(spec.model, spec.quantization, processes.device)
-    if spec.trainer.gradient_checkpointing:
-        base.model.gradient_checkpointing_enable({"use_reentrant": False})
+    startup().lap("base")
+    sizing.prepare(base.model, compiled=compiles(spec, processes.device))
     adapter = spec.adapter.build()
     adapted = attach(base.model, [adapter], [spec.seed])
     if adapter.start_from:
@@ -106,12 +113,15 @@ def _train(outcome: Outcome, processes: Processes, stop: StopSignal) -> float | 
     if job.resumed:
         load_latest(trial)
         recorder.keep_through(trial.reached.step or -1)  # step 0 is the base's evaluation, done anew
-    group = Group(adapted, [trial], training, prompt, processes)
+    group = build_group(adapted, [trial], training, prompt, processes, sizing.microbatches)
+    outcome.flops_per_s = group.flops_per_s
+    startup().lap("attach")
     evaluator = _evaluator(adapted, prompt, spec, processes, stop)
     if trial.reached.step == 0 and spec.evaluation.base:
         (untrained,) = evaluate_on_the_way(evaluator, spec, validation, [recorder], 0, base=True)
-        trial.record(untrained, epoch=0.0)
+        trial.record(untrained, epoch=0.0, step=0)
         log.info("step 0, the base alone: %s", _shown(untrained))
+        startup().lap("evaluation of the base")
 
     def evaluate() -> list[dict[str, float]]:
         return evaluate_on_the_way(evaluator, spec, validation, [recorder], group.step)

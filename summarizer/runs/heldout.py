@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from summarizer.config.specs import RunSpec
-from summarizer.data.batches import EncodedRow
+from summarizer.data.order import EncodedRow
 from summarizer.data.splits import Split
 from summarizer.evaluation.evaluate import Evaluator
 from summarizer.evaluation.rouge import score_pairs

@@ -20,6 +20,7 @@ from omegaconf import OmegaConf
 from summarizer.config.paths import conf_folder, shown
 from summarizer.errors import ConfigError, NonFiniteLossError, RunsFailed, StopRequested
 from summarizer.runs.job import Job, job_of_folder
+from summarizer.tracking.startup import startup
 
 if TYPE_CHECKING:
     from torch.distributed.distributed_c10d import Store
@@ -92,6 +93,7 @@ def follow() -> None:
         text = store.get(f"job/{number}").decode()
         if text == END_OF_JOBS:
             return
+        startup().restart()
         run_experiment(Job.from_json(text))
         number += 1
 
@@ -100,15 +102,31 @@ def start(job: Job) -> float | None:
     """Run one job in as many processes as there are or as it asks for. Returns what sweepers optimise."""
     from summarizer.runs.preflight import preflight
 
-    wanted = preflight(OmegaConf.create(job.config)).trainer.processes
+    _compose_has_ended()
+    spec = preflight(OmegaConf.create(job.config))
+    if spec.plan:
+        from summarizer.runs.show_plan import show_plan
+
+        show_plan(job)
+        return None
+    wanted = spec.trainer.processes
     _require_all_launched()
     launched = int(os.environ.get("WORLD_SIZE", 1)) if "RANK" in os.environ else None
     if launched is None and wanted is not None and wanted > 1:
         return _spawn(job, wanted)
     from summarizer.runs.experiment import run_experiment
 
+    startup().lap("imports")
     _lead.hand_over(job)
     return run_experiment(job)
+
+
+def _compose_has_ended() -> None:
+    """The process's first run took it from the command to here; a sweep's later ones begin here."""
+    if startup().parts:
+        startup().restart()
+    else:
+        startup().lap("compose")
 
 
 @dataclass(frozen=True)
@@ -234,6 +252,7 @@ def _worker(rank: int, job_text: str, count: int, port: int) -> None:
     from summarizer.runs.experiment import run_experiment
     from summarizer.runs.mistakes import report_mistakes
 
+    startup().lap("imports")
     torch.set_num_threads(max(1, (os.cpu_count() or count) // count))
     job = Job.from_json(job_text)
     if rank == 0:

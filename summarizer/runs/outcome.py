@@ -16,8 +16,10 @@ from summarizer.runs.job import Job
 from summarizer.tracking.environment import git_state, peak_memory_bytes, versions
 from summarizer.tracking.names import redact
 from summarizer.tracking.recorder import Recorder
+from summarizer.tracking.startup import startup
 from summarizer.tracking.summary import BaseScores, RougeScores, Summary, TrainLoss, write_summary
 from summarizer.tracking.tracker import Outcome as Status
+from summarizer.tracking.utilisation import utilisation
 from summarizer.training.trial import Trial
 
 log = logging.getLogger(__name__)
@@ -34,6 +36,8 @@ class Outcome:
     """Only the main process writes the summary."""
     trial: Trial | None = None
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    flops_per_s: float | None = None
+    """The devices' rate, once it is measured."""
     known: dict[str, Any] = field(default_factory=dict)
 
     def add_scores(self, scores: Comparison) -> None:
@@ -61,6 +65,7 @@ class Outcome:
             versions=versions(),
             git=git_state(),
             peak_memory_bytes=peak_memory_bytes(self.device),
+            startup_s=dict(startup().parts) or None,
             **self._progress(),
             **self.known,
         )
@@ -78,6 +83,9 @@ class Outcome:
             "tokens": reached.tokens,
             "wall_s": reached.wall_s,
             "tokens_per_s": reached.tokens / reached.train_s if reached.train_s else None,
+            "mfu": utilisation(reached.flops, reached.train_s, self.flops_per_s)
+            if reached.train_s and self.flops_per_s
+            else None,
             "trainable_parameters": trial.trainable_parameters,
             "train_loss": TrainLoss(first=reached.first_loss, last=reached.last_loss),
         }

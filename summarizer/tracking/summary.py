@@ -96,6 +96,10 @@ class Summary(Part):
     tokens: int | None = None
     wall_s: Measured = None
     tokens_per_s: Measured = None
+    mfu: Measured = None
+    """Model FLOP utilisation over the training steps, as `tracking.utilisation` derives it; 1 is all of it."""
+    startup_s: dict[str, float] | None = None
+    """Seconds from the command to the end of the first step, by part."""
     peak_memory_bytes: int | None = None
     trainable_parameters: int | None = None
     train_loss: TrainLoss | None = None

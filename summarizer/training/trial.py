@@ -24,6 +24,8 @@ class Reached:
     """Optimizer steps done."""
     tokens: int = 0
     """Non-padding tokens trained on, prompts included."""
+    flops: int = 0
+    """Of its whole group in the trial's steps, by `tracking.utilisation`'s count."""
     train_s: float = 0.0
     """Seconds spent in training steps."""
     wall_s: float = 0.0
@@ -36,6 +38,12 @@ class Reached:
     best_value: float | None = None
     best_step: int | None = None
     evaluations_since_best: int = 0
+    loss_scale: float = 2.0**16
+    """What an fp16 run multiplies the loss by; a power of two. Other precisions leave it alone."""
+    clean_steps: int = 0
+    """Steps since the scale last changed."""
+    skipped_steps: int = 0
+    """Steps whose gradients overflowed."""
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -70,14 +78,18 @@ class Trial:
     def trainable_parameters(self) -> int:
         return sum(parameter.numel() for parameter in self.parameters.values())
 
-    def update(self, step: int, total_steps: int) -> tuple[float, Tensor]:
-        """Clip this trial's gradients by their own norm, take one optimizer step; the rate and the norm before."""
+    def update(self, step: int, total_steps: int, *, skip: bool) -> tuple[float, Tensor]:
+        """Clip this trial's gradients by their own norm, take one optimizer step; the rate and the norm before.
+
+        skip: leave the parameters and the optimizer's state as they are, for gradients that overflowed.
+        """
         rate = self.spec.optimizer.lr * rate_factor(self.spec.trainer.schedule, step, total_steps)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         limit = self.spec.trainer.max_grad_norm
         norm = nn.utils.clip_grad_norm_(self.parameters.values(), math.inf if limit is None else limit)
-        self.optimizer.step()
+        if not skip:
+            self.optimizer.step()
         return rate, norm
 
     def keep_best(self) -> None:
@@ -92,11 +104,9 @@ class Trial:
                 for name, parameter in self.parameters.items():
                     parameter.copy_(self.best[name])
 
-    def record(self, values: dict[str, float], epoch: float) -> None:
-        """Record metrics of the present step."""
-        self.recorder.log(
-            {"step": self.reached.step, "epoch": epoch, "tokens": self.reached.tokens, **values}
-        )
+    def record(self, values: dict[str, float], epoch: float, step: int) -> None:
+        """Record metrics of a step, beside the tokens trained on by then."""
+        self.recorder.log({"step": step, "epoch": epoch, "tokens": self.reached.tokens, **values})
 
 
 def build_optimizer(spec: RunSpec, parameters: dict[str, nn.Parameter]) -> torch.optim.Optimizer:

@@ -10,6 +10,7 @@ from tiny_bases import adapted, logits, saved, token_ids
 from torch import Tensor
 
 from summarizer.adapters.protocol import Adapter, Parameters, Role
+from summarizer.model.frozen import FrozenLinear
 
 
 class InputAverage(Adapter):
@@ -32,8 +33,10 @@ class InputAverage(Adapter):
         return {"v": torch.zeros(1, d)}
 
     @staticmethod
-    def delta_linear(x: Tensor, stacked: Parameters, scale: Tensor) -> Tensor:
-        return x.mean(dim=2, keepdim=True) * stacked["v"] * scale
+    def adapted_linear(
+        frozen: FrozenLinear, x: Tensor, dropped: Tensor | None, stacked: Parameters, scale: Tensor
+    ) -> Tensor:
+        return frozen(x) + x.mean(dim=2, keepdim=True) * stacked["v"] * scale
 
     @staticmethod
     def delta_embedding(ids: Tensor, stacked: Parameters, scale: Tensor) -> Tensor:

@@ -80,8 +80,8 @@ def test_the_example_of_the_issue() -> None:
         ("~adapter", "adapter: null is not a group of keys; choose one, such as adapter=..."),
         ("trainer.epochs=null", "trainer.epochs: null, and so is trainer.max_steps; give one of them"),
         (
-            "trainer.precision=fp16",
-            "trainer.precision: 'fp16' is not one of auto, fp32, bf16; did you mean 'bf16'?",
+            "trainer.precision=bf18",
+            "trainer.precision: 'bf18' is not one of auto, fp32, bf16, fp16; did you mean 'bf16'?",
         ),
         ("trainer.schedule=fast", "trainer.schedule: 'fast' is not a group of keys"),
         (

@@ -1,104 +1,91 @@
 from __future__ import annotations
 
-import random
-
 import pytest
 import torch
-from torch.nn import functional as F
 
-from summarizer.data.batches import EncodedRow, collate, epoch_batches, permutation, random_stream
+from summarizer.data.batches import IGNORED_LABEL, Batch, collate
+from summarizer.data.order import EncodedRow
 from summarizer.data.prompt import Prompt
 
-LENGTHS = random.Random(0).choices(range(20, 1024), k=1003)
+LONG = EncodedRow("long", list(range(100, 400)), [7, 8, 0])
+SHORT = EncodedRow("short", [101, 102], [9, 0])
+MIDDLE = EncodedRow("middle", list(range(200, 230)), [5, 6, 4, 0])
 
 
-def padding(batches: list[list[int]]) -> int:
-    return sum(max(LENGTHS[row] for row in batch) - LENGTHS[other] for batch in batches for other in batch)
+def ids_of(row: EncodedRow, prompt: Prompt) -> list[int]:
+    return prompt.training_ids(row.article_ids, row.target_ids)[0]
 
 
-@pytest.mark.parametrize("shuffle", [False, True])
-@pytest.mark.parametrize("group_by_length", [False, True])
-@pytest.mark.parametrize("batch_size", [1, 4, 1003, 2000])
-def test_every_row_once_and_only_the_last_batch_smaller(
-    shuffle: bool, group_by_length: bool, batch_size: int
+def borders_of(batch: Batch) -> list[int]:
+    assert batch.attention_mask.dtype == torch.int32
+    assert batch.attention_mask.ndim == 4
+    return batch.attention_mask.flatten().tolist()
+
+
+def test_packed_examples_follow_one_another_without_padding(prompt: Prompt) -> None:
+    batch = collate([[LONG, SHORT]], prompt, packed=True)
+    long, short = ids_of(LONG, prompt), ids_of(SHORT, prompt)
+    assert batch.input_ids.tolist() == [long + short]
+    assert batch.position_ids is not None
+    assert batch.position_ids.tolist() == [[*range(len(long)), *range(len(short))]]
+    assert borders_of(batch) == [0, len(long), len(long) + len(short)]
+
+
+def test_packed_trials_are_padded_behind_their_last_example_alone(prompt: Prompt) -> None:
+    batch = collate([[SHORT, SHORT], [MIDDLE, SHORT, SHORT]], prompt, packed=True, multiple=16)
+    short, middle = ids_of(SHORT, prompt), ids_of(MIDDLE, prompt)
+    t = batch.input_ids.shape[1]
+    assert t % 16 == 0
+    assert 0 <= t - len(middle) - 2 * len(short) < 16
+    assert batch.input_ids[0].tolist() == short + short + [prompt.pad_id] * (t - 2 * len(short))
+    ends = [0, len(short), 2 * len(short), t, t + len(middle), t + len(middle) + len(short)]
+    last = t + len(middle) + 2 * len(short)
+    assert borders_of(batch) == [*ends, *dict.fromkeys([last, 2 * t])]
+
+
+def test_padded_examples_are_masked_rows_of_their_own(prompt: Prompt) -> None:
+    batch = collate([[LONG, SHORT], [SHORT, MIDDLE]], prompt, packed=False)
+    long, short, middle = (ids_of(row, prompt) for row in (LONG, SHORT, MIDDLE))
+    assert batch.position_ids is None
+    assert batch.input_ids.shape == (4, prompt.max_tokens)
+    for row, ids in enumerate((long, short, short, middle)):
+        fill = prompt.max_tokens - len(ids)
+        assert batch.input_ids[row].tolist() == ids + [prompt.pad_id] * fill
+        assert batch.attention_mask[row].tolist() == [1] * len(ids) + [0] * fill
+
+
+@pytest.mark.parametrize("packed", [True, False])
+def test_each_summary_token_is_predicted_where_the_one_before_it_stands(
+    prompt: Prompt, *, packed: bool
 ) -> None:
-    batches = epoch_batches(LENGTHS, 1, 2, batch_size, shuffle=shuffle, group_by_length=group_by_length)
-    assert sorted(row for batch in batches for row in batch) == list(range(1003))
-    assert all(len(batch) == batch_size for batch in batches[:-1])
-    assert 0 < len(batches[-1]) <= batch_size
+    trials = [[LONG, SHORT], [SHORT, MIDDLE], [MIDDLE, MIDDLE]]
+    batch = collate(trials, prompt, packed=packed)
+    tokens = batch.input_ids.reshape(len(trials), -1)
+    for trial, rows in enumerate(trials):
+        wanted = [token for row in rows for token in row.target_ids]
+        own = batch.targets[trial] != IGNORED_LABEL
+        assert batch.targets[trial, own].tolist() == wanted
+        assert own.tolist() == [True] * len(wanted) + [False] * (8 - len(wanted))
+        places = batch.positions[trial, own]
+        assert tokens[trial, places + 1].tolist() == wanted
+        first = len(rows[0].target_ids)
+        assert tokens[trial, places[:first]].tolist() == [prompt.after[-1], *wanted[: first - 1]]
 
 
-def test_order_without_shuffling() -> None:
-    assert epoch_batches([1] * 5, 9, 9, 2, shuffle=False, group_by_length=False) == [[0, 1], [2, 3], [4]]
+def test_unequal_numbers_of_examples_cannot_be_padded(prompt: Prompt) -> None:
+    with pytest.raises(ValueError, match="equal numbers"):
+        collate([[SHORT], [SHORT, SHORT]], prompt, packed=False)
 
 
-@pytest.mark.parametrize("group_by_length", [False, True])
-def test_a_pure_function_of_seed_and_epoch(group_by_length: bool) -> None:
-    def batches(seed: int, epoch: int) -> list[list[int]]:
-        return epoch_batches(LENGTHS, seed, epoch, 4, shuffle=True, group_by_length=group_by_length)
-
-    first = batches(3, 1)
-    torch.manual_seed(7)
-    assert batches(3, 1) == first
-    others = [batches(3, 0), batches(1, 3), batches(3, 2), batches(4, 1), batches(0, 0)]
-    assert all(other != first for other in others)
-
-
-def test_the_order_is_the_same_on_every_machine() -> None:
-    # Written down on the machine that first ran this: a resumed run may meet another numpy.
-    assert permutation(8, random_stream(0, 0)) == [6, 4, 7, 0, 5, 2, 1, 3]
-
-
-def test_grouping_saves_padding_and_keeps_the_order_of_lengths_random() -> None:
-    plain = epoch_batches(LENGTHS, 0, 0, 4, shuffle=True, group_by_length=False)
-    grouped = epoch_batches(LENGTHS, 0, 0, 4, shuffle=True, group_by_length=True)
-    assert padding(grouped) < padding(plain) / 10
-    means = torch.tensor([sum(LENGTHS[row] for row in batch) / 4 for batch in grouped[:-1]])
-    neighbours = torch.corrcoef(torch.stack([means[:-1], means[1:]]))[0, 1]
-    assert abs(neighbours) < 0.2
-
-
-def test_collate_pads_masks_and_labels(prompt: Prompt) -> None:
-    rows = [
-        EncodedRow("long", list(range(100, 400)), [7, 8, prompt.end_id]),
-        EncodedRow("short", [101, 102], [9, prompt.end_id]),
-    ]
-    batch = collate(rows, prompt)
-    assert batch.input_ids.shape == (2, prompt.max_tokens)
-    assert batch.row_ids == ["long", "short"]
-    assert batch.targets == [3, 2]
-    short = [*prompt.before, 101, 102, *prompt.after, 9, prompt.end_id]
-    assert batch.tokens == [prompt.max_tokens, len(short)]
-    assert batch.input_ids[1].tolist() == short + [prompt.pad_id] * (128 - len(short))
-    assert batch.attention_mask[1].tolist() == [1] * len(short) + [0] * (128 - len(short))
-    assert batch.labels[1].tolist() == [-100] * (len(short) - 2) + [9, prompt.end_id] + [-100] * (
-        128 - len(short)
-    )
-    assert batch.labels[0, -3:].tolist() == [7, 8, prompt.end_id]
-    assert (batch.labels[0, :-3] == -100).all()
-
-
-def test_the_loss_over_its_labels_is_the_loss_over_each_summary(prompt: Prompt) -> None:
-    torch.manual_seed(0)
-    rows = [EncodedRow("a", [11, 12, 13], [4, 5, 0]), EncodedRow("b", [14], [6, 0])]
-    batch = collate(rows, prompt)
-    logits = torch.randn(*batch.input_ids.shape, 8192)
-    ours = F.cross_entropy(logits[:, :-1].flatten(0, 1), batch.labels[:, 1:].flatten(), reduction="sum")
-    slow = 0.0
-    for index, row in enumerate(rows):
-        ids = [*prompt.before, *row.article_ids, *prompt.after, *row.target_ids]
-        for place in range(len(ids) - len(row.target_ids), len(ids)):
-            slow -= logits[index, place - 1].log_softmax(-1)[ids[place]].item()
-    assert ours.item() == pytest.approx(slow, rel=1e-5)
-
-
-def test_no_rows_make_no_batch(prompt: Prompt) -> None:
+@pytest.mark.parametrize("trials", [[], [[]], [[SHORT], []]])
+def test_no_rows_make_no_batch(prompt: Prompt, trials: list[list[EncodedRow]]) -> None:
     with pytest.raises(ValueError, match="at least one row"):
-        collate([], prompt)
+        collate(trials, prompt, packed=True)
 
 
-def test_a_batch_moves_to_a_device_whole(prompt: Prompt) -> None:
-    batch = collate([EncodedRow("a", [11], [4, 0])], prompt).to("meta")
-    assert {batch.input_ids.device.type, batch.attention_mask.device.type, batch.labels.device.type} == {
-        "meta"
-    }
+@pytest.mark.parametrize("packed", [True, False])
+def test_a_batch_moves_to_a_device_whole(prompt: Prompt, *, packed: bool) -> None:
+    batch = collate([[SHORT]], prompt, packed=packed).to("meta")
+    tensors = [value for value in vars(batch).values() if value is not None]
+    assert len(tensors) == (5 if packed else 4)
+    assert {tensor.device.type for tensor in tensors} == {"meta"}

@@ -60,7 +60,7 @@ def test_a_resumed_stream_goes_on_exactly(
     streamed: StreamedSplit, monkeypatch: pytest.MonkeyPatch, group: bool, shuffle: bool
 ) -> None:
     monkeypatch.setattr(stream, "WINDOW_BATCHES", 5)
-    monkeypatch.setattr("summarizer.data.batches.WINDOW_BATCHES", 5)
+    monkeypatch.setattr("summarizer.data.order.WINDOW_BATCHES", 5)
     whole = names(streamed, 0, 32, group=group, shuffle=shuffle)
     for start in (1, 4, 5, 12, 13, 27):
         assert names(streamed, start, 32 - start, group=group, shuffle=shuffle) == whole[start:]

@@ -76,8 +76,8 @@ def load(folder: Path | str, format_name: str = "none", *, cache: bool = False) 
     return load_base(spec, quantization, torch.device("cpu"))
 
 
-def token_ids(rows: int = 2, length: int = 9, vocabulary: int = 96) -> torch.Tensor:
-    return torch.randint(1, vocabulary, (rows, length), generator=torch.Generator().manual_seed(3))
+def token_ids(rows: int = 2, length: int = 9, vocabulary: int = 96, seed: int = 3) -> torch.Tensor:
+    return torch.randint(1, vocabulary, (rows, length), generator=torch.Generator().manual_seed(seed))
 
 
 def logits(model: PreTrainedModel, ids: torch.Tensor | None = None) -> torch.Tensor:

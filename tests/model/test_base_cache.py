@@ -37,7 +37,7 @@ def forbid(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(load_module, "quantised", quantised)
 
 
-@pytest.mark.parametrize("name", ["int8", "blockwise8", "nf4"])
+@pytest.mark.parametrize("name", ["int8", "blockwise8", "nf4", "fp8"])
 def test_the_second_load_reads_the_cache(
     name: str, folder: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -24,7 +24,7 @@ def restored(name: str, weight: Tensor, dtype: torch.dtype = torch.float32) -> T
 
 
 def test_names_are_the_config_s() -> None:
-    assert NAMES == ("int8", "blockwise8", "nf4", "none")
+    assert NAMES == ("int8", "blockwise8", "nf4", "fp8", "none")
     assert [weight_format(name).name for name in NAMES] == list(NAMES)
     with pytest.raises(ValueError, match="'int4' is not one of int8"):
         weight_format("int4")
@@ -113,7 +113,7 @@ def test_rows_are_rows_of_the_whole(name: str, shape: tuple[int, int]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "bound"), [("int8", 0.012), ("blockwise8", 0.015), ("nf4", 0.11), ("none", 0)]
+    ("name", "bound"), [("int8", 0.012), ("blockwise8", 0.015), ("nf4", 0.11), ("fp8", 0.03), ("none", 0)]
 )
 def test_error_is_what_the_format_is_known_for(name: str, bound: float) -> None:
     weight = drawn((256, 512))
@@ -156,7 +156,7 @@ def test_a_half_precision_weight_is_quantised_as_its_fp32_self(name: str) -> Non
     assert torch.equal(restored(name, weight), restored(name, weight.float()))
 
 
-@pytest.mark.parametrize(("name", "bits"), [("int8", 8), ("blockwise8", 8), ("nf4", 4)])
+@pytest.mark.parametrize(("name", "bits"), [("int8", 8), ("blockwise8", 8), ("nf4", 4), ("fp8", 8)])
 def test_size(name: str, bits: int) -> None:
     weight = drawn((256, 512))
     stored_bytes = sum(part.nbytes for part in weight_format(name).quantise(weight).values())

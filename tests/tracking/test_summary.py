@@ -22,7 +22,7 @@ DESIGN = """
     status overrides seed steps epochs tokens wall_s tokens_per_s peak_memory_bytes trainable_parameters
     train_loss val_loss rouge baseline split rows model quantization versions git data_fingerprint
 """
-CONTRACT = {*DESIGN.split(), "base", "ended_by", "best_step", "error", "adapter"}
+CONTRACT = {*DESIGN.split(), "mfu", "startup_s", "base", "ended_by", "best_step", "error", "adapter"}
 SCORES = RougeScores.of({variant: Interval(20.0 + i, 19.0, 25.5) for i, variant in enumerate(VARIANTS)})
 
 
@@ -38,6 +38,8 @@ def complete() -> Summary:
         tokens=99,
         wall_s=1.5,
         tokens_per_s=66.0,
+        mfu=0.4,
+        startup_s={"imports": 3.1, "first step": 0.5},
         peak_memory_bytes=2**33,
         trainable_parameters=4_346_752,
         train_loss=TrainLoss(first=2.0, last=1.0),
@@ -79,6 +81,7 @@ def test_a_run_that_failed_early_has_nulls_and_no_nan(tmp_path: Path) -> None:
         versions={},
         train_loss=TrainLoss(first=2.0, last=float("nan")),
         val_loss=float("inf"),
+        mfu=float("nan"),
     )
     write_summary(tmp_path, failed)
     text = (tmp_path / "summary.json").read_text()

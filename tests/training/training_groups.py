@@ -13,13 +13,15 @@ from summarizer.config.paths import conf_folder
 from summarizer.config.specs import RunSpec
 from summarizer.data.prompt import build_prompt
 from summarizer.data.splits import build_split
+from summarizer.model.blocks import recompute_blocks
 from summarizer.model.load import load_base
 from summarizer.model.source import model_folder
 from summarizer.model.tokenizer import load_tokenizer
 from summarizer.processes import join_processes
 from summarizer.runs.preflight import preflight
 from summarizer.tracking.recorder import no_recorder
-from summarizer.training.loop import Group
+from summarizer.training.group import Group
+from summarizer.training.group import build_group as group_of
 from summarizer.training.stopping import StopSignal
 from summarizer.training.trial import Trial, build_optimizer
 
@@ -45,15 +47,15 @@ def build_group(specs: Sequence[RunSpec], folder: Path) -> Group:
     processes = join_processes(device="cpu", precision=first.trainer.precision, wanted=None)
     prompt = build_prompt(first.prompt, load_tokenizer(model_folder(first.model)))
     base = load_base(first.model, first.quantization, processes.device)
-    if first.trainer.gradient_checkpointing:
-        base.model.gradient_checkpointing_enable({"use_reentrant": False})
+    if first.trainer.memory == "low":
+        recompute_blocks(base.model)
     adapted = attach(base.model, [spec.adapter.build() for spec in specs], [spec.seed for spec in specs])
     trials = []
     for index, spec in enumerate(specs):
         parameters = adapted.parameters_of(index)
         optimizer = build_optimizer(spec, parameters)
         trials.append(Trial(index, spec, folder / str(index), parameters, optimizer, no_recorder()))
-    return Group(adapted, trials, build_split(first.data, "train", prompt), prompt, processes)
+    return group_of(adapted, trials, build_split(first.data, "train", prompt), prompt, processes)
 
 
 def no_stop() -> StopSignal:

@@ -6,7 +6,7 @@ import importlib
 
 from summarizer.model.formats.protocol import WeightFormat
 
-NAMES = ("int8", "blockwise8", "nf4", "none")
+NAMES = ("int8", "blockwise8", "nf4", "fp8", "none")
 
 
 def weight_format(name: str) -> WeightFormat:

@@ -5,12 +5,14 @@ Source: block-wise dynamic quantisation, Dettmers et al. 2021 (arXiv:2110.02861)
 
 from __future__ import annotations
 
+import math
+
 import bitsandbytes.functional as bnb
 import torch
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
-from summarizer.model.formats.protocol import DenseProducts, Parts, require_finite
+from summarizer.model.formats.protocol import DenseProducts, Parts, PartShapes, require_finite
 
 BLOCK = 4096
 """Weights that share one absmax. Source: the reference experiment, and bitsandbytes' default."""
@@ -24,6 +26,14 @@ class _DynamicBlocks(DenseProducts):
         require_finite(weight)
         q, state = bnb.quantize_blockwise(weight.float().contiguous(), blocksize=BLOCK)
         return {"q": q, "absmax": state.absmax, "code": state.code}
+
+    def stored_parts(self, shape: tuple[int, int], dtype: torch.dtype) -> PartShapes:
+        blocks = math.ceil(shape[0] * shape[1] / BLOCK)
+        return {
+            "q": (shape, torch.uint8),
+            "absmax": ((blocks,), torch.float32),
+            "code": ((256,), torch.float32),
+        }
 
     def dequantise(self, parts: Parts, shape: tuple[int, int], dtype: torch.dtype) -> Tensor:
         full: Tensor = bnb.dequantize_blockwise(

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, Float32, Int, Int8
 from torch import Tensor
 
-from summarizer.model.formats.protocol import DenseProducts, Parts, require_finite
+from summarizer.model.formats.protocol import DenseProducts, Parts, PartShapes, require_finite
 
 LEVELS = 127
 """Steps on each side of zero; -128 is left out so that the grid is symmetric."""
@@ -50,6 +50,9 @@ class _RowwiseInt8(DenseProducts):
         require_finite(weight)
         q, scale = quantise(weight)
         return {"q": q, "scale": scale}
+
+    def stored_parts(self, shape: tuple[int, int], dtype: torch.dtype) -> PartShapes:
+        return {"q": (shape, torch.int8), "scale": ((shape[0], 1), torch.float32)}
 
     def dequantise(self, parts: Parts, shape: tuple[int, int], dtype: torch.dtype) -> Tensor:
         return dequantise(parts["q"], parts["scale"], dtype)

@@ -5,13 +5,15 @@ Source: QLoRA, Dettmers et al. 2023 (arXiv:2305.14314), as bitsandbytes has it; 
 
 from __future__ import annotations
 
+import math
+
 import bitsandbytes.functional as bnb
 import torch
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 from summarizer.model.formats.blockwise8 import flat_positions
-from summarizer.model.formats.protocol import DenseProducts, Parts, require_finite
+from summarizer.model.formats.protocol import DenseProducts, Parts, PartShapes, require_finite
 
 BLOCK = 64
 """Weights that share one absmax. Source: QLoRA, section 2."""
@@ -33,6 +35,14 @@ class _NormalFloat4(DenseProducts):
             packed.append(q.reshape(-1))
             absmax.append(state.absmax)
         return {"q": torch.cat(packed), "absmax": torch.cat(absmax), "code": state.code}
+
+    def stored_parts(self, shape: tuple[int, int], dtype: torch.dtype) -> PartShapes:
+        count = shape[0] * shape[1]
+        return {
+            "q": ((math.ceil(count / 2),), torch.uint8),
+            "absmax": ((math.ceil(count / BLOCK),), torch.float32),
+            "code": ((16,), torch.float32),
+        }
 
     def dequantise(self, parts: Parts, shape: tuple[int, int], dtype: torch.dtype) -> Tensor:
         # bitsandbytes 0.50.2 on the CPU gives wrong weights where rows are a multiple of 16 long but not of a

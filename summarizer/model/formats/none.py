@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from summarizer.model.formats.protocol import DenseProducts, Parts, require_finite
+from summarizer.model.formats.protocol import DenseProducts, Parts, PartShapes, require_finite
 
 
 class _Unquantised(DenseProducts):
@@ -16,6 +16,9 @@ class _Unquantised(DenseProducts):
     def quantise(self, weight: Tensor) -> dict[str, Tensor]:
         require_finite(weight)
         return {"weight": weight.contiguous()}
+
+    def stored_parts(self, shape: tuple[int, int], dtype: torch.dtype) -> PartShapes:
+        return {"weight": (shape, dtype)}
 
     def dequantise(self, parts: Parts, shape: tuple[int, int], dtype: torch.dtype) -> Tensor:
         return parts["weight"].to(dtype)

@@ -12,6 +12,8 @@ from torch import Tensor
 
 Parts = Mapping[str, Tensor]
 """A stored weight: named tensors, all that is needed to recover it but its shape."""
+PartShapes = dict[str, tuple[tuple[int, ...], torch.dtype]]
+"""What parts will look like: each one's shape and type."""
 
 
 @runtime_checkable
@@ -24,6 +26,10 @@ class WeightFormat(Protocol):
 
     def quantise(self, weight: Float[Tensor, "d_out d_in"]) -> dict[str, Tensor]:
         """Store a weight. Raises ValueError on a weight that is not finite."""
+        ...
+
+    def stored_parts(self, shape: tuple[int, int], dtype: torch.dtype) -> PartShapes:
+        """What `quantise` would return for a weight of that shape and type, without one."""
         ...
 
     def dequantise(
@@ -75,7 +81,9 @@ class DenseProducts:
 
     def product_backward(self, grad: Tensor, parts: Parts, shape: tuple[int, int]) -> Tensor:
         matrix, factor = self.factors(parts, shape, grad.dtype)
-        return (grad if factor is None else (grad * factor).to(grad.dtype)) @ matrix
+        scaled = grad if factor is None else (grad * factor).to(grad.dtype)
+        # Flat: of several axes that are not contiguous, torch would make a copy of the matrix for each.
+        return (scaled.reshape(-1, shape[0]) @ matrix).reshape(*grad.shape[:-1], shape[1])
 
 
 def require_finite(weight: Tensor) -> None:

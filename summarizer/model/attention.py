@@ -1,0 +1,159 @@
+"""Causal attention over packed examples, for every model that lets its attention be chosen.
+
+transformers hands the attention mask through to the attention function as it is where it has four dimensions. A
+packed batch puts there, instead of a mask, where its examples begin and end (`Batch.attention_mask`): no mask is
+made, no padding is computed, and an example sees nothing of its neighbours.
+"""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int32
+from torch import Tensor, nn
+from torch.nn.attention.varlen import varlen_attn
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+
+NAME = "packed"
+"""What a config's attention implementation is called."""
+UNKNOWN_PARTS = ("mamba", "conv", "recurrent", "rwkv", "linear_attn", "ssm", "sinks")
+"""In the names of modules that carry a state from token to token, across the borders of packed examples, or that
+attend in a way of their own."""
+UNKNOWN_SETTINGS = ("attn_logit_softcapping", "alibi", "attention_chunk_size")
+"""Of a config: where one is set, attention is more than softmax(q k^T) v."""
+UNKNOWN_REQUESTS = ("softcap", "s_aux", "position_bias")
+"""The same, as attention functions are asked for it."""
+VARLEN_TAKES = frozenset(inspect.signature(varlen_attn).parameters)
+"""torch 2.11 and 2.13 name what they take differently, and 2.11 takes less."""
+
+
+def attend(
+    module: nn.Module,
+    query: Float[Tensor, "rows heads t d"],
+    key: Float[Tensor, "rows kv_heads s d"],
+    value: Float[Tensor, "rows kv_heads s d"],
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    **more: Any,
+) -> tuple[Float[Tensor, "rows t heads d"], None]:
+    """An attention function as transformers wants it: packed where the mask holds borders, else its own SDPA."""
+    if attention_mask is None or attention_mask.dtype != torch.int32:
+        return sdpa_attention_forward(  # type: ignore[no-any-return]
+            module, query, key, value, attention_mask, scaling=scaling, **more
+        )
+    asked = [name for name in UNKNOWN_REQUESTS if more.get(name) is not None]
+    assert not asked, f"packed attention has no {asked}: choose_attention should have left the model alone"
+    return packed_attention(query, key, value, attention_mask.reshape(-1), scaling), None
+
+
+def packed_attention(
+    query: Float[Tensor, "rows heads t d"],
+    key: Float[Tensor, "rows kv_heads t d"],
+    value: Float[Tensor, "rows kv_heads t d"],
+    borders: Int32[Tensor, " borders"],
+    scaling: float | None = None,
+) -> Float[Tensor, "rows t heads d"]:
+    """Causal attention within each stretch between two borders, which count the tokens of all rows."""
+    if query.is_cuda and not _has_flash(query):
+        return _masked(query, key, value, borders, scaling)
+    rows, heads, t, d = query.shape
+    q, k, v = (tensor.transpose(1, 2).reshape(rows * t, -1, d) for tensor in (query, key, value))
+    flat = (
+        _flash(q, k, v, borders, t, scaling) if q.is_cuda else _stretch_by_stretch(q, k, v, borders, scaling)
+    )
+    return flat.reshape(rows, t, heads, d)
+
+
+def _has_flash(x: Tensor) -> bool:
+    # Of the ways to ask for the capability, the compiler knows this one as a constant.
+    return (
+        x.dtype in (torch.bfloat16, torch.float16) and torch.cuda.get_device_properties(x.device).major >= 8
+    )
+
+
+@torch.compiler.disable  # type: ignore[untyped-decorator]
+def _stretch_by_stretch(q: Tensor, k: Tensor, v: Tensor, borders: Tensor, scaling: float | None) -> Tensor:
+    """On the CPU, where reading the borders costs nothing: one product per example and none for padding."""
+    lengths = borders.diff().tolist()
+    queries, keys, values = (
+        torch.split(tensor.transpose(0, 1)[None], lengths, dim=2) for tensor in (q, k, v)
+    )
+    grouped = q.shape[1] != k.shape[1]
+    outs = [
+        F.scaled_dot_product_attention(query, key, value, is_causal=True, scale=scaling, enable_gqa=grouped)
+        for query, key, value in zip(queries, keys, values, strict=True)
+    ]
+    return torch.cat(outs, dim=2)[0].transpose(0, 1)
+
+
+def _flash(q: Tensor, k: Tensor, v: Tensor, borders: Tensor, longest: int, scaling: float | None) -> Tensor:
+    """FlashAttention over the stretches (Dao 2023, arXiv:2307.08691).
+
+    longest: no stretch has more tokens; it only sizes a grid.
+    """
+    more: dict[str, Any] = {"window_size": (-1, 0)} if "window_size" in VARLEN_TAKES else {"is_causal": True}
+    if q.shape[1] != k.shape[1]:
+        if "enable_gqa" in VARLEN_TAKES:
+            more["enable_gqa"] = True
+        else:
+            k, v = (tensor.repeat_interleave(q.shape[1] // tensor.shape[1], dim=1) for tensor in (k, v))
+    if scaling is not None:
+        if "scale" in VARLEN_TAKES:
+            more["scale"] = scaling
+        else:
+            q = q * (scaling * q.shape[-1] ** 0.5)
+    out: Tensor = varlen_attn(q, k, v, borders, borders, longest, longest, **more)  # type: ignore[assignment]
+    return out
+
+
+def _masked(
+    query: Float[Tensor, "rows heads t d"],
+    key: Float[Tensor, "rows kv_heads t d"],
+    value: Float[Tensor, "rows kv_heads t d"],
+    borders: Int32[Tensor, " borders"],
+    scaling: float | None,
+) -> Float[Tensor, "rows t heads d"]:
+    """Where there is no such kernel (fp32, cards before Ampere): a mask made on the device, without reading it.
+
+    Row by row, so that an overflow in one trial's reaches no other's: 0 x inf is NaN, behind a mask too.
+    """
+    rows, heads, t, _ = query.shape
+    places = torch.arange(rows * t, device=query.device).reshape(rows, t)
+    stretch = torch.searchsorted(borders, places, right=True)
+    mask = (stretch[:, None, :, None] == stretch[:, None, None, :]) & (
+        places[:, None, :, None] >= places[:, None, None, :]
+    )
+    key, value = (tensor.repeat_interleave(heads // tensor.shape[1], dim=1) for tensor in (key, value))
+    mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scaling)
+    return mixed.transpose(1, 2)
+
+
+def choose_attention(model: PreTrainedModel) -> None:
+    """Give a model this attention where it attends by SDPA through transformers' interface, and plainly."""
+    config = model.config.get_text_config()
+    names = {part for name, _ in model.named_modules() for part in name.lower().split(".")}
+    if (
+        config._attn_implementation == "sdpa"
+        and getattr(model, "_supports_attention_backend", False)
+        and getattr(config, "is_causal", True)
+        and "position_ids" in inspect.signature(model.forward).parameters
+        and not any(getattr(config, setting, None) for setting in UNKNOWN_SETTINGS)
+        and not any(part in name for name in names for part in UNKNOWN_PARTS)
+    ):
+        model.set_attn_implementation(NAME)
+
+
+def packs_examples(model: PreTrainedModel, max_tokens: int) -> bool:
+    """Whether several examples in one row, of up to max_tokens each, give what each gives alone."""
+    config = model.config.get_text_config()
+    window = getattr(config, "sliding_window", None) if getattr(config, "use_sliding_window", True) else None
+    return config._attn_implementation == NAME and (window is None or window >= max_tokens)
+
+
+AttentionInterface.register(NAME, attend)
+AttentionMaskInterface.register(NAME, sdpa_mask)

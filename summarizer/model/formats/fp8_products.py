@@ -1,0 +1,91 @@
+"""Products of 8-bit floats with one scale for each row: what the tensor cores of Hopper multiply directly.
+
+Activations and gradients are quantised as they come, each row (one token) by its own largest number, so that
+no token's result depends on another's, and no trial's on another trial's.
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float, Float32
+from torch import Tensor
+
+E4M3 = torch.float8_e4m3fn
+"""3 bits of mantissa, 4 of exponent, largest number 448. Source: Micikevicius et al. 2022 (arXiv:2209.05433)."""
+
+
+def has_fp8_products(x: Tensor, shape: tuple[int, int]) -> bool:
+    """Whether the device of x multiplies fp8 matrices with a weight of that shape, and x asks for bf16.
+
+    Compute capability 8.9 and up; sides that 16 divides; bf16 is the only output of row-wise scales. Source:
+    the checks of torch._scaled_mm. Everything here is a constant to torch.compile.
+    """
+    if not x.is_cuda or x.dtype != torch.bfloat16 or torch.version.hip is not None:
+        return False
+    card = torch.cuda.get_device_properties(x.device)
+    return (card.major, card.minor) >= (8, 9) and shape[0] % 16 == 0 and shape[1] % 16 == 0
+
+
+def quantise_rows(
+    x: Float[Tensor, "rows d"], to: torch.dtype = E4M3
+) -> tuple[Float[Tensor, "rows d"], Float32[Tensor, "rows 1"]]:
+    """Each row over its scale, which puts its largest number on the largest of `to`; and the scales.
+
+    A row whose scale would be no normal fp32 number becomes zeros with a scale of 1. NaN and infinity make NaN
+    in the product of their row.
+    """
+    largest = torch.finfo(to).max
+    rows = x.float()
+    scale = rows.abs().amax(dim=1, keepdim=True) / largest
+    scale = torch.where(scale >= torch.finfo(torch.float32).tiny, scale, torch.ones_like(scale))
+    # No clamp: a quotient would have to be wrong by 1/32 to round past the largest.
+    return (rows / scale).to(to), scale
+
+
+def scaled_product(
+    a: Float[Tensor, "rows d"],
+    a_scale: Float32[Tensor, "rows 1"],
+    b: Float[Tensor, "columns d"],
+    b_scale: Float32[Tensor, "columns 1"],
+    dtype: torch.dtype,
+) -> Float[Tensor, "rows columns"]:
+    """(a * a_scale) @ (b * b_scale).T of fp8 matrices, by tensor cores on CUDA and in fp32 elsewhere.
+
+    Both multiply the same 8-bit numbers, apply the scales to the sums, and round once, to `dtype`; tensor cores
+    add with fewer bits than fp32 has.
+    """
+    if a.is_cuda:
+        # Not torch.nn.functional.scaled_mm: torch 2.11 cannot compile that name (pytorch issue 180604). Row-wise
+        # kernels are only fast with use_fast_accum (torchao's row-wise recipe, which sets it in all products).
+        return torch._scaled_mm(a, b.t(), a_scale, b_scale.t(), out_dtype=dtype, use_fast_accum=True)
+    with torch.autocast(a.device.type, enabled=False):
+        return (a.float() @ b.float().t() * a_scale * b_scale.t()).to(dtype)
+
+
+def product(
+    x: Float[Tensor, "... d_in"], q: Float[Tensor, "d_out d_in"], scale: Float32[Tensor, "d_out 1"]
+) -> Float[Tensor, "... d_out"]:
+    """x @ (q * scale).T with x quantised row by row, in the precision of x."""
+    rows, row_scale = quantise_rows(x.reshape(-1, q.shape[1]))
+    return scaled_product(rows, row_scale, q, scale, x.dtype).reshape(*x.shape[:-1], q.shape[0])
+
+
+def product_backward(
+    grad: Float[Tensor, "... d_out"],
+    q: Float[Tensor, "d_out d_in"],
+    scale: Float32[Tensor, "d_out 1"],
+    to: torch.dtype = E4M3,
+) -> Float[Tensor, "... d_in"]:
+    """grad @ (q * scale) with grad quantised row by row, in the precision of grad.
+
+    The weight's scales lie along the summed axis, where a product takes none: they go into grad before it is
+    quantised. Tensor cores want q with the summed axis last, so it is transposed in each pass anew (a copy of
+    one byte a weight).
+
+    e4m3, not e5m2: the scale of each row already follows the size of gradients, within one row e4m3 spans 2^17, and
+    its rounding is half as coarse. torchao's row-wise recipe does the same.
+    """
+    rows, row_scale = quantise_rows(grad.reshape(-1, q.shape[0]).float() * scale.t(), to)
+    transposed = q.t().clone(memory_format=torch.contiguous_format)
+    y = scaled_product(rows, row_scale, transposed, scale.new_ones(q.shape[1], 1), grad.dtype)
+    return y.reshape(*grad.shape[:-1], q.shape[1])

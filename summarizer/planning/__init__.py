@@ -1,0 +1,1 @@
+"""What a run will need, found without a weight: memory by part, arithmetic, and what still fits."""

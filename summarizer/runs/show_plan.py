@@ -1,0 +1,52 @@
+"""`plan=true`: what a run would take, found without loading a weight."""
+
+from __future__ import annotations
+
+import logging
+
+from omegaconf import OmegaConf
+
+from summarizer.data.prompt import build_prompt
+from summarizer.data.splits import build_split
+from summarizer.model.load import load_config
+from summarizer.model.source import model_folder
+from summarizer.model.tokenizer import check_context, load_tokenizer
+from summarizer.planning.dry_run import Microbatch
+from summarizer.planning.plan import Plan, Work, build_plan
+from summarizer.processes import join_processes, leave_processes
+from summarizer.progress import console
+from summarizer.runs.job import Job
+from summarizer.runs.preflight import preflight
+from summarizer.runs.sizing import dry_run_of, rows_at_once, size_run
+from summarizer.training.loop import total_steps
+
+log = logging.getLogger(__name__)
+
+
+def show_plan(job: Job) -> Plan:
+    """Print the plan of a run. Raises ConfigError as the run would."""
+    spec = preflight(OmegaConf.create(job.config))
+    processes = join_processes(device=spec.trainer.device, precision=spec.trainer.precision, wanted=None)
+    folder = model_folder(spec.model, weights=False)
+    config = load_config(folder)
+    check_context(config, spec.prompt)
+    prompt = build_prompt(spec.prompt, load_tokenizer(folder))
+    sizing = size_run(spec, config, processes.dtype, processes.device)
+    rows = rows_at_once(spec)
+    if (limit := sizing.microbatches.tokens) is not None:
+        rows = max(min(rows, limit // prompt.max_tokens), 1)
+    if spec.data.streaming:
+        assert spec.trainer.max_steps is not None
+        tokens = spec.trainer.max_steps * spec.trainer.batch_size * prompt.max_tokens
+        work, longest = Work(spec.trainer.max_steps, tokens, None), prompt.max_tokens
+    else:
+        lengths = build_split(spec.data, "train", prompt).training_tokens
+        steps_per_epoch = -(-len(lengths) // spec.trainer.batch_size)
+        steps = total_steps(spec.trainer, steps_per_epoch)
+        work, longest = Work(steps, round(sum(lengths) * steps / steps_per_epoch), sum(lengths)), max(lengths)
+    run = dry_run_of(spec, config, processes.dtype, sizing)
+    plan = build_plan(run, [spec.optimizer.build], Microbatch(rows, longest), work)
+    console().print(plan.table(spec.plan_tokens_per_s))
+    log.info(plan.describe())
+    leave_processes()
+    return plan

@@ -1,0 +1,116 @@
+"""How a run is fitted to its device: what is recomputed, and how much goes through the model at once."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import math
+from dataclasses import dataclass
+
+import torch
+from transformers import PretrainedConfig, PreTrainedModel
+
+from summarizer.config.specs import RunSpec
+from summarizer.errors import ConfigError
+from summarizer.model.blocks import blocks, compile_blocks, recompute_blocks
+from summarizer.planning.dry_run import DryRun, Microbatch, dry_run
+from summarizer.planning.fitting import device_memory_bytes, largest_fitting
+from summarizer.planning.plan import GIB, group_state_bytes
+from summarizer.training.microbatches import Microbatches
+
+SHARE = 0.9
+"""Of a device's free memory that a plan may take: kernels' own workspaces and fragmentation are not planned."""
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Sizing:
+    recomputed: int | None
+    """Blocks whose activations are recomputed, from the first; None is all."""
+    microbatches: Microbatches
+
+    def prepare(self, model: PreTrainedModel, *, compiled: bool) -> None:
+        """Make the model compute so. On its bare base, before adapters are attached."""
+        if not recompute_blocks(model, self.recomputed) and self.recomputed != 0:
+            log.warning("trainer.memory: this model's code knows no blocks, so nothing is recomputed")
+        if compiled and not compile_blocks(model):
+            log.warning("trainer.compile: this model's code knows no blocks, so nothing is compiled")
+
+
+def compiles(spec: RunSpec, device: torch.device) -> bool:
+    wanted = spec.trainer.compile
+    return device.type == "cuda" if wanted == "auto" else wanted
+
+
+def size_run(spec: RunSpec, config: PretrainedConfig, dtype: torch.dtype, device: torch.device) -> Sizing:
+    """As the trainer's config says; what it leaves to the plan is planned for rows of prompt.max_tokens.
+
+    Call before the base is on the device. Raises ConfigError where not even one example fits.
+    """
+    trainer = spec.trainer
+    recomputed = {"fast": 0, "low": None, "auto": 0}[trainer.memory]
+    tokens = trainer.batch_tokens if isinstance(trainer.batch_tokens, int) else None
+    microbatches = Microbatches(trainer.microbatch_size, tokens)
+    if trainer.memory != "auto" and trainer.batch_tokens != "auto":
+        return Sizing(recomputed, microbatches)
+    memory_bytes = int(SHARE * device_memory_bytes(device))
+    rows = rows_at_once(spec)
+    if trainer.memory == "auto":
+        recomputed = _blocks_to_recompute(spec, config, dtype, rows, memory_bytes)
+        log.info(
+            "memory: the activations of %s blocks are recomputed", "all" if recomputed is None else recomputed
+        )
+    if trainer.batch_tokens == "auto":
+        run = dry_run_of(spec, config, dtype, Sizing(recomputed, microbatches))
+        rows = largest_fitting(lambda count: planned_bytes(run, spec, count) <= memory_bytes, rows)
+        if rows == 0:
+            raise ConfigError.single(
+                "trainer.batch_tokens",
+                f"auto: one example of {spec.prompt.max_tokens} tokens is planned to take "
+                f"{planned_bytes(run, spec, 1) / GIB:.1f} GiB, and {device} has {memory_bytes / GIB:.1f} to give; "
+                "trainer.memory=low, a smaller prompt.max_tokens or quantization=nf4 take less",
+            )
+        microbatches = Microbatches(trainer.microbatch_size, rows * spec.prompt.max_tokens)
+        log.info("memory: %s per forward pass", microbatches)
+    return Sizing(recomputed, microbatches)
+
+
+def rows_at_once(spec: RunSpec) -> int:
+    """The most examples of a trial in one forward pass, before a limit of tokens."""
+    return min(spec.trainer.microbatch_size or spec.trainer.batch_size, spec.trainer.batch_size)
+
+
+def dry_run_of(spec: RunSpec, config: PretrainedConfig, dtype: torch.dtype, sizing: Sizing) -> DryRun:
+    return dry_run(
+        copy.deepcopy(config),
+        spec.quantization.format,
+        [spec.adapter.build()],
+        dtype,
+        prepare=lambda model: sizing.prepare(model, compiled=False),
+    )
+
+
+def planned_bytes(run: DryRun, spec: RunSpec, rows: int) -> int:
+    """At most held in a step over so many full rows."""
+    state_bytes = group_state_bytes(run, [spec.optimizer.build])
+    return run.cost(Microbatch(rows, spec.prompt.max_tokens)).peak_bytes + state_bytes
+
+
+def _blocks_to_recompute(
+    spec: RunSpec, config: PretrainedConfig, dtype: torch.dtype, rows: int, memory_bytes: int
+) -> int | None:
+    """As few as let `rows` rows fit; None, for all, where that is not enough either."""
+
+    def planned(count: int | None) -> tuple[int, int]:
+        run = dry_run_of(spec, config, dtype, Sizing(count, Microbatches(None, None)))
+        return planned_bytes(run, spec, rows), len(blocks(run.adapted.model))
+
+    none_bytes, count = planned(0)
+    if none_bytes <= memory_bytes:
+        return 0
+    all_bytes, _ = planned(None)
+    if all_bytes >= min(memory_bytes, none_bytes):
+        return None
+    # Each block saves as much as another; one more, since what is recomputed has to lie somewhere meanwhile.
+    return min(math.ceil(count * (none_bytes - memory_bytes) / (none_bytes - all_bytes)) + 1, count)

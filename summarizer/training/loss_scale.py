@@ -1,0 +1,149 @@
+"""Loss scaling for fp16 products, right for every trial of a group: each has its own scale and overflow check.
+
+fp16 holds nothing below 6e-8, and gradients of activations are smaller than that. So the loss is multiplied by
+a large number before the backward pass and the gradients are divided by it after; where that overflows, the
+trial's step is skipped and its scale halved. Source: Micikevicius et al. 2017 (arXiv:1710.03740), with the
+numbers of torch.amp.GradScaler. That class has one scale for all optimizers: one trial's overflow would lower
+every trial's scale, so that a trial in a group would not train as it does alone.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Sequence
+from typing import Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from summarizer.errors import NonFiniteLossError
+from summarizer.training.trial import Reached, Trial
+
+GROWTH, BACKOFF, GROWTH_INTERVAL_STEPS = 2.0, 0.5, 2000
+"""torch.amp.GradScaler's defaults; so is Reached.loss_scale's first value, 2**16."""
+SMALLEST_SCALE = 1.0
+"""Below it scaling does harm: the gradients themselves pass fp16's largest number, 65,504."""
+
+log = logging.getLogger(__name__)
+
+
+@runtime_checkable
+class LossScaling(Protocol):
+    """What the loop asks in every precision."""
+
+    def scaled(self, losses: Float[Tensor, " n"]) -> Float[Tensor, ""]:
+        """What to back-propagate: the sum over trials of each loss times the trial's scale."""
+        ...
+
+    def unscale(self) -> Bool[Tensor, " n"]:
+        """Divide each trial's gradients by its scale, in place; which trials have one that is not finite.
+
+        Once a step, after the gradients of all microbatches and processes are summed.
+        """
+        ...
+
+    def update(self, overflowed: Bool[Tensor, " n"]) -> list[bool]:
+        """Set each trial's scale for its next step. Returns which trials must skip this one."""
+        ...
+
+    def metrics(self, trial: int) -> dict[str, float]:
+        """What to log beside the trial's loss."""
+        ...
+
+
+class NoScaling:
+    """For bf16 and fp32, whose numbers reach as low as the gradients do. Nothing waits for the device."""
+
+    def __init__(self, trials: Sequence[Trial], device: torch.device) -> None:
+        self._skipping = [False] * len(trials)
+        self._overflowed = torch.zeros(len(trials), dtype=torch.bool, device=device)
+
+    def scaled(self, losses: Float[Tensor, " n"]) -> Float[Tensor, ""]:
+        return losses.sum()
+
+    def unscale(self) -> Bool[Tensor, " n"]:
+        return self._overflowed
+
+    def update(self, overflowed: Bool[Tensor, " n"]) -> list[bool]:
+        return self._skipping
+
+    def metrics(self, trial: int) -> dict[str, float]:
+        return {}
+
+
+class ScalePerTrial:
+    """For fp16. The scales live in each trial's `reached`, hence in its checkpoints.
+
+    `update` reads the overflows from the device: the one wait of a step, as GradScaler has it.
+    """
+
+    def __init__(self, trials: Sequence[Trial], device: torch.device) -> None:
+        self._trials = trials
+        self._device = device
+
+    @property
+    def scales(self) -> Float[Tensor, " n"]:
+        return torch.tensor([trial.reached.loss_scale for trial in self._trials], device=self._device)
+
+    def scaled(self, losses: Float[Tensor, " n"]) -> Float[Tensor, ""]:
+        return (losses * self.scales).sum()
+
+    def unscale(self) -> Bool[Tensor, " n"]:
+        inverse = self.scales.reciprocal()  # exact: scales are powers of two
+        overflowed = torch.zeros_like(inverse)
+        for index, trial in enumerate(self._trials):
+            own = [p.grad for p in trial.parameters.values() if p.grad is not None]
+            # GradScaler's own operator: it divides and checks many tensors in a launch, where one product and
+            # one check for each stack would be hundreds.
+            here = slice(index, index + 1)
+            torch._amp_foreach_non_finite_check_and_unscale_(own, overflowed[here], inverse[here])
+        return overflowed > 0
+
+    def update(self, overflowed: Bool[Tensor, " n"]) -> list[bool]:
+        """Raises NonFiniteLossError where a trial overflows with hardly any scale: no scale would help it."""
+        skipping: list[bool] = overflowed.tolist()
+        for trial, skips in zip(self._trials, skipping, strict=True):
+            note_step(trial.reached, overflowed=skips)
+            if skips:
+                log.info(
+                    "step %d of trial %d is skipped: a gradient overflows fp16; the loss scale is now %g",
+                    *(trial.reached.step + 1, trial.index, trial.reached.loss_scale),
+                )
+            if trial.reached.loss_scale < SMALLEST_SCALE:
+                raise NonFiniteLossError(
+                    f"the gradients of step {trial.reached.step + 1} are not finite in fp16, however small the "
+                    "loss is scaled; the last checkpoint is as it was. trainer.precision=fp32 helps if it was "
+                    "only the precision, a lower optimizer.lr or trainer.max_grad_norm if it was not"
+                )
+        return skipping
+
+    def metrics(self, trial: int) -> dict[str, float]:
+        reached = self._trials[trial].reached
+        return {"train/loss_scale": reached.loss_scale, "train/skipped_steps": float(reached.skipped_steps)}
+
+
+def note_step(reached: Reached, *, overflowed: bool) -> None:
+    """Halve the scale on an overflow, double it after GROWTH_INTERVAL_STEPS steps in a row without one.
+
+    Source: torch.amp.GradScaler.update, which keeps a scale whose double would not be a finite fp32 number.
+    """
+    if overflowed:
+        reached.loss_scale *= BACKOFF
+        reached.clean_steps = 0
+        reached.skipped_steps += 1
+        return
+    reached.clean_steps += 1
+    if reached.clean_steps == GROWTH_INTERVAL_STEPS:
+        reached.clean_steps = 0
+        if (
+            math.isfinite(reached.loss_scale)
+            and reached.loss_scale * GROWTH <= torch.finfo(torch.float32).max
+        ):
+            reached.loss_scale *= GROWTH
+
+
+def build_scaling(precision: str, trials: Sequence[Trial], device: torch.device) -> LossScaling:
+    """precision: of the products: fp16, bf16 or fp32."""
+    return ScalePerTrial(trials, device) if precision == "fp16" else NoScaling(trials, device)

@@ -1,0 +1,148 @@
+"""One optimizer step of a group. Nothing in it waits for the device: what it measured is read later."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from summarizer.data.batches import moved
+from summarizer.data.order import EncodedRow
+from summarizer.data.prompt import Prompt
+from summarizer.model.nll import summary_nll
+from summarizer.tracking.utilisation import training_flops
+from summarizer.training.group import Group
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What one step measured, on its way from the device."""
+
+    step: int
+    numbers: Float[Tensor, "2 n"]
+    """Each trial's loss, in nats per summary token, and gradient norm before clipping."""
+    arrived: torch.cuda.Event | None
+    """When `numbers` may be read; None where they are there already."""
+    rates: list[float]
+    """Each trial's learning rate."""
+    tokens: list[int]
+    """Trained on in each trial, prompts included, padding not."""
+    flops: list[int]
+    """That each trial's training takes, by `utilisation`'s count."""
+    row_ids: list[list[str]]
+
+    def read(self) -> tuple[list[float], list[float]]:
+        """Losses and norms of the trials; waits for the device where it must."""
+        if self.arrived is not None:
+            self.arrived.synchronize()
+        losses, norms = self.numbers.tolist()
+        return losses, norms
+
+
+def train_step(group: Group, batches: Sequence[Sequence[EncodedRow]], total_steps: int) -> Measured:
+    """Backpropagate, clip, and update every trial.
+
+    batches: each trial's examples of this step, over all processes.
+    """
+    step = group.step + 1
+    lengths = [lengths_of(rows, group.prompt) for rows in batches]
+    losses = backpropagate(group, batches)
+    skips = group.scaling.update(group.scaling.unscale())
+    rates, norms = zip(
+        *(
+            trial.update(step, total_steps, skip=skip)
+            for trial, skip in zip(group.trials, skips, strict=True)
+        ),
+        strict=True,
+    )
+    group.adapted.zero_grad()
+    numbers, arrived = _leaving(torch.stack([losses, torch.stack(norms)]))
+    for trial in group.trials:
+        trial.reached.step = step
+    return Measured(
+        step,
+        numbers,
+        arrived,
+        list(rates),
+        [sum(own) for own in lengths],
+        [
+            training_flops(shape, own, _summary_tokens(rows)).total
+            for shape, own, rows in zip(group.shapes, lengths, batches, strict=True)
+        ],
+        [[row.id for row in rows] for rows in batches],
+    )
+
+
+def backpropagate(group: Group, batches: Sequence[Sequence[EncodedRow]]) -> Float[Tensor, " n"]:
+    """Leave each trial's gradient of its mean loss over its batch in the trial's parameters, times its loss scale.
+
+    Returns the losses in nats per summary token. Microbatches and processes only split the sum: every part is
+    divided by the count of the whole batch, so that the result is that of one large batch. Where a part does not
+    fit into memory, the step is begun anew in smaller ones.
+    """
+    processes = group.processes
+    counts = moved(torch.tensor([_summary_tokens(rows) for rows in batches]), processes.device)
+    own = [processes.share(rows) for rows in batches]
+    while True:
+        try:
+            losses = _accumulate(group, own, counts)
+            break
+        except torch.OutOfMemoryError:
+            group.adapted.zero_grad()
+            if not group.microbatches.halve(own):
+                raise
+        torch.cuda.empty_cache()  # outside the handler, whose traceback holds on to the step's tensors
+    if processes.count > 1:
+        _sum_gradients(group)
+    return processes.summed(losses)
+
+
+def _accumulate(
+    group: Group, own: Sequence[Sequence[EncodedRow]], counts: Int[Tensor, " n"]
+) -> Float[Tensor, " n"]:
+    """Back-propagate this process's part of each batch. Returns its part of the losses."""
+    processes = group.processes
+    losses = torch.zeros(len(own), device=processes.device)
+    for part_index, rows in enumerate(
+        group.microbatches.split(own, [lengths_of(rows, group.prompt) for rows in own])
+    ):
+        # A function of the step alone, so that a resumed run draws the same dropout.
+        parts_done = group.step * group.trainer.batch_size + part_index
+        group.adapted.group.passes = parts_done * processes.count + processes.rank
+        batch = group.adapted.batch(rows, group.prompt)
+        with processes.autocast():
+            part = summary_nll(group.adapted.model, batch) / counts
+        processes.accelerator.backward(group.scaling.scaled(part))
+        losses += part.detach()
+    return losses
+
+
+def lengths_of(rows: Sequence[EncodedRow], prompt: Prompt) -> list[int]:
+    """Tokens of each example, prompt and summary, as it is trained on."""
+    return [len(prompt.training_ids(row.article_ids, row.target_ids)[0]) for row in rows]
+
+
+def _sum_gradients(group: Group) -> None:
+    """One reduction for all adapters: they are small, and many small ones would wait on each other."""
+    grads = [stack.grad for stack in group.adapted.stacks() if stack.grad is not None]
+    flat = group.processes.summed(torch.cat([grad.reshape(-1) for grad in grads]))
+    for grad, total in zip(grads, torch.split(flat, [grad.numel() for grad in grads]), strict=True):
+        grad.copy_(total.reshape(grad.shape))
+
+
+def _summary_tokens(rows: Sequence[EncodedRow]) -> int:
+    return sum(len(row.target_ids) for row in rows)
+
+
+def _leaving(numbers: Tensor) -> tuple[Tensor, torch.cuda.Event | None]:
+    """The numbers on their way to the host, and when they will have arrived."""
+    if not numbers.is_cuda:
+        return numbers, None
+    on_host = torch.empty(numbers.shape, dtype=numbers.dtype, pin_memory=True)
+    on_host.copy_(numbers, non_blocking=True)
+    arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]
+    arrived.record()
+    return on_host, arrived

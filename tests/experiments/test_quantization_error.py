@@ -1,0 +1,97 @@
+"""The study of quantisation error: what it measures, and that its command still runs."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+from small_runs import REPOSITORY
+
+from summarizer.config.specs import ModelSpec, QuantizationSpec
+from summarizer.model.load import load_base
+
+STUDY = REPOSITORY / "experiments" / "quantization_error"
+
+
+def imported() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("quantization_error", STUDY / "measure.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+study = imported()
+
+
+def test_error_is_the_sum_over_the_vocabulary() -> None:
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(2, 7, 11, generator=generator).double()
+    gradients = torch.randn(2, 5, 3, generator=generator)
+    reference, got = (
+        study.Passed(scores.log_softmax(-1), torch.tensor([float(index)]), gradient)
+        for index, (scores, gradient) in enumerate(zip(logits, gradients, strict=True))
+    )
+    error = study.Error()
+    error.add(got, reference)
+    summary = error.summary(False)
+    p, q = logits.softmax(-1)
+    kl = [
+        sum(float(a * (a / b).log()) for a, b in zip(row, other, strict=True))
+        for row, other in zip(p, q, strict=True)
+    ]
+    assert summary["kl_mean"] == pytest.approx(sum(kl) / 7)
+    assert sorted(kl)[-2] <= summary["kl_p95"] <= max(kl)
+    changed = sum(int(row.argmax() != other.argmax()) for row, other in zip(p, q, strict=True))
+    assert 0 < changed == round(summary["argmax_changed_percent"] * 7 / 100)
+    assert summary["summary_loss"] == 1
+    distance = (gradients[1] - gradients[0]).square().sum() / gradients[0].square().sum()
+    assert summary["gradient_error_percent"] == pytest.approx(100 * float(distance) ** 0.5, rel=1e-5)
+    assert error.summary(True) == {"gradient_error_percent": summary["gradient_error_percent"]}
+
+
+def test_a_pass_is_the_model_s_own_loss_and_gradient() -> None:
+    spec = ModelSpec(name_or_path="embedded:tiny_gptj", revision=None, completion_token=None)
+    device = torch.device("cpu")
+    model = load_base(spec, QuantizationSpec(format="int8", cache=False), device).model
+    ids = [5, 17, 300, 4, 99, 1000, 42, 7]
+    got = study.pass_text(model, ids, 5, device, "fp32", backward=True)
+    tokens = torch.tensor([ids])
+    embedded = model.get_input_embeddings()(tokens).detach().requires_grad_()
+    labels = tokens.clone()
+    labels[:, :5] = -100
+    loss = model(inputs_embeds=embedded, labels=labels, use_cache=False).loss
+    (gradient,) = torch.autograd.grad(3 * loss, embedded)
+    assert got.losses.shape == (3,)
+    assert float(got.losses.mean()) == pytest.approx(float(loss.detach()), rel=1e-5)
+    torch.testing.assert_close(got.gradient, gradient[0], rtol=1e-4, atol=1e-6)
+    assert study.pass_text(model, ids, 5, device, "fp32", backward=False).gradient is None
+
+
+@pytest.mark.slow
+def test_the_command_runs_on_what_is_in_the_package(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    ended = subprocess.run(
+        [sys.executable, STUDY / "measure.py", "--rows=2", "--max-tokens=96", f"--out={out}"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert ended.returncode == 0, ended.stderr
+    results = json.loads((out / "results.json").read_text())
+    assert results["texts"] == 2
+    kl = {label: error.get("kl_mean") for label, error in results["variants"].items()}
+    assert list(kl) == [variant.label for variant in study.VARIANTS]
+    assert kl["int8"] == pytest.approx(0, abs=1e-6)  # what the package's model is stored in
+    assert 0 < kl["blockwise8"] < kl["fp8, weights only"] < kl["fp8, W8A8"] < kl["nf4"]
+    assert (out / "kl.png").read_bytes().startswith(b"\x89PNG")
+    assert (out / "results.md").read_text().strip() in ended.stdout

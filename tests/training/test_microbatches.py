@@ -1,0 +1,95 @@
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import pytest
+import torch
+from training_groups import build_group, spec_of
+
+from summarizer.data.order import EncodedRow
+from summarizer.training import step
+from summarizer.training.microbatches import Microbatches
+
+ROWS = [EncodedRow(str(index), [1], [2, 0]) for index in range(5)]
+LENGTHS = [10, 30, 5, 5, 20]
+
+
+def parts(limits: Microbatches, trials: int = 1) -> list[list[str]]:
+    split = limits.split([ROWS] * trials, [LENGTHS] * trials)
+    return [[row.id for row in part[-1]] for part in split]
+
+
+@pytest.mark.parametrize(
+    ("rows", "tokens", "expected"),
+    [
+        (None, None, ["01234"]),
+        (2, None, ["01", "23", "4"]),
+        (9, None, ["01234"]),
+        (None, 40, ["01", "234"]),
+        (None, 39, ["0", "12", "34"]),
+        (None, 1, ["0", "1", "2", "3", "4"]),
+        (2, 40, ["01", "23", "4"]),
+    ],
+)
+def test_a_batch_is_split_in_order_within_both_limits(
+    rows: int | None, tokens: int | None, expected: list[str]
+) -> None:
+    assert parts(Microbatches(rows, tokens)) == [list(part) for part in expected]
+
+
+def test_the_tokens_are_those_of_all_trials_and_the_longest_counts() -> None:
+    assert parts(Microbatches(None, 80), trials=2) == [["0", "1"], ["2", "3", "4"]]
+    longer = [[1, 1, 1], [50, 1, 1]]
+    split = Microbatches(None, 102).split([ROWS[:3], ROWS[:3]], longer)
+    assert [len(part[0]) for part in split] == [2, 1]
+
+
+def test_nothing_comes_of_a_process_s_empty_part() -> None:
+    assert list(Microbatches(2, None).split([[], []], [[], []])) == []
+
+
+def test_halving_ends_at_one_example(caplog: pytest.LogCaptureFixture) -> None:
+    limits = Microbatches(None, None)
+    with caplog.at_level(logging.WARNING):
+        assert limits.halve([ROWS])
+    assert limits.rows == 2
+    assert "at most 2 examples of each trial per forward pass" in caplog.text
+    assert limits.halve([ROWS])
+    assert limits.rows == 1
+    assert not limits.halve([ROWS])
+
+
+def test_a_step_that_runs_out_of_memory_is_taken_in_halves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The batch, and so the gradient, stay what they are; what the failed pass had added is gone."""
+    spec = spec_of("trainer.batch_size=4")
+    expected, group = (build_group([spec], tmp_path / name) for name in ("whole", "halved"))
+    rows = next(group.rows.batches(0, 4, 0, shuffle=True, group_by_length=False))
+    losses = step.backpropagate(expected, [rows])
+    real, seen = step.summary_nll, []
+
+    def scarce(model: object, batch: object) -> torch.Tensor:
+        seen.append(batch.position_ids.eq(0).sum().item())  # type: ignore[attr-defined]
+        if seen[-1] > 1:
+            raise torch.OutOfMemoryError("no more")
+        return real(model, batch)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(step, "summary_nll", scarce)
+    torch.testing.assert_close(step.backpropagate(group, [rows]), losses, rtol=1e-5, atol=1e-6)
+    assert seen == [4, 2, 1, 1, 1, 1]
+    for ours, theirs in zip(group.adapted.stacks(), expected.adapted.stacks(), strict=True):
+        torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-4, atol=1e-6)
+
+
+def test_one_example_that_does_not_fit_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    group = build_group([spec_of("trainer.microbatch_size=1")], tmp_path)
+
+    def full(*_: object) -> torch.Tensor:
+        raise torch.OutOfMemoryError("no more")
+
+    monkeypatch.setattr(step, "summary_nll", full)
+    rows = next(group.rows.batches(0, 2, 0, shuffle=True, group_by_length=False))
+    with pytest.raises(torch.OutOfMemoryError):
+        step.backpropagate(group, [rows])

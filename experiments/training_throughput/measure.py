@@ -103,7 +103,8 @@ def rounds(
     for dim in dict.fromkeys(point.dim for point in points):
         own = [point for point in points if point.dim == dim]
         if together == 1 or reference is None:
-            yield from ((own, [contender]) for contender in contenders)
+            first = [] if reference is None else [reference]
+            yield from ((own, [contender]) for contender in [*first, *others])
             continue
         places = together - 1
         for start in range(0, max(len(others), 1), places):
@@ -148,7 +149,8 @@ def measured(
                 if isinstance(own, str):
                     found.append(Row(str(contender), point.batch, point.length, point.dim, problem=own))
                     continue
-                against = ratio(rates[contender], rates.get(chosen[0])) if chosen[0].side == "peer" else None
+                in_turns = len(chosen) > 1 and chosen[0].side == "peer"
+                against = ratio(rates[contender], rates.get(chosen[0])) if in_turns else None
                 found.append(own.row(contender, point, workers[contender], against, first_losses.get(point)))
             device = next((w.started.device for w in workers.values() if w.started is not None), None)
             yield found, device

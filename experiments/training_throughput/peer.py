@@ -21,6 +21,7 @@ from peft import PeftConfig, get_peft_model, set_peft_model_state_dict
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PretrainedConfig
+from transformers.utils import logging as transformers_logging
 from workload import Contender, Point, Setting, Workload, build_workload, model_config
 
 from summarizer.adapters.attach import AdaptedModel, attach
@@ -45,6 +46,7 @@ class Peer:
     """One kind of base, loaded once; adapters of one dim, given this project's initial values for each point."""
 
     def __init__(self, setting: Setting, contender: Contender, point: Point) -> None:
+        transformers_logging.disable_progress_bar()  # the command shows its own
         self._setting, self.kind = setting, contender.base
         workload = self.workload(point)
         self.device = torch.device("cuda" if setting.device != "cpu" and torch.cuda.is_available() else "cpu")

@@ -158,10 +158,10 @@ def write(rows: Sequence[Row], peers: Sequence[str], about: dict[str, Any], fold
     (folder / "results.json").write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
     named = "\n".join(f"- {key}: {value}" for key, value in about.items())
     (folder / "results.md").write_text(f"{named}\n\n{table(rows, peers)}\n", encoding="utf-8")
-    draw(rows, folder / "results.png")
+    draw(rows, peers, folder / "results.png")
 
 
-def draw(rows: Sequence[Row], picture: Path) -> None:
+def draw(rows: Sequence[Row], peers: Sequence[str], picture: Path) -> None:
     """Tokens/s of each contender at the first point, and over the length where there are several."""
     measured = [row for row in rows if row.tokens_per_s is not None]
     if not measured:
@@ -184,7 +184,8 @@ def draw(rows: Sequence[Row], picture: Path) -> None:
         assert row.tokens_per_s is not None
         color = "C0" if row.contender.startswith("ours") else "C7"
         bars.barh(place, row.tokens_per_s, color=color)
-        words = f" {row.tokens_per_s:,.0f}" + (f" ({row.ratio:.1f}x)" if row.ratio is not None else "")
+        against = ratios_to(row, rows, peers[0]) if peers else None
+        words = f" {row.tokens_per_s:,.0f}" + (f" ({against:.2f}x)" if against is not None else "")
         bars.text(row.tokens_per_s, place, words, va="center")
     bars.set_yticks(range(len(here)), [row.contender for row in here])
     bars.invert_yaxis()
@@ -196,7 +197,8 @@ def draw(rows: Sequence[Row], picture: Path) -> None:
             own = sorted((r for r in over if r.contender == contender), key=lambda r: r.length)
             style = "o-" if contender.startswith("ours") else "s--"
             lines.plot([r.length for r in own], [r.tokens_per_s for r in own], style, label=contender)
-        lines.set(xscale="log", yscale="log", xlabel="tokens per row", ylabel="tokens/s")
+        lines.set(xscale="log", xlabel="tokens per row", ylabel="tokens/s")
+        lines.set_ylim(bottom=0)
         lines.set_xticks(lengths, [str(length) for length in lengths])
         lines.minorticks_off()
         lines.grid(alpha=0.3)

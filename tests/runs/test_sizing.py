@@ -1,0 +1,96 @@
+"""What the plan decides, and that the run then does it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from transformers import GPTJConfig
+
+from summarizer.config.paths import conf_folder
+from summarizer.config.specs import RunSpec
+from summarizer.errors import ConfigError
+from summarizer.model.blocks import blocks
+from summarizer.runs import sizing
+from summarizer.runs.preflight import preflight
+from summarizer.runs.sizing import Sizing, dry_run_of, planned_bytes, size_run
+from summarizer.training.microbatches import Microbatches
+
+CPU = torch.device("cpu")
+
+
+def spec_of(*overrides: str) -> RunSpec:
+    with initialize_config_dir(str(conf_folder()), version_base="1.3"):
+        return preflight(
+            compose("config", ["prompt.max_tokens=64", "generation.max_new_tokens=16", *overrides])
+        )
+
+
+def config() -> GPTJConfig:
+    return GPTJConfig(vocab_size=512, n_embd=64, n_layer=6, n_head=4, n_positions=128, rotary_dim=8)
+
+
+def planned(spec: RunSpec, recomputed: int | None, rows: int) -> int:
+    run = dry_run_of(spec, config(), torch.float32, Sizing(recomputed, Microbatches(None, None)))
+    return planned_bytes(run, spec, rows)
+
+
+def sized(spec: RunSpec, memory_bytes: float, monkeypatch: pytest.MonkeyPatch) -> Sizing:
+    monkeypatch.setattr(sizing, "device_memory_bytes", lambda device: int(memory_bytes / sizing.SHARE) + 1)
+    return size_run(spec, config(), torch.float32, CPU)
+
+
+@pytest.mark.parametrize(("memory", "recomputed"), [("fast", 0), ("low", None)])
+def test_without_auto_nothing_is_planned(
+    memory: str, recomputed: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sizing, "dry_run", None)
+    spec = spec_of(f"trainer.memory={memory}", "trainer.microbatch_size=1", "trainer.batch_tokens=50")
+    assert size_run(spec, config(), torch.float32, CPU) == Sizing(recomputed, Microbatches(1, 50))
+
+
+def test_as_few_blocks_are_recomputed_as_let_the_batch_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = spec_of("trainer.memory=auto", "trainer.batch_size=8")
+    by_count = [planned(spec, count, 8) for count in range(7)]
+    assert by_count == sorted(by_count, reverse=True)
+    assert sized(spec, by_count[0], monkeypatch).recomputed == 0
+    assert sized(spec, by_count[6] - 1, monkeypatch).recomputed is None
+    for count in (1, 3, 5):
+        chosen = sized(spec, by_count[count], monkeypatch).recomputed
+        assert chosen is not None
+        assert by_count[chosen] <= by_count[count]
+        assert count <= chosen <= count + 1, "one to spare, and no more"
+
+
+def test_the_largest_microbatch_that_fits_is_taken(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    spec = spec_of("trainer.batch_tokens=auto", "trainer.batch_size=8")
+    with caplog.at_level("INFO"):
+        assert sized(spec, planned(spec, 0, 3), monkeypatch).microbatches == Microbatches(None, 3 * 64)
+    assert "192 tokens per forward pass" in caplog.text
+    assert sized(spec, planned(spec, 0, 8) * 2, monkeypatch).microbatches == Microbatches(None, 8 * 64)
+
+
+def test_not_even_one_example_is_a_mistake_with_ways_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = spec_of("trainer.batch_tokens=auto")
+    with pytest.raises(ConfigError, match=r"one example of 64 tokens .* trainer\.memory=low"):
+        sized(spec, planned(spec, 0, 1) - 1, monkeypatch)
+
+
+@pytest.mark.parametrize(("recomputed", "count"), [(0, 0), (2, 2), (None, 6)])
+def test_preparing_a_model_does_what_was_decided(recomputed: int | None, count: int) -> None:
+    spec = spec_of()
+    run = dry_run_of(spec, config(), torch.float32, Sizing(recomputed, Microbatches(None, None)))
+    changed = ["forward" in vars(block) for block in blocks(run.adapted.model)]
+    assert changed == [True] * count + [False] * (6 - count)
+
+
+@pytest.mark.parametrize(
+    ("override", "device", "expected"),
+    [("auto", "cpu", False), ("auto", "cuda", True), ("true", "cpu", True), ("false", "cuda", False)],
+)
+def test_blocks_are_compiled_on_a_card_unless_told(override: str, device: str, expected: Any) -> None:
+    assert sizing.compiles(spec_of(f"trainer.compile={override}"), torch.device(device)) is expected

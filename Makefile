@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: run install test test-slow check format
+.PHONY: run install test test-slow bench check format
 
 run: install
 	$(BIN)/python -m summarizer.run
@@ -21,6 +21,9 @@ test: install
 
 test-slow: install
 	$(BIN)/python -m pytest -m slow
+
+bench: install
+	$(BIN)/python experiments/training_throughput/measure.py $(ARGS)
 
 check: install
 	$(BIN)/ruff format --check .

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import logging
 import os
 from collections.abc import Iterator, Sequence
@@ -146,6 +147,24 @@ def multiplies_bf16(*, on_card: bool) -> bool:
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     capabilities = torch.cpu.get_capabilities()
     return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16") or capabilities.get("bf16"))
+
+
+def keep_freed_memory() -> None:
+    """Let this process keep the memory that its tensors free, for those of the next step.
+
+    glibc gives large blocks back at once and takes them anew, page by page, each page faulting: 34,000 times in a
+    step of SmolLM2-135M at 1,024 tokens, which took 3.5 s instead of 3.0 (measured on two cores; with the setting
+    fewer than 4,000). Other C libraries are left as they are.
+    """
+    library = ctypes.CDLL(None)
+    if hasattr(library, "gnu_get_libc_version"):
+        library.mallopt(M_MMAP_MAX, 0)
+        library.mallopt(M_TRIM_THRESHOLD, LARGEST_INT)
+
+
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
+"""Names of settings in glibc's malloc.h."""
+LARGEST_INT = 2**31 - 1
 
 
 def leave_processes() -> None:

@@ -47,6 +47,7 @@ def assert_as_alone(folder: Path, alone: Path) -> None:
     ).read_text()
 
 
+@pytest.mark.slow
 def test_spawned_by_the_run_itself(tmp_path: Path, alone: Path, command: Command) -> None:
     folder = tmp_path / "run"
     ended = command([*ARGUMENTS, "trainer.processes=2", f"hydra.run.dir={folder}"])

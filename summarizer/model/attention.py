@@ -19,6 +19,9 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from summarizer.model.causal_blocks import causal_attention
+from summarizer.model.frozen import in_product_precision
+
 NAME = "packed"
 """What a config's attention implementation is called."""
 UNKNOWN_PARTS = ("mamba", "conv", "recurrent", "rwkv", "linear_attn", "ssm", "sinks")
@@ -59,6 +62,8 @@ def packed_attention(
     scaling: float | None = None,
 ) -> Float[Tensor, "rows t heads d"]:
     """Causal attention within each stretch between two borders, which count the tokens of all rows."""
+    # What autocast does for torch's own attention. Rotations in fp32 leave q and k in fp32, and v not.
+    query, key, value = (in_product_precision(tensor) for tensor in (query, key, value))
     if query.is_cuda and not _has_flash(query):
         return _masked(query, key, value, borders, scaling)
     rows, heads, t, d = query.shape
@@ -80,15 +85,17 @@ def _has_flash(x: Tensor) -> bool:
 def _stretch_by_stretch(q: Tensor, k: Tensor, v: Tensor, borders: Tensor, scaling: float | None) -> Tensor:
     """On the CPU, where reading the borders costs nothing: one product per example and none for padding."""
     lengths = borders.diff().tolist()
-    queries, keys, values = (
-        torch.split(tensor.transpose(0, 1)[None], lengths, dim=2) for tensor in (q, k, v)
-    )
-    grouped = q.shape[1] != k.shape[1]
-    outs = [
-        F.scaled_dot_product_attention(query, key, value, is_causal=True, scale=scaling, enable_gqa=grouped)
-        for query, key, value in zip(queries, keys, values, strict=True)
-    ]
-    return torch.cat(outs, dim=2)[0].transpose(0, 1)
+    stretches = zip(*(torch.split(tensor, lengths) for tensor in (q, k, v)), strict=True)
+    scale = q.shape[-1] ** -0.5 if scaling is None else scaling
+    alone = _whole if q.dtype == torch.float32 else causal_attention
+    return torch.cat([alone(query, key, value, scale) for query, key, value in stretches])
+
+
+def _whole(q: Tensor, k: Tensor, v: Tensor, scaling: float) -> Tensor:
+    q, k, v = (tensor.transpose(0, 1)[None] for tensor in (q, k, v))
+    return F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scaling, enable_gqa=True)[
+        0
+    ].transpose(0, 1)
 
 
 def _flash(q: Tensor, k: Tensor, v: Tensor, borders: Tensor, longest: int, scaling: float | None) -> Tensor:

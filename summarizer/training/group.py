@@ -9,7 +9,7 @@ from summarizer.adapters.attach import AdaptedModel
 from summarizer.config.specs import TrainerSpec
 from summarizer.data.order import TrainingRows
 from summarizer.data.prompt import Prompt
-from summarizer.processes import Processes
+from summarizer.processes import Processes, keep_freed_memory
 from summarizer.tracking.utilisation import ModelShape, matrix_rate, shape_of
 from summarizer.training.loss_scale import LossScaling, build_scaling
 from summarizer.training.microbatches import Microbatches
@@ -51,8 +51,10 @@ def build_group(
 ) -> Group:
     """microbatches: where they are not as the trainer's config says.
 
-    Measures the device's rate, once per process.
+    Measures the device's rate, once per process. On the CPU the process keeps, from here on, what memory it frees.
     """
+    if processes.device.type == "cpu":
+        keep_freed_memory()
     trainer = trials[0].spec.trainer
     tokens = trainer.batch_tokens if isinstance(trainer.batch_tokens, int) else None
     return Group(

@@ -41,7 +41,6 @@ def fit(group: Group, evaluate: Evaluate, stop: StopSignal) -> EndedBy:
     batches = [_batches_of(trial, group) for trial in group.trials]
 
     begun_at = group.step
-
     with (
         group.adapted.training(),
         bar("training", total, done=group.step, show=group.processes.is_main) as progress,

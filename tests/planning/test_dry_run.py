@@ -15,6 +15,7 @@ from transformers import GPTJConfig, PreTrainedModel
 from summarizer.adapters.attach import attach
 from summarizer.model.attention import packs_examples
 from summarizer.model.blocks import recompute_blocks
+from summarizer.model.causal_blocks import BLOCK
 from summarizer.model.formats import NAMES, weight_format
 from summarizer.planning.dry_run import Microbatch, dry_run, training_loss, worst_batch
 from summarizer.planning.simulate import StepCost, step_cost
@@ -135,7 +136,8 @@ def test_gptj_6b_is_planned_without_a_weight() -> None:
     trainable = sum(parameter.numel() for parameter in run.adapted.parameters_of(0).values())
     assert trainable == 4_346_752
     assert cost.at_peak["adapters"] == 4 * trainable + 4
-    attention = 3.5 * layers * 2 * (2 * 2 * 1024 * 1024 * d)
+    pairs = 1024 * (1024 + BLOCK) // 2  # what blocks of queries meet of the square
+    attention = 6 * layers * 2 * (2 * pairs * d)
     frozen = 4 * (linear * tokens + head * 72)
     adapters = 6 * (trainable - r * v) * tokens
     assert cost.flops == pytest.approx(frozen + attention + adapters, rel=0.005)

@@ -29,7 +29,7 @@ def spec_of(*overrides: str) -> RunSpec:
 
 
 def config() -> GPTJConfig:
-    return GPTJConfig(vocab_size=512, n_embd=64, n_layer=6, n_head=4, n_positions=128, rotary_dim=8)
+    return GPTJConfig(vocab_size=512, n_embd=64, n_layer=4, n_head=4, n_positions=128, rotary_dim=8)
 
 
 def planned(spec: RunSpec, recomputed: int | None, rows: int) -> int:
@@ -51,17 +51,16 @@ def test_without_auto_nothing_is_planned(
     assert size_run(spec, config(), torch.float32, CPU) == Sizing(recomputed, Microbatches(1, 50))
 
 
+@pytest.mark.slow
 def test_as_few_blocks_are_recomputed_as_let_the_batch_fit(monkeypatch: pytest.MonkeyPatch) -> None:
     spec = spec_of("trainer.memory=auto", "trainer.batch_size=8")
-    by_count = [planned(spec, count, 8) for count in range(7)]
+    by_count = [planned(spec, count, 8) for count in range(5)]
     assert by_count == sorted(by_count, reverse=True)
     assert sized(spec, by_count[0], monkeypatch).recomputed == 0
-    assert sized(spec, by_count[6] - 1, monkeypatch).recomputed is None
-    for count in (1, 3, 5):
-        chosen = sized(spec, by_count[count], monkeypatch).recomputed
-        assert chosen is not None
-        assert by_count[chosen] <= by_count[count]
-        assert count <= chosen <= count + 1, "one to spare, and no more"
+    assert sized(spec, by_count[4] - 1, monkeypatch).recomputed is None
+    chosen = sized(spec, by_count[2], monkeypatch).recomputed
+    assert chosen in (2, 3), "one to spare, and no more"
+    assert by_count[chosen] <= by_count[2]
 
 
 def test_the_largest_microbatch_that_fits_is_taken(
@@ -71,7 +70,6 @@ def test_the_largest_microbatch_that_fits_is_taken(
     with caplog.at_level("INFO"):
         assert sized(spec, planned(spec, 0, 3), monkeypatch).microbatches == Microbatches(None, 3 * 64)
     assert "192 tokens per forward pass" in caplog.text
-    assert sized(spec, planned(spec, 0, 8) * 2, monkeypatch).microbatches == Microbatches(None, 8 * 64)
 
 
 def test_not_even_one_example_is_a_mistake_with_ways_out(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -80,12 +78,12 @@ def test_not_even_one_example_is_a_mistake_with_ways_out(monkeypatch: pytest.Mon
         sized(spec, planned(spec, 0, 1) - 1, monkeypatch)
 
 
-@pytest.mark.parametrize(("recomputed", "count"), [(0, 0), (2, 2), (None, 6)])
+@pytest.mark.parametrize(("recomputed", "count"), [(0, 0), (2, 2), (None, 4)])
 def test_preparing_a_model_does_what_was_decided(recomputed: int | None, count: int) -> None:
     spec = spec_of()
     run = dry_run_of(spec, config(), torch.float32, Sizing(recomputed, Microbatches(None, None)))
     changed = ["forward" in vars(block) for block in blocks(run.adapted.model)]
-    assert changed == [True] * count + [False] * (6 - count)
+    assert changed == [True] * count + [False] * (4 - count)
 
 
 @pytest.mark.parametrize(

@@ -151,11 +151,20 @@ def measured(
                     continue
                 in_turns = len(chosen) > 1 and chosen[0].side == "peer"
                 against = ratio(rates[contender], rates.get(chosen[0])) if in_turns else None
-                found.append(own.row(contender, point, workers[contender], against, first_losses.get(point)))
+                rate = matrix_rate_of(workers, workers[contender].wait_until_started().precision)
+                found.append(
+                    own.row(contender, point, workers[contender], rate, against, first_losses.get(point))
+                )
             device = next((w.started.device for w in workers.values() if w.started is not None), None)
             yield found, device
         for worker in workers.values():
             worker.close()
+
+
+def matrix_rate_of(workers: dict[Contender, Worker], precision: str) -> float:
+    """The device's FLOP/s in a precision: the best that a contender saw, since whatever else runs only lowers it."""
+    started = [worker.started for worker in workers.values() if worker.started is not None]
+    return max(one.matrix_flops_per_s for one in started if one.precision == precision)
 
 
 @dataclasses.dataclass
@@ -179,6 +188,7 @@ class Turns:
         contender: Contender,
         point: Point,
         worker: Worker,
+        matrix_flops_per_s: float,
         against: float | None,
         reference: tuple[Contender, str, Begun] | None,
     ) -> Row:
@@ -199,7 +209,7 @@ class Turns:
             step_s_p10=percentile(seconds, 10),
             step_s_p90=percentile(seconds, 90),
             peak_bytes=max(turn.peak_bytes for turn in self.turns),
-            mfu=utilisation(sum(flops), sum(seconds), started.matrix_flops_per_s),
+            mfu=utilisation(sum(flops), sum(seconds), matrix_flops_per_s),
             start_s=started.start_s,
             first_step_s=self.begun.first_step_s,
             compile_s=self.begun.compile_s,

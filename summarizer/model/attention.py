@@ -68,17 +68,15 @@ def packed_attention(
         return _masked(query, key, value, borders, scaling)
     rows, heads, t, d = query.shape
     q, k, v = (tensor.transpose(1, 2).reshape(rows * t, -1, d) for tensor in (query, key, value))
-    flat = (
-        _flash(q, k, v, borders, t, scaling) if q.is_cuda else _stretch_by_stretch(q, k, v, borders, scaling)
-    )
-    return flat.reshape(rows, t, heads, d)
+    if q.is_cuda:
+        return _flash(q, k, v, borders, t, scaling).reshape(rows, t, heads, d)
+    return _stretch_by_stretch(q, k, v, borders, scaling).reshape(rows, t, heads, d)
 
 
 def _has_flash(x: Tensor) -> bool:
     # Of the ways to ask for the capability, the compiler knows this one as a constant.
-    return (
-        x.dtype in (torch.bfloat16, torch.float16) and torch.cuda.get_device_properties(x.device).major >= 8
-    )
+    ampere_or_later = torch.cuda.get_device_properties(x.device).major >= 8
+    return x.dtype in (torch.bfloat16, torch.float16) and ampere_or_later
 
 
 @torch.compiler.disable  # type: ignore[untyped-decorator]
@@ -93,9 +91,8 @@ def _stretch_by_stretch(q: Tensor, k: Tensor, v: Tensor, borders: Tensor, scalin
 
 def _whole(q: Tensor, k: Tensor, v: Tensor, scaling: float) -> Tensor:
     q, k, v = (tensor.transpose(0, 1)[None] for tensor in (q, k, v))
-    return F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scaling, enable_gqa=True)[
-        0
-    ].transpose(0, 1)
+    mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scaling, enable_gqa=True)
+    return mixed[0].transpose(0, 1)
 
 
 def _flash(q: Tensor, k: Tensor, v: Tensor, borders: Tensor, longest: int, scaling: float | None) -> Tensor:

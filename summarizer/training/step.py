@@ -106,9 +106,8 @@ def _accumulate(
     """Back-propagate this process's part of each batch. Returns its part of the losses."""
     processes = group.processes
     losses = torch.zeros(len(own), device=processes.device)
-    for part_index, rows in enumerate(
-        group.microbatches.split(own, [lengths_of(rows, group.prompt) for rows in own])
-    ):
+    lengths = [lengths_of(rows, group.prompt) for rows in own]
+    for part_index, rows in enumerate(group.microbatches.split(own, lengths)):
         # A function of the step alone, so that a resumed run draws the same dropout.
         parts_done = group.step * group.trainer.batch_size + part_index
         group.adapted.group.passes = parts_done * processes.count + processes.rank

@@ -162,7 +162,7 @@ def measured(
 
 
 def matrix_rate_of(workers: dict[Contender, Worker], precision: str) -> float:
-    """The device's FLOP/s in a precision: the best that a contender saw, since whatever else runs only lowers it."""
+    """The device's FLOP/s in a precision: the best that any contender saw, for others only lower it."""
     started = [worker.started for worker in workers.values() if worker.started is not None]
     return max(one.matrix_flops_per_s for one in started if one.precision == precision)
 

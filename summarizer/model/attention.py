@@ -68,9 +68,9 @@ def packed_attention(
         return _masked(query, key, value, borders, scaling)
     rows, heads, t, d = query.shape
     q, k, v = (tensor.transpose(1, 2).reshape(rows * t, -1, d) for tensor in (query, key, value))
-    if q.is_cuda:
-        return _flash(q, k, v, borders, t, scaling).reshape(rows, t, heads, d)
-    return _stretch_by_stretch(q, k, v, borders, scaling).reshape(rows, t, heads, d)
+    take = _flash if q.is_cuda else _stretch_by_stretch
+    mixed: Tensor = take(q, k, v, borders, scaling)
+    return mixed.reshape(rows, t, heads, d)
 
 
 def _has_flash(x: Tensor) -> bool:
@@ -95,11 +95,9 @@ def _whole(q: Tensor, k: Tensor, v: Tensor, scaling: float) -> Tensor:
     return mixed[0].transpose(0, 1)
 
 
-def _flash(q: Tensor, k: Tensor, v: Tensor, borders: Tensor, longest: int, scaling: float | None) -> Tensor:
-    """FlashAttention over the stretches (Dao 2023, arXiv:2307.08691).
-
-    longest: no stretch has more tokens; it only sizes a grid.
-    """
+def _flash(q: Tensor, k: Tensor, v: Tensor, borders: Tensor, scaling: float | None) -> Tensor:
+    """FlashAttention over the stretches (Dao 2023, arXiv:2307.08691)."""
+    longest = len(q)  # no stretch has more tokens; it only sizes a grid
     more: dict[str, Any] = {"window_size": (-1, 0)} if "window_size" in VARLEN_TAKES else {"is_causal": True}
     if q.shape[1] != k.shape[1]:
         if "enable_gqa" in VARLEN_TAKES:

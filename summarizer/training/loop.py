@@ -70,7 +70,8 @@ def fit(group: Group, evaluate: Evaluate, stop: StopSignal) -> EndedBy:
             records.add(train_step(group, [next(stream) for stream in batches], total))
             if step == begun_at:
                 records.catch_up()
-                startup().lap("first step", compile=compile_s())
+                compiling = {"compile": seconds} if (seconds := compile_s()) else {}
+                startup().lap("first step", **compiling)
                 log.info(startup().describe())
 
 

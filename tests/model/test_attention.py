@@ -66,7 +66,7 @@ def test_the_card_s_kernel_is_asked_for_what_it_takes(kv_heads: int) -> None:
         )
         borders = torch.empty(3, dtype=torch.int32, device="cuda")
         for scaling in (None, 0.5):
-            assert _flash(q, k, v, borders, 12, scaling).shape == (12, 4, 64)
+            assert _flash(q, k, v, borders, scaling).shape == (12, 4, 64)
 
 
 @pytest.mark.gpu

@@ -124,6 +124,10 @@ def join_processes(*, device: str, precision: str, wanted: int | None) -> Proces
         accelerator.num_processes,
         "" if accelerator.num_processes == 1 else "es",
     )
+    if chosen == "fp16" and not on_card:
+        log.warning(
+            "fp16 products are very slow on a CPU; trainer.precision=auto takes the fastest that it has"
+        )
     return Processes(accelerator, chosen)
 
 

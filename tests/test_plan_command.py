@@ -52,8 +52,15 @@ def test_the_reference_experiment_is_planned_in_seconds(command: Command, tmp_pa
         ("plan=maybe", "plan: 'maybe' is not true or false"),
         ("plan_tokens_per_s=0", "plan_tokens_per_s: 0 is not a number above 0"),
         ("trainer.memory=slow", "trainer.memory: 'slow' is not one of fast, low, auto"),
-        ("trainer.batch_tokens=0", "trainer.batch_tokens: 0 is not"),
-        ("trainer.compile=perhaps", "trainer.compile: 'perhaps' is not"),
+        (
+            "trainer.batch_tokens=0",
+            "trainer.batch_tokens: 0 is not a whole number of at least 1, auto or null",
+        ),
+        (
+            "trainer.batch_tokens=abc",
+            "trainer.batch_tokens: 'abc' is not a whole number of at least 1, auto or null",
+        ),
+        ("trainer.compile=perhaps", "trainer.compile: 'perhaps' is not true, false or auto"),
         ("trainer.gradient_checkpointing=true", "trainer.gradient_checkpointing: unknown key"),
     ],
 )

@@ -96,6 +96,7 @@ def kill_at_step(folder: Path, step: int, number: int) -> int:
     return process.wait(timeout=60)
 
 
+@pytest.mark.slow
 def test_killed_while_it_writes_a_checkpoint(tmp_path: Path, through: Path, command: Command) -> None:
     folder = tmp_path / "run"
     # The third checkpoint, when its tensors are written and its JSON is not.

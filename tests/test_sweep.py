@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 from omegaconf import OmegaConf
 from small_runs import TINY, Command
 
@@ -18,6 +19,7 @@ SMALL = (
 )
 
 
+@pytest.mark.slow
 def test_a_failing_run_does_not_stop_the_rest(tmp_path: Path, command: Command) -> None:
     ended = command(["-m", *SMALL, "adapter.dim=2,4", "optimizer.lr=1e30,1e-4", "hydra.sweep.dir=sweep"])
     assert ended.returncode == 1, ended.stderr

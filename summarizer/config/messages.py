@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from types import NoneType
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
@@ -58,6 +59,8 @@ def _message(detail: Any, spec: type[BaseModel], names: list[str]) -> str:
         return f"unknown key{suggestion(names[-1], _model_at(spec, names[:-1]).model_fields)}"
     if kind == "missing":
         return "is required"
+    if mixed := _alternatives(spec, names):
+        return f"{shown(value)} is not {mixed}"
     if kind == "literal_error":
         options = [option.strip(" '") for option in context["expected"].replace(" or ", ", ").split(",")]
         near = nearest(str(value), options)
@@ -70,6 +73,21 @@ def _message(detail: Any, spec: type[BaseModel], names: list[str]) -> str:
     field = _model_at(spec, names[:-1]).model_fields.get(names[-1]) if names else None
     limits = _limits(field) if field is not None and kind in _TYPES else ""
     return f"{shown(value)} is not {wanted}{limits}"
+
+
+def _alternatives(spec: type[BaseModel], names: list[str]) -> str | None:
+    """What a key takes that wants words or something else, such as "a whole number of at least 1 or auto"."""
+    field = _model_at(spec, names[:-1]).model_fields.get(names[-1]) if names else None
+    members = get_args(field.annotation) if field is not None else ()
+    words = [word for member in members if get_origin(member) is Literal for word in get_args(member)]
+    others = {get_origin(member) or member: member for member in members}
+    types = {bool: "true, false", Annotated: f"a whole number{_limits(field)}"}
+    if not words or not any(kind in others for kind in types):
+        return None
+    offered = [text for kind, text in types.items() if kind in others] + words
+    if NoneType in others:
+        offered.append("null")
+    return f"{', '.join(offered[:-1])} or {offered[-1]}"
 
 
 def _bound(kind: str, context: dict[str, Any]) -> str | None:

@@ -39,8 +39,15 @@ def compile_blocks(model: PreTrainedModel) -> int:
     """
     found = blocks(model)
     for block in found:
-        block.forward = torch.compile(block.forward, dynamic=True)
+        block.forward = partial(_compiled, block, torch.compile(block.forward, dynamic=True), block.forward)
     return len(found)
+
+
+def _compiled(
+    block: nn.Module, compiled: Callable[..., Any], plain: Callable[..., Any], *inputs: Any, **more: Any
+) -> Any:
+    # Evaluating and generating would each be compiled anew, generation once for every layer's cache.
+    return (compiled if block.training else plain)(*inputs, **more)
 
 
 def _recomputed(block: nn.Module, forward: Callable[..., Any], *inputs: Any, **more: Any) -> Any:

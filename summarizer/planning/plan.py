@@ -100,8 +100,7 @@ class Plan:
                 0, ("trials", f"{self.trials:,}", "train together; steps and tokens are those of each")
             )
         if tokens_per_s is not None:
-            hours = self.hours(tokens_per_s)
-            rows.append(("time", f"{hours:,.2f} h", f"at {tokens_per_s:,.0f} tokens/s"))
+            rows.append(("time", _duration(self.hours(tokens_per_s)), f"at {tokens_per_s:,.0f} tokens/s"))
         return rows
 
     def describe(self) -> str:
@@ -115,6 +114,12 @@ class Plan:
 
 def _size(count: int) -> str:
     return f"{count / GIB:,.2f} GiB" if count >= GIB / 10 else f"{count / 2**20:,.1f} MiB"
+
+
+def _duration(hours: float) -> str:
+    if hours >= 1:
+        return f"{hours:,.1f} h"
+    return f"{hours * 60:.0f} min" if hours >= 1 / 60 else f"{hours * 3600:.1f} s"
 
 
 def _flops(count: float) -> str:

@@ -128,6 +128,11 @@ def _train(outcome: Outcome, processes: Processes, stop: StopSignal) -> float | 
 
     ended_by = fit(group, evaluate, stop)
     outcome.known["ended_by"] = ended_by
+    if trial.reached.skipped_steps:
+        log.warning(
+            "%d of %d steps were skipped, since their gradients overflowed fp16",
+            *(trial.reached.skipped_steps, trial.reached.step),
+        )
     if (steps_per_epoch := training.steps_per_epoch(spec.trainer.batch_size)) is not None:
         outcome.known["epochs"] = trial.reached.step / steps_per_epoch
     if ended_by == "signal":

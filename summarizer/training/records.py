@@ -8,6 +8,7 @@ import time
 from summarizer.errors import NonFiniteLossError
 from summarizer.progress import Bar
 from summarizer.tracking.environment import peak_memory_bytes
+from summarizer.tracking.startup import compile_s
 from summarizer.tracking.utilisation import utilisation
 from summarizer.training.group import Group
 from summarizer.training.step import Measured
@@ -23,6 +24,7 @@ class StepRecords:
         self._progress = progress
         self._waiting: Measured | None = None
         self._since_s: float | None = None
+        self._compiled_s = compile_s()
 
     def resume_clock(self) -> None:
         """Steps are timed from here: what went before, such as an evaluation, was none of theirs."""
@@ -47,7 +49,9 @@ class StepRecords:
         _require_finite(losses, measured)
         now_s = time.perf_counter()
         assert self._since_s is not None
-        seconds, self._since_s = now_s - self._since_s, now_s
+        compiled_s = compile_s()  # paid once, and no part of a step's rate
+        seconds = now_s - self._since_s - (compiled_s - self._compiled_s)
+        self._since_s, self._compiled_s = now_s, compiled_s
         group, step = self._group, measured.step
         mfu = utilisation(
             sum(measured.flops), seconds, group.flops_per_s

@@ -138,6 +138,7 @@ def test_made_rows_are_full_and_the_same_for_every_contender() -> None:
     assert ours.spec.trainer.memory == "low"
 
 
+@pytest.mark.slow
 def test_both_sides_take_the_same_steps() -> None:
     """Unquantised and in fp32: the same loss and gradient norm, step after step, as the optimizer moves on."""
     numbers = {}

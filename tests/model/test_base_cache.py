@@ -151,9 +151,11 @@ def test_two_processes_at_once(folder: Path, cache: Path) -> None:
     for worker in workers:
         worker.join()
     assert [worker.exitcode for worker in workers] == [0, 0]
-    assert first == second
+    # Near, not equal: the same weights at other addresses may be summed in another order.
+    own = logits(load(folder, "int8", cache=True).model)
+    for theirs in (first, second):
+        torch.testing.assert_close(own, torch.tensor(theirs))
     assert len(list(cache.iterdir())) == 1
-    assert logits(load(folder, "int8", cache=True).model).tolist() == first
 
 
 def test_a_manifest_cannot_point_outside_its_folder(tmp_path: Path) -> None:

@@ -214,6 +214,7 @@ for products in (fp8.FORMAT, fp8.W8A8):
 """
 
 
+@pytest.mark.slow
 def test_compiles_without_a_break_to_the_same_numbers() -> None:
     """In a process of its own: the compiler cannot trace the checks of shapes that pytest puts around functions."""
     ended = subprocess.run(

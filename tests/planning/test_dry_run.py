@@ -114,6 +114,7 @@ def test_a_step_that_reads_numbers_is_refused_rather_than_guessed() -> None:
         dry_run(tiny_config("gptj"), "int8", [lora()], torch.float32, prepare=prepare).cost(MICROBATCH)
 
 
+@pytest.mark.slow
 def test_gptj_6b_is_planned_without_a_weight() -> None:
     layers, d, v, r, tokens = 28, 4096, 50400, 2, 2048
     config = GPTJConfig(

@@ -71,7 +71,7 @@ def test_a_person_reads_every_part(plan: Plan) -> None:
         "300",
         "60,000",
         "an epoch: 20,000",
-        "0.33 h",
+        "20 min",
         "at 100 tokens/s",
     ):
         assert word in shown

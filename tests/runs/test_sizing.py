@@ -63,6 +63,7 @@ def test_as_few_blocks_are_recomputed_as_let_the_batch_fit(monkeypatch: pytest.M
     assert by_count[chosen] <= by_count[2]
 
 
+@pytest.mark.slow
 def test_the_largest_microbatch_that_fits_is_taken(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

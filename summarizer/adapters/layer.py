@@ -100,6 +100,8 @@ class AdaptedLayer(nn.Module):
         )
         return y.reshape(*x.shape[:-1], -1)
 
+    # Compiled, the number of the pass would be a constant, and each step's code compiled anew.
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def _dropped(self, x: Float[Tensor, "rows ... d_in"]) -> Float[Tensor, "rows ... d_in"]:
         """Inverted dropout (Srivastava et al. 2014), each trial's mask from its own generator.
 

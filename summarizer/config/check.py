@@ -34,6 +34,7 @@ SPEC_GROUPS: Mapping[str, type[specs.Spec]] = {
 }
 
 SCALARS = ("seed", "resume", "plan", "plan_tokens_per_s")
+"""The keys of a config that belong to no group."""
 
 
 def check(config: DictConfig, input_rules: Iterable[Rule] = ()) -> specs.RunSpec:

@@ -50,12 +50,9 @@ def moved(tensor: Tensor, device: torch.device) -> Tensor:
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
-def collate(
-    trials: Sequence[Sequence[EncodedRow]], prompt: Prompt, *, packed: bool, multiple: int = 1
-) -> Batch:
+def collate(trials: Sequence[Sequence[EncodedRow]], prompt: Prompt, *, packed: bool) -> Batch:
     """Prompt, cut and lay out the examples of each trial.
 
-    multiple: what the length of the rows is rounded up to, for the sake of fewer shapes.
     Raises ValueError for no rows, a target that leaves its article no room, or, padded, unequal numbers of rows.
     """
     if not trials or not all(trials):
@@ -68,7 +65,7 @@ def collate(
         if packed
         else [[ids] for own in examples for ids, _ in own]
     )
-    t = _rounded_up(max(sum(map(len, row)) for row in rows), multiple)
+    t = max(sum(map(len, row)) for row in rows)
     input_ids = torch.full((len(rows), t), prompt.pad_id)
     position_ids = torch.zeros_like(input_ids)
     mask = torch.zeros_like(input_ids)
@@ -116,7 +113,3 @@ def _predictions(
         torch.tensor([own + [0] * (most - len(own)) for own in positions]),
         torch.tensor([own + [IGNORED_LABEL] * (most - len(own)) for own in targets]),
     )
-
-
-def _rounded_up(number: int, multiple: int) -> int:
-    return -(-number // multiple) * multiple

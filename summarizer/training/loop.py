@@ -40,7 +40,7 @@ def fit(group: Group, evaluate: Evaluate, stop: StopSignal) -> EndedBy:
     by_steps = trainer.max_steps is not None and total == trainer.max_steps
     batches = [_batches_of(trial, group) for trial in group.trials]
 
-    begun_at = group.step
+    begun_at, compiled_s = group.step, compile_s()
     with (
         group.adapted.training(),
         bar("training", total, done=group.step, show=group.processes.is_main) as progress,
@@ -70,7 +70,7 @@ def fit(group: Group, evaluate: Evaluate, stop: StopSignal) -> EndedBy:
             records.add(train_step(group, [next(stream) for stream in batches], total))
             if step == begun_at:
                 records.catch_up()
-                compiling = {"compile": seconds} if (seconds := compile_s()) else {}
+                compiling = {"compile": seconds} if (seconds := compile_s() - compiled_s) else {}
                 startup().lap("first step", **compiling)
                 log.info(startup().describe())
 

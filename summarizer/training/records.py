@@ -53,9 +53,8 @@ class StepRecords:
         seconds = now_s - self._since_s - (compiled_s - self._compiled_s)
         self._since_s, self._compiled_s = now_s, compiled_s
         group, step = self._group, measured.step
-        mfu = utilisation(
-            sum(measured.flops), seconds, group.flops_per_s
-        )  # the device's: of all trials together
+        # The device's, hence of all trials together.
+        mfu = utilisation(sum(measured.flops), seconds, group.flops_per_s)
         for index, trial in enumerate(group.trials):
             reached = trial.reached
             reached.tokens += measured.tokens[index]

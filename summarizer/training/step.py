@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -17,6 +18,14 @@ from summarizer.tracking.utilisation import training_flops
 from summarizer.training.group import Group
 
 
+@runtime_checkable
+class Arrival(Protocol):
+    """What of a card's event is asked for here."""
+
+    def synchronize(self) -> None:
+        """Wait until the card has come that far."""
+
+
 @dataclass(frozen=True)
 class Measured:
     """What one step measured, on its way from the device."""
@@ -24,7 +33,7 @@ class Measured:
     step: int
     numbers: Float[Tensor, "2 n"]
     """Each trial's loss, in nats per summary token, and gradient norm before clipping."""
-    arrived: torch.cuda.Event | None
+    arrived: Arrival | None
     """When `numbers` may be read; None where they are there already."""
     rates: list[float]
     """Each trial's learning rate."""
@@ -136,7 +145,7 @@ def _summary_tokens(rows: Sequence[EncodedRow]) -> int:
     return sum(len(row.target_ids) for row in rows)
 
 
-def _leaving(numbers: Tensor) -> tuple[Tensor, torch.cuda.Event | None]:
+def _leaving(numbers: Tensor) -> tuple[Tensor, Arrival | None]:
     """The numbers on their way to the host, and when they will have arrived."""
     if not numbers.is_cuda:
         return numbers, None

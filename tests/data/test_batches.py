@@ -32,15 +32,13 @@ def test_packed_examples_follow_one_another_without_padding(prompt: Prompt) -> N
 
 
 def test_packed_trials_are_padded_behind_their_last_example_alone(prompt: Prompt) -> None:
-    batch = collate([[SHORT, SHORT], [MIDDLE, SHORT, SHORT]], prompt, packed=True, multiple=16)
+    batch = collate([[SHORT, SHORT], [MIDDLE, SHORT, SHORT]], prompt, packed=True)
     short, middle = ids_of(SHORT, prompt), ids_of(MIDDLE, prompt)
     t = batch.input_ids.shape[1]
-    assert t % 16 == 0
-    assert 0 <= t - len(middle) - 2 * len(short) < 16
+    assert t == len(middle) + 2 * len(short)
     assert batch.input_ids[0].tolist() == short + short + [prompt.pad_id] * (t - 2 * len(short))
     ends = [0, len(short), 2 * len(short), t, t + len(middle), t + len(middle) + len(short)]
-    last = t + len(middle) + 2 * len(short)
-    assert borders_of(batch) == [*ends, *dict.fromkeys([last, 2 * t])]
+    assert borders_of(batch) == [*ends, 2 * t]
 
 
 def test_padded_examples_are_masked_rows_of_their_own(prompt: Prompt) -> None:

@@ -19,6 +19,7 @@ sys.path.insert(0, str(STUDY))  # its files import each other by name, as the co
 import anatomy  # noqa: E402
 import measure  # noqa: E402
 import report  # noqa: E402
+import turns  # noqa: E402
 import worker  # noqa: E402
 from workload import Contender, Point, Setting, build_workload  # noqa: E402
 
@@ -104,11 +105,11 @@ def test_the_reference_is_in_every_round_and_everyone_in_one() -> None:
     contenders = [Contender("ours", name) for name in ("int8", "fp8", "none")]
     contenders += [Contender("peer", name) for name in ("int8", "bf16")]
     points = [Point(2, 1024, 2), Point(2, 256, 2), Point(2, 1024, 16)]
-    found = list(measure.rounds(points, contenders, together=3))
+    found = list(turns.rounds(points, contenders, together=3))
     assert [own for own, _ in found] == [points[:2]] * 2 + [points[2:]] * 2
     assert all(chosen[0] == contenders[3] and len(chosen) <= 3 for _, chosen in found)
     assert {contender for _, chosen in found for contender in chosen} == set(contenders)
-    alone = [chosen for _, chosen in measure.rounds(points[:1], contenders, together=1)]
+    alone = [chosen for _, chosen in turns.rounds(points[:1], contenders, together=1)]
     assert alone == [[contenders[3]], *([c] for c in contenders if c != contenders[3])]
 
 
@@ -191,7 +192,7 @@ def test_a_worker_that_fails_says_why() -> None:
             raise worker.ContenderFailed("out of memory")
 
     contender = Contender("peer", "int8")
-    assert measure.take_turns({contender: Dead()}, {}, failing, arguments, Bar()) == {
+    assert turns.take_turns({contender: Dead()}, {}, failing, arguments, Bar()) == {
         contender: "out of memory"
     }
 

@@ -2,13 +2,14 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from model_folders import load, tiny_model, token_ids
 
-from summarizer.model.blocks import blocks, recompute_blocks
+from summarizer.model.blocks import blocks, compile_blocks, recompute_blocks
 
 COMPILED = """
 import sys
@@ -73,6 +74,24 @@ def test_recomputed_blocks_give_the_same_gradients_and_keep_less(
         grads.append(inputs.grad)
     torch.testing.assert_close(grads[1], grads[0])
     assert (kept[1] < kept[0]) == (count != 0)
+
+
+def test_only_training_steps_run_compiled_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Generating would be compiled anew for every layer's cache."""
+    tiny_model("gptj").save_pretrained(tmp_path)
+    model = load(tmp_path).model
+    calls: list[bool] = []
+
+    def compiled(function: Callable[..., object], **how: object) -> Callable[..., object]:
+        assert how == {"dynamic": True}
+        return lambda *inputs, **more: (calls.append(True), function(*inputs, **more))[1]
+
+    monkeypatch.setattr(torch, "compile", compiled)
+    assert compile_blocks(model) == 2
+    model.eval()(token_ids())
+    assert calls == []
+    model.train()(token_ids(), use_cache=False)
+    assert calls == [True, True]
 
 
 @pytest.mark.slow

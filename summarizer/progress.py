@@ -31,10 +31,11 @@ def console() -> Console:
 
 
 _live: list[Progress] = []
+"""What is being redrawn at the terminal, if anything is."""
 
 
 class ConsoleHandler(logging.Handler):
-    """Log lines on standard error, above a live progress bar where one is shown."""
+    """Log lines on standard error, above what is redrawn there, if anything is."""
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
@@ -91,29 +92,57 @@ class Bar:
         return f"{self._label}: {self._done}/{self._total}, {left_s:.0f} s left {self._note}".rstrip()
 
 
+class Bars(Progress):
+    """Lines redrawn at a terminal: a bar for each piece of work, one inside another below it."""
+
+    def __init__(self, target: Console, redraws_per_s: float = 10.0) -> None:
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[note]}"),
+        )
+        super().__init__(*columns, console=target, refresh_per_second=redraws_per_s)
+
+
+def terminal() -> Console | None:
+    """The console where lines can be redrawn: None where nobody watches, or where others are being redrawn."""
+    target = console()
+    return None if _live or not target.is_interactive else target
+
+
+@contextmanager
+def live(bars: Bars) -> Iterator[None]:
+    """Redraw `bars` while the block runs: bars opened inside become lines of it, log lines go above it."""
+    with bars:
+        _live.append(bars)
+        try:
+            yield
+        finally:
+            _live.remove(bars)
+
+
 @contextmanager
 def bar(label: str, total: int | None, *, done: int = 0, show: bool = True) -> Iterator[Bar]:
     """Show progress over `total` pieces (None: unknown), of which `done` are behind already.
 
-    At a terminal a live bar; elsewhere a line every PLAIN_LINE_EVERY_S. `show=False` (other ranks) shows nothing.
+    At a terminal a live bar, and inside another live one a line of that, gone when its work is done; elsewhere
+    a line every PLAIN_LINE_EVERY_S. `show=False` (other ranks) shows nothing.
     """
-    target = console()
-    if not show or _live or not target.is_terminal:
-        yield Bar(label, total, done, silent=not show)
-        return
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
-    )
-    with Progress(*columns, console=target) as progress:
-        _live.append(progress)
+    if show and _live:
+        around = _live[-1]
+        task = around.add_task(label, total=total, completed=done, note="")
         try:
-            task = progress.add_task(label, total=total, completed=done, note="")
-            yield Bar(label, total, done, (progress, task))
+            yield Bar(label, total, done, (around, task))
         finally:
-            _live.remove(progress)
+            around.remove_task(task)
+    elif show and (target := terminal()) is not None:
+        bars = Bars(target)
+        with live(bars):
+            task = bars.add_task(label, total=total, completed=done, note="")
+            yield Bar(label, total, done, (bars, task))
+    else:
+        yield Bar(label, total, done, silent=not show)

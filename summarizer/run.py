@@ -24,6 +24,8 @@ from summarizer.runs.launch import prepare_process
 
 def main() -> None:
     """The command. Heavy imports wait until a config is composed, so that --help and --cfg answer at once."""
+    # Hydra's parser takes no override before its flag: `adapter.dim=2 -m seed=1,2` would get a bare usage line.
+    sys.argv[1:] = sorted(sys.argv[1:], key=lambda word: word not in ("-m", "--multirun"))
     sys.exit(command(sys.argv[1:]))
 
 
@@ -39,6 +41,8 @@ def _dispatch(arguments: Sequence[str]) -> None:
     from summarizer.config.completion import BASH, asks_for_completion
     from summarizer.runs.folder import check_unused
     from summarizer.runs.launch import follow, is_follower, lead, raise_failures, resume
+    from summarizer.sweep.closing import reported
+    from summarizer.sweep.resume import is_sweep, resume_sweep
 
     if asks_for_completion(arguments):
         print(BASH)
@@ -48,11 +52,18 @@ def _dispatch(arguments: Sequence[str]) -> None:
         return
     folder = [argument.removeprefix("resume=") for argument in arguments if argument.startswith("resume=")]
     if folder and folder[0] not in ("", "null"):
-        resume(Path(folder[0]), [argument for argument in arguments if not argument.startswith("resume=")])
+        others = [argument for argument in arguments if not argument.startswith("resume=")]
+        with lead():
+            if is_sweep(Path(folder[0])):
+                resume_sweep(Path(folder[0]), others)
+            else:
+                resume(Path(folder[0]), others)
+            raise_failures()
         return
     check_unused(arguments)
     with lead():
-        _compose_and_run()
+        with reported():
+            _compose_and_run()
         raise_failures()
 
 
@@ -60,7 +71,7 @@ def _dispatch(arguments: Sequence[str]) -> None:
 def _compose_and_run(config: DictConfig) -> float | None:
     from summarizer.config.check import to_plain
     from summarizer.runs.job import Job
-    from summarizer.runs.launch import FailuresKept, start
+    from summarizer.runs.launch import FailuresKept, raise_alone, start
 
     hydra_config = HydraConfig.get()
     sweeping = hydra_config.mode == RunMode.MULTIRUN
@@ -68,16 +79,18 @@ def _compose_and_run(config: DictConfig) -> float | None:
     # Not resolved: an interpolation in an override may stand for what no file should hold.
     as_typed = OmegaConf.to_container(hydra_config.overrides.task, resolve=False)
     assert isinstance(as_typed, list)
-    # A sweeper that optimises must hear of a failure; Hydra's own only ends with it, after a line of its own.
+    # A sweeper that optimises must hear of a failure, and what is kept in another launcher's process is lost.
+    # Hydra's own sweeper would only end with it, after a line of its own.
+    in_this_process = not sweeping or hydra_config.launcher._target_.endswith(".BasicLauncher")
     optimising = sweeping and not hydra_config.sweeper._target_.endswith(".BasicSweeper")
-    with FailuresKept(folder, keep=not optimising, sweeping=sweeping):
+    with FailuresKept(folder, keep=in_this_process and not optimising, sweeping=sweeping):
         job = Job(
             config=to_plain(config),
             folder=folder,
             overrides=tuple(as_typed),
             sweep=Path(hydra_config.sweep.dir).name if sweeping else None,
         )
-        return start(job)
+        return raise_alone(start([job]))
     return None  # what the run raised is kept
 
 

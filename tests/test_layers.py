@@ -12,7 +12,7 @@ import pytest
 from summarizer.config.paths import PACKAGE
 
 LAYERS: tuple[tuple[str, ...], ...] = (
-    ("__init__", "errors", "atomic", "progress"),
+    ("__init__", "errors", "atomic", "progress", "trial_display", "trial_lines"),
     ("config",),
     ("processes",),
     ("data",),
@@ -24,6 +24,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("training",),
     ("planning",),
     ("runs",),
+    ("sweep",),
     ("run",),
 )
 """Lowest first. A module may import its own layer (never in a circle) and those below it."""

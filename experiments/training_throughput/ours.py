@@ -15,10 +15,12 @@ from summarizer.model.random_base import random_base
 from summarizer.processes import join_processes
 from summarizer.runs.sizing import compiles, size_run
 from summarizer.tracking.recorder import no_recorder
-from summarizer.tracking.utilisation import ModelShape
+from summarizer.tracking.utilisation import ModelShape, shape_of
+from summarizer.training.course import Course
+from summarizer.training.flat_optimizer import build_optimizer
 from summarizer.training.group import build_group
 from summarizer.training.step import Measured, train_step
-from summarizer.training.trial import Trial, build_optimizer
+from summarizer.training.trial import Trial
 
 TOTAL_STEPS = 1_000_000
 """More than any measurement takes: the schedule is constant."""
@@ -58,14 +60,22 @@ class Ours:
             for name, parameter in parameters.items():
                 parameter.copy_(self._drawn[name])
         self._adapted.zero_grad()
-        optimizer = build_optimizer(workload.spec, parameters)
-        trial = Trial(0, workload.spec, Path(tempfile.gettempdir()), parameters, optimizer, no_recorder())
-        self._microbatches = replace(self._sizing.microbatches)  # running out of memory changes it
-        self._group = build_group(
-            self._adapted, [trial], workload.rows, workload.prompt, self.processes, self._microbatches
+        shape = shape_of(self._adapted, 0)
+        trial = Trial(
+            workload.spec,
+            Path(tempfile.gettempdir()),
+            parameters,
+            build_optimizer(workload.spec, parameters),
+            no_recorder(),
+            Course(TOTAL_STEPS, None, TOTAL_STEPS, TOTAL_STEPS, "max_steps"),
+            workload.rows,
+            shape,
         )
+        self._microbatches = replace(self._sizing.microbatches)  # running out of memory changes it
+        self._group = build_group(self._adapted, workload.prompt, self.processes, self._microbatches)
+        self._group.enter([trial])
         self._batches = workload.stream()
-        return self._group.shapes[0]
+        return shape
 
     def note(self) -> str | None:
         """How the step differs from what was asked for."""
@@ -75,7 +85,7 @@ class Ours:
 
     def step(self) -> None:
         with self._adapted.training():
-            self._measured.append(train_step(self._group, [next(self._batches)], TOTAL_STEPS))
+            self._measured.append(train_step(self._group, [next(self._batches)]))
         if len(self._measured) > 1:
             self._measured[-2].read()  # one step behind, as the loop's records do
 

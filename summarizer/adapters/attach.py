@@ -12,10 +12,11 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from summarizer.adapters.layer import AdaptedLayer, GroupState
+from summarizer.adapters.dropout import trial_keys
+from summarizer.adapters.layer import AdaptedLayer, Draws, GroupState
 from summarizer.adapters.protocol import Adapter, Parameters, Role
 from summarizer.config.nearest import suggestion
-from summarizer.data.batches import Batch, collate
+from summarizer.data.batches import Batch, collate, moved
 from summarizer.data.order import EncodedRow
 from summarizer.data.prompt import Prompt
 from summarizer.errors import ConfigError
@@ -25,21 +26,78 @@ from summarizer.model.frozen import FrozenEmbedding, FrozenLinear
 
 @dataclass(frozen=True)
 class AdaptedModel:
-    """A base that carries the adapters of `n` trials."""
+    """A base that carries the adapters of `n` trials, which come and go between steps."""
 
     model: PreTrainedModel
+    device: torch.device
+    roles: dict[str, Role]
+    """Of the layers that can be adapted, by module name."""
     layers: dict[str, AdaptedLayer]
-    """By the name of the module that each stands in for."""
+    """Those that a trial adapts, or did, by the name of the module that each stands in for."""
     group: GroupState
 
-    @property
-    def device(self) -> torch.device:
-        return next(iter(self.layers.values())).base.weight.device
+    def add(self, adapters: Sequence[Adapter], seeds: Sequence[int]) -> None:
+        """Give places behind the others to more trials; trial i's tensors are drawn from `seeds[i]` alone.
 
-    def batch(self, trials: Sequence[Sequence[EncodedRow]], prompt: Prompt) -> Batch:
-        """The examples of each trial (one trial's in all for the base alone) as this model takes them."""
+        Raises ConfigError where a target matches nothing, ValueError for adapters of another kind.
+        """
+        if len({type(adapter) for adapter in [*self.group.adapters, *adapters]}) > 1:
+            raise ValueError("a group holds adapters of one kind")
+        chosen = [targets(adapter, self.roles) for adapter in adapters]
+        generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+        for index, (name, role) in enumerate(self.roles.items()):
+            base = self._base(name)
+            tensors = [
+                _drawn(adapter, base, generator) if name in wanted else None
+                for adapter, generator, wanted in zip(adapters, generators, chosen, strict=True)
+            ]
+            if name not in self.layers:
+                if all(own is None for own in tensors):
+                    continue
+                self.layers[name] = AdaptedLayer(base, role, self.group, index)
+                self.model.set_submodule(name, self.layers[name])
+            self.layers[name].add(tensors)
+        self.group.set_trials([*self.group.adapters, *adapters], [*self.group.seeds, *seeds])
+
+    def keep(self, trials: Sequence[int]) -> None:
+        """Only these trials stay, in this order; the others' tensors are let go."""
+        for layer in self.layers.values():
+            layer.keep(trials)
+        group = self.group
+        group.set_trials([group.adapters[i] for i in trials], [group.seeds[i] for i in trials])
+
+    def _base(self, name: str) -> FrozenLinear | FrozenEmbedding:
+        base = self.layers[name].base if name in self.layers else self.model.get_submodule(name)
+        assert isinstance(base, FrozenLinear | FrozenEmbedding)
+        return base
+
+    def batch(
+        self,
+        trials: Sequence[Sequence[EncodedRow]],
+        prompt: Prompt,
+        numbers: Sequence[Sequence[int]] | None = None,
+    ) -> Batch:
+        """The examples of each trial (one trial's in all for the base alone) as this model takes them.
+
+        numbers: of each example, as `collate` takes them.
+        """
         packed = packs_examples(self.model, prompt.max_tokens)
-        return collate(trials, prompt, packed=packed).to(self.device)
+        return collate(trials, prompt, packed=packed, numbers=numbers).to(self.device)
+
+    def draw_from(self, batch: Batch, steps: Sequence[int]) -> None:
+        """Let the next pass's dropout depend on its tokens and the steps that each trial has done."""
+        group = self.group
+        if not any(adapter.input_dropout for adapter in group.adapters):
+            return
+        tokens = batch.token_numbers.reshape(group.size, -1)
+        seeds, done = moved(torch.tensor([[*group.seeds], [*steps]]), self.device)
+        keep = torch.tensor([1.0 - adapter.input_dropout for adapter in group.adapters])
+        group.draws = Draws(
+            trial_keys(seeds, done),
+            tokens,
+            tokens.gather(1, batch.positions),
+            moved(keep, self.device).reshape(-1, 1, 1),
+        )
 
     def parameters_of(self, trial: int) -> dict[str, nn.Parameter]:
         """One trial's own parameters, `LAYER.TENSOR` by name; shapes as its adapter drew them."""
@@ -66,6 +124,23 @@ class AdaptedModel:
             yield
         finally:
             self.group.enabled = True
+
+    @contextmanager
+    def only(self, trials: Sequence[int]) -> Iterator[None]:
+        """Within the block the model holds these trials alone, for passes without gradients."""
+        if list(trials) == list(range(self.group.size)):
+            yield
+            return
+        before = self.group.scales
+        self.group.scales = before[list(trials)]
+        for layer in self.layers.values():
+            layer.show(trials)
+        try:
+            yield
+        finally:
+            self.group.scales = before
+            for layer in self.layers.values():
+                layer.show(None)
 
     @contextmanager
     def training(self) -> Iterator[None]:
@@ -131,30 +206,14 @@ def targets(adapter: Adapter, layer_roles: dict[str, Role]) -> dict[str, Role]:
 
 
 def attach(model: PreTrainedModel, adapters: Sequence[Adapter], seeds: Sequence[int]) -> AdaptedModel:
-    """Wrap each targeted layer of `model`, in place; trial i's tensors are drawn from `seeds[i]` alone.
+    """Make `model` carry trials, in place, and give the first ones their places.
 
-    Raises ConfigError where a target matches nothing, ValueError for adapters of several kinds in one group.
+    Raises as `AdaptedModel.add` does.
     """
-    if len({type(adapter) for adapter in adapters}) != 1:
-        raise ValueError("a group holds adapters of one kind")
-    layer_roles = roles(model)
-    chosen = [targets(adapter, layer_roles) for adapter in adapters]
     device = next(m.weight.device for m in model.modules() if isinstance(m, FrozenLinear | FrozenEmbedding))
-    scales = torch.tensor([adapter.scale for adapter in adapters], device=device).reshape(-1, 1, 1)
-    group = GroupState(tuple(adapters), tuple(seeds), scales)
-    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-    layers: dict[str, AdaptedLayer] = {}
-    for index, (name, role) in enumerate(layer_roles.items()):
-        base = model.get_submodule(name)
-        assert isinstance(base, FrozenLinear | FrozenEmbedding)
-        tensors = [
-            _drawn(adapter, base, generator) if name in wanted else None
-            for adapter, generator, wanted in zip(adapters, generators, chosen, strict=True)
-        ]
-        if any(own is not None for own in tensors):
-            layers[name] = AdaptedLayer(base, role, tensors, group, index)
-            model.set_submodule(name, layers[name])
-    return AdaptedModel(model, layers, group)
+    adapted = AdaptedModel(model, device, roles(model), {}, GroupState(device))
+    adapted.add(adapters, seeds)
+    return adapted
 
 
 def _drawn(adapter: Adapter, base: FrozenLinear | FrozenEmbedding, generator: torch.Generator) -> Parameters:

@@ -6,33 +6,58 @@ Its input holds the rows of all trials, trial by trial; only this layer and the 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from summarizer.adapters.dropout import dropout_mask
 from summarizer.adapters.protocol import Adapter, Parameters, Role
 from summarizer.model.frozen import FrozenEmbedding, FrozenLinear, in_product_precision
 
 
+@dataclass(frozen=True)
+class Draws:
+    """What a forward pass's dropout masks are drawn from."""
+
+    keys: Int[Tensor, " n"]
+    """Of each trial's seed and the steps that it has done."""
+    tokens: Int[Tensor, "n m"]
+    """Each token's number within its trial's batch of the step."""
+    head_tokens: Int[Tensor, "n s"]
+    """Of the tokens that the head sees."""
+    keep: Float[Tensor, "n 1 1"]
+    """Probability with which an input is kept."""
+
+
 @dataclass
 class GroupState:
-    """What all adapted layers of a model share: whose rows they see, and in which pass."""
+    """What all adapted layers of a model share: whose rows they see, and in which step."""
 
-    adapters: Sequence[Adapter]
-    seeds: Sequence[int]
-    scales: Float[Tensor, "n 1 1"]
+    device: torch.device
+    adapters: Sequence[Adapter] = ()
+    seeds: Sequence[int] = ()
+    scales: Float[Tensor, "n 1 1"] = field(init=False)
     enabled: bool = True
     """False shows the base alone, whatever the number of rows."""
     training: bool = False
     """Dropout is on."""
-    passes: int = 0
-    """Forward passes trained so far: with the seed, all that a trial's dropout masks depend on."""
+    draws: Draws | None = None
+    """What dropout masks depend on beside the layer; set for each forward pass of training."""
+
+    def __post_init__(self) -> None:
+        self.set_trials(self.adapters, self.seeds)
+
+    def set_trials(self, adapters: Sequence[Adapter], seeds: Sequence[int]) -> None:
+        self.adapters, self.seeds = tuple(adapters), tuple(seeds)
+        scales = [adapter.scale for adapter in adapters]
+        self.scales = torch.tensor(scales, device=self.device).reshape(-1, 1, 1)
 
     @property
     def size(self) -> int:
-        return len(self.adapters)
+        """Trials that the model shows now."""
+        return len(self.scales)
 
     @property
     def drops(self) -> bool:
@@ -44,88 +69,84 @@ class AdaptedLayer(nn.Module):
 
     `trials[i]` holds trial i's own parameters: views of its share of the stack, whose gradients are views of
     the stack's gradient, so that one batched product serves all and each optimizer sees only its own. A trial
-    that leaves this layer alone has no parameters here and a share of zeros, which no optimizer touches.
+    that leaves this layer alone has no parameters here and a share of zeros, which no optimizer touches. When
+    trials come or go the stack is laid anew; a trial's parameters stay the same objects.
     """
 
     def __init__(
-        self,
-        base: FrozenLinear | FrozenEmbedding,
-        role: Role,
-        tensors: Sequence[Parameters | None],
-        group: GroupState,
-        index: int,
+        self, base: FrozenLinear | FrozenEmbedding, role: Role, group: GroupState, index: int
     ) -> None:
         super().__init__()
         self.base = base
         self.role = role
         self._group = group
-        self._index = index
-        device = base.weight.device
-        present = [own for own in tensors if own is not None]
-        names = list(present[0])
+        # A tensor, so that compiled code is the same for all layers.
+        self._number = torch.tensor(index, device=base.weight.device)
         self.stacked = nn.ParameterDict()
-        self.trials: list[dict[str, nn.Parameter]] = [{} for _ in tensors]
-        for name in names:
+        self.trials: list[dict[str, nn.Parameter]] = [{} for _ in group.adapters]
+        self._shown: dict[str, Tensor] | None = None
+
+    def add(self, tensors: Sequence[Parameters | None]) -> None:
+        """Trials behind the others, with their first values; None for one that leaves this layer alone."""
+        device = self.base.weight.device
+        self._lay(
+            self.trials
+            + [
+                {name: nn.Parameter(value.to(device)) for name, value in (own or {}).items()}
+                for own in tensors
+            ]
+        )
+
+    def keep(self, trials: Sequence[int]) -> None:
+        """Only these trials stay, in this order."""
+        self._lay([self.trials[trial] for trial in trials])
+
+    def show(self, trials: Sequence[int] | None) -> None:
+        """Compute for these trials alone, without gradients; None for all."""
+        rows = None if trials is None else list(trials)
+        self._shown = None if rows is None else {name: p.detach()[rows] for name, p in self.stacked.items()}
+
+    def _lay(self, trials: list[dict[str, nn.Parameter]]) -> None:
+        self.trials = trials
+        present = [own for own in trials if own]
+        self.stacked = nn.ParameterDict()
+        for name in present[0] if present else ():
+            first = present[0][name]
             largest = max(own[name].shape[0] for own in present)
-            stack = torch.zeros(len(tensors), largest, *present[0][name].shape[1:], device=device)
-            parameter = nn.Parameter(stack)
-            parameter.grad = torch.zeros_like(stack)
-            self.stacked[name] = parameter
-            for i, own in enumerate(tensors):
-                if own is not None:
+            stack = nn.Parameter(first.new_zeros(len(trials), largest, *first.shape[1:]))
+            stack.grad = torch.zeros_like(stack)
+            for i, own in enumerate(trials):
+                if own:
                     dim = own[name].shape[0]
-                    stack[i, :dim] = own[name].to(device)
-                    share = nn.Parameter(parameter.data[i, :dim])
-                    share.grad = parameter.grad[i, :dim]
-                    self.trials[i][name] = share
+                    share = stack.data[i, :dim]
+                    share.copy_(own[name].data)
+                    own[name].data = share
+                    own[name].grad = stack.grad[i, :dim]
+            self.stacked[name] = stack
 
     def forward(self, x: Tensor) -> Tensor:
         group = self._group
-        if not group.enabled:
+        if not group.enabled or not self.stacked:
             return self.base(x)  # type: ignore[no-any-return]
         kind = type(group.adapters[0])
-        stacked = dict(self.stacked.items())
+        stacked = dict(self.stacked.items()) if self._shown is None else self._shown
         if isinstance(self.base, FrozenEmbedding):
             rows: Tensor = self.base(x)
             delta = kind.delta_embedding(x.reshape(group.size, -1), stacked, group.scales)
             return rows + delta.reshape(rows.shape)
-        product_input = in_product_precision(x)
-        dropped = self._dropped(product_input) if group.drops else None
+        product_input = in_product_precision(x).reshape(group.size, -1, x.shape[-1])
         y = kind.adapted_linear(
             self.base,
-            product_input.reshape(group.size, -1, x.shape[-1]),
-            None if dropped is None else dropped.reshape(group.size, -1, x.shape[-1]),
+            product_input,
+            self._dropped(product_input) if group.drops else None,
             stacked,
             group.scales,
         )
         return y.reshape(*x.shape[:-1], -1)
 
-    # Compiled, the number of the pass would be a constant, and each step's code compiled anew.
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
-    def _dropped(self, x: Float[Tensor, "rows ... d_in"]) -> Float[Tensor, "rows ... d_in"]:
-        """Inverted dropout (Srivastava et al. 2014), each trial's mask from its own generator.
-
-        The generator starts from (seed, pass, layer): a pass that is recomputed, or resumed, draws the same
-        mask.
-        """
-        group = self._group
-        shares = x.reshape(group.size, -1, x.shape[-1])
-        masks = []
-        for i, (adapter, seed) in enumerate(zip(group.adapters, group.seeds, strict=True)):
-            generator = torch.Generator(device=x.device)
-            generator.manual_seed(mixed_seed(seed, group.passes, self._index))
-            keep = 1.0 - adapter.input_dropout
-            mask = torch.rand(shares[i].shape, generator=generator, device=x.device) < keep
-            masks.append(mask.to(x.dtype) / keep)
-        return (shares * torch.stack(masks)).reshape(x.shape)
-
-
-def mixed_seed(*parts: int) -> int:
-    """One 63-bit seed from several small numbers. Source: SplitMix64's finaliser (Steele et al. 2014)."""
-    state = 0
-    for part in parts:
-        state = (state + part + 0x9E3779B97F4A7C15) & 0xFFFFFFFFFFFFFFFF
-        state = ((state ^ (state >> 30)) * 0xBF58476D1CE4E5B9) & 0xFFFFFFFFFFFFFFFF
-        state = ((state ^ (state >> 27)) * 0x94D049BB133111EB) & 0xFFFFFFFFFFFFFFFF
-        state ^= state >> 31
-    return state >> 1
+    def _dropped(self, x: Float[Tensor, "n m d_in"]) -> Float[Tensor, "n m d_in"]:
+        """Inverted dropout (Srivastava et al. 2014), each token's mask by the trial's seed and step alone."""
+        draws = self._group.draws
+        assert draws is not None
+        tokens = draws.head_tokens if self.role == "head" else draws.tokens
+        return x * dropout_mask(draws.keys, self._number, tokens, x.shape[-1], draws.keep, x.dtype)

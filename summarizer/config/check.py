@@ -30,6 +30,7 @@ SPEC_GROUPS: Mapping[str, type[specs.Spec]] = {
     "trainer": specs.TrainerSpec,
     "evaluation": specs.EvaluationSpec,
     "generation": specs.GenerationSpec,
+    "sweep": specs.SweepSpec,
     "tracking": specs.TrackingSpec,
 }
 

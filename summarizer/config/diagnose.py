@@ -117,7 +117,7 @@ def _explained(refusal: Exception, overrides: list[str]) -> tuple[Issue | None, 
         return Issue(key, "unknown key"), [o for o in overrides if _key(o) != key]
     if found := UNKNOWN_OPTION.search(text):
         group, option = found[1], found[2]
-        options = _options(group) or re.findall(r"^\t(\S+)$", text, re.MULTILINE)
+        options = re.findall(r"^\t(\S+)$", text, re.MULTILINE) or _options(group)
         near = nearest(option, options)
         hint = f"; did you mean {near!r}?" if near else ""
         issue = Issue(group, f"{option!r} is not one of {', '.join(options)}{hint}")

@@ -179,6 +179,19 @@ class GenerationSpec(Spec):
     seed: Seed
 
 
+class SweepSpec(Spec):
+    """How the runs of a sweep share the device; a run alone has nothing to share."""
+
+    places: PositiveCount | Literal["auto"]
+    """Trials of a group that train at once; auto is as many as fit into memory, by the plan."""
+    stopping: Literal["successive_halving"] | None
+    """Stop what is not among the best at a rung, by trainer.best_metric; null trains every run to its end."""
+    reduction_factor: Annotated[int, Field(ge=2)]
+    """Of the runs that reach a rung, one in so many goes on; the next rung lies so many times further."""
+    first_rung: PositiveCount
+    """Evaluations before the first decision."""
+
+
 class TrackingSpec(Spec):
     mode: Literal["offline", "online", "disabled"]
     project: NonEmpty
@@ -212,4 +225,5 @@ class RunSpec(Spec):
     trainer: TrainerSpec
     evaluation: EvaluationSpec
     generation: GenerationSpec
+    sweep: SweepSpec
     tracking: TrackingSpec

@@ -35,6 +35,8 @@ class Batch:
     """Where, among a trial's tokens, a token of a summary is predicted."""
     targets: Int[Tensor, "n m"]
     """The tokens to predict there; IGNORED_LABEL where a trial has fewer than the others."""
+    token_numbers: Int[Tensor, "rows t"]
+    """Of each token in its trial's batch of a step, however that is split."""
 
     def to(self, device: torch.device | str) -> Batch:
         on_device = {
@@ -50,45 +52,51 @@ def moved(tensor: Tensor, device: torch.device) -> Tensor:
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
-def collate(trials: Sequence[Sequence[EncodedRow]], prompt: Prompt, *, packed: bool) -> Batch:
-    """Prompt, cut and lay out the examples of each trial.
+def collate(
+    trials: Sequence[Sequence[EncodedRow]],
+    prompt: Prompt,
+    *,
+    packed: bool,
+    numbers: Sequence[Sequence[int]] | None = None,
+) -> Batch:
+    """Prompt, cut and lay out the examples of each trial; one that has fewer than others is filled up with padding.
 
-    Raises ValueError for no rows, a target that leaves its article no room, or, padded, unequal numbers of rows.
+    numbers: of each example in its trial's batch of a step; by default they are the batch.
+    Raises ValueError for no rows, or a target that leaves its article no room.
     """
-    if not trials or not all(trials):
+    if not any(trials):
         raise ValueError("a batch needs at least one row")
     examples = [[prompt.training_ids(row.article_ids, row.target_ids) for row in rows] for rows in trials]
-    if not packed and len({len(rows) for rows in trials}) > 1:
-        raise ValueError("padded trials need equal numbers of rows")
-    rows = (
-        [[ids for ids, _ in own] for own in examples]
-        if packed
-        else [[ids] for own in examples for ids, _ in own]
-    )
-    t = max(sum(map(len, row)) for row in rows)
+    numbers = numbers or [range(len(own)) for own in examples]
+    if not packed:
+        # A token that nothing is asked of: attention wants one to look at.
+        most = max(map(len, examples))
+        examples = [own + [([prompt.pad_id], 1)] * (most - len(own)) for own in examples]
+        numbers = [[*own, *[0] * (most - len(own))] for own in numbers]
+    numbered = [
+        [(number, ids) for number, (ids, _) in zip(own_numbers, own, strict=True)]
+        for own_numbers, own in zip(numbers, examples, strict=True)
+    ]
+    rows = numbered if packed else [[example] for own in numbered for example in own]
+    t = max(sum(len(ids) for _, ids in row) for row in rows)
     input_ids = torch.full((len(rows), t), prompt.pad_id)
-    position_ids = torch.zeros_like(input_ids)
-    mask = torch.zeros_like(input_ids)
+    position_ids, token_numbers, mask = (torch.zeros_like(input_ids) for _ in range(3))
     borders = [0]
     for index, row in enumerate(rows):
-        ends = list(accumulate(map(len, row)))
-        for ids, end in zip(row, ends, strict=True):
-            input_ids[index, end - len(ids) : end] = torch.tensor(ids)
-            position_ids[index, end - len(ids) : end] = torch.arange(len(ids))
+        ends = list(accumulate((len(ids) for _, ids in row), initial=0))
+        for (number, ids), start, end in zip(row, ends, ends[1:], strict=False):
+            input_ids[index, start:end] = torch.tensor(ids)
+            position_ids[index, start:end] = torch.arange(len(ids))
+            token_numbers[index, start:end] = number * prompt.max_tokens + position_ids[index, start:end]
         mask[index, : ends[-1]] = 1
-        borders += [index * t + end for end in ends]
+        borders += [index * t + end for end in ends[1:]]
         if ends[-1] < t:
             borders.append((index + 1) * t)
     positions, targets = _predictions(examples, t, packed=packed)
     if not packed:
-        return Batch(input_ids, None, mask, positions, targets)
-    return Batch(
-        input_ids,
-        position_ids,
-        torch.tensor(borders, dtype=torch.int32).reshape(1, 1, 1, -1),
-        positions,
-        targets,
-    )
+        return Batch(input_ids, None, mask, positions, targets, token_numbers)
+    as_mask = torch.tensor(borders, dtype=torch.int32).reshape(1, 1, 1, -1)
+    return Batch(input_ids, position_ids, as_mask, positions, targets, token_numbers)
 
 
 def _predictions(

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+import logging
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -20,69 +21,105 @@ from summarizer.progress import bar
 
 T = TypeVar("T")
 
+log = logging.getLogger(__name__)
 
-@dataclass(frozen=True)
+
+@dataclass
 class Evaluator:
-    """Runs a group over held-out rows. `between_batches` is called after each, to answer a stop signal."""
+    """Runs trials of a group, or the base alone, over held-out rows."""
 
     adapted: AdaptedModel
     prompt: Prompt
     generation: GenerationSpec
-    batch_size: int
+    rows_at_once: int
+    """Of each trial. Halved where they do not fit into memory."""
     processes: Processes
     between_batches: Callable[[], None]
+    """Called after each batch, to answer a stop signal."""
 
-    def losses(self, rows: Sequence[EncodedRow], *, base: bool = False) -> list[float]:
-        """Mean loss in nats per summary token over all rows, one per trial (one in all for the base)."""
-        trials = 1 if base else self.adapted.group.size
-        totals = torch.zeros(trials + 1, dtype=torch.float64)
-        with self._showing(base):
-            for batch_rows in self._batches("loss", self.processes.share(rows)):
-                batch = self.adapted.batch([batch_rows] * trials, self.prompt)
-                with torch.no_grad(), self.processes.autocast():
-                    nll = summary_nll(self.adapted.model, batch)
-                totals[:trials] += nll.double().cpu()
-                totals[trials] += sum(len(row.target_ids) for row in batch_rows)
+    def losses(self, rows: Sequence[EncodedRow], trials: Sequence[int] | None) -> list[float]:
+        """Mean loss in nats per summary token over all rows, of each of these trials; None: of the base alone."""
+        count = 1 if trials is None else len(trials)
+        totals = torch.zeros(count + 1, dtype=torch.float64)
+
+        def add(batch_rows: Sequence[EncodedRow]) -> None:
+            batch = self.adapted.batch([batch_rows] * count, self.prompt)
+            with torch.no_grad(), self.processes.autocast():
+                nll = summary_nll(self.adapted.model, batch)
+            totals[:count] += nll.double().cpu()
+            totals[count] += sum(len(row.target_ids) for row in batch_rows)
+
+        try:
+            with self._showing(trials):
+                self._in_batches("loss", self.processes.share(rows), add)
+        except torch.OutOfMemoryError:
+            return [loss for part in self._halves(trials) for loss in self.losses(rows, part)]
         totals = self.processes.summed(totals.float().to(self.processes.device)).cpu()
-        return [float(total / totals[trials]) for total in totals[:trials]]
+        return [float(total / totals[count]) for total in totals[:count]]
 
-    def summaries(self, rows: Sequence[EncodedRow], *, base: bool = False) -> list[list[str]]:
-        """Each trial's summary of each row (of the base alone: one list), in the rows' order."""
-        trials = 1 if base else self.adapted.group.size
+    def summaries(self, rows: Sequence[EncodedRow], trials: Sequence[int] | None) -> list[list[str]]:
+        """Each of these trials' summary of each row, in the rows' order; None: one list, of the base alone."""
+        count = 1 if trials is None else len(trials)
         own = self.processes.share(list(enumerate(rows)))
         # Rows of like length together: less padding, and the longest first shows early whether memory suffices.
         own.sort(key=lambda item: -len(item[1].article_ids))
         written: list[tuple[int, list[str]]] = []
-        with self._showing(base):
-            for items in self._batches("summaries", own):
-                prompts = [
-                    self.prompt.generation_ids(row.article_ids, self.generation.max_new_tokens)
-                    for _, row in items
-                ]
-                with self.processes.autocast():
-                    answers = generate(
-                        self.adapted.model,
-                        prompts,
-                        self.generation,
-                        trials=trials,
-                        end_id=self.prompt.end_id,
-                        pad_id=self.prompt.pad_id,
-                        device=self.processes.device,
-                    )
-                for k, (index, _) in enumerate(items):
-                    written.append(
-                        (index, [self.prompt.decode(answers[trial][k]) for trial in range(trials)])
-                    )
+
+        def write(items: Sequence[tuple[int, EncodedRow]]) -> None:
+            prompts = [
+                self.prompt.generation_ids(row.article_ids, self.generation.max_new_tokens)
+                for _, row in items
+            ]
+            with self.processes.autocast():
+                answers = generate(
+                    self.adapted.model,
+                    prompts,
+                    self.generation,
+                    trials=count,
+                    end_id=self.prompt.end_id,
+                    pad_id=self.prompt.pad_id,
+                    device=self.processes.device,
+                )
+            for k, (index, _) in enumerate(items):
+                written.append((index, [self.prompt.decode(answers[trial][k]) for trial in range(count)]))
+
+        try:
+            with self._showing(trials):
+                self._in_batches("summaries", own, write)
+        except torch.OutOfMemoryError:
+            return [texts for part in self._halves(trials) for texts in self.summaries(rows, part)]
         by_row = sorted(self.processes.gathered(written))
-        return [[texts[trial] for _, texts in by_row] for trial in range(trials)]
+        return [[texts[trial] for _, texts in by_row] for trial in range(count)]
 
-    def _showing(self, base: bool) -> AbstractContextManager[None]:
-        return self.adapted.base_alone() if base else nullcontext()
+    def _showing(self, trials: Sequence[int] | None) -> AbstractContextManager[None]:
+        return self.adapted.base_alone() if trials is None else self.adapted.only(trials)
 
-    def _batches(self, label: str, items: Sequence[T]) -> Iterator[Sequence[T]]:
+    def _in_batches(self, label: str, items: Sequence[T], work: Callable[[Sequence[T]], None]) -> None:
+        """Raises torch.OutOfMemoryError where not even one item fits."""
+        start = 0
         with bar(label, len(items), show=self.processes.is_main) as progress:
-            for start in range(0, len(items), self.batch_size):
-                batch = items[start : start + self.batch_size]
-                yield batch
+            while start < len(items):
+                batch = items[start : start + self.rows_at_once]
+                try:
+                    work(batch)
+                except torch.OutOfMemoryError:
+                    if self.rows_at_once == 1:
+                        raise
+                    self.rows_at_once = max(min(self.rows_at_once, len(items)) // 2, 1)
+                    log.warning(
+                        "out of memory: from here on %d rows are evaluated at once", self.rows_at_once
+                    )
+                    continue
+                start += len(batch)
                 progress.advance(len(batch))
                 self.between_batches()
+
+    def _halves(self, trials: Sequence[int] | None) -> list[Sequence[int]]:
+        """For the handler of an out-of-memory at one row of each trial; raised again where no half helps."""
+        if trials is None or len(trials) == 1 or self.processes.count > 1:
+            raise  # with several processes, the others do not hear of it
+        middle = len(trials) // 2
+        log.warning(
+            "out of memory: %d and %d trials are evaluated after each other", middle, len(trials) - middle
+        )
+        return [trials[:middle], trials[middle:]]

@@ -53,6 +53,7 @@ class DryRun:
         adapted = self.adapted
         with self.mode, adapted.training(), _FullRows(microbatch.tokens):
             batch = worst_batch(adapted, microbatch)
+            adapted.draw_from(batch, [0] * adapted.group.size)
             return step_cost(
                 lambda: training_loss(adapted, batch, self.dtype),
                 resident(adapted),
@@ -105,6 +106,7 @@ def worst_batch(adapted: AdaptedModel, microbatch: Microbatch) -> Batch:
         attention_mask=borders if packed else torch.ones_like(ids),
         positions=summaries,
         targets=torch.zeros_like(summaries),
+        token_numbers=torch.zeros_like(ids),
     )
 
 

@@ -10,8 +10,7 @@ from summarizer.data.order import EncodedRow
 from summarizer.data.splits import Split
 from summarizer.evaluation.evaluate import Evaluator
 from summarizer.evaluation.rouge import score_pairs
-from summarizer.evaluation.scores import Comparison, score, score_lead
-from summarizer.tracking.recorder import Recorder
+from summarizer.evaluation.scores import Comparison, Scores, score, score_lead
 from summarizer.tracking.tracker import SampleSummary
 
 
@@ -51,46 +50,54 @@ def held_out(split: Split, count: int | None = None) -> HeldOut:
     return HeldOut(split.name, split.encoded(indices), texts["article"], texts["summary"])
 
 
+@dataclass(frozen=True)
+class OnTheWay:
+    """An evaluation during training: of one trial, or of the base alone."""
+
+    metrics: dict[str, float]
+    samples: list[SampleSummary]
+
+
 def evaluate_on_the_way(
-    evaluator: Evaluator,
-    spec: RunSpec,
-    rows: HeldOut,
-    recorders: Sequence[Recorder],
-    step: int,
-    *,
-    base: bool = False,
-) -> list[dict[str, float]]:
-    """Loss, and ROUGE of a few rows, of each trial (with `base`: of the base, the same for each trial).
-
-    Sample summaries go to each trial's recorder.
-    """
-    metrics = [
-        {"val/loss": loss} for loss in evaluator.losses(rows.first(spec.evaluation.loss_rows).rows, base=base)
-    ]
-    if spec.evaluation.rows_during_training:
-        scored = rows.first(spec.evaluation.rows_during_training)
-        for trial, summaries in enumerate(evaluator.summaries(scored.rows, base=base)):
-            per_row = score_pairs(summaries, scored.references, show=False)
-            metrics[trial].update(
-                {f"val/{variant}": float(values.mean()) for variant, values in per_row.items()}
-            )
-            for recorder in recorders if base else (recorders[trial],):
-                recorder.log_samples(step, scored.samples(spec.evaluation.sample_summaries, summaries, None))
-    return metrics * len(recorders) if base else metrics
+    evaluator: Evaluator, spec: RunSpec, rows: HeldOut, trials: Sequence[int] | None
+) -> list[OnTheWay]:
+    """Loss, and ROUGE of a few rows, of each of these trials; None: of the base alone."""
+    losses = evaluator.losses(rows.first(spec.evaluation.loss_rows).rows, trials)
+    if not spec.evaluation.rows_during_training:
+        return [OnTheWay({"val/loss": loss}, []) for loss in losses]
+    scored = rows.first(spec.evaluation.rows_during_training)
+    found = []
+    for loss, summaries in zip(losses, evaluator.summaries(scored.rows, trials), strict=True):
+        per_row = score_pairs(summaries, scored.references, show=False)
+        rouge = {f"val/{variant}": float(values.mean()) for variant, values in per_row.items()}
+        samples = scored.samples(spec.evaluation.sample_summaries, summaries, None)
+        found.append(OnTheWay({"val/loss": loss} | rouge, samples))
+    return found
 
 
-def final_scores(evaluator: Evaluator, spec: RunSpec, rows: HeldOut) -> list[Comparison]:
-    """Each trial's scores beside the base's, where the config asks for them, and Lead-3's."""
-    losses, summaries = evaluator.losses(rows.rows), evaluator.summaries(rows.rows)
+@dataclass(frozen=True)
+class Yardsticks:
+    """What the trials of a group are measured by on the final rows: the same for all of them."""
+
+    base: Scores | None
+    """None where the config does not ask for it."""
+    lead: Scores
+
+
+def yardsticks(evaluator: Evaluator, spec: RunSpec, rows: HeldOut) -> Yardsticks:
     base = None
     if spec.evaluation.base:
-        (loss,), (written,) = (
-            evaluator.losses(rows.rows, base=True),
-            evaluator.summaries(rows.rows, base=True),
-        )
+        (loss,), (written,) = evaluator.losses(rows.rows, None), evaluator.summaries(rows.rows, None)
         base = score(written, rows.references, spec.evaluation, loss=loss)
-    lead = score_lead(rows.articles, rows.references, spec.evaluation)
+    return Yardsticks(base, score_lead(rows.articles, rows.references, spec.evaluation))
+
+
+def final_scores(
+    evaluator: Evaluator, spec: RunSpec, rows: HeldOut, trials: Sequence[int], beside: Yardsticks
+) -> list[Comparison]:
+    """Each of these trials' scores on the final rows, beside the yardsticks'."""
+    losses, summaries = evaluator.losses(rows.rows, trials), evaluator.summaries(rows.rows, trials)
     return [
-        Comparison(score(written, rows.references, spec.evaluation, loss=loss), base, lead)
+        Comparison(score(written, rows.references, spec.evaluation, loss=loss), beside.base, beside.lead)
         for loss, written in zip(losses, summaries, strict=True)
     ]

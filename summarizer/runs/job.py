@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -36,13 +36,13 @@ class Job:
     def path(self) -> Path:
         return Path(self.folder)
 
-    def to_json(self) -> str:
-        return json.dumps(asdict(self))
 
-    @classmethod
-    def from_json(cls, text: str) -> Job:
-        raw = json.loads(text)
-        return cls(**{**raw, "overrides": tuple(raw["overrides"])})
+def jobs_to_json(jobs: Sequence[Job]) -> str:
+    return json.dumps([asdict(job) for job in jobs])
+
+
+def jobs_from_json(text: str) -> list[Job]:
+    return [Job(**{**raw, "overrides": tuple(raw["overrides"])}) for raw in json.loads(text)]
 
 
 def job_of_folder(folder: Path) -> Job:

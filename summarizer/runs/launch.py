@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import logging.config
 import os
 import signal
 import socket
@@ -13,19 +12,20 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from omegaconf import OmegaConf
 
-from summarizer.config.paths import conf_folder, shown
+from summarizer.config.paths import shown
 from summarizer.errors import ConfigError, NonFiniteLossError, RunsFailed, StopRequested
-from summarizer.runs.job import Job, job_of_folder
+from summarizer.runs.ended import Ended, best_value
+from summarizer.runs.job import Job, job_of_folder, jobs_from_json, jobs_to_json
+from summarizer.runs.logs import folder_logs
 from summarizer.tracking.startup import startup
 
 if TYPE_CHECKING:
     from torch.distributed.distributed_c10d import Store
 
-END_OF_JOBS = "end"
 WAIT_FOR_JOB = timedelta(days=7)
 """Followers wait while the main process runs whatever comes before their next job."""
 GRACE_S = 60.0
@@ -42,16 +42,17 @@ class Lead:
     """The main process's side of the hand-over of jobs to the other ranks of a launcher."""
 
     store: Store | None
-    jobs: int = 0
+    groups: int = 0
     """Handed over so far."""
     runs: int = 0
     """Begun so far, handed over or not."""
     failed: list[tuple[str, BaseException]] = field(default_factory=list)
 
-    def hand_over(self, job: Job | None) -> None:
+    def hand_over(self, jobs: Sequence[Job]) -> None:
+        """To train as a group; none ends it."""
         if self.store is not None:
-            self.store.set(f"job/{self.jobs}", job.to_json() if job else END_OF_JOBS)
-            self.jobs += 1
+            self.store.set(f"job/{self.groups}", jobs_to_json(jobs))
+            self.groups += 1
 
 
 _lead = Lead(None)
@@ -80,45 +81,57 @@ def lead() -> Iterator[None]:
     try:
         yield
     finally:
-        _lead.hand_over(None)
+        _lead.hand_over(())
 
 
 def follow() -> None:
-    """Run each job that rank 0 hands over, until there is none."""
-    from summarizer.runs.experiment import run_experiment
+    """Run each group of jobs that rank 0 hands over, until there is none."""
+    from summarizer.runs.experiment import run_group
 
     store, number = _rendezvous(), 0
     while True:
         store.wait([f"job/{number}"], WAIT_FOR_JOB)
-        text = store.get(f"job/{number}").decode()
-        if text == END_OF_JOBS:
+        jobs = jobs_from_json(store.get(f"job/{number}").decode())
+        if not jobs:
             return
         startup().restart()
-        run_experiment(Job.from_json(text))
+        raise_alone(run_group(jobs))
         number += 1
 
 
-def start(job: Job) -> float | None:
-    """Run one job in as many processes as there are or as it asks for. Returns what sweepers optimise."""
+def start(jobs: Sequence[Job]) -> list[Ended]:
+    """Run jobs that train as one group, in as many processes as there are or as they ask for.
+
+    Returns how each ended. Raises what kept all of them from beginning, and StopRequested once they are saved.
+    """
     from summarizer.runs.preflight import preflight
 
     _compose_has_ended()
-    spec = preflight(OmegaConf.create(job.config))
+    spec, *_ = [preflight(OmegaConf.create(job.config)) for job in jobs]
     if spec.plan:
         from summarizer.runs.show_plan import show_plan
 
-        show_plan(job)
-        return None
+        show_plan(jobs)
+        return [Ended(job.folder, None) for job in jobs]
     wanted = spec.trainer.processes
     _require_all_launched()
     launched = int(os.environ.get("WORLD_SIZE", 1)) if "RANK" in os.environ else None
     if launched is None and wanted is not None and wanted > 1:
-        return _spawn(job, wanted)
-    from summarizer.runs.experiment import run_experiment
+        return _spawn(jobs, wanted)
+    from summarizer.runs.experiment import run_group
 
     startup().lap("imports")
-    _lead.hand_over(job)
-    return run_experiment(job)
+    _lead.hand_over(jobs)
+    return run_group(jobs)
+
+
+def raise_alone(ended: Sequence[Ended]) -> float | None:
+    """The value of a run that was started alone. Raises what ended it; of several runs nothing is raised."""
+    if len(ended) > 1:
+        return None
+    if ended[0].error is not None:
+        raise ended[0].error
+    return ended[0].value
 
 
 def _compose_has_ended() -> None:
@@ -153,6 +166,12 @@ class FailuresKept:
         return True
 
 
+def keep_failures(ended: Sequence[Ended]) -> None:
+    """Of a sweep's runs, for `raise_failures`."""
+    _lead.runs += len(ended)
+    _lead.failed += [(run.folder, run.error) for run in ended if run.error is not None]
+
+
 def raise_failures() -> None:
     """Raise what a single run raised; of a sweep, name the runs that failed and why. Does nothing without any."""
     if not _lead.failed:
@@ -160,34 +179,30 @@ def raise_failures() -> None:
     if len(_lead.failed) == 1 and _lead.runs == 1:
         raise _lead.failed[0][1]
     lines = [f"{len(_lead.failed)} of the sweep's {_lead.runs} runs failed:"]
+    by_error: dict[int, list[str]] = {}
     for folder, error in _lead.failed:
-        lines += [f"  {shown(Path(folder))}:"] + [f"    {line}" for line in str(error).splitlines()]
+        by_error.setdefault(id(error), []).append(shown(Path(folder)))
+    errors = {id(error): error for _, error in _lead.failed}
+    for key, folders in by_error.items():
+        lines += [f"  {', '.join(folders)}:"] + [f"    {line}" for line in str(errors[key]).splitlines()]
     only_mistakes = all(isinstance(error, ConfigError) for _, error in _lead.failed)
     raise RunsFailed("\n".join(lines), 2 if only_mistakes else 1)
 
 
 def resume(folder: Path, others: Sequence[str]) -> None:
     """Go on with the run of a folder. Raises ConfigError where other overrides stand beside it."""
-    from summarizer.tracking.summary import read_summary
+    from summarizer.tracking.summary import is_finished
 
     if others:
         raise ConfigError.single(
             "resume", f"goes on with the run as it was configured; leave out {' '.join(others)}"
         )
     job = job_of_folder(folder.resolve())
-    log_to(folder)
-    if (folder / "summary.json").is_file() and read_summary(folder).status == "completed":
-        log.info("%s is complete; there is nothing to resume", folder)
-        return
-    with lead():
-        start(job)
-
-
-def log_to(folder: Path) -> None:
-    """Log to the terminal and to the folder's run.log, as Hydra does where it is in charge."""
-    config: Any = OmegaConf.load(conf_folder() / "hydra" / "job_logging" / "run.yaml")
-    config.handlers.file.filename = str(folder / "run.log")
-    logging.config.dictConfig(OmegaConf.to_container(config))  # type: ignore[arg-type]
+    with folder_logs([str(folder)]):
+        if is_finished(folder):
+            log.info("%s is complete; there is nothing to resume", folder)
+        else:
+            raise_alone(start([job]))
 
 
 def _rendezvous() -> Store:
@@ -216,15 +231,15 @@ def _require_all_launched() -> None:
                 )
 
 
-def _spawn(job: Job, count: int) -> float | None:
-    """Run a job in `count` processes of this machine; signals reach all of them."""
+def _spawn(jobs: Sequence[Job], count: int) -> list[Ended]:
+    """Run a group of jobs in `count` processes of this machine; signals reach all of them."""
     from torch.multiprocessing.spawn import ProcessExitedException, start_processes
 
     from summarizer.training.stopping import listening
 
     with listening() as stop:
         context = start_processes(  # type: ignore[no-untyped-call]
-            _worker, (job.to_json(), count, _free_port()), nprocs=count, join=False, start_method="spawn"
+            _worker, (jobs_to_json(jobs), count, _free_port()), nprocs=count, join=False, start_method="spawn"
         )
         passed_on = False
         try:
@@ -238,10 +253,10 @@ def _spawn(job: Job, count: int) -> float | None:
             if stop.number is not None and error.exit_code == 128 + signal.SIGTERM:
                 raise StopRequested(stop.number) from None
             raise RunsFailed("", error.exit_code) from None
-    return _best_value(job)
+    return [_read_end(job) for job in jobs]
 
 
-def _worker(rank: int, job_text: str, count: int, port: int) -> None:
+def _worker(rank: int, jobs_text: str, count: int, port: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent passes it on, once
     os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(count))
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
@@ -249,33 +264,29 @@ def _worker(rank: int, job_text: str, count: int, port: int) -> None:
     import torch
 
     from summarizer.processes import leave_processes
-    from summarizer.runs.experiment import run_experiment
+    from summarizer.runs.experiment import run_group
     from summarizer.runs.mistakes import report_mistakes
 
     startup().lap("imports")
     torch.set_num_threads(max(1, (os.cpu_count() or count) // count))
-    job = Job.from_json(job_text)
+    jobs = jobs_from_json(jobs_text)
     if rank == 0:
-        log_to(job.path)
+        with folder_logs([job.folder for job in jobs]):
+            code = report_mistakes(lambda: raise_alone(run_group(jobs)), ())
     else:
         sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115 - for the life of the process; rank 0 says it all
-    code = report_mistakes(lambda: run_experiment(job), ())
+        code = report_mistakes(lambda: raise_alone(run_group(jobs)), ())
     leave_processes()
     sys.exit(code)
 
 
-def _best_value(job: Job) -> float | None:
-    from summarizer.tracking.metrics import read_metrics
+def _read_end(job: Job) -> Ended:
+    """How a run of other processes ended, which said so themselves."""
+    from summarizer.tracking.summary import read_summary
 
-    name = job.config["trainer"]["best_metric"]
-    values = [
-        row[name]
-        for row in read_metrics(job.path / "metrics.jsonl")
-        if row["step"] and row.get(name) is not None
-    ]
-    if not values:
-        return None
-    return float(min(values) if name == "val/loss" else max(values))
+    summary = read_summary(job.path)
+    error = RunsFailed(summary.error or "", 1) if summary.status == "failed" else None
+    return Ended(job.folder, best_value(job), error)
 
 
 def _free_port() -> int:

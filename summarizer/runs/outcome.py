@@ -10,14 +10,14 @@ from typing import Any
 import torch
 
 from summarizer.config.specs import RunSpec
-from summarizer.errors import StopRequested
 from summarizer.evaluation.scores import Comparison
+from summarizer.runs.ended import Ended
 from summarizer.runs.job import Job
 from summarizer.tracking.environment import git_state, peak_memory_bytes, versions
 from summarizer.tracking.names import redact
-from summarizer.tracking.recorder import Recorder
+from summarizer.tracking.recorder import Recorder, no_recorder, open_recorder
 from summarizer.tracking.startup import startup
-from summarizer.tracking.summary import BaseScores, RougeScores, Summary, TrainLoss, write_summary
+from summarizer.tracking.summary import BaseScores, EndedBy, RougeScores, Summary, TrainLoss, write_summary
 from summarizer.tracking.tracker import Outcome as Status
 from summarizer.tracking.utilisation import utilisation
 from summarizer.training.trial import Trial
@@ -25,20 +25,44 @@ from summarizer.training.trial import Trial
 log = logging.getLogger(__name__)
 
 
-@dataclass
+@dataclass(eq=False)
 class Outcome:
     """Filled in as a run goes on; `close` writes what is known by then."""
 
     job: Job
     spec: RunSpec
-    recorder: Recorder
     writes: bool
     """Only the main process writes the summary."""
-    trial: Trial | None = None
-    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    device: torch.device
+    recorder: Recorder = field(default_factory=no_recorder)
+    status: Status | None = None
+    """None while it waits or trains."""
+    error: Exception | None = None
+    trained: bool = False
+    """It has, or had, a place in its group."""
+    best_value: float | None = None
     flops_per_s: float | None = None
     """The devices' rate, once it is measured."""
     known: dict[str, Any] = field(default_factory=dict)
+    records_open: bool = False
+
+    def open_records(self) -> None:
+        """Begin metrics.jsonl and the wandb run, unless they are. Raises ConfigError where wandb cannot."""
+        if self.writes and not self.records_open:
+            job = self.job
+            self.recorder = open_recorder(
+                self.spec.tracking,
+                job.path,
+                overrides=job.overrides,
+                sweep=job.sweep,
+                config=job.config,
+                resumed=job.resumed,
+            )
+        self.records_open = True
+
+    @property
+    def ended(self) -> Ended:
+        return Ended(self.job.folder, self.best_value, self.error)
 
     def add_scores(self, scores: Comparison) -> None:
         self.known["val_loss"] = scores.adapter.loss
@@ -49,35 +73,12 @@ class Outcome:
                 val_loss=scores.base.loss, rouge=RougeScores.of(scores.base.rouge)
             )
 
-    def close(self, status: Status, *, error: BaseException | None = None) -> None:
-        """Write summary.json and end the wandb run, as `status` says."""
-        if not self.writes:
-            return
-        if error is not None:
-            self.known["ended_by"] = "signal" if isinstance(error, StopRequested) else "error"
-        summary = Summary(
-            status=status,
-            error=None if error is None or status == "stopped" else f"{type(error).__name__}: {error}",
-            overrides=[redact(override) for override in self.job.overrides],
-            seed=self.spec.seed,
-            model=self.spec.model.name_or_path,
-            quantization=self.spec.quantization.format,
-            versions=versions(),
-            git=git_state(),
-            peak_memory_bytes=peak_memory_bytes(self.device),
-            startup_s=dict(startup().parts) or None,
-            **self._progress(),
-            **self.known,
-        )
-        self.recorder.finish(status, summary.model_dump())
-        write_summary(Path(self.job.folder), summary)
-
-    def _progress(self) -> dict[str, Any]:
-        if self.trial is None:
-            return {}
-        trial, reached = self.trial, self.trial.reached
+    def note_progress(self, trial: Trial) -> None:
+        """How far its trial came."""
         trial.count_time()
-        return {
+        reached = trial.reached
+        self.best_value = reached.best_value
+        self.known |= {
             "steps": reached.step,
             "best_step": reached.best_step,
             "tokens": reached.tokens,
@@ -89,3 +90,29 @@ class Outcome:
             "trainable_parameters": trial.trainable_parameters,
             "train_loss": TrainLoss(first=reached.first_loss, last=reached.last_loss),
         }
+        if trial.course.steps_per_epoch:
+            self.known["epochs"] = reached.step / trial.course.steps_per_epoch
+
+    def close(self, status: Status, ended_by: EndedBy, error: BaseException | None = None) -> None:
+        """Write summary.json and end the wandb run, as `status` says."""
+        self.status = status
+        if isinstance(error, Exception):
+            self.error = error
+        if not self.writes:
+            return
+        summary = Summary(
+            status=status,
+            ended_by=ended_by,
+            error=None if error is None or status == "stopped" else f"{type(error).__name__}: {error}",
+            overrides=[redact(override) for override in self.job.overrides],
+            seed=self.spec.seed,
+            model=self.spec.model.name_or_path,
+            quantization=self.spec.quantization.format,
+            versions=versions(),
+            git=git_state(),
+            peak_memory_bytes=peak_memory_bytes(self.device),
+            startup_s=dict(startup().parts) or None,
+            **self.known,
+        )
+        self.recorder.finish(status, summary.model_dump())
+        write_summary(Path(self.job.folder), summary)

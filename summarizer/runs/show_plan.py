@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 
 from omegaconf import OmegaConf
 
@@ -16,25 +17,28 @@ from summarizer.planning.plan import Plan, Work, build_plan
 from summarizer.processes import join_processes, leave_processes
 from summarizer.progress import console
 from summarizer.runs.job import Job
+from summarizer.runs.places import plan_places, widest
 from summarizer.runs.preflight import preflight
 from summarizer.runs.sizing import dry_run_of, rows_at_once, size_run
-from summarizer.training.loop import total_steps
+from summarizer.training.course import total_steps
 
 log = logging.getLogger(__name__)
 
 
-def show_plan(job: Job) -> Plan:
-    """Print the plan of a run. Raises ConfigError as the run would."""
-    spec = preflight(OmegaConf.create(job.config))
+def show_plan(jobs: Sequence[Job]) -> Plan:
+    """Print the plan of runs that would train as a group. Raises ConfigError as they would."""
+    specs = [preflight(OmegaConf.create(job.config)) for job in jobs]
+    spec = widest(specs)
     processes = join_processes(device=spec.trainer.device, precision=spec.trainer.precision, wanted=None)
     folder = model_folder(spec.model, weights=False)
     config = load_config(folder)
     check_context(config, spec.prompt)
     prompt = build_prompt(spec.prompt, load_tokenizer(folder))
     sizing = size_run(spec, config, processes.dtype, processes.device)
+    sizing = plan_places(specs, sizing, config, processes.dtype, processes.device)
     rows = rows_at_once(spec)
     if (limit := sizing.microbatches.tokens) is not None:
-        rows = max(min(rows, limit // prompt.max_tokens), 1)
+        rows = max(min(rows, limit // (sizing.places * prompt.max_tokens)), 1)
     if spec.data.streaming:
         assert spec.trainer.max_steps is not None
         tokens = spec.trainer.max_steps * spec.trainer.batch_size * prompt.max_tokens
@@ -44,8 +48,10 @@ def show_plan(job: Job) -> Plan:
         steps_per_epoch = -(-len(lengths) // spec.trainer.batch_size)
         steps = total_steps(spec.trainer, steps_per_epoch)
         work, longest = Work(steps, round(sum(lengths) * steps / steps_per_epoch), sum(lengths)), max(lengths)
-    run = dry_run_of(spec, config, processes.dtype, sizing)
-    plan = build_plan(run, [spec.optimizer.build], Microbatch(rows, longest), work)
+    together = sorted(specs, key=lambda one: one is not spec)[: sizing.places]
+    run = dry_run_of(together, config, processes.dtype, sizing)
+    optimizers = [one.optimizer.build for one in together]
+    plan = build_plan(run, optimizers, Microbatch(rows, longest), work)
     console().print(plan.table(spec.plan_tokens_per_s))
     log.info(plan.describe())
     leave_processes()

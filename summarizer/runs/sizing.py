@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -29,6 +30,10 @@ class Sizing:
     recomputed: int | None
     """Blocks whose activations are recomputed, from the first; None is all."""
     microbatches: Microbatches
+    places: int = 1
+    """Trials that train at once."""
+    evaluation_rows: int = 1
+    """Held-out rows of each trial that go through the model at once."""
 
     def prepare(self, model: PreTrainedModel, *, compiled: bool) -> None:
         """Make the model compute so. On its bare base, before adapters are attached."""
@@ -62,7 +67,7 @@ def size_run(spec: RunSpec, config: PretrainedConfig, dtype: torch.dtype, device
             "memory: the activations of %s blocks are recomputed", "all" if recomputed is None else recomputed
         )
     if trainer.batch_tokens == "auto":
-        run = dry_run_of(spec, config, dtype, Sizing(recomputed, microbatches))
+        run = dry_run_of([spec], config, dtype, Sizing(recomputed, microbatches))
         rows = largest_fitting(lambda count: planned_bytes(run, spec, count) <= memory_bytes, rows)
         if rows == 0:
             raise ConfigError.single(
@@ -81,11 +86,14 @@ def rows_at_once(spec: RunSpec) -> int:
     return min(spec.trainer.microbatch_size or spec.trainer.batch_size, spec.trainer.batch_size)
 
 
-def dry_run_of(spec: RunSpec, config: PretrainedConfig, dtype: torch.dtype, sizing: Sizing) -> DryRun:
+def dry_run_of(
+    specs: Sequence[RunSpec], config: PretrainedConfig, dtype: torch.dtype, sizing: Sizing
+) -> DryRun:
+    """Of runs that train as one group."""
     return dry_run(
         copy.deepcopy(config),
-        spec.quantization.format,
-        [spec.adapter.build()],
+        specs[0].quantization.format,
+        [spec.adapter.build() for spec in specs],
         dtype,
         prepare=lambda model: sizing.prepare(model, compiled=False),
     )
@@ -103,7 +111,7 @@ def _blocks_to_recompute(
     """As few as let `rows` rows fit; None, for all, where that is not enough either."""
 
     def planned(count: int | None) -> tuple[int, int]:
-        run = dry_run_of(spec, config, dtype, Sizing(count, Microbatches(None, None)))
+        run = dry_run_of([spec], config, dtype, Sizing(count, Microbatches(None, None)))
         return planned_bytes(run, spec, rows), len(blocks(run.adapted.model))
 
     none_bytes, count = planned(0)

@@ -15,7 +15,7 @@ from summarizer.errors import ConfigError, Issue
 FILE_NAME = "summary.json"
 
 Status = Literal["completed", "stopped", "failed"]
-EndedBy = Literal["epochs", "max_steps", "early_stopping", "signal", "error"]
+EndedBy = Literal["epochs", "max_steps", "early_stopping", "successive_halving", "signal", "error"]
 
 
 def _null_unless_finite(value: Any) -> Any:
@@ -143,3 +143,14 @@ def read_summary(folder: Path) -> Summary:
             Issue(f"{path}: {'.'.join(map(str, mistake['loc']))}".rstrip(": "), mistake["msg"])
             for mistake in error.errors()
         ) from error
+
+
+def is_finished(folder: Path) -> bool:
+    """Whether nothing is left to do for a run: it completed, or lost in successive halving.
+
+    Raises ConfigError where its summary is broken.
+    """
+    if not (folder / FILE_NAME).is_file():
+        return False
+    summary = read_summary(folder)
+    return summary.status == "completed" or summary.ended_by == "successive_halving"

@@ -49,7 +49,7 @@ def open_tracker(
         return NoTracker()
     import wandb
 
-    run_id = _run_id(folder / ID_FILE, resumed)
+    identity = run_id(folder / ID_FILE, resumed)
     try:
         run = wandb.init(
             mode=spec.mode,
@@ -60,18 +60,10 @@ def open_tracker(
             group=spec.group or group,
             tags=spec.tags,
             config=dict(config),
-            id=run_id,
+            id=identity,
             resume="allow",
             reinit="create_new",
-            settings=wandb.Settings(
-                console="off",
-                silent=True,
-                symlink=False,  # no links to the latest run: a run folder has one
-                save_code=False,
-                disable_git=True,  # summary.json has the commit; wandb would add the diff
-                x_disable_meta=True,  # host, user and command line
-                x_save_requirements=False,
-            ),
+            settings=private_settings(),
         )
     except (wandb.Error, OSError) as error:
         raise ConfigError.single(
@@ -80,6 +72,21 @@ def open_tracker(
             "`wandb sync`, tracking.mode=disabled goes without",
         ) from error
     return WandbTracker(run, Path(run.settings.sync_dir), spec)
+
+
+def private_settings() -> Any:
+    """wandb's settings for runs that tell nothing of the machine and print nothing."""
+    import wandb
+
+    return wandb.Settings(
+        console="off",
+        silent=True,
+        symlink=False,  # no links to the latest run: a run folder has one
+        save_code=False,
+        disable_git=True,  # summary.json has the commit; wandb would add the diff
+        x_disable_meta=True,  # host, user and command line
+        x_save_requirements=False,
+    )
 
 
 class WandbTracker:
@@ -175,7 +182,7 @@ def _drop_dead_service() -> None:
         wandb.teardown()
 
 
-def _run_id(file: Path, resumed: bool) -> str:
+def run_id(file: Path, resumed: bool) -> str:
     """The id in `file` for a resumed run, else a new one, kept there."""
     if resumed and file.exists():
         kept = file.read_text(encoding="utf-8").strip()

@@ -20,8 +20,6 @@ from summarizer.errors import ConfigError
 from summarizer.training.state_file import load_state, save_state
 from summarizer.training.trial import Reached, Trial
 
-log = logging.getLogger(__name__)
-
 
 def save_checkpoint(trial: Trial) -> Path:
     """Write the trial's state as `checkpoints/step-N` and delete the oldest beyond `trainer.keep_checkpoints`.
@@ -36,6 +34,7 @@ def save_checkpoint(trial: Trial) -> Path:
             atomic.write_tensors(scratch / "best.safetensors", trial.best)
         save_state(trial.optimizer.state_dict(), scratch / "optimizer")
         (scratch / "reached.json").write_text(json.dumps(trial.reached.as_dict()), encoding="utf-8")
+    trial.saved_step = trial.reached.step
     for old in list_checkpoints(trial.checkpoints)[: -trial.spec.trainer.keep_checkpoints]:
         shutil.rmtree(old)
     return folder
@@ -44,6 +43,11 @@ def save_checkpoint(trial: Trial) -> Path:
 def list_checkpoints(folder: Path) -> list[Path]:
     """Finished checkpoints, oldest first."""
     return sorted(path for path in folder.glob("step-*") if (path / "reached.json").is_file())
+
+
+def step_of(checkpoint: Path) -> int:
+    """The optimizer step after which it was saved."""
+    return int(checkpoint.name.removeprefix("step-"))
 
 
 def load_latest(trial: Trial) -> None:
@@ -59,9 +63,14 @@ def load_latest(trial: Trial) -> None:
         try:
             _load(trial, folder)
         except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
-            log.warning("checkpoint %s cannot be read, trying the one before: %s", folder.name, error)
+            trial.say(
+                logging.WARNING,
+                "checkpoint %s cannot be read, trying the one before: %s",
+                folder.name,
+                error,
+            )
             continue
-        log.info("resuming from %s", folder.name)
+        trial.say(logging.INFO, "resuming from %s", folder.name)
         return
     if found:
         raise ConfigError.single(
@@ -83,4 +92,4 @@ def _load(trial: Trial, folder: Path) -> None:
                 raise ValueError(f"{name} is {tuple(values[name].shape)}, not {tuple(parameter.shape)}")
             parameter.copy_(values[name])
     trial.optimizer.load_state_dict(optimizer_state)
-    trial.best, trial.reached = best, reached
+    trial.best, trial.reached, trial.saved_step = best, reached, reached.step

@@ -2,69 +2,81 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from summarizer.adapters.attach import AdaptedModel
-from summarizer.config.specs import TrainerSpec
-from summarizer.data.order import TrainingRows
 from summarizer.data.prompt import Prompt
 from summarizer.processes import Processes, keep_freed_memory
-from summarizer.tracking.utilisation import ModelShape, matrix_rate, shape_of
+from summarizer.tracking.utilisation import matrix_rate
 from summarizer.training.loss_scale import LossScaling, build_scaling
 from summarizer.training.microbatches import Microbatches
 from summarizer.training.trial import Trial
 
+log = logging.getLogger(__name__)
 
-@dataclass(frozen=True)
+
+@dataclass
 class Group:
-    """Trials that share model, data, prompt and trainer, and differ in adapter, optimizer or seed."""
+    """Trials that share model, data, prompt and trainer, and differ in adapter, optimizer or seed.
+
+    They come and go between steps; each has its own step.
+    """
 
     adapted: AdaptedModel
-    trials: Sequence[Trial]
-    rows: TrainingRows
+    trials: list[Trial]
+    """Those in training, in the order of their places in the model."""
     prompt: Prompt
     processes: Processes
     microbatches: Microbatches
     scaling: LossScaling
-    shapes: Sequence[ModelShape]
-    """What each trial's FLOPs depend on."""
     flops_per_s: float
     """The devices' rate of matrix products, over all processes."""
+    places: int | None
+    """The most trials at once; None for any number."""
 
     @property
-    def trainer(self) -> TrainerSpec:
-        return self.trials[0].spec.trainer
+    def free_places(self) -> int | None:
+        return None if self.places is None else self.places - len(self.trials)
 
-    @property
-    def step(self) -> int:
-        return self.trials[0].reached.step
+    def shrink(self, places: int) -> None:
+        """After running out of memory."""
+        self.places = max(places, 1)
+        log.warning("out of memory: from here on %d train at once, the others wait", self.places)
+
+    def enter(self, trials: Sequence[Trial]) -> None:
+        """Trials whose adapters the model was given last, in that order."""
+        self.trials.extend(trials)
+
+    def leave(self, leaving: Collection[Trial]) -> None:
+        """Their rows and tensors leave the model; the others go on as they were."""
+        kept = [index for index, trial in enumerate(self.trials) if trial not in leaving]
+        self.trials[:] = [self.trials[index] for index in kept]
+        self.adapted.keep(kept)
 
 
 def build_group(
     adapted: AdaptedModel,
-    trials: Sequence[Trial],
-    rows: TrainingRows,
     prompt: Prompt,
     processes: Processes,
-    microbatches: Microbatches | None = None,
+    microbatches: Microbatches,
+    places: int | None = None,
 ) -> Group:
-    """microbatches: where they are not as the trainer's config says.
+    """A group without trials yet, over a model without any.
 
     Measures the device's rate, once per process. On the CPU the process keeps, from here on, what memory it frees.
     """
     if processes.device.type == "cpu":
         keep_freed_memory()
-    trainer = trials[0].spec.trainer
-    tokens = trainer.batch_tokens if isinstance(trainer.batch_tokens, int) else None
+    trials: list[Trial] = []
     return Group(
         adapted,
         trials,
-        rows,
         prompt,
         processes,
-        microbatches or Microbatches(trainer.microbatch_size, tokens),
+        microbatches,
         build_scaling(processes.precision, trials, processes.device),
-        [shape_of(adapted, trial.index) for trial in trials],
         matrix_rate(processes.device, processes.dtype) * processes.count,
+        places,
     )

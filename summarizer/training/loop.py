@@ -4,115 +4,173 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Iterator
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol, runtime_checkable
 
-from summarizer.config.specs import TrainerSpec
-from summarizer.data.order import EncodedRow
+import torch
+
 from summarizer.errors import StopRequested
-from summarizer.progress import bar
 from summarizer.tracking.startup import compile_s, startup
+from summarizer.tracking.summary import EndedBy
 from summarizer.training.checkpoint import save_checkpoint
 from summarizer.training.group import Group
-from summarizer.training.records import StepRecords, epoch_of
+from summarizer.training.records import StepRecords
 from summarizer.training.step import train_step
 from summarizer.training.stopping import StopSignal
 from summarizer.training.trial import Trial
 
-EndedBy = Literal["epochs", "max_steps", "early_stopping", "signal"]
-Evaluate = Callable[[], list[dict[str, float]]]
-"""Validation metrics of each trial, by name."""
-
 log = logging.getLogger(__name__)
 
 
-def fit(group: Group, evaluate: Evaluate, stop: StopSignal) -> EndedBy:
-    """Train from where the trials are to the end that their config sets, evaluating and saving on the way.
+@dataclass(frozen=True)
+class Leaving:
+    """Why a trial leaves its group."""
 
-    Returns what ended it; on a stop signal the trials are saved where they are.
-    Raises NonFiniteLossError with step and rows where a loss is not finite; nothing is saved then.
+    by: EndedBy | Literal["pause"]
+    """`error`: the loss was not finite, or the trial could not be saved or stepped. `pause`: another gets its
+    place, and it may come back to go on where it was."""
+    error: Exception | None = None
+
+
+@runtime_checkable
+class Owner(Protocol):
+    """Those whose runs the loop trains: what it asks of them and tells them."""
+
+    def admit(self, free: int | None) -> list[Trial]:
+        """Trials that take a place now, at most `free` (None: as many as there are), given to the model already."""
+
+    def evaluate(self, trials: Sequence[Trial]) -> list[dict[str, float]]:
+        """Validation metrics of each trial, by name. Raises StopRequested where a signal cuts it short."""
+
+    def evaluated(self, trials: Sequence[Trial], going_on: Sequence[Trial]) -> list[Trial]:
+        """Which of those that would go on are to give their place to others."""
+
+    def left(self, trials: Mapping[Trial, Leaving]) -> None:
+        """They took their last step and are saved, but for those with an error; their tensors are still there."""
+
+    def stepped(self, losses: Mapping[Trial, float], tokens_per_s: float) -> None:
+        """Trials took a step. tokens_per_s: of all of them together, so far."""
+
+
+def fit(group: Group, owner: Owner, stop: StopSignal) -> None:
+    """Train until no trial is left: each from where it is to the end that its config sets.
+
+    Between steps trials are evaluated and saved as their configs say, leave, and others take their places. On a
+    stop signal all are saved where they are, and leave.
     """
-    trainer = group.trainer
-    steps_per_epoch = group.rows.steps_per_epoch(trainer.batch_size)
-    total = total_steps(trainer, steps_per_epoch)
-    evaluate_every = trainer.evaluate_every_steps or steps_per_epoch or total
-    save_every = trainer.checkpoint_every_steps or steps_per_epoch or total
-    by_steps = trainer.max_steps is not None and total == trainer.max_steps
-    batches = [_batches_of(trial, group) for trial in group.trials]
-
-    begun_at, compiled_s = group.step, compile_s()
-    with (
-        group.adapted.training(),
-        bar("training", total, done=group.step, show=group.processes.is_main) as progress,
-    ):
-        records = StepRecords(group, total, steps_per_epoch, progress)
+    records = StepRecords(group, owner.stepped)
+    first_step, compiled_s = True, compile_s()
+    with group.adapted.training():
         while True:
-            step = group.step
-            ended_by: EndedBy | None = None
-            if step and (step % evaluate_every == 0 or step == total):
-                records.catch_up()
-                try:
-                    _validate(group, evaluate, steps_per_epoch)
-                except StopRequested:
-                    ended_by = "signal"  # the evaluation is done again on resuming
-            if _out_of_patience(group):
-                ended_by = ended_by or "early_stopping"
-            elif step == total:
-                ended_by = ended_by or ("max_steps" if by_steps else "epochs")
-            elif group.processes.agreed(stop.number is not None):
-                ended_by = "signal"
-            if step > begun_at and (step % save_every == 0 or ended_by):
-                records.catch_up()
-                _save(group)
-            if ended_by:
-                return ended_by
+            stopped = _boundary(group, owner, records, stop)
+            admitted = [] if stopped else owner.admit(group.free_places)
+            group.enter(admitted)
+            if any(trial.reached.step for trial in admitted):
+                continue  # one that goes on may be due an evaluation, or be at its end
+            if not group.trials:
+                return
             records.resume_clock()
-            records.add(train_step(group, [next(stream) for stream in batches], total))
-            if step == begun_at:
+            try:
+                records.add(train_step(group, [trial.next_batch() for trial in group.trials]))
+            except torch.OutOfMemoryError:
+                if len(group.trials) == 1:
+                    raise
+                _split(group, owner, records)
+            if first_step:
+                first_step = False
                 records.catch_up()
                 compiling = {"compile": seconds} if (seconds := compile_s() - compiled_s) else {}
                 startup().lap("first step", **compiling)
                 log.info(startup().describe())
 
 
-def total_steps(trainer: TrainerSpec, steps_per_epoch: int | None) -> int:
-    """Optimizer steps that a config asks for: its epochs (a part of one in whole steps), or fewer by max_steps."""
-    limits = [trainer.max_steps] if trainer.max_steps is not None else []
-    if trainer.epochs is not None and steps_per_epoch is not None:
-        limits.append(max(math.ceil(trainer.epochs * steps_per_epoch - 1e-9), 1))
-    return min(limits)
+def _boundary(group: Group, owner: Owner, records: StepRecords, stop: StopSignal) -> bool:
+    """Evaluate and save the trials that are due, and let go of those that have ended. Returns whether all must."""
+    due = [trial for trial in group.trials if trial.course.evaluates_at(trial.reached.step)]
+    if due:
+        records.catch_up()
+    leaving = _failures(group, records)
+    due = [
+        trial for trial in due if trial not in leaving and trial.reached.evaluated_step != trial.reached.step
+    ]
+    cut_short = bool(due) and not _validate(group, owner, due)
+    stopped = bool(group.processes.agreed(cut_short or stop.number is not None))
+    for trial in group.trials:
+        if trial not in leaving and (by := _ended_by(trial, stopped=stopped)):
+            leaving[trial] = Leaving(by)
+    if due and not cut_short:
+        going_on = [trial for trial in due if trial not in leaving]
+        leaving |= {trial: Leaving("pause") for trial in owner.evaluated(due, going_on)}
+    saving = [
+        trial for trial in group.trials if trial in leaving or trial.course.saves_at(trial.reached.step)
+    ]
+    if saving:
+        records.catch_up()
+        leaving |= _failures(group, records)
+        _save(group, saving, leaving)
+    if leaving:
+        with group.adapted.evaluating():
+            owner.left(leaving)
+        group.leave(leaving)
+    return stopped
 
 
-def _batches_of(trial: Trial, group: Group) -> Iterator[list[EncodedRow]]:
-    trainer = group.trainer
-    return group.rows.batches(
-        trial.spec.seed,
-        trainer.batch_size,
-        trial.reached.step,
-        shuffle=trainer.shuffle,
-        group_by_length=trainer.group_by_length,
-    )
+def _failures(group: Group, records: StepRecords) -> dict[Trial, Leaving]:
+    """Those whose step went wrong; one that was only short of memory among others pauses."""
+    failed = {trial: error for trial, error in records.failed.items() if trial in group.trials}
+    records.failed.clear()
+    short = [trial for trial, error in failed.items() if isinstance(error, torch.OutOfMemoryError)]
+    if not short or len(short) == len(group.trials):
+        return {trial: Leaving("error", error) for trial, error in failed.items()}
+    group.shrink(len(group.trials) - len(short))
+    return {
+        trial: Leaving("pause") if trial in short else Leaving("error", error)
+        for trial, error in failed.items()
+    }
 
 
-def _validate(group: Group, evaluate: Evaluate, steps_per_epoch: int | None) -> None:
-    """Evaluate every trial at its present step, unless that was done before the run was interrupted."""
-    if all(trial.reached.evaluated_step == group.step for trial in group.trials):
-        return
-    with group.adapted.evaluating():
-        results = evaluate()
-    for trial, metrics in zip(group.trials, results, strict=True):
+def _ended_by(trial: Trial, *, stopped: bool) -> EndedBy | None:
+    patience, reached = trial.spec.trainer.early_stopping.patience, trial.reached
+    if patience is not None and reached.evaluations_since_best >= patience:
+        return "early_stopping"
+    if reached.step == trial.course.total_steps and reached.evaluated_step == reached.step:
+        return trial.course.limit
+    return "signal" if stopped else None
+
+
+def _split(group: Group, owner: Owner, records: StepRecords) -> None:
+    """After a step that did not fit, and was not taken: half of the trials wait until others are done."""
+    records.catch_up()
+    group.shrink(len(group.trials) // 2)
+    leaving = {trial: Leaving("pause") for trial in group.trials[group.places :]} | _failures(group, records)
+    _save(group, list(leaving), leaving)
+    owner.left(leaving)
+    group.leave(leaving)
+
+
+def _validate(group: Group, owner: Owner, due: Sequence[Trial]) -> bool:
+    """Evaluate trials at their present steps. False where a signal cut it short: it is done again on resuming."""
+    try:
+        with group.adapted.evaluating():
+            results = owner.evaluate(due)
+    except StopRequested:
+        return False
+    for trial, metrics in zip(due, results, strict=True):
         reached = trial.reached
         reached.evaluated_step, reached.val_loss = reached.step, metrics["val/loss"]
         note_evaluation(trial, metrics[trial.spec.trainer.best_metric])
-        trial.record(metrics, epoch_of(reached.step, steps_per_epoch), reached.step)
+        trial.record(metrics, reached.step)
         shown = ", ".join(f"{name} {number:.3f}" for name, number in metrics.items())
         best = f" (best {trial.spec.trainer.best_metric})" if reached.best_step == reached.step else ""
-        log.info("step %d: %s%s", reached.step, shown, best)
+        trial.say(logging.INFO, "step %d: %s%s", reached.step, shown, best)
+    return True
 
 
 def note_evaluation(trial: Trial, value: float) -> None:
     """Keep the parameters where `value` is the best so far; gains of up to `min_change` do not restore patience."""
     reached, trainer = trial.reached, trial.spec.trainer
+    reached.last_value = value
     sign = -1.0 if trainer.best_metric == "val/loss" else 1.0
     gain = math.inf if reached.best_value is None else sign * (value - reached.best_value)
     reached.evaluations_since_best = (
@@ -123,15 +181,20 @@ def note_evaluation(trial: Trial, value: float) -> None:
         trial.keep_best()
 
 
-def _out_of_patience(group: Group) -> bool:
-    patience = group.trainer.early_stopping.patience
-    return patience is not None and all(
-        trial.reached.evaluations_since_best >= patience for trial in group.trials
-    )
-
-
-def _save(group: Group) -> None:
-    for trial in group.trials:
+def _save(group: Group, trials: Sequence[Trial], leaving: dict[Trial, Leaving]) -> None:
+    """Save what is not saved yet; one that cannot be leaves with that error."""
+    for trial in trials:
+        reason = leaving.get(trial)
+        if trial.reached.step == 0 or (reason and reason.error):
+            continue
+        if trial.saved_step == trial.reached.step and not (reason and reason.by == "pause"):
+            continue
         trial.count_time()
-        if group.processes.is_main:
+        if not group.processes.is_main:
+            continue
+        try:
             save_checkpoint(trial)
+        except OSError as error:
+            if group.processes.count > 1:
+                raise  # the other processes do not hear of it
+            leaving[trial] = Leaving("error", error)

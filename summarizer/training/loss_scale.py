@@ -18,15 +18,12 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from summarizer.errors import NonFiniteLossError
 from summarizer.training.trial import Reached, Trial
 
 GROWTH, BACKOFF, GROWTH_INTERVAL_STEPS = 2.0, 0.5, 2000
 """torch.amp.GradScaler's defaults; so is Reached.loss_scale's first value, 2**16."""
 SMALLEST_SCALE = 1.0
 """Below it scaling does harm: the gradients themselves pass fp16's largest number, 65,504."""
-
-log = logging.getLogger(__name__)
 
 
 @runtime_checkable
@@ -48,8 +45,12 @@ class LossScaling(Protocol):
         """Set each trial's scale for its next step. Returns which trials must skip this one."""
         ...
 
-    def metrics(self, trial: int) -> dict[str, float]:
+    def metrics(self, trial: Trial) -> dict[str, float]:
         """What to log beside the trial's loss."""
+        ...
+
+    def hopeless(self, trial: Trial) -> bool:
+        """Whether its gradients are not finite however small its loss is scaled."""
         ...
 
 
@@ -57,20 +58,22 @@ class NoScaling:
     """For bf16 and fp32, whose numbers reach as low as the gradients do. Nothing waits for the device."""
 
     def __init__(self, trials: Sequence[Trial], device: torch.device) -> None:
-        self._skipping = [False] * len(trials)
-        self._overflowed = torch.zeros(len(trials), dtype=torch.bool, device=device)
+        self._trials, self._device = trials, device
 
     def scaled(self, losses: Float[Tensor, " n"]) -> Float[Tensor, ""]:
         return losses.sum()
 
     def unscale(self) -> Bool[Tensor, " n"]:
-        return self._overflowed
+        return torch.zeros(len(self._trials), dtype=torch.bool, device=self._device)
 
     def update(self, overflowed: Bool[Tensor, " n"]) -> list[bool]:
-        return self._skipping
+        return [False] * len(self._trials)
 
-    def metrics(self, trial: int) -> dict[str, float]:
+    def metrics(self, trial: Trial) -> dict[str, float]:
         return {}
+
+    def hopeless(self, trial: Trial) -> bool:
+        return False
 
 
 class ScalePerTrial:
@@ -102,26 +105,23 @@ class ScalePerTrial:
         return overflowed > 0
 
     def update(self, overflowed: Bool[Tensor, " n"]) -> list[bool]:
-        """Raises NonFiniteLossError where a trial overflows with hardly any scale: no scale would help it."""
         skipping: list[bool] = overflowed.tolist()
         for trial, skips in zip(self._trials, skipping, strict=True):
             note_step(trial.reached, overflowed=skips)
             if skips:
-                log.info(
-                    "step %d of trial %d is skipped: a gradient overflows fp16; the loss scale is now %g",
-                    *(trial.reached.step + 1, trial.index, trial.reached.loss_scale),
-                )
-            if trial.reached.loss_scale < SMALLEST_SCALE:
-                raise NonFiniteLossError(
-                    f"the gradients of step {trial.reached.step + 1} are not finite in fp16, however small the "
-                    "loss is scaled; the last checkpoint is as it was. trainer.precision=fp32 helps if it was "
-                    "only the precision, a lower optimizer.lr or trainer.max_grad_norm if it was not"
+                trial.say(
+                    logging.INFO,
+                    "step %d is skipped: a gradient overflows fp16; the loss scale is now %g",
+                    *(trial.reached.step + 1, trial.reached.loss_scale),
                 )
         return skipping
 
-    def metrics(self, trial: int) -> dict[str, float]:
-        reached = self._trials[trial].reached
+    def metrics(self, trial: Trial) -> dict[str, float]:
+        reached = trial.reached
         return {"train/loss_scale": reached.loss_scale, "train/skipped_steps": float(reached.skipped_steps)}
+
+    def hopeless(self, trial: Trial) -> bool:
+        return trial.reached.loss_scale < SMALLEST_SCALE
 
 
 def note_step(reached: Reached, *, overflowed: bool) -> None:
@@ -145,5 +145,5 @@ def note_step(reached: Reached, *, overflowed: bool) -> None:
 
 
 def build_scaling(precision: str, trials: Sequence[Trial], device: torch.device) -> LossScaling:
-    """precision: of the products: fp16, bf16 or fp32."""
+    """precision: of the products: fp16, bf16 or fp32.  trials: the group's own list, which changes with it."""
     return ScalePerTrial(trials, device) if precision == "fp16" else NoScaling(trials, device)

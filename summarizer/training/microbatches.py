@@ -6,8 +6,6 @@ import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from summarizer.data.order import EncodedRow
-
 log = logging.getLogger(__name__)
 
 
@@ -20,24 +18,26 @@ class Microbatches:
     tokens: int | None
     """Tokens of all trials; None for any number. An example longer than that goes alone."""
 
-    def split(
-        self, batches: Sequence[Sequence[EncodedRow]], lengths: Sequence[Sequence[int]]
-    ) -> Iterator[list[Sequence[EncodedRow]]]:
-        """Parts of each trial's batch, in order: every trial has the same number of examples in each.
+    def split(self, lengths: Sequence[Sequence[int]]) -> Iterator[slice]:
+        """Which of each trial's examples go through the model together; a trial with fewer has none in the last.
 
-        lengths: tokens of each example.
+        lengths: tokens of each example of each trial.
         """
-        n, start = len(batches), 0
-        sizes = [n * max(own[row] for own in lengths) for row in range(len(batches[0]))]
-        for end in range(1, len(sizes) + 1):
+        n, start = len(lengths), 0
+        most = max(map(len, lengths))
+        sizes = [n * max(own[row] for own in lengths if row < len(own)) for row in range(most)]
+        for end in range(1, most + 1):
             full = self.rows is not None and end - start == self.rows
-            if end == len(sizes) or full or self._too_many(sum(sizes[start : end + 1])):
-                yield [own[start:end] for own in batches]
+            if end == most or full or self._too_many(sum(sizes[start : end + 1])):
+                yield slice(start, end)
                 start = end
 
-    def halve(self, batches: Sequence[Sequence[EncodedRow]]) -> bool:
-        """After running out of memory: half as much at a time. False where it was one example already."""
-        rows = min(self.rows or len(batches[0]), len(batches[0]))
+    def halve(self, examples: int) -> bool:
+        """After running out of memory: half as much at a time. False where it was one example already.
+
+        examples: of the trial with the most, in the step that did not fit.
+        """
+        rows = min(self.rows or examples, examples)
         if rows == 1 and (self.tokens is None or self.tokens <= 1):
             return False
         if self.tokens is not None and self.tokens > 1:

@@ -4,27 +4,30 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable, Mapping
 
 from summarizer.errors import NonFiniteLossError
-from summarizer.progress import Bar
 from summarizer.tracking.environment import peak_memory_bytes
 from summarizer.tracking.startup import compile_s
 from summarizer.tracking.utilisation import utilisation
 from summarizer.training.group import Group
 from summarizer.training.step import Measured
+from summarizer.training.trial import Trial
 
 
 class StepRecords:
     """Takes each step's measurements in order. `catch_up` before anything that needs them, such as a checkpoint."""
 
-    def __init__(self, group: Group, total_steps: int, steps_per_epoch: int | None, progress: Bar) -> None:
+    def __init__(self, group: Group, stepped: Callable[[Mapping[Trial, float], float], None]) -> None:
+        """stepped: hears of each trial's loss after each step, and the tokens/s of all trials so far."""
+        self.failed: dict[Trial, Exception] = {}
+        """Trials whose loss is not finite, or whose step failed. They are not recorded any further."""
         self._group = group
-        self._total_steps = total_steps
-        self._steps_per_epoch = steps_per_epoch
-        self._progress = progress
+        self._stepped = stepped
         self._waiting: Measured | None = None
         self._since_s: float | None = None
         self._compiled_s = compile_s()
+        self._tokens, self._train_s = 0, 0.0
 
     def resume_clock(self) -> None:
         """Steps are timed from here: what went before, such as an evaluation, was none of theirs."""
@@ -32,7 +35,6 @@ class StepRecords:
             self._since_s = time.perf_counter()
 
     def add(self, measured: Measured) -> None:
-        """Raises NonFiniteLossError where a loss turns out not to be finite: this step's, or the last one's."""
         behind, self._waiting = self._waiting, measured
         if behind is not None:
             self._record(behind)
@@ -46,52 +48,57 @@ class StepRecords:
 
     def _record(self, measured: Measured) -> None:
         losses, norms = measured.read()
-        _require_finite(losses, measured)
         now_s = time.perf_counter()
         assert self._since_s is not None
         compiled_s = compile_s()  # paid once, and no part of a step's rate
         seconds = now_s - self._since_s - (compiled_s - self._compiled_s)
         self._since_s, self._compiled_s = now_s, compiled_s
-        group, step = self._group, measured.step
+        group = self._group
         # The device's, hence of all trials together.
         mfu = utilisation(sum(measured.flops), seconds, group.flops_per_s)
-        for index, trial in enumerate(group.trials):
+        self._tokens += sum(measured.tokens)
+        self._train_s += seconds
+        shown: dict[Trial, float] = {}
+        memory_bytes = peak_memory_bytes(group.adapted.device)
+        for index, trial in enumerate(measured.trials):
+            step, loss = measured.steps[index], losses[index]
+            error = measured.errors[index] or self._divergence(trial, loss, step, measured.row_ids[index])
+            if error is not None:
+                self.failed.setdefault(trial, error)
+            if trial in self.failed:
+                continue
             reached = trial.reached
             reached.tokens += measured.tokens[index]
             reached.flops += sum(measured.flops)
-            reached.first_loss = losses[index] if reached.first_loss is None else reached.first_loss
-            reached.last_loss = losses[index]
+            reached.first_loss = loss if reached.first_loss is None else reached.first_loss
+            reached.last_loss = loss
             reached.train_s += seconds
-            if step % group.trainer.log_every_steps == 0 or step == self._total_steps:
+            if step % trial.spec.trainer.log_every_steps == 0 or step == trial.course.total_steps:
                 trial.record(
                     {
-                        "train/loss": losses[index],
+                        "train/loss": loss,
                         "train/lr": measured.rates[index],
                         "train/grad_norm": norms[index],
                         "train/tokens_per_s": measured.tokens[index] / seconds,
                         "train/mfu": mfu,
-                        "train/memory_bytes": peak_memory_bytes(group.adapted.device),
-                        **group.scaling.metrics(index),
+                        "train/memory_bytes": memory_bytes,
+                        **group.scaling.metrics(trial),
                     },
-                    epoch_of(step, self._steps_per_epoch),
                     step,
                 )
-        tokens = sum(trial.reached.tokens for trial in group.trials)
-        rate = tokens / group.trials[0].reached.train_s
-        self._progress.note(f"loss {sum(losses) / len(losses):.3f}, {rate:,.0f} tokens/s")
-        self._progress.advance()
+            shown[trial] = loss
+        self._stepped(shown, self._tokens / self._train_s)
 
-
-def epoch_of(step: int, steps_per_epoch: int | None) -> float:
-    """Epochs done; a streamed split does not know how long one is, and counts none."""
-    return round(step / steps_per_epoch, 4) if steps_per_epoch else 0.0
-
-
-def _require_finite(losses: list[float], measured: Measured) -> None:
-    for trial, loss in enumerate(losses):
+    def _divergence(self, trial: Trial, loss: float, step: int, rows: list[str]) -> NonFiniteLossError | None:
         if not math.isfinite(loss):
-            rows = ", ".join(measured.row_ids[trial])
-            raise NonFiniteLossError(
-                f"the loss is {loss} at step {measured.step} on rows {rows}; "
+            return NonFiniteLossError(
+                f"the loss is {loss} at step {step} on rows {', '.join(rows)}; "
                 "the last checkpoint is as it was. A lower optimizer.lr or trainer.max_grad_norm usually helps"
             )
+        if self._group.scaling.hopeless(trial):
+            return NonFiniteLossError(
+                f"the gradients of step {step} are not finite in fp16, however small the loss is scaled; the last "
+                "checkpoint is as it was. trainer.precision=fp32 helps if it was only the precision, a lower "
+                "optimizer.lr or trainer.max_grad_norm if it was not"
+            )
+        return None

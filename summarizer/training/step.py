@@ -15,7 +15,9 @@ from summarizer.data.order import EncodedRow
 from summarizer.data.prompt import Prompt
 from summarizer.model.nll import summary_nll
 from summarizer.tracking.utilisation import training_flops
+from summarizer.training.clipping import clip_gradients
 from summarizer.training.group import Group
+from summarizer.training.trial import Trial
 
 
 @runtime_checkable
@@ -30,7 +32,9 @@ class Arrival(Protocol):
 class Measured:
     """What one step measured, on its way from the device."""
 
-    step: int
+    trials: Sequence[Trial]
+    steps: list[int]
+    """Which optimizer step it was of each trial."""
     numbers: Float[Tensor, "2 n"]
     """Each trial's loss, in nats per summary token, and gradient norm before clipping."""
     arrived: Arrival | None
@@ -42,6 +46,8 @@ class Measured:
     flops: list[int]
     """That each trial's training takes, by `utilisation`'s count."""
     row_ids: list[list[str]]
+    errors: list[Exception | None]
+    """What kept a trial's optimizer from its step."""
 
     def read(self) -> tuple[list[float], list[float]]:
         """Losses and norms of the trials; waits for the device where it must."""
@@ -51,37 +57,37 @@ class Measured:
         return losses, norms
 
 
-def train_step(group: Group, batches: Sequence[Sequence[EncodedRow]], total_steps: int) -> Measured:
+def train_step(group: Group, batches: Sequence[Sequence[EncodedRow]]) -> Measured:
     """Backpropagate, clip, and update every trial.
 
-    batches: each trial's examples of this step, over all processes.
+    batches: each trial's examples of its next step, over all processes.
+    Raises torch.OutOfMemoryError where not even one example of each trial fits; no trial took its step then.
     """
-    step = group.step + 1
+    trials = list(group.trials)
     lengths = [lengths_of(rows, group.prompt) for rows in batches]
     losses = backpropagate(group, batches)
     skips = group.scaling.update(group.scaling.unscale())
-    rates, norms = zip(
-        *(
-            trial.update(step, total_steps, skip=skip)
-            for trial, skip in zip(group.trials, skips, strict=True)
-        ),
-        strict=True,
+    norms = clip_gradients(
+        [[p.grad for p in trial.parameters.values() if p.grad is not None] for trial in trials],
+        [trial.spec.trainer.max_grad_norm for trial in trials],
     )
+    rates = [trial.rate for trial in trials]
+    errors = [_stepped(trial, skip=skip) for trial, skip in zip(trials, skips, strict=True)]
     group.adapted.zero_grad()
-    numbers, arrived = _leaving(torch.stack([losses, torch.stack(norms)]))
-    for trial in group.trials:
-        trial.reached.step = step
+    numbers, arrived = _leaving(torch.stack([losses, norms]))
     return Measured(
-        step,
+        trials,
+        [trial.reached.step for trial in trials],
         numbers,
         arrived,
-        list(rates),
+        rates,
         [sum(own) for own in lengths],
         [
-            training_flops(shape, own, _summary_tokens(rows)).total
-            for shape, own, rows in zip(group.shapes, lengths, batches, strict=True)
+            training_flops(trial.shape, own, _summary_tokens(rows)).total
+            for trial, own, rows in zip(trials, lengths, batches, strict=True)
         ],
         [[row.id for row in rows] for rows in batches],
+        errors,
     )
 
 
@@ -94,14 +100,15 @@ def backpropagate(group: Group, batches: Sequence[Sequence[EncodedRow]]) -> Floa
     """
     processes = group.processes
     counts = moved(torch.tensor([_summary_tokens(rows) for rows in batches]), processes.device)
-    own = [processes.share(rows) for rows in batches]
+    # Numbered before they are shared out: dropout depends on an example's number in its batch.
+    own = [processes.share(list(enumerate(rows))) for rows in batches]
     while True:
         try:
             losses = _accumulate(group, own, counts)
             break
         except torch.OutOfMemoryError:
             group.adapted.zero_grad()
-            if not group.microbatches.halve(own):
+            if not group.microbatches.halve(max(map(len, own))):
                 raise
         torch.cuda.empty_cache()  # outside the handler, whose traceback holds on to the step's tensors
     if processes.count > 1:
@@ -110,22 +117,31 @@ def backpropagate(group: Group, batches: Sequence[Sequence[EncodedRow]]) -> Floa
 
 
 def _accumulate(
-    group: Group, own: Sequence[Sequence[EncodedRow]], counts: Int[Tensor, " n"]
+    group: Group, own: Sequence[Sequence[tuple[int, EncodedRow]]], counts: Int[Tensor, " n"]
 ) -> Float[Tensor, " n"]:
     """Back-propagate this process's part of each batch. Returns its part of the losses."""
     processes = group.processes
     losses = torch.zeros(len(own), device=processes.device)
-    lengths = [lengths_of(rows, group.prompt) for rows in own]
-    for part_index, rows in enumerate(group.microbatches.split(own, lengths)):
-        # A function of the step alone, so that a resumed run draws the same dropout.
-        parts_done = group.step * group.trainer.batch_size + part_index
-        group.adapted.group.passes = parts_done * processes.count + processes.rank
-        batch = group.adapted.batch(rows, group.prompt)
+    steps = [trial.reached.step for trial in group.trials]
+    lengths = [lengths_of([row for _, row in numbered], group.prompt) for numbered in own]
+    for part in group.microbatches.split(lengths):
+        rows = [[row for _, row in numbered[part]] for numbered in own]
+        batch = group.adapted.batch(rows, group.prompt, [[k for k, _ in numbered[part]] for numbered in own])
+        group.adapted.draw_from(batch, steps)
         with processes.autocast():
-            part = summary_nll(group.adapted.model, batch) / counts
-        processes.accelerator.backward(group.scaling.scaled(part))
-        losses += part.detach()
+            losses_of_part = summary_nll(group.adapted.model, batch) / counts
+        processes.accelerator.backward(group.scaling.scaled(losses_of_part))
+        losses += losses_of_part.detach()
     return losses
+
+
+def _stepped(trial: Trial, *, skip: bool) -> Exception | None:
+    """What went wrong with this trial's step, which is none of the others' business."""
+    try:
+        trial.take_step(skip=skip)
+    except Exception as error:
+        return error
+    return None
 
 
 def lengths_of(rows: Sequence[EncodedRow], prompt: Prompt) -> list[int]:

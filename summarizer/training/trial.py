@@ -1,9 +1,10 @@
-"""One run's place in a group: its own parameters, optimizer, records, and how far it has come."""
+"""One run's place in a group: its own parameters, optimizer, data order, records, and how far it has come."""
 
 from __future__ import annotations
 
-import math
+import logging
 import time
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,13 @@ import torch
 from torch import Tensor, nn
 
 from summarizer.config.specs import RunSpec
+from summarizer.data.order import EncodedRow, TrainingRows
 from summarizer.tracking.recorder import Recorder
+from summarizer.tracking.utilisation import ModelShape
+from summarizer.training.course import Course
 from summarizer.training.schedule import rate_factor
+
+log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -35,6 +41,8 @@ class Reached:
     val_loss: float | None = None
     """Of the last evaluation, nats per summary token."""
     evaluated_step: int = 0
+    last_value: float | None = None
+    """Of `trainer.best_metric`, at the last evaluation."""
     best_value: float | None = None
     best_step: int | None = None
     evaluations_since_best: int = 0
@@ -49,21 +57,51 @@ class Reached:
         return asdict(self)
 
 
-@dataclass
+@dataclass(eq=False)
 class Trial:
     """What belongs to one run and to no other of its group."""
 
-    index: int
     spec: RunSpec
     folder: Path
     parameters: dict[str, nn.Parameter]
     optimizer: torch.optim.Optimizer
     recorder: Recorder
+    course: Course
+    rows: TrainingRows
+    shape: ModelShape
+    """What its FLOPs depend on."""
+    label: str = ""
+    """What tells it from the others of its group, for a person; empty for a run alone."""
+    number: int = 0
+    """Of its line in the group's display."""
     reached: Reached = field(default_factory=Reached)
     best: dict[str, Tensor] | None = None
     """The parameters of the best evaluation so far, on the CPU."""
+    saved_step: int | None = None
+    """Of its newest checkpoint."""
     clock_s: float = field(default_factory=time.monotonic)
     """When this process took the trial up, or last added to `reached.wall_s`."""
+    _batches: Iterator[list[EncodedRow]] | None = None
+    _next_step: int = 0
+
+    def next_batch(self) -> list[EncodedRow]:
+        """The examples of its next step, over all processes; the same again if that step was not taken."""
+        trainer, done = self.spec.trainer, self.reached.step
+        if self._batches is None or self._next_step != done:
+            self._batches = self.rows.batches(
+                self.spec.seed,
+                trainer.batch_size,
+                done,
+                shuffle=trainer.shuffle,
+                group_by_length=trainer.group_by_length,
+            )
+        self._next_step = done + 1
+        return next(self._batches)
+
+    def say(self, level: int, message: str, *values: object) -> None:
+        """Log what concerns this trial alone: it goes to its own run.log, and to the terminal with its label."""
+        labelled = f"{self.label}: {message}" if self.label else message
+        log.log(level, labelled, *values, extra={"run": str(self.folder)})
 
     def count_time(self) -> None:
         now_s = time.monotonic()
@@ -78,19 +116,23 @@ class Trial:
     def trainable_parameters(self) -> int:
         return sum(parameter.numel() for parameter in self.parameters.values())
 
-    def update(self, step: int, total_steps: int, *, skip: bool) -> tuple[float, Tensor]:
-        """Clip this trial's gradients by their own norm, take one optimizer step; the rate and the norm before.
+    @property
+    def rate(self) -> float:
+        """The learning rate of the next step."""
+        schedule = self.spec.trainer.schedule
+        lr: float = self.spec.optimizer.lr
+        return lr * rate_factor(schedule, self.reached.step + 1, self.course.total_steps)
+
+    def take_step(self, *, skip: bool) -> None:
+        """One optimizer step.
 
         skip: leave the parameters and the optimizer's state as they are, for gradients that overflowed.
         """
-        rate = self.spec.optimizer.lr * rate_factor(self.spec.trainer.schedule, step, total_steps)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        limit = self.spec.trainer.max_grad_norm
-        norm = nn.utils.clip_grad_norm_(self.parameters.values(), math.inf if limit is None else limit)
         if not skip:
+            for group in self.optimizer.param_groups:
+                group["lr"] = self.rate
             self.optimizer.step()
-        return rate, norm
+        self.reached.step += 1
 
     def keep_best(self) -> None:
         self.best = {
@@ -104,13 +146,7 @@ class Trial:
                 for name, parameter in self.parameters.items():
                     parameter.copy_(self.best[name])
 
-    def record(self, values: dict[str, float], epoch: float, step: int) -> None:
-        """Record metrics of a step, beside the tokens trained on by then."""
+    def record(self, values: Mapping[str, float], step: int) -> None:
+        """Record metrics of a step, beside the epochs and the tokens trained on by then."""
+        epoch = self.course.epoch_of(step)
         self.recorder.log({"step": step, "epoch": epoch, "tokens": self.reached.tokens, **values})
-
-
-def build_optimizer(spec: RunSpec, parameters: dict[str, nn.Parameter]) -> torch.optim.Optimizer:
-    """The config's optimizer over one trial's parameters. Raises ConfigError's causes as the library words them."""
-    optimizer = spec.optimizer.build(list(parameters.values()))
-    assert isinstance(optimizer, torch.optim.Optimizer)
-    return optimizer

@@ -13,6 +13,7 @@ from transformers import GPTJConfig
 
 from summarizer.adapters.attach import AdaptedModel, attach, describe, roles
 from summarizer.adapters.lora import LoRA
+from summarizer.data.batches import Batch
 from summarizer.errors import ConfigError
 from summarizer.model.blocks import recompute_blocks
 from summarizer.model.skeleton import build_skeleton
@@ -251,8 +252,16 @@ def test_adapters_of_several_kinds_are_refused(folder: Path) -> None:
 # ---- dropout ----------------------------------------------------------------------------------------------
 
 
-def trained(model: AdaptedModel, ids: Tensor, passes: int = 0) -> Tensor:
-    model.group.passes = passes
+def drawn(model: AdaptedModel, tokens: int, step: int = 0, first_token: int = 0) -> None:
+    """Let dropout be drawn as for whole batches of so many tokens, at a step of every trial."""
+    numbers = torch.arange(first_token, first_token + tokens).repeat(model.group.size, 1)
+    shape = torch.zeros_like(numbers)
+    every = torch.arange(tokens).repeat(model.group.size, 1)
+    model.draw_from(Batch(shape, shape, shape, every, shape, numbers), [step] * model.group.size)
+
+
+def trained(model: AdaptedModel, ids: Tensor, step: int = 0) -> Tensor:
+    drawn(model, ids.numel() // model.group.size, step)
     with model.training():
         result: Tensor = model.model(input_ids=ids).logits
     return result
@@ -275,16 +284,16 @@ def test_dropout_is_each_trial_s_own_and_the_same_alone(folder: Path) -> None:
         )
 
 
-def test_dropout_depends_on_seed_and_pass_and_on_nothing_else(folder: Path) -> None:
+def test_dropout_depends_on_seed_and_step_and_on_nothing_else(folder: Path) -> None:
     model = adapted(folder, [lora(2, dropout=0.5)], [5])
     fill_randomly(model, 0)
-    first = trained(model, batch_of(0), passes=4)
+    first = trained(model, batch_of(0), step=4)
     torch.manual_seed(99)
-    assert torch.equal(trained(model, batch_of(0), passes=4), first)
-    assert not torch.equal(trained(model, batch_of(0), passes=5), first)
+    assert torch.equal(trained(model, batch_of(0), step=4), first)
+    assert not torch.equal(trained(model, batch_of(0), step=5), first)
     other = adapted(folder, [lora(2, dropout=0.5)], [6])
     fill_randomly(other, 0)
-    assert not torch.equal(trained(other, batch_of(0), passes=4), first)
+    assert not torch.equal(trained(other, batch_of(0), step=4), first)
     with model.training(), model.evaluating():
         assert torch.equal(model.model(input_ids=batch_of(0)).logits, logits(model.model, batch_of(0)))
 
@@ -293,7 +302,7 @@ def test_dropout_keeps_the_mean(folder: Path) -> None:
     model = adapted(folder, [lora(2, dropout=0.25, targets=["head"])], [5])
     fill_randomly(model, 0)
     with torch.no_grad():
-        runs = torch.stack([trained(model, batch_of(0), passes=k) for k in range(400)])
+        runs = torch.stack([trained(model, batch_of(0), step=k) for k in range(400)])
     expected = logits(model.model, batch_of(0))
     error = (runs.mean(0) - expected) / (runs.std(0) / 20 + 1e-6)
     assert error.abs().mean() < 1.1  # the mean of |N(0, 1)| is 0.8
@@ -311,6 +320,7 @@ def test_recomputed_activations_drop_the_same(kind: str, tmp_path: Path) -> None
         for trial in range(2):
             fill_randomly(model, trial)
         ids = torch.cat([batch_of(0), batch_of(1)])
+        drawn(model, ids.numel() // 2)
         with model.training():
             loss_of(model.model(input_ids=ids, use_cache=False).logits, ids).backward()
         gradients.append([stack.grad for stack in model.stacks()])

@@ -7,11 +7,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from training_groups import build_group, constant_evaluation, no_stop, spec_of
+from training_groups import build_group, spec_of, train
 
 from summarizer.errors import ConfigError
 from summarizer.training.checkpoint import list_checkpoints, load_latest
-from summarizer.training.loop import fit
 from summarizer.training.trial import Trial
 
 STEPS = ("trainer.max_steps=4", "trainer.checkpoint_every_steps=1", "trainer.evaluate_every_steps=2")
@@ -19,9 +18,8 @@ STEPS = ("trainer.max_steps=4", "trainer.checkpoint_every_steps=1", "trainer.eva
 
 @pytest.fixture
 def trained(tmp_path: Path) -> Trial:
-    group = build_group([spec_of(*STEPS, "trainer.keep_checkpoints=3")], tmp_path)
-    fit(group, lambda: constant_evaluation(group), no_stop())
-    return group.trials[0]
+    (trial,) = train(build_group([spec_of(*STEPS, "trainer.keep_checkpoints=3")], tmp_path)).why
+    return trial
 
 
 def fresh(tmp_path: Path) -> Trial:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,39 +12,22 @@ import torch
 import torch.nn.functional as F
 from peft import PeftModel
 from torch import Tensor
-from training_groups import build_group, constant_evaluation, no_stop, spec_of
+from training_groups import Watching, build_group, losses_of, spec_of, train
 from transformers import GPTJForCausalLM
 
-from summarizer.adapters.peft_format import peft_tensors, save_adapter
+from summarizer.adapters.peft_format import save_adapter
 from summarizer.data.order import EncodedRow
 from summarizer.data.prompt import Prompt
 from summarizer.errors import NonFiniteLossError
 from summarizer.model.load import load_config
 from summarizer.model.source import model_folder
-from summarizer.training.group import Group
-from summarizer.training.loop import fit, note_evaluation, total_steps
+from summarizer.training.course import total_steps
+from summarizer.training.loop import note_evaluation
 from summarizer.training.schedule import rate_factor
+from summarizer.training.stopping import StopSignal
 from summarizer.training.trial import Trial
 
 STEPS = 4
-
-
-def losses_of(group: Group) -> list[list[float]]:
-    """Train the group and return each trial's loss at each step."""
-    seen: list[list[float]] = [[] for _ in group.trials]
-
-    class Listener:
-        def __init__(self, index: int) -> None:
-            self.index = index
-
-        def log(self, row: dict[str, float]) -> None:
-            if "train/loss" in row:
-                seen[self.index].append(row["train/loss"])
-
-    for trial in group.trials:
-        trial.recorder = Listener(trial.index)  # type: ignore[assignment]
-    fit(group, lambda: constant_evaluation(group), no_stop())
-    return seen
 
 
 def padded(rows: Sequence[EncodedRow], prompt: Prompt) -> dict[str, Tensor]:
@@ -88,7 +72,8 @@ def test_trains_as_transformers_and_peft_do(tmp_path: Path) -> None:
     peer = PeftModel.from_pretrained(reference, tmp_path / "start", is_trainable=True)
     trainable = [parameter for parameter in peer.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(trainable, lr=1e-2, weight_decay=0.01)
-    batches = group.rows.batches(spec.seed, 2, 0, shuffle=True, group_by_length=False)
+    (trial,) = group.trials
+    batches = trial.rows.batches(spec.seed, 2, 0, shuffle=True, group_by_length=False)
     expected = []
     for step in range(1, STEPS + 1):
         loss = peer(**padded(next(batches), group.prompt)).loss
@@ -99,8 +84,9 @@ def test_trains_as_transformers_and_peft_do(tmp_path: Path) -> None:
         optimizer.zero_grad()
         expected.append(loss.item())
 
-    assert losses_of(group)[0] == pytest.approx(expected, rel=1e-4)
-    final = peft_tensors(group.adapted, 0)
+    watched = train(group)
+    assert watched.losses[trial] == pytest.approx(expected, rel=1e-4)
+    final = watched.final[trial]
     theirs = {name.replace(".default", ""): p for name, p in peer.named_parameters() if p.requires_grad}
     assert len(theirs) == len(final) == 76
     for name, tensor in final.items():
@@ -115,15 +101,15 @@ def test_a_group_trains_each_trial_as_it_would_train_alone(tmp_path: Path) -> No
         spec_of("adapter.dim=5", "optimizer.lr=3e-3", "seed=1", *common),
         spec_of("adapter.dim=3", "optimizer=adamw", "optimizer.lr=1e-2", "seed=2", *common),
     ]
-    together = build_group(specs, tmp_path / "together")
-    fused = losses_of(together)
-    for index, spec in enumerate(specs):
-        alone = build_group([spec], tmp_path / f"alone{index}")
-        assert fused[index] == pytest.approx(losses_of(alone)[0], rel=1e-4)
-        parameters = together.trials[index].parameters
-        assert parameters.keys() == alone.trials[0].parameters.keys()
-        for name, parameter in alone.trials[0].parameters.items():
-            assert (parameters[name] - parameter).abs().mean() < 2e-4, name
+    together = train(build_group(specs, tmp_path / "together"))
+    for spec, (trial, losses) in zip(specs, together.losses.items(), strict=True):
+        group = build_group([spec], tmp_path / f"alone{spec.seed}")
+        (by_itself,) = group.trials
+        alone = train(group)
+        assert losses == pytest.approx(alone.losses[by_itself], rel=1e-4)
+        assert together.final[trial].keys() == alone.final[by_itself].keys()
+        for name, tensor in alone.final[by_itself].items():
+            assert (together.final[trial][name] - tensor).abs().mean() < 2e-4, name
 
 
 @pytest.mark.parametrize(
@@ -148,18 +134,21 @@ def test_dropout_is_drawn_again_where_activations_are_recomputed(tmp_path: Path)
 
 def test_a_loss_that_is_not_finite_stops_with_step_and_rows(tmp_path: Path) -> None:
     group = build_group([spec_of("optimizer.lr=1e30", "trainer.checkpoint_every_steps=1")], tmp_path)
-    with pytest.raises(NonFiniteLossError, match=r"at step 2 on rows sample-\d-\d\d, sample-\d-\d\d"):
-        fit(group, lambda: constant_evaluation(group), no_stop())
-    assert [path.name for path in (tmp_path / "0" / "checkpoints").iterdir()] == ["step-00000001"]
+    (trial,) = group.trials
+    (why,) = train(group).why.values()
+    assert why.by == "error"
+    assert isinstance(why.error, NonFiniteLossError)
+    assert re.search(r"at step 2 on rows sample-\d-\d\d, sample-\d-\d\d", str(why.error))
+    assert [path.name for path in trial.checkpoints.iterdir()] == ["step-00000001"]
 
 
-def test_a_stop_signal_saves_and_resuming_evaluates_what_was_due(tmp_path: Path) -> None:
+def test_a_stop_signal_before_the_first_step_saves_nothing(tmp_path: Path) -> None:
     group = build_group([spec_of("trainer.max_steps=4")], tmp_path)
-    stop = no_stop()
+    (trial,) = group.trials
+    stop = StopSignal()
     stop.number = 15
-    group.trials[0].reached.step = 0
-    assert fit(group, lambda: constant_evaluation(group), stop) == "signal"
-    assert group.step == 0  # asked before the first step: nothing to save
+    assert [why.by for why in train(group, stop=stop).why.values()] == ["signal"]
+    assert (trial.reached.step, trial.checkpoints.exists()) == (0, False)
 
 
 def test_early_stopping_waits_for_its_patience(tmp_path: Path) -> None:
@@ -168,8 +157,10 @@ def test_early_stopping_waits_for_its_patience(tmp_path: Path) -> None:
         [spec_of("trainer.epochs=5", "trainer.evaluate_every_steps=1", "trainer.early_stopping.patience=2")],
         tmp_path,
     )
-    assert fit(group, lambda: [{"val/loss": next(values)}], no_stop()) == "early_stopping"
-    reached = group.trials[0].reached
+    (trial,) = group.trials
+    watched = train(group, Watching(group, lambda trial: next(values)))
+    assert watched.why[trial].by == "early_stopping"
+    reached = trial.reached
     assert (reached.step, reached.best_step, reached.best_value) == (4, 2, 2.0)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,11 +16,15 @@ from transformers import GPTJConfig, GPTJForCausalLM
 
 from summarizer.adapters.attach import AdaptedModel, attach
 from summarizer.config.specs import ModelSpec
-from summarizer.errors import NonFiniteLossError
+from summarizer.data.order import EncodedRow
 from summarizer.model.frozen import FrozenLinear, FrozenWeight
 from summarizer.model.load import load_base
 from summarizer.tracking.recorder import no_recorder
+from summarizer.tracking.utilisation import shape_of
 from summarizer.training.checkpoint import load_latest, save_checkpoint
+from summarizer.training.clipping import clip_gradients
+from summarizer.training.course import course_of
+from summarizer.training.flat_optimizer import build_optimizer
 from summarizer.training.loss_scale import (
     GROWTH_INTERVAL_STEPS,
     LossScaling,
@@ -29,13 +33,23 @@ from summarizer.training.loss_scale import (
     build_scaling,
     note_step,
 )
-from summarizer.training.trial import Reached, Trial, build_optimizer
+from summarizer.training.trial import Reached, Trial
 
 CPU = torch.device("cpu")
 DIMS_AND_RATES = ((2, "1e-3"), (5, "3e-3"), (3, "1e-2"))
 
 
 VOCABULARY = 96
+
+
+class NoRows:
+    """Its trials are given what they train on."""
+
+    def batches(self, *_: object, **__: object) -> Iterator[list[EncodedRow]]:
+        raise NotImplementedError
+
+    def steps_per_epoch(self, batch_size: int) -> int | None:
+        return None
 
 
 @dataclass
@@ -68,7 +82,19 @@ def group_of(count: int, folder: Path, loss_scale: float = 2.0**12) -> Group:
                 parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.1)
         reached = Reached(loss_scale=loss_scale)
         optimizer = build_optimizer(spec, own)
-        trials.append(Trial(index, spec, folder / str(index), own, optimizer, no_recorder(), reached))
+        trials.append(
+            Trial(
+                spec,
+                folder / str(index),
+                own,
+                optimizer,
+                no_recorder(),
+                course_of(spec.trainer, 50),
+                NoRows(),
+                shape_of(adapted, index),
+                reached=reached,
+            )
+        )
     return Group(adapted, trials)
 
 
@@ -110,8 +136,9 @@ def train(group: Group, steps: int, precision: str, trials: Sequence[int]) -> li
         scaling.scaled(losses).backward()
         skips = scaling.update(scaling.unscale())
         for trial, skip in zip(group.trials, skips, strict=True):
-            trial.update(step, steps, skip=skip)
-            trial.reached.step = step
+            limits = [trial.spec.trainer.max_grad_norm]
+            clip_gradients([[p.grad for p in trial.parameters.values() if p.grad is not None]], limits)
+            trial.take_step(skip=skip)
         group.adapted.zero_grad()
         seen.append(losses.tolist())
     return seen
@@ -218,7 +245,7 @@ def test_an_overflow_skips_the_steps_of_its_trial_alone(tmp_path: Path) -> None:
         assert torch.equal(values(group, other), values(calm, other))
         assert group.trials[other].reached == calm.trials[other].reached
         assert [row[other] for row in losses] == [row[other] for row in expected]
-    assert ScalePerTrial(group.trials, CPU).metrics(1) == {
+    assert ScalePerTrial(group.trials, CPU).metrics(driven) == {
         "train/loss_scale": 2.0**37,
         "train/skipped_steps": 3.0,
     }
@@ -240,8 +267,9 @@ def test_gradients_that_no_scale_helps_end_the_run(tmp_path: Path) -> None:
     overflowed = torch.tensor([True])
     for _ in range(16):
         assert scaling.update(overflowed) == [True]
-    with pytest.raises(NonFiniteLossError, match=r"step 1 are not finite in fp16.*trainer\.precision=fp32"):
-        scaling.update(overflowed)
+        assert not scaling.hopeless(group.trials[0])
+    scaling.update(overflowed)
+    assert scaling.hopeless(group.trials[0])
 
 
 def test_other_precisions_are_left_alone(tmp_path: Path) -> None:
@@ -251,7 +279,7 @@ def test_other_precisions_are_left_alone(tmp_path: Path) -> None:
         before = [trial.reached.as_dict() for trial in group.trials]
         assert scaling.scaled(torch.tensor([1.0, 2.0])).item() == 3.0
         assert scaling.update(scaling.unscale()) == [False, False]
-        assert scaling.metrics(0) == {}
+        assert scaling.metrics(group.trials[0]) == {}
         assert [trial.reached.as_dict() for trial in group.trials] == before
 
 

@@ -7,17 +7,14 @@ import pytest
 import torch
 from training_groups import build_group, spec_of
 
-from summarizer.data.order import EncodedRow
 from summarizer.training import step
 from summarizer.training.microbatches import Microbatches
 
-ROWS = [EncodedRow(str(index), [1], [2, 0]) for index in range(5)]
 LENGTHS = [10, 30, 5, 5, 20]
 
 
-def parts(limits: Microbatches, trials: int = 1) -> list[list[str]]:
-    split = limits.split([ROWS] * trials, [LENGTHS] * trials)
-    return [[row.id for row in part[-1]] for part in split]
+def parts(limits: Microbatches, trials: int = 1) -> list[str]:
+    return ["01234"[part] for part in limits.split([LENGTHS] * trials)]
 
 
 @pytest.mark.parametrize(
@@ -35,29 +32,33 @@ def parts(limits: Microbatches, trials: int = 1) -> list[list[str]]:
 def test_a_batch_is_split_in_order_within_both_limits(
     rows: int | None, tokens: int | None, expected: list[str]
 ) -> None:
-    assert parts(Microbatches(rows, tokens)) == [list(part) for part in expected]
+    assert parts(Microbatches(rows, tokens)) == expected
 
 
 def test_the_tokens_are_those_of_all_trials_and_the_longest_counts() -> None:
-    assert parts(Microbatches(None, 80), trials=2) == [["0", "1"], ["2", "3", "4"]]
+    assert parts(Microbatches(None, 80), trials=2) == ["01", "234"]
     longer = [[1, 1, 1], [50, 1, 1]]
-    split = Microbatches(None, 102).split([ROWS[:3], ROWS[:3]], longer)
-    assert [len(part[0]) for part in split] == [2, 1]
+    assert list(Microbatches(None, 102).split(longer)) == [slice(0, 2), slice(2, 3)]
+
+
+def test_a_trial_with_fewer_examples_has_none_in_the_last_parts() -> None:
+    split = list(Microbatches(1, None).split([[1, 1, 1], [1]]))
+    assert [("abc"[part], "d"[part]) for part in split] == [("a", "d"), ("b", ""), ("c", "")]
 
 
 def test_nothing_comes_of_a_process_s_empty_part() -> None:
-    assert list(Microbatches(2, None).split([[], []], [[], []])) == []
+    assert list(Microbatches(2, None).split([[], []])) == []
 
 
 def test_halving_ends_at_one_example(caplog: pytest.LogCaptureFixture) -> None:
     limits = Microbatches(None, None)
     with caplog.at_level(logging.WARNING):
-        assert limits.halve([ROWS])
+        assert limits.halve(5)
     assert limits.rows == 2
     assert "at most 2 examples of each trial per forward pass" in caplog.text
-    assert limits.halve([ROWS])
+    assert limits.halve(5)
     assert limits.rows == 1
-    assert not limits.halve([ROWS])
+    assert not limits.halve(5)
 
 
 def test_a_step_that_runs_out_of_memory_is_taken_in_halves(
@@ -66,7 +67,7 @@ def test_a_step_that_runs_out_of_memory_is_taken_in_halves(
     """The batch, and so the gradient, stay what they are; what the failed pass had added is gone."""
     spec = spec_of("trainer.batch_size=4")
     expected, group = (build_group([spec], tmp_path / name) for name in ("whole", "halved"))
-    rows = next(group.rows.batches(0, 4, 0, shuffle=True, group_by_length=False))
+    rows = group.trials[0].next_batch()
     losses = step.backpropagate(expected, [rows])
     real, seen = step.summary_nll, []
 
@@ -91,6 +92,6 @@ def test_one_example_that_does_not_fit_is_an_error(tmp_path: Path, monkeypatch: 
         raise torch.OutOfMemoryError("no more")
 
     monkeypatch.setattr(step, "summary_nll", full)
-    rows = next(group.rows.batches(0, 2, 0, shuffle=True, group_by_length=False))
+    rows = group.trials[0].next_batch()
     with pytest.raises(torch.OutOfMemoryError):
         step.backpropagate(group, [rows])

@@ -7,7 +7,6 @@ import torch
 from training_groups import build_group, spec_of
 
 from summarizer.errors import NonFiniteLossError
-from summarizer.progress import bar
 from summarizer.training import records
 from summarizer.training.group import Group
 from summarizer.training.records import StepRecords
@@ -24,8 +23,13 @@ class Landing:
         self.waited = True
 
 
-def measured(step: int, loss: float = 2.0, arrived: Landing | None = None) -> Measured:
-    return Measured(step, torch.tensor([[loss], [1.0]]), arrived, [1e-4], [50], [10**9], [["a", "b"]])
+def measured(group: Group, step: int, loss: float = 2.0, arrived: Landing | None = None) -> Measured:
+    numbers = torch.tensor([[loss], [1.0]])
+    return Measured(list(group.trials), [step], numbers, arrived, [1e-4], [50], [10**9], [["a", "b"]], [None])
+
+
+def nobody(losses: object, tokens_per_s: float) -> None:
+    """Listens."""
 
 
 @pytest.fixture
@@ -37,37 +41,38 @@ def test_the_time_of_compiling_is_no_part_of_a_rate(group: Group, monkeypatch: p
     clock, compiled = iter([100.0, 106.0, 107.0]), iter([3.0, 8.0, 8.0])
     monkeypatch.setattr(records, "compile_s", lambda: next(compiled))
     monkeypatch.setattr(records.time, "perf_counter", lambda: next(clock))
-    with bar("training", 2, show=False) as progress:
-        kept = StepRecords(group, 2, 2, progress)
-        kept.resume_clock()
-        kept.add(measured(1))
-        assert group.trials[0].reached.train_s == pytest.approx(1.0)
-        kept.add(measured(2))
+    kept = StepRecords(group, nobody)
+    kept.resume_clock()
+    kept.add(measured(group, 1))
+    assert group.trials[0].reached.train_s == pytest.approx(1.0)
+    kept.add(measured(group, 2))
     assert group.trials[0].reached.train_s == pytest.approx(2.0)
     assert group.trials[0].reached.tokens == 100
 
 
 def test_on_a_card_a_step_is_read_when_the_next_is_under_way(group: Group) -> None:
     first, second = Landing(), Landing()
-    with bar("training", 2, show=False) as progress:
-        kept = StepRecords(group, 2, 2, progress)
-        kept.resume_clock()
-        kept.add(measured(1, arrived=first))
-        assert not first.waited
-        assert group.trials[0].reached.last_loss is None
-        kept.add(measured(2, loss=1.5, arrived=second))
-        assert first.waited
-        assert not second.waited
-        assert group.trials[0].reached.last_loss == 2.0
-        kept.catch_up()
+    kept = StepRecords(group, nobody)
+    kept.resume_clock()
+    kept.add(measured(group, 1, arrived=first))
+    assert not first.waited
+    assert group.trials[0].reached.last_loss is None
+    kept.add(measured(group, 2, loss=1.5, arrived=second))
+    assert first.waited
+    assert not second.waited
+    assert group.trials[0].reached.last_loss == 2.0
+    kept.catch_up()
     assert second.waited
     assert group.trials[0].reached.last_loss == 1.5
 
 
 def test_a_loss_that_is_not_finite_is_named_with_its_own_step(group: Group) -> None:
-    with bar("training", 2, show=False) as progress:
-        kept = StepRecords(group, 2, 2, progress)
-        kept.resume_clock()
-        kept.add(measured(1, loss=float("nan"), arrived=Landing()))
-        with pytest.raises(NonFiniteLossError, match="step 1 on rows a, b"):
-            kept.add(measured(2, arrived=Landing()))
+    (trial,) = group.trials
+    kept = StepRecords(group, nobody)
+    kept.resume_clock()
+    kept.add(measured(group, 1, loss=float("nan"), arrived=Landing()))
+    kept.add(measured(group, 2, arrived=Landing()))
+    kept.catch_up()
+    assert isinstance(kept.failed[trial], NonFiniteLossError)
+    assert "step 1 on rows a, b" in str(kept.failed[trial])
+    assert trial.reached.last_loss is None, "and nothing of it is recorded any further"

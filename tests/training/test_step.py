@@ -31,13 +31,10 @@ class Operators(TorchDispatchMode):
 
 
 def operators_of_a_step(group: Group) -> Counter[str]:
-    batches = [
-        group.rows.batches(trial.spec.seed, 2, 0, shuffle=True, group_by_length=False)
-        for trial in group.trials
-    ]
-    train_step(group, [next(stream) for stream in batches], 10)  # optimizers make their state in the first
+    # Optimizers make their state in the first step.
+    train_step(group, [trial.next_batch() for trial in group.trials])
     with Operators() as operators:
-        train_step(group, [next(stream) for stream in batches], 10)
+        train_step(group, [trial.next_batch() for trial in group.trials])
     return operators.seen
 
 
@@ -92,10 +89,10 @@ def test_more_trials_take_the_same_products(tmp_path: Path) -> None:
 
 def test_the_head_computes_the_summary_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     group = build_group([spec_of()], tmp_path)
-    rows = next(group.rows.batches(0, 2, 0, shuffle=True, group_by_length=False))
+    rows = group.trials[0].next_batch()
     seen: list[int] = []
     group.adapted.model.get_output_embeddings().register_forward_hook(
         lambda _, inputs, output: seen.append(output.shape[:-1].numel())
     )
-    train_step(group, [rows], 10)
+    train_step(group, [rows])
     assert seen == [sum(len(row.target_ids) for row in rows)]

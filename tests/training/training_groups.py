@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
 from hydra import compose, initialize_config_dir
+from torch import Tensor
 
 from summarizer.adapters.attach import attach
+from summarizer.adapters.peft_format import peft_tensors
 from summarizer.config.paths import conf_folder
 from summarizer.config.specs import RunSpec
+from summarizer.data.order import TrainingRows
 from summarizer.data.prompt import build_prompt
 from summarizer.data.splits import build_split
 from summarizer.model.blocks import recompute_blocks
@@ -20,10 +23,15 @@ from summarizer.model.tokenizer import load_tokenizer
 from summarizer.processes import join_processes
 from summarizer.runs.preflight import preflight
 from summarizer.tracking.recorder import no_recorder
+from summarizer.tracking.utilisation import shape_of
+from summarizer.training.course import course_of
+from summarizer.training.flat_optimizer import build_optimizer
 from summarizer.training.group import Group
 from summarizer.training.group import build_group as group_of
+from summarizer.training.loop import Leaving, fit
+from summarizer.training.microbatches import Microbatches
 from summarizer.training.stopping import StopSignal
-from summarizer.training.trial import Trial, build_optimizer
+from summarizer.training.trial import Trial
 
 SMALL = (
     "data.rows.train=8",
@@ -41,7 +49,7 @@ def spec_of(*overrides: str) -> RunSpec:
 
 
 def build_group(specs: Sequence[RunSpec], folder: Path) -> Group:
-    """The specs share everything but adapter, optimizer and seed."""
+    """The specs share everything but adapter, optimizer, seed and schedule; all have their places."""
     first = specs[0]
     torch.manual_seed(0)
     processes = join_processes(device="cpu", precision=first.trainer.precision, wanted=None)
@@ -49,18 +57,78 @@ def build_group(specs: Sequence[RunSpec], folder: Path) -> Group:
     base = load_base(first.model, first.quantization, processes.device)
     if first.trainer.memory == "low":
         recompute_blocks(base.model)
-    adapted = attach(base.model, [spec.adapter.build() for spec in specs], [spec.seed for spec in specs])
+    adapted = attach(base.model, [], [])
+    microbatches = Microbatches(first.trainer.microbatch_size, None)
+    group = group_of(adapted, prompt, processes, microbatches)
+    rows = build_split(first.data, "train", prompt)
+    group.enter(add_trials(group, specs, [folder / str(index) for index in range(len(specs))], rows))
+    return group
+
+
+def add_trials(
+    group: Group, specs: Sequence[RunSpec], folders: Sequence[Path], rows: TrainingRows
+) -> list[Trial]:
+    """New trials that the model has been given."""
+    first_place = len(group.trials)
+    group.adapted.add([spec.adapter.build() for spec in specs], [spec.seed for spec in specs])
     trials = []
-    for index, spec in enumerate(specs):
-        parameters = adapted.parameters_of(index)
-        optimizer = build_optimizer(spec, parameters)
-        trials.append(Trial(index, spec, folder / str(index), parameters, optimizer, no_recorder()))
-    return group_of(adapted, trials, build_split(first.data, "train", prompt), prompt, processes)
+    for place, (spec, folder) in enumerate(zip(specs, folders, strict=True), first_place):
+        own = group.adapted.parameters_of(place)
+        course = course_of(spec.trainer, rows.steps_per_epoch(spec.trainer.batch_size))
+        optimizer = build_optimizer(spec, own)
+        trials.append(
+            Trial(spec, folder, own, optimizer, no_recorder(), course, rows, shape_of(group.adapted, place))
+        )
+    return trials
 
 
-def no_stop() -> StopSignal:
-    return StopSignal()
+class Watching:
+    """An `Owner` of trials that have their places already. Evaluates to a constant unless told."""
+
+    def __init__(self, group: Group, value: Callable[[Trial], float] = lambda trial: 1.0) -> None:
+        self.group, self.value = group, value
+        self.why: dict[Trial, Leaving] = {}
+        """Of those that left."""
+        self.final: dict[Trial, dict[str, Tensor]] = {}
+        """Their adapters when they did, under PEFT's names."""
+        self.losses: dict[Trial, list[float]] = {trial: [] for trial in group.trials}
+        self.waiting: list[Callable[[], Trial]] = []
+        """Admitted when there is a place."""
+
+    def admit(self, free: int | None) -> list[Trial]:
+        count = len(self.waiting) if free is None else free
+        admitted = [build() for build in self.waiting[:count]]
+        del self.waiting[:count]
+        self.losses |= {trial: [] for trial in admitted if trial not in self.losses}
+        return admitted
+
+    def evaluate(self, trials: Sequence[Trial]) -> list[dict[str, float]]:
+        return [
+            {trial.spec.trainer.best_metric: v, "val/loss": v}
+            for trial in trials
+            for v in [self.value(trial)]
+        ]
+
+    def evaluated(self, trials: Sequence[Trial], going_on: Sequence[Trial]) -> list[Trial]:
+        return []
+
+    def left(self, trials: Mapping[Trial, Leaving]) -> None:
+        for trial, why in trials.items():
+            self.why[trial] = why
+            self.final[trial] = peft_tensors(self.group.adapted, self.group.trials.index(trial))
+
+    def stepped(self, losses: Mapping[Trial, float], tokens_per_s: float) -> None:
+        for trial, loss in losses.items():
+            self.losses[trial].append(loss)
 
 
-def constant_evaluation(group: Group, value: float = 1.0) -> list[dict[str, float]]:
-    return [{"val/loss": value} for _ in group.trials]
+def train(group: Group, owner: Watching | None = None, stop: StopSignal | None = None) -> Watching:
+    """Train all trials to their ends."""
+    owner = owner or Watching(group)
+    fit(group, owner, stop or StopSignal())
+    return owner
+
+
+def losses_of(group: Group) -> list[list[float]]:
+    """Train the group and return each trial's loss at each step."""
+    return list(train(group).losses.values())

@@ -1,0 +1,1 @@
+"""How Hydra finds `hydra/launcher=fused`."""

@@ -1,0 +1,29 @@
+"""`hydra/launcher=fused`, where Hydra looks for it on every command: nothing heavy is imported here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from hydra.core.utils import JobReturn
+from hydra.plugins.launcher import Launcher
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig
+
+
+class FusedLauncher(Launcher):
+    """Trains the runs of a sweep that share a base together. The work is done by `summarizer.sweep.launcher`."""
+
+    def __init__(self, over: str | None = None, options: Mapping[str, Any] | None = None) -> None:
+        """over: the launcher that takes each group as one job, null being this process.  options: its own."""
+        self.over = over
+        self.options = dict(options or {})
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        self.hydra_context, self.task_function, self.config = hydra_context, task_function, config
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        from summarizer.sweep.launcher import Launch
+
+        launch = Launch(self.hydra_context, self.task_function, self.config, self.over, self.options)
+        return launch.batch(job_overrides, initial_job_idx)

@@ -1,0 +1,88 @@
+"""A sweep's table and pictures as one wandb run beside the runs of its group.
+
+Everything in it is in the sweep folder too, so nothing that wandb does or fails to do ends a sweep.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from summarizer.config.paths import shown
+from summarizer.config.specs import TrackingSpec
+from summarizer.tracking.names import MAX_CHARACTERS
+from summarizer.tracking.wandb_run import private_settings, run_id
+
+ID_FILE = "wandb_sweep_id.txt"
+JOB_TYPE = "sweep"
+
+Cell = str | int | float | None
+
+log = logging.getLogger(__name__)
+
+
+def log_sweep(
+    spec: TrackingSpec,
+    sweep: Path,
+    *,
+    columns: Sequence[str],
+    rows: Sequence[Sequence[Cell]],
+    pictures: Mapping[str, Path],
+    summary: Mapping[str, Cell],
+) -> bool:
+    """Log a sweep to a wandb run whose files go below the sweep folder; again, to the same wandb run.
+
+    The group is that of the sweep's runs: `spec.group`, or the sweep folder's name. pictures: PNG files by name.
+    Returns whether it was logged; a failure is a warning in the log.
+    """
+    if spec.mode == "disabled":
+        return False
+    try:
+        place = _log(spec, sweep, columns=columns, rows=rows, pictures=pictures, summary=summary)
+    except Exception as error:
+        # No server, a full disk, a dead service: the sweep's results are in its folder.
+        log.warning(
+            "wandb did not get the sweep's table and pictures (%s: %s); they are in %s",
+            *(type(error).__name__, error, shown(sweep)),
+        )
+        return False
+    log.info("the sweep in wandb: %s", place)
+    return True
+
+
+def _log(
+    spec: TrackingSpec,
+    sweep: Path,
+    *,
+    columns: Sequence[str],
+    rows: Sequence[Sequence[Cell]],
+    pictures: Mapping[str, Path],
+    summary: Mapping[str, Cell],
+) -> str:
+    import wandb
+
+    group = spec.group or sweep.resolve().name
+    run = wandb.init(
+        mode=spec.mode,
+        dir=sweep,
+        project=spec.project,
+        entity=spec.entity,
+        name=f"sweep {group}"[:MAX_CHARACTERS],
+        group=group,
+        job_type=JOB_TYPE,
+        tags=spec.tags,
+        id=run_id(sweep / ID_FILE, resumed=True),
+        resume="allow",
+        reinit="create_new",
+        settings=private_settings(),
+    )
+    exit_code = 1
+    try:
+        table = wandb.Table(columns=list(columns), data=[list(row) for row in rows], allow_mixed_types=True)
+        run.log({"runs": table} | {name: wandb.Image(str(path)) for name, path in pictures.items()})
+        run.summary.update(dict(summary))
+        exit_code = 0
+    finally:
+        run.finish(exit_code=exit_code)
+    return f"`wandb sync {shown(Path(run.settings.sync_dir))}`" if spec.mode == "offline" else str(run.url)

@@ -1,0 +1,55 @@
+"""When a trial is evaluated, saved and done, in its own optimizer steps."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from summarizer.config.specs import TrainerSpec
+
+
+@dataclass(frozen=True)
+class Course:
+    total_steps: int
+    steps_per_epoch: int | None
+    """None for a streamed split, which does not know how long an epoch is."""
+    evaluate_every_steps: int
+    save_every_steps: int
+    limit: Literal["epochs", "max_steps"]
+    """Which of the config's limits `total_steps` is."""
+
+    def evaluates_at(self, step: int) -> bool:
+        return step > 0 and (step % self.evaluate_every_steps == 0 or step == self.total_steps)
+
+    def evaluations_by(self, step: int) -> int:
+        """How many evaluations lie at or before a step."""
+        last = step == self.total_steps and step % self.evaluate_every_steps != 0
+        return step // self.evaluate_every_steps + last
+
+    def saves_at(self, step: int) -> bool:
+        return step > 0 and step % self.save_every_steps == 0
+
+    def epoch_of(self, step: int) -> float:
+        """Epochs done; a streamed split counts none."""
+        return round(step / self.steps_per_epoch, 4) if self.steps_per_epoch else 0.0
+
+
+def course_of(trainer: TrainerSpec, steps_per_epoch: int | None) -> Course:
+    """What a trainer's config asks for. steps_per_epoch: None where only reading to the end would tell."""
+    total = total_steps(trainer, steps_per_epoch)
+    return Course(
+        total,
+        steps_per_epoch,
+        trainer.evaluate_every_steps or steps_per_epoch or total,
+        trainer.checkpoint_every_steps or steps_per_epoch or total,
+        "max_steps" if total == trainer.max_steps else "epochs",
+    )
+
+
+def total_steps(trainer: TrainerSpec, steps_per_epoch: int | None) -> int:
+    """Optimizer steps that a config asks for: its epochs (a part of one in whole steps), or fewer by max_steps."""
+    limits = [trainer.max_steps] if trainer.max_steps is not None else []
+    if trainer.epochs is not None and steps_per_epoch is not None:
+        limits.append(max(math.ceil(trainer.epochs * steps_per_epoch - 1e-9), 1))
+    return min(limits)

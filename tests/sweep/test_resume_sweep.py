@@ -1,0 +1,96 @@
+"""`resume=SWEEP_FOLDER`: finished runs are kept, all others go on, in the groups that they were in."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from fused_sweeps import Sweeps
+from omegaconf import OmegaConf
+
+from summarizer.errors import ConfigError
+from summarizer.sweep.resume import is_sweep, resume_sweep
+from summarizer.tracking.summary import Summary, write_summary
+
+
+@pytest.fixture
+def sweeps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Sweeps:
+    return Sweeps.stood_in(tmp_path, monkeypatch)
+
+
+def end(folder: Path, status: str, ended_by: str) -> None:
+    known = {"overrides": [], "seed": 0, "model": "m", "quantization": "int8", "versions": {}}
+    write_summary(folder, Summary.model_validate({**known, "status": status, "ended_by": ended_by}))
+
+
+def test_only_what_is_unfinished_goes_on(sweeps: Sweeps) -> None:
+    sweeps.run("quantization=int8,nf4", "seed=0,1,2")
+    sweep = Path("sweep")
+    end(sweep / "0", "completed", "epochs")
+    end(sweep / "1", "failed", "error")
+    end(sweep / "3", "stopped", "signal")
+    before = {job.path.name: job for job in sweeps.jobs}
+    sweeps.groups.clear()
+    sweeps.kept.clear()
+    sweeps.reports.clear()
+    resume_sweep(sweep)
+    assert [[job.path.name for job in group] for group in sweeps.groups] == [["1", "2"], ["3", "4", "5"]]
+    for job in sweeps.jobs:
+        old = before[job.path.name]
+        assert job.resumed
+        assert (job.config, job.overrides, job.sweep, job.folder) == (
+            old.config,
+            old.overrides,
+            "sweep",
+            old.folder,
+        )
+    assert [Path(run.folder).name for run in sweeps.kept] == ["1", "2", "3", "4", "5"]
+    assert sweeps.reports == [sweep.resolve()]
+
+
+def test_losers_of_successive_halving_are_kept(sweeps: Sweeps) -> None:
+    sweeps.run("seed=0,1")
+    for run in ("0", "1"):
+        end(Path("sweep", run), "stopped", "successive_halving")
+    sweeps.groups.clear()
+    resume_sweep(Path("sweep"))
+    assert sweeps.groups == []
+
+
+def test_overrides_beside_it_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="leave out seed=1"):
+        resume_sweep(tmp_path, ["seed=1"])
+
+
+def test_a_mistaken_folder_begins_nothing(sweeps: Sweeps) -> None:
+    sweeps.run("seed=0,1,2")
+    sweeps.groups.clear()
+    config = Path("sweep", "1", ".hydra", "config.yaml")
+    config.write_text(config.read_text().replace("dim: 2", "dim: 0"))
+    with pytest.raises(ConfigError, match=r"^adapter.dim: 0 .*\(in 1 of 3 combinations: seed=1\)$"):
+        resume_sweep(Path("sweep"))
+    config.unlink()
+    with pytest.raises(ConfigError, match="no run folder"):
+        resume_sweep(Path("sweep"))
+    assert not sweeps.groups
+
+
+def test_a_sweep_without_its_record(tmp_path: Path) -> None:
+    (tmp_path / "multirun.yaml").write_text("{}")
+    assert is_sweep(tmp_path)
+    with pytest.raises(ConfigError, match="was stopped before its runs were made; start the sweep again"):
+        resume_sweep(tmp_path)
+    (tmp_path / "0" / ".hydra").mkdir(parents=True)
+    (tmp_path / "0" / ".hydra" / "config.yaml").write_text("{}")
+    with pytest.raises(ConfigError, match=f"one by one, as resume={tmp_path}/0"):
+        resume_sweep(tmp_path)
+    assert not is_sweep(tmp_path / "0")
+
+
+def test_later_batches_are_not_forgotten_in_silence(
+    sweeps: Sweeps, capfd: pytest.CaptureFixture[str]
+) -> None:
+    sweeps.run("seed=0,1", "hydra.sweeper.max_batch_size=1")
+    assert OmegaConf.load(Path("sweep", "multirun.yaml")).hydra.sweeper.max_batch_size == 1
+    resume_sweep(Path("sweep"))
+    assert "only runs that the sweeper had launched go on" in capfd.readouterr().err

@@ -16,6 +16,7 @@ GROUPS = (
     "trainer",
     "evaluation",
     "generation",
+    "sweep",
     "tracking",
     "experiment",
 )

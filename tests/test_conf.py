@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import shutil
 import subprocess
 import sys
@@ -10,6 +11,9 @@ from pathlib import Path
 
 import pytest
 from config.composing import composed
+from hydra import compose, initialize_config_dir
+from hydra.utils import get_class
+from omegaconf import DictConfig
 
 from summarizer.config.check import SCALARS, check
 from summarizer.config.completion import BASH
@@ -27,8 +31,9 @@ GROUPS_AND_LEAST_OPTIONS = {
     "trainer": 1,
     "evaluation": 2,
     "generation": 2,
+    "sweep": 1,
     "tracking": 2,
-    "experiment": 2,
+    "experiment": 3,
 }
 NEEDED = {
     "model=hf": ["model.name_or_path=embedded:tiny_gptj"],
@@ -60,6 +65,28 @@ def test_every_option_is_sound(option: str) -> None:
     if group != "experiment":
         assert config[group] == composed(option, *NEEDED.get(option, []), "seed=1")[group]
         assert getattr(spec, group) is not None, name
+
+
+def hydras(*overrides: str) -> DictConfig:
+    """What Hydra itself is told."""
+    with initialize_config_dir(str(conf_folder()), version_base="1.3"):
+        config: DictConfig = compose("config", list(overrides), return_hydra_config=True).hydra
+    return config
+
+
+def test_sweeps_train_fused_unless_told() -> None:
+    assert get_class(hydras().launcher._target_).__name__ == "FusedLauncher"
+    assert get_class(hydras("hydra/launcher=basic").launcher._target_).__name__ == "BasicLauncher"
+
+
+def test_every_value_that_an_experiment_sweeps_over_is_sound() -> None:
+    swept = hydras("experiment=dim_lr_sweep").sweeper.params
+    dims, rates = swept["adapter.dim"].split(","), swept["optimizer.lr"].split(",")
+    assert len(swept) == 2
+    for dim, rate in zip(dims, itertools.cycle(rates), strict=False):
+        spec = preflight(composed("experiment=dim_lr_sweep", f"adapter.dim={dim}", f"optimizer.lr={rate}"))
+        assert (spec.adapter.dim, spec.optimizer.lr) == (int(dim), float(rate))
+    assert len(dims) >= len(rates) > 1
 
 
 def test_a_new_yaml_is_found_by_itself(tmp_path: Path) -> None:

@@ -31,7 +31,6 @@ def lines(*arguments: str) -> list[str]:
         (["+adapter.dim=3"], ["adapter.dim: is there already; leave out the + to change it"]),
         (["+model=hf"], ["model: is there already; leave out the + to change it"]),
         (["adapter=null"], ["adapter: null is not one of lora"]),
-        (["hydra/launcher=foo"], ["hydra/launcher: 'foo' is not one of basic"]),
         (["adapter.dim=1,2"], ["adapter.dim: 1,2 is a sweep; add -m to run each of its values"]),
         (["=3"], ["'=3' has no key; write KEY=VALUE, such as adapter.dim=2"]),
         (
@@ -46,7 +45,7 @@ def lines(*arguments: str) -> list[str]:
             [
                 "'a' is not an override such as adapter.dim=2 (missing EQUAL at '<EOF>')",
                 "foo: unknown key; valid names: adapter, data, evaluation, experiment, generation, model, "
-                "optimizer, plan, plan_tokens_per_s, prompt, quantization, resume, seed, tracking, trainer",
+                "optimizer, plan, plan_tokens_per_s, prompt, quantization, resume, seed, sweep, tracking, trainer",
                 "seed: -1 is not a whole number from 0 to 9223372036854775807",
             ],
         ),
@@ -54,6 +53,14 @@ def lines(*arguments: str) -> list[str]:
 )
 def test_lines(arguments: list[str], expected: list[str]) -> None:
     assert lines(*arguments) == expected
+
+
+def test_options_that_are_not_in_conf_are_named_too() -> None:
+    """Hydra's own and this package's are always there; plugins may be."""
+    (line,) = lines("hydra/launcher=foo")
+    said, _, listed = line.partition(" is not one of ")
+    assert said == "hydra/launcher: 'foo'"
+    assert {"basic", "fused"} <= set(listed.split(", "))
 
 
 def test_the_example_of_the_issue_without_its_plus() -> None:

@@ -70,12 +70,95 @@ def test_each_summary_token_is_predicted_where_the_one_before_it_stands(
         assert tokens[trial, places[:first]].tolist() == [prompt.after[-1], *wanted[: first - 1]]
 
 
-def test_unequal_numbers_of_examples_cannot_be_padded(prompt: Prompt) -> None:
-    with pytest.raises(ValueError, match="equal numbers"):
-        collate([[SHORT], [SHORT, SHORT]], prompt, packed=False)
+def predictions(batch: Batch, n: int) -> list[list[tuple[list[int], int]]]:
+    """Of each trial what its loss is made of: the tokens that a prediction sees, and the token that it is to be."""
+    per_trial = batch.input_ids.numel() // n
+    borders = borders_of(batch) if batch.position_ids is not None else []
+    found: list[list[tuple[list[int], int]]] = []
+    for trial in range(n):
+        found.append([])
+        for place, target in zip(batch.positions[trial].tolist(), batch.targets[trial].tolist(), strict=True):
+            if target == IGNORED_LABEL:
+                continue
+            at = trial * per_trial + place
+            if batch.position_ids is not None:
+                start = max(border for border in borders if border <= at)
+                positions = batch.position_ids.flatten()[start : at + 1].tolist()
+            else:
+                start = at - at % batch.input_ids.shape[1]
+                assert batch.attention_mask.flatten()[start : at + 1].all()
+                positions = list(range(at + 1 - start))
+            assert positions == list(range(at + 1 - start))
+            found[-1].append((batch.input_ids.flatten()[start : at + 1].tolist(), target))
+    return found
 
 
-@pytest.mark.parametrize("trials", [[], [[]], [[SHORT], []]])
+@pytest.mark.parametrize("packed", [True, False])
+@pytest.mark.parametrize("fewer", [[SHORT], []])
+def test_a_trial_with_fewer_examples_predicts_what_it_does_alone(
+    prompt: Prompt, fewer: list[EncodedRow], *, packed: bool
+) -> None:
+    trials = [[MIDDLE, SHORT], fewer, [SHORT, LONG, MIDDLE]]
+    batch = collate(trials, prompt, packed=packed)
+    examples = [[prompt.training_ids(row.article_ids, row.target_ids) for row in rows] for rows in trials]
+    wanted = [
+        [(ids[:end], ids[end]) for ids, before in own for end in range(before, len(ids))] for own in examples
+    ]
+    assert predictions(batch, 3) == wanted
+    for rows, own in zip(trials, wanted, strict=True):
+        if rows:
+            assert predictions(collate([rows], prompt, packed=packed), 1) == [own]
+    if packed:  # no example reaches from one trial into the next
+        borders, t = borders_of(batch), batch.input_ids.shape[1]
+        assert {0, t, 2 * t, 3 * t} <= set(borders)
+        assert borders == sorted(set(borders))
+    else:  # a row that may attend to nothing would come out as NaN
+        assert batch.input_ids.shape[0] == 9
+        assert batch.attention_mask.any(dim=1).all()
+
+
+def numbers_of_examples(
+    batch: Batch, trials: list[list[EncodedRow]], prompt: Prompt
+) -> list[list[list[int]]]:
+    """The token numbers of each trial's examples, padding left out."""
+    found = []
+    for rows, own in zip(trials, batch.token_numbers.reshape(len(trials), -1).tolist(), strict=True):
+        lengths = [len(ids_of(row, prompt)) for row in rows]
+        t = batch.input_ids.shape[1]
+        starts = [sum(lengths[:k]) if batch.position_ids is not None else k * t for k in range(len(rows))]
+        found.append([own[start : start + length] for start, length in zip(starts, lengths, strict=True)])
+    return found
+
+
+@pytest.mark.parametrize("packed", [True, False])
+@pytest.mark.parametrize(
+    "split",
+    [
+        [[[0], [0]], [[1, 2], [1]]],  # microbatches
+        [[[0], [0]], [[1], [1]], [[2], []]],
+        [[[0, 2], [0]], [[1], [1]]],  # processes
+    ],
+)
+def test_tokens_are_numbered_alike_however_a_batch_is_split(
+    prompt: Prompt, split: list[list[list[int]]], *, packed: bool
+) -> None:
+    trials = [[SHORT, LONG, MIDDLE], [MIDDLE, SHORT]]
+    wanted = [
+        [
+            [number * prompt.max_tokens + position for position in range(len(ids_of(row, prompt)))]
+            for number, row in enumerate(rows)
+        ]
+        for rows in trials
+    ]
+    assert numbers_of_examples(collate(trials, prompt, packed=packed), trials, prompt) == wanted
+    for part in split:
+        rows = [[own[k] for k in numbers] for own, numbers in zip(trials, part, strict=True)]
+        batch = collate(rows, prompt, packed=packed, numbers=part)
+        expected = [[own[k] for k in numbers] for own, numbers in zip(wanted, part, strict=True)]
+        assert numbers_of_examples(batch, rows, prompt) == expected
+
+
+@pytest.mark.parametrize("trials", [[], [[]], [[], []]])
 def test_no_rows_make_no_batch(prompt: Prompt, trials: list[list[EncodedRow]]) -> None:
     with pytest.raises(ValueError, match="at least one row"):
         collate(trials, prompt, packed=True)
@@ -85,5 +168,5 @@ def test_no_rows_make_no_batch(prompt: Prompt, trials: list[list[EncodedRow]]) -
 def test_a_batch_moves_to_a_device_whole(prompt: Prompt, *, packed: bool) -> None:
     batch = collate([[SHORT]], prompt, packed=packed).to("meta")
     tensors = [value for value in vars(batch).values() if value is not None]
-    assert len(tensors) == (5 if packed else 4)
+    assert len(tensors) == (6 if packed else 5)
     assert {tensor.device.type for tensor in tensors} == {"meta"}

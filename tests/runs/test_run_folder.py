@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 from summarizer.config.check import to_plain
 from summarizer.errors import ConfigError
 from summarizer.runs.folder import check_unused, claimed
-from summarizer.runs.job import Job, job_of_folder
+from summarizer.runs.job import Job, job_of_folder, jobs_from_json, jobs_to_json
 from summarizer.runs.preflight import preflight
 
 HOLD = (
@@ -57,8 +57,9 @@ def test_a_job_crosses_process_borders() -> None:
     job = Job(
         to_plain(composed()), "/x/ü", ("adapter.dim=2", "prompt.template='\n'"), sweep="s", resumed=True
     )
-    assert Job.from_json(job.to_json()) == job
-    assert Job.from_json(Job({}, "x", ()).to_json()) == Job({}, "x", ())
+    jobs = [job, Job({}, "x", ())]
+    assert jobs_from_json(jobs_to_json(jobs)) == jobs
+    assert jobs_from_json(jobs_to_json([])) == []
 
 
 def run_folder(folder: Path, config: Any, overrides: Any = ("adapter.dim=2",)) -> Path:

@@ -33,7 +33,7 @@ def config() -> GPTJConfig:
 
 
 def planned(spec: RunSpec, recomputed: int | None, rows: int) -> int:
-    run = dry_run_of(spec, config(), torch.float32, Sizing(recomputed, Microbatches(None, None)))
+    run = dry_run_of([spec], config(), torch.float32, Sizing(recomputed, Microbatches(None, None)))
     return planned_bytes(run, spec, rows)
 
 
@@ -82,9 +82,17 @@ def test_not_even_one_example_is_a_mistake_with_ways_out(monkeypatch: pytest.Mon
 @pytest.mark.parametrize(("recomputed", "count"), [(0, 0), (2, 2), (None, 4)])
 def test_preparing_a_model_does_what_was_decided(recomputed: int | None, count: int) -> None:
     spec = spec_of()
-    run = dry_run_of(spec, config(), torch.float32, Sizing(recomputed, Microbatches(None, None)))
+    run = dry_run_of([spec], config(), torch.float32, Sizing(recomputed, Microbatches(None, None)))
     changed = ["forward" in vars(block) for block in blocks(run.adapted.model)]
     assert changed == [True] * count + [False] * (4 - count)
+
+
+def test_a_dry_run_holds_each_trial_with_its_own_adapter() -> None:
+    specs = [spec_of(f"adapter.dim={dim}") for dim in (2, 6)]
+    run = dry_run_of(specs, config(), torch.float32, Sizing(0, Microbatches(None, None)))
+    narrow, wide = (sum(p.numel() for p in run.adapted.parameters_of(i).values()) for i in (0, 1))
+    assert run.adapted.group.size == 2
+    assert wide == 3 * narrow > 0
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from hydra.core.utils import JobReturn
 from hydra.plugins.sweeper import Sweeper
 
 from summarizer.config.paths import conf_folder
+from summarizer.config.specs import TrackingSpec
 from summarizer.runs import launch
 from summarizer.runs.ended import Ended
 from summarizer.runs.job import Job
@@ -36,6 +37,8 @@ class Sweeps:
     """As handed to `start`."""
     kept: list[Ended] = field(default_factory=list)
     reports: list[Path] = field(default_factory=list)
+    tracked: list[TrackingSpec] = field(default_factory=list)
+    """What each report was told of wandb."""
     returns: list[JobReturn] = field(default_factory=list)
 
     @classmethod
@@ -43,7 +46,7 @@ class Sweeps:
         """In an empty folder, with nothing trained and nothing reported until the test ends."""
         made = cls()
         report = ModuleType("summarizer.sweep.report")
-        report.report_sweep = made.reports.append  # type: ignore[attr-defined]
+        report.report_sweep = made.report  # type: ignore[attr-defined]
         batch = Launch.batch
 
         def watched(self: Launch, overrides: Any, first_number: int) -> list[JobReturn]:
@@ -68,6 +71,10 @@ class Sweeps:
     def start(self, jobs: Sequence[Job]) -> list[Ended]:
         self.groups.append(list(jobs))
         return self.train(jobs)
+
+    def report(self, sweep: Path, tracking: TrackingSpec) -> None:
+        self.reports.append(sweep)
+        self.tracked.append(tracking)
 
     def run(self, *arguments: str) -> None:
         """Returns when the sweep has ended, and raises what it raises."""

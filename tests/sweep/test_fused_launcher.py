@@ -14,11 +14,17 @@ from fused_sweeps import Sweeps, count_up
 from hydra.core.utils import JobStatus
 from small_runs import REPOSITORY
 
+from summarizer.config.specs import TrackingSpec
 from summarizer.errors import ConfigError, NonFiniteLossError, StopRequested
 from summarizer.runs.ended import Ended
 from summarizer.runs.job import Job
+from summarizer.sweep.closing import report_later, reported
 
 log = logging.getLogger("summarizer.training.loop")
+
+TRACKING = TrackingSpec(
+    mode="disabled", project="p", entity=None, name=None, group=None, tags=[], log_adapter=False
+)
 
 
 @pytest.fixture
@@ -77,9 +83,41 @@ def test_ctrl_c_ends_the_sweep_and_the_report_is_still_written(sweeps: Sweeps) -
 
     sweeps.train = train
     with pytest.raises(StopRequested):
-        sweeps.run("quantization=int8,nf4")
+        sweeps.run("quantization=int8,nf4", "tracking.project=mine")
     assert len(sweeps.groups) == 1
     assert sweeps.reports == [Path("sweep").resolve()]
+    assert [tracking.project for tracking in sweeps.tracked] == ["mine"]
+
+
+def test_a_report_that_fails_does_not_hide_what_ended_the_sweep(
+    sweeps: Sweeps, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError("no space left on device")
+
+    def stopped() -> None:
+        with reported():
+            report_later(Path("sweep"), TRACKING)
+            raise StopRequested(2)
+
+    monkeypatch.setattr(sys.modules["summarizer.sweep.report"], "report_sweep", full)
+    with pytest.raises(StopRequested):
+        stopped()
+    assert "the sweep's report could not be written: no space left on device" in caplog.text
+    with pytest.raises(OSError, match="no space left"), reported():
+        report_later(Path("sweep"), TRACKING)
+
+
+def test_each_sweep_is_reported_once_at_the_end_of_its_block(sweeps: Sweeps) -> None:
+    with reported():
+        report_later(Path("outer"), TRACKING)
+        with reported():
+            for _ in range(2):  # batches of one sweeper
+                report_later(Path("inner"), TRACKING)
+            assert not sweeps.reports
+        assert sweeps.reports == [Path("inner")]
+    assert sweeps.reports == [Path("inner"), Path("outer")]
+    assert sweeps.tracked == [TRACKING] * 2
 
 
 def test_a_plan_leaves_no_report(sweeps: Sweeps) -> None:

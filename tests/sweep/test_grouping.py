@@ -25,6 +25,7 @@ CONFIG: Mapping[str, Any] = {
         "early_stopping": {"patience": None},
         "best_metric": "val/loss",
     },
+    "sweep": {"places": "auto", "stopping": None},
     "tracking": {"name": None},
     "plan": False,
 }
@@ -66,6 +67,8 @@ def test_what_a_trial_has_of_its_own(key: str, value: object) -> None:
         ("data.rows", {"train": 9}),
         ("trainer.batch_size", 4),
         ("trainer.best_metric", "val/rouge1"),
+        ("sweep.places", 2),
+        ("sweep.stopping", "successive_halving"),
         ("plan", True),
     ],
 )

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from fused_sweeps import Sweeps
+from fused_sweeps import Sweeps, count_up
 from omegaconf import OmegaConf
 
 from summarizer.errors import ConfigError
+from summarizer.runs.ended import Ended
+from summarizer.runs.job import Job
 from summarizer.sweep.resume import is_sweep, resume_sweep
 from summarizer.tracking.summary import Summary, write_summary
 
@@ -24,17 +28,27 @@ def end(folder: Path, status: str, ended_by: str) -> None:
 
 
 def test_only_what_is_unfinished_goes_on(sweeps: Sweeps) -> None:
-    sweeps.run("quantization=int8,nf4", "seed=0,1,2")
+    """Among finished runs of its group, by which a halving measures it, and which training leaves alone."""
+    sweeps.run("quantization=int8,nf4,none", "seed=0,1", "tracking.project=mine")
     sweep = Path("sweep")
     end(sweep / "0", "completed", "epochs")
     end(sweep / "1", "failed", "error")
-    end(sweep / "3", "stopped", "signal")
+    end(sweep / "2", "stopped", "signal")
+    end(sweep / "4", "completed", "max_steps")
+    end(sweep / "5", "stopped", "successive_halving")
     before = {job.path.name: job for job in sweeps.jobs}
     sweeps.groups.clear()
     sweeps.kept.clear()
     sweeps.reports.clear()
+    sweeps.tracked.clear()
+
+    def train(jobs: Sequence[Job]) -> list[Ended]:
+        logging.getLogger("summarizer.training.loop").info("it goes on")
+        return count_up(jobs)
+
+    sweeps.train = train
     resume_sweep(sweep)
-    assert [[job.path.name for job in group] for group in sweeps.groups] == [["1", "2"], ["3", "4", "5"]]
+    assert [[job.path.name for job in group] for group in sweeps.groups] == [["0", "1"], ["2", "3"]]
     for job in sweeps.jobs:
         old = before[job.path.name]
         assert job.resumed
@@ -44,8 +58,11 @@ def test_only_what_is_unfinished_goes_on(sweeps: Sweeps) -> None:
             "sweep",
             old.folder,
         )
-    assert [Path(run.folder).name for run in sweeps.kept] == ["1", "2", "3", "4", "5"]
+    told = [run for run in "012345" if "it goes on" in (sweep / run / "run.log").read_text()]
+    assert told == ["1", "2", "3"]
+    assert [Path(run.folder).name for run in sweeps.kept] == ["0", "1", "2", "3"]
     assert sweeps.reports == [sweep.resolve()]
+    assert [tracking.project for tracking in sweeps.tracked] == ["mine"]
 
 
 def test_losers_of_successive_halving_are_kept(sweeps: Sweeps) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from small_runs import TINY, Command
+from small_runs import KILL_IN, TINY, Command
 
 from summarizer.tracking.metrics import read_metrics
 from summarizer.tracking.summary import read_summary
@@ -27,25 +27,6 @@ ARGUMENTS = (
     "evaluation.rows=2",
     "evaluation.base=false",
 )
-
-KILL_IN = """
-import os, signal, sys
-import summarizer.training.checkpoint as checkpoint
-
-real, calls = checkpoint.{function}, 0
-
-def killing(*arguments):
-    global calls
-    calls += 1
-    if calls == {call}:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return real(*arguments)
-
-checkpoint.{function} = killing
-from summarizer.run import main
-main()
-"""
-"""A run that is killed at the nth call of a function that writes checkpoints."""
 
 
 @pytest.fixture(scope="module")

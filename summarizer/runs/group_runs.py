@@ -82,10 +82,14 @@ class GroupRuns:
                 self._close(outcome, "failed", "error", error)
         if len(admitted) < len(taken):
             adapted.keep([*range(first_place), *admitted])
+        if not admitted:
+            return self.admit(free)
         trials = list(admitted.values())
-        if trials and not any(one.trained for one in self.outcomes):
-            log.info(describe(adapted, first_place))
+        if not any(one.trained for one in self.outcomes):
             startup().lap("attach")
+        for place, trial in enumerate(trials, first_place):
+            if not self._of[trial].trained:
+                trial.say(logging.INFO, describe(adapted, place))
         new = [trial for trial in trials if trial.reached.step == 0 and not self._of[trial].trained]
         if new and self._shared.evaluation.base:
             for trial in new:
@@ -119,9 +123,8 @@ class GroupRuns:
         if outcome.job.resumed or outcome.trained:
             load_latest(trial)
         if outcome.job.resumed and not outcome.trained:
-            outcome.recorder.keep_through(
-                trial.reached.step or -1
-            )  # step 0 is the base's evaluation, done anew
+            # Step 0 is the base's evaluation, which is done anew.
+            outcome.recorder.keep_through(trial.reached.step or -1)
         if (value := trial.reached.last_value) is not None:
             self.display.evaluated(number, value, trial.reached.best_value, trial.reached.best_step)
         self._of[trial] = outcome

@@ -51,22 +51,22 @@ def plan_places(
 ) -> Sizing:
     """The sizing of one run, for a group: with its places, and microbatches that leave room for all of them.
 
+    A number that sweep.places asks for is taken as it is, unless the plan is asked for the microbatches.
     specs: of the group's runs.  Call before the base is on the device.
     """
     spec = widest(specs)
-    wanted = spec.sweep.places
+    wanted = len(specs) if spec.sweep.places == "auto" else min(spec.sweep.places, len(specs))
     memory_bytes = int(SHARE * device_memory_bytes(device))
-    if wanted != "auto" or len(specs) == 1:
-        places = 1 if wanted == "auto" else min(wanted, len(specs))
-        rows = evaluation_rows(spec, config, places, memory_bytes)
-        return replace(sizing, places=places, evaluation_rows=rows)
+    if len(specs) == 1 or (spec.sweep.places != "auto" and spec.trainer.batch_tokens != "auto"):
+        rows = evaluation_rows(spec, config, wanted, memory_bytes)
+        return replace(sizing, places=wanted, evaluation_rows=rows)
     limited = sizing.microbatches.tokens is not None
     rows = 1 if limited else rows_at_once(spec)
-    need = _need(spec, sizing, config, dtype, min(GLANCE_TOKENS, spec.prompt.max_tokens))
-    if need.bytes(len(specs), rows) > memory_bytes:
-        need = _need(spec, sizing, config, dtype, spec.prompt.max_tokens)
-    places = max(min(need.most_trials(rows, memory_bytes), len(specs)), 1)
-    if places < len(specs):
+    need = _need(specs, sizing, config, dtype, min(GLANCE_TOKENS, spec.prompt.max_tokens))
+    if need.bytes(wanted, rows) > memory_bytes:
+        need = _need(specs, sizing, config, dtype, spec.prompt.max_tokens)
+    places = max(min(need.most_trials(rows, memory_bytes), wanted), 1)
+    if places < wanted:
         log.info(
             "memory: %d of the group's %d runs train at once (%.1f GiB planned of %.1f); the others follow",
             *(places, len(specs), need.bytes(places, rows) / GIB, memory_bytes / GIB),
@@ -83,7 +83,7 @@ def plan_places(
 def evaluation_rows(spec: RunSpec, config: PretrainedConfig, trials: int, free_bytes: int) -> int:
     """Held-out rows of each trial that generate at once: evaluation.batch_size, or what keys and values leave.
 
-    free_bytes: of the device beside the base and the trials' state.
+    free_bytes: of the device; half of it is left to all else.
     """
     text = config.get_text_config()
     heads = int(getattr(text, "num_key_value_heads", None) or text.num_attention_heads)
@@ -104,14 +104,22 @@ def _width(adapter: Adapter) -> int:
     return sum(tensor.numel() for tensor in adapter.draw_linear(1, 1, torch.Generator()).values())
 
 
-def _need(spec: RunSpec, sizing: Sizing, config: PretrainedConfig, dtype: torch.dtype, tokens: int) -> Need:
-    """As a step over one row of `tokens` takes it, and longer rows in proportion."""
+def _need(
+    specs: Sequence[RunSpec], sizing: Sizing, config: PretrainedConfig, dtype: torch.dtype, tokens: int
+) -> Need:
+    """As a step over one row of `tokens` takes it, and longer rows in proportion; of every trial what most take."""
+    spec = widest(specs)
     run = dry_run_of([spec], config, dtype, sizing)
     cost = run.cost(Microbatch(1, tokens, min(SUMMARY_TOKENS, tokens)))
     lasting = cost.at_peak["adapters"] + cost.at_peak["gradients"]
+    # What an optimizer keeps depends on anything but its rate.
+    optimizers = {
+        (one.optimizer.path, str({**one.optimizer.arguments, "lr": None})): one.optimizer.build
+        for one in specs
+    }.values()
     passing = cost.peak_bytes - cost.at_peak["base"] - lasting
     return Need(
         shared_bytes=cost.at_peak["base"],
-        state_bytes=lasting + group_state_bytes(run, [spec.optimizer.build]),
+        state_bytes=lasting + max(group_state_bytes(run, [build]) for build in optimizers),
         row_bytes=passing * spec.prompt.max_tokens // tokens,
     )

@@ -94,7 +94,8 @@ def _boundary(group: Group, owner: Owner, records: StepRecords, stop: StopSignal
     due = [
         trial for trial in due if trial not in leaving and trial.reached.evaluated_step != trial.reached.step
     ]
-    cut_short = bool(due) and not _validate(group, owner, due)
+    cut_short = bool(due) and not _validate(group, owner, records, due)
+    leaving |= _failures(group, records)
     stopped = bool(group.processes.agreed(cut_short or stop.number is not None))
     for trial in group.trials:
         if trial not in leaving and (by := _ended_by(trial, stopped=stopped)):
@@ -149,7 +150,7 @@ def _split(group: Group, owner: Owner, records: StepRecords) -> None:
     group.leave(leaving)
 
 
-def _validate(group: Group, owner: Owner, due: Sequence[Trial]) -> bool:
+def _validate(group: Group, owner: Owner, records: StepRecords, due: Sequence[Trial]) -> bool:
     """Evaluate trials at their present steps. False where a signal cut it short: it is done again on resuming."""
     try:
         with group.adapted.evaluating():
@@ -160,7 +161,7 @@ def _validate(group: Group, owner: Owner, due: Sequence[Trial]) -> bool:
         reached = trial.reached
         reached.evaluated_step, reached.val_loss = reached.step, metrics["val/loss"]
         note_evaluation(trial, metrics[trial.spec.trainer.best_metric])
-        trial.record(metrics, reached.step)
+        records.record(trial, metrics, reached.step)
         shown = ", ".join(f"{name} {number:.3f}" for name, number in metrics.items())
         best = f" (best {trial.spec.trainer.best_metric})" if reached.best_step == reached.step else ""
         trial.say(logging.INFO, "step %d: %s%s", reached.step, shown, best)

@@ -21,7 +21,7 @@ class StepRecords:
     def __init__(self, group: Group, stepped: Callable[[Mapping[Trial, float], float], None]) -> None:
         """stepped: hears of each trial's loss after each step, and the tokens/s of all trials so far."""
         self.failed: dict[Trial, Exception] = {}
-        """Trials whose loss is not finite, or whose step failed. They are not recorded any further."""
+        """Trials whose loss is not finite, or whose step or record failed. They are not recorded any further."""
         self._group = group
         self._stepped = stepped
         self._waiting: Measured | None = None
@@ -74,20 +74,25 @@ class StepRecords:
             reached.last_loss = loss
             reached.train_s += seconds
             if step % trial.spec.trainer.log_every_steps == 0 or step == trial.course.total_steps:
-                trial.record(
-                    {
-                        "train/loss": loss,
-                        "train/lr": measured.rates[index],
-                        "train/grad_norm": norms[index],
-                        "train/tokens_per_s": measured.tokens[index] / seconds,
-                        "train/mfu": mfu,
-                        "train/memory_bytes": memory_bytes,
-                        **group.scaling.metrics(trial),
-                    },
-                    step,
-                )
+                values = {
+                    "train/loss": loss,
+                    "train/lr": measured.rates[index],
+                    "train/grad_norm": norms[index],
+                    "train/tokens_per_s": measured.tokens[index] / seconds,
+                    "train/mfu": mfu,
+                    "train/memory_bytes": memory_bytes,
+                    **group.scaling.metrics(trial),
+                }
+                self.record(trial, values, step)
             shown[trial] = loss
         self._stepped(shown, self._tokens / self._train_s)
+
+    def record(self, trial: Trial, values: Mapping[str, float], step: int) -> None:
+        """Record metrics of a trial, which fails where they cannot be written."""
+        try:
+            trial.record(values, step)
+        except OSError as error:
+            self.failed.setdefault(trial, error)
 
     def _divergence(self, trial: Trial, loss: float, step: int, rows: list[str]) -> NonFiniteLossError | None:
         if not math.isfinite(loss):

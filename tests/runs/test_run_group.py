@@ -202,6 +202,24 @@ def test_one_that_cannot_be_saved_leaves(
     assert_as_alone([ended[1]], one_by_one, [1])
 
 
+def test_one_whose_metrics_cannot_be_written_leaves(
+    tmp_path: Path, one_by_one: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from summarizer.tracking.metrics import MetricsFile
+
+    real = MetricsFile.log
+
+    def full(self: Any, record: Any) -> None:
+        if self._path.parent.name == "0" and record["step"] == 2 and "val/loss" in record:
+            raise OSError(28, "No space left on device", str(self._path))
+        real(self, record)
+
+    monkeypatch.setattr(MetricsFile, "log", full)
+    ended = run_group(grid(tmp_path, trials=GRID[:2]))
+    assert isinstance(ended[0].error, OSError)
+    assert_as_alone([ended[1]], one_by_one, [1])
+
+
 def test_one_whose_optimizer_fails_leaves(
     tmp_path: Path, one_by_one: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -217,6 +235,24 @@ def test_one_whose_optimizer_fails_leaves(
     assert str(ended[1].error) == "no such kernel"
     assert max(row["step"] for row in read_metrics(tmp_path / "1" / "metrics.jsonl")) == 2
     assert_as_alone([ended[0]], one_by_one, [0])
+
+
+def test_those_that_cannot_begin_do_not_keep_others_from_it(
+    tmp_path: Path, one_by_one: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first two are offered all the places there are."""
+    real = GroupRuns._trial
+
+    def refusing(self: Any, outcome: Any, place: int) -> Any:
+        if outcome.spec.adapter.dim == 3:
+            raise RuntimeError("wandb cannot be opened")
+        return real(self, outcome, place)
+
+    monkeypatch.setattr(GroupRuns, "_trial", refusing)
+    bad = ("adapter.dim=3",)
+    ended = run_group(grid(tmp_path, "sweep.places=2", trials=[bad, (*bad, "seed=1"), GRID[0]]))
+    assert [str(run.error) for run in ended[:2]] == ["wandb cannot be opened"] * 2
+    assert_as_alone([ended[2]], one_by_one, [0])
 
 
 def test_what_fails_before_training_fails_them_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -302,9 +302,9 @@ def test_dropout_keeps_the_mean(folder: Path) -> None:
     model = adapted(folder, [lora(2, dropout=0.25, targets=["head"])], [5])
     fill_randomly(model, 0)
     with torch.no_grad():
-        runs = torch.stack([trained(model, batch_of(0), step=k) for k in range(400)])
+        runs = torch.stack([trained(model, batch_of(0), step=k) for k in range(100)])
     expected = logits(model.model, batch_of(0))
-    error = (runs.mean(0) - expected) / (runs.std(0) / 20 + 1e-6)
+    error = (runs.mean(0) - expected) / (runs.std(0) / 10 + 1e-6)
     assert error.abs().mean() < 1.1  # the mean of |N(0, 1)| is 0.8
 
 

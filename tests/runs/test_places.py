@@ -69,6 +69,7 @@ def test_as_many_train_at_once_as_fit(
         give(memory_bytes, monkeypatch)
         assert planned([spec] * 6).places == fitting
     give(1.05 * four, monkeypatch)
+    caplog.clear()
     with caplog.at_level("INFO"):
         assert planned([spec] * 4).places == 4
         assert not caplog.messages

@@ -111,6 +111,7 @@ def test_a_mixed_grid_trains_as_each_of_it_alone(tmp_path: Path, one_by_one: Pat
         assert run.value == min(evaluations)
 
 
+@pytest.mark.slow
 def test_with_fewer_places_runs_wait_for_them(
     tmp_path: Path, one_by_one: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -133,6 +134,7 @@ def watched_sizes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return sizes
 
 
+@pytest.mark.slow
 def test_dropout_draws_the_same_in_a_group(tmp_path: Path) -> None:
     """Whatever the group's microbatches are, too."""
     dropping = ("adapter.dropout=0.3", "trainer.batch_tokens=200")
@@ -166,6 +168,7 @@ def test_one_that_diverges_leaves_and_the_others_are_as_alone(
     assert sizes == [3, 3, 2, 2, 2, 2]
 
 
+@pytest.mark.slow
 def test_a_neighbour_s_end_does_not_change_a_bit_while_shapes_stay(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -185,6 +188,7 @@ def test_a_neighbour_s_end_does_not_change_a_bit_while_shapes_stay(
     assert ours == expected
 
 
+@pytest.mark.slow
 def test_one_that_cannot_be_saved_leaves(
     tmp_path: Path, one_by_one: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -202,6 +206,7 @@ def test_one_that_cannot_be_saved_leaves(
     assert_as_alone([ended[1]], one_by_one, [1])
 
 
+@pytest.mark.slow
 def test_one_whose_metrics_cannot_be_written_leaves(
     tmp_path: Path, one_by_one: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -220,6 +225,7 @@ def test_one_whose_metrics_cannot_be_written_leaves(
     assert_as_alone([ended[1]], one_by_one, [1])
 
 
+@pytest.mark.slow
 def test_one_whose_optimizer_fails_leaves(
     tmp_path: Path, one_by_one: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -237,6 +243,7 @@ def test_one_whose_optimizer_fails_leaves(
     assert_as_alone([ended[0]], one_by_one, [0])
 
 
+@pytest.mark.slow
 def test_those_that_cannot_begin_do_not_keep_others_from_it(
     tmp_path: Path, one_by_one: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -291,6 +298,7 @@ def test_a_group_that_does_not_fit_is_split_and_goes_on(
     assert "from here on 2 train at once, the others wait" in caplog.text
 
 
+@pytest.mark.slow
 def test_an_evaluation_that_does_not_fit_is_split(
     tmp_path: Path, one_by_one: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -316,7 +324,7 @@ def test_an_evaluation_that_does_not_fit_is_split(
 # ---- going on ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("steps", [3, 4])
+@pytest.mark.parametrize("steps", [pytest.param(3, marks=pytest.mark.slow), 4])
 def test_a_stopped_group_goes_on_exactly(
     steps: int, tmp_path: Path, one_by_one: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -374,7 +382,7 @@ HALVING = (
 )
 
 
-@pytest.mark.parametrize("places", [6, 2])
+@pytest.mark.parametrize("places", [6, pytest.param(2, marks=pytest.mark.slow)])
 def test_losers_are_stopped_and_the_rest_is_as_alone(
     places: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -405,6 +413,7 @@ def test_losers_are_stopped_and_the_rest_is_as_alone(
     assert first.index(min(first)) in full
 
 
+@pytest.mark.slow
 def test_a_halving_goes_on_where_it_was_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     through = run_group(grid(tmp_path / "through", *HALVING, trials=LADDER))
     jobs = grid(tmp_path / "cut", *HALVING, trials=LADDER)

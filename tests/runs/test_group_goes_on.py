@@ -1,0 +1,193 @@
+"""A group that is short of memory, stopped, or halved: what it trains is what each run would have got alone."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from grids import GRID, assert_as_alone, grid, job, numbers, train_one_by_one, watched_sizes
+
+from summarizer.errors import StopRequested
+from summarizer.runs import experiment
+from summarizer.runs.experiment import run_group
+from summarizer.runs.group_runs import GroupRuns
+from summarizer.tracking.summary import read_summary
+from summarizer.training import loop, step
+from summarizer.training.group import Group
+
+
+@pytest.fixture(scope="module")
+def one_by_one(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return train_one_by_one(tmp_path_factory.mktemp("alone"))
+
+
+# ---- memory ------------------------------------------------------------------------------------------------------
+
+
+def running_out(monkeypatch: pytest.MonkeyPatch, fits: Callable[[Any], bool]) -> None:
+    """A device on which only some batches fit."""
+    real = step.summary_nll
+
+    def scarce(model: Any, batch: Any) -> torch.Tensor:
+        if model.training and not fits(batch):
+            raise torch.OutOfMemoryError("no more")
+        return real(model, batch)
+
+    monkeypatch.setattr(step, "summary_nll", scarce)
+
+
+def test_a_group_that_does_not_fit_is_split_and_goes_on(
+    tmp_path: Path, one_by_one: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("WARNING")
+    sizes = watched_sizes(monkeypatch)
+    running_out(monkeypatch, lambda batch: len(batch.targets) <= 2)
+    assert_as_alone(run_group(grid(tmp_path)), one_by_one)
+    assert sizes == [4, *[2] * 12]
+    assert "from here on 2 train at once, the others wait" in caplog.text
+
+
+@pytest.mark.slow
+def test_an_evaluation_that_does_not_fit_is_split(
+    tmp_path: Path, one_by_one: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from summarizer.evaluation import evaluate
+
+    seen: list[tuple[int, int]] = []
+    for name, count in (("generate", lambda model, prompts, spec, trials, **_: (trials, len(prompts))),):
+        real = getattr(evaluate, name)
+
+        def scarce(*arguments: Any, real: Any = real, count: Any = count, **more: Any) -> Any:
+            seen.append(count(*arguments, **more))
+            if seen[-1][0] * seen[-1][1] > 2:
+                raise torch.OutOfMemoryError("no more")
+            return real(*arguments, **more)
+
+        monkeypatch.setattr(evaluate, name, scarce)
+    assert_as_alone(run_group(grid(tmp_path)), one_by_one)
+    assert (4, 2) in seen
+    assert (4, 1) in seen
+    assert (2, 1) in seen
+
+
+# ---- going on ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("steps", [pytest.param(3, marks=pytest.mark.slow), 4])
+def test_a_stopped_group_goes_on_exactly(
+    steps: int, tmp_path: Path, one_by_one: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One of three waits when the signal comes, one has completed; what is complete stays as it is."""
+    jobs = grid(tmp_path, "sweep.places=2", trials=GRID[:3])
+    stopping(monkeypatch, steps)
+    with pytest.raises(StopRequested):
+        run_group(jobs)
+    monkeypatch.undo()
+    assert [read_summary(tmp_path / name).status for name in "01"] == ["stopped"] * 2
+    assert not (tmp_path / "2" / "summary.json").exists()
+    ended = run_group([replace(one, resumed=True) for one in jobs])
+    assert_as_alone(ended, one_by_one, range(3))
+    before = (tmp_path / "0" / "summary.json").read_bytes()
+    again = run_group([replace(one, resumed=True) for one in jobs])
+    assert again == ended
+    assert (tmp_path / "0" / "summary.json").read_bytes() == before
+
+
+def stopping(monkeypatch: pytest.MonkeyPatch, steps: int) -> None:
+    """A signal after so many steps of the group."""
+    real, stops = loop.train_step, []
+    real_fit = experiment.fit
+
+    def fit(group: Group, runs: GroupRuns, stop: Any) -> None:
+        stops.append(stop)
+        real_fit(group, runs, stop)
+
+    taken = 0
+
+    def counting(group: Group, batches: Any) -> Any:
+        nonlocal taken
+        taken += 1
+        if taken == steps:
+            stops[0].number = 15
+        return real(group, batches)
+
+    monkeypatch.setattr(experiment, "fit", fit)
+    monkeypatch.setattr(loop, "train_step", counting)
+
+
+# ---- successive halving ------------------------------------------------------------------------------------------
+
+LADDER = tuple(
+    ("adapter.dim=2", "optimizer=adamw", f"optimizer.lr={rate}", "seed=0")
+    for rate in ("1e-6", "1e-2", "1e-5", "3e-3", "1e-4", "1e-3")
+)
+HALVING = (
+    "sweep.stopping=successive_halving",
+    "sweep.reduction_factor=3",
+    "trainer.evaluate_every_steps=1",
+    "trainer.epochs=1",
+    "evaluation.rows_during_training=0",
+    "evaluation.base=false",
+)
+
+
+@pytest.mark.parametrize("places", [6, pytest.param(2, marks=pytest.mark.slow)])
+def test_losers_are_stopped_and_the_rest_is_as_alone(
+    places: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes = watched_sizes(monkeypatch)
+    jobs = grid(tmp_path / "sweep", *HALVING, f"sweep.places={places}", trials=LADDER)
+    ended = run_group(jobs)
+    assert all(run.error is None for run in ended)
+    summaries = [read_summary(Path(run.folder)) for run in ended]
+    full = [number for number, summary in enumerate(summaries) if summary.status == "completed"]
+    assert sum(sizes) == sum(summary.steps or 0 for summary in summaries)
+    assert 1 <= len(full) < len(LADDER)
+    for number, summary in enumerate(summaries):
+        if number not in full:
+            assert (summary.status, summary.ended_by, summary.rouge) == (
+                "stopped",
+                "successive_halving",
+                None,
+            )
+            assert (tmp_path / "sweep" / str(number) / "adapter" / "adapter_model.safetensors").is_file()
+            assert summary.steps == 1
+    for number in full:
+        (alone,) = run_group([job(tmp_path / "alone" / str(number), *LADDER[number], *HALVING)])
+        expected = numbers(Path(alone.folder))
+        for row, theirs in zip(numbers(tmp_path / "sweep" / str(number)), expected, strict=True):
+            assert row == pytest.approx(theirs, rel=2e-4, abs=1e-6)
+    # Of so many rates after one step, the highest is not always the best; the best at the rung is among the full.
+    first = [numbers(Path(run.folder))[1]["val/loss"] for run in ended]
+    assert first.index(min(first)) in full
+
+
+@pytest.mark.slow
+def test_a_halving_goes_on_where_it_was_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    through = run_group(grid(tmp_path / "through", *HALVING, trials=LADDER))
+    jobs = grid(tmp_path / "cut", *HALVING, trials=LADDER)
+    stopping(monkeypatch, 2)
+    with pytest.raises(StopRequested):
+        run_group(jobs)
+    monkeypatch.undo()
+    ended = run_group([replace(one, resumed=True) for one in jobs])
+    for ours, theirs in zip(ended, through, strict=True):
+        assert read_summary(Path(ours.folder)).status == read_summary(Path(theirs.folder)).status
+        assert ours.value == pytest.approx(theirs.value, rel=1e-5)
+        assert [row["step"] for row in numbers(Path(ours.folder))] == [
+            row["step"] for row in numbers(Path(theirs.folder))
+        ]
+
+
+def test_every_run_of_a_group_says_what_it_was(tmp_path: Path) -> None:
+    run_group(grid(tmp_path, trials=GRID[:2]))
+    for number in range(2):
+        summary = json.loads((tmp_path / str(number) / "summary.json").read_text(encoding="utf-8"))
+        assert summary["overrides"] == list(GRID[number])
+        assert summary["startup_s"]
+        assert summary["wall_s"] > 0

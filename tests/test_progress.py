@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import logging
-import os
-import pty
-import subprocess
-import sys
 
 import pytest
+from terminal import run_in_terminal
 
 from summarizer import progress
 
@@ -57,23 +54,9 @@ def test_the_time_left_counts_only_what_this_process_did(
 
 
 def test_a_live_bar_at_a_terminal() -> None:
-    main, terminal = pty.openpty()
-    environment = {**os.environ, "TERM": "xterm", "COLUMNS": "100"}
-    process = subprocess.Popen(
-        [sys.executable, "-c", SCRIPT], stderr=terminal, stdout=terminal, env=environment
-    )
-    os.close(terminal)
-    shown = b""
-    while True:
-        try:
-            part = os.read(main, 65536)
-        except OSError:  # Linux ends a terminal whose other side closed so
-            break
-        if not part:
-            break
-        shown += part
-    assert process.wait() == 0
-    text = shown.decode()
+    screen, code = run_in_terminal(SCRIPT, width=100, height=24)
+    assert code == 0
+    text = "\n".join(screen.lines)
     assert "training" in text
     assert "3/3" in text
     assert "loss 1.234" in text

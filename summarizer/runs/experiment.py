@@ -148,7 +148,11 @@ def _train(
             tokenizer,
             shown_trials,
         )
-        fit(group, runs, stop)
+        try:
+            fit(group, runs, stop)
+        except BaseException:
+            runs.note_progress(group.trials)
+            raise
         runs.close_rest(stopped=stop.number is not None)
     if len(pending) == 1 and processes.is_main:
         for outcome, scores in runs.scores.items():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -168,8 +168,7 @@ class GroupRuns:
     # ---- leaving -------------------------------------------------------------------------------------------------
 
     def left(self, trials: Mapping[Trial, Leaving]) -> None:
-        for trial in trials:
-            self._of[trial].note_progress(trial)
+        self.note_progress(trials)
         at_end: dict[Trial, EndedBy] = {
             trial: why.by
             for trial, why in trials.items()
@@ -197,6 +196,11 @@ class GroupRuns:
                         self._close(self._of[trial], "stopped", "signal", error)
         for trial in trials:
             del self._of[trial]  # and with it the stacks that its parameters lie in
+
+    def note_progress(self, trials: Iterable[Trial]) -> None:
+        """How far they came, for their summaries."""
+        for trial in trials:
+            self._of[trial].note_progress(trial)
 
     def close_rest(self, *, stopped: bool) -> None:
         """Of the runs that are nobody's turn any more: what a stop or their rung means for them."""

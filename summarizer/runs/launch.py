@@ -102,12 +102,13 @@ def follow() -> None:
 def start(jobs: Sequence[Job]) -> list[Ended]:
     """Run jobs that train as one group, in as many processes as there are or as they ask for.
 
+    What is asked of the first here is alike in all of them.
     Returns how each ended. Raises what kept all of them from beginning, and StopRequested once they are saved.
     """
     from summarizer.runs.preflight import preflight
 
     _compose_has_ended()
-    spec, *_ = [preflight(OmegaConf.create(job.config)) for job in jobs]
+    spec = preflight(OmegaConf.create(jobs[0].config))
     if spec.plan:
         from summarizer.runs.show_plan import show_plan
 

@@ -48,6 +48,7 @@ def show_plan(jobs: Sequence[Job]) -> Plan:
         steps_per_epoch = -(-len(lengths) // spec.trainer.batch_size)
         steps = total_steps(spec.trainer, steps_per_epoch)
         work, longest = Work(steps, round(sum(lengths) * steps / steps_per_epoch), sum(lengths)), max(lengths)
+    # The widest, and as many others as train beside it.
     together = sorted(specs, key=lambda one: one is not spec)[: sizing.places]
     run = dry_run_of(together, config, processes.dtype, sizing)
     optimizers = [one.optimizer.build for one in together]

@@ -15,7 +15,7 @@ from summarizer.atomic import write_text
 from summarizer.errors import ConfigError, Issue
 from summarizer.sweep.result import Metric, RunResult, read_result
 from summarizer.tracking.names import redact
-from summarizer.tracking.summary import Part
+from summarizer.tracking.summary import Part, broken
 
 FILE_NAME = "sweep.json"
 
@@ -103,10 +103,7 @@ def read_record(sweep: Path) -> SweepRecord:
     except OSError as error:
         raise ConfigError.single(str(path), f"no sweep to read here ({error.strerror})") from error
     except ValidationError as error:
-        raise ConfigError(
-            Issue(f"{path}: {'.'.join(map(str, mistake['loc']))}".rstrip(": "), mistake["msg"])
-            for mistake in error.errors()
-        ) from error
+        raise broken(path, error) from error
     folders = [run.folder for run in record.runs]
     issues = [
         Issue(f"{path}: runs.{number}.folder", text)

@@ -15,7 +15,7 @@ from summarizer.sweep.record import SweepRecord, collect, write_record
 from summarizer.sweep.swept import Swept, one_line, swept
 from summarizer.sweep.table import escaped, markdown_table, plain_rows, terminal_table
 from summarizer.sweep.wording import HALVING_NOTE, STOPPED_NOTE, answer, name, question, saving
-from summarizer.tracking.sweep_run import log_sweep
+from summarizer.tracking.sweep_run import SweepTable, log_sweep
 
 REPORT = "sweep.md"
 WIDEST = 1000
@@ -36,7 +36,7 @@ def report_sweep(sweep: Path, tracking: TrackingSpec | None = None) -> SweepReco
     _show(sweep, record, keys)
     if tracking is not None:
         columns, rows = plain_rows(record, keys)
-        log_sweep(tracking, sweep, columns=columns, rows=rows, pictures=pictures, summary=_totals(record))
+        log_sweep(tracking, sweep, SweepTable(columns, rows, pictures, _totals(record)))
     return record
 
 

@@ -12,12 +12,11 @@ from yaml import YAMLError  # type: ignore[import-untyped]
 
 from summarizer.config.specs import TrainerSpec
 from summarizer.errors import ConfigError
-from summarizer.tracking import summary as summaries
+from summarizer.runs.folder import METRICS, SUMMARY
 from summarizer.tracking.metrics import read_metrics
 from summarizer.tracking.summary import EndedBy, Measured, Part, RougeScores, read_summary
 from summarizer.training.course import total_steps
 
-METRICS = "metrics.jsonl"
 FROM_SUMMARY = (
     *("status", "ended_by", "error", "steps", "tokens", "wall_s", "tokens_per_s"),
     *("val_loss", "rouge", "split", "rows", "trainable_parameters"),
@@ -112,7 +111,7 @@ def read_result(sweep: Path, planned: RunResult, metric: Metric) -> RunResult:
         if rows:
             known |= {"steps": rows[-1]["step"], "tokens": rows[-1].get("tokens")}
             epochs = rows[-1].get("epoch")
-    if (folder / summaries.FILE_NAME).is_file():
+    if (folder / SUMMARY).is_file():
         summary = read_summary(folder)
         found = {name: getattr(summary, name) for name in FROM_SUMMARY}
         known |= {name: value for name, value in found.items() if value is not None}

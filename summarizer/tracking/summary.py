@@ -139,10 +139,15 @@ def read_summary(folder: Path) -> Summary:
     except OSError as error:
         raise ConfigError.single(str(path), f"no summary to read here ({error.strerror})") from error
     except ValidationError as error:
-        raise ConfigError(
-            Issue(f"{path}: {'.'.join(map(str, mistake['loc']))}".rstrip(": "), mistake["msg"])
-            for mistake in error.errors()
-        ) from error
+        raise broken(path, error) from error
+
+
+def broken(path: Path, error: ValidationError) -> ConfigError:
+    """Each field of a file that is not as its class has it."""
+    return ConfigError(
+        Issue(f"{path}: {'.'.join(map(str, mistake['loc']))}".rstrip(": "), mistake["msg"])
+        for mistake in error.errors()
+    )
 
 
 def is_finished(folder: Path) -> bool:

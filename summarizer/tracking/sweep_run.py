@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from summarizer.config.paths import shown
@@ -22,24 +23,27 @@ Cell = str | int | float | None
 log = logging.getLogger(__name__)
 
 
-def log_sweep(
-    spec: TrackingSpec,
-    sweep: Path,
-    *,
-    columns: Sequence[str],
-    rows: Sequence[Sequence[Cell]],
-    pictures: Mapping[str, Path],
-    summary: Mapping[str, Cell],
-) -> bool:
+@dataclass(frozen=True)
+class SweepTable:
+    """A sweep as wandb shows it."""
+
+    columns: Sequence[str]
+    rows: Sequence[Sequence[Cell]]
+    pictures: Mapping[str, Path]
+    """PNG files by name."""
+    summary: Mapping[str, Cell]
+
+
+def log_sweep(spec: TrackingSpec, sweep: Path, contents: SweepTable) -> bool:
     """Log a sweep to a wandb run whose files go below the sweep folder; again, to the same wandb run.
 
-    The group is that of the sweep's runs: `spec.group`, or the sweep folder's name. pictures: PNG files by name.
+    The group is that of the sweep's runs: `spec.group`, or the sweep folder's name.
     Returns whether it was logged; a failure is a warning in the log.
     """
     if spec.mode == "disabled":
         return False
     try:
-        place = _log(spec, sweep, columns=columns, rows=rows, pictures=pictures, summary=summary)
+        place = _log(spec, sweep, contents)
     except Exception as error:
         # No server, a full disk, a dead service: the sweep's results are in its folder.
         log.warning(
@@ -51,15 +55,7 @@ def log_sweep(
     return True
 
 
-def _log(
-    spec: TrackingSpec,
-    sweep: Path,
-    *,
-    columns: Sequence[str],
-    rows: Sequence[Sequence[Cell]],
-    pictures: Mapping[str, Path],
-    summary: Mapping[str, Cell],
-) -> str:
+def _log(spec: TrackingSpec, sweep: Path, contents: SweepTable) -> str:
     import wandb
 
     group = spec.group or sweep.resolve().name
@@ -79,9 +75,11 @@ def _log(
     )
     exit_code = 1
     try:
-        table = wandb.Table(columns=list(columns), data=[list(row) for row in rows], allow_mixed_types=True)
-        run.log({"runs": table} | {name: wandb.Image(str(path)) for name, path in pictures.items()})
-        run.summary.update(dict(summary))
+        table = wandb.Table(
+            columns=list(contents.columns), data=list(map(list, contents.rows)), allow_mixed_types=True
+        )
+        run.log({"runs": table} | {name: wandb.Image(str(path)) for name, path in contents.pictures.items()})
+        run.summary.update(dict(contents.summary))
         exit_code = 0
     finally:
         run.finish(exit_code=exit_code)

@@ -73,10 +73,11 @@ def fit(group: Group, owner: Owner, stop: StopSignal) -> None:
             records.resume_clock()
             try:
                 records.add(train_step(group, [trial.next_batch() for trial in group.trials]))
-            except torch.OutOfMemoryError:
-                if len(group.trials) == 1:
-                    raise
-                _split(group, owner, records)
+            except torch.OutOfMemoryError as error:
+                if len(group.trials) > 1:
+                    _split(group, owner, records)
+                else:
+                    records.failed[group.trials[0]] = error  # others may be smaller
             if first_step:
                 first_step = False
                 records.catch_up()

@@ -52,6 +52,23 @@ def test_a_group_that_does_not_fit_is_split_and_goes_on(
     assert "from here on 2 train at once, the others wait" in caplog.text
 
 
+def test_one_that_does_not_even_fit_alone_fails_alone(
+    tmp_path: Path, one_by_one: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = loop.train_step
+
+    def scarce(group: Group, batches: Any) -> Any:
+        if any(trial.folder.name == "1" for trial in group.trials):
+            raise torch.OutOfMemoryError("no more")
+        return real(group, batches)
+
+    monkeypatch.setattr(loop, "train_step", scarce)
+    ended = run_group(grid(tmp_path, trials=GRID[:3]))
+    assert isinstance(ended[1].error, torch.OutOfMemoryError)
+    assert read_summary(tmp_path / "1").status == "failed"
+    assert_as_alone([ended[0], ended[2]], one_by_one, [0, 2])
+
+
 @pytest.mark.slow
 def test_an_evaluation_that_does_not_fit_is_split(
     tmp_path: Path, one_by_one: Path, monkeypatch: pytest.MonkeyPatch

@@ -180,3 +180,19 @@ def test_what_fails_before_training_fails_them_all(tmp_path: Path, monkeypatch: 
     ended = run_group(grid(tmp_path, trials=GRID[:2]))
     assert [str(run.error) for run in ended] == ["the base is broken"] * 2
     assert [read_summary(tmp_path / str(number)).status for number in range(2)] == ["failed"] * 2
+
+
+def test_what_ends_a_group_in_the_middle_leaves_how_far_each_run_came(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> Any:
+        raise RuntimeError("the validation rows are gone")
+
+    jobs = grid(tmp_path, "evaluation.base=false", trials=GRID[:2])
+    monkeypatch.setattr("summarizer.runs.group_runs.evaluate_on_the_way", broken)
+    assert [str(run.error) for run in run_group(jobs)] == ["the validation rows are gone"] * 2
+    for number in range(2):
+        summary = read_summary(tmp_path / str(number))
+        assert (summary.status, summary.ended_by, summary.steps) == ("failed", "error", 2)
+        assert summary.tokens
+        assert summary.train_loss is not None

@@ -10,7 +10,7 @@ import wandb
 from test_wandb_run import own_wandb, recorded  # noqa: F401 - a fixture for this module too
 
 from summarizer.config.specs import TrackingSpec
-from summarizer.tracking.sweep_run import ID_FILE, log_sweep
+from summarizer.tracking.sweep_run import ID_FILE, SweepTable, log_sweep
 
 COLUMNS = ["rank", "adapter.dim", "optimizer"]
 ROWS = [[1, 8.0, "adamw"], [None, 2.0, "sgd"]]
@@ -29,9 +29,7 @@ def logged(sweep: Path, tracking: TrackingSpec) -> bool:
 
     Figure(figsize=(2, 1)).savefig(picture)
     summary = {"best": 2.325, "best_run": "7", "saved_samples": None}
-    return log_sweep(
-        tracking, sweep, columns=COLUMNS, rows=ROWS, pictures={"heatmap": picture}, summary=summary
-    )
+    return log_sweep(tracking, sweep, SweepTable(COLUMNS, ROWS, {"heatmap": picture}, summary))
 
 
 def test_the_table_and_pictures_are_a_run_of_the_sweeps_group(tmp_path: Path) -> None:

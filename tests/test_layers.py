@@ -25,7 +25,9 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("planning",),
     ("runs",),
     ("sweep",),
-    ("run",),
+    ("trained",),
+    ("summaries", "scoring", "exporting", "serving"),
+    ("run", "summarize", "evaluate", "export", "serve"),
 )
 """Lowest first. A module may import its own layer (never in a circle) and those below it."""
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+
 from summarizer.evaluation.sentences import split_sentences
 
 
@@ -16,3 +18,18 @@ def lead(article: str, sentences: int = 3) -> str:
     if sentences < 1:
         raise ValueError(f"a lead has at least one sentence, not {sentences}")
     return "\n".join(split_sentences(article)[:sentences])
+
+
+def random_sentences(article: str, seed: int, row_id: str, sentences: int = 3) -> str:
+    """Sentences of the article at random, without repetition, in its order, one per line: Random-3.
+
+    They depend on the seed, the row's id and the article alone, not on which other rows are scored or in which
+    order. A shorter article is returned whole.
+    Raises ValueError if sentences is below 1.
+    """
+    if sentences < 1:
+        raise ValueError(f"a summary has at least one sentence, not {sentences}")
+    split = split_sentences(article)
+    generator = random.Random(f"{seed}:{row_id}")
+    chosen = generator.sample(range(len(split)), min(sentences, len(split)))
+    return "\n".join(split[index] for index in sorted(chosen))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TypeVar
@@ -14,7 +14,7 @@ from summarizer.adapters.attach import AdaptedModel
 from summarizer.config.specs import GenerationSpec
 from summarizer.data.order import EncodedRow
 from summarizer.data.prompt import Prompt
-from summarizer.generation.decode import generate
+from summarizer.generation.decode import Decoder
 from summarizer.model.nll import summary_nll
 from summarizer.processes import Processes
 from summarizer.progress import bar
@@ -59,37 +59,40 @@ class Evaluator:
 
     def summaries(self, rows: Sequence[EncodedRow], trials: Sequence[int] | None) -> list[list[str]]:
         """Each of these trials' summary of each row, in the rows' order; None: one list, of the base alone."""
-        count = 1 if trials is None else len(trials)
         own = self.processes.share(list(enumerate(rows)))
-        # Rows of like length together: less padding, and the longest first shows early whether memory suffices.
-        own.sort(key=lambda item: -len(item[1].article_ids))
-        written: list[tuple[int, list[str]]] = []
-
-        def write(items: Sequence[tuple[int, EncodedRow]]) -> None:
-            prompts = [
-                self.prompt.generation_ids(row.article_ids, self.generation.max_new_tokens)
-                for _, row in items
-            ]
-            with self.processes.autocast():
-                answers = generate(
-                    self.adapted.model,
-                    prompts,
-                    self.generation,
-                    trials=count,
-                    end_id=self.prompt.end_id,
-                    pad_id=self.prompt.pad_id,
-                    device=self.processes.device,
-                )
-            for k, (index, _) in enumerate(items):
-                written.append((index, [self.prompt.decode(answers[trial][k]) for trial in range(count)]))
-
+        prompts = [
+            self.prompt.generation_ids(row.article_ids, self.generation.max_new_tokens) for _, row in own
+        ]
+        written: dict[int, list[str]] = {}
         try:
-            with self._showing(trials):
-                self._in_batches("summaries", own, write)
+            with bar("summaries", len(own), show=self.processes.is_main) as progress, self._showing(trials):
+                while left := [place for place in range(len(own)) if place not in written]:
+                    try:
+                        for place, texts in self._written([prompts[place] for place in left]):
+                            written[left[place]] = texts
+                            progress.advance()
+                            self.between_batches()
+                    except torch.OutOfMemoryError:
+                        self._halve_rows(len(left))
         except torch.OutOfMemoryError:
             return [texts for part in self._halves(trials) for texts in self.summaries(rows, part)]
-        by_row = sorted(self.processes.gathered(written))
+        numbered = [(index, written[place]) for place, (index, _) in enumerate(own)]
+        by_row = sorted(self.processes.gathered(numbered))
+        count = 1 if trials is None else len(trials)
         return [[texts[trial] for _, texts in by_row] for trial in range(count)]
+
+    def _written(self, prompts: Sequence[Sequence[int]]) -> Iterator[tuple[int, list[str]]]:
+        """Each prompt's number and every shown trial's text, as soon as it is done."""
+        decoder = Decoder(
+            self.adapted,
+            self.generation,
+            end_id=self.prompt.end_id,
+            pad_id=self.prompt.pad_id,
+            at_once=self.rows_at_once,
+        )
+        with self.processes.autocast():
+            for place, answers in decoder.answers(prompts):
+                yield place, [self.prompt.decode(answer) for answer in answers]
 
     def _showing(self, trials: Sequence[int] | None) -> AbstractContextManager[None]:
         return self.adapted.base_alone() if trials is None else self.adapted.only(trials)
@@ -103,16 +106,18 @@ class Evaluator:
                 try:
                     work(batch)
                 except torch.OutOfMemoryError:
-                    if self.rows_at_once == 1:
-                        raise
-                    self.rows_at_once = max(min(self.rows_at_once, len(items)) // 2, 1)
-                    log.warning(
-                        "out of memory: from here on %d rows are evaluated at once", self.rows_at_once
-                    )
+                    self._halve_rows(len(items))
                     continue
                 start += len(batch)
                 progress.advance(len(batch))
                 self.between_batches()
+
+    def _halve_rows(self, most: int) -> None:
+        """For the handler of an out-of-memory; raised again at one row.  most: rows that there were."""
+        if self.rows_at_once == 1:
+            raise
+        self.rows_at_once = max(min(self.rows_at_once, most) // 2, 1)
+        log.warning("out of memory: from here on %d rows are evaluated at once", self.rows_at_once)
 
     def _halves(self, trials: Sequence[int] | None) -> list[Sequence[int]]:
         """For the handler of an out-of-memory at one row of each trial; raised again where no half helps."""

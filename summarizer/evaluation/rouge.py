@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from summarizer import progress
+from summarizer.evaluation.parallel import map_rows
 from summarizer.evaluation.sentences import split_sentences
 
 VARIANTS = ("rouge1", "rouge2", "rougeL", "rougeLsum")
@@ -19,7 +20,7 @@ CONFIDENCE = 0.95
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean in percent and the bounds of its 95 % interval."""
+    """A mean and the bounds of its 95 % interval, in the unit of the rows: percent for ROUGE."""
 
     value: float
     low: float
@@ -27,26 +28,29 @@ class Interval:
 
 
 def score_pairs(
-    predictions: Sequence[str], references: Sequence[str], *, show: bool = True
+    predictions: Sequence[str],
+    references: Sequence[str],
+    *,
+    show: bool = True,
+    processes: int | None = None,
+    split: Callable[[str], list[str]] = split_sentences,
 ) -> dict[str, NDArray[np.float64]]:
     """F1 of each row in percent, shape (rows,), for each of VARIANTS; `show` draws a progress bar.
 
     Porter stemmer on; both sides go in with one sentence per line, which is what ROUGE-Lsum is defined over.
     An empty prediction scores 0. rouge-score compares words of a-z and 0-9 only, so text in another script
     scores 0 too.
+    processes: None is all cores where there are rows enough (`map_rows`); the scores are the same.
+    split: cuts a text into sentences; a function of a module.
     Raises ValueError if the two differ in length.
     Source: Lin 2004 (ROUGE), as the rouge-score package implements it.
     """
     if len(predictions) != len(references):
         raise ValueError(f"{len(predictions)} predictions for {len(references)} references")
-    scorer = _scorer()
-    scores = np.zeros((len(VARIANTS), len(predictions)))
-    with progress.bar("ROUGE", len(predictions), show=show) as bar:
-        for row, (prediction, reference) in enumerate(zip(predictions, references, strict=True)):
-            scored = scorer.score(_one_per_line(reference), _one_per_line(prediction))
-            scores[:, row] = [100 * scored[variant].fmeasure for variant in VARIANTS]
-            bar.advance()
-    return dict(zip(VARIANTS, scores, strict=True))
+    work = partial(_score_rows, split=split)
+    scores = map_rows(work, predictions, references, label="ROUGE", show=show, processes=processes)
+    by_variant = np.asarray(scores, dtype=np.float64).reshape(len(predictions), len(VARIANTS)).T
+    return dict(zip(VARIANTS, np.ascontiguousarray(by_variant), strict=True))
 
 
 def bootstrap(per_row: Mapping[str, NDArray[np.float64]], samples: int, seed: int) -> dict[str, Interval]:
@@ -76,6 +80,17 @@ def bootstrap(per_row: Mapping[str, NDArray[np.float64]], samples: int, seed: in
     }
 
 
+def _score_rows(
+    predictions: Sequence[str], references: Sequence[str], *, split: Callable[[str], list[str]]
+) -> list[list[float]]:
+    scorer = _scorer()
+    rows = []
+    for prediction, reference in zip(predictions, references, strict=True):
+        scored = scorer.score("\n".join(split(reference)), "\n".join(split(prediction)))
+        rows.append([100 * scored[variant].fmeasure for variant in VARIANTS])
+    return rows
+
+
 def _scorer() -> Any:
     from absl import logging as absl_logging
     from rouge_score.rouge_scorer import RougeScorer
@@ -84,7 +99,3 @@ def _scorer() -> Any:
     # own: a standard error that was redirected at the time would be lost to everyone.
     absl_logging.get_absl_handler().python_handler.setStream(sys.__stderr__)
     return RougeScorer(list(VARIANTS), use_stemmer=True)
-
-
-def _one_per_line(text: str) -> str:
-    return "\n".join(split_sentences(text))

@@ -1,70 +1,225 @@
-"""Cached decoding by `transformers.generate`, correct in batches of unequal length."""
+"""Summaries' tokens for many prompts: slots of a batch are filled again as soon as an answer is done."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 
 import torch
-from transformers import GenerationConfig, PreTrainedModel
+from jaxtyping import Float
+from torch import Tensor
 
+from summarizer.adapters.attach import AdaptedModel
 from summarizer.config.specs import GenerationSpec
+from summarizer.generation.beams import BeamSearch
+from summarizer.generation.key_values import KeyValues
+from summarizer.generation.search import OneByOne, Search
+from summarizer.generation.transformers_generate import generate
+from summarizer.model.attention import attending_by, packs_examples
+from summarizer.model.nll import head_at
+
+TOKENS_READ_AT_ONCE = 4096
+"""Of new prompts in one pass, unless a single one is longer: bounds what their activations take."""
 
 
-def generate(
-    model: PreTrainedModel,
-    prompts: Sequence[Sequence[int]],
-    spec: GenerationSpec,
-    *,
-    trials: int,
-    end_id: int,
-    pad_id: int,
-    device: torch.device,
-) -> list[list[list[int]]]:
-    """Token ids after each prompt, end token and padding left out: [trial][prompt][token].
+@dataclass(frozen=True)
+class Decoder:
+    """Writes answers of all trials that a model shows now (of the base alone, one).
 
-    Every trial of the group answers the same prompts. Prompts are padded on the left and masked, so that a
-    batch gives what each prompt alone gives. Sampling draws from `spec.seed` and leaves the global generator
-    alone.
+    A model whose attention is not this project's is driven by `transformers.generate`, batch by batch.
     """
-    width = max(len(prompt) for prompt in prompts)
-    ids = torch.full((len(prompts), width), pad_id, dtype=torch.long)
-    mask = torch.zeros_like(ids)
-    for row, prompt in enumerate(prompts):
-        ids[row, width - len(prompt) :] = torch.tensor(prompt)
-        mask[row, width - len(prompt) :] = 1
-    with torch.no_grad(), torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(spec.seed)
-        out = model.generate(
-            input_ids=ids.repeat(trials, 1).to(device),
-            attention_mask=mask.repeat(trials, 1).to(device),
-            generation_config=generation_config(spec, end_id=end_id, pad_id=pad_id),
+
+    adapted: AdaptedModel
+    spec: GenerationSpec
+    end_id: int
+    pad_id: int
+    at_once: int
+    """Prompts, of each trial."""
+    on_step: Callable[[int], None] | None = None
+    """Hears of each step how many tokens it wrote."""
+
+    def answers(self, prompts: Sequence[Sequence[int]]) -> Iterator[tuple[int, list[list[int]]]]:
+        """Each prompt's number and every trial's tokens after it, end token left out, as soon as they are known.
+
+        Longest prompts come first: prompts of like length waste little, and what does not fit fails early.
+        Raises torch.OutOfMemoryError where `at_once` prompts do not fit; the rest has to be asked again.
+        """
+        if not prompts:
+            return
+        if not self._keeps_key_values(prompts):
+            yield from self._by_transformers(prompts)
+            return
+        writing = _Writing(self, prompts)
+        while writing.goes_on():
+            yield from writing.step()
+
+    def stream(self, prompt: Sequence[int]) -> Iterator[int]:
+        """The first trial's tokens one by one; with beams, or by `transformers.generate`, all at the end."""
+        if self.spec.num_beams > 1 or not self._keeps_key_values([prompt]):
+            for _, answers in self.answers([prompt]):
+                yield from answers[0]
+            return
+        writing = _Writing(self, [prompt])
+        while writing.goes_on():
+            finished = writing.step()
+            if (token := writing.last_token) != self.end_id:
+                yield token
+            if finished:
+                return
+
+    @property
+    def trials(self) -> int:
+        return self.adapted.group.size if self.adapted.group.enabled else 1
+
+    def _keeps_key_values(self, prompts: Sequence[Sequence[int]]) -> bool:
+        return packs_examples(self.adapted.model, max(map(len, prompts)) + self.spec.max_new_tokens)
+
+    def _by_transformers(self, prompts: Sequence[Sequence[int]]) -> Iterator[tuple[int, list[list[int]]]]:
+        order = sorted(range(len(prompts)), key=lambda index: -len(prompts[index]))
+        for start in range(0, len(order), self.at_once):
+            batch = order[start : start + self.at_once]
+            answers = generate(
+                self.adapted.model,
+                [prompts[index] for index in batch],
+                self.spec,
+                trials=self.trials,
+                end_id=self.end_id,
+                pad_id=self.pad_id,
+                device=self.adapted.device,
+            )
+            for place, index in enumerate(batch):
+                yield index, [of_trial[place] for of_trial in answers]
+
+
+class _Writing:
+    """The state of one call: which prompt each slot holds, and what was written there.
+
+    A row of slots for each trial, one behind the other, all with the same prompts: the adapted layers want the rows
+    of a trial together, and as many of each.
+    """
+
+    def __init__(self, decoder: Decoder, prompts: Sequence[Sequence[int]]) -> None:
+        self.decoder, self.prompts = decoder, prompts
+        spec, device = decoder.spec, decoder.adapted.device
+        self.waiting = deque(sorted(range(len(prompts)), key=lambda index: -len(prompts[index])))
+        self.held: list[int | None] = [None] * min(decoder.at_once, len(prompts))
+        self.answers: dict[int, dict[int, list[int]]] = {}
+        """Of the prompts that are held, those of trials that are done."""
+        slots = decoder.trials * len(self.held)
+        self.key_values = KeyValues(
+            slots, spec.num_beams, len(prompts[self.waiting[0]]), spec.max_new_tokens, device
         )
-    answers = [_until(row, end_id) for row in out[:, width:].tolist()]
-    return [answers[trial * len(prompts) : (trial + 1) * len(prompts)] for trial in range(trials)]
+        self.search: Search = (
+            BeamSearch(slots, spec, decoder.end_id, device)
+            if spec.num_beams > 1
+            else OneByOne(slots, spec, decoder.end_id)
+        )
+        self.logits: Float[Tensor, "s b v"] | None = None
+        self.last_token = decoder.end_id
+        """Of the first slot."""
 
+    def goes_on(self) -> bool:
+        return bool(self.waiting) or any(index is not None for index in self.held)
 
-def generation_config(spec: GenerationSpec, *, end_id: int, pad_id: int) -> GenerationConfig:
-    """The spec in transformers' own terms. Sampling options are left out of greedy and beam search."""
-    sampling = (
-        {"temperature": spec.temperature, "top_p": spec.top_p, "top_k": spec.top_k} if spec.do_sample else {}
-    )
-    beams = (
-        {"length_penalty": spec.length_penalty, "early_stopping": spec.early_stopping}
-        if spec.num_beams > 1
-        else {}
-    )
-    return GenerationConfig(
-        max_new_tokens=spec.max_new_tokens,
-        min_new_tokens=spec.min_new_tokens,
-        num_beams=spec.num_beams,
-        no_repeat_ngram_size=spec.no_repeat_ngram_size,
-        do_sample=spec.do_sample,
-        eos_token_id=end_id,
-        pad_token_id=pad_id,
-        **sampling,
-        **beams,
-    )
+    @torch.no_grad()
+    def step(self) -> list[tuple[int, list[list[int]]]]:
+        """One more token in every slot. Returns the prompts whose answers are complete by it."""
+        # Blocks compiled for training would compile anew for one token.
+        with torch.compiler.set_stance("force_eager"), attending_by(self.key_values):
+            self._fill()
+            assert self.logits is not None
+            chosen = self.search.advance(self.logits)
+            self.last_token = int(chosen.tokens[0, 0])
+            if self.decoder.on_step:
+                self.decoder.on_step(sum(index is not None for index in self.held) * self.decoder.trials)
+            finished = self._collect(chosen.done)
+            if any(index is not None for index in self.held):
+                if chosen.sources is not None:
+                    self.key_values.follow(chosen.sources)
+                tokens = self._shrink(chosen.tokens)
+                self._write(tokens)
+        return finished
 
+    def _fill(self) -> None:
+        """Read waiting prompts into the slots that are free."""
+        free = [place for place, index in enumerate(self.held) if index is None]
+        while free and self.waiting:
+            places = [free.pop(0)]
+            self.held[places[0]] = self.waiting.popleft()
+            tokens = self.decoder.trials * len(self.prompts[self._held(places[0])])
+            while free and self.waiting:
+                more = self.decoder.trials * len(self.prompts[self.waiting[0]])
+                if tokens + more > TOKENS_READ_AT_ONCE:
+                    break
+                tokens += more
+                places.append(free.pop(0))
+                self.held[places[-1]] = self.waiting.popleft()
+            self._read(places)
 
-def _until(ids: list[int], end_id: int) -> list[int]:
-    return ids[: ids.index(end_id)] if end_id in ids else ids
+    def _read(self, places: Sequence[int]) -> None:
+        trials, device = self.decoder.trials, self.decoder.adapted.device
+        slots = [trial * len(self.held) + place for trial in range(trials) for place in places]
+        own = [list(self.prompts[self._held(place)]) for place in places]
+        for slot, prompt in zip(slots, own * trials, strict=True):
+            self.search.begin(slot, prompt)
+        lengths = [len(prompt) for prompt in own]
+        ids = torch.tensor([token for prompt in own for token in prompt], device=device)
+        positions = torch.cat([torch.arange(length) for length in lengths]).to(device)
+        lasts = torch.tensor(lengths, device=device).cumsum(0) - 1
+        borders = self.key_values.begin_reading(slots, lengths * trials)
+        with head_at(self.decoder.adapted.model, lasts.expand(trials, -1)):
+            new = self._forward(
+                ids.repeat(1, trials), borders.reshape(1, 1, 1, -1), positions.repeat(1, trials)
+            )
+        new = new.reshape(len(slots), 1, -1).expand(-1, self.key_values.beams, -1)
+        if self.logits is None:
+            self.logits = new.new_zeros(self.key_values.slots, *new.shape[1:])
+        self.logits[slots] = new
+
+    def _write(self, tokens: Tensor) -> None:
+        beams = self.key_values.beams
+        positions = self.key_values.begin_writing().repeat_interleave(beams)[:, None]
+        borders = torch.zeros(1, 1, 1, 1, dtype=torch.int32, device=tokens.device)
+        logits = self._forward(tokens.reshape(-1, 1), borders, positions)
+        self.logits = logits.reshape(self.key_values.slots, beams, -1)
+
+    def _forward(self, ids: Tensor, borders: Tensor, positions: Tensor) -> Tensor:
+        model = self.decoder.adapted.model
+        out: Tensor = model(
+            input_ids=ids, attention_mask=borders, position_ids=positions, use_cache=False
+        ).logits
+        return out.float()
+
+    def _collect(self, done: Sequence[bool]) -> list[tuple[int, list[list[int]]]]:
+        """Take down what is done for the first time; a prompt leaves when all trials have answered it."""
+        finished = []
+        for place, index in enumerate(self.held):
+            if index is None:
+                continue
+            answers = self.answers.setdefault(index, {})
+            for trial in range(self.decoder.trials):
+                slot = trial * len(self.held) + place
+                if done[slot] and trial not in answers:
+                    answers[trial] = self.search.answer(slot)
+            if len(answers) == self.decoder.trials:
+                finished.append((index, [answers[trial] for trial in range(self.decoder.trials)]))
+                del self.answers[index]
+                self.held[place] = None
+        return finished
+
+    def _shrink(self, tokens: Tensor) -> Tensor:
+        """Where nothing waits any more, let free slots go. Returns the tokens of those that stay."""
+        stay = [place for place, index in enumerate(self.held) if index is not None]
+        if self.waiting or len(stay) == len(self.held):
+            return tokens
+        slots = [trial * len(self.held) + place for trial in range(self.decoder.trials) for place in stay]
+        self.key_values.keep(slots)
+        self.search.keep(slots)
+        self.held = [self.held[place] for place in stay]
+        return tokens[slots]
+
+    def _held(self, place: int) -> int:
+        index = self.held[place]
+        assert index is not None
+        return index

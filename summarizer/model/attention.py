@@ -8,7 +8,9 @@ made, no padding is computed, and an example sees nothing of its neighbours.
 from __future__ import annotations
 
 import inspect
-from typing import Any
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -35,6 +37,40 @@ VARLEN_TAKES = frozenset(inspect.signature(varlen_attn).parameters)
 """torch 2.11 and 2.13 name what they take differently, and 2.11 takes less."""
 
 
+@runtime_checkable
+class KeptKeyValues(Protocol):
+    """Keys and values of earlier tokens, and attention to them."""
+
+    def attend(
+        self,
+        layer: int,
+        query: Float[Tensor, "rows heads t d"],
+        key: Float[Tensor, "rows kv_heads t d"],
+        value: Float[Tensor, "rows kv_heads t d"],
+        scaling: float | None,
+    ) -> Float[Tensor, "rows t heads d"]:
+        """Keep the new keys and values, and attend to them and to the earlier ones."""
+        ...
+
+
+_key_values: KeptKeyValues | None = None
+
+
+@contextmanager
+def attending_by(key_values: KeptKeyValues) -> Iterator[None]:
+    """Within the block, every layer's attention is that of `key_values`.
+
+    So no cache of transformers' has to be filled, whose layout knows no beams that share a prompt. Not for two
+    threads at once.
+    """
+    global _key_values
+    _key_values = key_values
+    try:
+        yield
+    finally:
+        _key_values = None
+
+
 def attend(
     module: nn.Module,
     query: Float[Tensor, "rows heads t d"],
@@ -44,7 +80,12 @@ def attend(
     scaling: float | None = None,
     **more: Any,
 ) -> tuple[Float[Tensor, "rows t heads d"], None]:
-    """An attention function as transformers wants it: packed where the mask holds borders, else its own SDPA."""
+    """An attention function as transformers wants it: packed where the mask holds borders, else its own SDPA.
+
+    Within `attending_by`, whatever the mask is, by what keeps the keys and values there.
+    """
+    if _key_values is not None:
+        return _key_values.attend(module.layer_idx, query, key, value, scaling), None  # type: ignore[arg-type]
     if attention_mask is None or attention_mask.dtype != torch.int32:
         return sdpa_attention_forward(  # type: ignore[no-any-return]
             module, query, key, value, attention_mask, scaling=scaling, **more

@@ -17,7 +17,7 @@ from summarizer.data.batches import IGNORED_LABEL, Batch
 def summary_nll(model: PreTrainedModel, batch: Batch) -> Float[Tensor, " n"]:
     """Negative log-likelihood, in nats, of each trial's summaries, summed over their tokens."""
     placed = {} if batch.position_ids is None else {"position_ids": batch.position_ids}
-    with _head_at(model, batch.positions):
+    with head_at(model, batch.positions):
         logits = model(
             input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False, **placed
         ).logits
@@ -28,7 +28,7 @@ def summary_nll(model: PreTrainedModel, batch: Batch) -> Float[Tensor, " n"]:
 
 
 @contextmanager
-def _head_at(model: PreTrainedModel, positions: Int[Tensor, "n m"]) -> Iterator[None]:
+def head_at(model: PreTrainedModel, positions: Int[Tensor, "n m"]) -> Iterator[None]:
     """Within the block, the head sees a trial's tokens at its `positions` alone.
 
     It is the widest layer of all, and a summary is short beside its article.

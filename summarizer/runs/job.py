@@ -45,8 +45,10 @@ def jobs_from_json(text: str) -> list[Job]:
     return [Job(**{**raw, "overrides": tuple(raw["overrides"])}) for raw in json.loads(text)]
 
 
-def job_of_folder(folder: Path) -> Job:
+def job_of_folder(folder: Path, key: str = "resume") -> Job:
     """The job that a run folder was made for, to be resumed.
+
+    key: what a message names as the source of the folder.
 
     The folder may come from elsewhere: its config is data, checked like any other, and nothing in it may call
     a function, such as `${oc.env:HOME}`, whose result would end up in what the run writes.
@@ -55,15 +57,15 @@ def job_of_folder(folder: Path) -> Job:
     config_file = folder / ".hydra" / "config.yaml"
     if not config_file.is_file():
         what = "no run folder: it has no .hydra/config.yaml" if folder.is_dir() else "no such folder"
-        raise ConfigError.single("resume", f"{folder}: {what}")
+        raise ConfigError.single(key, f"{folder}: {what}")
     try:
         config = OmegaConf.load(config_file)
         overrides = OmegaConf.load(config_file.with_name("overrides.yaml"))
     except (OSError, ValueError, YAMLError, OmegaConfBaseException) as error:
         reason = " ".join(str(error).split())
-        raise ConfigError.single("resume", f"{config_file.parent} cannot be read: {reason}") from error
+        raise ConfigError.single(key, f"{config_file.parent} cannot be read: {reason}") from error
     if not isinstance(config, DictConfig) or not isinstance(overrides, ListConfig):
-        raise ConfigError.single("resume", f"{config_file.parent} is not a run's config")
+        raise ConfigError.single(key, f"{config_file.parent} is not a run's config")
     # Looked for before and after resolving: the pieces of a call could be put together by it.
     raw: dict[Any, Any] = OmegaConf.to_container(config)  # type: ignore[assignment]
     issues = list(_calls(raw, ""))

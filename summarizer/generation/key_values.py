@@ -1,0 +1,186 @@
+"""Keys and values while summaries are written: a prompt's once for all of its beams, and each beam's own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from jaxtyping import Float, Int, Int32
+from torch import Tensor
+
+from summarizer.model.attention import packed_attention
+from summarizer.model.frozen import in_product_precision
+
+
+@dataclass
+class _Layer:
+    """One layer's keys, or its values."""
+
+    of_prompts: Float[Tensor, "s kv_heads p d"]
+    of_beams: Float[Tensor, "rows kv_heads g d"]
+
+
+@dataclass
+class _Reading:
+    """A pass over new prompts, packed one behind the other."""
+
+    slots: Sequence[int]
+    lengths: list[int]
+    borders: Int32[Tensor, " borders"]
+
+
+@dataclass
+class _Writing:
+    """A pass over one new token of each beam; the masks are what is added to its scores."""
+
+    places: Int[Tensor, " rows"]
+    longest_prompt: int
+    longest_answer: int
+    prompt_mask: Float[Tensor, "rows 1 1 p"]
+    beam_mask: Float[Tensor, "rows 1 1 g"]
+
+
+@dataclass
+class KeyValues:
+    """Of `s` slots with `b` beams each. A slot holds one prompt at a time; the next one writes over it."""
+
+    slots: int
+    beams: int
+    longest_prompt: int
+    """In tokens, of all that will come."""
+    max_new_tokens: int
+    device: torch.device
+    layers: dict[int, tuple[_Layer, _Layer]] = field(default_factory=dict)
+    prompt_lengths: list[int] = field(init=False)
+    written: list[int] = field(init=False)
+    """Tokens of each slot's beams whose keys are kept."""
+    _pass: _Reading | _Writing | None = None
+
+    def __post_init__(self) -> None:
+        self.prompt_lengths, self.written = [1] * self.slots, [0] * self.slots
+
+    def begin_reading(self, slots: Sequence[int], lengths: Sequence[int]) -> Int32[Tensor, " borders"]:
+        """The next pass reads new prompts into these slots. Returns the borders between them."""
+        for slot, length in zip(slots, lengths, strict=True):
+            self.prompt_lengths[slot], self.written[slot] = length, 0
+        borders = torch.tensor([0, *lengths], dtype=torch.int32).cumsum(0, dtype=torch.int32)
+        self._pass = _Reading(slots, list(lengths), borders.to(self.device))
+        return self._pass.borders
+
+    def begin_writing(self) -> Int[Tensor, " s"]:
+        """The next pass reads one new token of each beam. Returns the positions that these have."""
+        prompts, written = torch.tensor(self.prompt_lengths), torch.tensor(self.written)
+        # A slot that is done and waits for its next prompt computes on without being heard.
+        written = written.clamp(max=self.max_new_tokens - 1)
+        self.written = [count + 1 for count in written.tolist()]
+        longest_prompt, longest_answer = int(prompts.max()), int(written.max()) + 1
+        prompt_mask = _allowed(torch.arange(longest_prompt) < prompts[:, None])
+        beam_mask = _allowed(torch.arange(longest_answer) <= written[:, None])
+        self._pass = _Writing(
+            written.repeat_interleave(self.beams).to(self.device),
+            longest_prompt,
+            longest_answer,
+            prompt_mask.repeat_interleave(self.beams, 0)[:, None, None].to(self.device),
+            beam_mask.repeat_interleave(self.beams, 0)[:, None, None].to(self.device),
+        )
+        return (prompts + written).to(self.device)
+
+    def attend(
+        self,
+        layer: int,
+        query: Float[Tensor, "rows heads t d"],
+        key: Float[Tensor, "rows kv_heads t d"],
+        value: Float[Tensor, "rows kv_heads t d"],
+        scaling: float | None,
+    ) -> Float[Tensor, "rows t heads d"]:
+        query, key, value = (in_product_precision(tensor) for tensor in (query, key, value))
+        if layer not in self.layers:
+            self.layers[layer] = (self._room(key), self._room(value))
+        kept = self.layers[layer]
+        if isinstance(self._pass, _Reading):
+            for new, old in zip((key, value), kept, strict=True):
+                for slot, part in zip(self._pass.slots, torch.split(new[0], self._pass.lengths, 1), strict=True):
+                    old.of_prompts[slot, :, : part.shape[1]] = part
+            return packed_attention(query, key, value, self._pass.borders, scaling)
+        assert isinstance(self._pass, _Writing)
+        rows = torch.arange(len(key), device=self.device)
+        for new, old in zip((key, value), kept, strict=True):
+            old.of_beams[rows, :, self._pass.places] = new[:, :, 0]
+        return self._attend_to_both(query, *kept, self._pass, scaling)
+
+    def _attend_to_both(
+        self,
+        query: Float[Tensor, "rows heads 1 d"],
+        keys: _Layer,
+        values: _Layer,
+        now: _Writing,
+        scaling: float | None,
+    ) -> Float[Tensor, "rows 1 heads d"]:
+        """softmax over the prompt's scores and the beam's own, with the prompt's keys read once for all beams."""
+        rows, heads, _, d = query.shape
+        kv_heads = keys.of_prompts.shape[1]
+        shared = heads // kv_heads
+        p, g = now.longest_prompt, now.longest_answer
+        query = query * (d**-0.5 if scaling is None else scaling)
+        by_beam = query.reshape(rows, kv_heads, shared, d)
+        by_slot = self._by_slot(by_beam)
+        to_prompt = by_slot @ keys.of_prompts[:, :, :p].transpose(-1, -2)
+        to_beam = by_beam @ keys.of_beams[:, :, :g].transpose(-1, -2)
+        scores = torch.cat(
+            (self._by_beam(to_prompt).float() + now.prompt_mask, to_beam.float() + now.beam_mask), dim=-1
+        )
+        weights = scores.softmax(dim=-1).to(values.of_prompts.dtype)
+        from_prompt = self._by_slot(weights[..., :p]) @ values.of_prompts[:, :, :p]
+        from_beam = weights[..., p:] @ values.of_beams[:, :, :g]
+        return (self._by_beam(from_prompt) + from_beam).reshape(rows, 1, heads, d)
+
+    def _by_slot(self, x: Float[Tensor, "rows kv_heads shared k"]) -> Float[Tensor, "s kv_heads asked k"]:
+        """A slot's beams ask their prompt as if they were more heads."""
+        if self.beams == 1:
+            return x
+        _, kv_heads, shared, k = x.shape
+        x = x.reshape(self.slots, self.beams, kv_heads, shared, k).transpose(1, 2)
+        return x.reshape(self.slots, kv_heads, -1, k)
+
+    def _by_beam(self, x: Float[Tensor, "s kv_heads asked k"]) -> Float[Tensor, "rows kv_heads shared k"]:
+        if self.beams == 1:
+            return x
+        _, kv_heads, _, k = x.shape
+        x = x.reshape(self.slots, kv_heads, self.beams, -1, k).transpose(1, 2)
+        return x.reshape(self.slots * self.beams, kv_heads, -1, k)
+
+    def _room(self, like: Float[Tensor, "rows kv_heads t d"]) -> _Layer:
+        _, kv_heads, _, d = like.shape
+        # Zeros: what a mask hides is still multiplied by 0, and 0 x NaN is NaN.
+        return _Layer(
+            like.new_zeros(self.slots, kv_heads, self.longest_prompt, d),
+            like.new_zeros(self.slots * self.beams, kv_heads, self.max_new_tokens, d),
+        )
+
+    def follow(self, sources: Int[Tensor, "s b"]) -> None:
+        """Each beam goes on from another one of its slot."""
+        own = torch.arange(self.beams, device=sources.device)
+        if bool((sources == own).all()):
+            return
+        slot = torch.arange(self.slots, device=sources.device)[:, None]
+        rows = (slot * self.beams + sources).flatten()
+        g = max(self.written)
+        for both in self.layers.values():
+            for kept in both:
+                kept.of_beams[:, :, :g] = kept.of_beams[rows, :, :g]
+
+    def keep(self, slots: Sequence[int]) -> None:
+        """Only these slots stay, in this order."""
+        chosen = torch.tensor(slots, device=self.device)
+        rows = (chosen[:, None] * self.beams + torch.arange(self.beams, device=self.device)).flatten()
+        for both in self.layers.values():
+            for kept in both:
+                kept.of_prompts, kept.of_beams = kept.of_prompts[chosen], kept.of_beams[rows]
+        self.slots = len(slots)
+        self.prompt_lengths = [self.prompt_lengths[slot] for slot in slots]
+        self.written = [self.written[slot] for slot in slots]
+
+
+def _allowed(seen: Tensor) -> Float[Tensor, "s t"]:
+    return torch.zeros(seen.shape).masked_fill_(~seen, -torch.inf)

@@ -1,0 +1,181 @@
+"""The page and the HTTP API.
+
+GET  /                  the page
+GET  /api/health        whether the model's thread lives, and how many requests wait
+GET  /api/runs          what can be chosen, and the bounds of what can be set
+POST /api/summaries     {"article", "reference"?, "runs"?, "settings"?}, answered by one JSON object a line
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+from dataclasses import asdict
+from pathlib import Path
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import FileResponse, JSONResponse, Response, StreamingResponse
+from starlette.routing import Route
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from summarizer.errors import ConfigError
+from summarizer.serving.answer import Event
+from summarizer.serving.guard import AllowedHosts, Guard
+from summarizer.serving.request import (
+    MOST_ARTICLE_CHARACTERS,
+    MOST_BODY_BYTES,
+    MOST_REFERENCE_CHARACTERS,
+    BadRequestError,
+    read_request,
+    settings_of,
+)
+from summarizer.serving.variants import base_name, variants_of
+from summarizer.serving.writer import LineFullError, StoppingError, Ticket, Writer
+from summarizer.trained.opened import Opened
+
+PAGE = Path(__file__).parent / "page"
+FILES = {
+    "/": ("index.html", "text/html"),
+    "/style.css": ("style.css", "text/css"),
+    "/page.js": ("page.js", "text/javascript"),
+    "/favicon.svg": ("favicon.svg", "image/svg+xml"),
+}
+"""Address -> file and media type: nothing else of this machine can be asked for."""
+
+BODY_WITHIN_S = 30.0
+"""A client that sends its request more slowly than this holds a connection for nothing."""
+
+
+class Lines(StreamingResponse):
+    """A ticket's events as lines; the ticket is dropped when the client leaves, however it leaves."""
+
+    def __init__(self, writer: Writer, ticket: Ticket, events: asyncio.Queue[Event]) -> None:
+        super().__init__(_lines(events), media_type="application/x-ndjson")
+        self._writer, self._ticket = writer, ticket
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._writer.drop(self._ticket)
+
+
+def build_application(opened: Opened, writer: Writer, hosts: AllowedHosts) -> ASGIApp:
+    """The application over opened runs. Its start starts `writer`."""
+    variants = variants_of(opened.runs)
+    generation = opened.spec.generation
+    settings = settings_of(generation, opened.prompt)
+    about = {
+        "base": base_name(opened.spec.model),
+        "quantization": opened.spec.quantization.format,
+        "device": str(opened.processes.device),
+        "prompt_tokens": opened.prompt.max_tokens,
+        "runs": [
+            {"id": variant.id, "name": variant.name, "detail": variant.detail}
+            for variant in variants.values()
+        ],
+        "settings": {key: asdict(setting) for key, setting in settings.items()},
+        "article_characters": MOST_ARTICLE_CHARACTERS,
+        "reference_characters": MOST_REFERENCE_CHARACTERS,
+    }
+
+    async def health(_: Request) -> Response:
+        status = {
+            "status": "ok" if writer.alive else "failed",
+            "busy": writer.busy,
+            "waiting": writer.waiting,
+        }
+        return JSONResponse(status, 200 if writer.alive else 503)
+
+    async def runs(_: Request) -> Response:
+        return JSONResponse(about)
+
+    async def summaries(request: Request) -> Response:
+        kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+        if kind != "application/json":
+            # A form of another site can send any body, but not of this kind.
+            raise HTTPException(415, "send the request as Content-Type: application/json")
+        body = await _body(request)
+        try:
+            asked = read_request(body, variants, settings, generation)
+        except BadRequestError as error:
+            raise HTTPException(400, str(error)) from error
+        except ConfigError as error:
+            issues = [{"key": issue.key, "message": issue.message} for issue in error.issues]
+            return JSONResponse({"error": "; ".join(map(str, error.issues)), "issues": issues}, 422)
+        loop, events = asyncio.get_running_loop(), asyncio.Queue[Event]()
+        ticket = Ticket(asked, lambda event: _hand_over(loop, events, event))
+        try:
+            writer.submit(ticket)
+        except LineFullError as error:
+            raise HTTPException(503, str(error), {"Retry-After": str(error.retry_after_s)}) from error
+        except StoppingError as error:
+            raise HTTPException(503, "the server is being stopped") from error
+        return Lines(writer, ticket, events)
+
+    @asynccontextmanager
+    async def lifespan(_: Starlette) -> AsyncIterator[None]:
+        writer.start()
+        yield
+
+    app = Starlette(
+        routes=[
+            *(Route(address, _page_file(*file)) for address, file in FILES.items()),
+            Route("/api/health", health),
+            Route("/api/runs", runs),
+            Route("/api/summaries", summaries, methods=["POST"]),
+        ],
+        exception_handlers={HTTPException: _say_error},  # type: ignore[dict-item]
+        lifespan=lifespan,
+    )
+    return Guard(app, hosts)
+
+
+def _page_file(name: str, media_type: str) -> Callable[[Request], Awaitable[Response]]:
+    async def send_file(_: Request) -> Response:
+        return FileResponse(PAGE / name, media_type=media_type)
+
+    return send_file
+
+
+async def _say_error(_: Request, error: HTTPException) -> Response:
+    return JSONResponse({"error": error.detail}, error.status_code, error.headers)
+
+
+async def _body(request: Request) -> bytes:
+    """Raises HTTPException 413 where it is too long, 408 where it takes too long."""
+    too_long = HTTPException(413, f"the request has over {MOST_BODY_BYTES:,} bytes; send a shorter one")
+    declared = request.headers.get("content-length", "0")
+    if not declared.isdecimal() or int(declared) > MOST_BODY_BYTES:
+        raise too_long
+    body = bytearray()
+    try:
+        async with asyncio.timeout(BODY_WITHIN_S):
+            async for part in request.stream():
+                body += part
+                if len(body) > MOST_BODY_BYTES:
+                    raise too_long
+    except TimeoutError as error:
+        raise HTTPException(408, f"the request took over {BODY_WITHIN_S:.0f} s to arrive") from error
+    except ClientDisconnect as error:
+        raise HTTPException(400, "the client left while it sent its request") from error
+    return bytes(body)
+
+
+def _hand_over(loop: asyncio.AbstractEventLoop, events: asyncio.Queue[Event], event: Event) -> None:
+    """Also from the writer's thread."""
+    # A loop that has ended raises, and has nobody left to tell.
+    with suppress(RuntimeError):
+        loop.call_soon_threadsafe(events.put_nowait, event)
+
+
+async def _lines(events: asyncio.Queue[Event]) -> AsyncIterator[bytes]:
+    while True:
+        event = await events.get()
+        yield json.dumps(event, ensure_ascii=False).encode() + b"\n"
+        if event["event"] in ("done", "error"):
+            return

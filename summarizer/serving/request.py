@@ -1,0 +1,162 @@
+"""What a request may ask for, within its bounds: every mistake found, in one message."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from summarizer.config.nearest import suggestion
+from summarizer.config.specs import GenerationSpec
+from summarizer.data.prompt import Prompt
+from summarizer.errors import ConfigError, Issue
+from summarizer.serving.variants import Variant
+
+MOST_BODY_BYTES = 1 << 20
+MOST_ARTICLE_CHARACTERS = 100_000
+"""An article of CNN/DailyMail has 4,000 on average; what is beyond a few thousand tokens is cut anyway."""
+MOST_REFERENCE_CHARACTERS = 20_000
+MOST_NEW_TOKENS = 512
+MOST_BEAMS = 8
+MOST_NGRAM = 20
+
+KEYS = ("article", "reference", "runs", "settings")
+
+
+class BadRequestError(Exception):
+    """A body that is no JSON object; what is in it was not looked at."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A whole number of the generation's that a request may change."""
+
+    default: int
+    low: int
+    high: int
+
+
+@dataclass(frozen=True)
+class SummaryRequest:
+    """A request within its bounds."""
+
+    article: str
+    reference: str | None
+    variants: tuple[Variant, ...]
+    """At least one, none twice."""
+    generation: GenerationSpec
+
+
+def settings_of(generation: GenerationSpec, prompt: Prompt) -> dict[str, Setting]:
+    """What a request may set and how far, by the key of `generation`.
+
+    A run's own setting is always within; no setting leaves the article without room in the prompt.
+    """
+    longest = prompt.room(0) - 1
+    most = {
+        "max_new_tokens": min(max(MOST_NEW_TOKENS, generation.max_new_tokens), longest),
+        "num_beams": max(MOST_BEAMS, generation.num_beams),
+        "no_repeat_ngram_size": max(MOST_NGRAM, generation.no_repeat_ngram_size),
+    }
+    most["min_new_tokens"] = most["max_new_tokens"]
+    lowest = {"max_new_tokens": 1, "num_beams": 1}
+    return {
+        key: Setting(min(getattr(generation, key), most[key]), lowest.get(key, 0), most[key])
+        for key in ("max_new_tokens", "min_new_tokens", "num_beams", "no_repeat_ngram_size")
+    }
+
+
+def read_request(
+    body: bytes,
+    variants: Mapping[str, Variant],
+    settings: Mapping[str, Setting],
+    generation: GenerationSpec,
+) -> SummaryRequest:
+    """A request from its JSON. `generation` holds what it leaves as it is.
+
+    Raises BadRequestError where the body is no JSON object, ConfigError with every key that is out of its bounds.
+    """
+    try:
+        asked = json.loads(body)
+    except (ValueError, RecursionError) as error:
+        raise BadRequestError(f"the body is no JSON: {error}") from error
+    if not isinstance(asked, dict):
+        raise BadRequestError(f"the body is no JSON object, but {json_kind(asked)}")
+    issues = [
+        Issue(key, f"is no key of a request{suggestion(key, KEYS)}") for key in asked.keys() - set(KEYS)
+    ]
+    article: Any
+    article, reference = asked.get("article"), asked.get("reference")
+    issues += _text_issues("article", article, MOST_ARTICLE_CHARACTERS, required=True)
+    issues += _text_issues("reference", reference, MOST_REFERENCE_CHARACTERS, required=False)
+    runs = asked.get("runs", list(variants))
+    issues += _run_issues(runs, variants)
+    chosen = asked.get("settings", {})
+    issues += _setting_issues(chosen, settings)
+    if issues:
+        raise ConfigError(issues)
+    return SummaryRequest(
+        article=article,
+        reference=reference if reference and reference.strip() else None,
+        variants=tuple(variants[run] for run in runs),
+        generation=generation.model_copy(
+            update={key: setting.default for key, setting in settings.items()} | chosen
+        ),
+    )
+
+
+def json_kind(value: Any) -> str:
+    """What JSON calls it, for a message that should not repeat a person's whole text."""
+    if value is None or isinstance(value, bool):
+        return json.dumps(value)
+    kinds = {dict: "an object", list: "a list", str: "a text", int: "a number", float: "a number"}
+    return kinds[type(value)]
+
+
+def _text_issues(key: str, text: Any, most: int, *, required: bool) -> Iterator[Issue]:
+    if text is None and not required:
+        return
+    if not isinstance(text, str):
+        yield Issue(key, "missing; give a text" if text is None else f"{json_kind(text)}; give a text")
+    elif len(text) > most:
+        yield Issue(key, f"{len(text):,} characters; at most {most:,}")
+    elif required and not text.strip():
+        yield Issue(key, "empty; paste the text of an article")
+    elif any("\ud800" <= character <= "\udfff" for character in text):
+        yield Issue(key, "holds half of a character (a lone surrogate), which no text has")
+
+
+def _run_issues(runs: Any, variants: Mapping[str, Variant]) -> Iterator[Issue]:
+    known = ", ".join(variants)
+    if not isinstance(runs, list) or not runs:
+        yield Issue("runs", f"{'none chosen' if runs == [] else json_kind(runs)}; give a list of {known}")
+        return
+    for index, run in enumerate(runs):
+        if not isinstance(run, str) or run not in variants:
+            value = repr(run[:40]) if isinstance(run, str) else json_kind(run)
+            yield Issue("runs", f"{value} is not opened here; choose among {known}")
+        elif run in runs[:index]:
+            yield Issue("runs", f"{run!r} twice; once is enough")
+
+
+def _setting_issues(chosen: Any, settings: Mapping[str, Setting]) -> Iterator[Issue]:
+    if not isinstance(chosen, dict):
+        yield Issue("settings", f"{json_kind(chosen)}; give an object with any of {', '.join(settings)}")
+        return
+    for key, value in chosen.items():
+        if key not in settings:
+            yield Issue("settings", f"{key[:40]!r} cannot be set{suggestion(key[:40], settings)}")
+            continue
+        low, high = settings[key].low, settings[key].high
+        if not isinstance(value, int) or isinstance(value, bool):
+            shown = value if isinstance(value, float) else json_kind(value)
+            yield Issue(key, f"{shown}; give a whole number from {low} to {high}")
+        elif not low <= value <= high:
+            # A number of thousands of digits is JSON too, and Python refuses to write it out.
+            shown = str(value) if abs(value) < 10**12 else "a number of over twelve digits"
+            yield Issue(key, f"{shown}; at least {low}, at most {high}")
+    longest = chosen.get("max_new_tokens", settings["max_new_tokens"].default)
+    shortest = chosen.get("min_new_tokens", settings["min_new_tokens"].default)
+    if all(type(value) is int for value in (longest, shortest)) and shortest > longest:
+        yield Issue("min_new_tokens", f"{shortest}; at most max_new_tokens={longest}")

@@ -1,0 +1,1 @@
+"""`python -m summarizer.summarize`: articles in, summaries of a trained run out."""

@@ -1,0 +1,189 @@
+"""What `python -m summarizer.summarize` does once its arguments are read."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING
+
+from summarizer.config.paths import shown
+from summarizer.config.specs import GenerationSpec
+from summarizer.errors import ConfigError, RunsFailed, StopRequested
+from summarizer.progress import bar
+from summarizer.runs.logs import log_to_terminal
+from summarizer.runs.mistakes import MISTAKE, say
+from summarizer.summaries.inputs import STDIN, read_items
+from summarizer.summaries.items import BadItem, Item, ItemColumns
+from summarizer.summaries.output import SummaryFile, check_name, continued, lock_path, settings_path
+from summarizer.summaries.settings import as_typed, chosen_generation, made_with, whole_number
+from summarizer.trained.run_folder import TrainedRun, read_run
+
+if TYPE_CHECKING:
+    from summarizer.trained.summariser import Summariser
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Request:
+    """The command line."""
+
+    run: Path
+    files: tuple[str, ...]
+    column: str | None
+    id_column: str | None
+    output: Path | None
+    base: bool
+    adapter: Path | None
+    model: str | None
+    generation: Mapping[str, str | bool]
+    """What was typed, by key of the config group."""
+    batch_size: str | None
+    device: str
+    precision: str
+
+
+def summarise(request: Request) -> None:
+    """Summarise all that can be, then raise RunsFailed where something could not.
+
+    Raises ConfigError before the model is loaded for what is wrong with the run, the flags or the output.
+    """
+    log_to_terminal()
+    run = read_run(request.run, model=request.model, adapter=request.adapter)
+    generation = chosen_generation(run.spec, request.generation)
+    at_once = (
+        run.spec.evaluation.batch_size
+        if request.batch_size is None
+        else whole_number("--batch-size", request.batch_size)
+    )
+    if request.output is not None:
+        check_name(request.output)
+    items, bad = _sorted_out(request, run)
+
+    def opened() -> Summariser:
+        return _opened(request, run, generation, at_once)
+
+    with _ended_by_sigterm():
+        if items and request.output is None:
+            from summarizer.summaries.standard_output import print_summaries
+
+            print_summaries(opened(), items, None if request.base else 0, headed=len(items) + bad > 1)
+        elif items and request.output is not None:
+            settings = made_with(run, generation, base=request.base, precision=request.precision)
+            with continued(request.output, items, settings) as file:
+                _fill(file, items, opened, None if request.base else [0], run.spec.prompt.max_tokens)
+    if bad:
+        raise RunsFailed(
+            f"{bad} of {len(items) + bad} items could not be summarised, as said above.", MISTAKE
+        )
+
+
+def _sorted_out(request: Request, run: TrainedRun) -> tuple[list[Item], int]:
+    """The items that can be summarised, and how many cannot: each of those is named on standard error."""
+    columns = run.spec.data.columns
+    output = request.output
+    written = () if output is None else (output, settings_path(output), lock_path(output))
+    left_out = {path.resolve() for path in written}
+    if output is not None and output.resolve() in {Path(name).resolve() for name in request.files}:
+        raise ConfigError.single("--output", f"{output} is one of the files to summarise")
+    items: list[Item] = []
+    bad = 0
+    for item in read_items(
+        _names(request.files),
+        ItemColumns(
+            article=request.column or columns.article,
+            reference=columns.summary,
+            id=request.id_column or columns.id,
+            id_is_required=request.id_column is not None,
+        ),
+        left_out=left_out,
+    ):
+        if isinstance(item, BadItem):
+            bad += 1
+            log.error("%s", item)
+        else:
+            items.append(item)
+    return items, bad
+
+
+def _names(files: Sequence[str]) -> Sequence[str]:
+    """What to read: standard input where nothing is named and something comes from there."""
+    if not files and sys.stdin.isatty():
+        raise ConfigError.single("FILE", "name a file or folder to summarise, or pipe an article in")
+    if STDIN in files and sys.stdin.isatty():
+        say("Paste an article, then press Ctrl-D on a line of its own.")
+    return files or [STDIN]
+
+
+def _fill(
+    file: SummaryFile,
+    items: Sequence[Item],
+    opened: Callable[[], Summariser],
+    trials: Sequence[int] | None,
+    max_tokens: int,
+) -> None:
+    """Write what the file does not hold yet; the model is loaded only where there is something."""
+    from summarizer.summaries.standard_output import cut_text
+    from summarizer.summaries.writing import Rate, summaries_as_done
+
+    before = file.held
+    start_s = time.monotonic()
+    if before and file.left:
+        log.info("%s: going on after %d of %d summaries", shown(file.path), before, len(items))
+    try:
+        if file.left:
+            summariser = opened()
+            start_s = time.monotonic()
+            with bar("summaries", len(items), done=before) as shown_bar:
+                for _, summary in summaries_as_done(summariser, file.left, trials, Rate(shown_bar)):
+                    file.append(summary)
+        file.put_in_order()
+    except KeyboardInterrupt:
+        say(
+            f"Stopped: {file.held} of {len(items)} summaries are in {shown(file.path)}; "
+            "the same command goes on from there."
+        )
+        raise
+    took = _how_long(before, file.held - before, time.monotonic() - start_s)
+    log.info("%s: %d summaries, %s", shown(file.path), len(items), took)
+    if cut := file.cut:
+        log.warning("%s", cut_text(cut, len(items), max_tokens))
+
+
+def _how_long(before: int, done: int, elapsed_s: float) -> str:
+    if not done:
+        return "all of them there already"
+    return f"{done} of them written now in {elapsed_s:.1f} s" + (f", {before} before" if before else "")
+
+
+def _opened(request: Request, run: TrainedRun, generation: GenerationSpec, at_once: int) -> Summariser:
+    from summarizer.trained.opened import open_runs
+    from summarizer.trained.summariser import Summariser
+
+    opened = open_runs([run], device=request.device, precision=request.precision)
+    try:
+        opened.prompt.generation_ids([], generation.max_new_tokens)
+    except ConfigError as error:
+        raise ConfigError(as_typed(error.issues)) from error
+    return Summariser(opened, generation, articles_at_once=at_once)
+
+
+@contextmanager
+def _ended_by_sigterm() -> Iterator[None]:
+    """For the block, SIGTERM ends the command as Ctrl-C does: what is done is kept, the terminal is put right."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise StopRequested(number)
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

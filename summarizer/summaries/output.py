@@ -1,0 +1,223 @@
+"""The file of `--output`: a line for each summary as it is done, continued after any end, in order at last.
+
+Beside `FILE.jsonl` lies `FILE.jsonl.settings.json`, which says what made it: a file that was made otherwise is not
+continued. A line that a kill or a full disk cut short is written again.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from summarizer.atomic import write_text
+from summarizer.config.paths import shown
+from summarizer.errors import ConfigError, Issue
+from summarizer.summaries.items import Item
+from summarizer.summaries.settings import differences
+
+KEY = "--output"
+SUFFIX = ".jsonl"
+Key = tuple[str, str]
+"""An item's id and its article's digest. Two items may share both."""
+SYNC_EVERY_S = 10.0
+"""What a power cut may cost, at most; a killed process costs the line that it was writing."""
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What was written for an item, and how much of its article was read."""
+
+    item: Item
+    prediction: str
+    article_tokens: int
+    cut_tokens: int
+    """Of the article, at its end, that did not fit into the prompt."""
+
+    def line(self) -> str:
+        """One JSON object; `id`, `prediction`, `reference` mean what they do in a run's predictions."""
+        row: dict[str, object] = {
+            "id": self.item.id,
+            "source": self.item.source,
+            "prediction": self.prediction,
+            **({} if self.item.reference is None else {"reference": self.item.reference}),
+            "article_tokens": self.article_tokens,
+            "cut_tokens": self.cut_tokens,
+            "article_digest": self.item.digest,
+        }
+        return json.dumps(row, ensure_ascii=False) + "\n"
+
+
+def settings_path(path: Path) -> Path:
+    return path.with_name(path.name + ".settings.json")
+
+
+def lock_path(path: Path) -> Path:
+    return path.with_name(f".{path.name}.lock")
+
+
+class SummaryFile:
+    """An output that this process alone writes. `left`: the items that it does not hold yet."""
+
+    def __init__(self, path: Path, items: Sequence[Item], held: Mapping[Key, list[str]]) -> None:
+        self.path, self._items = path, items
+        self._lines = defaultdict(list, {key: list(lines) for key, lines in held.items()})
+        self.left = _not_held(items, held)
+        self._handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+        self._synced_s = time.monotonic()
+
+    def append(self, summary: Summary) -> None:
+        """Write its line now. Raises OSError with the file's name where the disk refuses."""
+        line = summary.line()
+        rest = line.encode()
+        try:
+            while rest:
+                rest = rest[os.write(self._handle, rest) :]
+            if time.monotonic() - self._synced_s > SYNC_EVERY_S:
+                os.fsync(self._handle)
+                self._synced_s = time.monotonic()
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, shown(self.path)) from error
+        self._lines[_key(summary.item)].append(line)
+
+    def put_in_order(self) -> None:
+        """Once all is done: lines in the order of the items, however they were finished. In one step."""
+        held = {key: iter(lines) for key, lines in self._lines.items()}
+        text = "".join(next(held[_key(item)]) for item in self._items)
+        if text.encode() != self.path.read_bytes():
+            write_text(self.path, text)
+
+    @property
+    def held(self) -> int:
+        """How many summaries are in the file."""
+        return sum(map(len, self._lines.values()))
+
+    @property
+    def cut(self) -> int:
+        """Of the summaries that it holds, those of an article that was cut."""
+        return sum(
+            json.loads(line).get("cut_tokens", 0) > 0 for lines in self._lines.values() for line in lines
+        )
+
+    def close(self) -> None:
+        os.close(self._handle)
+
+
+@contextmanager
+def continued(path: Path, items: Sequence[Item], settings: Mapping[str, Any]) -> Iterator[SummaryFile]:
+    """The output at `path`, new or as far as it came, for the block's time.
+
+    Raises ConfigError where another process writes it, where it was made with other settings or from other
+    articles, or where it is none of this command's files; nothing is changed then.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(lock_path(path))
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise ConfigError.single(KEY, f"another process is writing {shown(path)} now") from error
+    try:
+        lines, whole_bytes = _whole_lines(path)
+        if path.exists() and path.stat().st_size:
+            _require_same_settings(path, settings, any_lines=bool(lines))
+        held = _by_key(path, lines)
+        _require_same_articles(path, items, held)
+        write_text(settings_path(path), json.dumps(settings, indent=2, ensure_ascii=False) + "\n")
+        if path.exists() and path.stat().st_size > whole_bytes:
+            os.truncate(path, whole_bytes)
+        file = SummaryFile(path, items, held)
+        try:
+            yield file
+        finally:
+            file.close()
+    finally:
+        lock_path(path).unlink(missing_ok=True)  # still held: who opened it meanwhile sees that it is gone
+        lock.release()
+
+
+def check_name(path: Path) -> None:
+    """Raises ConfigError for a path that cannot be this command's output."""
+    if path.suffix != SUFFIX:
+        raise ConfigError.single(KEY, f"{path} must end in {SUFFIX}: it gets one JSON object a line")
+    if path.exists() and not path.is_file():
+        raise ConfigError.single(KEY, f"{path} is no regular file")
+
+
+def _key(item: Item) -> Key:
+    return item.id, item.digest
+
+
+def _not_held(items: Sequence[Item], held: Mapping[Key, Sequence[str]]) -> list[Item]:
+    counts = Counter({key: len(lines) for key, lines in held.items()})
+    left = []
+    for item in items:
+        if counts[_key(item)]:
+            counts[_key(item)] -= 1
+        else:
+            left.append(item)
+    return left
+
+
+def _whole_lines(path: Path) -> tuple[list[str], int]:
+    """The lines that were written to their end, and their bytes."""
+    if not path.exists():
+        return [], 0
+    content = path.read_bytes()
+    whole = content[: content.rfind(b"\n") + 1]
+    try:
+        return [line.decode() for line in whole.splitlines(keepends=True)], len(whole)
+    except UnicodeDecodeError as error:
+        raise _not_ours(path, "it is not UTF-8 text") from error
+
+
+def _by_key(path: Path, lines: Sequence[str]) -> dict[Key, list[str]]:
+    held: dict[Key, list[str]] = defaultdict(list)
+    for number, line in enumerate(lines, start=1):
+        try:
+            row = json.loads(line)
+            held[str(row["id"]), str(row["article_digest"])].append(line)
+        except (ValueError, KeyError, TypeError) as error:
+            raise _not_ours(path, f"its line {number} is no summary") from error
+    return held
+
+
+def _require_same_settings(path: Path, settings: Mapping[str, Any], *, any_lines: bool) -> None:
+    beside = settings_path(path)
+    try:
+        before = json.loads(beside.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise _not_ours(path, f"there is no {beside.name} beside it") from error
+    except (OSError, ValueError) as error:
+        raise _not_ours(path, f"{beside.name} beside it cannot be read: {error}") from error
+    if not isinstance(before, dict):
+        raise _not_ours(path, f"{beside.name} beside it is none of this command's")
+    if any_lines and (found := differences(before, settings)):
+        raise ConfigError(
+            Issue(KEY, f"{shown(path)} was made with other settings: {difference}; name another file")
+            for difference in found
+        )
+
+
+def _require_same_articles(path: Path, items: Sequence[Item], held: Mapping[Key, Sequence[str]]) -> None:
+    counts = Counter(_key(item) for item in items)
+    strangers = [key[0] for key, lines in held.items() for _ in lines[counts[key] :]]
+    if strangers:
+        raise ConfigError.single(
+            KEY,
+            f"{shown(path)} holds {len(strangers)} summaries of articles that are not in this input, or not as "
+            f"they were (such as id {strangers[0]!r}); name another file",
+        )
+
+
+def _not_ours(path: Path, reason: str) -> ConfigError:
+    return ConfigError.single(
+        KEY, f"{shown(path)} exists but cannot be continued: {reason}; name another file, or delete this one"
+    )

@@ -1,0 +1,77 @@
+"""Summaries for a person to read, or for the next program of a pipe.
+
+One item: its summary alone. Several: each under a line `==> SOURCE <==`, as head and tail write it, so that nobody
+counts which one is missing. At a terminal each is shown as it is written; in a pipe several are written at a time.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import sys
+from collections.abc import Sequence
+from unicodedata import category
+
+from summarizer.progress import bar
+from summarizer.summaries.items import CONTROL, Item
+from summarizer.summaries.writing import Rate, summaries_in_order
+from summarizer.trained.summariser import Summariser
+
+log = logging.getLogger(__name__)
+
+
+def print_summaries(
+    summariser: Summariser, items: Sequence[Item], trial: int | None, *, headed: bool
+) -> None:
+    """Print a summary of each item by one opened adapter, or by the base alone where `trial` is None."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(
+            errors="replace"
+        )  # a locale without the summary's letters does not end the command
+    if len(items) == 1 or sys.stdout.isatty():
+        _stream(summariser, items, trial, headed=headed)
+        return
+    cut = 0
+    with bar("summaries", len(items)) as shown:
+        for number, summary in enumerate(
+            summaries_in_order(summariser, items, None if trial is None else [trial], Rate(shown))
+        ):
+            cut += summary.cut_tokens > 0
+            print(f"{_heading(summary.item, first=number == 0)}{_clean(summary.prediction)}", flush=True)
+    if cut:
+        log.warning("%s", cut_text(cut, len(items), summariser.opened.prompt.max_tokens))
+
+
+def cut_text(cut: int, articles: int, max_tokens: int) -> str:
+    return f"{cut} of {articles} articles were cut at their end to fit prompt.max_tokens={max_tokens}"
+
+
+def _stream(summariser: Summariser, items: Sequence[Item], trial: int | None, *, headed: bool) -> None:
+    for number, item in enumerate(items):
+        prepared = summariser.prepare(item.article)
+        if prepared.cut_tokens:
+            log.warning(
+                "%s: %s tokens, of which the last %s were cut to fit prompt.max_tokens=%d",
+                item.source,
+                f"{prepared.article_tokens:,}",
+                f"{prepared.cut_tokens:,}",
+                summariser.opened.prompt.max_tokens,
+            )
+        if headed:
+            print(_heading(item, first=number == 0), end="", flush=True)
+        try:
+            for piece in summariser.stream(prepared, trial=trial):
+                print(_clean(piece), end="", flush=True)
+        finally:
+            print(flush=True)
+
+
+def _heading(item: Item, *, first: bool) -> str:
+    return f"{'' if first else chr(10)}==> {item.source} <==\n"
+
+
+def _clean(text: str) -> str:
+    """At a terminal, text that cannot move its cursor or colour it, whatever a model writes."""
+    if not sys.stdout.isatty():
+        return text
+    return "".join(letter if category(letter) != CONTROL or letter in "\n\t" else "\ufffd" for letter in text)

@@ -1,0 +1,84 @@
+"""One frozen base with the adapters of one run, or of several side by side, ready to answer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from summarizer.adapters.attach import AdaptedModel, attach, roles
+from summarizer.adapters.foreign import adapter_of_folder
+from summarizer.adapters.peft_format import load_adapter
+from summarizer.config.specs import RunSpec
+from summarizer.data.prompt import Prompt, build_prompt
+from summarizer.errors import ConfigError, Issue
+from summarizer.model.load import Base, load_base, load_config
+from summarizer.model.source import model_folder
+from summarizer.model.tokenizer import check_context, load_tokenizer
+from summarizer.processes import Processes, join_processes
+from summarizer.trained.run_folder import ADAPTER, KEY, TrainedRun
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+SHARED = ("model", "quantization", "prompt")
+"""Config groups in which runs over one base must agree."""
+
+
+@dataclass(frozen=True)
+class Opened:
+    """`runs[i]`'s adapter is trial i of `adapted`."""
+
+    runs: tuple[TrainedRun, ...]
+    tokenizer: PreTrainedTokenizerFast
+    prompt: Prompt
+    base: Base
+    adapted: AdaptedModel
+    processes: Processes
+
+    @property
+    def spec(self) -> RunSpec:
+        """The first run's; in what its base and prompt are, the others' are alike."""
+        return self.runs[0].spec
+
+
+def open_runs(runs: Sequence[TrainedRun], *, device: str = "auto", precision: str = "auto") -> Opened:
+    """Load the base that the runs share, once, with each one's adapter.
+
+    device: auto, cpu or cuda.  precision: of products, as trainer.precision.
+    Raises ConfigError where the runs differ in more than their adapters, or what they name cannot be had.
+    """
+    _require_one_base(runs)
+    spec = runs[0].spec
+    processes = join_processes(device=device, precision=precision, wanted=1)
+    folder = model_folder(spec.model)
+    check_context(load_config(folder), spec.prompt)
+    tokenizer = load_tokenizer(folder)
+    prompt = build_prompt(spec.prompt, tokenizer)
+    base = load_base(spec.model, spec.quantization, processes.device)
+    base.model.eval()
+    own = [run.adapter_folder == run.folder / ADAPTER for run in runs]
+    layer_roles = roles(base.model)
+    adapters = [
+        run.spec.adapter.build() if ours else adapter_of_folder(run.adapter_folder, layer_roles, "--adapter")
+        for run, ours in zip(runs, own, strict=True)
+    ]
+    try:
+        adapted = attach(base.model, adapters, seeds=[run.spec.seed for run in runs])
+    except ValueError as error:
+        raise ConfigError.single(KEY, f"{error}; open runs of different kinds one by one") from error
+    for trial, (run, ours) in enumerate(zip(runs, own, strict=True)):
+        load_adapter(adapted, trial, run.adapter_folder, KEY if ours else "--adapter")
+    return Opened(tuple(runs), tokenizer, prompt, base, adapted, processes)
+
+
+def _require_one_base(runs: Sequence[TrainedRun]) -> None:
+    first = runs[0]
+    issues = [
+        Issue(KEY, f"{run.name} differs from {first.name} in {group}, so that they cannot share one base")
+        for run in runs[1:]
+        for group in SHARED
+        if getattr(run.spec, group) != getattr(first.spec, group)
+    ]
+    if issues:
+        raise ConfigError(issues)

@@ -1,0 +1,92 @@
+"""Summaries of articles by opened adapters: one as it is written, or many at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+
+from summarizer.config.specs import GenerationSpec
+from summarizer.generation.decode import Decoder
+from summarizer.trained.opened import Opened
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """An article as the model will read it."""
+
+    prompt_ids: tuple[int, ...]
+    article_tokens: int
+    cut_tokens: int
+    """Of the article, at its end: what did not fit into prompt.max_tokens beside the summary, as in training."""
+
+
+class Summariser:
+    """Writes summaries as `generation` says: of every opened adapter, or of the base alone."""
+
+    def __init__(self, opened: Opened, generation: GenerationSpec, *, articles_at_once: int) -> None:
+        self.opened = opened
+        self.generation = generation
+        self.articles_at_once = articles_at_once
+
+    def prepare(self, article: str) -> Prepared:
+        """Raises ConfigError where generation.max_new_tokens leaves no room, ValueError for an empty article."""
+        prompt = self.opened.prompt
+        if not article.strip():
+            raise ValueError("the article is empty")
+        ids = prompt.encode_article(article)
+        read = prompt.generation_ids(ids, self.generation.max_new_tokens)
+        kept = len(read) - len(prompt.before) - len(prompt.after)
+        return Prepared(tuple(read), len(ids), len(ids) - kept)
+
+    def stream(self, article: Prepared, *, trial: int | None = 0) -> Iterator[str]:
+        """One summary in pieces, as its words are written; together they are what `summaries` gives.
+
+        trial: which opened adapter; None: the base alone. With beams, whose best is known only at the end, it
+        comes in one piece.
+        """
+        text = ""
+        tokens: list[int] = []
+        with self._showing(None if trial is None else [trial]), self.opened.processes.autocast():
+            for token in self._decoder().stream(article.prompt_ids):
+                tokens.append(token)
+                written = self.opened.prompt.decode(tokens)
+                # Half of a character of several bytes decodes to a mark that the next token takes back.
+                if written.endswith("\ufffd") or not written.startswith(text):
+                    continue
+                yield written[len(text) :]
+                text = written
+        written = self.opened.prompt.decode(tokens)
+        if len(written) > len(text):
+            yield written[len(text) :]
+
+    def summaries(
+        self,
+        articles: Sequence[Prepared],
+        *,
+        trials: Sequence[int] | None = (0,),
+        on_step: Callable[[int], None] | None = None,
+    ) -> Iterator[tuple[int, list[str]]]:
+        """Each article's number and its summary by each of these adapters, in the order in which they are done.
+
+        trials: None gives one summary, of the base alone.  on_step: hears of each step how many tokens it wrote.
+        """
+        decode = self.opened.prompt.decode
+        with self._showing(trials), self.opened.processes.autocast():
+            for index, answers in self._decoder(on_step).answers([one.prompt_ids for one in articles]):
+                yield index, [decode(answer) for answer in answers]
+
+    def _decoder(self, on_step: Callable[[int], None] | None = None) -> Decoder:
+        prompt = self.opened.prompt
+        return Decoder(
+            self.opened.adapted,
+            self.generation,
+            end_id=prompt.end_id,
+            pad_id=prompt.pad_id,
+            at_once=self.articles_at_once,
+            on_step=on_step,
+        )
+
+    def _showing(self, trials: Sequence[int] | None) -> AbstractContextManager[None]:
+        adapted = self.opened.adapted
+        return adapted.base_alone() if trials is None else adapted.only(trials)

@@ -1,0 +1,188 @@
+"""Decoding against transformers' own on the unquantised model, one prompt and one trial at a time."""
+
+from __future__ import annotations
+
+import random
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import GenerationConfig, PreTrainedModel
+
+from summarizer.adapters.attach import AdaptedModel, attach
+from summarizer.config.specs import GenerationSpec
+from summarizer.generation.transformers_generate import generate, generation_config
+
+sys.path.append(str(Path(__file__).resolve().parents[1] / "adapters"))
+from tiny_bases import adapted, fill_randomly, load, lora, plain, saved
+
+END = 7
+PAD = 0
+PROMPTS = [
+    [random.Random(length).randrange(8, 96) for _ in range(length)] for length in (5, 1, 12, 8)
+]  # of unequal length
+
+
+def spec(**changes: Any) -> GenerationSpec:
+    options: dict[str, Any] = {
+        "max_new_tokens": 12,
+        "min_new_tokens": 0,
+        "num_beams": 1,
+        "length_penalty": 1.0,
+        "early_stopping": False,
+        "no_repeat_ngram_size": 0,
+        "do_sample": False,
+        "temperature": 1.0,
+        "top_p": 1.0,
+        "top_k": 0,
+        "seed": 0,
+    }
+    return GenerationSpec(**(options | changes))
+
+
+def answers(
+    model: PreTrainedModel, prompts: list[list[int]], trials: int = 1, **changes: Any
+) -> list[list[list[int]]]:
+    return generate(
+        model, prompts, spec(**changes), trials=trials, end_id=END, pad_id=PAD, device=torch.device("cpu")
+    )
+
+
+def expected(model: PreTrainedModel, prompt: list[int], **options: Any) -> list[int]:
+    """transformers' own answer to one prompt alone, without padding; cut at the first end token."""
+    config = GenerationConfig(
+        max_new_tokens=12, eos_token_id=END, pad_token_id=PAD, do_sample=False, **options
+    )
+    ids = model.generate(
+        torch.tensor([prompt]), attention_mask=torch.ones(1, len(prompt)), generation_config=config
+    )
+    new: list[int] = ids[0, len(prompt) :].tolist()
+    return new[: new.index(END)] if END in new else new
+
+
+@pytest.fixture(scope="module", params=["gptj", "llama_tied", "gpt2"])
+def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return saved(request.param, tmp_path_factory.mktemp(request.param))
+
+
+SEARCHES: list[dict[str, Any]] = [
+    {},
+    {"num_beams": 4},
+    {"num_beams": 3, "length_penalty": 2.0, "early_stopping": True},
+    {"no_repeat_ngram_size": 2},
+    {"min_new_tokens": 12},
+    {"num_beams": 2, "min_new_tokens": 6},
+]
+
+
+@pytest.mark.parametrize("options", SEARCHES, ids=str)
+def test_a_batch_of_unequal_prompts_gives_what_each_alone_gives_in_transformers(
+    options: dict[str, Any], folder: Path
+) -> None:
+    reference = plain(folder)
+    (got,) = answers(load(folder).model, PROMPTS, **options)
+    assert got == [expected(reference, prompt, **options) for prompt in PROMPTS]
+    assert all(END not in answer for answer in got)
+    if "min_new_tokens" in options:
+        assert min(map(len, got)) >= options["min_new_tokens"]
+
+
+def group(folder: Path) -> AdaptedModel:
+    model = adapted(folder, [lora(2), lora(5), lora(1, targets=["linear"])])
+    for trial in range(3):
+        fill_randomly(model, trial, seed=trial)
+    return model
+
+
+@pytest.mark.parametrize("options", SEARCHES[:3], ids=str)
+def test_trials_at_once_give_what_each_alone_gives(options: dict[str, Any], folder: Path) -> None:
+    together = answers(group(folder).model, PROMPTS, trials=3, **options)
+    kinds = [lora(2), lora(5), lora(1, targets=["linear"])]
+    for trial in range(3):
+        alone = attach(load(folder).model, [kinds[trial]], [0])
+        fill_randomly(alone, 0, seed=trial)
+        assert answers(alone.model, PROMPTS, **options) == [together[trial]]
+    assert together[0] != together[1] != together[2]
+
+
+def test_the_base_alone_answers_once_within_a_group(folder: Path) -> None:
+    model = group(folder)
+    with model.base_alone():
+        assert answers(model.model, PROMPTS) == answers(load(folder).model, PROMPTS)
+
+
+def always(model: PreTrainedModel, token: int) -> PreTrainedModel:
+    """A model that answers with one token, whatever it is asked."""
+
+    def only(_: Any, __: Any, scores: torch.Tensor) -> torch.Tensor:
+        return torch.full_like(scores, -50.0).index_fill(-1, torch.tensor([token]), 50.0)
+
+    model.lm_head.register_forward_hook(only)
+    return model
+
+
+def test_the_end_token_stops_and_is_left_out(folder: Path) -> None:
+    assert answers(always(load(folder).model, END), PROMPTS) == [[[], [], [], []]]
+    assert answers(always(load(folder).model, 9), PROMPTS) == [[[9] * 12] * 4]
+    (forced,) = answers(always(load(folder).model, END), PROMPTS, min_new_tokens=3)
+    assert [len(answer) for answer in forced] == [3] * 4
+
+
+def test_one_prompt_s_end_does_not_stop_the_others(folder: Path) -> None:
+    """The end token is chosen so that some prompt of the batch meets it early."""
+    model = load(folder).model
+    (free,) = answers(model, PROMPTS, min_new_tokens=12)
+    end = free[2][1]
+    (got,) = generate(model, PROMPTS, spec(), trials=1, end_id=end, pad_id=end, device=torch.device("cpu"))
+    for prompt, answer in zip(PROMPTS, got, strict=True):
+        (alone,) = generate(
+            model, [prompt], spec(), trials=1, end_id=end, pad_id=end, device=torch.device("cpu")
+        )
+        assert alone == [answer]
+    assert len({len(answer) for answer in got}) > 1
+
+
+SAMPLING = {"do_sample": True, "temperature": 1.5, "top_k": 40, "top_p": 0.95}
+
+
+def test_sampling_is_its_seed_s_and_leaves_the_global_generator_alone(folder: Path) -> None:
+    model = load(folder).model
+    torch.manual_seed(1)
+    before = torch.get_rng_state()
+    first = answers(model, PROMPTS, seed=3, **SAMPLING)
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.manual_seed(2)
+    assert answers(model, PROMPTS, seed=3, **SAMPLING) == first
+    assert answers(model, PROMPTS, seed=4, **SAMPLING) != first
+
+
+def test_options_of_another_search_are_left_out() -> None:
+    greedy = generation_config(spec(temperature=0.3, length_penalty=3.0), end_id=END, pad_id=PAD)
+    assert (greedy.temperature, greedy.length_penalty) == (None, None) or greedy.temperature in (None, 1.0)
+    sampled = generation_config(spec(**SAMPLING), end_id=END, pad_id=PAD)
+    assert (sampled.temperature, sampled.top_k, sampled.top_p) == (1.5, 40, 0.95)
+    beams = generation_config(spec(num_beams=2, length_penalty=3.0), end_id=END, pad_id=PAD)
+    assert beams.length_penalty == 3.0
+
+
+def test_a_model_s_own_generation_settings_do_not_leak_in(tmp_path: Path) -> None:
+    """Hub models ship a generation_config.json, with a repetition penalty, say; the run's config rules."""
+    saved("gptj", tmp_path)
+    without = answers(load(tmp_path).model, PROMPTS)
+    GenerationConfig(repetition_penalty=5.0, no_repeat_ngram_size=1, max_length=3).save_pretrained(tmp_path)
+    assert answers(load(tmp_path).model, PROMPTS) == without
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
+def test_the_gpu_says_what_the_cpu_says(folder: Path) -> None:
+    model = group(folder)
+    here = answers(model.model, PROMPTS, trials=3)
+    model.model.to("cuda")
+    model.group.scales = model.group.scales.cuda()
+    there = generate(
+        model.model, PROMPTS, spec(), trials=3, end_id=END, pad_id=PAD, device=torch.device("cuda")
+    )
+    assert there == here

@@ -1,0 +1,21 @@
+"""Two adapters over the embedded model, opened once for all tests of the server."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from served import Client, opened_runs, served
+
+from summarizer.trained.opened import Opened
+
+
+@pytest.fixture(scope="session")
+def opened(tmp_path_factory: pytest.TempPathFactory) -> Opened:
+    return opened_runs(tmp_path_factory.mktemp("sweep"))
+
+
+@pytest.fixture(scope="module")
+def client(opened: Opened) -> Iterator[Client]:
+    with served(opened) as client:
+        yield client

@@ -54,19 +54,22 @@ class Decoder:
         while writing.goes_on():
             yield from writing.step()
 
-    def stream(self, prompt: Sequence[int]) -> Iterator[int]:
-        """The first trial's tokens one by one; with beams, or by `transformers.generate`, all at the end."""
+    def stream(self, prompt: Sequence[int]) -> Iterator[tuple[int, int]]:
+        """Every trial's tokens as they are written, each as (trial, token); end tokens are left out.
+
+        With beams, whose best is known only at the end, and by `transformers.generate`, all come at the end.
+        """
         if self.spec.num_beams > 1 or not self._keeps_key_values([prompt]):
             for _, answers in self.answers([prompt]):
-                yield from answers[0]
+                for trial, tokens in enumerate(answers):
+                    yield from ((trial, token) for token in tokens)
             return
         writing = _Writing(self, [prompt])
+        going_on = list(range(self.trials))
         while writing.goes_on():
-            finished = writing.step()
-            if (token := writing.last_token) != self.end_id:
-                yield token
-            if finished:
-                return
+            writing.step()
+            going_on = [trial for trial in going_on if writing.last_tokens[trial] != self.end_id]
+            yield from ((trial, writing.last_tokens[trial]) for trial in going_on)
 
     @property
     def trials(self) -> int:
@@ -116,8 +119,8 @@ class _Writing:
             else OneByOne(slots, spec, decoder.end_id)
         )
         self.logits: Float[Tensor, "s b v"] | None = None
-        self.last_token = decoder.end_id
-        """Of the first slot."""
+        self.last_tokens: list[int] = []
+        """Of each slot's first beam."""
 
     def goes_on(self) -> bool:
         return bool(self.waiting) or any(index is not None for index in self.held)
@@ -130,7 +133,7 @@ class _Writing:
             self._fill()
             assert self.logits is not None
             chosen = self.search.advance(self.logits)
-            self.last_token = int(chosen.tokens[0, 0])
+            self.last_tokens = chosen.tokens[:, 0].tolist()
             if self.decoder.on_step:
                 self.decoder.on_step(sum(index is not None for index in self.held) * self.decoder.trials)
             finished = self._collect(chosen.done)

@@ -100,7 +100,9 @@ class KeyValues:
         kept = self.layers[layer]
         if isinstance(self._pass, _Reading):
             for new, old in zip((key, value), kept, strict=True):
-                for slot, part in zip(self._pass.slots, torch.split(new[0], self._pass.lengths, 1), strict=True):
+                for slot, part in zip(
+                    self._pass.slots, torch.split(new[0], self._pass.lengths, 1), strict=True
+                ):
                     old.of_prompts[slot, :, : part.shape[1]] = part
             return packed_attention(query, key, value, self._pass.borders, scaling)
         assert isinstance(self._pass, _Writing)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from summarizer.evaluation.rouge import score_pairs
 from summarizer.serving.copied import copied
 from summarizer.serving.request import SummaryRequest
+from summarizer.serving.variants import Variant
 from summarizer.trained.summariser import Prepared, Summariser
 
 Event = dict[str, Any]
@@ -22,7 +23,7 @@ class Unwanted(Exception):  # noqa: N818 - no error: what became of a request
 
 
 def answer(summariser: Summariser, request: SummaryRequest, wanted: Callable[[], bool]) -> Iterator[Event]:
-    """The events of a request, one variant after the other: they share the base, which writes one at a time.
+    """The events of a request: all adapters write side by side over the base, then the base alone does.
 
     wanted: asked between tokens. Raises Unwanted once it says no, leaving the model as it was.
     """
@@ -37,48 +38,77 @@ def answer(summariser: Summariser, request: SummaryRequest, wanted: Callable[[],
         "article_tokens": article.article_tokens,
         "cut_tokens": article.cut_tokens,
     }
-    for variant in request.variants:
-        require_wanted()
-        yield {"event": "started", "run": variant.id}
-        start_s = time.perf_counter()
-        first_s: float | None = None
-        summary = ""
-        with closing(_pieces(summariser, article, variant.trial, require_wanted)) as pieces:
-            for piece in pieces:
-                require_wanted()
-                if first_s is None:
-                    first_s = time.perf_counter() - start_s
-                summary += piece
-                yield {"event": "text", "run": variant.id, "text": piece}
-        total_s = time.perf_counter() - start_s
-        yield {
-            "event": "summary",
-            "run": variant.id,
-            "summary": summary,
-            **_speed(summariser, summary, first_s, total_s),
-            "rouge": None if request.reference is None else _rouge(summary, request.reference),
-            "copied": asdict(copied(request.article, summary)),
-        }
+    adapters = [variant for variant in request.variants if variant.trial is not None]
+    alone = [variant for variant in request.variants if variant.trial is None]
+    for together in filter(None, (adapters, alone)):
+        yield from _side_by_side(summariser, article, together, request, require_wanted)
     yield {"event": "done"}
 
 
+@dataclass
+class _Writing:
+    """What one variant wrote so far, and when."""
+
+    summary: str = ""
+    first_s: float | None = None
+    last_s: float = 0.0
+
+
+def _side_by_side(
+    summariser: Summariser,
+    article: Prepared,
+    variants: Sequence[Variant],
+    request: SummaryRequest,
+    require_wanted: Callable[[], None],
+) -> Iterator[Event]:
+    """The events of variants that are written in one pass: all adapters, or the base alone."""
+    require_wanted()
+    for variant in variants:
+        yield {"event": "started", "run": variant.id}
+    start_s = time.perf_counter()
+    written = [_Writing() for _ in variants]
+    with closing(_pieces(summariser, article, variants, require_wanted)) as pieces:
+        for place, piece in pieces:
+            require_wanted()
+            own = written[place]
+            own.last_s = time.perf_counter() - start_s
+            own.first_s = own.last_s if own.first_s is None else own.first_s
+            own.summary += piece
+            yield {"event": "text", "run": variants[place].id, "text": piece}
+    total_s = time.perf_counter() - start_s
+    for variant, own in zip(variants, written, strict=True):
+        yield {
+            "event": "summary",
+            "run": variant.id,
+            "summary": own.summary,
+            **_speed(summariser, own, own.last_s or total_s),
+            "rouge": None if request.reference is None else _rouge(own.summary, request.reference),
+            "copied": asdict(copied(request.article, own.summary)),
+        }
+
+
 def _pieces(
-    summariser: Summariser, article: Prepared, trial: int | None, require_wanted: Callable[[], None]
-) -> Generator[str, None, None]:
+    summariser: Summariser,
+    article: Prepared,
+    variants: Sequence[Variant],
+    require_wanted: Callable[[], None],
+) -> Generator[tuple[int, str], None, None]:
+    """Pieces of text, each with the place of its variant."""
+    named = [variant.trial for variant in variants if variant.trial is not None]
+    trials = named or None
     if summariser.generation.num_beams == 1:
-        yield from summariser.stream(article, trial=trial)
+        yield from summariser.streams(article, trials=trials)
         return
     # The best beam is known only at the end; until then each step is where the work can be left.
-    trials = None if trial is None else [trial]
-    for _, (text,) in summariser.summaries([article], trials=trials, on_step=lambda _: require_wanted()):
-        yield text
+    for _, texts in summariser.summaries([article], trials=trials, on_step=lambda _: require_wanted()):
+        yield from enumerate(texts)
 
 
-def _speed(summariser: Summariser, summary: str, first_s: float | None, total_s: float) -> Event:
-    tokens = len(summariser.opened.prompt.encode_target(summary)) - 1 if summary else 0
+def _speed(summariser: Summariser, written: _Writing, total_s: float) -> Event:
+    tokens = len(summariser.opened.prompt.encode_target(written.summary)) - 1 if written.summary else 0
     return {
         "summary_tokens": tokens,  # of the text as the tokenizer writes it, without the end token
-        "first_text_s": first_s,  # None: it is empty
+        "first_text_s": written.first_s,  # None: it is empty
         "total_s": total_s,  # the reading of the article included
         "tokens_per_s": tokens / total_s,
     }

@@ -15,7 +15,7 @@ from summarizer.errors import ConfigError, Issue
 from summarizer.model.load import Base, load_base, load_config
 from summarizer.model.source import model_folder
 from summarizer.model.tokenizer import check_context, load_tokenizer
-from summarizer.processes import Processes, join_processes
+from summarizer.processes import Processes, join_processes, keep_freed_memory
 from summarizer.trained.run_folder import ADAPTER, KEY, TrainedRun
 
 if TYPE_CHECKING:
@@ -51,6 +51,7 @@ def open_runs(runs: Sequence[TrainedRun], *, device: str = "auto", precision: st
     _require_one_base(runs)
     spec = runs[0].spec
     processes = join_processes(device=device, precision=precision, wanted=1)
+    keep_freed_memory()
     folder = model_folder(spec.model)
     check_context(load_config(folder), spec.prompt)
     tokenizer = load_tokenizer(folder)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from summarizer.config.specs import GenerationSpec
+from summarizer.data.prompt import Prompt
 from summarizer.generation.decode import Decoder
 from summarizer.trained.opened import Opened
 
@@ -45,20 +46,20 @@ class Summariser:
         trial: which opened adapter; None: the base alone. With beams, whose best is known only at the end, it
         comes in one piece.
         """
-        text = ""
-        tokens: list[int] = []
-        with self._showing(None if trial is None else [trial]), self.opened.processes.autocast():
-            for token in self._decoder().stream(article.prompt_ids):
-                tokens.append(token)
-                written = self.opened.prompt.decode(tokens)
-                # Half of a character of several bytes decodes to a mark that the next token takes back.
-                if written.endswith("\ufffd") or not written.startswith(text):
-                    continue
-                yield written[len(text) :]
-                text = written
-        written = self.opened.prompt.decode(tokens)
-        if len(written) > len(text):
-            yield written[len(text) :]
+        for _, piece in self.streams(article, trials=None if trial is None else [trial]):
+            yield piece
+
+    def streams(self, article: Prepared, *, trials: Sequence[int] | None) -> Iterator[tuple[int, str]]:
+        """The summaries of several adapters, written side by side: whose (its place in `trials`), and the piece."""
+        pieces: dict[int, _Pieces] = {}
+        with self._showing(trials), self.opened.processes.autocast():
+            for trial, token in self._decoder().stream(article.prompt_ids):
+                own = pieces.setdefault(trial, _Pieces(self.opened.prompt))
+                if piece := own.add(token):
+                    yield trial, piece
+        for trial, own in pieces.items():
+            if piece := own.rest():
+                yield trial, piece
 
     def summaries(
         self,
@@ -90,3 +91,27 @@ class Summariser:
     def _showing(self, trials: Sequence[int] | None) -> AbstractContextManager[None]:
         adapted = self.opened.adapted
         return adapted.base_alone() if trials is None else adapted.only(trials)
+
+
+@dataclass
+class _Pieces:
+    """Tokens to text, piece by piece."""
+
+    prompt: Prompt
+    tokens: list[int] = field(default_factory=list)
+    given: str = ""
+
+    def add(self, token: int) -> str:
+        """What may be shown now that was not before: half of a character of several bytes waits for the rest."""
+        self.tokens.append(token)
+        text = self.prompt.decode(self.tokens)
+        return "" if text.endswith("\ufffd") else self._give(text)
+
+    def rest(self) -> str:
+        return self._give(self.prompt.decode(self.tokens))
+
+    def _give(self, text: str) -> str:
+        if not text.startswith(self.given):
+            return ""
+        piece, self.given = text[len(self.given) :], text
+        return piece

@@ -143,17 +143,21 @@ def test_a_stream_gives_the_tokens_one_by_one(folder: Path) -> None:
     model = base(folder)
     ((whole,),) = answers(model, [PROMPTS[2]])
     tokens = decoder(model).stream(PROMPTS[2])
-    assert next(tokens) == whole[0]
-    assert [whole[0], *tokens] == whole
+    assert next(tokens) == (0, whole[0])
+    assert [whole[0], *(token for _, token in tokens)] == whole
     ((by_beams,),) = answers(model, [PROMPTS[2]], num_beams=3)
-    assert list(decoder(model, num_beams=3).stream(PROMPTS[2])) == by_beams
+    assert [token for _, token in decoder(model, num_beams=3).stream(PROMPTS[2])] == by_beams
 
 
-def test_a_stream_ends_ahead_of_the_end_token(folder: Path) -> None:
-    model = base(folder)
-    ((whole,),) = answers(model, [PROMPTS[2]], end=PAD)
-    end = whole[3]
-    assert list(decoder(model, end=end).stream(PROMPTS[2])) == whole[: whole.index(end)]
+def test_trials_stream_side_by_side_each_to_its_own_end(folder: Path) -> None:
+    model = group(folder)
+    (free,) = answers(model, [PROMPTS[2]], end=PAD)
+    end = free[1][3]
+    wanted = [whole[: whole.index(end)] if end in whole else whole for whole in free]
+    assert len({len(answer) for answer in wanted}) > 1
+    given = list(decoder(model, end=end).stream(PROMPTS[2]))
+    assert [[token for trial, token in given if trial == own] for own in range(3)] == wanted
+    assert [trial for trial, _ in given[:6]] == [0, 1, 2, 0, 1, 2]
 
 
 def test_sampling_is_its_seed_s_whatever_the_batch_and_leaves_the_global_generator_alone(

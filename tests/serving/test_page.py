@@ -84,12 +84,12 @@ def test_summaries_stream_in_side_by_side(page: tuple[Any, Client]) -> None:
     paste(browser, "#reference", REFERENCE)
     press(browser, "input[name=run][value=base]")
     press(browser, "#go")
-    release(3)
+    release(4)
     first, second = ".card[data-run='0']", ".card[data-run='1']"
     until(lambda: len(all_of(browser, first)) == 1 and text_of(browser, f"{first} .summary") != "")
     assert browser.find_element("css selector", first).get_attribute("aria-busy") == "true"
     part = text_of(browser, f"{first} .summary")
-    assert text_of(browser, f"{second} .summary") == "Waits for its turn."
+    until(lambda: text_of(browser, f"{second} .summary") not in ("", "Waits for its turn."))
     assert text_of(browser, "#status").startswith("Writing: ")
     release(100)
     until(lambda: text_of(browser, "#status") == "Done.")

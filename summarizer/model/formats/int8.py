@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float, Float32, Int, Int8
 from torch import Tensor
 
+from summarizer.model.formats.int8_on_cpu import product_on_cpu
 from summarizer.model.formats.protocol import DenseProducts, Parts, PartShapes, require_finite
 
 LEVELS = 127
@@ -65,6 +66,10 @@ class _RowwiseInt8(DenseProducts):
         # bf16 holds every whole number up to 256, so that q loses nothing; and a plain conversion takes a
         # twentieth of the time of a product with the scale (measured on a CPU, 8192 x 320).
         return parts["q"].to(dtype), parts["scale"].squeeze(1)
+
+    def product(self, x: Tensor, parts: Parts, shape: tuple[int, int]) -> Tensor:
+        y = product_on_cpu(x, parts["q"], parts["scale"])
+        return super().product(x, parts, shape) if y is None else y
 
     def rows(
         self, parts: Parts, shape: tuple[int, int], ids: Int[Tensor, " ..."], dtype: torch.dtype

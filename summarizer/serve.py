@@ -37,12 +37,12 @@ def command(arguments: Sequence[str]) -> int:
     from summarizer.runs.mistakes import report_mistakes
 
     options = parser().parse_args(arguments)
-    prepare_process()
+    prepare_process(alone=True)
     return report_mistakes(lambda: _serve(options), arguments)
 
 
 def parser() -> argparse.ArgumentParser:
-    precisions = get_args(TrainerSpec.model_fields["precision"].annotation)
+    precisions = (*get_args(TrainerSpec.model_fields["precision"].annotation), "int8")
     made = argparse.ArgumentParser(
         prog="python -m summarizer.serve",
         description="Open trained runs over one base, and summarise pasted articles on a web page.",

@@ -10,6 +10,9 @@ from torch import Tensor
 
 from summarizer.model.frozen import FrozenLinear, FrozenWeight
 
+FEW_TOKENS = 16
+"""Of a trial. Up to here a CPU multiplies the pairs in their own fp32: converting them would cost more."""
+
 
 def low_rank_product(
     frozen: FrozenLinear,
@@ -34,9 +37,13 @@ class _LowRankProduct(torch.autograd.Function):
         ctx: Any, x: Tensor, dropped: Tensor | None, a: Tensor, b: Tensor, scale: Tensor, weight: FrozenWeight
     ) -> Tensor:
         inputs = x if dropped is None else dropped
+        ctx.weight, ctx.dropped = weight, dropped is not None
+        if x.device.type == "cpu" and x.shape[1] <= FEW_TOKENS:
+            narrow = torch.bmm(inputs.to(a.dtype), a.transpose(1, 2)) * scale
+            ctx.save_for_backward(inputs, a, b, scale, narrow.to(x.dtype))
+            return weight.product(x).add_(torch.bmm(narrow, b))
         narrow = torch.bmm(inputs, a.to(x.dtype).transpose(1, 2)) * scale.to(x.dtype)
         ctx.save_for_backward(inputs, a, b, scale, narrow)
-        ctx.weight, ctx.dropped = weight, dropped is not None
         return weight.product(x).baddbmm_(narrow, b.to(x.dtype))
 
     @staticmethod

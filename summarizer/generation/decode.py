@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from summarizer.adapters.attach import AdaptedModel
@@ -17,6 +18,7 @@ from summarizer.generation.key_values import KeyValues
 from summarizer.generation.search import OneByOne, Search
 from summarizer.generation.transformers_generate import generate
 from summarizer.model.attention import attending_by, packs_examples
+from summarizer.model.formats.int8_on_cpu import inputs_in_int8
 from summarizer.model.nll import head_at
 
 TOKENS_READ_AT_ONCE = 4096
@@ -38,6 +40,8 @@ class Decoder:
     """Prompts, of each trial."""
     on_step: Callable[[int], None] | None = None
     """Hears of each step how many tokens it wrote."""
+    read_in_int8: bool = False
+    """Prompts are read within `inputs_in_int8`."""
 
     def answers(self, prompts: Sequence[Sequence[int]]) -> Iterator[tuple[int, list[list[int]]]]:
         """Each prompt's number and every trial's tokens after it, end token left out, as soon as they are known.
@@ -119,6 +123,8 @@ class _Writing:
             else OneByOne(slots, spec, decoder.end_id)
         )
         self.logits: Float[Tensor, "s b v"] | None = None
+        self.unread: Int[Tensor, "s b"] | None = None
+        """Tokens that were chosen, and that the model has not read yet: who asked for them need not wait for it."""
         self.last_tokens: list[int] = []
         """Of each slot's first beam."""
 
@@ -130,6 +136,8 @@ class _Writing:
         """One more token in every slot. Returns the prompts whose answers are complete by it."""
         # Blocks compiled for training would compile anew for one token.
         with torch.compiler.set_stance("force_eager"), attending_by(self.key_values):
+            if self.unread is not None:
+                self._write(self.unread)
             self._fill()
             assert self.logits is not None
             chosen = self.search.advance(self.logits)
@@ -137,11 +145,11 @@ class _Writing:
             if self.decoder.on_step:
                 self.decoder.on_step(sum(index is not None for index in self.held) * self.decoder.trials)
             finished = self._collect(chosen.done)
+            self.unread = None
             if any(index is not None for index in self.held):
                 if chosen.sources is not None:
                     self.key_values.follow(chosen.sources)
-                tokens = self._shrink(chosen.tokens)
-                self._write(tokens)
+                self.unread = self._shrink(chosen.tokens)
         return finished
 
     def _fill(self) -> None:
@@ -171,7 +179,8 @@ class _Writing:
         positions = torch.cat([torch.arange(length) for length in lengths]).to(device)
         lasts = torch.tensor(lengths, device=device).cumsum(0) - 1
         borders = self.key_values.begin_reading(slots, lengths * trials)
-        with head_at(self.decoder.adapted.model, lasts.expand(trials, -1)):
+        reading = inputs_in_int8() if self.decoder.read_in_int8 else nullcontext()
+        with reading, head_at(self.decoder.adapted.model, lasts.expand(trials, -1)):
             new = self._forward(
                 ids.repeat(1, trials), borders.reshape(1, 1, 1, -1), positions.repeat(1, trials)
             )

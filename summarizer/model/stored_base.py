@@ -17,6 +17,8 @@ from summarizer.atomic import write_tensors
 from summarizer.errors import ConfigError
 
 MANIFEST = "base.json"
+ALIGNMENT = 64
+"""In bytes: a register of AVX-512, and what torch's own allocations have."""
 SHARD_BYTES = 1 << 30
 """A shard is in memory while it is written; this bounds what writing adds to a load's peak."""
 
@@ -74,14 +76,19 @@ def write_base(
 
 
 def read_base(folder: Path) -> Iterator[tuple[str, Tensor]]:
-    """Each stored tensor, memory-mapped. Raises ConfigError on a file that is missing or truncated."""
+    """Each stored tensor, memory-mapped unless it lies askew. Raises ConfigError on a missing or truncated file."""
     for name in read_manifest(folder).files:
         try:
             with safe_open(folder / name, framework="pt") as tensors:
                 for key in tensors.keys():  # noqa: SIM118 - not a dict: it has no iterator
-                    yield key, tensors.get_tensor(key)
+                    yield key, _aligned(tensors.get_tensor(key))
         except (SafetensorError, OSError) as error:
             raise ConfigError.single(
                 "model.name_or_path",
                 f"{folder / name} is missing or truncated ({error}); delete {folder} to make it anew",
             ) from error
+
+
+def _aligned(tensor: Tensor) -> Tensor:
+    """A copy where a tensor does not begin where vector instructions want it: a file's header moves them."""
+    return tensor if tensor.data_ptr() % ALIGNMENT == 0 else tensor.clone()

@@ -86,6 +86,7 @@ class Summariser:
             pad_id=prompt.pad_id,
             at_once=self.articles_at_once,
             on_step=on_step,
+            read_in_int8=self.opened.reads_in_int8,
         )
 
     def _showing(self, trials: Sequence[int] | None) -> AbstractContextManager[None]:

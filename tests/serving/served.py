@@ -6,7 +6,7 @@ import http.client
 import json
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -71,9 +71,9 @@ class Gated(Summariser):
     gate = threading.Semaphore(0)
     closed = 0
 
-    def stream(self, article: Prepared, *, trial: int | None = 0) -> Iterator[str]:
+    def streams(self, article: Prepared, *, trials: Sequence[int] | None) -> Iterator[tuple[int, str]]:
         try:
-            for piece in super().stream(article, trial=trial):
+            for piece in super().streams(article, trials=trials):
                 self.gate.acquire()
                 yield piece
         finally:

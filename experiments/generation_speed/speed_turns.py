@@ -1,0 +1,111 @@
+"""Contenders taking turns, each turn a whole process: nobody's memory or threads are in another's way."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from materials import STUDY, Materials, embedding_weights, environment, last_line
+from memory_rate import memory_rate
+from speed_contenders import ELSEWHERE, Contender, Work, request
+
+from summarizer.progress import Bar
+
+WORKER = STUDY / "answering.py"
+
+
+@dataclass(frozen=True)
+class Machine:
+    device: str
+    threads: int
+    peer_python: str
+    rate_bytes: int
+    """How much is read to learn the memory's rate."""
+
+    def python(self, contender: Contender) -> str:
+        return self.peer_python if contender.engine in ELSEWHERE else sys.executable
+
+
+@dataclass
+class Found:
+    """Everything that was measured."""
+
+    answers: dict[Contender, list[dict[str, Any]]] = field(default_factory=dict)
+    """Of each turn, as `answering.measure` gives it."""
+    problems: dict[Contender, str] = field(default_factory=dict)
+    rates: list[dict[str, float]] = field(default_factory=list)
+    """Bytes/s, as `memory_rate` gives it, ahead of each turn."""
+
+    @property
+    def rate(self) -> float:
+        """The best that was seen: whatever else runs on the machine only lowers it."""
+        return max(rate for measured in self.rates for rate in measured.values())
+
+
+def take_turns(
+    contenders: Sequence[Contender],
+    materials: Materials,
+    work: Work,
+    machine: Machine,
+    turns: int,
+    progress: Bar,
+) -> Iterator[Found]:
+    """What was found so far, after each turn of each contender. One that failed gets no further turn."""
+    found = Found()
+    embedding = embedding_weights(materials.merged)
+    for turn in range(turns):
+        for contender in contenders:
+            if contender not in found.problems:
+                progress.note(f"{contender}, turn {turn + 1}")
+                found.rates.append(memory_rate(machine.device, machine.threads, machine.rate_bytes))
+                asked = request(
+                    contender,
+                    materials.converted(contender),
+                    materials.adapter,
+                    work if turn == 0 else without_articles(work),
+                    machine.device,
+                    machine.threads,
+                    embedding,
+                )
+                answer = ask(asked, machine.python(contender), materials.folder)
+                if "problem" in answer:
+                    found.problems[contender] = answer["problem"]
+                else:
+                    found.answers.setdefault(contender, []).append(answer)
+                yield found
+            progress.advance()
+
+
+def without_articles(work: Work) -> Work:
+    """They take long and are measured once."""
+    return replace(work, articles=())
+
+
+def ask(asked: Mapping[str, Any], python: str, folder: Path) -> dict[str, Any]:
+    """Let a process of its own answer a request. `problem` says why there is no answer.
+
+    folder: of the materials; what the process wrote is kept in its `logs`.
+    """
+    log = folder / "logs" / f"{asked['engine']}-{asked['variant']}.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    threads = str(asked["threads"])
+    with log.open("w", encoding="utf-8") as stream:
+        ended = subprocess.run(
+            [python, WORKER],
+            input=json.dumps(asked),
+            stdout=subprocess.PIPE,
+            stderr=stream,
+            env=environment(folder) | {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads},
+            text=True,
+        )
+    if ended.returncode == -9:
+        return {"problem": "killed, probably for memory"}
+    if ended.returncode != 0 or not ended.stdout:
+        return {"problem": last_line(log) or f"its process ended with code {ended.returncode}"}
+    answer: dict[str, Any] = json.loads(ended.stdout)
+    return answer

@@ -1,0 +1,95 @@
+"""The tables of a model card: scores beside their baselines, and hyper-parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from summarizer.config.specs import RunSpec
+from summarizer.config.targets import Target
+from summarizer.tracking.summary import RougeScores, Summary
+
+ROUGE = {
+    "rouge1": "ROUGE-1 F1",
+    "rouge2": "ROUGE-2 F1",
+    "rougeL": "ROUGE-L F1 (whole texts, rougeL)",
+    "rougeLsum": "ROUGE-L F1 (sentence by sentence, rougeLsum)",
+}
+NONE = "not known"
+
+
+def scores(summary: Summary | None) -> list[str]:
+    """Paragraphs: the table, and what its numbers are."""
+    if summary is None or summary.rouge is None:
+        return ["Not known: the run did not come as far as its final scores."]
+    columns: dict[str, RougeScores | None] = {
+        "this adapter": summary.rouge,
+        "the base alone": summary.base.rouge if summary.base else None,
+        "Lead-3": summary.baseline,
+    }
+    rows = [[ROUGE[variant], *(_score(column, variant) for column in columns.values())] for variant in ROUGE]
+    losses = [_number(summary.val_loss, 4), _number(summary.base.val_loss if summary.base else None, 4), "-"]
+    rows.append(["loss, nats per summary token (validation)", *losses])
+    count = f"{summary.rows:,} rows" if summary.rows is not None else "an unknown number of rows"
+    return [
+        table(["", *columns], rows),
+        f"Split: `{summary.split or NONE}`, {count}, the same for all three columns. ROUGE in percent, mean over "
+        "rows and 95 % bootstrap interval, by the rouge-score package with its Porter stemmer, texts split into "
+        "sentences. What papers call ROUGE-L of summaries is mostly rougeLsum. Lead-3 is the article's first "
+        "three sentences.",
+        "Scored in training's precision with the adapter unmerged.",
+    ]
+
+
+def hyper_parameters(spec: RunSpec, summary: Summary | None) -> str:
+    trainer, schedule = spec.trainer, spec.trainer.schedule
+    known = {
+        **dict(_of_target("adapter", spec.adapter, leave_out=("start_from",))),
+        "trainable parameters": _count(summary.trainable_parameters if summary else None),
+        **dict(_of_target("optimizer", spec.optimizer)),
+        "schedule": f"{schedule.name}, {schedule.warmup_steps:,} steps of warm-up",
+        "batch size": f"{trainer.batch_size}",
+        "epochs": _number(summary.epochs if summary else None, 2),
+        "steps": _count(summary.steps if summary else None),
+        "tokens": _count(summary.tokens if summary else None),
+        "gradient clipping": "none" if trainer.max_grad_norm is None else f"{trainer.max_grad_norm:g}",
+        "precision": trainer.precision,
+        "base in training": spec.quantization.format,
+        "adapter kept by": trainer.best_metric,
+        "seed": f"{spec.seed}",
+    }
+    known |= {f"generation: {name}": f"{value}" for name, value in spec.generation.model_dump().items()}
+    if summary is not None:
+        known |= {f"version: {name}": version or "none" for name, version in summary.versions.items()}
+    return table(["", ""], list(known.items()))
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(_cell(cell) for cell in line) + " |" for line in lines)
+
+
+def _of_target(group: str, target: Target, leave_out: Sequence[str] = ()) -> Iterator[tuple[str, str]]:
+    yield group, target.path.rpartition(".")[2]
+    for name, value in target.arguments.items():
+        if name not in leave_out:
+            shown = ", ".join(map(str, value)) if isinstance(value, list | tuple) else f"{value}"
+            yield f"{group}: {name}", "none" if value is None else shown or "none"
+
+
+def _score(column: RougeScores | None, variant: str) -> str:
+    if column is None:
+        return NONE
+    score = getattr(column, variant)
+    return f"{score.value:.2f} ({score.low:.2f} to {score.high:.2f})"
+
+
+def _number(value: float | None, digits: int) -> str:
+    return NONE if value is None else f"{value:.{digits}f}"
+
+
+def _count(value: int | None) -> str:
+    return NONE if value is None else f"{value:,}"
+
+
+def _cell(text: str) -> str:
+    return " ".join(text.replace("|", "\\|").split())

@@ -1,0 +1,257 @@
+"""From a run's folder to one that other programs load, whole or not at all."""
+
+from __future__ import annotations
+
+import gc
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from summarizer import atomic
+from summarizer.config.paths import shown
+from summarizer.data.prompt import Prompt, build_prompt
+from summarizer.errors import ConfigError
+from summarizer.exporting.adapter_folder import write_adapter
+from summarizer.exporting.base_name import base_name
+from summarizer.exporting.card import Card
+from summarizer.exporting.choose import choose
+from summarizer.exporting.converted import convert, log_probs_of_converted, require_convertible
+from summarizer.exporting.load_code import ctranslate2_code, merged_code, peft_code
+from summarizer.exporting.measure import Reference
+from summarizer.exporting.merge import Merge
+from summarizer.exporting.model_folder import MergedModel
+from summarizer.exporting.request import CTRANSLATE2_DTYPES, Request, output_issues, require_room
+from summarizer.model.load import load_config
+from summarizer.model.source import model_folder
+from summarizer.model.stored_base import is_stored_base
+from summarizer.model.tokenizer import load_tokenizer
+from summarizer.progress import bar
+from summarizer.trained.opened import Opened, open_runs
+from summarizer.trained.run_folder import TrainedRun, read_run
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+CARD = "README.md"
+WITH_BASE = "base"
+"""Where a dense copy of the base lies below an exported adapter."""
+
+SHARE_OF_FP32 = {
+    "int8": 0.25,
+    "int8_float16": 0.25,
+    "int8_bfloat16": 0.25,
+    "int8_float32": 0.25,
+    "bf16": 0.5,
+    "fp16": 0.5,
+    "fp32": 1.0,
+}
+"""What a converted model takes on disk."""
+MOST_CONVERSION_KL = 1.0
+"""Nats per summary token. int8 cost 0.002 of the embedded model and 0.37 of SmolLM2-135M, whose activations have
+outliers; a converter that misreads a model would cost several."""
+
+
+def export(request: Request) -> Iterator[str]:
+    """Do what was asked for, and say what came of it, a line at a time.
+
+    Raises ConfigError for a user's mistake and OSError for a full disk; the output folder is then not there.
+    """
+    start_s = time.monotonic()
+    run = read_run(request.run, model=request.model)
+    flow = {"peft": _peft, "merged": _merged, "ctranslate2": _ctranslate2}[request.format]
+    lines = flow(run, request)
+    size = sum(file.stat().st_size for file in request.output.rglob("*") if file.is_file())
+    yield from lines
+    yield (
+        f"exported: {shown(request.output)} ({request.format}, {size / 1e6:.1f} MB) "
+        f"in {time.monotonic() - start_s:.1f} s"
+    )
+    yield f"how to load it, and what it is: {shown(request.output / CARD)}"
+
+
+def _peft(run: TrainedRun, request: Request) -> list[str]:
+    spec = run.spec
+    folder = model_folder(spec.model, weights=False)
+    tokenizer = load_tokenizer(folder)
+    prompt = build_prompt(spec.prompt, tokenizer)
+    end_as_prompted(tokenizer, prompt)
+    name = base_name(spec.model.name_or_path)
+    limits = _peft_limits(run, folder, with_base=request.with_base)
+    with _new(request.output) as scratch:
+        write_adapter(
+            run.adapter_folder,
+            scratch,
+            base_folder=folder,
+            base_name=f"./{WITH_BASE}" if request.with_base else name,
+            tokenizer=tokenizer,
+            prompt=prompt,
+            generation=spec.generation,
+        )
+        if request.with_base:
+            opened = open_runs([run], device=request.device, precision="fp32")
+            end_as_prompted(opened.tokenizer, opened.prompt)
+            base = _model(opened, Merge(opened.adapted, None))
+            require_room(request.output, base.nbytes(request.dtype))
+            (scratch / WITH_BASE).mkdir()
+            base.write(scratch / WITH_BASE, request.dtype)
+        code = peft_code(prompt, spec.generation, f"./{WITH_BASE}" if request.with_base else name)
+        _write_card(scratch, request, run, Words(tokenizer, prompt), code, [], limits)
+    return limits
+
+
+def _merged(run: TrainedRun, request: Request) -> list[str]:
+    opened = open_runs([run], device=request.device, precision="fp32")
+    end_as_prompted(opened.tokenizer, opened.prompt)
+    model = _model(opened, Merge(opened.adapted, 0))
+    require_room(request.output, model.nbytes(request.dtype))
+    choice = choose(opened, request.weights, request.dtype)
+    with _new(request.output) as scratch:
+        _model(opened, choice.merge).write(scratch, request.dtype)
+        code = merged_code(opened.prompt, run.spec.generation)
+        words = Words(opened.tokenizer, opened.prompt)
+        _write_card(scratch, request, run, words, code, choice.lines(), [])
+    return choice.lines()
+
+
+def _ctranslate2(run: TrainedRun, request: Request) -> list[str]:
+    require_convertible(load_config(model_folder(run.spec.model, weights=False)))
+    parent = request.output.parent
+    parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=atomic.SCRATCH_PREFIX, dir=parent) as merged:
+        source = _merged_to_convert(run, request, Path(merged))
+        gc.collect()  # of the base: the converter needs the memory
+        with _new(request.output) as scratch:
+            converted = scratch / "converted"
+            convert(Path(merged), converted, request.dtype, source.words.end_token)
+            lines = [*source.lines, _cost_of_conversion(source.reference, converted, request)]
+            for file in converted.iterdir():
+                file.rename(scratch / file.name)
+            converted.rmdir()
+            code = ctranslate2_code(source.words.prompt, run.spec.generation)
+            _write_card(scratch, request, run, source.words, code, lines, [])
+    return lines
+
+
+@dataclass(frozen=True)
+class Words:
+    """A run's tokenizer and prompt."""
+
+    tokenizer: PreTrainedTokenizerFast
+    prompt: Prompt
+
+    @property
+    def end_token(self) -> str:
+        return str(self.tokenizer.convert_ids_to_tokens(self.prompt.end_id))
+
+
+@dataclass(frozen=True)
+class _ToConvert:
+    """What is left of a merged model once it is on disk and out of memory."""
+
+    words: Words
+    reference: Reference
+    lines: list[str]
+
+
+def _merged_to_convert(run: TrainedRun, request: Request, folder: Path) -> _ToConvert:
+    opened = open_runs([run], device=request.device, precision="fp32")
+    end_as_prompted(opened.tokenizer, opened.prompt)
+    dtype = CTRANSLATE2_DTYPES[request.dtype]
+    model = _model(opened, Merge(opened.adapted, 0))
+    require_room(
+        request.output, model.nbytes(dtype) + int(model.nbytes("fp32") * SHARE_OF_FP32[request.dtype])
+    )
+    choice = choose(opened, request.weights, dtype)
+    _model(opened, choice.merge).write(folder, dtype)
+    return _ToConvert(Words(opened.tokenizer, opened.prompt), choice.reference, choice.lines())
+
+
+def _cost_of_conversion(reference: Reference, folder: Path, request: Request) -> str:
+    """Raises ConfigError where the converted model answers something else altogether."""
+    with bar("measuring the converted model", len(reference.examples)) as progress:
+        answer = log_probs_of_converted(folder)
+        cost = reference.divergence(answer, progress)
+    if not cost.kl < MOST_CONVERSION_KL:
+        raise ConfigError.single(
+            "--format",
+            f"the model that ctranslate2 made answers something else: {cost.kl:.2g} nats of KL per summary token "
+            f"from the unmerged one, at most {MOST_CONVERSION_KL:g} is accepted; nothing was kept. Its converter "
+            f"misreads this model, or {request.dtype} is too coarse for it, which --dtype fp32 would show",
+        )
+    advice = (
+        "; in int8 it rounds activations too, in bf16 and fp32 it does not"
+        if request.dtype.startswith("int8")
+        else ""
+    )
+    return (
+        f"as CTranslate2 computes it, in {request.dtype} on a CPU: KL {cost.kl:.2g} nats per summary token, "
+        f"summary loss {cost.loss:.4f}{advice}"
+    )
+
+
+def _model(opened: Opened, merge: Merge) -> MergedModel:
+    spec = opened.spec
+    config = load_config(model_folder(spec.model, weights=False))
+    return MergedModel(merge, config, opened.tokenizer, opened.prompt, spec.generation)
+
+
+@contextmanager
+def _new(folder: Path) -> Iterator[Path]:
+    """As `atomic.new_folder`, which would replace what someone put there in the meantime."""
+    with atomic.new_folder(folder) as scratch:
+        yield scratch
+        if issues := list(output_issues(folder)):
+            raise ConfigError(issues)
+
+
+def _write_card(
+    folder: Path,
+    request: Request,
+    run: TrainedRun,
+    words: Words,
+    code: str,
+    lines: Sequence[str],
+    limits: Sequence[str],
+) -> None:
+    alone = request.format == "peft" and not request.with_base
+    card = Card(
+        format=request.format,
+        dtype=None if alone else request.dtype,
+        spec=run.spec,
+        run_folder=run.folder,
+        prompt=words.prompt,
+        end_token=words.end_token,
+        code=code,
+        export=lines,
+        limits=limits,
+    )
+    (folder / CARD).write_text(card.text(), encoding="utf-8")
+
+
+def _peft_limits(run: TrainedRun, base: Path, *, with_base: bool) -> list[str]:
+    """What whoever loads the adapter onto its base must know."""
+    spec = run.spec
+    name, own_format = base_name(spec.model.name_or_path), spec.quantization.format
+    if with_base:
+        return [f"`{WITH_BASE}/` is the base as the adapter was trained on it ({own_format}), dequantised."]
+    if is_stored_base(base):
+        return [
+            f"The base, {name}, is kept in this project's own quantised form, which transformers does not read: "
+            "plain peft needs a dense copy of it (export again with --with-base), or --format merged needs no base."
+        ]
+    if own_format != "none":
+        return [
+            f"The adapter was trained beside weights in {own_format}; on the checkpoint's own its answers differ a "
+            "little. --format merged measures by how much, and --with-base puts the trained ones beside it."
+        ]
+    return []
+
+
+def end_as_prompted(tokenizer: PreTrainedTokenizerFast, prompt: Prompt) -> None:
+    """Let the tokenizer call the run's end token its own, so that whoever decodes with it drops it."""
+    if tokenizer.eos_token_id != prompt.end_id:
+        tokenizer.eos_token = tokenizer.convert_ids_to_tokens(prompt.end_id)

@@ -1,0 +1,146 @@
+"""What an export is asked for, checked before anything heavy is imported."""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from summarizer.config.nearest import suggestion
+from summarizer.errors import ConfigError, Issue
+
+FORMATS = ("peft", "merged", "ctranslate2")
+TRANSFORMERS_DTYPES = ("bf16", "fp16", "fp32")
+CTRANSLATE2_DTYPES = {
+    "int8": "fp16",
+    "int8_float16": "fp16",
+    "int8_bfloat16": "bf16",
+    "int8_float32": "fp16",
+    "bf16": "bf16",
+    "fp16": "fp16",
+    "fp32": "fp32",
+}
+"""How CTranslate2 can store weights, and the type of the merged weights that it is given to make them of: half
+precision for those it quantises, whose own steps are some ten times as coarse."""
+DEFAULT_DTYPES = {"peft": "bf16", "merged": "bf16", "ctranslate2": "int8"}
+WEIGHTS = ("trained", "original")
+DEVICES = ("auto", "cpu", "cuda")
+PACKAGE = "ctranslate2>=4.8"
+"""The first version that was tried with transformers 5."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """A checked export."""
+
+    run: Path
+    format: str
+    dtype: str
+    """One of TRANSFORMERS_DTYPES, or of CTRANSLATE2_DTYPES for that format."""
+    output: Path
+    weights: str | None
+    """One of WEIGHTS; None takes whichever answers nearer to the unmerged model."""
+    model: str | None
+    """Where the base lies now, where it has moved since training."""
+    device: str
+    with_base: bool
+    """Put a dense copy of the base beside a PEFT adapter."""
+
+
+def build_request(
+    run: str,
+    *,
+    format_name: str | None,
+    dtype: str | None,
+    output: str | None,
+    weights: str | None,
+    model: str | None,
+    device: str,
+    with_base: bool,
+) -> Request:
+    """Raises ConfigError with everything that is wrong with the arguments."""
+    issues = list(_mistaken_names(format_name, dtype, weights, device))
+    if with_base and format_name in ("merged", "ctranslate2"):
+        issues.append(
+            Issue("--with-base", f"goes with --format peft alone: {format_name} holds the base itself")
+        )
+    if format_name == "peft" and weights is not None:
+        issues.append(Issue("--weights", "an adapter for peft is merged into nothing; see --format merged"))
+    if format_name == "peft" and dtype in TRANSFORMERS_DTYPES and not with_base:
+        issues.append(
+            Issue("--dtype", "an adapter stays in fp32, as it was trained; with --with-base it is the base's")
+        )
+    if format_name == "ctranslate2" and importlib.util.find_spec("ctranslate2") is None:
+        issues.append(
+            Issue(
+                "--format",
+                f"ctranslate2 needs a package that is not installed: pip install '{PACKAGE}'",
+            )
+        )
+    target = Path(output).expanduser() if output else Path(run) / "export" / (format_name or "")
+    issues += output_issues(target)
+    if issues:
+        raise ConfigError(issues)
+    assert format_name is not None
+    return Request(
+        Path(run),
+        format_name,
+        dtype or DEFAULT_DTYPES[format_name],
+        target,
+        weights,
+        model,
+        device,
+        with_base,
+    )
+
+
+def require_room(folder: Path, needed_bytes: int) -> None:
+    """Raises ConfigError where the disk that `folder` will lie on has fewer bytes left."""
+    free = shutil.disk_usage(_existing(folder)).free
+    if needed_bytes > free:
+        raise ConfigError.single(
+            "--output",
+            f"{folder} needs {needed_bytes / 1e9:.2f} GB, and its disk has {free / 1e9:.2f} GB left; "
+            "name a folder on another one",
+        )
+
+
+def output_issues(folder: Path) -> Iterator[Issue]:
+    """Why nothing can be exported into a folder."""
+    if folder.is_dir():
+        if any(folder.iterdir()):
+            yield Issue(
+                "--output", f"{folder} is not empty, and nothing in it is overwritten; name another folder"
+            )
+    elif folder.exists():
+        yield Issue("--output", f"{folder} is a file; name a folder")
+    elif not _existing(folder).is_dir():
+        yield Issue("--output", f"{_existing(folder)} is a file, so that no folder can be made below it")
+
+
+def _mistaken_names(
+    format_name: str | None, dtype: str | None, weights: str | None, device: str
+) -> Iterator[Issue]:
+    if format_name is None:
+        yield Issue("--format", f"is required; one of {', '.join(FORMATS)}")
+    elif format_name not in FORMATS:
+        yield Issue("--format", f"unknown format {format_name!r}{suggestion(format_name, FORMATS)}")
+    dtypes = tuple(CTRANSLATE2_DTYPES) if format_name == "ctranslate2" else TRANSFORMERS_DTYPES
+    if dtype is not None and dtype not in dtypes:
+        hint = (
+            "; --format ctranslate2 has it"
+            if format_name == "merged" and dtype in CTRANSLATE2_DTYPES
+            else suggestion(dtype, dtypes)
+        )
+        yield Issue("--dtype", f"unknown type {dtype!r}{hint}")
+    if weights is not None and weights not in WEIGHTS:
+        yield Issue("--weights", f"unknown weights {weights!r}{suggestion(weights, WEIGHTS)}")
+    if device not in DEVICES:
+        yield Issue("--device", f"unknown device {device!r}{suggestion(device, DEVICES)}")
+
+
+def _existing(folder: Path) -> Path:
+    """The folder, or the nearest thing above it that is there."""
+    return next(path for path in (folder, *folder.absolute().parents) if path.exists())

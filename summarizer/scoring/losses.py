@@ -1,0 +1,91 @@
+"""Loss on the summary tokens, kept beside the predictions so that it is measured once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import ValidationError
+
+from summarizer.atomic import write_text
+from summarizer.data.order import EncodedRow
+from summarizer.scoring.predicting import Writer
+from summarizer.summaries.settings import FLAGS
+from summarizer.tracking.summary import Measured, Part, broken
+
+if TYPE_CHECKING:
+    from summarizer.trained.summariser import Summariser
+
+
+class KeptLoss(Part):
+    """In nats per summary token, and what it was measured with; null is one that is not finite."""
+
+    settings: dict[str, Any]
+    texts_sha256: str
+    loss: Measured
+
+
+def losses(
+    writers: Sequence[Writer],
+    rows: Callable[[], Sequence[EncodedRow]],
+    texts_sha256: str,
+    opened: Callable[[], Summariser],
+) -> dict[str, float | None]:
+    """Each writer's mean loss by its name; the model is opened only where one was not measured before.
+
+    Raises ConfigError where a file of a loss is broken.
+    """
+    found: dict[str, float | None] = {}
+    missing = []
+    for writer in writers:
+        kept = _kept(loss_path(writer.file))
+        if kept is None or (kept.settings, kept.texts_sha256) != (_decisive(writer.settings), texts_sha256):
+            missing.append(writer)
+        else:
+            found[writer.name] = kept.loss
+    runs = [writer for writer in missing if writer.trial is not None]
+    encoded = rows() if missing else []
+    for together in (runs, [writer for writer in missing if writer.trial is None]):
+        if not together:
+            continue
+        trials = [writer.trial for writer in together if writer.trial is not None] or None
+        for writer, loss in zip(together, _measure(opened(), encoded, trials), strict=True):
+            kept = KeptLoss(settings=_decisive(writer.settings), texts_sha256=texts_sha256, loss=loss)
+            write_text(loss_path(writer.file), kept.model_dump_json(indent=2) + "\n")
+            found[writer.name] = kept.loss
+    return found
+
+
+def loss_path(predictions: Path) -> Path:
+    """Beside `predictions.jsonl`: `predictions.loss.json`."""
+    return predictions.with_suffix(".loss.json")
+
+
+def _measure(summariser: Summariser, rows: Sequence[EncodedRow], trials: Sequence[int] | None) -> list[float]:
+    from summarizer.evaluation.evaluate import Evaluator
+
+    opened = summariser.opened
+    evaluator = Evaluator(
+        adapted=opened.adapted,
+        prompt=opened.prompt,
+        generation=summariser.generation,
+        rows_at_once=summariser.articles_at_once,
+        processes=opened.processes,
+        between_batches=lambda: None,
+    )
+    return evaluator.losses(rows, trials)
+
+
+def _kept(path: Path) -> KeptLoss | None:
+    if not path.is_file():
+        return None
+    try:
+        return KeptLoss.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        raise broken(path, error) from error
+
+
+def _decisive(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """How a summary is searched for has no part in a loss."""
+    return {key: value for key, value in settings.items() if key not in FLAGS.values()}

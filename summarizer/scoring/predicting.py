@@ -1,0 +1,168 @@
+"""The summaries of each system, in files that grow as they are written and are continued after any end."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from summarizer.config.paths import shown
+from summarizer.errors import ConfigError, Issue, RunsFailed
+from summarizer.progress import bar
+from summarizer.summaries.items import Item
+from summarizer.summaries.output import Summary, SummaryFile, continued
+
+if TYPE_CHECKING:
+    from summarizer.summaries.writing import Rate
+    from summarizer.trained.summariser import Prepared, Summariser
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Writer:
+    """A language model that summarises: a run's adapter over the base, or the base alone."""
+
+    name: str
+    trial: int | None
+    """Among the runs that are opened together; None is the base alone."""
+    file: Path
+    settings: Mapping[str, Any]
+    """Everything but the article that decides on its words."""
+
+
+@contextmanager
+def opened_files(writers: Sequence[Writer], items: Sequence[Item]) -> Iterator[dict[str, SummaryFile]]:
+    """Each writer's file by the writer's name, for the block's time, as far as it came.
+
+    Raises ConfigError where another process writes one, or it was made with other settings or from other rows.
+    """
+    with ExitStack() as stack:
+        files = {}
+        for writer in writers:
+            try:
+                files[writer.name] = stack.enter_context(continued(writer.file, items, writer.settings))
+            except ConfigError as error:
+                raise ConfigError(_of_a_folder(error.issues)) from error
+        yield files
+
+
+def fill(
+    writers: Sequence[Writer],
+    files: Mapping[str, SummaryFile],
+    opened: Callable[[], Summariser],
+    prepare: Callable[[Summariser, str], Prepared],
+) -> None:
+    """Write what the files do not hold yet; the model is opened only where there is something.
+
+    Runs are written side by side where they lack the same rows. Lines are in the rows' order at the end.
+    """
+    from summarizer.summaries.writing import Rate
+
+    for trials, left in _left(writers, files):
+        of_trials = [writer for writer in writers if writer.trial in trials]
+        summariser = opened()
+        label = "summaries of the base" if trials == (None,) else "summaries"
+        held = min(files[writer.name].held for writer in of_trials)
+        if held:
+            log.info("%s: going on, %d of them are there already", label, held)
+        with bar(label, len(left) + held, done=held) as progress:
+            for item, prepared, texts in _written(
+                summariser, left, [t for t in trials if t is not None] or None, prepare, Rate(progress)
+            ):
+                for writer, text in zip(of_trials, texts, strict=True):
+                    files[writer.name].append(
+                        Summary(item, text, prepared.article_tokens, prepared.cut_tokens)
+                    )
+    for file in files.values():
+        file.put_in_order()
+
+
+def predictions(file: SummaryFile) -> list[str]:
+    """The summaries in a finished file, in the rows' order. Raises ConfigError for a line without one."""
+    texts = []
+    for number, line in enumerate(file.path.read_text(encoding="utf-8").split("\n")[:-1], start=1):
+        text = json.loads(line).get("prediction")
+        if not isinstance(text, str):
+            raise ConfigError.single(
+                f"{shown(file.path)}:{number}", "no text under prediction; delete the line"
+            )
+        texts.append(text)
+    return texts
+
+
+def _left(
+    writers: Sequence[Writer], files: Mapping[str, SummaryFile]
+) -> list[tuple[tuple[int | None, ...], list[Item]]]:
+    """The items to write, by the trials that lack them: runs together, the base by itself."""
+    lacking: dict[Item, list[int]] = {}
+    for writer in writers:
+        if writer.trial is not None:
+            for item in files[writer.name].left:
+                lacking.setdefault(item, []).append(writer.trial)
+    together: dict[tuple[int | None, ...], list[Item]] = {}
+    for item, trials in lacking.items():
+        together.setdefault(tuple(trials), []).append(item)
+    for writer in writers:
+        if writer.trial is None and files[writer.name].left:
+            together[(None,)] = list(files[writer.name].left)
+    return list(together.items())
+
+
+def _written(
+    summariser: Summariser,
+    items: Sequence[Item],
+    trials: Sequence[int] | None,
+    prepare: Callable[[Summariser, str], Prepared],
+    rate: Rate,
+) -> Iterator[tuple[Item, Prepared, list[str]]]:
+    """Each item and its summary by each of these trials, as they are done.
+
+    Where a card's memory does not hold the batch, the rest is written with half as many articles at once.
+    """
+    import torch
+
+    from summarizer.summaries.writing import PREPARED_AT_ONCE
+
+    for start in range(0, len(items), PREPARED_AT_ONCE):
+        part = items[start : start + PREPARED_AT_ONCE]
+        left = {index: prepare(summariser, item.article) for index, item in enumerate(part)}
+        while left:
+            asked = dict(left)
+            numbers = list(asked)
+            try:
+                for place, texts in summariser.summaries(
+                    list(asked.values()), trials=trials, on_step=rate.step
+                ):
+                    del left[numbers[place]]
+                    yield part[numbers[place]], asked[numbers[place]], texts
+                    rate.summary()
+            except torch.OutOfMemoryError as error:
+                _take_half(summariser, error)
+
+
+def _take_half(summariser: Summariser, error: Exception) -> None:
+    import torch
+
+    at_once = summariser.articles_at_once
+    if at_once == 1:
+        raise RunsFailed(
+            "The device's memory does not hold one article of each run beside the model; evaluate the runs one "
+            "by one.",
+            1,
+        ) from error
+    torch.cuda.empty_cache()
+    summariser.articles_at_once = at_once // 2
+    log.warning("out of memory with %d articles at once; going on with %d", at_once, at_once // 2)
+
+
+def _of_a_folder(issues: Sequence[Issue]) -> list[Issue]:
+    """Here a person names the folder that the file lies in."""
+    return [
+        Issue(issue.key, issue.message.replace("name another file", "name another folder by --output"))
+        for issue in issues
+    ]

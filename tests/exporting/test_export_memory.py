@@ -1,0 +1,113 @@
+"""Exporting needs memory for the quantised base and a shard, not for the dense model that it writes."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from trained_runs import EMBEDDED
+from transformers import AutoTokenizer, LlamaConfig
+
+from summarizer.model.skeleton import build_skeleton
+
+MEASURE = """
+import gc, json, sys, threading, time, torch
+from pathlib import Path
+sys.path.append(sys.argv[3])
+from trained_runs import fill_randomly, load, lora
+from summarizer.adapters.attach import attach
+from summarizer.config.specs import GenerationSpec
+from summarizer.exporting.converted import convert
+from summarizer.exporting.merge import Merge
+from summarizer.exporting.model_folder import MergedModel
+from summarizer.model.load import load_config
+from summarizer.model.tokenizer import load_tokenizer
+from summarizer.data.prompt import build_prompt
+from summarizer.config.specs import PromptSpec
+
+def private_bytes():
+    # Pages of a mapped file count as resident too, but the system takes them back when it needs them.
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith("RssAnon")).split()[1]) * 1024
+
+class Peak:
+    def __enter__(self):
+        self.before = self.peak = private_bytes()
+        self.done = False
+        self.thread = threading.Thread(target=self.watch)
+        self.thread.start()
+        return self
+    def watch(self):
+        while not self.done:
+            self.peak = max(self.peak, private_bytes())
+            time.sleep(0.002)
+    def __exit__(self, *_):
+        self.done = True
+        self.thread.join()
+        self.bytes = self.peak - self.before
+
+folder, output = Path(sys.argv[1]), Path(sys.argv[2])
+model = attach(load(folder, "int8").model, [lora(2)], [0])
+fill_randomly(model, 0)
+tokenizer = load_tokenizer(folder)
+spec = PromptSpec(
+    template="{article} TL;DR:", completion_token=None, end_token=None, max_tokens=64
+)
+generation = GenerationSpec(
+    max_new_tokens=8, min_new_tokens=0, num_beams=1, length_penalty=1.0, early_stopping=False,
+    no_repeat_ngram_size=0, do_sample=False, temperature=1.0, top_p=1.0, top_k=50, seed=0,
+)
+merged = MergedModel(
+    Merge(model, 0), load_config(folder), tokenizer, build_prompt(spec, tokenizer), generation
+)
+output.mkdir()
+with Peak() as writing:
+    merged.write(output, "bf16", shard_bytes=50_000_000)
+report = {"writing": writing.bytes, "dense": merged.nbytes("bf16")}
+del model, merged
+gc.collect()
+with Peak() as converting:
+    convert(output, output / "converted", "int8", "<|endoftext|>")
+report["converting"] = converting.bytes
+report["converted"] = (output / "converted" / "model.bin").stat().st_size
+print(json.dumps(report))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads Linux's /proc")
+def test_peak_memory(tmp_path: Path) -> None:
+    pytest.importorskip("ctranslate2")
+    config = LlamaConfig(
+        vocab_size=8192,
+        hidden_size=1536,
+        intermediate_size=4096,
+        num_hidden_layers=6,
+        num_attention_heads=12,
+        tie_word_embeddings=False,
+    )
+    config.save_pretrained(tmp_path / "base")
+    AutoTokenizer.from_pretrained(EMBEDDED).save_pretrained(tmp_path / "base")
+    skeleton = build_skeleton(config, "none")
+    shapes = {name: weight.shape for name, weight in skeleton.weights.items()}
+    shapes |= {name: tuple(tensor.shape) for name, tensor in skeleton.plain.items()}
+    torch.save(
+        {name: torch.rand(shape) for name, shape in shapes.items()}, tmp_path / "base" / "pytorch_model.bin"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", MEASURE, str(tmp_path / "base"), str(tmp_path / "out"), str(Path(__file__).parent)],
+        capture_output=True, text=True, timeout=280, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout.splitlines()[-1])
+    largest = 4 * 8192 * 1536
+    assert report["dense"] > 3.8e8
+    assert (
+        report["writing"] < 2 * 50e6 + 4 * largest < 0.8 * report["dense"]
+    )  # a shard, which safetensors copies
+    # Half the dense size is the int8 model; the rest is layers that the converter joins, still in bf16.
+    assert report["converting"] < 0.9 * report["dense"]

@@ -1,0 +1,103 @@
+"""What the command's arguments may be, and what a refusal says."""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from summarizer.errors import ConfigError
+from summarizer.exporting.request import Request, build_request, require_room
+
+DEFAULTS: dict[str, Any] = {
+    "format_name": "merged",
+    "dtype": None,
+    "output": None,
+    "weights": None,
+    "model": None,
+    "device": "auto",
+    "with_base": False,
+}
+
+
+def request(run: Path, **more: Any) -> Request:
+    return build_request(str(run), **(DEFAULTS | more))
+
+
+def mistakes(run: Path, **more: Any) -> list[str]:
+    with pytest.raises(ConfigError) as caught:
+        request(run, **more)
+    return [str(issue) for issue in caught.value.issues]
+
+
+def test_defaults(tmp_path: Path) -> None:
+    made = request(tmp_path)
+    assert (made.dtype, made.output, made.weights) == ("bf16", tmp_path / "export" / "merged", None)
+    if importlib.util.find_spec("ctranslate2"):
+        assert request(tmp_path, format_name="ctranslate2").dtype == "int8"
+
+
+def test_every_mistake_at_once(tmp_path: Path) -> None:
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "theirs").touch()
+    said = mistakes(
+        tmp_path,
+        format_name="merge",
+        dtype="b16",
+        weights="orginal",
+        device="cuda:0",
+        output=str(tmp_path / "full"),
+    )
+    assert said == [
+        "--format: unknown format 'merge'; did you mean 'merged'?",
+        "--dtype: unknown type 'b16'; did you mean 'bf16'?",
+        "--weights: unknown weights 'orginal'; did you mean 'original'?",
+        "--device: unknown device 'cuda:0'; did you mean 'cuda'?",
+        f"--output: {tmp_path / 'full'} is not empty, and nothing in it is overwritten; name another folder",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ({"format_name": None}, "--format: is required; one of peft, merged, ctranslate2"),
+        ({"dtype": "int8"}, "--dtype: unknown type 'int8'; --format ctranslate2 has it"),
+        ({"with_base": True}, "--with-base: goes with --format peft alone: merged holds the base itself"),
+        ({"format_name": "peft", "dtype": "fp16"}, "--dtype: an adapter stays in fp32"),
+        (
+            {"format_name": "peft", "weights": "trained"},
+            "--weights: an adapter for peft is merged into nothing",
+        ),
+    ],
+)
+def test_one_mistake(more: dict[str, Any], said: str, tmp_path: Path) -> None:
+    (only,) = mistakes(tmp_path, **more)
+    assert only.startswith(said)
+
+
+def test_an_output_that_cannot_be(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    assert mistakes(tmp_path, output=str(tmp_path / "file"))[0].endswith("is a file; name a folder")
+    assert (
+        "no folder can be made below it" in mistakes(tmp_path, output=str(tmp_path / "file" / "x" / "y"))[0]
+    )
+    (tmp_path / "empty").mkdir()
+    assert request(tmp_path, output=str(tmp_path / "empty")).output == tmp_path / "empty"
+
+
+def test_ctranslate2_that_is_not_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
+    (only,) = mistakes(tmp_path, format_name="ctranslate2")
+    assert (
+        only == "--format: ctranslate2 needs a package that is not installed: pip install 'ctranslate2>=4.8'"
+    )
+
+
+def test_room_on_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10, 5, 2_000_000_000))
+    require_room(tmp_path / "not" / "there", 2_000_000_000)
+    with pytest.raises(ConfigError, match=r"needs 2.10 GB, and its disk has 2.00 GB left"):
+        require_room(tmp_path / "not" / "there", 2_100_000_000)

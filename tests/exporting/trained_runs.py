@@ -1,0 +1,139 @@
+"""Run folders as training leaves them, over tiny random bases with the embedded model's tokenizer."""
+
+from __future__ import annotations
+
+import sys
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from omegaconf import DictConfig, OmegaConf
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+
+sys.path += [str(Path(__file__).resolve().parents[1] / layer) for layer in ("adapters", "model", "config")]
+from composing import composed
+from model_folders import CONFIGS, LLAMA_LIKE
+from tiny_bases import adapted, fill_randomly, load, lora
+
+from summarizer.adapters.peft_format import save_adapter
+from summarizer.config.paths import resolve_path
+from summarizer.evaluation.rouge import VARIANTS, Interval
+from summarizer.exporting.measure import Example
+from summarizer.tracking.summary import BaseScores, RougeScores, Summary, write_summary
+from summarizer.trained.opened import Opened, open_runs
+from summarizer.trained.run_folder import read_run
+
+__all__ = [
+    "ARTICLE",
+    "EMBEDDED",
+    "example",
+    "fill_randomly",
+    "finished",
+    "load",
+    "logits",
+    "lora",
+    "opened",
+    "save_run",
+]
+
+EMBEDDED = resolve_path("embedded:tiny_gptj", "model/embedded")
+MORE: dict[str, tuple[str, dict[str, Any]]] = {"olmo2": ("Olmo2Config", LLAMA_LIKE)}
+"""That CTranslate2 does not know."""
+ARTICLE = "The bridge over the river was closed on Monday. Engineers found cracks in two of its pillars."
+
+
+def save_base(kind: str, folder: Path, seed: int = 0) -> Path:
+    name, options = (CONFIGS | MORE)[kind]
+    positions = "n_positions" if "n_positions" in options else "max_position_embeddings"
+    config = getattr(transformers, name)(**(options | {"vocab_size": 8192, positions: 256}))
+    torch.manual_seed(seed)
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.2)
+    model.save_pretrained(folder)
+    AutoTokenizer.from_pretrained(EMBEDDED).save_pretrained(folder)
+    return folder
+
+
+def save_run(kind: str, folder: Path, *overrides: str, summary: bool = True, **adapter: Any) -> Path:
+    """`folder/run`, trained (in name only) over `folder/base`, unquantised unless the overrides say otherwise."""
+    base = save_base(kind, folder / "base")
+    run = folder / "run"
+    everything = ["linear", "head"] if kind == "gemma3" else ["linear", "head", "embedding"]
+    targets = adapter.get("targets", everything)  # Gemma's embedding computes more than a lookup
+    own = (
+        f"model.name_or_path={base}",
+        "quantization.format=none",
+        "quantization.cache=false",
+        "prompt.max_tokens=160",
+        "data.rows.validation=3",
+        "adapter.dim=3",
+        "adapter.alpha=6.0",
+        f"adapter.targets=[{','.join(targets)}]",
+        "generation.max_new_tokens=8",
+        *overrides,
+    )
+    config = _composed().copy()
+    config.merge_with_dotlist(list(own))
+    (run / ".hydra").mkdir(parents=True)
+    OmegaConf.save(config, run / ".hydra" / "config.yaml")
+    OmegaConf.save(OmegaConf.create(list(own)), run / ".hydra" / "overrides.yaml")
+    model = adapted(base, [lora(3, alpha=6.0, targets=targets)])
+    fill_randomly(model, 0)
+    save_adapter(model, 0, run / "adapter", str(base))
+    if summary:
+        write_summary(run, finished(str(base)))
+    return run
+
+
+@lru_cache
+def _composed() -> DictConfig:
+    return composed("model=hf", "model.name_or_path=somewhere", "prompt=tldr", "data=sample", "tracking=none")
+
+
+def finished(model: str) -> Summary:
+    def scores(first: float) -> RougeScores:
+        return RougeScores.of({v: Interval(first + i, first - 1, first + 9) for i, v in enumerate(VARIANTS)})
+
+    return Summary(
+        status="completed",
+        ended_by="epochs",
+        overrides=[],
+        seed=0,
+        steps=12,
+        best_step=8,
+        epochs=1.0,
+        tokens=9145,
+        trainable_parameters=1234,
+        val_loss=2.5,
+        rouge=scores(30.0),
+        baseline=scores(35.0),
+        base=BaseScores(val_loss=2.9, rouge=scores(20.0)),
+        split="validation",
+        rows=50,
+        model=model,
+        quantization="int8",
+        versions={"torch": "2.13.0"},
+        data_fingerprint="f00d",
+    )
+
+
+def opened(run: Path) -> Opened:
+    return open_runs([read_run(run)], device="cpu", precision="fp32")
+
+
+def ids(rows: int = 2, length: int = 11) -> torch.Tensor:
+    return torch.randint(1, 8192, (rows, length), generator=torch.Generator().manual_seed(3))
+
+
+def logits(model: PreTrainedModel, of: torch.Tensor | None = None) -> torch.Tensor:
+    with torch.no_grad():
+        answer: torch.Tensor = model(input_ids=ids() if of is None else of, use_cache=False).logits
+    return answer.float()
+
+
+def example() -> Example:
+    return Example(tuple(ids(1, 20)[0].tolist()), 12)

@@ -1,0 +1,426 @@
+"""`python -m summarizer.evaluate` from end to end, on a small run of the embedded model."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file, save_file
+from small_runs import REPOSITORY
+from terminal import run_in_terminal
+
+from summarizer import run as run_module
+from summarizer.config.paths import PACKAGE
+from summarizer.evaluate import command
+from summarizer.evaluation import mlperf
+from summarizer.evaluation.predictions import read_predictions
+from summarizer.scoring.record import Evaluation, read_evaluation
+from summarizer.summaries.output import SummaryFile
+from summarizer.tracking.summary import read_summary
+
+ROWS = 4
+SAMPLE = PACKAGE / "data" / "sample"
+
+KILLED_WITHIN_ITS_SIXTH_LINE = """
+import os, signal
+from summarizer.summaries.output import SummaryFile
+
+real, calls = SummaryFile.append, 0
+
+def killing(self, summary):
+    global calls
+    calls += 1
+    if calls == 6:
+        os.write(self._handle, summary.line().encode()[:40])
+        os.kill(os.getpid(), signal.SIGKILL)
+    real(self, summary)
+
+SummaryFile.append = killing
+from summarizer.evaluate import main
+main()
+"""
+
+
+@pytest.fixture(scope="session")
+def evaluated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of two steps, at a rate at which they show, with its own scores on the same rows."""
+    folder = tmp_path_factory.mktemp("evaluated") / "run"
+    arguments = [
+        "data.rows.train=8",
+        f"data.rows.validation={ROWS}",
+        "prompt.max_tokens=160",
+        "generation.max_new_tokens=6",
+        "evaluation.bootstrap_samples=20",
+        "evaluation.base=true",
+        "evaluation.rows_during_training=0",
+        "optimizer.lr=0.01",
+        "tracking=none",
+        "trainer.precision=fp32",
+        "trainer.max_steps=2",
+        f"hydra.run.dir={folder}",
+    ]
+    before = sys.argv
+    sys.argv = ["run", *arguments]
+    try:
+        assert run_module.command(arguments) == 0
+    finally:
+        sys.argv = before
+    return folder
+
+
+@pytest.fixture
+def run(evaluated: Path, tmp_path: Path) -> Path:
+    """The run, in a place of the test's own: its evaluations lie inside it."""
+    return shutil.copytree(evaluated, tmp_path / "sweep" / "0")
+
+
+@pytest.fixture
+def other(evaluated: Path, tmp_path: Path) -> Path:
+    """A run with an adapter of zeros: the base itself, under another name."""
+    folder = shutil.copytree(evaluated, tmp_path / "sweep" / "1")
+    file = folder / "adapter" / "adapter_model.safetensors"
+    save_file({name: 0 * tensor for name, tensor in load_file(file).items()}, file, {"format": "pt"})
+    return folder
+
+
+Ended = tuple[int, str, str]
+Evaluate = Callable[..., Ended]
+
+
+@pytest.fixture
+def evaluate(capsys: pytest.CaptureFixture[str]) -> Evaluate:
+    def run(*arguments: object) -> Ended:
+        capsys.readouterr()
+        code = command([*map(str, arguments), "--precision", "fp32"])
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return run
+
+
+def scores(run: Path, name: str = "scores", split: str = "validation") -> Evaluation:
+    return read_evaluation(run / "evaluations" / split / f"{name}.json")
+
+
+def lines(path: Path) -> list[tuple[str, str, str]]:
+    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    return [(row["id"], row["prediction"], row["reference"]) for row in rows]
+
+
+def own(run: Path, name: str) -> list[tuple[str, str, str]]:
+    return [
+        (row.id, row.prediction, row.reference)
+        for row in read_predictions(run / "predictions" / f"{name}.jsonl")
+    ]
+
+
+def test_a_runs_scores_are_those_that_it_gave_itself(run: Path, evaluate: Evaluate) -> None:
+    code, printed, said = evaluate(run)
+    assert code == 0, said
+    folder = run / "evaluations" / "validation"
+    assert lines(folder / "predictions.jsonl") == own(run, "validation")
+    assert lines(folder / "predictions.base.jsonl") == own(run, "validation.base")
+    assert own(run, "validation") != own(run, "validation.base"), "or nothing tells the adapter from the base"
+    found, summary = scores(run), read_summary(run)
+    adapter, base, lead, random = found.systems
+    assert [system.name for system in found.systems] == ["adapter", "base alone", "Lead-3", "Random-3"]
+    assert summary.base is not None
+    assert (adapter.rouge, base.rouge, lead.rouge) == (summary.rouge, summary.base.rouge, summary.baseline)
+    assert adapter.loss == pytest.approx(summary.val_loss, rel=1e-5)
+    assert base.loss == pytest.approx(summary.base.val_loss, rel=1e-5)
+    assert (lead.loss, random.loss) == (None, None)
+    assert (found.rows.split, found.rows.count) == ("validation", ROWS)
+    assert {difference.second for difference in found.differences} == {"base alone", "Lead-3"}
+    for part in ("rougeLsum", "MLPerf's ROUGE-L, not a paper's", "base alone", "coverage", "hardly show"):
+        assert part in printed
+    assert "--rows all lifts it" in printed
+    assert adapter.cut_articles
+    assert (
+        f"{adapter.cut_articles} of 4 articles were cut at their end to fit prompt.max_tokens=160" in printed
+    )
+    assert "# Scores\n\n## embedded:sample" in (folder / "scores.md").read_text()
+    assert "default tokenizer" not in said
+
+
+def test_a_second_call_only_scores_again(run: Path, evaluate: Evaluate) -> None:
+    code, first, said = evaluate(run, "--batch-size", 3)
+    assert (code, "base:" in said) == (0, True)
+    before = scores(run)
+    code, second, said = evaluate(run)
+    assert (code, "base:" in said) == (0, False), "no model is loaded for it"
+    assert (first, before) == (second, scores(run))
+    code, _, said = evaluate(run, "--rows", ROWS + 2, "--no-loss")
+    assert (code, "going on, 4 of them are there already" in said) == (0, True)
+    assert scores(run).rows.count == ROWS + 2
+    assert scores(run).systems[0].loss is None
+    assert lines(run / "evaluations/validation/predictions.jsonl")[:ROWS] == own(run, "validation")
+
+
+def test_runs_stand_side_by_side(run: Path, other: Path, evaluate: Evaluate) -> None:
+    code, printed, said = evaluate(run, other)
+    assert code == 0, said
+    assert lines(run / "evaluations/validation/predictions.jsonl") == own(run, "validation")
+    assert lines(other / "evaluations/validation/predictions.jsonl") == own(run, "validation.base")
+    found = scores(run, "comparison")
+    names = [system.name for system in found.systems]
+    assert names == ["sweep/0", "sweep/1", "base alone", "Lead-3", "Random-3"]
+    assert found.systems[1].rouge == found.systems[2].rouge
+    assert found.systems[1].loss == pytest.approx(found.systems[2].loss, rel=1e-6)
+    assert found.systems[0].loss == pytest.approx(read_summary(run).val_loss, rel=1e-5)
+    (best,) = {difference.first for difference in found.differences}
+    assert {difference.second for difference in found.differences} == {*names[:4]} - {best}
+    assert f"{best} is the best run by rougeLsum on these very rows" in " ".join(printed.split())
+    assert not (run / "evaluations/validation/scores.json").exists(), "each run's own scores are left alone"
+
+
+def test_rows_of_ones_own_are_scored_in_a_folder_of_their_name(
+    run: Path, evaluate: Evaluate, tmp_path: Path
+) -> None:
+    rows = [json.loads(line) for line in (SAMPLE / "test.jsonl").read_text().splitlines()[:3]]
+    path = tmp_path / "my news.jsonl"
+    path.write_text(
+        "".join(json.dumps({"body": r["article"], "abstract": r["highlights"]}) + "\n" for r in rows)
+    )
+    flags = ("--data", path, "--column", "body", "--summary-column", "abstract", "--no-base", "--no-loss")
+    code, printed, said = evaluate(run, *flags)
+    assert code == 0, said
+    found = scores(run, split="my-news")
+    assert [system.name for system in found.systems] == ["adapter", "Lead-3", "Random-3"]
+    assert (found.rows.count, found.rows.data, found.rows.split) == (3, str(path), "my-news")
+    assert [row[0] for row in lines(run / "evaluations/my-news/predictions.jsonl")] == ["0", "1", "2"]
+    code, printed, said = evaluate(run, *flags, "--rows", 9, "-o", tmp_path / "out")
+    assert code == 0, said
+    assert "9 rows were asked for, but there are only 3" in printed
+    assert read_evaluation(tmp_path / "out" / "scores.json").rows.count == 3
+    kept = lines(tmp_path / "out" / "predictions.jsonl")
+    assert kept == lines(run / "evaluations/my-news/predictions.jsonl")
+
+
+def test_a_base_too_short_for_mlperfs_task_is_refused(run: Path, evaluate: Evaluate) -> None:
+    code, _, said = evaluate(run, "--protocol", "mlperf", "--data", SAMPLE / "validation.jsonl")
+    assert code == 2
+    assert "mlperf takes 2,047 tokens; embedded:tiny_gptj has 1,024 positions" in said
+
+
+@pytest.mark.slow
+def test_mlperfs_task_has_its_own_prompt_and_verdict(
+    run: Path, evaluate: Evaluate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flags = ("--protocol", "mlperf", "--data", SAMPLE / "validation.jsonl", "--rows", 1)
+    monkeypatch.setattr(mlperf, "MAX_PROMPT_TOKENS", 150)
+    read: list[tuple[int, ...]] = []
+    from summarizer.trained.summariser import Summariser
+
+    real = Summariser.summaries
+
+    def watched(self: Summariser, articles: object, **more: object) -> object:
+        assert self.generation == mlperf.generation(self.generation)
+        assert self.generation.num_beams == 4
+        read.extend(article.prompt_ids for article in articles)  # type: ignore[attr-defined]
+        return real(self, articles, **more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Summariser, "summaries", watched)
+    code, printed, said = evaluate(run, *flags, "--no-base")
+    assert code == 0, said
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(PACKAGE / "model" / "embedded" / "tiny_gptj")
+    articles = [
+        json.loads(line)["article"] for line in (SAMPLE / "validation.jsonl").read_text().splitlines()
+    ]
+    assert [list(ids) for ids in read] == [
+        tokenizer(mlperf.prompt(article)).input_ids[:150] for article in articles[:1]
+    ]
+    found = read_evaluation(run / "evaluations" / "validation-mlperf" / "scores.json")
+    assert (found.protocol, found.systems[0].loss) == ("mlperf", None)
+    judged = found.systems[0].mlperf
+    assert judged is not None
+    assert judged.refusal == "not the whole split (1 of 13,368 rows): no verdict"
+    flat = " ".join(printed.split())
+    for part in (
+        "no verdict",
+        "taken on trust",
+        "sentences cut by",
+        "this base is embedded:tiny_gptj",
+        "42.9865",
+    ):
+        assert part in flat
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--split", "tset"), ["--split: unknown split 'tset'; did you mean 'test'?"]),
+        (("--protocol", "mlpref"), ["unknown protocol 'mlpref'; did you mean 'mlperf'?"]),
+        (
+            ("--rows", "x", "--batch-size", "0", "--beams", "-1", "--max-bad-rows", "few"),
+            [
+                "--rows: 'x' is",
+                "--batch-size: 0 is",
+                "--beams: -1 is",
+                "--max-bad-rows: 'few' is",
+                "4 mistakes",
+            ],
+        ),
+        (("--column", "body"), ["--column: names a column of --data FILE, which is not given"]),
+        (("--data", "nowhere.jsonl"), ["--data: no such file: nowhere.jsonl"]),
+        (("--data", "{empty}"), ["--data: ", "empty.jsonl is empty"]),
+        (
+            ("--data", str(SAMPLE / "test.jsonl"), "--column", "artikel"),
+            ["--column: no column 'artikel'", "'article'"],
+        ),
+        (("--max-new-tokens", "159"), ["--max-new-tokens: 159 leaves no room for an article"]),
+        (("--protocol", "mlperf", "--beams", "2"), ["--beams: has no place beside --protocol mlperf"]),
+        (
+            ("--protocol", "mlperf", "--split", "test"),
+            ["--split: --protocol mlperf is over cnn_dailymail's valid"],
+        ),
+        (("--bertscore", "x"), ["--bertscore-layer N go together"]),
+        (("--bertscore", "x", "--bertscore-layer", "3"), ["--bertscore: no encoder in x"]),
+        (("-o", "{empty}"), ["--output: ", "is a file; name a folder"]),
+        (("{run}",), ["is named twice"]),
+        (("nowhere",), ["nowhere: no such folder"]),
+        (("--model", "/nowhere"), ["no folder at '/nowhere'"]),
+    ],
+)
+def test_mistakes_are_said_and_end_in_2(
+    arguments: tuple[str, ...], said: list[str], run: Path, evaluate: Evaluate, tmp_path: Path
+) -> None:
+    (tmp_path / "empty.jsonl").touch()
+    typed = [word.format(empty=tmp_path / "empty.jsonl", run=run) for word in arguments]
+    code, printed, errors = evaluate(run, *typed)
+    assert (code, printed) == (2, ""), errors
+    for part in said:
+        assert part in errors
+    assert "Traceback" not in errors
+    assert not (run / "evaluations").exists()
+
+
+def edited(run: Path, *changes: tuple[str, str]) -> None:
+    config = run / ".hydra" / "config.yaml"
+    text = config.read_text()
+    for before, after in changes:
+        assert before in text
+        text = text.replace(before, after)
+    config.write_text(text)
+
+
+def test_rows_that_are_gone_are_told_with_a_way_out(run: Path, evaluate: Evaluate) -> None:
+    edited(run, ("embedded:sample/validation.jsonl", "/gone/validation.jsonl"))
+    code, _, said = evaluate(run)
+    assert code == 2
+    assert "data.validation: no such file: /gone/validation.jsonl" in said
+    assert "--data FILE names other rows to score on" in said
+
+
+def test_runs_that_do_not_compare_are_refused(run: Path, other: Path, evaluate: Evaluate) -> None:
+    edited(other, ("validation: 4", "validation: 3"))
+    code, _, said = evaluate(run, other)
+    assert code == 2
+    assert "have other validation rows (data.rows.validation differ)" in said
+    edited(other, ("max_new_tokens: 6", "max_new_tokens: 7"))
+    code, _, said = evaluate(run, other, "--rows", 2)
+    assert code == 2
+    assert "write differently: --max-new-tokens was 6, now it is 7; say one for both by the flag" in said
+    edited(other, ("max_tokens: 160", "max_tokens: 150"))
+    code, _, said = evaluate(run, other)
+    assert code == 2
+    assert "differs from" in said
+    assert "in prompt; evaluate them one by one" in said
+
+
+def test_summaries_made_otherwise_are_not_gone_on_with(run: Path, evaluate: Evaluate) -> None:
+    assert evaluate(run, "--no-base", "--no-loss")[0] == 0
+    before = (run / "evaluations/validation/predictions.jsonl").read_bytes()
+    code, _, said = evaluate(run, "--max-new-tokens", 3)
+    assert code == 2
+    assert "--max-new-tokens was 6, now it is 3; name another folder by --output" in said
+    assert (run / "evaluations/validation/predictions.jsonl").read_bytes() == before
+
+
+@pytest.mark.slow
+def test_a_stopped_evaluation_says_how_to_go_on(
+    run: Path, evaluate: Evaluate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, stops = SummaryFile.append, iter([None, signal.SIGINT, None, None, signal.SIGTERM])
+
+    def a_signal_now_and_then(self: SummaryFile, summary: object) -> None:
+        real(self, summary)  # type: ignore[arg-type]
+        if (stop := next(stops, None)) is not None:
+            os.kill(os.getpid(), stop)
+
+    monkeypatch.setattr(SummaryFile, "append", a_signal_now_and_then)
+    for done, code in ((2, 130), (5, 143)):
+        ended, _, said = evaluate(run)
+        assert ended == code
+        assert f"Stopped: {done} of 8 summaries are in " in said
+        assert said.endswith("evaluations/validation; the same command goes on from there.\n")
+    assert evaluate(run)[0] == 0
+    assert scores(run).systems[0].rouge == read_summary(run).rouge
+
+
+@pytest.mark.slow
+def test_a_killed_process_costs_its_last_line_alone(run: Path, evaluate: Evaluate, tmp_path: Path) -> None:
+    arguments = [str(run), "--precision", "fp32"]
+    script = f"import sys; sys.argv[1:] = {arguments!r}\n{KILLED_WITHIN_ITS_SIXTH_LINE}"
+    killed = subprocess.run([sys.executable, "-c", script], cwd=REPOSITORY, capture_output=True, timeout=120)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    left = (run / "evaluations/validation/predictions.base.jsonl").read_bytes()
+    assert (left.count(b"\n"), left.endswith(b"\n")) == (1, False)
+    assert evaluate(run)[0] == 0
+    assert evaluate(run, "-o", tmp_path / "whole")[0] == 0
+    for name in ("predictions.jsonl", "predictions.base.jsonl"):
+        whole = (tmp_path / "whole" / name).read_bytes()
+        assert (run / "evaluations/validation" / name).read_bytes() == whole
+    paths = {"predictions": None}
+    continued, uninterrupted = (
+        [system.model_copy(update=paths) for system in found.systems]
+        for found in (scores(run), read_evaluation(tmp_path / "whole" / "scores.json"))
+    )
+    assert continued == uninterrupted
+
+
+@pytest.mark.slow
+def test_at_a_terminal_it_shows_progress_and_a_table_that_fits(run: Path) -> None:
+    arguments = [str(run), "--precision", "fp32"]
+    script = f"import sys\nfrom summarizer.evaluate import command\nsys.exit(command({arguments!r}))"
+    screen, code = run_in_terminal(script, width=80, height=50)
+    shown = "\n".join(line.rstrip() for line in screen.lines)
+    assert code == 0, shown
+    for part in ("summaries of the base ━", "loss ━", "scoring ━", "4/4", "tokens/s"):
+        assert part in shown
+    assert not screen.cursor_hidden
+    table = next(line for line in screen.lines if line.startswith("system"))
+    assert table.split() == ["system", "loss", "rouge1", "rouge2", "rougeL", "rougeLsum"]
+
+
+def test_misuse_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments, said in (
+        (["run", "--spilt", "test"], "unknown flag --spilt; did you mean --split?"),
+        ([], "the following arguments are required: RUN"),
+    ):
+        with pytest.raises(SystemExit) as ended:
+            command(arguments)
+        assert ended.value.code == 2
+        assert said in capsys.readouterr().err
+
+
+def test_help_loads_nothing_heavy() -> None:
+    script = (
+        "import sys; from summarizer.evaluate import command\n"
+        "try: command(['--help'])\n"
+        "except SystemExit: pass\n"
+        "sys.exit(any(name in sys.modules for name in ('torch', 'hydra', 'pydantic', 'transformers')))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=REPOSITORY, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0
+    assert "--protocol NAME" in done.stdout

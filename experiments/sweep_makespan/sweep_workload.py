@@ -20,7 +20,7 @@ from summarizer.config.specs import RunSpec
 from summarizer.data.prompt import Prompt, build_prompt
 from summarizer.data.splits import Split, build_split
 from summarizer.errors import ConfigError, Issue
-from summarizer.generation.decode import generation_config
+from summarizer.generation.transformers_generate import generation_config
 from summarizer.model.load import load_config
 from summarizer.model.random_base import random_tensors
 from summarizer.model.skeleton import build_skeleton

@@ -18,7 +18,7 @@ from summarizer.generation.key_values import KeyValues
 from summarizer.generation.search import OneByOne, Search
 from summarizer.generation.transformers_generate import generate
 from summarizer.model.attention import attending_by, packs_examples
-from summarizer.model.formats.int8_on_cpu import inputs_in_int8
+from summarizer.model.formats.int8_on_cpu import few_rows_in_place, inputs_in_int8
 from summarizer.model.nll import head_at
 
 TOKENS_READ_AT_ONCE = 4096
@@ -135,7 +135,11 @@ class _Writing:
     def step(self) -> list[tuple[int, list[list[int]]]]:
         """One more token in every slot. Returns the prompts whose answers are complete by it."""
         # Blocks compiled for training would compile anew for one token.
-        with torch.compiler.set_stance("force_eager"), attending_by(self.key_values):
+        with (
+            torch.compiler.set_stance("force_eager"),
+            attending_by(self.key_values),
+            few_rows_in_place(),
+        ):
             if self.unread is not None:
                 self._write(self.unread)
             self._fill()

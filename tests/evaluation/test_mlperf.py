@@ -79,8 +79,8 @@ def test_scores_with_punkt_are_evaluation_pys(tmp_path: Path, monkeypatch: pytes
     folder.mkdir(parents=True)
     params = PunktTrainer("One. Two.").get_params()
     params.abbrev_types.add("slept")
+    monkeypatch.setattr(nltk.data, "path", [str(tmp_path)])  # nltk writes nowhere else
     save_punkt_params(params, dir=folder)
-    monkeypatch.setattr(nltk.data, "path", [str(tmp_path)])
     clear = getattr(nltk.tokenize._get_punkt_tokenizer, "cache_clear", lambda: None)
     clear()
     predictions = ["The cats ran. Dogs slept. They woke.", *PREDICTIONS[1:]]

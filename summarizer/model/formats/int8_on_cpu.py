@@ -21,7 +21,22 @@ bf16 products 0.0014 nats, whole numbers with none apart 0.029, 1 in 64 0.0078, 
 LEVELS = 127
 """Steps on each side of zero, as of the weights."""
 
+_few_rows_in_place = False
 _whole_numbers_only = False
+
+
+@contextmanager
+def few_rows_in_place() -> Iterator[None]:
+    """Within the block, a CPU's products of few rows read the stored weights as they are: for writing tokens.
+
+    Not for two threads at once, as the one below.
+    """
+    global _few_rows_in_place
+    before, _few_rows_in_place = _few_rows_in_place, True
+    try:
+        yield
+    finally:
+        _few_rows_in_place = before
 
 
 @contextmanager
@@ -29,7 +44,7 @@ def inputs_in_int8() -> Iterator[None]:
     """Within the block, a CPU's products of many rows are of whole numbers: most inputs are rounded to int8.
 
     Faster than bf16 where the processor has VNNI, for an error of its own (LARGEST_COLUMNS). For reading prompts;
-    training never does. Not for two threads at once.
+    training never does.
     """
     global _whole_numbers_only
     before, _whole_numbers_only = _whole_numbers_only, True
@@ -50,7 +65,7 @@ def product_on_cpu(
     ):
         return None
     rows = x.reshape(-1, x.shape[-1])
-    if len(rows) <= FEW_ROWS and _is_laid_out_for_the_kernel(q):
+    if _few_rows_in_place and len(rows) <= FEW_ROWS and _is_laid_out_for_the_kernel(q):
         y = torch._weight_int8pack_mm(rows, q, _ones(len(q), x.dtype))
         return (y * scale.squeeze(1)).to(x.dtype).reshape(*x.shape[:-1], -1)
     if _whole_numbers_only and len(rows) >= MANY_ROWS:

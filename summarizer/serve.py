@@ -37,7 +37,7 @@ def command(arguments: Sequence[str]) -> int:
     from summarizer.runs.mistakes import report_mistakes
 
     options = parser().parse_args(arguments)
-    prepare_process(alone=True)
+    prepare_process()
     return report_mistakes(lambda: _serve(options), arguments)
 
 

@@ -64,7 +64,7 @@ def command(arguments: Sequence[str]) -> int:
 
     from summarizer.runs.launch import prepare_process
 
-    prepare_process(alone=True)
+    prepare_process()
 
     from summarizer.runs.mistakes import report_mistakes
     from summarizer.summaries.command import summarise

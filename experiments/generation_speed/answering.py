@@ -72,7 +72,7 @@ def measure(request: dict[str, Any]) -> dict[str, Any]:
     if request["engine"] == "ours":
         from summarizer.runs.launch import prepare_process
 
-        prepare_process(alone=True)  # as the commands do, before torch is imported
+        prepare_process()  # as the commands do, before torch is imported
     side: Side = getattr(importlib.import_module(file), name)(request)
     load_s = time.time() - request["started_s"]
     prompts, new_tokens = request["prompts"], request["new_tokens"]

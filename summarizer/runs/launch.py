@@ -58,17 +58,15 @@ class Lead:
 _lead = Lead(None)
 
 
-def prepare_process(*, alone: bool = False) -> None:
-    """What a process that runs jobs needs before it imports torch.
-
-    alone: it is not one of several that share the cores.
-    """
+def prepare_process() -> None:
+    """What a process that runs jobs needs before it imports torch."""
     # Threads that wait for work spin for a moment only, then sleep: two runs that share two cores lose less to
     # each other, one alone nothing (measured on the embedded model, steps of 800 tokens: two at once 540 ms each
-    # instead of 930, one alone 229 ms instead of 240; sleeping at once costs one alone 100 ms).
-    # Writing one token is hundreds of short products: with the longer moment GPT-J-6B takes 0.33 s, not 0.37.
+    # instead of 930, one alone 229 ms instead of 240; sleeping at once costs one alone 100 ms). Writing a token is
+    # hundreds of short products: ten times the moment saves GPT-J-6B a tenth of its 0.37 s on idle cores, and makes
+    # SmolLM2-135M take 0.55 s for 0.14 s on busy ones.
     if "OMP_WAIT_POLICY" not in os.environ:
-        os.environ.setdefault("GOMP_SPINCOUNT", "20000" if alone else "2000")
+        os.environ.setdefault("GOMP_SPINCOUNT", "2000")
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it warns, at import, of an optional package
 
 

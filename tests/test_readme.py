@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -17,6 +20,8 @@ COMMANDS = [
     for block in re.findall(r"```bash\n(.*?)```", README, flags=re.DOTALL)
     for line in block.strip().splitlines()
 ]
+RUNS = [line for line in COMMANDS if line.startswith(("python -m summarizer.run ", "torchrun"))]
+RUN_FOLDER = "outputs/2026-11-22/10-15-30-123456"
 QUICK = (
     *TINY,
     "trainer.max_steps=1",
@@ -27,12 +32,13 @@ QUICK = (
 
 
 def test_every_command_is_one_that_these_tests_know() -> None:
-    assert len(COMMANDS) == 16
-    assert all(command.startswith(("python -m summarizer.run", "torchrun")) for command in COMMANDS)
+    assert len(COMMANDS) == 22
+    assert all(command.startswith(("python -m summarizer.", "torchrun")) for command in COMMANDS)
+    assert len(RUNS) == 16
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("line", COMMANDS)
+@pytest.mark.parametrize("line", RUNS)
 def test_command_runs(line: str, tmp_path: Path, command: Command) -> None:
     """As written, but short: the overrides of QUICK come after it."""
     if "experiment=gptj" in line and "--cfg" not in line:
@@ -59,6 +65,30 @@ def test_command_runs(line: str, tmp_path: Path, command: Command) -> None:
         )
     ended = command(arguments if "--cfg" in line else [*arguments, *QUICK])
     assert ended.returncode == 0, ended.stderr
+
+
+@pytest.mark.slow
+def test_commands_on_a_trained_run(tmp_path: Path, command: Command) -> None:
+    """As written, one after the other, on a small run in the folder that they name."""
+    trained = command([*QUICK, f"hydra.run.dir={RUN_FOLDER}"])
+    assert trained.returncode == 0, trained.stderr
+    rows = (REPOSITORY / "summarizer" / "data" / "sample" / "validation.jsonl").read_text().splitlines()[:3]
+    (tmp_path / "articles.jsonl").write_text("".join(f"{row}\n" for row in rows))
+    (tmp_path / "article.txt").write_text(json.loads(rows[0])["article"])
+    lines = [line for line in COMMANDS if line not in RUNS]
+    assert len(lines) == 6
+    for line in lines:
+        assert RUN_FOLDER in line
+        ended = subprocess.run(
+            [sys.executable, *shlex.split(line)[1:]],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=250,
+        )
+        assert ended.returncode == 0, f"{line}\n{ended.stderr}"
+    assert len((tmp_path / "summaries.jsonl").read_text().splitlines()) == 3
+    assert (tmp_path / RUN_FOLDER / "evaluations" / "validation" / "scores.md").is_file()
 
 
 def test_the_mistakes_it_shows_are_what_the_command_says(command: Command) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import signal
@@ -104,6 +105,18 @@ def test_a_script_without_a_main_guard_runs_once_and_leaves_nothing_behind(tmp_p
     assert (process.returncode, out, err) == (0, "main\nscored 20000.0\n", "")
 
 
+def pressed_until_it_ends(process: subprocess.Popen[str]) -> tuple[str, str]:
+    """Ctrl-C as a terminal sends it: the workers hear it too, while they start.
+
+    Python drops one that comes while a finaliser runs; a person would press again, and so does this.
+    """
+    for _ in range(6):
+        os.killpg(process.pid, signal.SIGINT)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            return process.communicate(timeout=10)
+    raise AssertionError("it does not end")
+
+
 def test_ctrl_c_ends_all_processes_with_one_traceback_at_most(tmp_path: Path) -> None:
     process = start(tmp_path, 200_000)
     workers: list[psutil.Process] = []
@@ -113,8 +126,7 @@ def test_ctrl_c_ends_all_processes_with_one_traceback_at_most(tmp_path: Path) ->
         children = psutil.Process(process.pid).children(recursive=True)
         workers = [child for child in children if "popen_loky" in " ".join(child.cmdline())]
     assert len(workers) == 2
-    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: the workers hear it too, while they start
-    out, err = process.communicate(timeout=60)
+    out, err = pressed_until_it_ends(process)
     assert out == "main\n"
     assert process.returncode == -signal.SIGINT
     assert err.count("Traceback") == 1, err

@@ -22,6 +22,7 @@ def one_by_one(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return train_one_by_one(tmp_path_factory.mktemp("alone"))
 
 
+@pytest.mark.slow
 def test_a_mixed_grid_trains_as_each_of_it_alone(tmp_path: Path, one_by_one: Path) -> None:
     ended = run_group(grid(tmp_path))
     assert_as_alone(ended, one_by_one)
@@ -61,6 +62,7 @@ def test_dropout_draws_the_same_in_a_group(tmp_path: Path) -> None:
 # ---- trials are isolated -----------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_one_that_diverges_leaves_and_the_others_are_as_alone(
     tmp_path: Path, one_by_one: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

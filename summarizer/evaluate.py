@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from summarizer.summarize import NUMBERS, PRECISION, SWITCHES
+from summarizer.summaries.flags import add_generation_flags, add_model_flags, parsed, typed_generation
 
 if TYPE_CHECKING:
     from summarizer.scoring.asked import Request
@@ -37,7 +37,7 @@ def main() -> None:
 
 def command(arguments: Sequence[str]) -> int:
     """Run the command with these arguments and return its exit code. Raises SystemExit for --help and misuse."""
-    typed = _typed(_parser(), arguments)
+    typed = parsed(_parser(), arguments)
 
     from summarizer.runs.launch import prepare_process
 
@@ -96,41 +96,15 @@ def _parser() -> argparse.ArgumentParser:
     )
     scores.add_argument("--bertscore-layer", metavar="N", help="of the encoder: 17 of roberta-large")
     models = parser.add_argument_group("model")
-    models.add_argument(
-        "--model", metavar="PATH", help="where the base lies now, if that is not where it lay"
-    )
-    models.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
-    models.add_argument(
-        "--precision", choices=("auto", "fp32", "bf16", "fp16", "int8"), default="auto", help=PRECISION
-    )
-    models.add_argument(
-        "--batch-size", metavar="N", help="articles at once; default: the run's evaluation.batch_size"
-    )
-    generation = parser.add_argument_group("generation", "by default as the run's config says")
-    for key, flag, meaning in NUMBERS:
-        generation.add_argument(flag, metavar="N", dest=key, help=meaning)
-    for key, flag, meaning in SWITCHES:
-        generation.add_argument(flag, dest=key, action=argparse.BooleanOptionalAction, help=meaning)
+    add_model_flags(models)
+    add_generation_flags(parser)
     return parser
-
-
-def _typed(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> argparse.Namespace:
-    known, unknown = parser.parse_known_intermixed_args(arguments)
-    if unknown:
-        from summarizer.config.nearest import nearest
-
-        flag = unknown[0].split("=", 1)[0]
-        flags = [name for action in parser._actions for name in action.option_strings]
-        near = nearest(flag, flags)
-        parser.error(f"unknown flag {flag}" + (f"; did you mean {near}?" if near else ""))
-    return known
 
 
 def _request(typed: argparse.Namespace) -> Request:
     from summarizer.scoring.asked import Request
     from summarizer.scoring.rows import RowChoice
 
-    keys = [key for key, _, _ in (*NUMBERS, *SWITCHES)]
     return Request(
         runs=tuple(typed.runs),
         split=typed.split,
@@ -146,7 +120,7 @@ def _request(typed: argparse.Namespace) -> Request:
         bertscore=typed.bertscore,
         bertscore_layer=typed.bertscore_layer,
         model=typed.model,
-        generation={key: value for key in keys if (value := getattr(typed, key)) is not None},
+        generation=typed_generation(vars(typed)),
         batch_size=typed.batch_size,
         device=typed.device,
         precision=typed.precision,

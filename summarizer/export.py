@@ -11,12 +11,11 @@ from __future__ import annotations
 
 import argparse
 import logging
-import signal
 import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from summarizer.errors import ConfigError, StopRequested
+from summarizer.errors import ConfigError
 from summarizer.runs.launch import prepare_process
 
 
@@ -93,18 +92,14 @@ def _export(arguments: Sequence[str]) -> None:
 
     from summarizer.progress import ConsoleHandler
 
-    signal.signal(signal.SIGTERM, _stop)
     logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[ConsoleHandler()])
 
     from summarizer.exporting.export import export
+    from summarizer.runs.mistakes import ended_by_sigterm
 
-    for line in export(request):
-        print(line, flush=True)
-
-
-def _stop(number: int, _: object) -> NoReturn:
-    # As an exception, on whose way out what is half written is deleted.
-    raise StopRequested(number)
+    with ended_by_sigterm():  # an exception, on whose way out what is half written is deleted
+        for line in export(request):
+            print(line, flush=True)
 
 
 if __name__ == "__main__":

@@ -16,6 +16,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from summarizer.summaries.flags import (
+    GENERATION_KEYS,
+    add_generation_flags,
+    add_model_flags,
+    parsed,
+    typed_generation,
+)
+
 if TYPE_CHECKING:
     from summarizer.summaries.command import Request
 
@@ -30,27 +38,6 @@ file that exists is continued.
 
 Articles are cut as in training, at their end, to fit into the run's prompt.max_tokens, and the cut is reported.
 """
-
-PRECISION = "of products; int8 reads articles in whole numbers, faster on a CPU and a little less exactly"
-NUMBERS = (
-    ("max_new_tokens", "--max-new-tokens", "longest summary, in tokens"),
-    ("min_new_tokens", "--min-new-tokens", "shortest summary, in tokens"),
-    ("num_beams", "--beams", "1 is greedy search"),
-    ("length_penalty", "--length-penalty", "above 0 favours longer summaries among beams"),
-    (
-        "no_repeat_ngram_size",
-        "--no-repeat-ngram-size",
-        "no so many tokens occur twice in a row; 0 is no limit",
-    ),
-    ("temperature", "--temperature", "of --sample"),
-    ("top_p", "--top-p", "of --sample: draw among the likeliest tokens of so much probability"),
-    ("top_k", "--top-k", "of --sample: draw among so many likeliest tokens; 0 is all"),
-    ("seed", "--seed", "of --sample"),
-)
-SWITCHES = (
-    ("early_stopping", "--early-stopping", "end as soon as as many beams as there are have ended"),
-    ("do_sample", "--sample", "draw tokens at random"),
-)
 
 
 def main() -> None:
@@ -97,42 +84,20 @@ def _parser() -> argparse.ArgumentParser:
     which.add_argument(
         "--adapter", metavar="FOLDER", type=Path, help="a PEFT adapter in place of the run's own"
     )
-    models.add_argument(
-        "--model", metavar="PATH", help="where the base lies now, if that is not where it lay"
-    )
-    models.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
-    models.add_argument(
-        "--precision", choices=("auto", "fp32", "bf16", "fp16", "int8"), default="auto", help=PRECISION
-    )
-    models.add_argument(
-        "--batch-size", metavar="N", help="articles at once; default: the run's evaluation.batch_size"
-    )
-    generation = parser.add_argument_group("generation", "by default as the run's config says")
-    for key, flag, meaning in NUMBERS:
-        generation.add_argument(flag, metavar="N", dest=key, help=meaning)
-    for key, flag, meaning in SWITCHES:
-        generation.add_argument(flag, dest=key, action=argparse.BooleanOptionalAction, help=meaning)
+    add_model_flags(models)
+    add_generation_flags(parser)
     return parser
 
 
 def _request(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> Request:
-    known, unknown = parser.parse_known_intermixed_args(arguments)
-    if unknown:
-        from summarizer.config.nearest import nearest
-
-        flag = unknown[0].split("=", 1)[0]
-        flags = [name for action in parser._actions for name in action.option_strings]
-        near = nearest(flag, flags)
-        parser.error(f"unknown flag {flag}" + (f"; did you mean {near}?" if near else ""))
-    typed = vars(known)
+    typed = vars(parsed(parser, arguments))
 
     from summarizer.summaries.command import Request
 
-    keys = [key for key, _, _ in (*NUMBERS, *SWITCHES)]
     return Request(
-        generation={key: typed[key] for key in keys if typed[key] is not None},
+        generation=typed_generation(typed),
         files=tuple(typed["files"]),
-        **{key: value for key, value in typed.items() if key not in (*keys, "files")},
+        **{key: value for key, value in typed.items() if key not in (*GENERATION_KEYS, "files")},
     )
 
 

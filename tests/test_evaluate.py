@@ -333,7 +333,7 @@ def test_runs_that_do_not_compare_are_refused(run: Path, other: Path, evaluate: 
     code, _, said = evaluate(run, other)
     assert code == 2
     assert "differs from" in said
-    assert "in prompt; evaluate them one by one" in said
+    assert "in prompt; take them one by one" in said
 
 
 def test_summaries_made_otherwise_are_not_gone_on_with(run: Path, evaluate: Evaluate) -> None:

@@ -5,9 +5,12 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import signal
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from types import FrameType
 
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
@@ -62,6 +65,20 @@ def report_mistakes(run: Callable[[], object], arguments: Sequence[str]) -> int:
         )
         return FAILURE
     return 0
+
+
+@contextmanager
+def ended_by_sigterm() -> Iterator[None]:
+    """For the block, SIGTERM ends the command as Ctrl-C does: what is done is kept, the terminal is put right."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise StopRequested(number)
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _raised_by_hydra(error: Exception) -> bool:

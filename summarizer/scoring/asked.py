@@ -17,7 +17,7 @@ from summarizer.evaluation import mlperf
 from summarizer.scoring.record import Protocol
 from summarizer.scoring.rows import ALL, RowChoice
 from summarizer.summaries.settings import FLAGS, chosen_generation, differences, whole_number
-from summarizer.trained.opened import SHARED
+from summarizer.trained.opened import base_differences
 from summarizer.trained.run_folder import KEY, TrainedRun, read_run
 
 T = TypeVar("T")
@@ -130,12 +130,7 @@ def _runs(request: Request) -> tuple[TrainedRun, ...]:
         if resolved[number] in resolved[:number]
     ]
     # Scores of other bases and prompts do not stand beside one base's.
-    issues += [
-        Issue(KEY, f"{run.name} differs from {runs[0].name} in {group}; evaluate them one by one")
-        for run in runs[1:]
-        for group in SHARED
-        if getattr(run.spec, group) != getattr(runs[0].spec, group)
-    ]
+    issues += base_differences(runs)
     if issues:
         raise ConfigError(issues)
     return tuple(runs)

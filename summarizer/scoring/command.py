@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 import logging
-import signal
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache, partial
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING
 
 from rich.console import Console
 
 from summarizer.atomic import write_text
 from summarizer.config.paths import shown
-from summarizer.errors import ConfigError, Issue, StopRequested
+from summarizer.errors import ConfigError, Issue
 from summarizer.evaluation import mlperf
 from summarizer.evaluation.measured import rows_of
 from summarizer.runs.logs import log_to_terminal
-from summarizer.runs.mistakes import say
+from summarizer.runs.mistakes import ended_by_sigterm, say
 from summarizer.scoring.asked import Asked, Request, asked
 from summarizer.scoring.predicting import Writer, fill, opened_files, predictions
 from summarizer.scoring.record import Evaluation, RowsPart, write_evaluation
@@ -47,7 +45,7 @@ def evaluate(request: Request) -> None:
     """
     log_to_terminal()
     logging.getLogger("absl").setLevel(logging.WARNING)  # rouge-score tells of its tokenizer, once a system
-    with _ended_by_sigterm():
+    with ended_by_sigterm():
         ask = asked(request)
         rows = rows_for(ask)
         score_by_encoder = _encoder(ask)
@@ -223,17 +221,3 @@ def _said_how_to_go_on(
             "the same command goes on from there."
         )
         raise
-
-
-@contextmanager
-def _ended_by_sigterm() -> Iterator[None]:
-    """For the block, SIGTERM ends the command as Ctrl-C does: what is done is kept, the terminal is put right."""
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        raise StopRequested(number)
-
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

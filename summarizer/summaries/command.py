@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import logging
-import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING
 
 from summarizer.config.paths import shown
 from summarizer.config.specs import GenerationSpec
-from summarizer.errors import ConfigError, RunsFailed, StopRequested
+from summarizer.errors import ConfigError, RunsFailed
 from summarizer.progress import bar
 from summarizer.runs.logs import log_to_terminal
-from summarizer.runs.mistakes import MISTAKE, say
+from summarizer.runs.mistakes import MISTAKE, ended_by_sigterm, say
 from summarizer.summaries.inputs import STDIN, read_items
 from summarizer.summaries.items import BadItem, Item, ItemColumns
 from summarizer.summaries.output import SummaryFile, check_name, continued, lock_path, settings_path
@@ -70,7 +67,7 @@ def summarise(request: Request) -> None:
     def opened() -> Summariser:
         return _opened(request, run, generation, at_once)
 
-    with _ended_by_sigterm():
+    with ended_by_sigterm():
         if items and request.output is None:
             from summarizer.summaries.standard_output import print_summaries
 
@@ -173,17 +170,3 @@ def _opened(request: Request, run: TrainedRun, generation: GenerationSpec, at_on
     except ConfigError as error:
         raise ConfigError(as_typed(error.issues)) from error
     return Summariser(opened, generation, articles_at_once=at_once)
-
-
-@contextmanager
-def _ended_by_sigterm() -> Iterator[None]:
-    """For the block, SIGTERM ends the command as Ctrl-C does: what is done is kept, the terminal is put right."""
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        raise StopRequested(number)
-
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

@@ -51,7 +51,8 @@ def open_runs(runs: Sequence[TrainedRun], *, device: str = "auto", precision: st
     precision: of products, as trainer.precision; or int8, which on a CPU reads articles in whole numbers.
     Raises ConfigError where the runs differ in more than their adapters, or what they name cannot be had.
     """
-    _require_one_base(runs)
+    if issues := base_differences(runs):
+        raise ConfigError(issues)
     spec = runs[0].spec
     in_int8 = precision == "int8"
     processes = join_processes(device=device, precision="auto" if in_int8 else precision, wanted=1)
@@ -82,13 +83,11 @@ def open_runs(runs: Sequence[TrainedRun], *, device: str = "auto", precision: st
     return Opened(tuple(runs), tokenizer, prompt, base, adapted, processes, in_int8)
 
 
-def _require_one_base(runs: Sequence[TrainedRun]) -> None:
-    first = runs[0]
-    issues = [
-        Issue(KEY, f"{run.name} differs from {first.name} in {group}, so that they cannot share one base")
+def base_differences(runs: Sequence[TrainedRun]) -> list[Issue]:
+    """Where the runs are not over one base and prompt, so that they can be neither opened nor compared together."""
+    return [
+        Issue(KEY, f"{run.name} differs from {runs[0].name} in {group}; take them one by one")
         for run in runs[1:]
         for group in SHARED
-        if getattr(run.spec, group) != getattr(first.spec, group)
+        if getattr(run.spec, group) != getattr(runs[0].spec, group)
     ]
-    if issues:
-        raise ConfigError(issues)

@@ -1,0 +1,69 @@
+"""Flags that several commands share: which model, in what precision, and how it generates. Light to import."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+PRECISION = "of products; int8 reads articles in whole numbers, faster on a CPU and a little less exactly"
+NUMBERS = (
+    ("max_new_tokens", "--max-new-tokens", "longest summary, in tokens"),
+    ("min_new_tokens", "--min-new-tokens", "shortest summary, in tokens"),
+    ("num_beams", "--beams", "1 is greedy search"),
+    ("length_penalty", "--length-penalty", "above 0 favours longer summaries among beams"),
+    (
+        "no_repeat_ngram_size",
+        "--no-repeat-ngram-size",
+        "no so many tokens occur twice in a row; 0 is no limit",
+    ),
+    ("temperature", "--temperature", "of --sample"),
+    ("top_p", "--top-p", "of --sample: draw among the likeliest tokens of so much probability"),
+    ("top_k", "--top-k", "of --sample: draw among so many likeliest tokens; 0 is all"),
+    ("seed", "--seed", "of --sample"),
+)
+SWITCHES = (
+    ("early_stopping", "--early-stopping", "end as soon as as many beams as there are have ended"),
+    ("do_sample", "--sample", "draw tokens at random"),
+)
+GENERATION_KEYS = tuple(key for key, _, _ in (*NUMBERS, *SWITCHES))
+"""Of the config group `generation`, in the order of --help."""
+
+
+def add_model_flags(models: argparse._ArgumentGroup) -> None:
+    models.add_argument(
+        "--model", metavar="PATH", help="where the base lies now, if that is not where it lay"
+    )
+    models.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    models.add_argument(
+        "--precision", choices=("auto", "fp32", "bf16", "fp16", "int8"), default="auto", help=PRECISION
+    )
+    models.add_argument(
+        "--batch-size", metavar="N", help="articles at once; default: the run's evaluation.batch_size"
+    )
+
+
+def add_generation_flags(parser: argparse.ArgumentParser) -> None:
+    generation = parser.add_argument_group("generation", "by default as the run's config says")
+    for key, flag, meaning in NUMBERS:
+        generation.add_argument(flag, metavar="N", dest=key, help=meaning)
+    for key, flag, meaning in SWITCHES:
+        generation.add_argument(flag, dest=key, action=argparse.BooleanOptionalAction, help=meaning)
+
+
+def parsed(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> argparse.Namespace:
+    """The typed command line. Ends the process with code 2 for a flag that is none, naming the nearest one."""
+    known, unknown = parser.parse_known_intermixed_args(arguments)
+    if unknown:
+        from summarizer.config.nearest import nearest
+
+        flag = unknown[0].split("=", 1)[0]
+        flags = [name for action in parser._actions for name in action.option_strings]
+        near = nearest(flag, flags)
+        parser.error(f"unknown flag {flag}" + (f"; did you mean {near}?" if near else ""))
+    return known
+
+
+def typed_generation(typed: Mapping[str, Any]) -> dict[str, str | bool]:
+    """What was typed of the generation settings, by key."""
+    return {key: typed[key] for key in GENERATION_KEYS if typed[key] is not None}

@@ -60,7 +60,7 @@ def write_base(
 
     def flush() -> None:
         files.append(f"base-{len(files) + 1:05d}.safetensors")
-        write_tensors(folder / files[-1], shard)
+        _write_shard(folder / files[-1], shard)
         shard.clear()
 
     size = 0
@@ -87,6 +87,15 @@ def read_base(folder: Path) -> Iterator[tuple[str, Tensor]]:
                 "model.name_or_path",
                 f"{folder / name} is missing or truncated ({error}); delete {folder} to make it anew",
             ) from error
+
+
+def _write_shard(path: Path, shard: dict[str, Tensor]) -> None:
+    """With a header so long that the tensors begin where vector instructions want them, and can stay mapped."""
+    write_tensors(path, shard, {"padding": ""})
+    with path.open("rb") as file:
+        begin = 8 + int.from_bytes(file.read(8), "little")  # the header's length, the header, the tensors
+    if missing := -begin % ALIGNMENT:
+        write_tensors(path, shard, {"padding": " " * missing})
 
 
 def _aligned(tensor: Tensor) -> Tensor:

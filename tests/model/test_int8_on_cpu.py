@@ -73,6 +73,9 @@ def test_tensors_of_a_stored_base_begin_where_the_kernel_wants_them(tmp_path: Pa
     read = dict(read_base(tmp_path))
     assert all(torch.equal(read[name], tensor) for name, tensor in tensors)
     assert [tensor.data_ptr() % 64 for tensor in read.values()] == [0, 0, 0]
+    (file,) = tmp_path.glob("*.safetensors")
+    header = int.from_bytes(file.read_bytes()[:8], "little")
+    assert (8 + header) % 64 == 0, "so that tensors of usual shapes can stay mapped"
 
 
 def with_large_columns(rows: int) -> torch.Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ import torch
 from grids import GRID, assert_as_alone, grid, job, numbers, train_one_by_one, watched_sizes
 
 from summarizer.errors import StopRequested
+from summarizer.generation.decode import Decoder
 from summarizer.runs import experiment
 from summarizer.runs.experiment import run_group
 from summarizer.runs.group_runs import GroupRuns
@@ -76,16 +77,15 @@ def test_an_evaluation_that_does_not_fit_is_split(
     from summarizer.evaluation import evaluate
 
     seen: list[tuple[int, int]] = []
-    for name, count in (("generate", lambda model, prompts, spec, trials, **_: (trials, len(prompts))),):
-        real = getattr(evaluate, name)
 
-        def scarce(*arguments: Any, real: Any = real, count: Any = count, **more: Any) -> Any:
-            seen.append(count(*arguments, **more))
+    class Scarce(Decoder):
+        def answers(self, prompts: Sequence[Sequence[int]]) -> Iterator[tuple[int, list[list[int]]]]:
+            seen.append((self.trials, min(self.at_once, len(prompts))))
             if seen[-1][0] * seen[-1][1] > 2:
                 raise torch.OutOfMemoryError("no more")
-            return real(*arguments, **more)
+            return super().answers(prompts)
 
-        monkeypatch.setattr(evaluate, name, scarce)
+    monkeypatch.setattr(evaluate, "Decoder", Scarce)
     assert_as_alone(run_group(grid(tmp_path)), one_by_one)
     assert (4, 2) in seen
     assert (4, 1) in seen

@@ -113,7 +113,7 @@ def test_a_base_of_several_shards(folder: Path, cache: Path, monkeypatch: pytest
 def test_a_full_disk_leaves_nothing_behind(
     folder: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(file: Path, tensors: dict[str, torch.Tensor]) -> None:
+    def full(file: Path, tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> None:
         Path(file).write_bytes(b"half")
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import torch
+
 from summarizer.adapters.attach import AdaptedModel, attach, roles
 from summarizer.adapters.foreign import adapter_of_folder
 from summarizer.adapters.peft_format import load_adapter
@@ -54,6 +56,8 @@ def open_runs(runs: Sequence[TrainedRun], *, device: str = "auto", precision: st
     if issues := base_differences(runs):
         raise ConfigError(issues)
     spec = runs[0].spec
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ConfigError.single("--device", "cuda, but PyTorch sees no CUDA device here; use auto or cpu")
     in_int8 = precision == "int8"
     processes = join_processes(device=device, precision="auto" if in_int8 else precision, wanted=1)
     if in_int8 and (processes.device.type != "cpu" or spec.quantization.format != "int8"):

@@ -135,6 +135,12 @@ def test_mistakes_are_said_before_anything_loads(sweep: Path, tmp_path: Path) ->
         read_run(sweep / "0", model="/nowhere/model")
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a CUDA device is here")
+def test_a_card_that_is_not_there_is_no_cpu(sweep: Path) -> None:
+    with pytest.raises(ConfigError, match="--device: cuda, but PyTorch sees no CUDA device"):
+        open_runs([read_run(sweep / "0")], device="cuda")
+
+
 def test_runs_over_different_bases_are_not_opened_together(sweep: Path) -> None:
     first, second = read_run(sweep / "0"), read_run(sweep / "1")
     spec = second.spec.model_copy(

@@ -11,13 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from summarizer.config.paths import shown
-from summarizer.errors import ConfigError, Issue, RunsFailed
+from summarizer.errors import ConfigError, Issue
 from summarizer.progress import bar
 from summarizer.summaries.items import Item
 from summarizer.summaries.output import Summary, SummaryFile, continued
 
 if TYPE_CHECKING:
-    from summarizer.summaries.writing import Rate
     from summarizer.trained.summariser import Prepared, Summariser
 
 log = logging.getLogger(__name__)
@@ -61,7 +60,7 @@ def fill(
 
     Runs are written side by side where they lack the same rows. Lines are in the rows' order at the end.
     """
-    from summarizer.summaries.writing import Rate
+    from summarizer.summaries.writing import Rate, texts_as_done
 
     for trials, left in _left(writers, files):
         of_trials = [writer for writer in writers if writer.trial in trials]
@@ -71,12 +70,11 @@ def fill(
         if held:
             log.info("%s: going on, %d of them are there already", label, held)
         with bar(label, len(left) + held, done=held) as progress:
-            for item, prepared, texts in _written(
-                summariser, left, [t for t in trials if t is not None] or None, prepare, Rate(progress)
-            ):
+            adapters = [trial for trial in trials if trial is not None] or None
+            for index, prepared, texts in texts_as_done(summariser, left, adapters, Rate(progress), prepare):
                 for writer, text in zip(of_trials, texts, strict=True):
                     files[writer.name].append(
-                        Summary(item, text, prepared.article_tokens, prepared.cut_tokens)
+                        Summary(left[index], text, prepared.article_tokens, prepared.cut_tokens)
                     )
     for file in files.values():
         file.put_in_order()
@@ -111,53 +109,6 @@ def _left(
         if writer.trial is None and files[writer.name].left:
             together[(None,)] = list(files[writer.name].left)
     return list(together.items())
-
-
-def _written(
-    summariser: Summariser,
-    items: Sequence[Item],
-    trials: Sequence[int] | None,
-    prepare: Callable[[Summariser, str], Prepared],
-    rate: Rate,
-) -> Iterator[tuple[Item, Prepared, list[str]]]:
-    """Each item and its summary by each of these trials, as they are done.
-
-    Where a card's memory does not hold the batch, the rest is written with half as many articles at once.
-    """
-    import torch
-
-    from summarizer.summaries.writing import PREPARED_AT_ONCE
-
-    for start in range(0, len(items), PREPARED_AT_ONCE):
-        part = items[start : start + PREPARED_AT_ONCE]
-        left = {index: prepare(summariser, item.article) for index, item in enumerate(part)}
-        while left:
-            asked = dict(left)
-            numbers = list(asked)
-            try:
-                for place, texts in summariser.summaries(
-                    list(asked.values()), trials=trials, on_step=rate.step
-                ):
-                    del left[numbers[place]]
-                    yield part[numbers[place]], asked[numbers[place]], texts
-                    rate.summary()
-            except torch.OutOfMemoryError as error:
-                _take_half(summariser, error)
-
-
-def _take_half(summariser: Summariser, error: Exception) -> None:
-    import torch
-
-    at_once = summariser.articles_at_once
-    if at_once == 1:
-        raise RunsFailed(
-            "The device's memory does not hold one article of each run beside the model; evaluate the runs one "
-            "by one.",
-            1,
-        ) from error
-    torch.cuda.empty_cache()
-    summariser.articles_at_once = at_once // 2
-    log.warning("out of memory with %d articles at once; going on with %d", at_once, at_once // 2)
 
 
 def _of_a_folder(issues: Sequence[Issue]) -> list[Issue]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 
@@ -12,7 +12,7 @@ from summarizer.errors import RunsFailed
 from summarizer.progress import Bar
 from summarizer.summaries.items import Item
 from summarizer.summaries.output import Summary
-from summarizer.trained.summariser import Summariser
+from summarizer.trained.summariser import Prepared, Summariser
 
 PREPARED_AT_ONCE = 2048
 """Items that are held as tokens; the decoder sorts them by length, and its slots run empty at their end alone."""
@@ -48,29 +48,45 @@ class Rate:
         self._bar.note(f"{pace}{self._tokens / elapsed_s:.0f} tokens/s")
 
 
-def summaries_as_done(
-    summariser: Summariser, items: Sequence[Item], trials: Sequence[int] | None, rate: Rate
-) -> Iterator[tuple[int, Summary]]:
-    """Each item's place and its summary by one adapter, or by the base alone where `trials` is None.
+def prepared_by_run(summariser: Summariser, article: str) -> Prepared:
+    """By the run's own prompt, cut as in training."""
+    return summariser.prepare(article)
+
+
+def texts_as_done(
+    summariser: Summariser,
+    items: Sequence[Item],
+    trials: Sequence[int] | None,
+    rate: Rate,
+    prepare: Callable[[Summariser, str], Prepared] = prepared_by_run,
+) -> Iterator[tuple[int, Prepared, list[str]]]:
+    """Each item's place, what was read of it, and its summary by each of these adapters (None: by the base alone).
 
     Where a card's memory does not hold the batch, the rest is written with half as many articles at once.
     Raises RunsFailed where it does not hold one.
     """
     for start in range(0, len(items), PREPARED_AT_ONCE):
-        prepared = [summariser.prepare(item.article) for item in items[start : start + PREPARED_AT_ONCE]]
-        left = list(range(len(prepared)))
+        part = items[start : start + PREPARED_AT_ONCE]
+        left = {start + place: prepare(summariser, item.article) for place, item in enumerate(part)}
         while left:
-            asked = list(left)
-            articles = [prepared[index] for index in asked]
+            asked = list(left.items())
             try:
+                articles = [article for _, article in asked]
                 for place, texts in summariser.summaries(articles, trials=trials, on_step=rate.step):
-                    left.remove(asked[place])
-                    index = start + asked[place]
-                    article = articles[place]
-                    yield index, Summary(items[index], texts[0], article.article_tokens, article.cut_tokens)
+                    index, article = asked[place]
+                    del left[index]
+                    yield index, article, texts
                     rate.summary()
             except torch.OutOfMemoryError as error:
                 _take_half(summariser, error)
+
+
+def summaries_as_done(
+    summariser: Summariser, items: Sequence[Item], trials: Sequence[int] | None, rate: Rate
+) -> Iterator[tuple[int, Summary]]:
+    """Each item's place and its summary by one adapter, or by the base alone where `trials` is None."""
+    for index, article, texts in texts_as_done(summariser, items, trials, rate):
+        yield index, Summary(items[index], texts[0], article.article_tokens, article.cut_tokens)
 
 
 def summaries_in_order(
@@ -91,7 +107,10 @@ def summaries_in_order(
 def _take_half(summariser: Summariser, error: torch.OutOfMemoryError) -> None:
     at_once = summariser.articles_at_once
     if at_once == 1:
-        raise RunsFailed("The device's memory does not hold one article beside the model.", 1) from error
+        raise RunsFailed(
+            "The device's memory does not hold one article beside the model; of several runs, take one at a time.",
+            1,
+        ) from error
     torch.cuda.empty_cache()
     summariser.articles_at_once = at_once // 2
     log.warning("out of memory with %d articles at once; going on with %d", at_once, at_once // 2)

@@ -94,7 +94,7 @@ def test_memory_that_runs_out_halves_the_batch(tmp_path: Path) -> None:
     assert run(tmp_path, ITEMS, summariser)["b"] == expected(1)
     assert summariser.articles_at_once == 1
     assert [count for _, count in summariser.asked] == [5, 4, 3, 5]
-    with pytest.raises(RunsFailed, match="does not hold one article of each run"):
+    with pytest.raises(RunsFailed, match="of several runs, take one at a time"):
         run(tmp_path / "new", ITEMS, FakeSummariser(fits=0))
 
 

@@ -86,7 +86,7 @@ def _systems(
     def opened() -> Summariser:
         return _opened(ask)
 
-    fill(writers, files, opened, _prepared_for_mlperf if ask.protocol == "mlperf" else _prepared)
+    fill(writers, files, opened, _prepared_for_mlperf if ask.protocol == "mlperf" else None)
     loss: dict[str, float | None] = {}
     if ask.request.loss and rows.encoded is not None:
         loss = losses(writers, rows.encoded, rows.texts_sha256, opened)
@@ -111,10 +111,6 @@ def _opened(ask: Asked) -> Summariser:
 
     opened = open_runs(ask.runs, device=ask.request.device, precision=ask.request.precision)
     return Summariser(opened, ask.generation, articles_at_once=ask.articles_at_once)
-
-
-def _prepared(summariser: Summariser, article: str) -> Prepared:
-    return summariser.prepare(article)
 
 
 def _prepared_for_mlperf(summariser: Summariser, article: str) -> Prepared:

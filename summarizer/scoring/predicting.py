@@ -54,13 +54,14 @@ def fill(
     writers: Sequence[Writer],
     files: Mapping[str, SummaryFile],
     opened: Callable[[], Summariser],
-    prepare: Callable[[Summariser, str], Prepared],
+    prepare: Callable[[Summariser, str], Prepared] | None,
 ) -> None:
     """Write what the files do not hold yet; the model is opened only where there is something.
 
+    prepare: a protocol's own prompt in place of the runs'.
     Runs are written side by side where they lack the same rows. Lines are in the rows' order at the end.
     """
-    from summarizer.summaries.writing import Rate, texts_as_done
+    from summarizer.summaries.writing import Rate, prepared_by_run, texts_as_done
 
     for trials, left in _left(writers, files):
         of_trials = [writer for writer in writers if writer.trial in trials]
@@ -71,7 +72,9 @@ def fill(
             log.info("%s: going on, %d of them are there already", label, held)
         with bar(label, len(left) + held, done=held) as progress:
             adapters = [trial for trial in trials if trial is not None] or None
-            for index, prepared, texts in texts_as_done(summariser, left, adapters, Rate(progress), prepare):
+            for index, prepared, texts in texts_as_done(
+                summariser, left, adapters, Rate(progress), prepare or prepared_by_run
+            ):
                 for writer, text in zip(of_trials, texts, strict=True):
                     files[writer.name].append(
                         Summary(left[index], text, prepared.article_tokens, prepared.cut_tokens)

@@ -29,7 +29,7 @@ def test_the_p_value_is_the_exact_one_on_few_rows() -> None:
 
 
 def test_the_p_value_is_scipys() -> None:
-    stats = pytest.importorskip("scipy.stats")
+    stats = pytest.importorskip("scipy.stats", reason="scipy is not installed to compare with")
     differences = GENERATOR.normal(0.12, 1.0, size=200)
     theirs = stats.permutation_test(
         (differences,), np.mean, permutation_type="samples", n_resamples=9999, rng=np.random.default_rng(0)

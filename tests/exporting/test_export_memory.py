@@ -81,7 +81,7 @@ print(json.dumps(report))
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads Linux's /proc")
 def test_peak_memory(tmp_path: Path) -> None:
-    pytest.importorskip("ctranslate2")
+    pytest.importorskip("ctranslate2", reason="ctranslate2 is not installed: pip install '.[ctranslate2]'")
     config = LlamaConfig(
         vocab_size=8192,
         hidden_size=1536,

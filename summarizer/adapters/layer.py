@@ -134,6 +134,8 @@ class AdaptedLayer(nn.Module):
             rows: Tensor = self.base(x)
             delta = kind.delta_embedding(x.reshape(group.size, -1), stacked, group.scales)
             return rows + delta.reshape(rows.shape)
+        if (few := kind.few_rows_linear(self.base, x, stacked, group.scales)) is not None:
+            return few
         product_input = in_product_precision(x).reshape(group.size, -1, x.shape[-1])
         y = kind.adapted_linear(
             self.base,

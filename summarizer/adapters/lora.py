@@ -17,6 +17,7 @@ from torch import Tensor
 from summarizer.adapters.product import low_rank_product
 from summarizer.adapters.protocol import Adapter, Parameters, Role
 from summarizer.model.frozen import FrozenLinear
+from summarizer.model.kernels.few_rows import LowRankPairs
 
 
 class LoRA(Adapter):
@@ -56,6 +57,12 @@ class LoRA(Adapter):
         scale: Float[Tensor, "n 1 1"],
     ) -> Float[Tensor, "n m d_out"]:
         return low_rank_product(frozen, x, dropped, stacked["a"], stacked["b"], scale)
+
+    @staticmethod
+    def few_rows_linear(
+        frozen: FrozenLinear, x: Float[Tensor, "... d_in"], stacked: Parameters, scale: Float[Tensor, "n 1 1"]
+    ) -> Float[Tensor, "... d_out"] | None:
+        return frozen.weight.few_rows_product(x, frozen.bias, LowRankPairs(stacked["a"], stacked["b"], scale))
 
     @staticmethod
     def delta_embedding(

@@ -71,6 +71,13 @@ class Adapter(BaseModel, ABC):
         """
 
     @staticmethod
+    def few_rows_linear(
+        frozen: FrozenLinear, x: Float[Tensor, "... d_in"], stacked: Parameters, scale: Float[Tensor, "n 1 1"]
+    ) -> Float[Tensor, "... d_out"] | None:
+        """The same for a few rows, a trial's together, as writing a token asks for; None is: no faster way."""
+        return None
+
+    @staticmethod
     @abstractmethod
     def delta_embedding(
         ids: Int[Tensor, "n m"], stacked: Parameters, scale: Float[Tensor, "n 1 1"]

@@ -18,7 +18,8 @@ from summarizer.generation.key_values import KeyValues
 from summarizer.generation.search import OneByOne, Search
 from summarizer.generation.transformers_generate import generate
 from summarizer.model.attention import attending_by, packs_examples
-from summarizer.model.formats.int8_on_cpu import few_rows_in_place, inputs_in_int8
+from summarizer.model.formats.int8_on_cpu import inputs_in_int8
+from summarizer.model.kernels.few_rows import few_rows_in_place
 from summarizer.model.nll import head_at
 
 TOKENS_READ_AT_ONCE = 4096

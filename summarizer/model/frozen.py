@@ -6,11 +6,12 @@ from collections.abc import Mapping
 from typing import Any, NoReturn
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Float32, Int
 from torch import Tensor, nn
 
 from summarizer.errors import ConfigError
 from summarizer.model.formats import weight_format
+from summarizer.model.kernels.few_rows import LowRankPairs, are_few_in_place
 
 
 class FrozenWeight(nn.Module):
@@ -66,6 +67,22 @@ class FrozenWeight(nn.Module):
         """x @ W.T without a graph: for passes that write their own backward."""
         return self.format.product(x, self.parts, self.shape)
 
+    def few_rows_product(
+        self,
+        x: Float[Tensor, "... d_in"],
+        bias: Float[Tensor, " d_out"] | None = None,
+        pairs: LowRankPairs | None = None,
+    ) -> Float32[Tensor, "... d_out"] | None:
+        """x @ W.T + bias and what adapters add, for a few rows that are to be multiplied with the weight as stored.
+
+        Takes x before it is put into the precision of products, and makes no graph. None is: the usual way.
+        """
+        if torch.is_grad_enabled() or not are_few_in_place(x):
+            return None
+        rows = x.reshape(-1, x.shape[-1]).float()
+        y = self.format.few_rows_product(rows, self.parts, self.shape, bias, pairs)
+        return None if y is None else y.reshape(*x.shape[:-1], -1)
+
     def product_backward(self, grad: Float[Tensor, "... d_out"]) -> Float[Tensor, "... d_in"]:
         """grad @ W."""
         return self.format.product_backward(grad, self.parts, self.shape)
@@ -100,6 +117,8 @@ class FrozenLinear(nn.Module):
         self.register_buffer("bias", torch.empty(self.out_features, device="meta") if bias else None)
 
     def forward(self, x: Float[Tensor, "... d_in"]) -> Float[Tensor, "... d_out"]:
+        if (few := self.weight.few_rows_product(x, self.bias)) is not None:
+            return few
         y: Tensor = _FrozenProduct.apply(in_product_precision(x), self.weight)  # type: ignore[no-untyped-call]
         return y if self.bias is None else y + self.bias.to(y.dtype)
 

@@ -8,13 +8,8 @@ import pytest
 import torch
 
 from summarizer.model.formats.int8 import FORMAT, dequantise
-from summarizer.model.formats.int8_on_cpu import (
-    FEW_ROWS,
-    MANY_ROWS,
-    few_rows_in_place,
-    inputs_in_int8,
-    product_on_cpu,
-)
+from summarizer.model.formats.int8_on_cpu import MANY_ROWS, inputs_in_int8, product_on_cpu
+from summarizer.model.kernels.few_rows import FEW_ROWS, few_rows_in_place
 from summarizer.model.stored_base import read_base, write_base
 
 D_OUT, D_IN = 48, 128

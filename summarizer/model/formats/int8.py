@@ -12,6 +12,8 @@ from torch import Tensor
 
 from summarizer.model.formats.int8_on_cpu import product_on_cpu
 from summarizer.model.formats.protocol import DenseProducts, Parts, PartShapes, require_finite
+from summarizer.model.kernels import few_rows
+from summarizer.model.kernels.few_rows import LowRankPairs
 
 LEVELS = 127
 """Steps on each side of zero; -128 is left out so that the grid is symmetric."""
@@ -70,6 +72,20 @@ class _RowwiseInt8(DenseProducts):
     def product(self, x: Tensor, parts: Parts, shape: tuple[int, int]) -> Tensor:
         y = product_on_cpu(x, parts["q"], parts["scale"])
         return super().product(x, parts, shape) if y is None else y
+
+    def few_rows_product(
+        self,
+        x: Tensor,
+        parts: Parts,
+        shape: tuple[int, int],
+        bias: Tensor | None,
+        pairs: LowRankPairs | None,
+    ) -> Tensor | None:
+        return (
+            few_rows.int8_product(x, parts["q"], parts["scale"], bias, pairs)
+            if few_rows.is_at_hand()
+            else None
+        )
 
     def rows(
         self, parts: Parts, shape: tuple[int, int], ids: Int[Tensor, " ..."], dtype: torch.dtype

@@ -10,9 +10,8 @@ import torch
 from jaxtyping import Float, Float32, Int8
 from torch import Tensor
 
-FEW_ROWS = 16
-"""Up to here the kernel that converts weights in registers wins over a dense copy (measured on two cores with
-AVX-512; it takes four rows at a time)."""
+from summarizer.model.kernels.few_rows import are_few_in_place
+
 MANY_ROWS = 32
 """From here on quantising the inputs costs little beside the product."""
 LARGEST_COLUMNS = 32
@@ -21,22 +20,7 @@ bf16 products 0.0014 nats, whole numbers with none apart 0.029, 1 in 64 0.0078, 
 LEVELS = 127
 """Steps on each side of zero, as of the weights."""
 
-_few_rows_in_place = False
 _whole_numbers_only = False
-
-
-@contextmanager
-def few_rows_in_place() -> Iterator[None]:
-    """Within the block, a CPU's products of few rows read the stored weights as they are: for writing tokens.
-
-    Not for two threads at once, as the one below.
-    """
-    global _few_rows_in_place
-    before, _few_rows_in_place = _few_rows_in_place, True
-    try:
-        yield
-    finally:
-        _few_rows_in_place = before
 
 
 @contextmanager
@@ -44,7 +28,7 @@ def inputs_in_int8() -> Iterator[None]:
     """Within the block, a CPU's products of many rows are of whole numbers: most inputs are rounded to int8.
 
     Faster than bf16 where the processor has VNNI, for an error of its own (LARGEST_COLUMNS). For reading prompts;
-    training never does.
+    training never does. Not for two threads at once.
     """
     global _whole_numbers_only
     before, _whole_numbers_only = _whole_numbers_only, True
@@ -58,17 +42,17 @@ def product_on_cpu(
     x: Float[Tensor, "... d_in"], q: Int8[Tensor, "d_out d_in"], scale: Float32[Tensor, "d_out 1"]
 ) -> Float[Tensor, "... d_out"] | None:
     """x @ W.T for few rows, or in whole numbers; None where the dense way is the better one, or x is no CPU's."""
-    if (
-        x.device.type != "cpu"
-        or x.dtype not in (torch.bfloat16, torch.float32)
-        or torch.compiler.is_compiling()
-    ):
-        return None
     rows = x.reshape(-1, x.shape[-1])
-    if _few_rows_in_place and len(rows) <= FEW_ROWS and _is_laid_out_for_the_kernel(q):
+    if are_few_in_place(rows) and _is_laid_out_for_the_kernel(q):
         y = torch._weight_int8pack_mm(rows, q, _ones(len(q), x.dtype))
         return (y * scale.squeeze(1)).to(x.dtype).reshape(*x.shape[:-1], -1)
-    if _whole_numbers_only and len(rows) >= MANY_ROWS:
+    if (
+        _whole_numbers_only
+        and len(rows) >= MANY_ROWS
+        and x.device.type == "cpu"
+        and x.dtype in (torch.bfloat16, torch.float32)
+        and not torch.compiler.is_compiling()
+    ):
         return whole_number_product(rows, q, scale).to(x.dtype).reshape(*x.shape[:-1], -1)
     return None
 

@@ -14,6 +14,8 @@ from torch import Tensor
 
 from summarizer.model.formats.blockwise8 import flat_positions
 from summarizer.model.formats.protocol import DenseProducts, Parts, PartShapes, require_finite
+from summarizer.model.kernels import few_rows
+from summarizer.model.kernels.few_rows import LowRankPairs
 
 BLOCK = 64
 """Weights that share one absmax. Source: QLoRA, section 2."""
@@ -60,6 +62,18 @@ class _NormalFloat4(DenseProducts):
         )
         full: Tensor = bnb.dequantize_4bit(parts["q"].reshape(-1, 1), quant_state=state)
         return full.reshape(-1)[: shape[0] * shape[1]].reshape(shape)
+
+    def few_rows_product(
+        self,
+        x: Tensor,
+        parts: Parts,
+        shape: tuple[int, int],
+        bias: Tensor | None,
+        pairs: LowRankPairs | None,
+    ) -> Tensor | None:
+        if shape[1] % BLOCK or not few_rows.is_at_hand():
+            return None
+        return few_rows.nf4_product(x, parts["q"], parts["absmax"], parts["code"], bias, pairs)
 
     def rows(
         self, parts: Parts, shape: tuple[int, int], ids: Int[Tensor, " ..."], dtype: torch.dtype

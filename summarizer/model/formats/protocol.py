@@ -7,8 +7,10 @@ from typing import Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Float, Float32, Int
 from torch import Tensor
+
+from summarizer.model.kernels.few_rows import LowRankPairs
 
 Parts = Mapping[str, Tensor]
 """A stored weight: named tensors, all that is needed to recover it but its shape."""
@@ -42,6 +44,20 @@ class WeightFormat(Protocol):
         self, x: Float[Tensor, "... d_in"], parts: Parts, shape: tuple[int, int]
     ) -> Float[Tensor, "... d_out"]:
         """x @ W.T, in the precision of x."""
+        ...
+
+    def few_rows_product(
+        self,
+        x: Float32[Tensor, "m d_in"],
+        parts: Parts,
+        shape: tuple[int, int],
+        bias: Float[Tensor, " d_out"] | None,
+        pairs: LowRankPairs | None,
+    ) -> Float32[Tensor, "m d_out"] | None:
+        """x @ W.T + bias and what adapters add, on the stored weight as it lies in a CPU's memory.
+
+        None where there is no kernel for that.
+        """
         ...
 
     def product_backward(
@@ -78,6 +94,16 @@ class DenseProducts:
         matrix, factor = self.factors(parts, shape, x.dtype)
         y = F.linear(x, matrix)
         return y if factor is None else (y * factor).to(y.dtype)
+
+    def few_rows_product(
+        self,
+        x: Tensor,
+        parts: Parts,
+        shape: tuple[int, int],
+        bias: Tensor | None,
+        pairs: LowRankPairs | None,
+    ) -> Tensor | None:
+        return None
 
     def product_backward(self, grad: Tensor, parts: Parts, shape: tuple[int, int]) -> Tensor:
         matrix, factor = self.factors(parts, shape, grad.dtype)

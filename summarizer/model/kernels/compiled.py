@@ -1,0 +1,73 @@
+"""C code of this package, compiled once for the processor at hand and kept in the cache folder."""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import logging
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from functools import lru_cache
+from pathlib import Path
+
+from summarizer.config.paths import cache_folder
+
+FLAGS = ("-O3", "-march=native", "-fopenmp", "-shared", "-fPIC")
+LONGEST_COMPILATION_S = 60
+
+log = logging.getLogger(__name__)
+
+
+@lru_cache
+def library(source: Path) -> ctypes.CDLL | None:
+    """The compiled code; None, said once in the log, where there is no compiler or the processor is not the one.
+
+    Its threads are torch's own: both ask for the same OpenMP library, which torch has loaded.
+    """
+    compiler = os.environ.get("CC") or shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
+    if platform.system() != "Linux" or compiler is None:
+        log.debug("%s is not compiled: no C compiler, or not Linux", source.name)
+        return None
+    digest = hashlib.sha256()
+    for part in (source.read_bytes(), compiler.encode(), " ".join(FLAGS).encode(), _processor()):
+        digest.update(hashlib.sha256(part).digest())
+    compiled = cache_folder() / "kernels" / f"{source.stem}-{digest.hexdigest()[:16]}.so"
+    try:
+        if not compiled.is_file():
+            _compile(compiler, source, compiled)
+        return ctypes.CDLL(str(compiled))
+    except (OSError, subprocess.SubprocessError) as error:
+        told = error.stderr if isinstance(error, subprocess.CalledProcessError) else str(error)
+        log.info("%s is not compiled, torch's products are used: %s", source.name, _in_a_line(told))
+        return None
+
+
+def _compile(compiler: str, source: Path, target: Path) -> None:
+    """Raises OSError or SubprocessError; a half-written library is never at `target`."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent) as folder:
+        made = Path(folder) / target.name
+        subprocess.run(
+            [compiler, *FLAGS, str(source), "-o", str(made), "-lm"],
+            check=True,
+            capture_output=True,
+            text=True,
+            timeout=LONGEST_COMPILATION_S,
+        )
+        made.replace(target)
+
+
+def _processor() -> bytes:
+    """What `-march=native` depends on: a cache folder may be shared by different machines."""
+    path = Path("/proc/cpuinfo")
+    lines = path.read_bytes().splitlines() if path.is_file() else []
+    return b"\n".join(sorted({line for line in lines if line.startswith((b"flags", b"model", b"Features"))}))
+
+
+def _in_a_line(text: str) -> str:
+    """The first line that names an error, or the last."""
+    lines = text.strip().splitlines() or ["no reason was given"]
+    return next((line.strip() for line in lines if "error" in line.lower()), lines[-1].strip())

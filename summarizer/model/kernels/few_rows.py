@@ -1,0 +1,146 @@
+"""Products of a few rows with stored weights, as writing a token asks for them: few_rows.c for torch's tensors."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+from jaxtyping import Float, Float32, Int8, UInt8
+from torch import Tensor
+
+from summarizer.model.kernels.compiled import library
+
+SOURCE = Path(__file__).with_name("few_rows.c")
+FEW_ROWS = 16
+"""Up to here a product takes less time on the stored weights than a dense copy of them does (measured on two cores
+with AVX-512, where four rows take twice the time of one)."""
+
+_in_place = False
+
+
+@contextmanager
+def few_rows_in_place() -> Iterator[None]:
+    """Within the block, a CPU's products of few rows read the stored weights as they are: for writing tokens.
+
+    Not for two threads at once.
+    """
+    global _in_place
+    before, _in_place = _in_place, True
+    try:
+        yield
+    finally:
+        _in_place = before
+
+
+def are_few_in_place(x: Float[Tensor, "... d_in"]) -> bool:
+    """Whether the rows of x are to be multiplied with the stored weights as they are."""
+    return (
+        _in_place
+        and x.device.type == "cpu"
+        and x.dtype in (torch.bfloat16, torch.float32)
+        and x.numel() <= FEW_ROWS * x.shape[-1]
+        and not torch.compiler.is_compiling()
+    )
+
+
+@dataclass(frozen=True)
+class LowRankPairs:
+    """Those of `n` trials beside a layer: scale (x A^T) B is added for each trial's rows of x."""
+
+    a: Float32[Tensor, "n r d_in"]
+    b: Float32[Tensor, "n r d_out"]
+    scale: Float32[Tensor, "n 1 1"]
+
+
+class _Product(ctypes.Structure):
+    """`Product` of few_rows.c."""
+
+    _fields_ = [
+        ("x", ctypes.c_void_p),
+        ("m", ctypes.c_long),
+        ("k", ctypes.c_long),
+        ("n", ctypes.c_long),
+        ("bias", ctypes.c_void_p),
+        ("a", ctypes.c_void_p),
+        ("b", ctypes.c_void_p),
+        ("scale", ctypes.c_void_p),
+        ("trials", ctypes.c_long),
+        ("dim", ctypes.c_long),
+        ("y", ctypes.c_void_p),
+        ("threads", ctypes.c_int),
+    ]
+
+
+@lru_cache
+def is_at_hand() -> bool:
+    """Whether this machine has a processor and a compiler for it."""
+    return torch.backends.cpu.get_cpu_capability() == "AVX512" and library(SOURCE) is not None
+
+
+def int8_product(
+    x: Float32[Tensor, "m d_in"],
+    q: Int8[Tensor, "d_out d_in"],
+    scale: Float32[Tensor, "d_out 1"],
+    bias: Float[Tensor, " d_out"] | None = None,
+    pairs: LowRankPairs | None = None,
+) -> Float32[Tensor, "m d_out"]:
+    """x W^T + bias + the pairs' products, W row-wise int8. x is rounded to 16 bits of each row's largest value.
+
+    A row's result is the same to the last bit whatever the other rows are. Only where `is_at_hand`.
+    """
+    return _product("int8_product", x, q.shape[0], (q, scale), bias, pairs)
+
+
+def nf4_product(
+    x: Float32[Tensor, "m d_in"],
+    packed: UInt8[Tensor, " bytes"],
+    absmax: Float32[Tensor, " blocks"],
+    code: Float32[Tensor, " 16"],
+    bias: Float[Tensor, " d_out"] | None = None,
+    pairs: LowRankPairs | None = None,
+) -> Float32[Tensor, "m d_out"]:
+    """x W^T + bias + the pairs' products in fp32, W nf4, its rows whole blocks. Only where `is_at_hand`."""
+    return _product("nf4_product", x, 2 * len(packed) // x.shape[1], (packed, absmax, code), bias, pairs)
+
+
+def _product(
+    name: str,
+    x: Tensor,
+    d_out: int,
+    weight: tuple[Tensor, ...],
+    bias: Tensor | None,
+    pairs: LowRankPairs | None,
+) -> Tensor:
+    loaded = library(SOURCE)
+    assert loaded is not None, "is_at_hand() was not asked"
+    # Bound to names: the kernel reads their memory after this line.
+    x, bias = x.contiguous(), None if bias is None else bias.float().contiguous()
+    weight = tuple(part.contiguous() for part in weight)
+    a, b, scale = (
+        (None, None, None)
+        if pairs is None
+        else (pairs.a.contiguous(), pairs.b.contiguous(), pairs.scale.contiguous())
+    )
+    y = torch.empty(len(x), d_out)
+    product = _Product(
+        x=x.data_ptr(),
+        m=len(x),
+        k=x.shape[1],
+        n=d_out,
+        bias=None if bias is None else bias.data_ptr(),
+        a=None if a is None else a.data_ptr(),
+        b=None if b is None else b.data_ptr(),
+        scale=None if scale is None else scale.data_ptr(),
+        trials=0 if a is None else a.shape[0],
+        dim=0 if a is None else a.shape[1],
+        y=y.data_ptr(),
+        threads=torch.get_num_threads(),
+    )
+    if getattr(loaded, name)(ctypes.byref(product), *(ctypes.c_void_p(part.data_ptr()) for part in weight)):
+        raise MemoryError(f"no memory for {len(x)} rows of {x.shape[1]} numbers")
+    return y

@@ -12,6 +12,7 @@ from rich.progress_bar import ProgressBar
 from rich.text import Text
 
 from summarizer import progress
+from summarizer.amounts import duration
 from summarizer.trial_lines import State, TrialLine, counted, leader, number, table
 
 REDRAWS_PER_S = 4.0
@@ -42,7 +43,7 @@ def trial_display(
 
     totals: the steps that each trial is to take. metric: whose values `evaluated` gets; the lowest is best of a
     loss, the highest of others. done: steps behind each trial already, taken by an earlier process.
-    At a terminal a table, redrawn; elsewhere a line every PLAIN_LINE_EVERY_S. A trial alone gets a bar.
+    At a terminal a table, redrawn; elsewhere a line now and then. A trial alone gets a bar.
     `show=False` (other ranks) shows nothing.
     """
     behind = done or [0] * len(labels)
@@ -78,7 +79,7 @@ class TrialDisplay:
         self.bar: progress.Bar | None = None
         self._steps_taken = 0
         self._pace = Pace()
-        self._last_line_s = time.monotonic()
+        self._pauses = progress.Pauses()
 
     def state(self, index: int, state: State) -> None:
         self.lines[index].state = state
@@ -104,8 +105,7 @@ class TrialDisplay:
         if self.bar is not None:
             self.bar.note(f"loss {number(self.lines[0].loss)}, {tokens_per_s:,.0f} tokens/s")
             self.bar.advance()
-        elif self.plain and now_s - self._last_line_s >= progress.PLAIN_LINE_EVERY_S:
-            self._last_line_s = now_s
+        elif self.plain and self._pauses.over(now_s):
             log.info(self.describe())
 
     @property
@@ -206,11 +206,3 @@ def percent(done: int, total: int) -> str:
 def span(values: Sequence[int]) -> str:
     low, high = min(values), max(values)
     return str(low) if low == high else f"{low}-{high}"
-
-
-def duration(seconds: float) -> str:
-    """`12 s`, `14 min`, `2 h 05 min`."""
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60:02d} min"

@@ -12,7 +12,7 @@ import pytest
 from summarizer.config.paths import PACKAGE
 
 LAYERS: tuple[tuple[str, ...], ...] = (
-    ("__init__", "errors", "atomic", "progress", "trial_display", "trial_lines"),
+    ("__init__", "errors", "atomic", "amounts", "progress", "library_bars", "trial_display", "trial_lines"),
     ("config",),
     ("processes",),
     ("data",),
@@ -26,8 +26,8 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("runs",),
     ("sweep",),
     ("trained",),
-    ("summaries", "scoring", "exporting", "serving"),
-    ("run", "summarize", "evaluate", "export", "serve"),
+    ("summaries", "scoring", "exporting", "serving", "comparing"),
+    ("run", "summarize", "evaluate", "export", "serve", "compare"),
 )
 """Lowest first. A module may import its own layer (never in a circle) and those below it."""
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import logging
+import subprocess
+import sys
+import time
 
 import pytest
 from terminal import run_in_terminal
@@ -61,3 +64,85 @@ def test_a_live_bar_at_a_terminal() -> None:
     assert "3/3" in text
     assert "loss 1.234" in text
     assert text.count("a line above") == 2
+
+
+def test_rate_and_time_left_at_a_terminal() -> None:
+    script = """
+import time
+from summarizer import progress
+with progress.bar("loading the base", 4_000_000_000, unit="bytes") as bar:
+    for _ in range(4):
+        time.sleep(0.2)
+        bar.advance(500_000_000)
+"""
+    screen, code = run_in_terminal(script, width=120, height=24)
+    assert code == 0
+    (line,) = (line for line in screen.lines if line.startswith("loading the base"))
+    assert "2.0/4.0 GB" in line
+    assert "left 0:00:0" in line
+    assert line.rstrip().endswith(" GB/s")
+
+
+def test_three_days_are_some_hundred_lines(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    now_s = [0.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now_s[0])
+    with caplog.at_level(logging.INFO), progress.bar("training", 259_200) as bar:
+        for second in range(1, 259_201):
+            now_s[0] = float(second)
+            bar.advance()
+            if second == 600:
+                first_minutes = len(caplog.messages)
+    assert 30 <= first_minutes <= 60
+    assert 300 <= len(caplog.messages) <= 600
+    assert caplog.messages[0] == "training: 10/259,200, 72 h 00 min left, 1.0/s"
+
+
+def test_processes_beside_the_first_show_nothing(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(progress, "PLAIN_LINE_EVERY_S", 0.0)
+    monkeypatch.setattr(progress, "WORTH_A_LINE_S", 0.0)
+    monkeypatch.setenv("RANK", "1")
+    with caplog.at_level(logging.INFO), progress.working("planning"), progress.bar("ROUGE", 4) as bar:
+        bar.advance()
+        time.sleep(0.05)
+    assert caplog.messages == []
+
+
+def test_work_that_cannot_be_counted_says_that_it_is_under_way_and_how_long_it_took(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO), progress.working("planning"):
+        pass
+    assert caplog.messages == [], "short work is not worth a word"
+    monkeypatch.setattr(progress, "PLAIN_LINE_EVERY_S", 0.05)
+    monkeypatch.setattr(progress, "WORTH_A_LINE_S", 0.1)
+    with caplog.at_level(logging.INFO), progress.working("planning"):
+        time.sleep(0.3)
+    assert caplog.messages == ["planning: under way", "planning: took 0 s"]
+
+
+def test_work_that_cannot_be_counted_at_a_terminal() -> None:
+    script = """
+import logging, time
+from summarizer import progress
+logging.basicConfig(level="INFO", handlers=[progress.ConsoleHandler()])
+progress.WORTH_A_LINE_S = 1.0
+with progress.working("planning"):
+    time.sleep(1.2)
+"""
+    screen, code = run_in_terminal(script, width=100, height=24)
+    text = "\n".join(screen.lines)
+    assert code == 0
+    assert "0:00:01" in text
+    assert "planning: took 1 s" in text
+
+
+def test_a_pipe_stays_one_where_colours_are_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a notebook, whose kernel sets it for the commands that its cells start."""
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    done = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True, timeout=60)
+    assert "a line above" in done.stderr
+    assert "━" not in done.stderr

@@ -289,7 +289,7 @@ def test_a_trial_alone_has_the_line_of_a_bar(
         display.step(0, 35, 4.2371)
         display.group(2686.4)
         display.evaluated(0, 3.0, 3.0, 35)
-    assert lines == ["training: 35/150, 5750 s left loss 4.237, 2,686 tokens/s"]
+    assert lines == ["training: 35/150, 96 min left, loss 4.237, 2,686 tokens/s"]
 
 
 # ---- time left ---------------------------------------------------------------------------------------------

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import datasets
+from datasets.utils.tqdm import tqdm as bar_of_datasets
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
+from huggingface_hub.utils.tqdm import tqdm as bar_of_hub
 
 from summarizer.config.specs import DataSpec
 from summarizer.data.rows import BadRow, RawRow, require_columns
 from summarizer.errors import ConfigError
+from summarizer.library_bars import library_bars
 
 log = logging.getLogger(__name__)
 
@@ -27,7 +29,7 @@ def load_hub_split(
     """
     log.info("loading %s %s, split %s", spec.path, spec.config or "", split_name)
     try:
-        with _no_bars():
+        with library_bars(bar_of_hub, bar_of_datasets, label=f"downloading {spec.path}"):
             return datasets.load_dataset(
                 spec.path, spec.config, split=split_name, revision=spec.revision, streaming=spec.streaming
             )
@@ -87,15 +89,3 @@ def _key_of(error: Exception, split: str) -> str:
 
 def _first_line(error: Exception) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
-
-
-@contextmanager
-def _no_bars() -> Iterator[None]:
-    """`datasets` draws bars of its own, which would break up this project's."""
-    shown = datasets.are_progress_bars_disabled() is False
-    datasets.disable_progress_bars()
-    try:
-        yield
-    finally:
-        if shown:
-            datasets.enable_progress_bars()

@@ -120,7 +120,7 @@ def _build_entry(folder: Path, source: Source, spec: DataSpec, split: SplitName,
     rows = checked_rows(source.read(), spec.columns, prompt)
     if limit is not None and spec.rows_seed is not None:
         # Any row that proves too long once it is tokenised has its place taken by the next one drawn.
-        rows = _drawn(rows, limit + spec.max_bad_rows + 1, spec.rows_seed)
+        rows = _drawn(rows, limit + spec.max_bad_rows + 1, spec.rows_seed, source.total)
     total = min(value for value in (source.total, limit) if value) if source.total or limit else None
     tally, writer = Tally(split, prompt), EntryWriter(folder)
     try:
@@ -146,19 +146,24 @@ def _build_entry(folder: Path, source: Source, spec: DataSpec, split: SplitName,
         raise
 
 
-def _drawn(rows: Iterator[Row | BadRow], size: int, seed: int) -> Iterator[Row | BadRow]:
-    """The bad rows as they come, then `size` of the usable ones at random, in random order."""
+def _drawn(rows: Iterator[Row | BadRow], size: int, seed: int, total: int | None) -> Iterator[Row | BadRow]:
+    """The bad rows as they come, then `size` of the usable ones at random, in random order.
+
+    total: how many rows there are, where that is known.
+    """
     random = random_stream(seed)
     heap: list[tuple[int, int, Row]] = []  # the rows of the lowest draws; negated, as heapq pops the smallest
-    for index, row in enumerate(rows):
-        if isinstance(row, BadRow):
-            yield row
-            continue
-        entry = (-int(random.random_raw()), -index, row)
-        if len(heap) < size:
-            heapq.heappush(heap, entry)
-        else:
-            heapq.heappushpop(heap, entry)
+    with progress.bar("drawing rows", total) as bar:
+        for index, row in enumerate(rows):
+            bar.advance()
+            if isinstance(row, BadRow):
+                yield row
+                continue
+            entry = (-int(random.random_raw()), -index, row)
+            if len(heap) < size:
+                heapq.heappush(heap, entry)
+            else:
+                heapq.heappushpop(heap, entry)
     for _, _, row in sorted(heap, key=lambda entry: entry[:2], reverse=True):
         yield row
 

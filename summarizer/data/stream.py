@@ -16,6 +16,7 @@ from summarizer.data.rows import BadRow, Row
 from summarizer.data.sources import open_source
 from summarizer.data.tokenise import TokenisedRow, checked_rows
 from summarizer.errors import ConfigError
+from summarizer.progress import bar
 
 T = TypeVar("T")
 
@@ -63,13 +64,11 @@ class StreamedSplit:
         """As TrainingRows.batches. Raises ConfigError at the row that is one too many unusable."""
         rows = self._ordered(seed, shuffle)
         if not group_by_length:
-            for _ in islice(rows, start_step * batch_size):
-                pass
+            _pass_over(rows, start_step * batch_size)
             while True:
                 yield [self._encoded(row) for row in islice(rows, batch_size)]
         first_window, passed = divmod(start_step, WINDOW_BATCHES)
-        for _ in islice(rows, first_window * WINDOW_BATCHES * batch_size):
-            pass
+        _pass_over(rows, first_window * WINDOW_BATCHES * batch_size)
         for window in count(first_window):
             held = list(islice(rows, WINDOW_BATCHES * batch_size))
             # By characters, which follow tokens closely and cost nothing to count.
@@ -111,6 +110,13 @@ class StreamedSplit:
         article_ids = self._prompt.encode_article(source.article)
         self._used.add(TokenisedRow(source, article_ids, target_ids))
         return EncodedRow(source.id, article_ids, target_ids)
+
+
+def _pass_over(rows: Iterator[object], count: int) -> None:
+    """What an earlier process trained on, read again to come to where it was."""
+    with bar("passing over rows trained on before", count) as progress:
+        for _ in islice(rows, count):
+            progress.advance()
 
 
 def _shuffled(rows: Iterator[T], buffer_rows: int, seed: int, epoch: int) -> Iterator[T]:

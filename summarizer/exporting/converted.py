@@ -20,6 +20,7 @@ from transformers.utils import logging as transformers_logging
 
 from summarizer.errors import ConfigError
 from summarizer.exporting.measure import Example, LogProbs
+from summarizer.progress import working
 
 STORED = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32", "int8": "int8_float32"}
 """CTranslate2's names where ours differ. Of plain int8 it would keep norms and biases in the type of the merged
@@ -58,11 +59,10 @@ def convert(merged: Path, folder: Path, dtype: str, end_token: str) -> None:
     converted, and the layers that the converter joins.
     dtype: as the command has it.  Raises ConfigError, with the converter's reason, where it refuses the model.
     """
-    log.info("converting to CTranslate2's %s", dtype)
     converters = importlib.import_module("ctranslate2.converters")
     files = [name for name in TOKENIZER_FILES if (merged / name).is_file()]
     try:
-        with _silent_loading(), _fast_collections():
+        with working(f"converting to CTranslate2's {dtype}"), _silent_loading(), _fast_collections():
             converters.TransformersConverter(str(merged), copy_files=files).convert(
                 str(folder), quantization=STORED.get(dtype, dtype)
             )

@@ -30,6 +30,7 @@ from summarizer.model.skeleton import Skeleton, build_skeleton
 from summarizer.model.source import model_folder
 from summarizer.model.stored_base import is_stored_base, read_base, read_manifest, write_base
 from summarizer.model.streaming import fill, quantised, source_tensors
+from summarizer.progress import bar
 
 KEY = "model.name_or_path"
 log = logging.getLogger(__name__)
@@ -77,9 +78,9 @@ def load_base(spec: ModelSpec, quantization: QuantizationSpec, device: torch.dev
     folder = model_folder(spec)
     skeleton = build_skeleton(load_config(folder), quantization.format)
     if is_stored_base(folder) and _is_stored_as(folder, quantization.format):
-        tensors: Iterable[tuple[str, Tensor]] = read_base(folder)
+        tensors: Iterable[tuple[str, Tensor]] = _read(folder)
     elif quantization.cache:
-        tensors = read_base(_cached(spec, folder, skeleton, quantization.format, device))
+        tensors = _read(_cached(spec, folder, skeleton, quantization.format, device))
     else:
         tensors = _quantised(skeleton, folder, quantization.format, device)
     fill(skeleton, tensors, device)
@@ -100,6 +101,17 @@ def load_base(spec: ModelSpec, quantization: QuantizationSpec, device: torch.dev
 def _is_stored_as(folder: Path, format_name: str) -> bool:
     manifest = read_manifest(folder)
     return (manifest.format, manifest.format_version) == (format_name, weight_format(format_name).version)
+
+
+def _read(folder: Path) -> Iterator[tuple[str, Tensor]]:
+    """The tensors of a stored base, as long as they take to be put where they belong."""
+    files = [folder / name for name in read_manifest(folder).files]
+    total_bytes = sum(file.stat().st_size for file in files if file.is_file())
+    with bar("loading the base", total_bytes, unit="bytes") as progress:
+        for name, tensor in read_base(folder):
+            yield name, tensor
+            progress.advance(tensor.nbytes)
+        progress.reach(total_bytes, total_bytes)  # headers and padding are no tensors
 
 
 def _quantised(

@@ -9,6 +9,7 @@ from summarizer.config.nearest import suggestion
 from summarizer.config.paths import EMBEDDED_SCHEME, PACKAGE, resolve_path
 from summarizer.config.specs import ModelSpec
 from summarizer.errors import ConfigError, Issue
+from summarizer.library_bars import library_bars
 
 EMBEDDED_ROOT = "model/embedded"
 KEY = "model.name_or_path"
@@ -49,6 +50,7 @@ def model_folder(spec: ModelSpec, *, weights: bool = True) -> Path:
 def _download(spec: ModelSpec, *, weights: bool) -> Path:
     from huggingface_hub import HfApi, snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+    from huggingface_hub.utils.tqdm import tqdm
 
     try:
         patterns = list(_SMALL_FILES)
@@ -60,7 +62,8 @@ def _download(spec: ModelSpec, *, weights: bool) -> Path:
                 else "pytorch_model*.bin"
             )
             patterns.append(kind)
-        return Path(snapshot_download(spec.name_or_path, revision=spec.revision, allow_patterns=patterns))
+        with library_bars(tqdm, label=f"downloading {spec.name_or_path}"):
+            return Path(snapshot_download(spec.name_or_path, revision=spec.revision, allow_patterns=patterns))
     except (OSError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError) as error:
         cached = _downloaded_before(spec)
         if cached is not None:

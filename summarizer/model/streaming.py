@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -72,7 +73,9 @@ def quantised(
         if isinstance(change, WeightRenaming)
     ]
     missing, unplaced = set(wanted), []
-    with bar(f"quantising to {format_name}", len(wanted)) as progress:
+    parameters = {name: math.prod(shape) for name, shape in wanted.items()}
+    label = "reading the base" if format_name == "none" else f"quantising the base to {format_name}"
+    with bar(label, sum(parameters.values()), unit="parameters") as progress:
         for checkpoint_name, tensor in source:
             name = _placed(checkpoint_name, wanted | optional, skeleton.model.base_model_prefix, renamings)
             if name is None or name in skeleton.copies:
@@ -84,7 +87,7 @@ def quantised(
                 yield from _stored(skeleton, target, tensor, shape, where, format_name, device)
                 if target in missing:
                     missing.remove(target)
-                    progress.advance()
+                    progress.advance(parameters[target])
     _report_unplaced(unplaced, skeleton)
     if missing:
         raise ConfigError.single(

@@ -14,6 +14,7 @@ from summarizer.config.specs import RunSpec
 from summarizer.planning.dry_run import SUMMARY_TOKENS, Microbatch
 from summarizer.planning.fitting import device_memory_bytes
 from summarizer.planning.plan import GIB, group_state_bytes
+from summarizer.progress import working
 from summarizer.runs.sizing import SHARE, Sizing, dry_run_of, rows_at_once
 
 GLANCE_TOKENS = 64
@@ -62,9 +63,10 @@ def plan_places(
         return replace(sizing, places=wanted, evaluation_rows=rows)
     limited = sizing.microbatches.tokens is not None
     rows = 1 if limited else rows_at_once(spec)
-    need = _need(specs, sizing, config, dtype, min(GLANCE_TOKENS, spec.prompt.max_tokens))
-    if need.bytes(wanted, rows) > memory_bytes:
-        need = _need(specs, sizing, config, dtype, spec.prompt.max_tokens)
+    with working("planning how many train at once"):
+        need = _need(specs, sizing, config, dtype, min(GLANCE_TOKENS, spec.prompt.max_tokens))
+        if need.bytes(wanted, rows) > memory_bytes:
+            need = _need(specs, sizing, config, dtype, spec.prompt.max_tokens)
     places = max(min(need.most_trials(rows, memory_bytes), wanted), 1)
     if places < wanted:
         log.info(

@@ -15,7 +15,7 @@ from summarizer.model.tokenizer import check_context, load_tokenizer
 from summarizer.planning.dry_run import Microbatch
 from summarizer.planning.plan import Plan, Work, build_plan
 from summarizer.processes import join_processes, leave_processes
-from summarizer.progress import console
+from summarizer.progress import console, working
 from summarizer.runs.job import Job
 from summarizer.runs.places import plan_places, widest
 from summarizer.runs.preflight import preflight
@@ -50,9 +50,10 @@ def show_plan(jobs: Sequence[Job]) -> Plan:
         work, longest = Work(steps, round(sum(lengths) * steps / steps_per_epoch), sum(lengths)), max(lengths)
     # The widest, and as many others as train beside it.
     together = sorted(specs, key=lambda one: one is not spec)[: sizing.places]
-    run = dry_run_of(together, config, processes.dtype, sizing)
     optimizers = [one.optimizer.build for one in together]
-    plan = build_plan(run, optimizers, Microbatch(rows, longest), work)
+    with working("planning a step"):
+        run = dry_run_of(together, config, processes.dtype, sizing)
+        plan = build_plan(run, optimizers, Microbatch(rows, longest), work)
     console().print(plan.table(spec.plan_tokens_per_s))
     log.info(plan.describe())
     leave_processes()

@@ -17,6 +17,7 @@ from summarizer.model.blocks import blocks, compile_blocks, recompute_blocks
 from summarizer.planning.dry_run import DryRun, Microbatch, dry_run
 from summarizer.planning.fitting import device_memory_bytes, largest_fitting
 from summarizer.planning.plan import GIB, group_state_bytes
+from summarizer.progress import working
 from summarizer.training.microbatches import Microbatches
 
 SHARE = 0.9
@@ -39,7 +40,11 @@ class Sizing:
         """Make the model compute so. On its bare base, before adapters are attached."""
         if not recompute_blocks(model, self.recomputed) and self.recomputed != 0:
             log.warning("trainer.memory: this model's code knows no blocks, so nothing is recomputed")
-        if compiled and not compile_blocks(model):
+        if not compiled:
+            return
+        if count := compile_blocks(model):
+            log.info("compile: %d blocks, in the first step, which takes the longer for it", count)
+        else:
             log.warning("trainer.compile: this model's code knows no blocks, so nothing is compiled")
 
 
@@ -62,13 +67,15 @@ def size_run(spec: RunSpec, config: PretrainedConfig, dtype: torch.dtype, device
     memory_bytes = int(SHARE * device_memory_bytes(device))
     rows = rows_at_once(spec)
     if trainer.memory == "auto":
-        recomputed = _blocks_to_recompute(spec, config, dtype, rows, memory_bytes)
+        with working("planning what to recompute"):
+            recomputed = _blocks_to_recompute(spec, config, dtype, rows, memory_bytes)
         log.info(
             "memory: the activations of %s blocks are recomputed", "all" if recomputed is None else recomputed
         )
     if trainer.batch_tokens == "auto":
-        run = dry_run_of([spec], config, dtype, Sizing(recomputed, microbatches))
-        rows = largest_fitting(lambda count: planned_bytes(run, spec, count) <= memory_bytes, rows)
+        with working("planning how much goes through at once"):
+            run = dry_run_of([spec], config, dtype, Sizing(recomputed, microbatches))
+            rows = largest_fitting(lambda count: planned_bytes(run, spec, count) <= memory_bytes, rows)
         if rows == 0:
             raise ConfigError.single(
                 "trainer.batch_tokens",

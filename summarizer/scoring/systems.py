@@ -151,18 +151,19 @@ def _differences(
 ) -> list[DifferencePart]:
     """The best run against every other system but Random-3, which is to be beaten in earnest by Lead-3 alone."""
     best = max(runs, key=lambda run: run.rouge[BEST_BY].value)
-    comparisons: dict[str, Mapping[str, Difference]] = {
-        other.system: compare(
-            best.per_row,
-            other.per_row,
-            first_ids=ids,
-            second_ids=ids,
-            samples=resamples.samples,
-            seed=resamples.seed,
-        )
-        for other in scored
-        if other.system not in (best.system, RANDOM)
-    }
+    others = [other for other in scored if other.system not in (best.system, RANDOM)]
+    comparisons: dict[str, Mapping[str, Difference]] = {}
+    with progress.bar("testing differences", len(others)) as bar:
+        for other in others:
+            comparisons[other.system] = compare(
+                best.per_row,
+                other.per_row,
+                first_ids=ids,
+                second_ids=ids,
+                samples=resamples.samples,
+                seed=resamples.seed,
+            )
+            bar.advance()
     return [
         DifferencePart(
             first=best.system,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import datasets
 import pytest
 from data_examples import example_rows
 
+from summarizer import progress
 from summarizer.config.specs import DataSpec
 from summarizer.data.prompt import Prompt
 from summarizer.data.splits import build_split
@@ -131,9 +133,17 @@ def test_a_stream_that_breaks_off(
         list(itertools.islice(batches, 20))
 
 
-def test_the_librarys_own_bars_are_off_while_it_loads(
-    data_spec: SpecBuilder, folder: str, prompt: Prompt, capfd: pytest.CaptureFixture[str]
+def test_what_the_library_makes_of_its_files_is_shown_by_this_projects_bars(
+    data_spec: SpecBuilder,
+    folder: str,
+    prompt: Prompt,
+    capfd: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    build_split(hub(data_spec, folder), "train", prompt)
+    monkeypatch.setattr(progress, "PLAIN_LINE_EVERY_S", 0.0)
+    with caplog.at_level(logging.INFO):
+        build_split(hub(data_spec, folder), "train", prompt)
+    assert any(line.startswith("generating train split: 20") for line in caplog.messages), caplog.messages
     assert "examples/s" not in capfd.readouterr().err
-    assert not datasets.are_progress_bars_disabled()
+    assert "display" not in vars(datasets.utils.tqdm), "the library's class is as it was"

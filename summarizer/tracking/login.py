@@ -1,4 +1,4 @@
-"""Whether `tracking.mode=online` can work, found out before any weight loads."""
+"""Whether `tracking.mode` can work as the environment has it, found out before any weight loads."""
 
 from __future__ import annotations
 
@@ -9,13 +9,23 @@ from pathlib import Path
 
 from summarizer.config.specs import TrackingSpec
 from summarizer.errors import Issue
+from summarizer.tracking.identity import agent_sweep
+
+MODES = ("disabled", "offline", "online")
+"""What wandb may do, least first."""
+OLD_MODES = {"dryrun": "offline", "run": "online"}
+"""wandb's former names of them, which it still takes."""
 
 
 def check_tracking(spec: TrackingSpec) -> list[Issue]:
-    """One issue if the run is to be tracked online and nobody is logged in; nothing is sent anywhere.
+    """One issue if wandb cannot be used as the config asks; nothing is sent anywhere.
 
-    A key may come from WANDB_API_KEY, WANDB_IDENTITY_TOKEN_FILE or the netrc file that `wandb login` writes.
+    Online needs a key, which may come from WANDB_API_KEY, WANDB_IDENTITY_TOKEN_FILE or the netrc file that
+    `wandb login` writes. A run that an agent of wandb's sweeps started needs to be online. WANDB_MODE may not
+    forbid what the config asks for; where it asks for more than the config does, the config decides.
     """
+    if issue := _against_the_environment(spec.mode):
+        return [issue]
     if spec.mode != "online":
         return []
     given = [name for name in ("WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE") if os.environ.get(name)]
@@ -27,6 +37,29 @@ def check_tracking(spec: TrackingSpec) -> list[Issue]:
         return []
     ways_out = "run `wandb login`, set WANDB_API_KEY or use tracking.mode=offline"
     return [Issue("tracking.mode", f"online: no key for {_server()}; {ways_out}")]
+
+
+def _against_the_environment(mode: str) -> Issue | None:
+    if (sweep := agent_sweep()) and mode != "online":
+        return Issue(
+            "tracking.mode",
+            f"{mode}: wandb's agent of the sweep {sweep} started this run and would never hear of its losses; "
+            "put tracking.mode=online into the sweep's command",
+        )
+    asked = os.environ.get("WANDB_MODE")
+    if not asked or mode == "disabled":
+        return None
+    allowed = OLD_MODES.get(asked, asked)
+    if allowed not in MODES:
+        return Issue(
+            "WANDB_MODE", f"{asked!r} is none of {', '.join(MODES)}; unset it: tracking.mode decides"
+        )
+    if MODES.index(allowed) < MODES.index(mode):
+        way_out = "tracking=none" if allowed == "disabled" else f"tracking.mode={allowed}"
+        return Issue(
+            "tracking.mode", f"{mode}, but WANDB_MODE={asked} forbids it; use {way_out} or unset WANDB_MODE"
+        )
+    return None
 
 
 def _server() -> str:

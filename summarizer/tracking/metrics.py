@@ -45,6 +45,10 @@ class MetricsFile:
                 file.truncate(end)  # half a line would corrupt the one after it
                 raise
 
+    def records(self) -> list[dict[str, Any]]:
+        """What is in the file; nothing where none is yet."""
+        return read_metrics(self._path) if self._path.exists() else []
+
     def keep_through(self, step: int) -> None:
         """Drop every record after `step`, in one step: a resumed run writes those again."""
         if self._path.exists():

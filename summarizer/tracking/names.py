@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 MAX_CHARACTERS = 128
 """The longest name that wandb takes."""
@@ -41,6 +42,19 @@ def redact(override: str) -> str:
     """The override with *** for its value if that looks like a key, token or password."""
     key, value = _key_and_value(override)
     return f"{override.partition('=')[0]}=***" if value is not None and _is_secret(key, value) else override
+
+
+def masked(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A config of plain containers, nested as it is, with *** for each text that looks like a key or password."""
+    return {key: _masked(str(key), value) for key, value in config.items()}
+
+
+def _masked(key: str, value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {name: _masked(f"{key}.{name}", inner) for name, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_masked(key, inner) for inner in value]
+    return "***" if isinstance(value, str) and _is_secret(key, value) else value
 
 
 def _key_and_value(override: str) -> tuple[str, str | None]:

@@ -35,6 +35,7 @@ class Recorder:
         """Forget what an interrupted process recorded after the step that it is resumed from."""
         if self._metrics is not None:
             self._metrics.keep_through(step)
+            self._tracker.replay(self._metrics.records())
 
     def finish(self, status: Outcome, summary: Mapping[str, Any]) -> None:
         self._tracker.finish(status, summary)

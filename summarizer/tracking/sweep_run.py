@@ -12,8 +12,9 @@ from pathlib import Path
 
 from summarizer.config.paths import shown
 from summarizer.config.specs import TrackingSpec
+from summarizer.tracking.identity import agent_sweep, identity_of
 from summarizer.tracking.names import MAX_CHARACTERS
-from summarizer.tracking.wandb_run import private_settings, run_id
+from summarizer.tracking.wandb_run import private_settings
 
 ID_FILE = "wandb_sweep_id.txt"
 JOB_TYPE = "sweep"
@@ -40,7 +41,7 @@ def log_sweep(spec: TrackingSpec, sweep: Path, contents: SweepTable) -> bool:
     The group is that of the sweep's runs: `spec.group`, or the sweep folder's name.
     Returns whether it was logged; a failure is a warning in the log.
     """
-    if spec.mode == "disabled":
+    if spec.mode == "disabled" or agent_sweep():  # an agent's environment would put it into the agent's run
         return False
     try:
         place = _log(spec, sweep, contents)
@@ -59,16 +60,17 @@ def _log(spec: TrackingSpec, sweep: Path, contents: SweepTable) -> str:
     import wandb
 
     group = spec.group or sweep.resolve().name
+    identity = identity_of(spec, sweep / ID_FILE, resumed=True)
     run = wandb.init(
         mode=spec.mode,
         dir=sweep,
-        project=spec.project,
-        entity=spec.entity,
+        project=identity.project,
+        entity=identity.entity,
         name=f"sweep {group}"[:MAX_CHARACTERS],
         group=group,
         job_type=JOB_TYPE,
         tags=spec.tags,
-        id=run_id(sweep / ID_FILE, resumed=True),
+        id=identity.id,
         resume="allow",
         reinit="create_new",
         settings=private_settings(),

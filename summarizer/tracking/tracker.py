@@ -25,6 +25,9 @@ class Tracker(Protocol):
     def log(self, metrics: Mapping[str, float], step: int) -> None:
         """Metrics of an optimizer step; steps never go back. Several calls for one step make one row."""
 
+    def replay(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Log what a killed process logged and may not have handed on; what is there already stays as it is."""
+
     def log_samples(self, step: int, rows: Sequence[SampleSummary]) -> None: ...
 
     def log_adapter(self, folder: Path) -> None:
@@ -37,6 +40,9 @@ class NoTracker:
     """Tracking is off."""
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
+        return
+
+    def replay(self, rows: Sequence[Mapping[str, Any]]) -> None:
         return
 
     def log_samples(self, step: int, rows: Sequence[SampleSummary]) -> None:

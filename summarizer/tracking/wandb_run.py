@@ -8,25 +8,29 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import re
-import secrets
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from summarizer.atomic import write_text
 from summarizer.config.paths import shown
 from summarizer.config.specs import TrackingSpec
 from summarizer.errors import ConfigError
+from summarizer.evaluation.predictions import read_predictions
+from summarizer.tracking.identity import agent_sweep, identity_of, keep_agents_identity
 from summarizer.tracking.login import check_tracking
-from summarizer.tracking.names import MAX_CHARACTERS
+from summarizer.tracking.metrics import read_metrics
+from summarizer.tracking.names import MAX_CHARACTERS, masked
+from summarizer.tracking.offline_record import last_recorded_step
 from summarizer.tracking.summary import RougeScores
 from summarizer.tracking.tracker import NoTracker, Outcome, SampleSummary, Tracker
 
 __all__ = ["NoTracker", "SampleSummary", "Tracker", "WandbTracker", "check_tracking", "open_tracker"]
 
 ID_FILE = "wandb_id.txt"
-ROUGE_VARIANTS = tuple(RougeScores.model_fields)
+BEST_OF = {"train/loss": "min", "val/loss": "min"} | {
+    f"val/{name}": "max" for name in RougeScores.model_fields
+}
+"""Which value of its history a metric's summary shows, beside the last one."""
 
 log = logging.getLogger(__name__)
 
@@ -42,25 +46,31 @@ def open_tracker(
 ) -> Tracker:
     """The run's tracker: wandb's files go below `folder`, and a resumed run goes on in its old wandb run.
 
-    `spec.name` and `spec.group` win over `name` and `group`. `config` is uploaded as it is: no secrets in it.
+    `spec.name` and `spec.group` win over `name` and `group`; an agent's environment wins over the place that
+    either names. `config` goes up as it is composed, with *** for what looks secret.
     Several trackers may be open at once. Raises ConfigError if wandb cannot be opened in the mode asked for.
     """
     if spec.mode == "disabled":
         return NoTracker()
+    if group and (sweep := agent_sweep()):
+        raise ConfigError.single(
+            "-m", f"wandb's agent of the sweep {sweep} waits for one run, not for several; leave out -m"
+        )
     import wandb
 
-    identity = run_id(folder / ID_FILE, resumed)
+    identity = identity_of(spec, folder / ID_FILE, resumed)
+    recorded = last_recorded_step(folder, identity.id) if identity.id and spec.mode == "offline" else None
     try:
         run = wandb.init(
             mode=spec.mode,
             dir=folder,
-            project=spec.project,
-            entity=spec.entity,
+            project=identity.project,
+            entity=identity.entity,
             name=(spec.name or name)[:MAX_CHARACTERS],
             group=spec.group or group,
             tags=spec.tags,
-            config=dict(config),
-            id=identity,
+            config=masked(config),
+            id=identity.id,
             resume="allow",
             reinit="create_new",
             settings=private_settings(),
@@ -71,7 +81,10 @@ def open_tracker(
             f"{spec.mode}: wandb cannot open a run ({error}); tracking.mode=offline keeps it on disk for "
             "`wandb sync`, tracking.mode=disabled goes without",
         ) from error
-    return WandbTracker(run, Path(run.settings.sync_dir), spec)
+    keep_agents_identity(folder / ID_FILE, run)
+    if spec.mode == "online":
+        recorded = run.starting_step - 1
+    return WandbTracker(run, spec, folder, -1 if recorded is None else recorded)
 
 
 def private_settings() -> Any:
@@ -84,31 +97,43 @@ def private_settings() -> Any:
         symlink=False,  # no links to the latest run: a run folder has one
         save_code=False,
         disable_git=True,  # summary.json has the commit; wandb would add the diff
-        x_disable_meta=True,  # host, user and command line
+        host="",  # else the machine's name
+        x_disable_meta=True,  # user, command line and hardware
         x_save_requirements=False,
     )
 
 
 class WandbTracker:
-    """One open wandb run. Its step is the optimizer step, so what a resumed run logs again is not doubled."""
+    """One open wandb run. Its step is the optimizer step.
 
-    def __init__(self, run: Any, run_folder: Path, spec: TrackingSpec) -> None:
-        self._run, self._run_folder, self._spec = run, run_folder, spec
+    Of a resumed run wandb has the rows through some step already, from a process that was killed. Those are not
+    given to it again; what the run has recorded after them and wandb has not, `replay` makes up for.
+    """
+
+    def __init__(self, run: Any, spec: TrackingSpec, folder: Path, recorded_through: int) -> None:
+        """folder: the run folder.  recorded_through: the last step that wandb has; -1 for none."""
+        self._run, self._spec, self._folder = run, spec, folder
+        self._wandb_folder = Path(run.settings.sync_dir)
+        self._recorded_through = recorded_through
+        self._resumed = recorded_through >= 0
         self._step = 0
         self._broken = False
         self._guarded(self._define_metrics)
         if spec.mode == "offline":
-            log.info("wandb is offline: `wandb sync %s` uploads this run", shown(run_folder))
+            log.info("wandb is offline: `wandb sync %s` uploads this run", shown(self._wandb_folder))
         else:
             log.info("wandb: %s", run.url)
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
         """Raises ValueError for a step before the last one, which wandb would drop without a word."""
-        row = {**metrics, "step": self._advance(step)}
-        self._guarded(lambda: self._run.log(row, step=step))
+        if self._advance(step):
+            self._guarded(lambda: self._run.log({**metrics, "step": step}, step=step))
+
+    def replay(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        for row in rows:
+            self.log({name: value for name, value in row.items() if value is not None}, int(row["step"]))
 
     def log_samples(self, step: int, rows: Sequence[SampleSummary]) -> None:
-        self._advance(step)
         columns = ["id", "article", "reference", "base", "prediction"]
         data = [[getattr(row, column) for column in columns] for row in rows]
 
@@ -117,17 +142,26 @@ class WandbTracker:
 
             self._run.log({"samples": wandb.Table(columns=columns, data=data), "step": step}, step=step)
 
-        self._guarded(write)
+        if self._advance(step):
+            self._guarded(write)
 
     def log_adapter(self, folder: Path) -> None:
         if self._spec.log_adapter:
             self._guarded(lambda: self._log_artifact(folder))
 
     def finish(self, status: Outcome, summary: Mapping[str, Any]) -> None:
-        """Close the run. A failed one ends with exit code 1, by which wandb marks it failed."""
+        """Close the run, one that completed with the table of its predictions.
+
+        A failed one ends with exit code 1, by which wandb marks it failed.
+        """
+        if status == "completed" and (split := summary.get("split")):
+            self._guarded(lambda: self._log_predictions(split))
 
         def write() -> None:
-            self._run.summary.update({**summary, "status": status})
+            self._run.log(
+                {}, commit=True
+            )  # the row that is open, so that nothing changes the summary after this
+            self._run.summary.update({**summary, "status": status} | self._best_before())
             self._run.finish(exit_code=int(status == "failed"))
 
         self._guarded(write)
@@ -135,9 +169,42 @@ class WandbTracker:
     def _define_metrics(self) -> None:
         self._run.define_metric("step")
         self._run.define_metric("*", step_metric="step")
-        self._run.define_metric("val/loss", step_metric="step", summary="min")
-        for variant in ROUGE_VARIANTS:  # each by name: of two patterns that fit, wandb takes the first
-            self._run.define_metric(f"val/{variant}", step_metric="step", summary="max")
+        for name, best in BEST_OF.items():  # each by name: of two patterns that fit, wandb takes the first
+            self._run.define_metric(name, step_metric="step", summary=f"{best},last")
+
+    def _best_before(self) -> dict[str, dict[str, float]]:
+        """Best and last values of a resumed run: offline, wandb knows those of this process alone."""
+        metrics = self._folder / "metrics.jsonl"
+        if not (self._resumed and metrics.exists()):
+            return {}
+        rows = read_metrics(metrics)
+        values = {name: [row[name] for row in rows if row.get(name) is not None] for name in BEST_OF}
+        best = {"min": min, "max": max}
+        return {
+            name: {BEST_OF[name]: best[BEST_OF[name]](found), "last": found[-1]}
+            for name, found in values.items()
+            if found
+        }
+
+    def _log_predictions(self, split: str) -> None:
+        import wandb
+
+        file = self._folder / "predictions" / f"{split}.jsonl"
+        if not file.exists():
+            return
+        rows = read_predictions(file)
+        base_file = file.with_suffix(".base.jsonl")
+        base = {row.id: row.prediction for row in read_predictions(base_file)} if base_file.exists() else {}
+        columns = ["id", "reference", "base", "prediction"]
+        table = wandb.Table(columns=columns)
+        for row in rows[: table.MAX_ROWS]:
+            table.add_data(row.id, row.reference, base.get(row.id), row.prediction)
+        if len(rows) > table.MAX_ROWS:
+            text = (
+                "wandb gets the first %d of %d predictions, the most that a table of its takes; all are in %s"
+            )
+            log.info(text, table.MAX_ROWS, len(rows), shown(file))
+        self._run.log({"predictions": table, "step": self._step}, step=self._step)
 
     def _log_artifact(self, folder: Path) -> None:
         import wandb
@@ -149,11 +216,12 @@ class WandbTracker:
             artifact.add_file(str(file), name=name, skip_cache=True, policy="immutable")
         self._run.log_artifact(artifact)
 
-    def _advance(self, step: int) -> int:
+    def _advance(self, step: int) -> bool:
+        """Whether what belongs to this step is news to wandb."""
         if step < self._step:
             raise ValueError(f"step {step} after step {self._step}")
         self._step = step
-        return step
+        return step > self._recorded_through
 
     def _guarded(self, call: Callable[[], None]) -> None:
         if self._broken:
@@ -168,7 +236,7 @@ class WandbTracker:
                 "everything is in metrics.jsonl and summary.json",
                 type(error).__name__,
                 error,
-                self._run_folder,
+                self._wandb_folder,
             )
             if isinstance(error, ConnectionError):
                 _drop_dead_service()
@@ -180,18 +248,3 @@ def _drop_dead_service() -> None:
 
     with contextlib.suppress(ConnectionError):  # it also tries to say goodbye to the dead one
         wandb.teardown()
-
-
-def run_id(file: Path, resumed: bool) -> str:
-    """The id in `file` for a resumed run, else a new one, kept there."""
-    if resumed and file.exists():
-        kept = file.read_text(encoding="utf-8").strip()
-        if not re.fullmatch(r"[0-9a-z]{1,64}", kept):
-            raise ConfigError.single(
-                str(file), f"{kept[:80]!r} is not a wandb run id; delete the file for a new wandb run"
-            )
-        return kept
-    # From the system, not from `random`: a run's random state is the same with and without wandb.
-    fresh = secrets.token_hex(4)
-    write_text(file, fresh + "\n")
-    return fresh

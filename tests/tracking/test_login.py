@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
@@ -21,7 +22,7 @@ def spec(mode: Literal["offline", "online", "disabled"]) -> TrackingSpec:
 
 @pytest.fixture(autouse=True)
 def nobody_logged_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE", "WANDB_BASE_URL", "WANDB_CONFIG_DIR", "NETRC"):
+    for name in [*(name for name in os.environ if name.startswith("WANDB_")), "NETRC"]:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
 
@@ -82,3 +83,45 @@ def test_a_netrc_that_holds_no_key(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert len(check_tracking(spec("online"))) == 1
     (tmp_path / ".netrc").write_text("machine\n")
     assert len(check_tracking(spec("online"))) == 1
+
+
+@pytest.mark.parametrize(
+    ("mode", "in_environment", "way_out"),
+    [
+        ("online", "offline", "tracking.mode=offline"),
+        ("online", "dryrun", "tracking.mode=offline"),
+        ("online", "disabled", "tracking=none"),
+        ("offline", "disabled", "tracking=none"),
+        ("offline", "everywhere", "none of disabled, offline, online"),
+    ],
+)
+def test_what_the_environment_forbids_is_not_done(
+    mode: Literal["offline", "online"], in_environment: str, way_out: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WANDB_API_KEY", KEY)
+    monkeypatch.setenv("WANDB_MODE", in_environment)
+    (issue,) = check_tracking(spec(mode))
+    assert way_out in issue.message
+    assert "unset" in issue.message
+
+
+@pytest.mark.parametrize(
+    ("mode", "in_environment"), [("offline", "online"), ("disabled", "online"), ("online", "run")]
+)
+def test_what_the_environment_allows_is_the_configs_to_decide(
+    mode: Literal["offline", "online", "disabled"], in_environment: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WANDB_API_KEY", KEY)
+    monkeypatch.setenv("WANDB_MODE", in_environment)
+    assert check_tracking(spec(mode)) == []
+
+
+@pytest.mark.parametrize("mode", ["offline", "disabled"])
+def test_a_sweeps_agent_must_hear_of_its_run(
+    mode: Literal["offline", "disabled"], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WANDB_API_KEY", KEY)
+    monkeypatch.setenv("WANDB_SWEEP_ID", "abc")
+    (issue,) = check_tracking(spec(mode))
+    assert "tracking.mode=online" in issue.message
+    assert check_tracking(spec("online")) == []

@@ -5,7 +5,6 @@ import logging
 import os
 import random
 import signal
-import struct
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -14,12 +13,12 @@ from typing import Any, Literal
 
 import pytest
 import wandb
-from wandb.proto.wandb_internal_pb2 import Record
 
 from summarizer.config.specs import TrackingSpec
 from summarizer.errors import ConfigError
 from summarizer.tracking import wandb_run
 from summarizer.tracking.metrics import MetricsFile, read_metrics
+from summarizer.tracking.offline_record import last_recorded_step, read_records
 from summarizer.tracking.wandb_run import NoTracker, SampleSummary, Tracker, open_tracker
 
 WANDB_KEY = "feedfacefeedfacefeedfacefeedfacefeedface"
@@ -51,7 +50,11 @@ def spec(
 
 def opened(folder: Path, name: str = "dim=2", resumed: bool = False, log_adapter: bool = True) -> Tracker:
     folder.mkdir(exist_ok=True)
-    config = {"adapter": {"dim": 2}, "optimizer": {"lr": 1e-4}}
+    config = {
+        "adapter": {"dim": 2},
+        "optimizer": {"lr": 1e-4},
+        "data": {"paths": [f"https://me:{HUB_TOKEN}@host"]},
+    }
     return open_tracker(
         spec(log_adapter=log_adapter), folder, name=name, group="sweep", config=config, resumed=resumed
     )
@@ -69,26 +72,11 @@ class Recorded:
     exit_code: int | None = None
 
 
-def records(file: Path) -> Iterator[Record]:
-    """A `.wandb` file is a LevelDB log (its doc/log_format.md) of protobuf records after a 7-byte header."""
-    data, place, parts = file.read_bytes(), 7, b""
-    while place < len(data):
-        if 32768 - place % 32768 < 7:
-            place += 32768 - place % 32768
-            continue
-        _, length, kind = struct.unpack("<IHB", data[place : place + 7])
-        parts += data[place + 7 : place + 7 + length]
-        place += 7 + length
-        if kind in (1, 4):  # whole, or the last part
-            yield Record.FromString(parts)
-            parts = b""
-
-
 def recorded(folder: Path) -> Recorded:
     wandb.teardown()  # a finished run's last records are certain to be on disk when the service has ended
     (file,) = folder.glob("wandb/offline-run-*/run-*.wandb")
     found = Recorded()
-    for record in records(file):
+    for record in read_records(file):
         kind = record.WhichOneof("record_type")
         if kind == "run":
             found.run = record.run
@@ -137,13 +125,15 @@ def test_two_runs_at_once_are_on_disk_whole_and_without_secrets(
     assert list(found.run.tags) == ["t"]
     assert found.config["adapter"] == {"dim": 2}
     assert found.config["optimizer"] == {"lr": 1e-4}
+    assert found.config["data"] == {"paths": ["***"]}
+    assert found.run.host == ""
     rows = {row["_step"]: row for row in found.history}
     assert list(rows) == [1, 2, 5, 6]
     assert [row["step"] for row in rows.values()] == [1, 2, 5, 6]
     assert [rows[step]["train/loss"] for step in (1, 2, 5)] == [1, 0.5, 0.2]
     assert rows[5]["val/loss"] == 2.0  # beside the training loss of the same step
-    assert found.summary["val/loss"] == {"min": 2.0}
-    assert found.summary["val/rouge1"] == {"max": 30.0}
+    assert found.summary["val/loss"] == {"min": 2.0, "last": 3.0}
+    assert found.summary["val/rouge1"] == {"max": 30.0, "last": 20.0}
     assert found.summary["status"] == "completed"
     assert found.summary["rouge"] == {"rouge1": {"value": 30.0}}
     assert found.artifacts["adapter"] == ["adapter_config.json"]
@@ -203,6 +193,47 @@ def test_a_resumed_run_goes_on_in_its_wandb_run_and_its_service_may_die(
     after.log({"train/loss": 1.0}, 1)
     after.finish("completed", {})
     assert recorded(tmp_path / "next").exit_code == 0
+
+
+def test_rows_that_a_kill_kept_from_wandb_come_after_and_no_row_twice(tmp_path: Path) -> None:
+    first = opened(tmp_path)
+    for step in range(4):
+        first.log({"val/loss": 1.0 + step}, step)
+    first.finish("stopped", {})
+    assert recorded(tmp_path).exit_code == 0
+    (file,) = tmp_path.glob("wandb/*/*.wandb")
+    name = (tmp_path / "wandb_id.txt").read_text().strip()
+    assert last_recorded_step(tmp_path, name) == 3
+    cut = file.read_bytes()
+    while last_recorded_step(tmp_path, name) == 3:  # a kill may cut it anywhere
+        cut = cut[:-5]
+        file.write_bytes(cut)
+    assert last_recorded_step(tmp_path, name) == 2
+
+    metrics = MetricsFile(tmp_path / "metrics.jsonl")
+    for step in range(6):
+        metrics.log({"val/loss": 1.0 + step, "step": step})
+    again = opened(tmp_path, resumed=True)
+    again.replay(metrics.records())
+    again.log({"val/loss": 9.0}, 6)
+    metrics.log({"val/loss": 9.0, "step": 6})
+    again.finish("completed", {})
+    wandb.teardown()
+    rows: list[dict[str, Any]] = []
+    summary: dict[str, Any] = {}
+    for part in sorted(tmp_path.glob("wandb/*/*.wandb")):
+        for record in read_records(part):
+            items = {"/".join(item.nested_key) or item.key: item.value_json for item in record.history.item}
+            rows += [{key: json.loads(value) for key, value in items.items()}] if items else []
+            summary |= {
+                "/".join(item.nested_key) or item.key: json.loads(item.value_json)
+                for item in record.summary.update
+            }
+    assert [(row["_step"], row["step"], row["val/loss"]) for row in rows] == [
+        *((step, step, 1.0 + step) for step in range(6)),
+        (6, 6, 9.0),
+    ]
+    assert summary["val/loss"] == {"min": 1.0, "last": 9.0}  # of both processes
 
 
 def kill_wandb_service() -> None:

@@ -1,0 +1,213 @@
+"""From runs as they were read to runs beside each other: told apart, ranked on the same rows, paired."""
+
+from __future__ import annotations
+
+import os.path
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+from summarizer.comparing.articles import first_known, from_files
+from summarizer.comparing.compared import Comparison, Row, RowSet
+from summarizer.comparing.compared_run import compared_run
+from summarizer.comparing.pairing import RowScores, against, score_rows
+from summarizer.comparing.reading import Read
+from summarizer.comparing.row_sets import row_sets
+from summarizer.comparing.settings import differing, flat, from_overrides, names
+from summarizer.evaluation.predictions import Prediction
+from summarizer.evaluation.rouge import VARIANTS
+from summarizer.evaluation.significance import Difference
+from summarizer.runs.folder import SUMMARY
+from summarizer.sweep.swept import Value
+from summarizer.tracking.names import redact
+from summarizer.tracking.summary import RougeScores
+
+LOSS = "val/loss"
+RANKINGS = (LOSS, *VARIANTS)
+"""What runs can be ranked by: loss is best low, ROUGE best high."""
+ROWS_SHOWN = 20
+"""Of each row set, on the page."""
+SAME_SCORE = 0.005
+"""Percent: less than a score shows. Scores of the same texts that lie further apart were not made alike."""
+
+
+def compare_runs(
+    runs: Sequence[Read],
+    *,
+    by: str,
+    with_articles: bool,
+    problems: Mapping[str, str] | None = None,
+    notes: Sequence[str] = (),
+) -> Comparison:
+    """The comparison of at least one run.
+
+    by: one of RANKINGS.
+    with_articles: look for the shown rows' articles, which takes reading the data's files.
+    problems, notes: what finding and reading the runs has brought up.
+    """
+    problems = dict(problems or {})
+    sets = row_sets(runs)
+    kept = [
+        flat(run.config) if run.config else from_overrides([redact(o) for o in run.overrides or ()])
+        for run in runs
+    ]
+    overrides = [run.overrides or () for run in runs]
+    named = dict(
+        zip(names([run.source for run in runs], _groups(runs, sets), kept, overrides), runs, strict=True)
+    )
+    config_of = dict(zip(named, kept, strict=True))
+    set_of = dict(zip(named, sets, strict=True))
+    by_set = _by_set(set_of, named, by)
+    shown = {row_set: _shown_rows([named[name] for name in members]) for row_set, members in by_set.items()}
+    row_scores = score_rows(_to_score(by_set, named, shown))
+    paired = {row_set: _paired(members, named, row_scores, problems) for row_set, members in by_set.items()}
+    in_order = [name for members in by_set.values() for name in members]
+    in_order += [name for name in named if set_of[name] is None]
+    return Comparison(
+        runs=tuple(
+            compared_run(name, named[name], config_of[name], set_of[name], shown, row_scores)
+            for name in in_order
+        ),
+        swept=differing(kept, overrides),
+        row_sets=tuple(by_set),
+        best={
+            row_set: members[0]
+            for row_set, members in by_set.items()
+            if _cost(named[members[0]], by) is not None
+        },
+        ranked_by=by,
+        against_best={name: found for of_set in paired.values() for name, found in of_set.items()},
+        rows={
+            row_set: _rows([named[name] for name in by_set[row_set]], row_set, rows, with_articles)
+            for row_set, rows in shown.items()
+        },
+        problems=problems,
+        notes=(*notes, *_notes(by_set, config_of)),
+    )
+
+
+def _groups(runs: Sequence[Read], sets: Sequence[RowSet | None]) -> list[list[int]]:
+    """Runs by their row set; one without scores belongs to those that lie beside it, as in a sweep."""
+    beside: dict[str, RowSet] = {}
+    for run, row_set in zip(runs, sets, strict=True):
+        if row_set is not None:
+            beside.setdefault(os.path.dirname(run.source), row_set)
+    groups: dict[RowSet | None, list[int]] = {}
+    for i, (run, row_set) in enumerate(zip(runs, sets, strict=True)):
+        groups.setdefault(row_set or beside.get(os.path.dirname(run.source)), []).append(i)
+    return list(groups.values())
+
+
+def _by_set(
+    set_of: Mapping[str, RowSet | None], named: Mapping[str, Read], by: str
+) -> dict[RowSet, list[str]]:
+    """Names of the runs on each row set, the best first; the set with most runs first."""
+    counts = Counter(row_set for row_set in set_of.values() if row_set is not None)
+
+    def place(name: str) -> tuple[bool, float]:
+        cost = _cost(named[name], by)
+        return cost is None, cost or 0.0
+
+    return {
+        row_set: sorted((name for name in named if set_of[name] == row_set), key=place)
+        for row_set, _ in counts.most_common()
+    }
+
+
+def _cost(run: Read, by: str) -> float | None:
+    """The score with the sign by which lower is better; None where the run does not have it."""
+    if run.summary is None:
+        return None
+    if by == LOSS:
+        return run.summary.val_loss
+    return None if run.summary.rouge is None else -getattr(run.summary.rouge, by).value
+
+
+def _shown_rows(runs: Sequence[Read]) -> list[Prediction]:
+    """The first rows of the best run that has all of them, or of one that has some."""
+    whole = next((run for run in runs if run.all_rows), None)
+    return list((whole or max(runs, key=lambda run: len(run.predictions))).predictions[:ROWS_SHOWN])
+
+
+def _to_score(
+    by_set: Mapping[RowSet, Sequence[str]],
+    named: Mapping[str, Read],
+    shown: Mapping[RowSet, Sequence[Prediction]],
+) -> list[list[Prediction]]:
+    """All rows of the runs that are paired, and the shown rows of the others and of bases."""
+    parts = []
+    for row_set, members in by_set.items():
+        ids = {row.id for row in shown[row_set]}
+        whole = [name for name in members if named[name].all_rows]
+        for name in members:
+            run = named[name]
+            if len(whole) > 1 and name in whole:
+                parts.append(list(run.predictions))
+            else:
+                parts.append([row for row in run.predictions if row.id in ids])
+            parts.append([row for row in run.base_predictions if row.id in ids])
+    return parts
+
+
+def _paired(
+    members: Sequence[str],
+    named: Mapping[str, Read],
+    scores: RowScores,
+    problems: dict[str, str],
+) -> dict[str, dict[str, Difference]]:
+    """The best run against the others whose summaries of all rows are at hand and score as they say."""
+    whole = [name for name in members if named[name].all_rows]
+    if len(whole) < 2:
+        return {}
+    sound: dict[str, Sequence[Prediction]] = {}
+    for name in whole:
+        run = named[name]
+        assert run.summary is not None
+        says = _differs(scores, run.predictions, run.summary.rouge)
+        if says is None:
+            sound[name] = run.predictions
+        else:
+            split = run.summary.split
+            problems[f"{run.source}/predictions/{split}.jsonl"] = f"{says}; the run is not paired with others"
+    if members[0] not in sound or len(sound) < 2:
+        return {}
+    return against(members[0], sound, scores)
+
+
+def _differs(scores: RowScores, predictions: Sequence[Prediction], said: RougeScores | None) -> str | None:
+    """How the summaries do not score what the run's own summary says; None where they do."""
+    if said is None:
+        return None
+    for variant, values in scores.per_row(predictions).items():
+        known: float = getattr(said, variant).value
+        if abs(float(values.mean()) - known) > SAME_SCORE:
+            return f"these summaries score {values.mean():.2f} {variant}, but {SUMMARY} says {known:.2f}"
+    return None
+
+
+def _rows(
+    runs: Sequence[Read], row_set: RowSet, shown: Sequence[Prediction], with_articles: bool
+) -> tuple[Row, ...]:
+    known: list[Mapping[str, str]] = [run.articles for run in runs]
+    missing = {row.id: row.reference for row in shown if not any(row.id in of for of in known)}
+    if with_articles and missing:
+        known.append(from_files(runs[0].config, row_set.split, missing))
+    return tuple(
+        Row(row.id, row.reference, first_known(known, row.id) if with_articles else None) for row in shown
+    )
+
+
+def _notes(by_set: Mapping[RowSet, Sequence[str]], config_of: Mapping[str, Mapping[str, Value]]) -> list[str]:
+    notes = []
+    if len(by_set) > 1:
+        notes.append(
+            "Runs that were scored on different rows stand in tables of their own: their scores do not compare."
+        )
+    for members in by_set.values():
+        models = {config_of[name].get("model.name_or_path") for name in members}
+        if len(models - {None}) > 1:
+            notes.append(
+                "A loss is per token of the model's own tokenizer: between different models compare ROUGE alone "
+                "(--by rougeLsum)."
+            )
+            break
+    return notes

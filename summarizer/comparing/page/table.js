@@ -1,0 +1,151 @@
+/* A table for each row set, and one for the runs that were never scored. Headings sort it. */
+
+const SIGNIFICANCE = DATA.rankedBy.startsWith("rouge") ? DATA.rankedBy : "rougeLsum";
+
+/* Columns: heading, title, cell of a run, and what it is sorted by; `of` null stands last either way. */
+function columnsOf(runs) {
+  const keys = runs.length > 1 ? varying(runs) : DATA.swept.map((_, key) => key).slice(0, 4);
+  const settings = keys.map((key) => ({
+    name: DATA.swept[key].key, title: DATA.swept[key].label, of: (run) => run.at[key], cell: (run) => make("span", "value", valueText(run, key)),
+    numeric: DATA.swept[key].values.some((value) => value.number !== null),
+  }));
+  const numbers = METRICS.filter((metric) => runs.some((run) => metric.of(run) !== null)).map((metric) => ({
+    name: metric.name, title: metricLabel(metric), unit: metric.unit, numeric: true, of: metric.of, down: !metric.lower, metric,
+    cell: (run) => {
+      const value = metric.of(run);
+      return value === null ? null : scored(metric, run.rouge[metric.id] ?? [value]);
+    },
+  }));
+  const place = numbers.findLastIndex((column) => column.metric.id.startsWith("rouge") || column.metric.id === "loss") + 1;
+  const against = {
+    name: "behind the best", title: `${variantName(SIGNIFICANCE)} of the best run minus this run’s, paired over the same rows, with the 95 % interval and p, adjusted after Holm`,
+    unit: `${variantName(SIGNIFICANCE)}, paired`, numeric: true, of: (run) => run.against[SIGNIFICANCE]?.mean[0] ?? null,
+    cell: (run) => {
+      const difference = run.against[SIGNIFICANCE];
+      if (!difference) return runs.some((other) => other.against[SIGNIFICANCE]) && DATA.rowSets[run.rowSet]?.best === run.index ? "best" : null;
+      const [mean, low, high] = difference.mean;
+      return make("span", "", signed(mean, 2), make("small", "", `${signed(low, 2)} to ${signed(high, 2)}`), make("small", "", pText(difference.pAdjusted ?? difference.p)));
+    },
+  };
+  if (runs.some((run) => run.against[SIGNIFICANCE])) numbers.splice(place, 0, against);
+  return [...settings, { name: "status", title: "status", of: (run) => STATUSES.indexOf(run.status), cell: statusCell }, ...numbers];
+}
+
+const statusCell = (run) => make("span", `status ${["completed", "stopped", "failed", "running"].includes(run.status) ? run.status : ""}`, run.status);
+
+/* A score, its 95 % interval under it. */
+function scored(metric, [value, low, high]) {
+  const shown = make("span", "", metric.show(value));
+  if (low !== undefined && low !== null) shown.append(make("small", "", `${metric.show(low)} to ${metric.show(high)}`));
+  return shown;
+}
+
+function runTable(caption, runs, systems) {
+  const columns = columnsOf(runs);
+  const table = make("table", "runs", make("caption", "", caption));
+  const all = make("input");
+  Object.assign(all, { type: "checkbox", title: "Show all of them in the charts, or none" });
+  all.setAttribute("aria-label", "Show all of them in the charts, or none");
+  all.addEventListener("change", () => {
+    for (const run of runs.filter(passesFilters)) chosen.unchecked[all.checked ? "delete" : "add"](run.index);
+    changed();
+  });
+  const heads = [{ name: "run", title: "run", of: (run) => run.index }, ...columns].map((column) => {
+    const head = make("th", column.numeric ? "number" : "");
+    const sort = button("", () => sortBy(column), "sort");
+    sort.append(make("span", "", column.name));
+    if (column.unit) sort.append(make("small", "", column.unit));
+    sort.title = `Sort by ${column.title}`;
+    head.scope = "col";
+    head.append(sort);
+    return { head, column };
+  });
+  const boxHead = make("th", "box", all);
+  boxHead.scope = "col";
+  table.append(make("thead", "", make("tr", "", boxHead, ...heads.map(({ head }) => head))));
+  const rows = new Map(runs.map((run) => [run, runRow(run, columns)]));
+  const body = make("tbody", "", ...[...rows.values()].map(({ row }) => row));
+  table.append(body);
+  if (systems.length) table.append(make("tbody", "systems", ...systems.map((system) => systemRow(system, columns))));
+  let sorted = { column: heads[0].column, down: false };
+
+  function sortBy(column) {
+    sorted = sorted.column === column ? { column, down: !sorted.down } : { column, down: Boolean(column.down) };
+    for (const { head, column: of } of heads) {
+      if (of === column) head.setAttribute("aria-sort", sorted.down ? "descending" : "ascending");
+      else head.removeAttribute("aria-sort");
+    }
+    const order = [...runs].sort((a, b) => {
+      const [x, y] = [column.of(a), column.of(b)];
+      if (x === null || y === null) return (x === null) - (y === null) || a.index - b.index;
+      return (sorted.down ? y - x : x - y) || a.index - b.index;
+    });
+    body.replaceChildren(...order.map((run) => rows.get(run).row));
+  }
+
+  heads[0].head.setAttribute("aria-sort", "ascending");
+  function update() {
+    for (const [run, { row, box, name }] of rows) {
+      row.hidden = !passesFilters(run);
+      row.classList.toggle("off", chosen.unchecked.has(run.index));
+      row.classList.toggle("chosen", chosen.highlighted === run.index);
+      box.checked = !chosen.unchecked.has(run.index);
+      name.setAttribute("aria-pressed", String(chosen.highlighted === run.index));
+    }
+    const on = runs.filter(isShown).length;
+    all.checked = on > 0;
+    all.indeterminate = on > 0 && on < runs.filter(passesFilters).length;
+  }
+  whenChanged(update);
+  update();
+  const scroller = make("div", "scroller", table);
+  scroller.tabIndex = 0;
+  scroller.setAttribute("role", "region");
+  scroller.setAttribute("aria-label", caption);
+  return scroller;
+}
+
+function runRow(run, columns) {
+  const box = make("input");
+  Object.assign(box, { type: "checkbox", name: "run", checked: true });
+  box.setAttribute("aria-label", `Show ${run.name} in the charts`);
+  box.addEventListener("change", () => {
+    chosen.unchecked[box.checked ? "delete" : "add"](run.index);
+    changed();
+  });
+  const name = button(run.name, () => highlight(run), "name");
+  name.title = `Highlight ${run.name} in all charts`;
+  const head = make("th", "name", name);
+  head.scope = "row";
+  const isBest = run.rowSet !== null && DATA.rowSets[run.rowSet].best === run.index;
+  if (isBest) head.append(make("span", "badge", "best"));
+  const row = make("tr", isBest ? "best" : "", make("td", "box", box), head);
+  row.dataset.run = run.index;
+  for (const column of columns) row.append(cellOf(column, column.cell(run)));
+  return { row, box, name };
+}
+
+function systemRow(system, columns) {
+  const head = make("th", "name", system.name);
+  head.scope = "row";
+  const row = make("tr", "", make("td", "box", ""), head);
+  for (const column of columns) {
+    const value = column.metric?.id === "loss" ? system.loss : system.rouge[column.metric?.id]?.[0];
+    row.append(cellOf(column, value === undefined || value === null ? "" : scored(column.metric, system.rouge[column.metric.id] ?? [value])));
+  }
+  return row;
+}
+
+const cellOf = (column, content) => make("td", column.numeric ? "number" : "", content === null ? make("span", "none", "–") : content);
+
+function layTables() {
+  const box = by("tables");
+  DATA.rowSets.forEach((set, i) => {
+    box.append(runTable(`Scored on ${rowSetName(set)}`, DATA.runs.filter((run) => run.rowSet === i), set.systems));
+  });
+  const unscored = DATA.runs.filter((run) => run.rowSet === null);
+  if (unscored.length) box.append(runTable("Without final scores", unscored, []));
+  if (DATA.runs.some((run) => run.against[SIGNIFICANCE])) box.append(make("p", "note",
+    `Behind the best: how much ${variantName(SIGNIFICANCE)} a run is short of the best one, row by row on the same rows, with the 95 % interval; p says how likely so large a difference would be if both were equally good, adjusted after Holm for comparing many. The best was chosen on these very rows, which flatters its lead a little.`));
+  if (!DATA.runs.length) box.append(nothing("There is no run to show."));
+}

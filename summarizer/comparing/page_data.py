@@ -1,0 +1,170 @@
+"""What the page knows of a comparison, as JSON: each value once, each text once, curves no finer than a screen."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from summarizer.comparing.answer import answers
+from summarizer.comparing.compared import ComparedRun, Comparison, RowSet, ScoredText, Scores
+from summarizer.comparing.page_curves import points_per_curve, thinned
+from summarizer.evaluation.rouge import VARIANTS, Interval
+from summarizer.evaluation.significance import Difference
+from summarizer.sweep.swept import UNSET, Value
+from summarizer.sweep.wording import label
+
+MODEL_KEYS = ("model.name_or_path", "quantization.format")
+"""Of the config: what tells one base from another in a comparison of several."""
+
+
+def page_data(comparison: Comparison) -> dict[str, Any]:
+    """Plain data: no number in it is infinite or not a number; such a value is null."""
+    values = {key: _values(comparison, key) for key in comparison.swept}
+    places = {key: {value: at for at, value in enumerate(of)} for key, of in values.items()}
+    points = points_per_curve(comparison.runs)
+    base_texts: list[Mapping[str, ScoredText]] = []
+    return {
+        "answers": [{"headline": a.headline, "certainty": a.certainty} for a in answers(comparison)],
+        "rankedBy": comparison.ranked_by,
+        "swept": [
+            {
+                "key": key,
+                "label": label(key),
+                "values": [{"text": v.text, "number": _finite(v.number)} for v in values[key]],
+            }
+            for key in comparison.swept
+        ],
+        "shared": _shared(comparison),
+        "rowSets": [_row_set(comparison, row_set) for row_set in comparison.row_sets],
+        "runs": [_run(comparison, run, places, points, base_texts) for run in comparison.runs],
+        "baseTexts": [_texts(texts) for texts in base_texts],
+        "problems": [[path, reason] for path, reason in comparison.problems.items()],
+        "notes": list(comparison.notes),
+    }
+
+
+def _values(comparison: Comparison, key: str) -> list[Value]:
+    return sorted({run.config.get(key, UNSET) for run in comparison.runs})
+
+
+def _shared(comparison: Comparison) -> list[list[str]]:
+    """The keys of the config that all runs have with the same value."""
+    first, *others = comparison.runs or (None,)
+    if first is None:
+        return []
+    return [
+        [key, value.text]
+        for key, value in first.config.items()
+        if all(run is not None and run.config.get(key) == value for run in others)
+    ]
+
+
+def _row_set(comparison: Comparison, row_set: RowSet) -> dict[str, Any]:
+    runs = [run for run in comparison.runs if run.row_set == row_set]
+    names = [run.name for run in comparison.runs]
+    best = comparison.best.get(row_set)
+    bases = _distinct([(run, run.base) for run in runs if run.base])
+    leads = _distinct([(run, run.lead3) for run in runs if run.lead3])
+    return {
+        "split": row_set.split,
+        "rows": row_set.rows,
+        "digest": row_set.digest,
+        "best": None if best is None else names.index(best),
+        "systems": [{"name": f"base alone{_of(run, bases)}", **_scores(scores)} for run, scores in bases]
+        + [{"name": f"Lead-3{_of(run, leads)}", **_scores(scores)} for run, scores in leads],
+        "articles": [
+            {"id": row.id, "reference": row.reference, "article": row.article}
+            for row in comparison.rows.get(row_set, ())
+        ],
+    }
+
+
+def _distinct(systems: Sequence[tuple[ComparedRun, Scores]]) -> list[tuple[ComparedRun, Scores]]:
+    """One of each: runs over the same base share its scores, whose intervals differ by the seed alone."""
+    kept: dict[object, tuple[ComparedRun, Scores]] = {}
+    for run, scores in systems:
+        loss = None if scores.loss is None else f"{scores.loss:.3g}"
+        means = tuple((variant, f"{of.value:.2f}") for variant, of in scores.rouge.items())
+        kept.setdefault((_model(run), loss, means), (run, scores))
+    return list(kept.values())
+
+
+def _of(run: ComparedRun, among: Sequence[tuple[ComparedRun, Scores]]) -> str:
+    """Which of several bases: by its model where that tells them apart, else by a run that has it."""
+    if len(among) == 1:
+        return ""
+    models = [_model(other) for other, _ in among]
+    return f" ({_model(run) if _model(run) and len(set(models)) == len(models) else f'of {run.name}'})"
+
+
+def _model(run: ComparedRun) -> str:
+    return ", ".join(run.config[key].text for key in MODEL_KEYS if key in run.config)
+
+
+def _scores(scores: Scores | None) -> dict[str, Any]:
+    return {
+        "loss": None if scores is None else _finite(scores.loss),
+        "rouge": {
+            variant: _interval(scores.rouge[variant])
+            for variant in VARIANTS
+            if scores is not None and variant in scores.rouge
+        },
+    }
+
+
+def _interval(interval: Interval) -> list[float | None]:
+    return [_finite(interval.value), _finite(interval.low), _finite(interval.high)]
+
+
+def _run(
+    comparison: Comparison,
+    run: ComparedRun,
+    places: Mapping[str, Mapping[Value, int]],
+    points: int,
+    base_texts: list[Mapping[str, ScoredText]],
+) -> dict[str, Any]:
+    if run.base_predictions and run.base_predictions not in base_texts:
+        base_texts.append(run.base_predictions)
+    against = comparison.against_best.get(run.name, {})
+    return {
+        "name": run.name,
+        "source": run.source,
+        "status": run.status,
+        "why": run.why,
+        "command": run.command,
+        "at": [places[key][run.config.get(key, UNSET)] for key in comparison.swept],
+        "rowSet": None if run.row_set is None else comparison.row_sets.index(run.row_set),
+        **_scores(run.scores),
+        "against": {variant: _difference(difference) for variant, difference in against.items()},
+        "history": {metric: thinned(history, points) for metric, history in run.history.items() if history},
+        "texts": _texts(run.predictions),
+        "base": base_texts.index(run.base_predictions) if run.base_predictions else None,
+        "wallS": _finite(run.wall_s),
+        "tokensPerS": _finite(run.tokens_per_s),
+        "memoryBytes": run.peak_memory_bytes,
+        "parameters": run.trainable_parameters,
+        "steps": run.steps,
+        "bestStep": run.best_step,
+    }
+
+
+def _difference(difference: Difference) -> dict[str, Any]:
+    return {
+        "mean": _interval(difference.mean),
+        "p": difference.p_value,
+        "pAdjusted": difference.p_adjusted,
+        "rows": difference.rows,
+    }
+
+
+def _texts(texts: Mapping[str, ScoredText]) -> dict[str, Any]:
+    return {
+        row_id: {"text": scored.text, "rouge": {v: _finite(of) for v, of in scored.rouge.items()}}
+        for row_id, scored in texts.items()
+    }
+
+
+def _finite(number: float | None) -> float | None:
+    """JSON has no other numbers."""
+    return number if number is not None and math.isfinite(number) else None

@@ -1,0 +1,106 @@
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+from invented_runs import make_run
+
+from summarizer.comparing.finding import Found, Place, find
+from summarizer.sweep.record import PlannedRun, begin
+
+
+@pytest.fixture
+def sweep(tmp_path: Path) -> Path:
+    """Of four runs, of which the first has not begun and number 10 comes after number 9."""
+    folder = tmp_path / "multirun" / "day" / "time"
+    for number in ("9", "10", "2"):
+        make_run(folder / number, rows=2)
+    begin(folder, [PlannedRun(number, (), i) for i, number in enumerate(("1", "2", "9", "10"))], "val/loss")
+    return folder
+
+
+def folders(found: Found) -> list[str]:
+    return [place.folder.name for place in found.places if place.folder]
+
+
+def test_a_sweep_is_its_runs_in_their_order(sweep: Path, tmp_path: Path) -> None:
+    found = find([sweep])
+    assert folders(found) == ["2", "9", "10"]
+    assert found.notes == [f"1 of the 4 runs of {sweep} have not begun."]
+    (sweep / "sweep.json").unlink()
+    assert folders(find([tmp_path / "multirun"])) == ["2", "9", "10"]
+
+
+def test_a_broken_sweep_record_is_named_and_its_runs_are_found(sweep: Path) -> None:
+    (sweep / "sweep.json").write_text("{")
+    found = find([sweep])
+    assert folders(found) == ["2", "9", "10"]
+    assert list(found.problems) == [str(sweep / "sweep.json")]
+
+
+def test_runs_that_train_together_are_said_to_share(tmp_path: Path) -> None:
+    for number in ("0", "1"):
+        make_run(tmp_path / number, rows=2)
+    begin(tmp_path, [PlannedRun(number, (), 0) for number in ("0", "1")], "val/loss")
+    assert "share their time and memory" in find([tmp_path]).notes[0]
+
+
+def test_a_run_named_twice_is_found_once(sweep: Path) -> None:
+    link = sweep.parent / "link"
+    link.symlink_to(sweep / "9")
+    assert folders(find([sweep / "9", sweep, link, sweep / "9"])) == ["9", "2", "10"]
+
+
+def wandb_folder(place: Path, run_id: str, day: int = 1) -> Path:
+    folder = place / "wandb" / f"offline-run-2026010{day}_000000-{run_id}"
+    folder.mkdir(parents=True)
+    (folder / f"run-{run_id}.wandb").touch()
+    return folder
+
+
+def test_a_run_and_its_wandb_folder_are_one(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", rows=2)
+    (run / "wandb_id.txt").write_text("abc\n")
+    inside = wandb_folder(run, "abc")
+    moved = wandb_folder(tmp_path / "elsewhere", "abc")
+    other = wandb_folder(tmp_path / "elsewhere", "xyz")
+    for paths in ([run, inside], [inside], [inside.parent, run], [run, moved]):
+        assert find(paths).places == [Place(run)], paths
+    assert find([moved.parent]).places == [Place(None, (moved,)), Place(None, (other,))]
+    assert find([moved.parent, run]).places == [Place(run), Place(None, (other,))]
+    assert find([other / "run-xyz.wandb"]).places == [Place(None, (other,))]
+
+
+def test_the_parts_of_a_resumed_run_belong_together(tmp_path: Path) -> None:
+    late, early = wandb_folder(tmp_path, "abc", 2), wandb_folder(tmp_path, "abc", 1)
+    assert find([tmp_path / "wandb"]).places == [Place(None, (early, late))]
+
+
+def test_a_sweeps_own_table_in_wandb_is_no_run(sweep: Path) -> None:
+    wandb_folder(sweep, "table")
+    (sweep / "wandb_sweep_id.txt").write_text("table\n")
+    assert len(find([sweep]).places) == 3
+
+
+def test_what_is_no_run_is_named(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "file").touch()
+    found = find([tmp_path / name for name in ("empty", "file", "none")])
+    assert found.places == []
+    assert [text.split(":")[0] for text in found.problems.values()] == [
+        "holds no run",
+        "is a file; name the folder of a run",
+        "no such folder",
+    ]
+
+
+def test_links_are_followed_only_where_they_are_named(tmp_path: Path) -> None:
+    tree, outside = tmp_path / "tree", tmp_path / "outside"
+    make_run(tree / "run", rows=2)
+    make_run(outside / "other", rows=2)
+    (tree / "round").symlink_to(tree)
+    (tree / "link").symlink_to(outside)
+    shutil.copytree(tree / "run", tree / ".hidden")
+    assert folders(find([tree])) == ["run"]
+    assert folders(find([tree / "link"])) == ["other"]

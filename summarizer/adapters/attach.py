@@ -228,7 +228,7 @@ def describe(adapted: AdaptedModel, trial: int) -> str:
     names = dict.fromkeys(name.rpartition(".")[0] for name in parameters)
     kinds = Counter(name.rpartition(".")[2] for name in names)
     trainable = sum(parameter.numel() for parameter in parameters.values())
-    frozen = _frozen_parameters(adapted.model)
+    frozen = frozen_parameters(adapted.model)
     listed = ", ".join(f"{count} {kind}" if count > 1 else kind for kind, count in kinds.items())
     return (
         f"adapted: {len(names)} layer{'' if len(names) == 1 else 's'} ({listed}); "
@@ -236,7 +236,8 @@ def describe(adapted: AdaptedModel, trial: int) -> str:
     )
 
 
-def _frozen_parameters(model: nn.Module) -> int:
+def frozen_parameters(model: nn.Module) -> int:
+    """How many numbers the base itself has."""
     weights = {
         module.weight: module.bias if isinstance(module, FrozenLinear) else None
         for module in model.modules()

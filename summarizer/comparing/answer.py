@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from summarizer.comparing.compared import ComparedRun, Comparison, RowSet, Scores
 from summarizer.evaluation.rouge import Interval
-from summarizer.evaluation.significance import Difference
+from summarizer.evaluation.significance import Difference, p_text
 
 SURE = 0.05
 """A p value below it is called unlikely to be luck: the customary 5 %."""
@@ -109,11 +109,6 @@ def _references(best: ComparedRun, metric: str) -> list[str]:
         if (value := _value(scores, metric))
     ]
     return [f"On the same rows: {', '.join(known)}."] if known else []
-
-
-def p_text(p: float) -> str:
-    """`= 0.034`, `< 0.001`."""
-    return "< 0.001" if p < 0.001 else f"= {p:.3f}" if p < 0.1 else f"= {p:.2f}"
 
 
 def _value(scores: Scores | None, metric: str) -> str | None:

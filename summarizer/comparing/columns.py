@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from summarizer.comparing.compared import ComparedRun, Comparison, Scores
 from summarizer.comparing.comparison import LOSS
 from summarizer.evaluation.rouge import VARIANTS
+from summarizer.evaluation.significance import p_text
 from summarizer.scoring.tables import Cell
-from summarizer.scoring.words import p_text
 from summarizer.sweep.swept import UNSET
 
 EMPTY = Cell("")

@@ -13,7 +13,6 @@ from typing import Any
 from pydantic import ValidationError
 
 from summarizer.comparing.finding import Place, wandb_file
-from summarizer.comparing.wandb_log import WandbLog, read_log
 from summarizer.config.paths import shown
 from summarizer.errors import ConfigError
 from summarizer.evaluation.predictions import Prediction, read_predictions
@@ -22,6 +21,7 @@ from summarizer.runs.job import job_of_folder
 from summarizer.sweep.swept import one_line
 from summarizer.tracking.metrics import read_metrics
 from summarizer.tracking.summary import Summary, broken, read_summary
+from summarizer.tracking.wandb_log import WandbLog, read_log
 
 SAMPLES = "samples"
 SAMPLE_COLUMNS = ["id", "article", "reference", "base", "prediction"]

@@ -14,8 +14,9 @@ from summarizer.adapters.attach import AdaptedModel
 from summarizer.config.specs import GenerationSpec
 from summarizer.data.order import EncodedRow
 from summarizer.data.prompt import Prompt
+from summarizer.evaluation.row_losses import RowLosses
 from summarizer.generation.decode import Decoder
-from summarizer.model.nll import summary_nll
+from summarizer.model.nll import token_nll
 from summarizer.processes import Processes
 from summarizer.progress import bar
 
@@ -39,23 +40,32 @@ class Evaluator:
 
     def losses(self, rows: Sequence[EncodedRow], trials: Sequence[int] | None) -> list[float]:
         """Mean loss in nats per summary token over all rows, of each of these trials; None: of the base alone."""
+        return [losses.mean for losses in self.row_losses(rows, trials)]
+
+    def row_losses(self, rows: Sequence[EncodedRow], trials: Sequence[int] | None) -> list[RowLosses]:
+        """Likewise of each row, in the rows' order."""
         count = 1 if trials is None else len(trials)
-        totals = torch.zeros(count + 1, dtype=torch.float64)
+        own: list[list[float]] = []
+        """Of each row that is this process's: nats by each trial."""
 
         def add(batch_rows: Sequence[EncodedRow]) -> None:
             batch = self.adapted.batch([batch_rows] * count, self.prompt)
             with torch.no_grad(), self.processes.autocast():
-                nll = summary_nll(self.adapted.model, batch)
-            totals[:count] += nll.double().cpu()
-            totals[count] += sum(len(row.target_ids) for row in batch_rows)
+                nll = token_nll(self.adapted.model, batch).double().cpu()
+            lengths = [len(row.target_ids) for row in batch_rows]
+            own.extend(part.sum(dim=1).tolist() for part in torch.split(nll, lengths, dim=1))
 
         try:
             with self._showing(trials):
                 self._in_batches("loss", self.processes.share(rows), add)
         except torch.OutOfMemoryError:
-            return [loss for part in self._halves(trials) for loss in self.losses(rows, part)]
-        totals = self.processes.summed(totals.float().to(self.processes.device)).cpu()
-        return [float(total / totals[count]) for total in totals[:count]]
+            return [losses for part in self._halves(trials) for losses in self.row_losses(rows, part)]
+        nats = self.processes.gathered(own)
+        tokens = [len(row.target_ids) for row in rows]
+        return [
+            RowLosses.of([(of_row[trial], n) for of_row, n in zip(nats, tokens, strict=True)])
+            for trial in range(count)
+        ]
 
     def summaries(self, rows: Sequence[EncodedRow], trials: Sequence[int] | None) -> list[list[str]]:
         """Each of these trials' summary of each row, in the rows' order; None: one list, of the base alone."""

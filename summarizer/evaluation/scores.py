@@ -11,17 +11,23 @@ from numpy.typing import NDArray
 from summarizer.config.specs import EvaluationSpec
 from summarizer.evaluation.baselines import lead
 from summarizer.evaluation.rouge import Interval, bootstrap, score_pairs
+from summarizer.evaluation.row_losses import RowLosses
 
 
 @dataclass(frozen=True)
 class Scores:
     """One system's scores over the rows of a split."""
 
-    loss: float | None
-    """Nats per summary token; None for a system that is no language model."""
+    losses: RowLosses | None
+    """None for a system that is no language model."""
     rouge: Mapping[str, Interval]
     per_row: Mapping[str, NDArray[np.float64]]
     summaries: Sequence[str]
+
+    @property
+    def loss(self) -> float | None:
+        """Nats per summary token over all rows."""
+        return None if self.losses is None else self.losses.mean
 
 
 @dataclass(frozen=True)
@@ -42,13 +48,13 @@ class Comparison:
 
 
 def score(
-    summaries: Sequence[str], references: Sequence[str], spec: EvaluationSpec, *, loss: float | None
+    summaries: Sequence[str], references: Sequence[str], spec: EvaluationSpec, *, losses: RowLosses | None
 ) -> Scores:
     """ROUGE with intervals, by the config's bootstrap."""
     per_row = score_pairs(summaries, references)
-    return Scores(loss, bootstrap(per_row, spec.bootstrap_samples, spec.bootstrap_seed), per_row, summaries)
+    return Scores(losses, bootstrap(per_row, spec.bootstrap_samples, spec.bootstrap_seed), per_row, summaries)
 
 
 def score_lead(articles: Sequence[str], references: Sequence[str], spec: EvaluationSpec) -> Scores:
     """The scores of Lead-3 on these rows."""
-    return score([lead(article) for article in articles], references, spec, loss=None)
+    return score([lead(article) for article in articles], references, spec, losses=None)

@@ -92,6 +92,11 @@ def sign_flip_test(differences: NDArray[np.float64], seed: int, rounds: int = RO
     return p_values
 
 
+def p_text(p: float) -> str:
+    """As a sentence has it after `p`: `= 0.034`, `< 0.001`."""
+    return "< 0.001" if p < 0.001 else f"= {p:.3f}" if p < 0.1 else f"= {p:.2f}"
+
+
 def holm(p_values: Sequence[float]) -> list[float]:
     """Adjusted p values, in the order given: below 0.05 with at most 5 % risk of one false find among all.
 

@@ -16,6 +16,11 @@ from summarizer.data.batches import IGNORED_LABEL, Batch
 
 def summary_nll(model: PreTrainedModel, batch: Batch) -> Float[Tensor, " n"]:
     """Negative log-likelihood, in nats, of each trial's summaries, summed over their tokens."""
+    return token_nll(model, batch).sum(dim=1)
+
+
+def token_nll(model: PreTrainedModel, batch: Batch) -> Float[Tensor, "n m"]:
+    """The same of each token, as `batch.targets` has them; 0 where a trial has fewer than the others."""
     placed = {} if batch.position_ids is None else {"position_ids": batch.position_ids}
     with head_at(model, batch.positions):
         logits = model(
@@ -24,7 +29,7 @@ def summary_nll(model: PreTrainedModel, batch: Batch) -> Float[Tensor, " n"]:
     losses = F.cross_entropy(
         logits.float().flatten(0, 1), batch.targets.flatten(), ignore_index=IGNORED_LABEL, reduction="none"
     )
-    return losses.reshape(batch.targets.shape).sum(dim=1)
+    return losses.reshape(batch.targets.shape)
 
 
 @contextmanager

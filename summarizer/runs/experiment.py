@@ -8,7 +8,7 @@ from contextlib import ExitStack
 
 from omegaconf import OmegaConf
 
-from summarizer.adapters.attach import attach
+from summarizer.adapters.attach import AdaptedModel, attach, frozen_parameters
 from summarizer.config.paths import shown
 from summarizer.config.specs import RunSpec
 from summarizer.data.prompt import Prompt, build_prompt
@@ -17,6 +17,7 @@ from summarizer.data.splits import Split, build_split
 from summarizer.data.stream import StreamedSplit
 from summarizer.errors import StopRequested
 from summarizer.evaluation.evaluate import Evaluator
+from summarizer.evaluation.scores import Comparison
 from summarizer.model.load import load_base, load_config
 from summarizer.model.source import model_folder
 from summarizer.model.tokenizer import check_context, load_tokenizer
@@ -29,13 +30,13 @@ from summarizer.runs.job import Job
 from summarizer.runs.outcome import Outcome
 from summarizer.runs.places import plan_places, widest
 from summarizer.runs.preflight import preflight
-from summarizer.runs.report import show_results
+from summarizer.runs.report import Finished, show_report
 from summarizer.runs.sizing import compiles, size_run
 from summarizer.runs.turns import Turns, halving_of
 from summarizer.tracking.startup import startup
 from summarizer.tracking.summary import EndedBy, Status, is_finished
 from summarizer.training.checkpoint import list_checkpoints, step_of
-from summarizer.training.course import course_of
+from summarizer.training.course import Course, course_of
 from summarizer.training.group import build_group
 from summarizer.training.loop import fit
 from summarizer.training.stopping import StopSignal, listening
@@ -154,11 +155,33 @@ def _train(
             runs.note_progress(group.trials)
             raise
         runs.close_rest(stopped=stop.number is not None)
-    if len(pending) == 1 and processes.is_main:
+    if processes.is_main:
         for outcome, scores in runs.scores.items():
-            show_results(scores, final, outcome.job.path)
+            if outcome.job.sweep is None:  # a sweep ends with a report of its own
+                show_report(_finished(outcome, scores, final, training, course[outcome], adapted))
     if stop.number is not None and any(one.status in (None, "stopped") for one in pending):
         raise StopRequested(stop.number)
+
+
+def _finished(
+    outcome: Outcome,
+    scores: Comparison,
+    final: HeldOut,
+    training: Split | StreamedSplit,
+    course: Course,
+    adapted: AdaptedModel,
+) -> Finished:
+    return Finished(
+        outcome.spec,
+        outcome.job.path,
+        outcome.job.overrides,
+        outcome.known,
+        scores,
+        final,
+        base_parameters=frozen_parameters(adapted.model),
+        training_rows=len(training) if isinstance(training, Split) else None,
+        evaluations=course.evaluations_by(outcome.known["steps"]),
+    )
 
 
 def _read_splits(spec: RunSpec, prompt: Prompt) -> tuple[Split | StreamedSplit, HeldOut, HeldOut]:

@@ -255,7 +255,7 @@ class GroupRuns:
             outcome.known["wall_s"] = trial.reached.wall_s
             self._close(outcome, "completed", by)
             self.scores[outcome] = of_trial
-            if len(self.outcomes) > 1:
+            if outcome.job.sweep is not None or len(self.outcomes) > 1:
                 adapter = of_trial.adapter
                 found = {"loss": adapter.loss or 0.0} | {name: i.value for name, i in adapter.rouge.items()}
                 trial.say(logging.INFO, "done, scores on %s: %s", self.final.split, _shown(found))

@@ -87,8 +87,8 @@ class Yardsticks:
 def yardsticks(evaluator: Evaluator, spec: RunSpec, rows: HeldOut) -> Yardsticks:
     base = None
     if spec.evaluation.base:
-        (loss,), (written,) = evaluator.losses(rows.rows, None), evaluator.summaries(rows.rows, None)
-        base = score(written, rows.references, spec.evaluation, loss=loss)
+        (losses,), (written,) = evaluator.row_losses(rows.rows, None), evaluator.summaries(rows.rows, None)
+        base = score(written, rows.references, spec.evaluation, losses=losses)
     return Yardsticks(base, score_lead(rows.articles, rows.references, spec.evaluation))
 
 
@@ -96,8 +96,8 @@ def final_scores(
     evaluator: Evaluator, spec: RunSpec, rows: HeldOut, trials: Sequence[int], beside: Yardsticks
 ) -> list[Comparison]:
     """Each of these trials' scores on the final rows, beside the yardsticks'."""
-    losses, summaries = evaluator.losses(rows.rows, trials), evaluator.summaries(rows.rows, trials)
+    losses, summaries = evaluator.row_losses(rows.rows, trials), evaluator.summaries(rows.rows, trials)
     return [
-        Comparison(score(written, rows.references, spec.evaluation, loss=loss), beside.base, beside.lead)
-        for loss, written in zip(losses, summaries, strict=True)
+        Comparison(score(written, rows.references, spec.evaluation, losses=own), beside.base, beside.lead)
+        for own, written in zip(losses, summaries, strict=True)
     ]

@@ -1,48 +1,214 @@
-"""The end of a run as a person reads it: what was gained, by how much, and where it lies."""
+"""The end of a run as a person reads it: what was trained, what it gained, and what to do next."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import textwrap
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from rich import box
+from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
+from summarizer.amounts import duration
 from summarizer.config.paths import shown
-from summarizer.evaluation.rouge import VARIANTS
-from summarizer.evaluation.scores import Comparison, Scores
+from summarizer.config.specs import RunSpec
+from summarizer.evaluation.changes import LOSS, Change, changes
+from summarizer.evaluation.rouge import VARIANTS, Interval
+from summarizer.evaluation.row_losses import loss_interval
+from summarizer.evaluation.scores import Comparison
 from summarizer.progress import console
 from summarizer.runs.heldout import HeldOut
+from summarizer.runs.next_commands import next_commands, rate_text
+from summarizer.runs.verdicts import articles, sentences
 
-SHOWN_CHARACTERS = 300
-"""Of an article, in a terminal."""
+ARTICLE_CHARACTERS = 300
+"""Of the article that is shown."""
+WIDEST_TEXT = 100
+"""Columns: longer lines are hard to read."""
+NAMES = {"base alone": "before", "adapter": "after", "Lead-3": "Lead-3"}
+"""In the order of the table."""
+FILES = {
+    "summary.json": "these figures and more, with versions and commit",
+    "adapter": "the adapter, in PEFT's format",
+    "predictions": "every summary it wrote, beside its reference",
+    "metrics.jsonl": "losses, step by step",
+    "wandb": "the run for wandb",
+}
 
 
-def score_table(systems: Mapping[str, Scores], *, rows: int, split: str) -> Table:
-    """Loss and ROUGE (percent, with 95 % intervals) of each system on the same rows."""
-    table = Table(
-        title=f"{split}: {rows} rows, ROUGE F1 in percent with 95 % intervals", title_justify="left"
-    )
-    table.add_column("")
-    table.add_column("loss", justify="right")
-    for variant in VARIANTS:
-        table.add_column(variant, justify="right")
-    for name, scores in systems.items():
-        cells = [f"{i.value:.2f}\n{i.low:.1f}–{i.high:.1f}" for i in (scores.rouge[v] for v in VARIANTS)]
-        table.add_row(name, "" if scores.loss is None else f"{scores.loss:.3f}", *cells)
+@dataclass(frozen=True)
+class Finished:
+    """A run by itself, trained to its end and scored."""
+
+    spec: RunSpec
+    folder: Path
+    overrides: Sequence[str]
+    known: Mapping[str, Any]
+    """As its summary.json has it."""
+    scores: Comparison
+    rows: HeldOut
+    """That it was scored on."""
+    base_parameters: int
+    training_rows: int | None
+    """Of the training split; None for one that is streamed."""
+    evaluations: int
+    """That the saved adapter was chosen among."""
+
+
+def show_report(run: Finished) -> None:
+    """On standard error, as wide as the terminal; 80 columns where there is none."""
+    out = console()
+    width = min(out.width, WIDEST_TEXT)
+    evaluation = run.spec.evaluation
+    resamples = {"samples": evaluation.bootstrap_samples, "seed": evaluation.bootstrap_seed}
+    scores = run.scores
+    changed = changes(scores.base, scores.adapter, **resamples) if scores.base else []
+    beside_lead = changes(scores.lead, scores.adapter, **resamples)
+
+    _heading(out, "What was trained")
+    _print(out, trained(run), width)
+    _heading(out, f"What it gives, on {_scored_on(run)}")
+    out.print(score_table(scores, **resamples))
+    out.print()
+    if changed:
+        out.print(change_table(changed))
+        out.print()
+    _print(out, sentences(changed, beside_lead), width)
+    _print(out, _notes(run, changed), width, style="dim")
+    _heading(out, f"One article, the first of {run.rows.split}")
+    for label, text in _example(run):
+        _print(out, [f"{label:<11}{text}"], width, indent=11)
+    _heading(out, f"Files in {shown(run.folder)}")
+    for name, what in FILES.items():
+        path = run.folder / name
+        if path.exists():
+            _print(out, [f"{name + '/' * path.is_dir():<15}{what}"], width, indent=15)
+    _heading(out, "Next")
+    for why, command in next_commands(run.spec, run.overrides, run.folder):
+        _print(out, [why], width)
+        out.print(f"    {command}", markup=False, style="bold")  # whole, so that it can be copied
+
+
+def trained(run: Finished) -> list[str]:
+    """Which adapters, on what, for how long."""
+    spec, known = run.spec, run.known
+    trainable, steps = known["trainable_parameters"], known["steps"]
+    dim, rate = spec.adapter.arguments.get("dim"), spec.optimizer.arguments.get("lr")
+    of_dim = f" of dimension {dim}" if dim else ""
+    lines = [
+        f"Adapters{of_dim} beside {spec.model.name_or_path}: {trainable:,} parameters, "
+        f"{100 * trainable / run.base_parameters:.2g} % of the base's {run.base_parameters:,}, which stay as they "
+        f"were{'' if spec.quantization.format == 'none' else f', in {spec.quantization.format}'}."
+    ]
+    batch = spec.trainer.batch_size
+    on = f"{steps:,} steps of {articles(batch)}"
+    if run.training_rows is not None:
+        over = f", {known['epochs']:.3g} times over" if known["epochs"] > 1 else ""
+        on = f"{articles(min(run.training_rows, steps * batch))}{over} ({on})"
+    at = f" at learning rate {rate_text(rate)}" if rate else ""
+    saved = known.get("best_step")
+    kept = f" Saved is the adapter of step {saved:,}." if saved is not None and saved != steps else ""
+    return [*lines, f"On {on}{at}, in {duration(known['wall_s'])}.{kept}"]
+
+
+def score_table(scores: Comparison, *, samples: int, seed: int) -> Table:
+    """Loss and ROUGE of each system, each above its interval."""
+    table = _table("", LOSS, *VARIANTS)
+    for name, shown_as in NAMES.items():
+        if (system := scores.systems.get(name)) is not None:
+            loss = loss_interval(system.losses, samples, seed) if system.losses else None
+            rouge = [system.rouge[variant] for variant in VARIANTS]
+            values = ["" if loss is None else f"{loss.value:.3f}", *(f"{one.value:.2f}" for one in rouge)]
+            bounds = ["" if loss is None else _bounds(loss, 2), *(_bounds(one, 1) for one in rouge)]
+            table.add_row(shown_as, *values)
+            table.add_row("", *(Text(cell, style="dim") for cell in bounds))
     return table
 
 
-def show_results(scores: Comparison, rows: HeldOut, folder: Path) -> None:
-    """The first row's summaries, all rows' scores, and where the rest lies."""
-    out = console()
-    article = " ".join(rows.articles[0].split())
-    out.print(
-        f"\nArticle: {article[:SHOWN_CHARACTERS]}{' …' if len(article) > SHOWN_CHARACTERS else ''}",
-        markup=False,
+def change_table(changed: Sequence[Change]) -> Table:
+    """After minus before, and whether that is more than luck."""
+    table = _table("", "change", "95 % interval", "better on", "more than luck?")
+    styles = {"better": "green", "worse": "red", "not shown": ""}
+    words = {"better": "yes, better", "worse": "yes, worse", "not shown": "not shown"}
+    for change in changed:
+        mean, decimals = change.difference.mean, 3 if change.metric == LOSS else 2
+        equal = f", {change.equal_rows} equal" if change.equal_rows else ""
+        table.add_row(
+            change.metric,
+            f"{mean.value:+.{decimals}f}",
+            f"{mean.low:+.{decimals}f} to {mean.high:+.{decimals}f}",
+            f"{change.better_rows} of {change.difference.rows}{equal}",
+            Text(words[change.verdict], style=styles[change.verdict]),
+        )
+    return table
+
+
+def _scored_on(run: Finished) -> str:
+    split, count = run.rows.split, len(run.rows.rows)
+    return f"{count:,} {split} article{'' if count == 1 else 's'}" + (
+        ", which it was trained on" if split == "train" else ""
     )
-    summaries = {name: system.summaries[0] for name, system in scores.systems.items()}
-    for name, summary in {**summaries, "reference": rows.references[0]}.items():
-        out.print(f"  {name}: {' '.join(summary.split()) or '(empty)'}", markup=False)
+
+
+def _notes(run: Finished, changed: Sequence[Change]) -> Iterator[str]:
+    before = (
+        "before: the base alone; after: with the adapter; change: after minus before. " if changed else ""
+    )
+    yield (
+        f"{before}loss: nats per token of the reference summaries, lower is better. ROUGE: F1 in percent, "
+        "higher is better. Intervals: 95 %, by bootstrap of the articles."
+    )
+    if changed:
+        yield (
+            "More than luck: the change's interval, paired by article, leaves out 0, and p (sign flips, adjusted "
+            f"by Holm for {len(changed)} changes) is below 0.05."
+        )
+    if run.rows.split == "validation" and run.evaluations > 1:
+        yield (
+            f"The adapter was chosen among {run.evaluations} evaluations by {run.spec.trainer.best_metric} on "
+            "validation articles, which flatters it a little there."
+        )
+
+
+def _example(run: Finished) -> Iterator[tuple[str, str]]:
+    article = " ".join(run.rows.articles[0].split())
+    cut = (
+        article
+        if len(article) <= ARTICLE_CHARACTERS
+        else f"{article[:ARTICLE_CHARACTERS].rsplit(' ', 1)[0]} ..."
+    )
+    yield "article", cut
+    for name, shown_as in NAMES.items():
+        if (system := run.scores.systems.get(name)) is not None:
+            yield shown_as, " ".join(system.summaries[0].split()) or "(empty)"
+    yield "reference", " ".join(run.rows.references[0].split())
+
+
+def _table(*headings: str) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    for number, heading in enumerate(headings):
+        table.add_column(heading, justify="right" if number else "left", overflow="fold")
+    return table
+
+
+def _bounds(interval: Interval, decimals: int) -> str:
+    return f"{interval.low:.{decimals}f}–{interval.high:.{decimals}f}"
+
+
+def _heading(out: Console, text: str) -> None:
     out.print()
-    out.print(score_table(scores.systems, rows=len(rows.rows), split=rows.split))
-    out.print(f"results: {shown(folder)}/summary.json   adapter: {shown(folder)}/adapter", markup=False)
+    out.print(text, markup=False, style="bold")
+
+
+def _print(
+    out: Console, paragraphs: Sequence[str] | Iterator[str], width: int, *, indent: int = 0, style: str = ""
+) -> None:
+    for paragraph in paragraphs:
+        lines = textwrap.wrap(
+            paragraph, width, subsequent_indent=" " * indent, break_long_words=False, break_on_hyphens=False
+        )
+        out.print("\n".join(lines), markup=False, style=style)

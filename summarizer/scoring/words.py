@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from summarizer.evaluation.significance import p_text
 from summarizer.scoring.record import DifferencePart, Evaluation
 from summarizer.scoring.systems import BEST_BY
 
@@ -35,10 +36,6 @@ def in_words(differences: Sequence[DifferencePart]) -> list[str]:
             part = f"{difference.metric} ({mean.value:+.1f}, {mean.low:.1f} to {mean.high:.1f}, {p})"
         lines.setdefault(start, []).append(part)
     return [f"{start}{', '.join(parts)}." for start, parts in lines.items()]
-
-
-def p_text(p: float) -> str:
-    return "< 0.001" if p < 0.001 else f"= {p:.3f}" if p < 0.1 else f"= {p:.2f}"
 
 
 def about_the_comparisons(evaluation: Evaluation) -> list[str]:

@@ -20,9 +20,9 @@ from summarizer.tracking.identity import agent_sweep, identity_of, keep_agents_i
 from summarizer.tracking.login import check_tracking
 from summarizer.tracking.metrics import read_metrics
 from summarizer.tracking.names import MAX_CHARACTERS, masked
-from summarizer.tracking.offline_record import last_recorded_step
 from summarizer.tracking.summary import RougeScores
 from summarizer.tracking.tracker import NoTracker, Outcome, SampleSummary, Tracker
+from summarizer.tracking.wandb_log import last_recorded_step
 
 __all__ = ["NoTracker", "SampleSummary", "Tracker", "WandbTracker", "check_tracking", "open_tracker"]
 

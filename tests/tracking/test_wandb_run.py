@@ -18,7 +18,7 @@ from summarizer.config.specs import TrackingSpec
 from summarizer.errors import ConfigError
 from summarizer.tracking import wandb_run
 from summarizer.tracking.metrics import MetricsFile, read_metrics
-from summarizer.tracking.offline_record import last_recorded_step, read_records
+from summarizer.tracking.wandb_log import last_recorded_step, read_records
 from summarizer.tracking.wandb_run import NoTracker, SampleSummary, Tracker, open_tracker
 
 WANDB_KEY = "feedfacefeedfacefeedfacefeedfacefeedface"

@@ -7,6 +7,7 @@ import hashlib
 import logging
 import os
 import platform
+import shlex
 import shutil
 import subprocess
 import tempfile
@@ -27,12 +28,12 @@ def library(source: Path) -> ctypes.CDLL | None:
 
     Its threads are torch's own: both ask for the same OpenMP library, which torch has loaded.
     """
-    compiler = os.environ.get("CC") or shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
-    if platform.system() != "Linux" or compiler is None:
+    compiler = _compiler()
+    if platform.system() != "Linux" or not compiler:
         log.debug("%s is not compiled: no C compiler, or not Linux", source.name)
         return None
     digest = hashlib.sha256()
-    for part in (source.read_bytes(), compiler.encode(), " ".join(FLAGS).encode(), _processor()):
+    for part in (source.read_bytes(), " ".join(compiler).encode(), " ".join(FLAGS).encode(), _processor()):
         digest.update(hashlib.sha256(part).digest())
     compiled = cache_folder() / "kernels" / f"{source.stem}-{digest.hexdigest()[:16]}.so"
     try:
@@ -45,13 +46,20 @@ def library(source: Path) -> ctypes.CDLL | None:
         return None
 
 
-def _compile(compiler: str, source: Path, target: Path) -> None:
+def _compiler() -> list[str]:
+    """The command that compiles C, as make and its like choose it; empty without one."""
+    if chosen := os.environ.get("CC"):
+        return shlex.split(chosen)
+    return [found for name in ("cc", "gcc", "clang") if (found := shutil.which(name))][:1]
+
+
+def _compile(compiler: list[str], source: Path, target: Path) -> None:
     """Raises OSError or SubprocessError; a half-written library is never at `target`."""
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent) as folder:
         made = Path(folder) / target.name
         subprocess.run(
-            [compiler, *FLAGS, str(source), "-o", str(made), "-lm"],
+            [*compiler, *FLAGS, str(source), "-o", str(made), "-lm"],
             check=True,
             capture_output=True,
             text=True,

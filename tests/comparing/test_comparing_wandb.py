@@ -13,12 +13,12 @@ from wandb_records import private_wandb, record
 from summarizer.comparing.comparison import compare_runs
 from summarizer.comparing.finding import Place, find
 from summarizer.comparing.reading import Read, read_run
-from summarizer.comparing.wandb_log import BLOCK_BYTES, HEADER, read_log
 from summarizer.errors import ConfigError
 from summarizer.evaluation.predictions import read_predictions
 from summarizer.runs.job import job_of_folder
 from summarizer.tracking.summary import read_summary
 from summarizer.tracking.tracker import SampleSummary
+from summarizer.tracking.wandb_log import BLOCK_BYTES, HEADER, read_log
 
 OVERRIDES = ["adapter.dim=4"]
 LONG = "word " * 20_000

@@ -7,6 +7,7 @@ plain CRC-32 checksums. It may come from elsewhere: every block is checked, and 
 from __future__ import annotations
 
 import json
+import logging
 import struct
 import zlib
 from collections.abc import Iterable, Iterator
@@ -20,6 +21,9 @@ HEADER = struct.pack("<4sHB", b":W&B", 0xBEE1, 0)
 BLOCK_BYTES, BLOCK_HEADER = 32_768, struct.Struct("<IHB")
 WHOLE, LAST = 1, 4
 """Kinds of a block's part that end a record; 2 and 3 are its first and middle parts."""
+
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(eq=False)
@@ -41,6 +45,35 @@ def read_log(file: Path) -> WandbLog:
 
     Raises ConfigError where it is no such file, names no run, or is damaged before its end.
     """
+    found = WandbLog()
+    for record in read_records(file):
+        _take(found, record)
+    if found.id is None:
+        raise ConfigError.single(str(file), "it is cut off before it names its run")
+    return found
+
+
+def last_recorded_step(folder: Path, run: str) -> int | None:
+    """The last step in the history of a wandb run's offline files below a run folder; None without any.
+
+    A damaged file counts as far as it can be read, and is named in the log.
+    """
+    last = None
+    for file in sorted(folder.glob(f"wandb/offline-run-*-{run}/run-{run}.wandb")):
+        try:
+            for record in read_records(file):
+                if record.WhichOneof("record_type") == "history":
+                    last = max(last or 0, _values(record.history.item).get("_step", 0))
+        except ConfigError as error:
+            log.warning("what wandb kept of this run before is not whole: %s", error)
+    return last
+
+
+def read_records(file: Path) -> Iterator[Any]:
+    """Each whole record, in order, as wandb's protobuf `Record`.
+
+    Raises ConfigError where it is no such file, or is damaged before its end.
+    """
     from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
     from wandb.proto.wandb_internal_pb2 import Record
 
@@ -50,15 +83,11 @@ def read_log(file: Path) -> WandbLog:
         raise ConfigError.single(str(file), f"cannot be read: {error.strerror}") from error
     if not data.startswith(HEADER):
         raise ConfigError.single(str(file), "not a file of wandb's" if data else "it is empty")
-    log = WandbLog()
     try:
         for raw in _records(data):
-            _take(log, Record.FromString(raw))
+            yield Record.FromString(raw)
     except (DecodeError, ValueError) as error:
         raise ConfigError.single(str(file), f"damaged: {error}") from error
-    if log.id is None:
-        raise ConfigError.single(str(file), "it is cut off before it names its run")
-    return log
 
 
 def _records(data: bytes) -> Iterator[bytes]:
@@ -83,19 +112,19 @@ def _records(data: bytes) -> Iterator[bytes]:
             parts = b""
 
 
-def _take(log: WandbLog, record: Any) -> None:
+def _take(found: WandbLog, record: Any) -> None:
     kind = record.WhichOneof("record_type")
     if kind == "run":
-        log.id, log.job_type = record.run.run_id, record.run.job_type
-        log.config |= _values(record.run.config.update)
+        found.id, found.job_type = record.run.run_id, record.run.job_type
+        found.config |= _values(record.run.config.update)
     elif kind == "config":
-        log.config |= _values(record.config.update)
+        found.config |= _values(record.config.update)
     elif kind == "history":
-        log.history.append(_values(record.history.item))
+        found.history.append(_values(record.history.item))
     elif kind == "summary":
-        log.summary |= _values(record.summary.update)
+        found.summary |= _values(record.summary.update)
     elif kind == "exit":
-        log.exit_code = record.exit.exit_code
+        found.exit_code = record.exit.exit_code
 
 
 def _values(items: Iterable[Any]) -> dict[str, Any]:

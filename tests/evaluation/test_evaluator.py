@@ -1,0 +1,60 @@
+"""The loss of each row, against that row alone through the plain model."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+
+from summarizer.adapters.attach import attach
+from summarizer.config.check import check
+from summarizer.config.paths import conf_folder
+from summarizer.data.prompt import build_prompt
+from summarizer.data.splits import build_split
+from summarizer.evaluation.evaluate import Evaluator
+from summarizer.model.load import load_base
+from summarizer.model.source import model_folder
+from summarizer.model.tokenizer import load_tokenizer
+from summarizer.processes import join_processes
+
+
+@pytest.mark.parametrize("rows_at_once", [1, 2, 5])
+def test_row_losses_are_each_row_s_own(rows_at_once: int) -> None:
+    """Of the base alone and of two trials: as B is drawn as 0, the adapters change nothing until one is changed."""
+    small = ["prompt.max_tokens=96", "data.rows.validation=3", "data.processes=1", "trainer.precision=fp32"]
+    with initialize_config_dir(str(conf_folder()), version_base="1.3"):
+        spec = check(compose("config", overrides=small))
+    prompt = build_prompt(spec.prompt, load_tokenizer(model_folder(spec.model)))
+    split = build_split(spec.data, "validation", prompt)
+    rows = split.encoded(range(3))
+    model = load_base(spec.model, spec.quantization, torch.device("cpu")).model
+
+    nats = []
+    for row in rows:
+        ids, prompt_tokens = prompt.training_ids(row.article_ids, row.target_ids)
+        with torch.no_grad():
+            scores = model(input_ids=torch.tensor([ids]), use_cache=False).logits[0, prompt_tokens - 1 : -1]
+        of_tokens = torch.nn.functional.cross_entropy(
+            scores, torch.tensor(ids[prompt_tokens:]), reduction="none"
+        )
+        nats.append(float(of_tokens.double().sum()))
+    assert len(set(nats)) == 3
+
+    processes = join_processes(device="cpu", precision="fp32", wanted=None)
+    adapted = attach(model, [spec.adapter.build(), spec.adapter.build()], [0, 1])
+    evaluator = Evaluator(adapted, prompt, spec.generation, rows_at_once, processes, lambda: None)
+    expected = [len(row.target_ids) for row in rows]
+    for trials in (None, [0, 1]):
+        found = evaluator.row_losses(rows, trials)
+        assert len(found) == (1 if trials is None else 2)
+        for losses in found:
+            assert losses.nats.tolist() == pytest.approx(nats, rel=1e-5)
+            assert losses.tokens.tolist() == expected
+    with torch.no_grad():
+        for parameter in adapted.parameters_of(1).values():
+            parameter.add_(0.01)
+    first, second = evaluator.row_losses(rows, [0, 1])
+    assert first.nats.tolist() == pytest.approx(nats, rel=1e-5)
+    assert second.nats.tolist() != pytest.approx(nats, rel=1e-3)
+    assert evaluator.row_losses(rows, [1])[0].nats.tolist() == pytest.approx(second.nats.tolist(), rel=1e-5)
+    assert evaluator.losses(rows, None) == pytest.approx([sum(nats) / sum(expected)], rel=1e-5)

@@ -1,0 +1,213 @@
+"""Products of a few rows on stored weights, in C: against the dense product in fp64."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from summarizer.model.formats import weight_format
+from summarizer.model.frozen import FrozenLinear, FrozenWeight
+from summarizer.model.kernels import compiled, few_rows
+from summarizer.model.kernels.few_rows import FEW_ROWS, LowRankPairs, few_rows_in_place, is_at_hand
+
+FORMATS = ("int8", "nf4")
+BOUND = {"int8": 1e-4, "nf4": 1e-6}
+"""int8 rounds x to 16 bits of its row's largest value; bf16 products would have 2e-3."""
+in_c = pytest.mark.skipif(
+    not is_at_hand(),
+    reason="the kernel wants Linux, AVX-512 with VNNI and a C compiler; torch's products serve here",
+)
+
+
+@pytest.fixture
+def fresh_compilation() -> Iterator[None]:
+    """Nothing is remembered of what was compiled before, nor afterwards of what this test compiled."""
+    caches = (compiled.library, few_rows.is_at_hand)
+    for cache in caches:
+        cache.cache_clear()
+    yield
+    for cache in caches:
+        cache.cache_clear()
+
+
+def layer(format_name: str, d_in: int, d_out: int, seed: int = 0) -> FrozenLinear:
+    generator = torch.Generator().manual_seed(seed)
+    weight = FrozenWeight(format_name, (d_out, d_in))
+    weight.load(weight_format(format_name).quantise(torch.randn(d_out, d_in, generator=generator)))
+    linear = FrozenLinear(weight, bias=True)
+    linear.bias = torch.randn(d_out, generator=generator)
+    return linear
+
+
+def pairs_of(trials: int, dim: int, d_in: int, d_out: int) -> LowRankPairs:
+    generator = torch.Generator().manual_seed(1)
+    return LowRankPairs(
+        torch.randn(trials, dim, d_in, generator=generator) * d_in**-0.5,
+        torch.randn(trials, dim, d_out, generator=generator),
+        torch.rand(trials, 1, 1, generator=generator) + 0.5,
+    )
+
+
+def rows_of(count: int, d_in: int) -> Tensor:
+    return torch.randn(count, d_in, generator=torch.Generator().manual_seed(2))
+
+
+def wanted(linear: FrozenLinear, x: Tensor, pairs: LowRankPairs | None) -> Tensor:
+    assert linear.bias is not None
+    y = x.double() @ linear.weight.dense(torch.float32).double().T + linear.bias.double()
+    if pairs is None:
+        return y
+    of_trials = x.double().reshape(len(pairs.a), -1, x.shape[1])
+    narrow = of_trials @ pairs.a.double().transpose(1, 2) * pairs.scale.double()
+    return y + (narrow @ pairs.b.double()).reshape(y.shape)
+
+
+@torch.no_grad()
+def product(linear: FrozenLinear, x: Tensor, pairs: LowRankPairs | None = None) -> Tensor:
+    with few_rows_in_place():
+        y = linear.weight.few_rows_product(x, linear.bias, pairs)
+    assert y is not None, "the kernel was not taken"
+    return y
+
+
+@in_c
+@pytest.mark.parametrize("format_name", FORMATS)
+@pytest.mark.parametrize(
+    ("rows", "d_in", "d_out", "trials", "dim"),
+    [
+        (1, 256, 64, 1, 2),
+        (1, 16384, 40, 1, 2),  # longer than the nearest cache: two rows of W at a time
+        (2, 64, 7, 2, 3),
+        (3, 576, 33, 0, 0),  # half a register of nf4 at the end
+        (7, 128, 1, 7, 1),
+        (FEW_ROWS, 192, 801, 4, 17),
+    ],
+)
+def test_the_product_is_the_dense_one(
+    format_name: str, rows: int, d_in: int, d_out: int, trials: int, dim: int
+) -> None:
+    linear, x = layer(format_name, d_in, d_out), rows_of(rows, d_in)
+    pairs = pairs_of(trials, dim, d_in, d_out) if trials else None
+    right = wanted(linear, x, pairs)
+    assert (product(linear, x, pairs) - right).norm() < BOUND[format_name] * right.norm()
+
+
+@in_c
+@pytest.mark.parametrize("d_in", [1, 63, 65, 100])
+def test_int8_rows_of_any_length(d_in: int) -> None:
+    linear, x = layer("int8", d_in, 5), rows_of(2, d_in)
+    right = wanted(linear, x, None)
+    assert (product(linear, x) - right).norm() < BOUND["int8"] * right.norm()
+
+
+@in_c
+@pytest.mark.parametrize("format_name", FORMATS)
+def test_a_row_s_result_does_not_depend_on_the_others_nor_on_threads(format_name: str) -> None:
+    linear, x, pairs = layer(format_name, 320, 300), rows_of(12, 320), pairs_of(1, 4, 320, 300)
+    together = product(linear, x, pairs)
+    before = torch.get_num_threads()
+    for threads in (1, 3):
+        torch.set_num_threads(threads)
+        try:
+            alone = torch.cat([product(linear, row[None], pairs) for row in x])
+        finally:
+            torch.set_num_threads(before)
+        assert torch.equal(alone, together)
+
+
+@in_c
+@pytest.mark.parametrize("format_name", FORMATS)
+@pytest.mark.parametrize("broken", [float("nan"), float("inf")])
+def test_a_row_that_is_not_finite_is_told_and_leaves_the_others_alone(
+    format_name: str, broken: float
+) -> None:
+    linear, x = layer(format_name, 128, 9), rows_of(3, 128)
+    right = product(linear, x)
+    x[1, 77] = broken
+    got = product(linear, x)
+    assert torch.equal(got[[0, 2]], right[[0, 2]])
+    assert not got[1].isfinite().any()
+
+
+@in_c
+@pytest.mark.parametrize("format_name", FORMATS)
+@pytest.mark.parametrize("scale", [0.0, 1e-38, 1e30])
+def test_zeros_and_extreme_rows(format_name: str, scale: float) -> None:
+    linear, x = layer(format_name, 128, 9), rows_of(1, 128) * scale
+    linear.bias = torch.zeros(9)
+    right = wanted(linear, x, None)
+    # 1e-38 is below what int8's grid tells from zero.
+    assert (product(linear, x) - right).norm() <= BOUND[format_name] * right.norm() + 1e-35
+
+
+@in_c
+@pytest.mark.parametrize("format_name", FORMATS)
+def test_a_layer_takes_it_for_few_rows_without_gradients_and_never_else(
+    format_name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+    kernel = getattr(few_rows, f"{format_name}_product")
+    monkeypatch.setattr(
+        few_rows, f"{format_name}_product", lambda x, *more: (asked.append(len(x)), kernel(x, *more))[1]
+    )
+    linear = layer(format_name, 64, 8)
+    with few_rows_in_place(), torch.no_grad():
+        linear(rows_of(FEW_ROWS, 64))
+        linear(rows_of(FEW_ROWS + 1, 64))
+        linear(rows_of(2, 64).to(torch.bfloat16)[:, None])
+    with few_rows_in_place():
+        linear(rows_of(1, 64))
+    with torch.no_grad():
+        linear(rows_of(1, 64))
+    assert asked == [FEW_ROWS, 2]
+
+
+@pytest.mark.usefixtures("fresh_compilation")
+@pytest.mark.parametrize("format_name", FORMATS)
+@pytest.mark.parametrize("compiler", ["false", "no-such-compiler", None])
+def test_without_a_compiler_torch_multiplies_and_the_log_says_why(
+    format_name: str,
+    compiler: str | None,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setenv("SUMMARIZER_CACHE", str(tmp_path))
+    if compiler is None:
+        monkeypatch.delenv("CC", raising=False)
+        monkeypatch.setattr(compiled.shutil, "which", lambda name: None)
+    else:
+        monkeypatch.setenv("CC", compiler)
+    linear, x = layer(format_name, 128, 48), rows_of(2, 128)
+    with caplog.at_level(logging.DEBUG), few_rows_in_place(), torch.no_grad():
+        got = [linear(x) for _ in range(3)]
+    right = wanted(linear, x, None)
+    assert all((y - right).norm() < 1e-5 * right.norm() for y in got)
+    said = [record for record in caplog.records if record.name == compiled.__name__]
+    assert len(said) <= 1
+    if torch.backends.cpu.get_cpu_capability() == "AVX512":
+        assert "few_rows.c is not compiled" in said[0].getMessage()
+    assert not list(tmp_path.rglob("*.so"))
+
+
+@in_c
+@pytest.mark.usefixtures("fresh_compilation")
+def test_it_is_compiled_once_and_shares_torch_s_threads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SUMMARIZER_CACHE", str(tmp_path))
+    product(layer("int8", 64, 8), rows_of(1, 64))
+    (made,) = (tmp_path / "kernels").iterdir()
+    written = made.stat().st_mtime_ns
+    compiled.library.cache_clear()
+    product(layer("int8", 64, 8), rows_of(1, 64))
+    assert made.stat().st_mtime_ns == written
+    loaded = {
+        line.split()[-1] for line in Path("/proc/self/maps").read_text().splitlines() if "libgomp" in line
+    }
+    assert len(loaded) == 1, "two OpenMP libraries would wait for each other's threads"

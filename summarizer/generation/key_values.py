@@ -11,6 +11,7 @@ from torch import Tensor
 
 from summarizer.model.attention import packed_attention
 from summarizer.model.frozen import in_product_precision
+from summarizer.model.kernels.attend_one import attend_one, takes
 
 
 @dataclass
@@ -37,6 +38,9 @@ class _Writing:
     places: Int[Tensor, " rows"]
     longest_prompt: int
     longest_answer: int
+    prompt_lengths: Int[Tensor, " s"]
+    answer_lengths: Int[Tensor, " s"]
+    """With the new token."""
     prompt_mask: Float[Tensor, "rows 1 1 p"]
     beam_mask: Float[Tensor, "rows 1 1 g"]
 
@@ -81,6 +85,8 @@ class KeyValues:
             written.repeat_interleave(self.beams).to(self.device),
             longest_prompt,
             longest_answer,
+            prompts,
+            written + 1,
             prompt_mask.repeat_interleave(self.beams, 0)[:, None, None].to(self.device),
             beam_mask.repeat_interleave(self.beams, 0)[:, None, None].to(self.device),
         )
@@ -94,7 +100,7 @@ class KeyValues:
         value: Float[Tensor, "rows kv_heads t d"],
         scaling: float | None,
     ) -> Float[Tensor, "rows t heads d"]:
-        query, key, value = (in_product_precision(tensor) for tensor in (query, key, value))
+        key, value = (in_product_precision(tensor) for tensor in (key, value))
         if layer not in self.layers:
             self.layers[layer] = (self._room(key), self._room(value))
         kept = self.layers[layer]
@@ -104,12 +110,21 @@ class KeyValues:
                     self._pass.slots, torch.split(new[0], self._pass.lengths, 1), strict=True
                 ):
                     old.of_prompts[slot, :, : part.shape[1]] = part
-            return packed_attention(query, key, value, self._pass.borders, scaling)
+            return packed_attention(in_product_precision(query), key, value, self._pass.borders, scaling)
         assert isinstance(self._pass, _Writing)
         rows = torch.arange(len(key), device=self.device)
         for new, old in zip((key, value), kept, strict=True):
             old.of_beams[rows, :, self._pass.places] = new[:, :, 0]
-        return self._attend_to_both(query, *kept, self._pass, scaling)
+        query = query * (query.shape[-1] ** -0.5 if scaling is None else scaling)
+        if takes(kept[0].of_prompts):
+            return attend_one(
+                query.float(),
+                (kept[0].of_prompts, kept[1].of_prompts),
+                (kept[0].of_beams, kept[1].of_beams),
+                self._pass.prompt_lengths,
+                self._pass.answer_lengths,
+            )
+        return self._attend_to_both(in_product_precision(query), *kept, self._pass)
 
     def _attend_to_both(
         self,
@@ -117,14 +132,12 @@ class KeyValues:
         keys: _Layer,
         values: _Layer,
         now: _Writing,
-        scaling: float | None,
     ) -> Float[Tensor, "rows 1 heads d"]:
         """softmax over the prompt's scores and the beam's own, with the prompt's keys read once for all beams."""
         rows, heads, _, d = query.shape
         kv_heads = keys.of_prompts.shape[1]
         shared = heads // kv_heads
         p, g = now.longest_prompt, now.longest_answer
-        query = query * (d**-0.5 if scaling is None else scaling)
         by_beam = query.reshape(rows, kv_heads, shared, d)
         by_slot = self._by_slot(by_beam)
         to_prompt = by_slot @ keys.of_prompts[:, :, :p].transpose(-1, -2)

@@ -10,11 +10,13 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import GenerationConfig, PreTrainedModel
+from transformers import GenerationConfig, GPTJConfig, GPTJForCausalLM, PreTrainedModel
 
 from summarizer.adapters.attach import AdaptedModel, attach
 from summarizer.config.specs import GenerationSpec
+from summarizer.generation import key_values
 from summarizer.generation.decode import Decoder
+from summarizer.model.kernels import few_rows
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "adapters"))
 from tiny_bases import adapted, fill_randomly, load, lora, plain, saved
@@ -222,3 +224,42 @@ def test_the_gpu_says_what_the_cpu_says(folder: Path) -> None:
     for trial in range(3):
         fill_randomly(there, trial, seed=trial)
     assert answers(there) == here
+
+
+@pytest.fixture(scope="module")
+def wide_heads(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Heads of two registers, as the kernel in C wants them; the other tiny models' are narrower."""
+    folder = tmp_path_factory.mktemp("wide")
+    torch.manual_seed(0)
+    config = GPTJConfig(vocab_size=96, n_embd=64, n_layer=2, n_head=2, rotary_dim=8, n_positions=64)
+    GPTJForCausalLM(config).save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("options", SEARCHES[:4], ids=str)
+def test_wide_heads_give_what_transformers_gives(options: dict[str, Any], wide_heads: Path) -> None:
+    got = answers(base(wide_heads), **options)
+    assert [tokens for (tokens,) in got] == [
+        expected(plain(wide_heads), prompt, **options) for prompt in PROMPTS
+    ]
+
+
+@pytest.mark.parametrize("options", SEARCHES[:2], ids=str)
+def test_tokens_are_the_same_without_the_kernels_in_c(
+    options: dict[str, Any], wide_heads: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a processor without AVX-512, or without a compiler; with them, they are asked."""
+    asked: list[str] = []
+    for module, name in ((few_rows, "int8_product"), (key_values, "attend_one")):
+        kernel = getattr(module, name)
+        monkeypatch.setattr(module, name, lambda *given, k=kernel, n=name: (asked.append(n), k(*given))[1])
+    model = attach(load(wide_heads, "int8").model, [lora(2), lora(5)], [0, 1])
+    for trial in range(2):
+        fill_randomly(model, trial, seed=trial)
+    with_them = answers(model, **options)
+    assert set(asked) == ({"int8_product", "attend_one"} if few_rows.is_at_hand() else set())
+    asked.clear()
+    monkeypatch.setattr(few_rows, "is_at_hand", lambda: False)
+    monkeypatch.setattr(key_values, "takes", lambda kept: False)
+    assert answers(model, **options) == with_them
+    assert not asked

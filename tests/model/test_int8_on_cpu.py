@@ -8,7 +8,13 @@ import pytest
 import torch
 
 from summarizer.model.formats.int8 import FORMAT, dequantise
-from summarizer.model.formats.int8_on_cpu import MANY_ROWS, inputs_in_int8, product_on_cpu
+from summarizer.model.formats.int8_on_cpu import (
+    MANY_ROWS,
+    inputs_in_int8,
+    product_on_cpu,
+    whole_number_product,
+)
+from summarizer.model.kernels import many_rows
 from summarizer.model.kernels.few_rows import FEW_ROWS, few_rows_in_place
 from summarizer.model.stored_base import read_base, write_base
 
@@ -103,3 +109,30 @@ def test_inputs_are_in_int8_within_the_block_alone_and_zeros_stay_zeros() -> Non
         assert got is not None
         assert torch.equal(got, torch.zeros(MANY_ROWS, D_OUT))
     assert product_on_cpu(zeros, q, scale) is None
+
+
+@pytest.mark.skipif(
+    not many_rows.is_at_hand(),
+    reason="the kernel wants Linux, AVX-512 and a C compiler",
+)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("rows", "d_in", "d_out"), [(MANY_ROWS, 128, 48), (37, 100, 33), (64, 320, 7)])
+def test_whole_numbers_in_c_are_those_of_torch(
+    dtype: torch.dtype, rows: int, d_in: int, d_out: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    generator = torch.Generator().manual_seed(4)
+    parts = FORMAT.quantise(torch.randn(d_out, d_in, generator=generator))
+    x = torch.randn(rows, d_in, generator=generator)
+    x[:, [3, 50]] *= 100
+    x[5] = 0
+    x[6, 9] = torch.nan
+    x = x.to(dtype)
+    in_c = whole_number_product(x, parts["q"], parts["scale"])
+    monkeypatch.setattr(many_rows, "is_at_hand", lambda: False)
+    by_torch = whole_number_product(x, parts["q"], parts["scale"])
+    assert in_c.dtype == by_torch.dtype == dtype
+    finite = torch.arange(rows) != 6  # torch rounds NaN to some whole number or other
+    assert not in_c[6].isfinite().any()
+    # A number between two steps may go either way: 1 / step times x, or x / step.
+    torch.testing.assert_close(in_c[finite], by_torch[finite], rtol=1e-2, atol=0.5)
+    assert (in_c[finite].float() - by_torch[finite].float()).norm() < 4e-3 * by_torch[finite].float().norm()

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float, Float32, Int8
 from torch import Tensor
 
+from summarizer.model.kernels import many_rows
 from summarizer.model.kernels.few_rows import are_few_in_place
 
 MANY_ROWS = 32
@@ -53,7 +54,7 @@ def product_on_cpu(
         and x.dtype in (torch.bfloat16, torch.float32)
         and not torch.compiler.is_compiling()
     ):
-        return whole_number_product(rows, q, scale).to(x.dtype).reshape(*x.shape[:-1], -1)
+        return whole_number_product(rows, q, scale).reshape(*x.shape[:-1], -1)
     return None
 
 
@@ -64,20 +65,22 @@ def _is_laid_out_for_the_kernel(q: Int8[Tensor, "d_out d_in"]) -> bool:
 
 def whole_number_product(
     x: Float[Tensor, "m d_in"], q: Int8[Tensor, "d_out d_in"], scale: Float32[Tensor, "d_out 1"]
-) -> Float32[Tensor, "m d_out"]:
-    """x @ W.T with each row of x on its own absmax grid of int8, its largest columns apart in bf16.
+) -> Float[Tensor, "m d_out"]:
+    """x @ W.T in x's precision: each row of x on its own absmax grid of int8, its largest columns apart in bf16.
 
     A few columns are far larger than the rest in any trained model, and would leave the rest few steps of the grid.
     Source: LLM.int8(), Dettmers et al. 2022 (arXiv:2208.07339), with a fixed share of columns for its threshold.
     """
-    x = x.float()
     count = max(x.shape[1] // LARGEST_COLUMNS, 1)
+    if many_rows.is_at_hand():
+        return many_rows.whole_number_product(x, q, scale, count)
+    dtype, x = x.dtype, x.float()
     largest = x.abs().amax(dim=0).topk(count).indices
     apart = x[:, largest].to(torch.bfloat16) @ q[:, largest].to(torch.bfloat16).t()
     x = x.index_fill(1, largest, 0.0)
     step = (x.abs().amax(dim=1, keepdim=True) / LEVELS).clamp_(min=torch.finfo(torch.float32).tiny)
     sums = torch._int_mm((x / step).round_().to(torch.int8), q.t())  # exact, in int32
-    return (sums.float().mul_(step) + apart).mul_(scale.t())
+    return (sums.float().mul_(step) + apart).mul_(scale.t()).to(dtype)
 
 
 @lru_cache(maxsize=64)

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
-from small_runs import Command
+from small_runs import TRAINED_ROWS, Command, run_here
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # Whatever starts the tests in the background has Ctrl-C ignored, and processes that tests start and stop by it
+    # would inherit that.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -38,3 +44,26 @@ def command(tmp_path: Path) -> Command:
         )
 
     return run
+
+
+@pytest.fixture(scope="session")
+def trained_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of two steps, at a rate at which they show, with its own and the base's scores. Not to be changed."""
+    folder = tmp_path_factory.mktemp("trained") / "run"
+    run_here(
+        [
+            "data.rows.train=8",
+            f"data.rows.validation={TRAINED_ROWS}",
+            "prompt.max_tokens=160",
+            "generation.max_new_tokens=6",
+            "evaluation.bootstrap_samples=20",
+            "evaluation.base=true",
+            "evaluation.rows_during_training=0",
+            "optimizer.lr=0.01",
+            "tracking=none",
+            "trainer.precision=fp32",
+            "trainer.max_steps=2",
+            f"hydra.run.dir={folder}",
+        ]
+    )
+    return folder

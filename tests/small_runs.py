@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 TINY = (
@@ -17,6 +18,9 @@ TINY = (
     "trainer.precision=fp32",
 )
 """Overrides of the default run that leave it a few seconds long."""
+
+TRAINED_ROWS = 4
+"""Validation rows of the fixture `trained_run`."""
 
 KILL_IN = """
 import os, signal, sys
@@ -42,3 +46,15 @@ SHARED = REPOSITORY.parent / "shared"
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
 """`python -m summarizer.run` with these arguments: the fixture `command`."""
+
+
+def run_here(arguments: Sequence[str]) -> None:
+    """`python -m summarizer.run` in this process, which has imported what takes a new one seconds."""
+    import summarizer.run
+
+    before = sys.argv
+    sys.argv = ["run", *arguments]
+    try:
+        assert summarizer.run.command(list(arguments)) == 0
+    finally:
+        sys.argv = before

@@ -16,9 +16,8 @@ from pathlib import Path
 import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
-from small_runs import REPOSITORY, TINY
+from small_runs import REPOSITORY, TINY, run_here
 
-from summarizer import run as run_module
 from summarizer.compare import command
 from summarizer.config.paths import conf_folder
 from summarizer.tracking.summary import Summary, read_summary
@@ -32,21 +31,17 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A sweep of two rates, two steps each, with the base scored too."""
     sweep = tmp_path_factory.mktemp("compared") / "sweep"
     overrides = [override for override in TINY if not override.startswith("evaluation.rows")]
-    arguments = [
-        "-m",
-        *overrides,
-        "evaluation.base=true",
-        "evaluation.rows_during_training=0",
-        "trainer.max_steps=2",
-        "optimizer.lr=1e-4,3e-2",
-        f"hydra.sweep.dir={sweep}",
-    ]
-    before = sys.argv
-    sys.argv = ["run", *arguments]
-    try:
-        assert run_module.command(arguments) == 0
-    finally:
-        sys.argv = before
+    run_here(
+        [
+            "-m",
+            *overrides,
+            "evaluation.base=true",
+            "evaluation.rows_during_training=0",
+            "trainer.max_steps=2",
+            "optimizer.lr=1e-4,3e-2",
+            f"hydra.sweep.dir={sweep}",
+        ]
+    )
     return sweep
 
 

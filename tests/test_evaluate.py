@@ -13,10 +13,9 @@ from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file, save_file
-from small_runs import REPOSITORY
+from small_runs import REPOSITORY, TRAINED_ROWS
 from terminal import run_in_terminal
 
-from summarizer import run as run_module
 from summarizer.config.paths import PACKAGE
 from summarizer.evaluate import command
 from summarizer.evaluation import mlperf
@@ -25,7 +24,6 @@ from summarizer.scoring.record import Evaluation, read_evaluation
 from summarizer.summaries.output import SummaryFile
 from summarizer.tracking.summary import read_summary
 
-ROWS = 4
 SAMPLE = PACKAGE / "data" / "sample"
 
 KILLED_WITHIN_ITS_SIXTH_LINE = """
@@ -48,43 +46,16 @@ main()
 """
 
 
-@pytest.fixture(scope="session")
-def evaluated(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of two steps, at a rate at which they show, with its own scores on the same rows."""
-    folder = tmp_path_factory.mktemp("evaluated") / "run"
-    arguments = [
-        "data.rows.train=8",
-        f"data.rows.validation={ROWS}",
-        "prompt.max_tokens=160",
-        "generation.max_new_tokens=6",
-        "evaluation.bootstrap_samples=20",
-        "evaluation.base=true",
-        "evaluation.rows_during_training=0",
-        "optimizer.lr=0.01",
-        "tracking=none",
-        "trainer.precision=fp32",
-        "trainer.max_steps=2",
-        f"hydra.run.dir={folder}",
-    ]
-    before = sys.argv
-    sys.argv = ["run", *arguments]
-    try:
-        assert run_module.command(arguments) == 0
-    finally:
-        sys.argv = before
-    return folder
-
-
 @pytest.fixture
-def run(evaluated: Path, tmp_path: Path) -> Path:
+def run(trained_run: Path, tmp_path: Path) -> Path:
     """The run, in a place of the test's own: its evaluations lie inside it."""
-    return shutil.copytree(evaluated, tmp_path / "sweep" / "0")
+    return shutil.copytree(trained_run, tmp_path / "sweep" / "0")
 
 
 @pytest.fixture
-def other(evaluated: Path, tmp_path: Path) -> Path:
+def other(trained_run: Path, tmp_path: Path) -> Path:
     """A run with an adapter of zeros: the base itself, under another name."""
-    folder = shutil.copytree(evaluated, tmp_path / "sweep" / "1")
+    folder = shutil.copytree(trained_run, tmp_path / "sweep" / "1")
     file = folder / "adapter" / "adapter_model.safetensors"
     save_file({name: 0 * tensor for name, tensor in load_file(file).items()}, file, {"format": "pt"})
     return folder
@@ -136,7 +107,7 @@ def test_a_runs_scores_are_those_that_it_gave_itself(run: Path, evaluate: Evalua
     assert adapter.loss == pytest.approx(summary.val_loss, rel=1e-5)
     assert base.loss == pytest.approx(summary.base.val_loss, rel=1e-5)
     assert (lead.loss, random.loss) == (None, None)
-    assert (found.rows.split, found.rows.count) == ("validation", ROWS)
+    assert (found.rows.split, found.rows.count) == ("validation", TRAINED_ROWS)
     assert {difference.second for difference in found.differences} == {"base alone", "Lead-3"}
     for part in ("rougeLsum", "MLPerf's ROUGE-L, not a paper's", "base alone", "coverage", "hardly show"):
         assert part in printed
@@ -156,11 +127,11 @@ def test_a_second_call_only_scores_again(run: Path, evaluate: Evaluate) -> None:
     code, second, said = evaluate(run)
     assert (code, "base:" in said) == (0, False), "no model is loaded for it"
     assert (first, before) == (second, scores(run))
-    code, _, said = evaluate(run, "--rows", ROWS + 2, "--no-loss")
+    code, _, said = evaluate(run, "--rows", TRAINED_ROWS + 2, "--no-loss")
     assert (code, "going on, 4 of them are there already" in said) == (0, True)
-    assert scores(run).rows.count == ROWS + 2
+    assert scores(run).rows.count == TRAINED_ROWS + 2
     assert scores(run).systems[0].loss is None
-    assert lines(run / "evaluations/validation/predictions.jsonl")[:ROWS] == own(run, "validation")
+    assert lines(run / "evaluations/validation/predictions.jsonl")[:TRAINED_ROWS] == own(run, "validation")
 
 
 def test_runs_stand_side_by_side(run: Path, other: Path, evaluate: Evaluate) -> None:

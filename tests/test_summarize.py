@@ -13,16 +13,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from small_runs import REPOSITORY
+from small_runs import REPOSITORY, TRAINED_ROWS
 from terminal import run_in_terminal
 
-from summarizer import run as run_module
 from summarizer.config.paths import PACKAGE
 from summarizer.evaluation.predictions import read_predictions
 from summarizer.summaries.output import SummaryFile, settings_path
 from summarizer.summarize import command
 
-VALIDATION_ROWS = 4
 NEWS = PACKAGE / "data" / "sample" / "validation.jsonl"
 
 KILLED_WITHIN_ITS_THIRD_LINE = """
@@ -45,38 +43,11 @@ main()
 """
 
 
-@pytest.fixture(scope="session")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of two steps, at a rate at which they show: its adapter and its predictions are what tests compare."""
-    folder = tmp_path_factory.mktemp("trained") / "run"
-    arguments = [
-        "data.rows.train=8",
-        f"data.rows.validation={VALIDATION_ROWS}",
-        "prompt.max_tokens=160",
-        "generation.max_new_tokens=6",
-        "evaluation.bootstrap_samples=2",
-        "evaluation.base=true",
-        "evaluation.rows_during_training=0",
-        "optimizer.lr=0.01",
-        "tracking=none",
-        "trainer.precision=fp32",
-        "trainer.max_steps=2",
-        f"hydra.run.dir={folder}",
-    ]
-    before = sys.argv
-    sys.argv = ["run", *arguments]
-    try:
-        assert run_module.command(arguments) == 0
-    finally:
-        sys.argv = before
-    return folder
-
-
 @pytest.fixture
 def news(tmp_path: Path) -> Path:
     """The rows that the run was evaluated on, in a file of a person's own."""
     path = tmp_path / "news.jsonl"
-    lines = NEWS.read_text(encoding="utf-8").splitlines(keepends=True)[:VALIDATION_ROWS]
+    lines = NEWS.read_text(encoding="utf-8").splitlines(keepends=True)[:TRAINED_ROWS]
     path.write_text("".join(lines), encoding="utf-8")
     return path
 
@@ -85,10 +56,10 @@ Ended = tuple[int, str, str]
 
 
 @pytest.fixture
-def summarize(trained: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., Ended]:
+def summarize(trained_run: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., Ended]:
     def run(*arguments: object, precision: str = "fp32") -> Ended:
         capsys.readouterr()
-        code = command([str(trained), *map(str, arguments), "--precision", precision])
+        code = command([str(trained_run), *map(str, arguments), "--precision", precision])
         captured = capsys.readouterr()
         return code, captured.out, captured.err
 
@@ -105,14 +76,14 @@ def articles(path: Path) -> list[str]:
 
 @pytest.mark.parametrize("which", ["adapter", "base"])
 def test_the_output_holds_what_the_run_itself_predicted(
-    which: str, trained: Path, news: Path, summarize: Callable[..., Ended], tmp_path: Path
+    which: str, trained_run: Path, news: Path, summarize: Callable[..., Ended], tmp_path: Path
 ) -> None:
     out = tmp_path / "out.jsonl"
     code, printed, said = summarize(news, "--output", out, *(["--base"] if which == "base" else []))
     assert (code, printed) == (0, "")
     name = "validation.jsonl" if which == "adapter" else "validation.base.jsonl"
-    expected = read_predictions(trained / "predictions" / name)
-    assert len(expected) == VALIDATION_ROWS
+    expected = read_predictions(trained_run / "predictions" / name)
+    assert len(expected) == TRAINED_ROWS
     written = rows(out)
     assert [(row["id"], row["prediction"], row["reference"]) for row in written] == [
         (row.id, row.prediction, row.reference) for row in expected
@@ -124,27 +95,27 @@ def test_the_output_holds_what_the_run_itself_predicted(
     assert "out.jsonl: 4 summaries, 4 of them written now in" in said
 
 
-def test_the_two_differ(trained: Path) -> None:
+def test_the_two_differ(trained_run: Path) -> None:
     found = [
-        read_predictions(trained / "predictions" / name)
+        read_predictions(trained_run / "predictions" / name)
         for name in ("validation.jsonl", "validation.base.jsonl")
     ]
     assert found[0] != found[1], "or nothing above tells the adapter from the base"
 
 
 def test_one_summary_is_printed_alone(
-    trained: Path, news: Path, summarize: Callable[..., Ended], tmp_path: Path
+    trained_run: Path, news: Path, summarize: Callable[..., Ended], tmp_path: Path
 ) -> None:
     (tmp_path / "a.txt").write_text(articles(news)[0])
     code, printed, said = summarize(tmp_path / "a.txt")
-    expected = read_predictions(trained / "predictions" / "validation.jsonl")[0].prediction
+    expected = read_predictions(trained_run / "predictions" / "validation.jsonl")[0].prediction
     assert (code, printed) == (0, expected + "\n")
     assert f"{tmp_path}/a.txt: " in said
     assert "were cut to fit prompt.max_tokens=160" in said
 
 
 def test_several_are_printed_under_their_names_and_bad_ones_are_said(
-    trained: Path, news: Path, summarize: Callable[..., Ended], tmp_path: Path
+    trained_run: Path, news: Path, summarize: Callable[..., Ended], tmp_path: Path
 ) -> None:
     folder = tmp_path / "folder"
     folder.mkdir()
@@ -155,7 +126,7 @@ def test_several_are_printed_under_their_names_and_bad_ones_are_said(
     (folder / "empty.txt").touch()
     code, printed, said = summarize(folder, tmp_path / "none.txt", news)
     assert code == 2
-    expected = [row.prediction for row in read_predictions(trained / "predictions" / "validation.jsonl")]
+    expected = [row.prediction for row in read_predictions(trained_run / "predictions" / "validation.jsonl")]
     headings = [line for line in printed.splitlines() if line.startswith("==> ")]
     assert headings == [
         f"==> {folder}/long.txt <==",
@@ -173,9 +144,9 @@ def test_several_are_printed_under_their_names_and_bad_ones_are_said(
 
 
 def test_standard_input_is_read_where_nothing_is_named(
-    trained: Path, news: Path, summarize: Callable[..., Ended], monkeypatch: pytest.MonkeyPatch
+    trained_run: Path, news: Path, summarize: Callable[..., Ended], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    expected = read_predictions(trained / "predictions" / "validation.jsonl")[2].prediction + "\n"
+    expected = read_predictions(trained_run / "predictions" / "validation.jsonl")[2].prediction + "\n"
     for arguments in ((), ("-",)):
         stdin = io.TextIOWrapper(io.BytesIO(articles(news)[2].encode()))
         monkeypatch.setattr(sys, "stdin", stdin)
@@ -227,12 +198,12 @@ def test_an_output_made_otherwise_is_refused(
 
 
 def test_another_adapter_takes_the_runs_place(
-    trained: Path, news: Path, summarize: Callable[..., Ended], tmp_path: Path
+    trained_run: Path, news: Path, summarize: Callable[..., Ended], tmp_path: Path
 ) -> None:
     from safetensors.torch import load_file, save_file
 
     other = tmp_path / "other"
-    shutil.copytree(trained / "adapter", other)
+    shutil.copytree(trained_run / "adapter", other)
     file = other / "adapter_model.safetensors"
     save_file({name: 0 * tensor for name, tensor in load_file(file).items()}, file, {"format": "pt"})
     base = summarize(news, "--base")
@@ -306,10 +277,10 @@ def test_help_loads_nothing_heavy() -> None:
 
 @pytest.mark.slow
 def test_a_killed_process_costs_its_last_line_alone(
-    trained: Path, news: Path, summarize: Callable[..., Ended], tmp_path: Path
+    trained_run: Path, news: Path, summarize: Callable[..., Ended], tmp_path: Path
 ) -> None:
     whole, out = tmp_path / "whole.jsonl", tmp_path / "out.jsonl"
-    arguments = [str(trained), str(news), "-o", str(out), "--precision", "fp32"]
+    arguments = [str(trained_run), str(news), "-o", str(out), "--precision", "fp32"]
     script = f"import sys; sys.argv[1:] = {arguments!r}\n{KILLED_WITHIN_ITS_THIRD_LINE}"
     killed = subprocess.run([sys.executable, "-c", script], cwd=REPOSITORY, capture_output=True, timeout=120)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
@@ -324,7 +295,9 @@ def test_a_killed_process_costs_its_last_line_alone(
 
 
 @pytest.mark.slow
-def test_at_a_terminal_summaries_stream_under_their_names(trained: Path, news: Path, tmp_path: Path) -> None:
+def test_at_a_terminal_summaries_stream_under_their_names(
+    trained_run: Path, news: Path, tmp_path: Path
+) -> None:
     texts = articles(news)
     for name, text in zip(("a.txt", "b.txt"), texts, strict=False):
         (tmp_path / name).write_text(text)
@@ -338,12 +311,12 @@ def counted(self, *arguments, **more):
         yield f"[{{number}}]" + piece + ("\\x1b[2J" if number == 0 else "")
 s.Summariser.stream = counted
 from summarizer.summarize import command
-sys.exit(command([{str(trained)!r}, "a.txt", "b.txt", "--precision", "fp32"]))
+sys.exit(command([{str(trained_run)!r}, "a.txt", "b.txt", "--precision", "fp32"]))
 """
     screen, code = run_in_terminal(script, width=100, height=40)
     assert code == 0
     shown = "\n".join(line.rstrip() for line in screen.lines)
-    expected = read_predictions(trained / "predictions" / "validation.jsonl")
+    expected = read_predictions(trained_run / "predictions" / "validation.jsonl")
     for name, row in zip(("a.txt", "b.txt"), expected, strict=False):
         part = shown.split(f"==> {name} <==\n")[1].split("\n\n")[0]
         assert part.count("[") >= 3, "in pieces"
@@ -355,8 +328,10 @@ sys.exit(command([{str(trained)!r}, "a.txt", "b.txt", "--precision", "fp32"]))
 
 
 @pytest.mark.slow
-def test_a_reader_that_leaves_ends_the_command(trained: Path, news: Path) -> None:
-    script = f"{sys.executable} -m summarizer.summarize {trained} {news} | head -c 0; exit ${{PIPESTATUS[0]}}"
+def test_a_reader_that_leaves_ends_the_command(trained_run: Path, news: Path) -> None:
+    script = (
+        f"{sys.executable} -m summarizer.summarize {trained_run} {news} | head -c 0; exit ${{PIPESTATUS[0]}}"
+    )
     done = subprocess.run(["bash", "-c", script], cwd=REPOSITORY, capture_output=True, text=True, timeout=120)
     assert done.returncode == 1, done.stderr
     assert done.stderr.endswith("Stopped: nobody reads the output any more.\n")

@@ -11,8 +11,11 @@ import shlex
 import shutil
 import subprocess
 import tempfile
+import time
 from functools import lru_cache
 from pathlib import Path
+
+import torch
 
 from summarizer.config.paths import cache_folder
 
@@ -29,8 +32,9 @@ def library(source: Path) -> ctypes.CDLL | None:
     Its threads are torch's own: both ask for the same OpenMP library, which torch has loaded.
     """
     compiler = _compiler()
-    if platform.system() != "Linux" or not compiler:
-        log.debug("%s is not compiled: no C compiler, or not Linux", source.name)
+    suits = platform.system() == "Linux" and torch.backends.cpu.get_cpu_capability() == "AVX512"
+    if not suits or not compiler:
+        log.debug("%s is not compiled: no Linux, no AVX-512 or no C compiler", source.name)
         return None
     digest = hashlib.sha256()
     for part in (source.read_bytes(), " ".join(compiler).encode(), " ".join(FLAGS).encode(), _processor()):
@@ -55,6 +59,7 @@ def _compiler() -> list[str]:
 
 def _compile(compiler: list[str], source: Path, target: Path) -> None:
     """Raises OSError or SubprocessError; a half-written library is never at `target`."""
+    begun_s = time.monotonic()
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent) as folder:
         made = Path(folder) / target.name
@@ -66,6 +71,7 @@ def _compile(compiler: list[str], source: Path, target: Path) -> None:
             timeout=LONGEST_COMPILATION_S,
         )
         made.replace(target)
+    log.info("%s compiled for this processor in %.1f s", source.name, time.monotonic() - begun_s)
 
 
 def _processor() -> bytes:

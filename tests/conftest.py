@@ -12,6 +12,9 @@ from pathlib import Path
 import pytest
 from small_runs import TRAINED_ROWS, Command, run_here
 
+# Tests' models are tiny: a second thread only waits for the first, on busy cores ten times as long as it computes.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # Whatever starts the tests in the background has Ctrl-C ignored, and processes that tests start and stop by it
     # would inherit that.

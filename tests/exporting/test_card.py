@@ -82,7 +82,7 @@ def test_what_a_person_reads(run: Path) -> None:
         "```text\n{article}\n\nTL;DR:\n```",
         "- end token: `<|endoftext|>` (id 0)",
         "| adapter: dim | 3 |",
-        "| optimizer: lr | 0.0001 |",
+        "| optimizer: lr | 0.001 |",
         "| batch size | 2 |",
         "- weights: trained",
         "- a limit of its own",

@@ -14,6 +14,7 @@
 
 #define INLINE static inline __attribute__((always_inline))
 #define FLOATS 16 /* of a register; d is a multiple of it */
+#define WORTH_THREADS (1 << 16) /* numbers from which on waking another thread costs less than it saves */
 
 typedef struct {
     const float *query;           /* (slots, beams, kv_heads, shared, d), scaled */
@@ -100,7 +101,10 @@ INLINE void head(const Attention *a, long slot, long kv_head, float *scores, int
 /* Returns 0, or 1 where there is no memory for the scores. */
 int attend_one(const Attention *a) {
     int failed = 0;
-#pragma omp parallel for schedule(dynamic, 1) num_threads(a->threads) reduction(| : failed)
+    long keys = 0;
+    for (long slot = 0; slot < a->slots; slot++) keys += a->prompt_lengths[slot] + a->beams * a->answer_lengths[slot];
+#pragma omp parallel for schedule(dynamic, 1) num_threads(a->threads) reduction(| : failed) \
+    if (keys * a->kv_heads * a->d > WORTH_THREADS)
     for (long unit = 0; unit < a->slots * a->kv_heads; unit++) {
         long slot = unit / a->kv_heads, room = a->prompt_lengths[slot] + a->answer_lengths[slot];
         float *scores = malloc(a->shared * a->beams * room * sizeof *scores);

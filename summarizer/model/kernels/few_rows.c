@@ -28,6 +28,7 @@
 #define AHEAD 512  /* bytes that are asked for early: the best of 0 to 8,192 on two cores of an AMD EPYC 9004 */
 #define CHUNK (192 << 10) /* bytes of weights that a thread takes at a time, in at most so many columns: */
 #define COLUMNS 256
+#define WORTH_THREADS (1 << 18) /* weights from which on waking another thread costs less than it saves */
 #define LONG 8192 /* values of x that the nearest cache does not hold beside weights */
 
 /* A loop that is written out: its bound is a constant, its indices name registers. */
@@ -190,7 +191,7 @@ int int8_product(const Product *p, const int8_t *w /* (n, k) */, const float *sc
         for (long row = 0; row < p->m; row++) whole_numbers(p, &x, row);
         if (p->dim) narrow_products(p, narrow);
         long columns = columns_at_once(p->k), chunks = (p->n + columns - 1) / columns;
-#pragma omp parallel for schedule(dynamic, 1) num_threads(p->threads)
+#pragma omp parallel for schedule(dynamic, 1) num_threads(p->threads) if (p->n * p->k > WORTH_THREADS)
         for (long chunk = 0; chunk < chunks; chunk++) {
             long start = chunk * columns, end = start + columns < p->n ? start + columns : p->n;
             TILES(int8_tile, p, &x, w, scale)
@@ -268,7 +269,7 @@ int nf4_product(const Product *p, const uint8_t *w /* (n, k / 2) */, const float
         if (p->dim) narrow_products(p, narrow);
         const __m512 levels = _mm512_loadu_ps(code);
         long columns = columns_at_once(p->k / 2), chunks = (p->n + columns - 1) / columns;
-#pragma omp parallel for schedule(dynamic, 1) num_threads(p->threads)
+#pragma omp parallel for schedule(dynamic, 1) num_threads(p->threads) if (p->n * p->k > WORTH_THREADS)
         for (long chunk = 0; chunk < chunks; chunk++) {
             long start = chunk * columns, end = start + columns < p->n ? start + columns : p->n;
             TILES(nf4_tile, p, floats, padded, w, absmax, levels)

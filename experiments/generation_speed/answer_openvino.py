@@ -1,65 +1,87 @@
 """OpenVINO on the CPU, with its own settings for latency: int8, or int4 with embedding and head in int8.
 
 python answer_openvino.py MERGED_FOLDER OUT VARIANT     converts
+
+The graph is the project's own (`summarizer.generation.openvino`), which needs little of what the project does.
 """
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from safetensors import safe_open
+from torch import Tensor
+
+
+class Checkpoint:
+    """Tensors of a model folder by name, memory-mapped."""
+
+    def __init__(self, folder: Path) -> None:
+        index = folder / "model.safetensors.index.json"
+        files = {"model.safetensors"}
+        if index.is_file():
+            files = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        self._opened = [safe_open(folder / name, framework="pt") for name in sorted(files)]
+        self._of = {name: opened for opened in self._opened for name in opened.keys()}  # noqa: SIM118
+
+    def __call__(self, name: str) -> Tensor:
+        tensor: Tensor = self._of[name].get_tensor(name)
+        return tensor
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._of
+
 
 class OpenVino:
-    def __init__(self, request: dict[str, Any], **more: Any) -> None:
-        """more: settings of the CPU plugin in place of its own."""
+    def __init__(self, request: dict[str, Any], settings: dict[str, Any] | None = None) -> None:
+        """settings: of the CPU plugin in place of its own."""
         import openvino as ov
 
-        graph = Path(request["folder"]) / "openvino_model.xml"
-        settings = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": request["threads"], **more}
-        compiled = ov.Core().compile_model(graph, "CPU", settings)
+        from summarizer.generation.openvino.known import GRAPH
+        from summarizer.generation.openvino.running import Running, read_graph
+
+        graph = Path(request["folder"]) / GRAPH
+        self._running = Running(read_graph(graph), threads=request["threads"], settings=settings)
         self._end_id = request["end_id"]
-        self._request = compiled.create_infer_request()
         self.stored_bytes = graph.with_suffix(".bin").stat().st_size
         self.read_bytes = self.stored_bytes - request["embedding_weights"]  # in int8
         told = {
-            name: compiled.get_property(name)
+            name: self._running.compiled.get_property(name)
             for name in ("INFERENCE_PRECISION_HINT", "DYNAMIC_QUANTIZATION_GROUP_SIZE", "KV_CACHE_PRECISION")
         }
         chosen = ", ".join(f"{name.lower()}={value}" for name, value in told.items())
         self.about = f"openvino {ov.__version__.split('-')[0]}, {chosen}"
 
     def answer(self, prompt: list[int], new_tokens: int) -> Iterator[int]:
-        import numpy as np
-
-        self._request.reset_state()
-        tokens, past = np.array([prompt]), 0
-        for _ in range(new_tokens):
-            total = past + tokens.shape[1]
-            out = self._request.infer(
-                {
-                    "input_ids": tokens,
-                    "attention_mask": np.ones((1, total), dtype=np.int64),
-                    "position_ids": np.arange(past, total)[None],
-                    "beam_idx": np.zeros(1, dtype=np.int32),
-                },
-                share_inputs=True,
-                share_outputs=True,
-            )
-            logits = out["logits"][0, -1].copy()
-            logits[self._end_id] = -np.inf
+        logits = self._running.begin(prompt)
+        for made in range(new_tokens):
+            logits[:, self._end_id] = -float("inf")
             token = int(logits.argmax())
             yield token
-            tokens, past = np.array([[token]]), total
+            if made + 1 < new_tokens:
+                logits = self._running.go_on([token], [0])
 
     def answer_all(
         self, prompts: list[list[int]], new_tokens: int, beams: int, batch: int
     ) -> list[list[int]]:
-        raise NotImplementedError("not connected: the runtime has no beam search")
+        raise NotImplementedError("not connected: one article at a time is all that its backend does")
+
+
+def convert(folder: Path, out: Path, variant: str) -> None:
+    """Write the graph of a model folder into `out`. Raises ValueError for a model that none is written for."""
+    from summarizer.generation.openvino.architectures import write_graph
+    from summarizer.generation.openvino.known import refusal
+
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    if reason := refusal(config):
+        raise ValueError(reason)
+    out.mkdir(parents=True, exist_ok=True)
+    write_graph(config, Checkpoint(folder), out, int4=variant == "int4")
 
 
 if __name__ == "__main__":
-    from openvino_graph import convert
-
     convert(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3])

@@ -1,7 +1,7 @@
 """One contender in a process of its own: it loads, answers, says how long that took, and ends.
 
 A request comes in on standard input as JSON, the answer goes out as JSON on standard output. This file and those of
-the peers import nothing of the project: a peer may live in another environment.
+the peers need little of the project: a peer may live in another environment.
 """
 
 from __future__ import annotations

@@ -221,9 +221,11 @@ def test_random_weights_are_written_in_shards_and_made_once(
 @pytest.mark.parametrize("config", [GPTJ, LLAMA], ids=["gptj", "llama"])
 def test_the_openvino_graph_computes_the_model(config: Any, tmp_path: Path) -> None:
     """Prefill and single steps, beside transformers on the same weights rounded to int8."""
-    pytest.importorskip("openvino", reason="openvino is not installed: it is no dependency")
-    from answer_openvino import OpenVino
-    from openvino_graph import convert, quantise_rows
+    pytest.importorskip("openvino", reason="openvino is not installed: pip install '.[openvino]'")
+    from answer_openvino import OpenVino, convert
+
+    from summarizer.generation.openvino.running import EXACT
+    from summarizer.model.formats.int8 import quantise
 
     torch.manual_seed(0)
     untied = type(config)(
@@ -235,15 +237,10 @@ def test_the_openvino_graph_computes_the_model(config: Any, tmp_path: Path) -> N
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.dim() > 1:
-                q, scale = quantise_rows(parameter)
-                parameter.copy_(torch.from_numpy(q * scale))
+                q, scale = quantise(parameter)
+                parameter.copy_(q * scale)
     asked = {"threads": 1, "folder": str(tmp_path / "out"), "embedding_weights": 96 * 32, "end_id": 95}
-    exact = {
-        "INFERENCE_PRECISION_HINT": "f32",
-        "KV_CACHE_PRECISION": "f32",
-        "DYNAMIC_QUANTIZATION_GROUP_SIZE": 0,
-    }
-    side = OpenVino(asked, **exact)
+    side = OpenVino(asked, EXACT)
     prompt = list(range(5, 25))
     out = model.generate(
         torch.tensor([prompt]), max_new_tokens=8, min_new_tokens=8, do_sample=False, eos_token_id=95

@@ -1,0 +1,101 @@
+"""GPT-J and Llama as OpenVINO graphs."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import openvino as ov
+import torch
+from openvino import opset15 as ops
+from torch import Tensor
+
+from summarizer.generation.openvino.graph import Graph, Weights
+from summarizer.generation.openvino.known import GRAPH, rope_of
+from summarizer.generation.openvino.stored import Node, Shelf
+
+
+def write_graph(config: Mapping[str, Any], read: Weights, folder: Path, *, int4: bool) -> Path:
+    """Write a model that `known.refusal` has nothing against into `folder`, an existing one, and return its graph.
+
+    Memory stays near the largest matrix in fp32; the disk holds the weights twice until the graph is saved.
+    Not atomic by itself, so use it inside `atomic.new_folder`. Raises OSError where the disk refuses.
+    """
+    graph = folder / GRAPH
+    with tempfile.TemporaryDirectory(prefix="constants-", dir=folder) as constants:
+        own = Graph(config, read, Shelf(Path(constants)), int4=int4)
+        ov.save_model(own.model(BUILDERS[config["model_type"]](own)), graph, compress_to_fp16=False)
+    return graph
+
+
+def _sliced_rotary(weight: Tensor, heads: int, dims: int) -> Tensor:
+    """Rows of a projection in the order in which pairs that turn together lie half of `dims` apart.
+
+    GPT-J turns neighbours. Scores do not change where queries' and keys' rows are moved alike.
+    """
+    per_head = weight.reshape(heads, -1, weight.shape[1])
+    turned = per_head[:, :dims].unflatten(1, (dims // 2, 2)).transpose(1, 2).flatten(1, 2)
+    return torch.cat([turned, per_head[:, dims:]], dim=1).reshape(weight.shape)
+
+
+def _gptj(graph: Graph) -> Node:
+    config, read = graph.config, graph.read
+    heads, dims = config["n_head"], config["rotary_dim"]
+    d_head = config["n_embd"] // heads
+    angles = graph.angles(dims, 10_000.0)
+    x = graph.embedding("transformer.wte")
+    for layer in range(config["n_layer"]):
+        name = f"transformer.h.{layer}"
+        normed = graph.layer_norm(x, f"{name}.ln_1", config["layer_norm_epsilon"])
+        q, k = (
+            graph.rotated(
+                graph.heads(
+                    graph.product(
+                        normed, _sliced_rotary(read(f"{name}.attn.{which}_proj.weight"), heads, dims)
+                    ),
+                    heads,
+                    d_head,
+                ),
+                angles,
+                dims,
+                d_head,
+            )
+            for which in "qk"
+        )
+        v = graph.heads(graph.linear(normed, f"{name}.attn.v_proj"), heads, d_head)
+        mixed = graph.attention(q, k, v, layer, heads, heads, d_head)
+        wide = ops.gelu(graph.linear(normed, f"{name}.mlp.fc_in"), "TANH")
+        x = ops.add(
+            ops.add(graph.linear(mixed, f"{name}.attn.out_proj"), graph.linear(wide, f"{name}.mlp.fc_out")), x
+        )
+    x = graph.layer_norm(x, "transformer.ln_f", config["layer_norm_epsilon"])
+    return graph.head(x, "lm_head", "transformer.wte")
+
+
+def _llama(graph: Graph) -> Node:
+    config = graph.config
+    heads, kept_heads = config["num_attention_heads"], config["num_key_value_heads"]
+    d_head = config.get("head_dim") or config["hidden_size"] // heads
+    angles, epsilon = graph.angles(d_head, rope_of(config)["rope_theta"]), config["rms_norm_eps"]
+    x = graph.embedding("model.embed_tokens")
+    for layer in range(config["num_hidden_layers"]):
+        name = f"model.layers.{layer}"
+        normed = graph.rms_norm(x, f"{name}.input_layernorm", epsilon)
+        q, k, v = (
+            graph.heads(graph.linear(normed, f"{name}.self_attn.{which}_proj"), count, d_head)
+            for which, count in (("q", heads), ("k", kept_heads), ("v", kept_heads))
+        )
+        q, k = (graph.rotated(each, angles, d_head, d_head) for each in (q, k))
+        mixed = graph.attention(q, k, v, layer, heads, kept_heads, d_head)
+        x = ops.add(x, graph.linear(mixed, f"{name}.self_attn.o_proj"))
+        normed = graph.rms_norm(x, f"{name}.post_attention_layernorm", epsilon)
+        gate = ops.swish(graph.linear(normed, f"{name}.mlp.gate_proj"))
+        wide = ops.multiply(gate, graph.linear(normed, f"{name}.mlp.up_proj"))
+        x = ops.add(x, graph.linear(wide, f"{name}.mlp.down_proj"))
+    x = graph.rms_norm(x, "model.norm", epsilon)
+    return graph.head(x, "lm_head", "model.embed_tokens")
+
+
+BUILDERS: Mapping[str, Callable[[Graph], Node]] = {"gptj": _gptj, "llama": _llama}

@@ -26,7 +26,9 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("runs",),
     ("sweep",),
     ("trained",),
-    ("summaries", "scoring", "exporting", "serving", "comparing"),
+    ("exporting",),
+    ("converting",),
+    ("summaries", "scoring", "serving", "comparing"),
     ("run", "summarize", "evaluate", "export", "serve", "compare"),
 )
 """Lowest first. A module may import its own layer (never in a circle) and those below it."""

@@ -39,10 +39,9 @@ class Checkpoint:
 class OpenVino:
     def __init__(self, request: dict[str, Any], settings: dict[str, Any] | None = None) -> None:
         """settings: of the CPU plugin in place of its own."""
-        import openvino as ov
-
         from summarizer.generation.openvino.known import GRAPH
         from summarizer.generation.openvino.running import Running, read_graph
+        from summarizer.generation.openvino.runtime import ov
 
         graph = Path(request["folder"]) / GRAPH
         self._running = Running(read_graph(graph), threads=request["threads"], settings=settings)

@@ -19,6 +19,7 @@ LARGEST_SEED = 2**63 - 1
 Seed = Annotated[int, Field(ge=0, le=LARGEST_SEED)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 NonEmpty = Annotated[str, Field(min_length=1)]
+Backend = Literal["torch", "openvino", "openvino_int4"]
 NonEmptyList = Annotated[list[NonEmpty], Field(min_length=1)]
 
 
@@ -164,8 +165,11 @@ class EvaluationSpec(Spec):
 
 
 class GenerationSpec(Spec):
-    """As `transformers.generate` defines them."""
+    """As `transformers.generate` defines them, but for the backend."""
 
+    backend: Backend = "torch"
+    """What computes the summaries of `summarize` and `evaluate`; training and `serve` are torch's. A default, since
+    runs of earlier versions do not say."""
     max_new_tokens: PositiveCount
     min_new_tokens: Count
     num_beams: PositiveCount

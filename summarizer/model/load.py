@@ -128,7 +128,7 @@ def _cached(
 ) -> Path:
     """The folder of the quantised base in the cache, made now where it is not there yet or is broken."""
     name = re.split("[/:]", spec.name_or_path.rstrip("/"))[-1]
-    target = cache_folder() / "bases" / f"{name}-{format_name}-{_key(folder, format_name)}"
+    target = cache_folder() / "bases" / f"{name}-{format_name}-{base_digest(folder, format_name)}"
     if is_stored_base(target):
         try:
             for _ in read_base(target):
@@ -150,7 +150,7 @@ def _cached(
     return target
 
 
-def _key(folder: Path, format_name: str) -> str:
+def base_digest(folder: Path, format_name: str) -> str:
     """What a quantised base was made from: each file's name, size and time; the config; the format."""
     files = (
         [folder / read for read in read_manifest(folder).files]

@@ -154,6 +154,7 @@ def _split(request: Request, runs: Sequence[TrainedRun] | None) -> SplitName | N
         issues += [
             Issue(FLAGS[key], "has no place beside --protocol mlperf, which fixes it")
             for key in request.generation
+            if key != "backend"
         ]
     if issues:
         raise ConfigError(issues)
@@ -198,7 +199,8 @@ def _choice(request: Request) -> RowChoice:
 
 def _generation(request: Request, runs: Sequence[TrainedRun]) -> GenerationSpec:
     if request.protocol == "mlperf":
-        return mlperf.generation(runs[0].spec.generation)
+        backend = request.generation.get("backend", runs[0].spec.generation.backend)
+        return mlperf.generation(runs[0].spec.generation).model_copy(update={"backend": backend})
     chosen = [chosen_generation(run.spec, request.generation) for run in runs]
     first = {FLAGS[key]: value for key, value in chosen[0].model_dump().items()}
     issues = [

@@ -83,13 +83,18 @@ def _systems(
     from summarizer.scoring.systems import System, baselines
 
     @cache
-    def opened() -> Summariser:
-        return _opened(ask)
+    def opened(backend: str) -> Summariser:
+        return _opened(ask, backend)
 
-    fill(writers, files, opened, _prepared_for_mlperf if ask.protocol == "mlperf" else None)
+    fill(
+        writers,
+        files,
+        partial(opened, ask.generation.backend),
+        _prepared_for_mlperf if ask.protocol == "mlperf" else None,
+    )
     loss: dict[str, float | None] = {}
     if ask.request.loss and rows.encoded is not None:
-        loss = losses(writers, rows.encoded, rows.texts_sha256, opened)
+        loss = losses(writers, rows.encoded, rows.texts_sha256, partial(opened, "torch"))
     systems = [
         System(
             name=writer.name,
@@ -105,11 +110,11 @@ def _systems(
     return systems + baselines(rows, ask.runs[0].spec.evaluation.bootstrap_seed)
 
 
-def _opened(ask: Asked) -> Summariser:
-    from summarizer.trained.opened import open_runs
+def _opened(ask: Asked, backend: str) -> Summariser:
+    from summarizer.converting.backend import open_model
     from summarizer.trained.summariser import Summariser
 
-    opened = open_runs(ask.runs, device=ask.request.device, precision=ask.request.precision)
+    opened = open_model(ask.runs, backend, device=ask.request.device, precision=ask.request.precision)
     return Summariser(opened, ask.generation, articles_at_once=ask.articles_at_once)
 
 

@@ -64,8 +64,10 @@ def loss_path(predictions: Path) -> Path:
 
 def _measure(summariser: Summariser, rows: Sequence[EncodedRow], trials: Sequence[int] | None) -> list[float]:
     from summarizer.evaluation.evaluate import Evaluator
+    from summarizer.trained.opened import Opened
 
     opened = summariser.opened
+    assert isinstance(opened, Opened), "torch measures losses, whatever writes the summaries"
     evaluator = Evaluator(
         adapted=opened.adapted,
         prompt=opened.prompt,

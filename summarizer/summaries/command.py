@@ -161,12 +161,15 @@ def _how_long(before: int, done: int, elapsed_s: float) -> str:
 
 
 def _opened(request: Request, run: TrainedRun, generation: GenerationSpec, at_once: int) -> Summariser:
-    from summarizer.trained.opened import open_runs
+    from summarizer.converting.backend import open_model
+    from summarizer.converting.openvino import Converted
     from summarizer.trained.summariser import Summariser
 
-    opened = open_runs([run], device=request.device, precision=request.precision)
+    opened = open_model([run], generation.backend, device=request.device, precision=request.precision)
     try:
         opened.prompt.generation_ids([], generation.max_new_tokens)
     except ConfigError as error:
         raise ConfigError(as_typed(error.issues)) from error
+    if isinstance(opened, Converted):
+        opened.running(base_alone=request.base)  # before the bar of the summaries begins
     return Summariser(opened, generation, articles_at_once=at_once)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -15,6 +14,7 @@ from summarizer.errors import ConfigError, Issue
 from summarizer.trained.run_folder import TrainedRun
 
 FLAGS: Mapping[str, str] = {
+    "backend": "--backend",
     "max_new_tokens": "--max-new-tokens",
     "min_new_tokens": "--min-new-tokens",
     "num_beams": "--beams",
@@ -72,7 +72,7 @@ def made_with(run: TrainedRun, generation: GenerationSpec, *, base: bool, precis
     """
     spec = run.spec
     return {
-        "adapter": None if base else _adapter_digest(run),
+        "adapter": None if base else run.adapter_digest(),
         "model": spec.model.name_or_path,
         "revision": spec.model.revision,
         "quantization": spec.quantization.format,
@@ -91,15 +91,6 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
         for key in dict.fromkeys([*now, *before])
         if before.get(key) != now.get(key)
     ]
-
-
-def _adapter_digest(run: TrainedRun) -> str:
-    digest = hashlib.sha256()
-    for file in sorted(run.adapter_folder.glob("adapter_*")):
-        digest.update(file.name.encode())
-        with file.open("rb") as content:
-            digest.update(hashlib.file_digest(content, "sha256").digest())
-    return digest.hexdigest()[:16]
 
 
 def _without_effect(generation: GenerationSpec, typed: Mapping[str, str | bool]) -> Iterable[Issue]:

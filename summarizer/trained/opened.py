@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -11,9 +12,10 @@ import torch
 from summarizer.adapters.attach import AdaptedModel, attach, roles
 from summarizer.adapters.foreign import adapter_of_folder
 from summarizer.adapters.peft_format import load_adapter
-from summarizer.config.specs import RunSpec
+from summarizer.config.specs import GenerationSpec, RunSpec
 from summarizer.data.prompt import Prompt, build_prompt
 from summarizer.errors import ConfigError, Issue
+from summarizer.generation.decode import Decoder
 from summarizer.model.load import Base, load_base, load_config
 from summarizer.model.source import model_folder
 from summarizer.model.tokenizer import check_context, load_tokenizer
@@ -44,6 +46,28 @@ class Opened:
     def spec(self) -> RunSpec:
         """The first run's; in what its base and prompt are, the others' are alike."""
         return self.runs[0].spec
+
+    @contextmanager
+    def decoding(
+        self,
+        trials: Sequence[int] | None,
+        generation: GenerationSpec,
+        *,
+        at_once: int,
+        on_step: Callable[[int], None] | None = None,
+    ) -> Iterator[Decoder]:
+        """For the block's time: a decoder of these adapters, or of the base alone where they are None."""
+        showing = self.adapted.base_alone() if trials is None else self.adapted.only(trials)
+        with showing, self.processes.autocast():
+            yield Decoder(
+                self.adapted,
+                generation,
+                end_id=self.prompt.end_id,
+                pad_id=self.prompt.pad_id,
+                at_once=at_once,
+                on_step=on_step,
+                read_in_int8=self.reads_in_int8,
+            )
 
 
 def open_runs(runs: Sequence[TrainedRun], *, device: str = "auto", precision: str = "auto") -> Opened:

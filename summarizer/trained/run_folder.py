@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +36,15 @@ class TrainedRun:
     def name(self) -> str:
         """As a person tells it from others: its folder as they see it."""
         return shown(self.folder)
+
+    def adapter_digest(self) -> str:
+        """Of the adapter's content, so that a run that moved is still the same."""
+        digest = hashlib.sha256()
+        for file in sorted(self.adapter_folder.glob("adapter_*")):
+            digest.update(file.name.encode())
+            with file.open("rb") as content:
+                digest.update(hashlib.file_digest(content, "sha256").digest())
+        return digest.hexdigest()[:16]
 
 
 def read_run(folder: Path, *, model: str | None = None, adapter: Path | None = None) -> TrainedRun:

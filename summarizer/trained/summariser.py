@@ -5,11 +5,36 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from summarizer.config.specs import GenerationSpec
 from summarizer.data.prompt import Prompt
-from summarizer.generation.decode import Decoder
-from summarizer.trained.opened import Opened
+
+
+class Decoding(Protocol):
+    """Writes token ids after prompts, by one or several models at once (`generation.decode.Decoder`)."""
+
+    def answers(self, prompts: Sequence[Sequence[int]]) -> Iterator[tuple[int, list[list[int]]]]: ...
+
+    def stream(self, prompt: Sequence[int]) -> Iterator[tuple[int, int]]: ...
+
+
+class Model(Protocol):
+    """What summarises: opened runs (`trained.opened`), or a run as another engine's model."""
+
+    @property
+    def prompt(self) -> Prompt: ...
+
+    def decoding(
+        self,
+        trials: Sequence[int] | None,
+        generation: GenerationSpec,
+        *,
+        at_once: int,
+        on_step: Callable[[int], None] | None,
+    ) -> AbstractContextManager[Decoding]:
+        """For the block's time: a decoder of these opened adapters, or of the base alone where they are None."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -25,7 +50,7 @@ class Prepared:
 class Summariser:
     """Writes summaries as `generation` says: of every opened adapter, or of the base alone."""
 
-    def __init__(self, opened: Opened, generation: GenerationSpec, *, articles_at_once: int) -> None:
+    def __init__(self, opened: Model, generation: GenerationSpec, *, articles_at_once: int) -> None:
         self.opened = opened
         self.generation = generation
         self.articles_at_once = articles_at_once
@@ -52,8 +77,8 @@ class Summariser:
     def streams(self, article: Prepared, *, trials: Sequence[int] | None) -> Iterator[tuple[int, str]]:
         """The summaries of several adapters, written side by side: whose (its place in `trials`), and the piece."""
         pieces: dict[int, _Pieces] = {}
-        with self._showing(trials), self.opened.processes.autocast():
-            for trial, token in self._decoder().stream(article.prompt_ids):
+        with self._decoding(trials) as decoder:
+            for trial, token in decoder.stream(article.prompt_ids):
                 own = pieces.setdefault(trial, _Pieces(self.opened.prompt))
                 if piece := own.add(token):
                     yield trial, piece
@@ -73,25 +98,14 @@ class Summariser:
         trials: None gives one summary, of the base alone.  on_step: hears of each step how many tokens it wrote.
         """
         decode = self.opened.prompt.decode
-        with self._showing(trials), self.opened.processes.autocast():
-            for index, answers in self._decoder(on_step).answers([one.prompt_ids for one in articles]):
+        with self._decoding(trials, on_step) as decoder:
+            for index, answers in decoder.answers([one.prompt_ids for one in articles]):
                 yield index, [decode(answer) for answer in answers]
 
-    def _decoder(self, on_step: Callable[[int], None] | None = None) -> Decoder:
-        prompt = self.opened.prompt
-        return Decoder(
-            self.opened.adapted,
-            self.generation,
-            end_id=prompt.end_id,
-            pad_id=prompt.pad_id,
-            at_once=self.articles_at_once,
-            on_step=on_step,
-            read_in_int8=self.opened.reads_in_int8,
-        )
-
-    def _showing(self, trials: Sequence[int] | None) -> AbstractContextManager[None]:
-        adapted = self.opened.adapted
-        return adapted.base_alone() if trials is None else adapted.only(trials)
+    def _decoding(
+        self, trials: Sequence[int] | None, on_step: Callable[[int], None] | None = None
+    ) -> AbstractContextManager[Decoding]:
+        return self.opened.decoding(trials, self.generation, at_once=self.articles_at_once, on_step=on_step)
 
 
 @dataclass

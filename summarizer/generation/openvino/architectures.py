@@ -7,13 +7,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import openvino as ov
 import torch
-from openvino import opset15 as ops
 from torch import Tensor
 
 from summarizer.generation.openvino.graph import Graph, Weights
 from summarizer.generation.openvino.known import GRAPH, rope_of
+from summarizer.generation.openvino.runtime import ops, ov
 from summarizer.generation.openvino.stored import Node, Shelf
 
 
@@ -36,7 +35,7 @@ def _sliced_rotary(weight: Tensor, heads: int, dims: int) -> Tensor:
     GPT-J turns neighbours. Scores do not change where queries' and keys' rows are moved alike.
     """
     per_head = weight.reshape(heads, -1, weight.shape[1])
-    turned = per_head[:, :dims].unflatten(1, (dims // 2, 2)).transpose(1, 2).flatten(1, 2)
+    turned = per_head[:, :dims].reshape(heads, dims // 2, 2, -1).transpose(1, 2).flatten(1, 2)
     return torch.cat([turned, per_head[:, dims:]], dim=1).reshape(weight.shape)
 
 

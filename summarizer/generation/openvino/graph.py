@@ -15,10 +15,9 @@ from collections.abc import Mapping
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
-import openvino as ov
-from openvino import opset15 as ops
 from torch import Tensor
 
+from summarizer.generation.openvino.runtime import ops, ov
 from summarizer.generation.openvino.stored import Node, Shelf
 
 
@@ -48,7 +47,7 @@ class Graph:
         self.sinks: list[Node] = []
         self.visible = self._visible()
 
-    def model(self, logits: Node) -> ov.Model:
+    def model(self, logits: Node) -> Any:
         """The graph that ends in these logits."""
         result = ops.result(logits, name="logits")
         result.output(0).get_tensor().set_names({"logits"})

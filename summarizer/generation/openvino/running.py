@@ -7,20 +7,27 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import openvino as ov
 import torch
 from jaxtyping import Float
 from torch import Tensor
+
+from summarizer.generation.openvino.runtime import ov
 
 EXACT: dict[str, Any] = {
     "INFERENCE_PRECISION_HINT": "f32",
     "KV_CACHE_PRECISION": "f32",
     "DYNAMIC_QUANTIZATION_GROUP_SIZE": 0,
 }
-"""In place of the plugin's own choice for the processor: bf16 where it has that, activations and keys in int8."""
+SETTINGS: dict[str, dict[str, Any]] = {
+    "auto": {},
+    "fp32": EXACT,
+    "bf16": {"INFERENCE_PRECISION_HINT": "bf16"},
+}
+"""By --precision. auto is the plugin's own choice for the processor: bf16 where it has that, activations, keys and
+values in 8 bits."""
 
 
-def read_graph(graph: Path) -> ov.Model:
+def read_graph(graph: Path) -> Any:
     """Raises RuntimeError where the file, or its weights beside it, are broken."""
     return ov.Core().read_model(graph)
 
@@ -28,7 +35,7 @@ def read_graph(graph: Path) -> ov.Model:
 class Running:
     """One text, or its beams, at a time."""
 
-    def __init__(self, model: ov.Model, *, threads: int, settings: dict[str, Any] | None = None) -> None:
+    def __init__(self, model: Any, *, threads: int, settings: dict[str, Any] | None = None) -> None:
         """settings: of the plugin, in place of its own."""
         asked = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": threads, **(settings or {})}
         self.compiled = ov.Core().compile_model(model, "CPU", asked)

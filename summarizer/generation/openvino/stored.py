@@ -6,11 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import openvino as ov
 import torch
-from openvino import opset15 as ops
 from torch import Tensor
 
+from summarizer.generation.openvino.runtime import ops, ov
 from summarizer.model.formats import int8
 
 GROUPS = (128, 64, 32, 16)
@@ -28,7 +27,7 @@ def quantise_groups(weight: Tensor, group: int) -> tuple[Tensor, Tensor]:
     (d_out, groups, 1) in fp32. Source: NNCF's INT4_SYM, without data.
     """
     stored, scales = [], []
-    for rows in weight.split(ROWS_AT_ONCE):
+    for rows in torch.split(weight, ROWS_AT_ONCE):
         grouped = rows.float().reshape(rows.shape[0], -1, group)
         furthest = grouped.gather(2, grouped.abs().argmax(dim=2, keepdim=True))
         scale = furthest / -8

@@ -79,7 +79,7 @@ def convert(folder: Path, out: Path, variant: str) -> None:
     if reason := refusal(config):
         raise ValueError(reason)
     out.mkdir(parents=True, exist_ok=True)
-    write_graph(config, Checkpoint(folder), out, int4=variant == "int4")
+    write_graph(config, Checkpoint(folder), out, variant)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,7 @@
 """A run on OpenVINO's CPU plugin, for `generation.backend=openvino`.
 
 The graph's weights are those that the adapter was trained beside, the adapter merged into them in fp32, and rounded
-anew: to int8 row by row as this project's own int8 is, so that what no adapter touched comes back as it was stored,
-or to 4 bits in groups.
+anew in groups, since a row's outliers would cost its other weights too much (`generation.openvino.stored.GROUPS`).
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from functools import cached_property
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
@@ -48,7 +47,8 @@ if TYPE_CHECKING:
 
 KEY = "--backend"
 PACKAGE = ".[openvino]"
-WEIGHTS: Mapping[str, str] = {"openvino": "int8", "openvino_int4": "int4"}
+Bits = Literal["int8", "int4"]
+WEIGHTS: Mapping[str, Bits] = {"openvino": "int8", "openvino_int4": "int4"}
 """By generation.backend."""
 GRAPH_VERSION = 1
 """Raised when the same model becomes another graph, so that kept ones of an older version are made anew."""
@@ -101,8 +101,7 @@ class Converted:
     """One run, as a `trained.summariser.Model`: trial 0 is its adapter."""
 
     run: TrainedRun
-    weights: str
-    """int8 or int4."""
+    weights: Bits
     precision: str
 
     @cached_property
@@ -180,7 +179,7 @@ class Converted:
         require_room(2 * stored_bytes)  # the constants, and the graph that is written from them
         with bar(f"converting to OpenVINO's {self.weights}", len(pieces)) as progress:
             read = _Pieces(pieces, progress)
-            graph = write_graph(config.to_dict(), read, folder, int4=self.weights == "int4")
+            graph = write_graph(config.to_dict(), read, folder, self.weights)
         if read.left:
             raise ConfigError.single(
                 KEY, f"openvino cannot run this model: its graph has no place for {min(read.left)}; use torch"

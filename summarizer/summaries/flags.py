@@ -28,8 +28,8 @@ SWITCHES = (
 )
 BACKENDS = ("torch", "openvino", "openvino_int4")
 BACKEND = (
-    "what computes: torch is this project's own decoder; openvino runs on a CPU, with the adapter merged into weights "
-    "of 8 bits (_int4: of 4), made once and kept in the cache folder"
+    "what computes: torch is this project's own decoder; openvino is for a CPU, with the adapter merged into "
+    "weights of 8 bits (_int4: of 4), made once and kept in the cache folder"
 )
 GENERATION_KEYS = ("backend", *(key for key, _, _ in (*NUMBERS, *SWITCHES)))
 """Of the config group `generation`, in the order of --help."""

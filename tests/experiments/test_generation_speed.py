@@ -225,6 +225,7 @@ def test_the_openvino_graph_computes_the_model(config: Any, tmp_path: Path) -> N
     from answer_openvino import OpenVino, convert
 
     from summarizer.generation.openvino.running import EXACT
+    from summarizer.generation.openvino.stored import GROUPS, quantise_groups
     from summarizer.model.formats.int8 import quantise
 
     torch.manual_seed(0)
@@ -235,10 +236,14 @@ def test_the_openvino_graph_computes_the_model(config: Any, tmp_path: Path) -> N
     model.save_pretrained(tmp_path / "model")
     convert(tmp_path / "model", tmp_path / "out", "int8")
     with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.dim() > 1:
+        for name, parameter in model.named_parameters():
+            if name.endswith(("lm_head.weight", "wte.weight", "embed_tokens.weight")):
                 q, scale = quantise(parameter)
                 parameter.copy_(q * scale)
+            elif parameter.dim() > 1:
+                group = next(size for size in GROUPS["int8"] if parameter.shape[1] % size == 0)
+                q, scale = quantise_groups(parameter, group, "int8")
+                parameter.copy_((q * scale).reshape(parameter.shape))
     asked = {"threads": 1, "folder": str(tmp_path / "out"), "embedding_weights": 96 * 32, "end_id": 95}
     side = OpenVino(asked, EXACT)
     prompt = list(range(5, 25))

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
-from summarizer.config.specs import GenerationSpec, PromptSpec
+from summarizer.config.specs import Backend, GenerationSpec, PromptSpec
 from summarizer.errors import ConfigError
+from summarizer.summaries.flags import BACKENDS, GENERATION_KEYS
 from summarizer.summaries.settings import FLAGS, chosen_generation, differences, whole_number
 
 OWN: dict[str, Any] = {
@@ -37,7 +38,8 @@ def mistakes(**typed: str | bool) -> list[str]:
 
 
 def test_every_setting_has_a_flag() -> None:
-    assert FLAGS.keys() == GenerationSpec.model_fields.keys()
+    assert FLAGS.keys() == GenerationSpec.model_fields.keys() == set(GENERATION_KEYS)
+    assert get_args(Backend) == BACKENDS
 
 
 def test_the_runs_own_settings_stand_where_nothing_is_typed() -> None:

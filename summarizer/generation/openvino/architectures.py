@@ -13,10 +13,10 @@ from torch import Tensor
 from summarizer.generation.openvino.graph import Graph, Weights
 from summarizer.generation.openvino.known import GRAPH, rope_of
 from summarizer.generation.openvino.runtime import ops, ov
-from summarizer.generation.openvino.stored import Node, Shelf
+from summarizer.generation.openvino.stored import Bits, Node, Shelf
 
 
-def write_graph(config: Mapping[str, Any], read: Weights, folder: Path, *, int4: bool) -> Path:
+def write_graph(config: Mapping[str, Any], read: Weights, folder: Path, bits: Bits) -> Path:
     """Write a model that `known.refusal` has nothing against into `folder`, an existing one, and return its graph.
 
     Memory stays near the largest matrix in fp32; the disk holds the weights twice until the graph is saved.
@@ -24,7 +24,7 @@ def write_graph(config: Mapping[str, Any], read: Weights, folder: Path, *, int4:
     """
     graph = folder / GRAPH
     with tempfile.TemporaryDirectory(prefix="constants-", dir=folder) as constants:
-        own = Graph(config, read, Shelf(Path(constants)), int4=int4)
+        own = Graph(config, read, Shelf(Path(constants)), bits)
         ov.save_model(own.model(BUILDERS[config["model_type"]](own)), graph, compress_to_fp16=False)
     return graph
 

@@ -18,7 +18,7 @@ import numpy as np
 from torch import Tensor
 
 from summarizer.generation.openvino.runtime import ops, ov
-from summarizer.generation.openvino.stored import Node, Shelf
+from summarizer.generation.openvino.stored import Bits, Node, Shelf
 
 
 @runtime_checkable
@@ -37,9 +37,9 @@ def constant(values: Any, dtype: Any = np.float32) -> Node:
 class Graph:
     """One model's operators, in which its architecture (`architectures`) is written."""
 
-    def __init__(self, config: Mapping[str, Any], read: Weights, shelf: Shelf, *, int4: bool) -> None:
-        """config: as the model's config.json.  int4: of all matrices but the embedding and the head."""
-        self.config, self.read, self.shelf, self.int4 = config, read, shelf, int4
+    def __init__(self, config: Mapping[str, Any], read: Weights, shelf: Shelf, bits: Bits) -> None:
+        """config: as the model's config.json.  bits: of all matrices but embedding and head."""
+        self.config, self.read, self.shelf, self.bits = config, read, shelf, bits
         self.ids = ops.parameter([-1, -1], np.int64, name="input_ids")
         self.mask = ops.parameter([-1, -1], np.int64, name="attention_mask")
         self.positions = ops.parameter([-1, -1], np.int64, name="position_ids")
@@ -62,21 +62,24 @@ class Graph:
         return ov.Model([result], self.sinks, list(inputs.values()), self.config["model_type"])
 
     def linear(self, x: Node, name: str) -> Node:
-        return self._with_bias(self._product(x, self.read(f"{name}.weight"), int4=self.int4), name)
+        return self._with_bias(self._product(x, self.read(f"{name}.weight"), self.bits), name)
 
     def product(self, x: Node, weight: Tensor) -> Node:
         """x @ weight.T, with a weight that is not the checkpoint's own."""
-        return self._product(x, weight, int4=self.int4)
+        return self._product(x, weight, self.bits)
 
     def embedding(self, name: str) -> Node:
-        """Always in 8 bits, as NNCF leaves it."""
+        """Always int8 with a step a row, as NNCF leaves it."""
         q, steps = self.shelf.rows_in_int8(self.read(f"{name}.weight"))
         axis = constant(0, np.int64)
         rows = ops.convert(ops.gather(q, self.ids, axis), "f32")
         return ops.multiply(rows, ops.gather(constant(steps), self.ids, axis))
 
     def head(self, x: Node, name: str, embedding: str) -> Node:
-        """Of the last token, always in 8 bits, as NNCF leaves it. embedding: whose weight a tied head shares."""
+        """Of the last token, always int8 with a step a row, as NNCF leaves it.
+
+        embedding: whose weight a tied head shares.
+        """
         last = ops.slice(
             x,
             constant([-1], np.int64),
@@ -85,10 +88,10 @@ class Graph:
             constant([1], np.int64),
         )
         own = name if f"{name}.weight" in self.read else embedding
-        return self._with_bias(self._product(last, self.read(f"{own}.weight"), int4=False), name)
+        return self._with_bias(self._product(last, self.read(f"{own}.weight"), None), name)
 
-    def _product(self, x: Node, weight: Tensor, *, int4: bool) -> Node:
-        return ops.matmul(x, self.shelf.dense(weight, int4=int4), transpose_a=False, transpose_b=True)
+    def _product(self, x: Node, weight: Tensor, bits: Bits | None) -> Node:
+        return ops.matmul(x, self.shelf.dense(weight, bits), transpose_a=False, transpose_b=True)
 
     def _with_bias(self, y: Node, name: str) -> Node:
         bias = f"{name}.bias"

@@ -89,6 +89,10 @@ def asked(request: Request) -> Asked:
     split = sound(lambda: _split(request, runs))
     choice = sound(lambda: _choice(request))
     generation = sound(lambda: _generation(request, runs)) if runs else None
+    if generation is not None and generation.backend != "torch" and runs and len(runs) > 1:
+        issues.append(
+            Issue("--backend", f"{generation.backend} answers for one run at a time; take them one by one")
+        )
     at_once = None
     if request.batch_size is not None:
         at_once = sound(lambda: whole_number("--batch-size", request.batch_size or ""))

@@ -143,7 +143,7 @@ def test_ctranslate2_in_int8(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     theirs = log_probs_of_converted(folder)(example())
     error = float((own.exp() * (own - theirs)).sum(dim=1).mean())
     assert 1e-5 < error < 0.5
-    assert "in int8 it rounds activations too" in lines[-3]
+    assert "in int8 it rounds merged weights and activations" in lines[-3]
     (run / "export").rename(tmp_path / "first")
     monkeypatch.setattr("summarizer.exporting.export.MOST_CONVERSION_KL", 1e-7)
     with pytest.raises(ConfigError, match="answers something else"):

@@ -7,12 +7,12 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from summarizer import atomic
-from summarizer.config.paths import shown
+from summarizer.config.paths import EMBEDDED_SCHEME, shown
 from summarizer.data.prompt import Prompt, build_prompt
 from summarizer.errors import ConfigError
 from summarizer.exporting.adapter_folder import write_adapter
@@ -80,6 +80,8 @@ def _peft(run: TrainedRun, request: Request) -> list[str]:
     prompt = build_prompt(spec.prompt, tokenizer)
     end_as_prompted(tokenizer, prompt)
     name = base_name(spec.model.name_or_path)
+    if spec.model.name_or_path.startswith(EMBEDDED_SCHEME):  # nowhere else, and small
+        request = replace(request, with_base=True)
     limits = _peft_limits(run, folder, with_base=request.with_base)
     with _new(request.output) as scratch:
         write_adapter(
@@ -241,7 +243,8 @@ def _peft_limits(run: TrainedRun, base: Path, *, with_base: bool) -> list[str]:
     if is_stored_base(base):
         return [
             f"The base, {name}, is kept in this project's own quantised form, which transformers does not read: "
-            "plain peft needs a dense copy of it (export again with --with-base), or --format merged needs no base."
+            "plain peft needs a dense copy of it (export again with --with-base and another --output), or "
+            "--format merged, which needs no base."
         ]
     if own_format != "none":
         return [

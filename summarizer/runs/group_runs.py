@@ -134,6 +134,14 @@ class GroupRuns:
     def _untrained(self) -> OnTheWay:
         with self.group.adapted.evaluating():
             (found,) = evaluate_on_the_way(self.evaluator, self._shared, self.validation, None)
+        rows, asked = len(self.validation.rows), self._shared.evaluation
+        log.info(
+            "on the way: loss of %d, ROUGE of %d of the %d %s rows",
+            min(asked.loss_rows or rows, rows),
+            min(asked.rows_during_training, rows),
+            rows,
+            self.validation.split,
+        )
         log.info("step 0, the base alone: %s", _shown(found.metrics))
         startup().lap("evaluation of the base")
         return found

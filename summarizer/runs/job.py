@@ -57,6 +57,8 @@ def job_of_folder(folder: Path, key: str = "resume") -> Job:
     config_file = folder / ".hydra" / "config.yaml"
     if not config_file.is_file():
         what = "no run folder: it has no .hydra/config.yaml" if folder.is_dir() else "no such folder"
+        if folder.is_file():
+            what = "is a file; name the folder of a run"
         raise ConfigError.single(key, f"{folder}: {what}")
     try:
         config = OmegaConf.load(config_file)

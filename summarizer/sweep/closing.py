@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from summarizer.config.paths import shown
 from summarizer.config.specs import TrackingSpec
 from summarizer.errors import ConfigError
 
@@ -28,6 +29,7 @@ def reported() -> Iterator[None]:
                 _report(sweep, tracking)
             except (ConfigError, OSError) as error:  # what ended the sweep is what its user must hear of
                 log.error("the sweep's report could not be written: %s", error)
+            log.info("go on with resume=%s", shown(sweep))
         raise
     for sweep, tracking in _due.pop().items():
         _report(sweep, tracking)

@@ -74,7 +74,13 @@ class Launch:
             raise
         groups = grouped([_key(one) for one in combinations])
         self._prepare(combinations, groups)
-        log.info("sweep of %d in %d to train together: %s", len(combinations), len(groups), shown(self.sweep))
+        log.info(
+            "sweep of %d runs, in %d group%s that train%s together: %s",
+            len(combinations),
+            len(groups),
+            *(("", "s") if len(groups) == 1 else ("s", "")),
+            shown(self.sweep),
+        )
         ended: dict[str, Ended] = {}
         members = [[combinations[place] for place in places] for places in groups]
         for results in self._run_over(members, other) if other else map(self._run, members):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import warnings
 from pathlib import Path
@@ -25,6 +26,8 @@ def save_pictures(sweep: Path, record: SweepRecord, swept: Swept) -> dict[str, P
     # A second to import, which a config check need not wait for.
     import matplotlib
 
+    # At its first use on a machine it says "generated new fontManager", which tells nobody anything.
+    logging.getLogger("matplotlib.font_manager").setLevel(logging.WARNING)
     pictures = {"heatmap": sweep / HEATMAP, "curves": sweep / CURVES}
     with matplotlib.rc_context(), warnings.catch_warnings():
         matplotlib.rcdefaults()  # pictures of different people look the same

@@ -23,6 +23,7 @@ from wandb_server import ENTITY, KEY, ServedRun, WandbServer, serving
 
 from summarizer.tracking.metrics import read_metrics
 from summarizer.tracking.summary import read_summary
+from summarizer.tracking.wandb_log import read_records
 
 HUB_TOKEN = "hf_" + "recognisable" * 3
 SMALL = (*TINY, "tracking=wandb", "trainer.checkpoint_every_steps=2", "evaluation.sample_summaries=2")
@@ -181,12 +182,14 @@ def test_a_run_killed_online_goes_on_in_its_wandb_run(
     def arrived() -> bool:
         return any(row["step"] >= 5 for one in [*server.runs.values()] for row in one.history)
 
-    killed_when(arrived, (*SMALL, "tracking.mode=online", f"hydra.run.dir={folder}"), environment, tmp_path)
+    # Long enough that the kill comes in its middle, on a fast machine too: 30 passes of 4 steps.
+    longer = (*SMALL, "trainer.epochs=30", "tracking.mode=online", f"hydra.run.dir={folder}")
+    killed_when(arrived, longer, environment, tmp_path)
     before = len(next(iter(server.runs.values())).history)
     run(["summarizer.run", f"resume={folder}"], environment, tmp_path)
     (served,) = server.runs.values()
     assert served.joined == 1
-    assert before < len(served.history) == 13
+    assert before < len(served.history) == 121
     assert untimed(of_history(served.history)) == untimed(of_metrics(folder))
     best_of(served, folder)
     assert served.summary["status"] == "completed"
@@ -215,7 +218,10 @@ def test_a_run_killed_offline_is_whole_for_wandbs_reader_and_after_a_sync(
         history += [one["history"]["item"] for one in told if one["type"] == "history"]
     assert untimed(of_history(history)) == untimed(of_metrics(folder))
 
-    run(["wandb", "sync", *map(str, records)], environment, tmp_path)
+    # wandb keeps records in memory for a while: a kill may leave none in the file, which its sync refuses.
+    held = [record for record in records if any(read_records(next(record.glob("*.wandb"))))]
+    assert records[1] in held
+    run(["wandb", "sync", *map(str, held)], environment, tmp_path)
     (served,) = server.runs.values()
     assert untimed(of_history(served.history)) == untimed(of_metrics(folder))
     best_of(served, folder)

@@ -133,6 +133,27 @@ def test_nothing_to_read_is_a_mistake(compare: Compare, tmp_path: Path) -> None:
     assert "nowhere: no such folder" in err
 
 
+def test_commands_that_were_refused_are_counted_and_no_problem(
+    sweep: Path, compare: Compare, tmp_path: Path
+) -> None:
+    for number in range(5):
+        refused = tmp_path / "refused" / str(number)
+        (refused / ".hydra").mkdir(parents=True)
+        (refused / ".hydra" / "config.yaml").write_text("seed: 0\n")
+        (refused / "run.log").touch()
+    code, out, err = compare(sweep, tmp_path / "refused")
+    assert code == 0, err
+    assert "Note: 5 folders in which no run began were left out.\n" in out
+    code, _, err = compare(tmp_path / "refused")
+    assert code == 2
+    assert "there is no run to compare: in 5 folders none began to train" in err
+    (tmp_path / "refused" / "3" / "run.log").write_text("Traceback\n")
+    code, out, _ = compare(sweep, tmp_path / "refused")
+    assert code == 1
+    assert "Note: 4 folders" in out
+    assert f"{tmp_path / 'refused' / '3'}: it never began to train" in out
+
+
 @pytest.mark.parametrize("left", ["empty metrics", "no summary", "no predictions"])
 def test_a_run_that_says_little_is_compared(sweep: Path, compare: Compare, left: str) -> None:
     run = sweep / "0"
@@ -154,6 +175,8 @@ def test_mistaken_flags_cost_no_reading(sweep: Path, compare: Compare, tmp_path:
     assert (code, out) == (2, "")
     assert "--by: no score 'rougLsum'; did you mean 'rougeLsum'?" in err
     assert f"--html: {tmp_path} is a folder" in err
+    assert compare(sweep, "--html", tmp_path / "no" / "page.html")[:2] == (2, "")
+    assert not (tmp_path / "no").exists()
     assert "is there already and is no comparison" in err
     assert "runs" in json.loads((sweep / "sweep.json").read_text())
 
@@ -209,10 +232,11 @@ def test_help_answers_at_once_and_a_reader_that_leaves_is_no_crash(sweep: Path) 
     ).stderr
     assert not any(f" {heavy}\n" in imported for heavy in ("torch", "wandb", "numpy", "pydantic", "rich"))
     left = subprocess.run(
-        f"{sys.executable} -m summarizer.compare {sweep} | head -1",
+        f"{sys.executable} -m summarizer.compare {sweep} --json {sweep}/found.json | true",
         shell=True,
         cwd=REPOSITORY,
         capture_output=True,
         text=True,
     )
     assert "Traceback" not in left.stderr
+    assert (sweep / "found.json").is_file(), "written before the table, which nobody read"

@@ -7,17 +7,17 @@ from dataclasses import dataclass
 
 from summarizer.comparing.compared import ComparedRun, Comparison, Scores
 from summarizer.comparing.comparison import LOSS
+from summarizer.comparing.settings import heading, setting
 from summarizer.evaluation.rouge import VARIANTS
 from summarizer.evaluation.significance import p_text
 from summarizer.scoring.tables import Cell
-from summarizer.sweep.swept import UNSET
 
 EMPTY = Cell("")
 GIB = 2**30
 LONGEST_VALUE = 24
 """Characters of a setting."""
 NEEDED_KEYS = 2
-"""Of the settings that differ, those first overridden tell runs apart best."""
+"""Of the settings that differ, the first tell runs apart best."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ def _telling(columns: Sequence[Column], runs: Sequence[ComparedRun]) -> list[Col
 
 def _setting(key: str, need: int) -> Column:
     # A dotted key is wider than its values.
-    return Column(key.replace(".", ".\n"), need, lambda run: Cell(_end(run.config.get(key, UNSET).text)))
+    return Column(heading(key).replace(".", ".\n"), need, lambda run: Cell(_end(setting(key, run.config))))
 
 
 def _end(text: str) -> str:

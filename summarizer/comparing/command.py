@@ -15,7 +15,7 @@ from summarizer.atomic import write_text
 from summarizer.comparing.as_json import as_json
 from summarizer.comparing.comparison import LOSS, RANKINGS, compare_runs
 from summarizer.comparing.finding import Found, find
-from summarizer.comparing.reading import Read, read_run, reason
+from summarizer.comparing.reading import NeverBeganError, Read, read_run, reason
 from summarizer.comparing.terminal import print_comparison
 from summarizer.config.nearest import suggestion
 from summarizer.config.paths import shown
@@ -24,6 +24,8 @@ from summarizer.runs.logs import log_to_terminal
 from summarizer.runs.mistakes import FAILURE, ended_by_sigterm
 
 NOTHING = Issue("PATH", "there is no run to compare")
+MOST_NAMED = 3
+"""Folders in which no run began; more are counted."""
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +41,7 @@ class Request:
 
 
 def compare(request: Request) -> None:
-    """Read the runs, print them beside each other, and write what was asked for.
+    """Read the runs, write what was asked for, and print them beside each other.
 
     Raises ConfigError where no run can be read, or for a mistaken flag before any is; RunsFailed at the end where
     some of it could not be read; OSError where a file cannot be written.
@@ -57,7 +59,7 @@ def compare(request: Request) -> None:
             problems=problems,
             notes=found.notes,
         )
-        print_comparison(comparison, Console(file=sys.stdout, highlight=False))
+        # The files first: who reads the table through `head` closes it before its end.
         if request.json is not None:
             write_text(request.json, as_json(comparison) + "\n")
             log.info("saved: %s", shown(request.json))
@@ -66,6 +68,7 @@ def compare(request: Request) -> None:
 
             write_text(request.html, page(comparison))
             log.info("saved: %s", shown(request.html))
+        print_comparison(comparison, Console(file=sys.stdout, highlight=False))
     if comparison.problems:
         count = len(comparison.problems)
         what = "1 thing" if count == 1 else f"{count} things"
@@ -88,8 +91,10 @@ def _refusal(flag: str, path: Path) -> str | None:
     """Why a file is not written: nothing that is no earlier comparison is replaced."""
     if path.is_dir():
         return f"{path} is a folder; name a file, such as {path / f'comparison.{flag[2:]}'}"
-    if path.parent.exists() and not path.parent.is_dir():
-        return f"{path.parent} is a file, not a folder"
+    if not path.parent.is_dir():
+        return (
+            f"{path.parent} is a file, not a folder" if path.parent.exists() else f"no folder {path.parent}"
+        )
     if not path.exists():
         return None
     if flag == "--html" and path.suffix.lower() not in (".html", ".htm"):
@@ -111,12 +116,14 @@ def _read(found: Found) -> tuple[list[Read], dict[str, str]]:
     """Every run that can be read, and what cannot. Raises ConfigError where that is all."""
     runs: list[Read] = []
     problems = dict(found.problems)
+    unbegun: dict[str, str] = {}
     with progress.bar("reading", len(found.places)) as bar:
         for place in found.places:
             try:
                 run = read_run(place)
             except ConfigError as error:
-                problems[place.source] = reason(error, str(place.folder or place.wandb[-1]))
+                of_kind = unbegun if isinstance(error, NeverBeganError) else problems
+                of_kind[place.source] = reason(error, str(place.folder or place.wandb[-1]))
             except OSError as error:
                 problems[place.source] = f"{error.filename or 'a file'} cannot be read: {error.strerror}"
             else:
@@ -126,6 +133,16 @@ def _read(found: Found) -> tuple[list[Read], dict[str, str]]:
                     runs.append(run)
                     problems |= run.problems
             bar.advance()
+    left_out = "1 folder" if len(unbegun) == 1 else f"{len(unbegun):,} folders"
     if not runs:
-        raise ConfigError([Issue(path, problem) for path, problem in problems.items()] or [NOTHING])
+        issues = [Issue(path, problem) for path, problem in problems.items()]
+        if len(unbegun) > MOST_NAMED:
+            issues.append(Issue("PATH", f"there is no run to compare: in {left_out} none began to train"))
+        else:
+            issues += [Issue(path, problem) for path, problem in unbegun.items()]
+        raise ConfigError(issues or [NOTHING])
+    if unbegun:
+        found.notes.append(
+            f"{left_out} in which no run began {'was' if len(unbegun) == 1 else 'were'} left out."
+        )
     return runs, problems

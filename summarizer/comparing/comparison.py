@@ -5,6 +5,7 @@ from __future__ import annotations
 import os.path
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from summarizer.comparing.articles import first_known, from_files
 from summarizer.comparing.compared import Comparison, Row, RowSet
@@ -12,11 +13,12 @@ from summarizer.comparing.compared_run import compared_run
 from summarizer.comparing.pairing import RowScores, against, score_rows
 from summarizer.comparing.reading import Read
 from summarizer.comparing.row_sets import row_sets
-from summarizer.comparing.settings import differing, flat, from_overrides, names
+from summarizer.comparing.settings import differing, flat, from_overrides, names, overridden
 from summarizer.evaluation.predictions import Prediction
 from summarizer.evaluation.rouge import VARIANTS
 from summarizer.evaluation.significance import Difference
 from summarizer.runs.folder import SUMMARY
+from summarizer.sweep.record import FILE_NAME as SWEEP
 from summarizer.sweep.swept import Value
 from summarizer.tracking.names import redact
 from summarizer.tracking.summary import RougeScores
@@ -51,9 +53,9 @@ def compare_runs(
         for run in runs
     ]
     overrides = [run.overrides or () for run in runs]
-    named = dict(
-        zip(names([run.source for run in runs], _groups(runs, sets), kept, overrides), runs, strict=True)
-    )
+    swept = _swept(runs)
+    of_runs = names([run.source for run in runs], _groups(runs, sets), kept, overrides, swept)
+    named = dict(zip(of_runs, runs, strict=True))
     config_of = dict(zip(named, kept, strict=True))
     set_of = dict(zip(named, sets, strict=True))
     by_set = _by_set(set_of, named, by)
@@ -67,7 +69,7 @@ def compare_runs(
             compared_run(name, named[name], config_of[name], set_of[name], shown, row_scores)
             for name in in_order
         ),
-        swept=differing(kept, overrides),
+        swept=differing(kept, overrides, swept),
         row_sets=tuple(by_set),
         best={
             row_set: members[0]
@@ -83,6 +85,19 @@ def compare_runs(
         problems=problems,
         notes=(*notes, *_notes(by_set, config_of)),
     )
+
+
+def _swept(runs: Sequence[Read]) -> set[str]:
+    """The keys that sweeps among the runs went through: what runs of one sweep override differently."""
+    sweeps: dict[Path, list[frozenset[str]]] = {}
+    for run in runs:
+        if run.folder is not None and (run.folder.parent / SWEEP).is_file():
+            sweeps.setdefault(run.folder.parent, []).append(frozenset(run.overrides or ()))
+    return {
+        key
+        for of_sweep in sweeps.values()
+        for key in overridden([sorted(frozenset.union(*of_sweep) - frozenset.intersection(*of_sweep))])
+    }
 
 
 def _groups(runs: Sequence[Read], sets: Sequence[RowSet | None]) -> list[list[int]]:

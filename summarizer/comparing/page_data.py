@@ -9,6 +9,7 @@ from typing import Any
 from summarizer.comparing.answer import answers
 from summarizer.comparing.compared import ComparedRun, Comparison, RowSet, ScoredText, Scores
 from summarizer.comparing.page_curves import points_per_curve, thinned
+from summarizer.comparing.settings import heading, setting
 from summarizer.evaluation.rouge import VARIANTS, Interval
 from summarizer.evaluation.significance import Difference
 from summarizer.sweep.swept import UNSET, Value
@@ -29,9 +30,11 @@ def page_data(comparison: Comparison) -> dict[str, Any]:
         "rankedBy": comparison.ranked_by,
         "swept": [
             {
-                "key": key,
-                "label": label(key),
-                "values": [{"text": v.text, "number": _finite(v.number)} for v in values[key]],
+                "key": heading(key),
+                "label": label(heading(key)),
+                "values": [
+                    {"text": setting(key, {key: v}), "number": _finite(v.number)} for v in values[key]
+                ],
             }
             for key in comparison.swept
         ],
@@ -65,14 +68,14 @@ def _row_set(comparison: Comparison, row_set: RowSet) -> dict[str, Any]:
     names = [run.name for run in comparison.runs]
     best = comparison.best.get(row_set)
     bases = _distinct([(run, run.base) for run in runs if run.base])
-    leads = _distinct([(run, run.lead3) for run in runs if run.lead3])
+    lead = next((run.lead3 for run in runs if run.lead3), None)  # of the rows alone, whatever the base
     return {
         "split": row_set.split,
         "rows": row_set.rows,
         "digest": row_set.digest,
         "best": None if best is None else names.index(best),
         "systems": [{"name": f"base alone{_of(run, bases)}", **_scores(scores)} for run, scores in bases]
-        + [{"name": f"Lead-3{_of(run, leads)}", **_scores(scores)} for run, scores in leads],
+        + ([] if lead is None else [{"name": "Lead-3", **_scores(lead)}]),
         "articles": [
             {"id": row.id, "reference": row.reference, "article": row.article}
             for row in comparison.rows.get(row_set, ())

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from summarizer.comparing.finding import Place, wandb_file
 from summarizer.config.paths import shown
-from summarizer.errors import ConfigError
+from summarizer.errors import ConfigError, Issue
 from summarizer.evaluation.predictions import Prediction, read_predictions
 from summarizer.runs.folder import METRICS, SUMMARY
 from summarizer.runs.job import job_of_folder
@@ -28,6 +28,10 @@ SAMPLE_COLUMNS = ["id", "article", "reference", "base", "prediction"]
 """Of the table that a run logs to wandb."""
 MOST_REASONS = 3
 """Of what is wrong with one file, in a line."""
+
+
+class NeverBeganError(ConfigError):
+    """A command was refused before its run began: there is nothing to read, and nothing is broken."""
 
 
 @dataclass(eq=False)
@@ -56,9 +60,17 @@ class Read:
 def read_run(place: Place) -> Read | None:
     """A run from its folder or its wandb folders; None for a wandb run of a sweep's table.
 
-    Raises ConfigError where nothing can be told of it.
+    Raises ConfigError where nothing can be told of it; NeverBeganError where that is as it should be.
     """
     return _from_wandb(place) if place.folder is None else _from_folder(place.folder)
+
+
+def _is_unbegun(folder: Path) -> bool:
+    """Whether all that is left of a run is its config and an empty log."""
+    return all(
+        path.name == ".hydra" or (path.suffix == ".log" and path.is_file() and not path.stat().st_size)
+        for path in folder.iterdir()
+    )
 
 
 def reason(error: ConfigError, path: str) -> str:
@@ -74,7 +86,8 @@ def _from_folder(folder: Path) -> Read:
     read = Read(shown(folder), folder)
     has_summary, has_metrics = (folder / SUMMARY).is_file(), (folder / METRICS).is_file()
     if not has_summary and not has_metrics:
-        raise ConfigError.single(read.source, f"it never began to train: no {METRICS}, no {SUMMARY}")
+        kind = NeverBeganError if _is_unbegun(folder) else ConfigError
+        raise kind([Issue(read.source, f"it never began to train: no {METRICS}, no {SUMMARY}")])
     read.summary = read_summary(folder) if has_summary else None
     read.metrics = read_metrics(folder / METRICS) if has_metrics else ()
     if (folder / ".hydra" / "config.yaml").is_file():

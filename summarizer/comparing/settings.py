@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import PurePath
 from typing import Any
 
@@ -18,9 +19,11 @@ NOT_OF_THE_RUN = (
     *("evaluation.bootstrap_samples", "evaluation.bootstrap_seed", "quantization.cache"),
 )
 """Groups and keys that change nothing in what is trained and what it scores."""
+TARGET = "._target_"
+"""Ends the key of a class that Hydra makes."""
 WORDS: Mapping[str, object] = {"true": True, "false": False, "null": None}
 LONGEST_NAME = 40
-"""Characters of a name that is made of settings; where one is longer, its whole group is named by folders."""
+"""Characters of a name that is made of settings; where one is longer, its group has fewer settings in its names."""
 
 
 def flat(config: Mapping[str, Any]) -> dict[str, Value]:
@@ -34,10 +37,28 @@ def from_overrides(overrides: Sequence[str]) -> dict[str, Value]:
     return {one_line(key): _value(key, _typed(value)) for key, _, value in typed}
 
 
-def differing(configs: Sequence[Mapping[str, Value]], overrides: Sequence[Sequence[str]]) -> tuple[str, ...]:
-    """Keys whose values differ between runs: those overridden, in the order of the commands, then the rest.
+def setting(key: str, config: Mapping[str, Value]) -> str:
+    """A key's value as a person reads it: a class without its module."""
+    text = config.get(key, UNSET).text
+    return text.rpartition(".")[2] if key.endswith(TARGET) else text
 
+
+def heading(key: str) -> str:
+    """A key as a person reads it: `optimizer` for the class of the optimizer."""
+    return key.removesuffix(TARGET)
+
+
+def differing(
+    configs: Sequence[Mapping[str, Value]],
+    overrides: Sequence[Sequence[str]],
+    swept: Collection[str] = (),
+) -> tuple[str, ...]:
+    """Keys whose values differ between runs, what tells most of the runs apart first.
+
+    First come those that a sweep went through, in the order of the commands; then the others, the most evenly
+    split between the runs first, equals in the order of the commands; last those in which one run differs.
     Of a run whose config was not kept, what it does not override is not known, and so no difference.
+    swept: keys of sweeps among the runs.
     """
     whole = [len(config) > len(run) for config, run in zip(configs, overrides, strict=True)]
     differ = [
@@ -52,7 +73,20 @@ def differing(configs: Sequence[Mapping[str, Value]], overrides: Sequence[Sequen
     named = overridden(overrides)
     own = [key for key in named if key in differ]
     below = [key for key in differ if any(key.startswith(f"{group}.") for group in named)]
-    return tuple(dict.fromkeys([*own, *below, *differ]))
+    return tuple(
+        sorted(
+            dict.fromkeys([*own, *below, *differ]),
+            key=lambda key: (0, 0.0) if key in swept else _place([c.get(key, UNSET) for c in configs]),
+        )
+    )
+
+
+def _place(values: Sequence[Value]) -> tuple[int, float]:
+    """The more the values tell the runs apart, the lower: by their entropy, in nats."""
+    counts = Counter(values).values()
+    if len(values) > 2 and max(counts) == len(values) - 1:
+        return 2, 0.0
+    return 1, round(sum(n / len(values) * math.log(n / len(values)) for n in counts), 6)
 
 
 def _is_apart(key: str) -> bool:
@@ -73,26 +107,52 @@ def names(
     groups: Sequence[Sequence[int]],
     configs: Sequence[Mapping[str, Value]],
     overrides: Sequence[Sequence[str]],
+    swept: Collection[str] = (),
 ) -> list[str]:
     """A short name for each run, no two alike: the settings in which it differs from the others of its group.
 
-    Where those are long or none, the end of its path; runs of the same settings have that beside them.
+    Where those are long, as many of the first as there is room for; where none fits, the end of its path. Runs of
+    the same settings have that end beside them.
     sources: paths.  groups: indices of runs whose names are read beside each other; each run is in one.
+    swept: keys of sweeps among the runs.
     """
     ends = _ends(sources)
     found = list(ends)
     for group in groups:
         of_group = [configs[i] for i in group]
-        keys = differing(of_group, [overrides[i] for i in group])
-        settings = [
-            run_name([f"{key}={config[key].text}" for key in keys if key in config]) for config in of_group
-        ]
-        if keys and all(len(name) <= LONGEST_NAME for name in settings):
+        keys = differing(of_group, [overrides[i] for i in group], swept)
+        settings = _settings(keys, of_group)
+        if not _are_short(settings):
+            settings = _settings(_first_that_fit(keys, of_group), of_group)
+        if settings:
             for i, name in zip(group, settings, strict=True):
                 found[i] = name
     return [
         name if found.count(name) == 1 else f"{name} ({end})" for name, end in zip(found, ends, strict=True)
     ]
+
+
+def _settings(keys: Sequence[str], configs: Sequence[Mapping[str, Value]]) -> list[str]:
+    """Names of these settings, one for each run; none without keys."""
+    return [
+        run_name([f"{heading(key)}={setting(key, config)}" for key in keys if key in config])
+        for config in configs
+        if keys
+    ]
+
+
+def _are_short(names: Sequence[str]) -> bool:
+    return all(len(name) <= LONGEST_NAME for name in names)
+
+
+def _first_that_fit(keys: Sequence[str], configs: Sequence[Mapping[str, Value]]) -> list[str]:
+    """Keys, the first before others, that each tell more runs apart and together make short names."""
+    chosen: list[str] = []
+    for key in keys:
+        names = _settings([*chosen, key], configs)
+        if _are_short(names) and len(set(names)) > len(set(_settings(chosen, configs))):
+            chosen.append(key)
+    return chosen
 
 
 def _ends(sources: Sequence[str]) -> list[str]:

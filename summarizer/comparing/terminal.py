@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from rich import box
@@ -14,6 +15,7 @@ from summarizer.comparing.answer import answers
 from summarizer.comparing.columns import Column, scored_columns, unscored_columns
 from summarizer.comparing.compared import ComparedRun, Comparison, RowSet, Scores
 from summarizer.comparing.comparison import LOSS
+from summarizer.comparing.settings import heading
 from summarizer.scoring.tables import Cell
 from summarizer.scoring.words import smallest_p
 from summarizer.sweep.swept import UNSET
@@ -66,10 +68,13 @@ def print_comparison(comparison: Comparison, console: Console) -> None:
 
 def _settings(comparison: Comparison, runs: Sequence[ComparedRun]) -> list[str]:
     """Keys that get columns: those in which these runs differ, unless their names say that already."""
-    if all("=" in run.name for run in runs):
-        return []
     differ = [key for key in comparison.swept if len({run.config.get(key, UNSET) for run in runs}) > 1]
-    return differ[:MOST_KEYS]
+    return [key for key in differ if not any(_says(run.name, key) for run in runs)][:MOST_KEYS]
+
+
+def _says(name: str, key: str) -> bool:
+    """Whether a run's name has a setting, whose key may be shortened there."""
+    return re.search(rf"(^|[ .]){re.escape(heading(key).rpartition('.')[2])}=", name) is not None
 
 
 def _heading(comparison: Comparison, row_set: RowSet) -> str:

@@ -72,3 +72,35 @@ def test_names_are_of_what_differs_within_their_group() -> None:
 def test_long_settings_are_no_name() -> None:
     configs = [flat({"a": {"x": "w" * 50 + end}}) for end in "ab"]
     assert names(["one", "two"], [[0, 1]], configs, [(), ()]) == ["one", "two"]
+
+
+def test_what_tells_most_runs_apart_comes_first() -> None:
+    rows = [(1, "s", 0, d, r) for d in (2, 4) for r in (1, 2)] + [
+        (1, "s", 1, 2, 1),
+        (1, "t", 1, 2, 1),
+        (2, "t", 2, 2, 1),
+    ]
+    configs = [
+        flat({"a": dict(zip(("one", "half", "thirds", "dim", "lr"), row, strict=True))}) for row in rows
+    ]
+    overrides = [("a.one=1", "a.lr=1", "a.dim=1")] * len(rows)
+    assert differing(configs, overrides) == ("a.thirds", "a.lr", "a.dim", "a.half", "a.one")
+    swept = {"a.lr", "a.dim"}
+    assert differing(configs, overrides, swept) == ("a.lr", "a.dim", "a.thirds", "a.half", "a.one")
+
+
+def test_long_settings_leave_room_for_those_that_were_swept() -> None:
+    sweep = [{"dim": d, "lr": r, "path": "w" * 30, "seed": 0} for d in (2, 4) for r in (1e-4, 1e-3)]
+    single = [{"dim": 8, "lr": 3e-4, "path": end * 30, "seed": 1} for end in "xy"]
+    configs = [flat({"a": values}) for values in [*sweep, *single]]
+    sources = ["day/sweep/0", "day/sweep/1", "day/sweep/2", "day/sweep/3", "day/one", "day/two"]
+    found = names(sources, [list(range(6))], configs, [()] * 6, {"a.dim", "a.lr"})
+    assert found == [
+        *("dim=2 lr=0.0001", "dim=2 lr=0.001", "dim=4 lr=0.0001", "dim=4 lr=0.001"),
+        *("dim=8 lr=0.0003 (one)", "dim=8 lr=0.0003 (two)"),
+    ]
+
+
+def test_a_class_is_named_without_its_module() -> None:
+    configs = [flat({"optimizer": {"_target_": f"torch.optim.{name}"}}) for name in ("AdamW", "SGD")]
+    assert names(["0", "1"], [[0, 1]], configs, [(), ()]) == ["optimizer=AdamW", "optimizer=SGD"]

@@ -15,6 +15,7 @@ from summarizer.comparing.finding import Place
 from summarizer.comparing.reading import read_run
 from summarizer.evaluation.predictions import Prediction, read_predictions, write_predictions
 from summarizer.evaluation.significance import holm
+from summarizer.sweep.record import PlannedRun, begin
 
 
 def compared(*folders: Path, by: str = "val/loss", with_articles: bool = False) -> Comparison:
@@ -159,6 +160,16 @@ def test_runs_without_scores_come_last_with_their_reason(tmp_path: Path, three: 
     assert (found.runs[3].status, found.runs[3].why) == ("failed", "NonFiniteLossError: loss is nan")
     assert (found.runs[4].status, found.runs[4].steps) == ("running", 2)
     assert found.runs[4].row_set is None
+
+
+def test_the_settings_of_a_sweep_come_first(tmp_path: Path) -> None:
+    folders = [
+        make_run(tmp_path / "sweep" / str(i), ["adapter.alpha=3", f"adapter.dim={dim}"], rows=4)
+        for i, dim in enumerate((2, 4))
+    ]
+    begin(tmp_path / "sweep", [PlannedRun(str(i), (), i) for i in (0, 1)], "val/loss")
+    folders += [make_run(tmp_path / str(alpha), [f"adapter.alpha={alpha}"], rows=4) for alpha in (5, 6, 7)]
+    assert compared(*folders).swept == ("adapter.dim", "adapter.alpha")
 
 
 def test_runs_of_one_setting_are_told_apart_by_their_folders(tmp_path: Path) -> None:

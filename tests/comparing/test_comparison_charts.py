@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
-from comparisons import ROWS, comparison_of, run_of, sweep
+from comparisons import LEAD3, ROWS, comparison_of, run_of, scores, sweep
 from page_driving import Open, choose, lines, one, press, texts
 
 from summarizer.comparing.compared import RowSet
@@ -32,11 +33,13 @@ def test_the_table_sorts_by_click_and_by_key(opened: Open) -> None:
     assert list(heads)[1:5] == ["run", "adapter.dim", "optimizer.lr", "status"]
     scored = [i for i, run in enumerate(runs) if run.scores]
     assert order() == scored
+    assert heads["ROUGE-Lsum"].get_attribute("aria-sort") == "descending"
+    assert heads["run"].get_attribute("aria-sort") is None
     heads["loss"].find_element("tag name", "button").click()
     by_loss = sorted(scored, key=lambda i: runs[i].scores.loss)  # type: ignore[union-attr,arg-type,return-value]
     assert order() == by_loss
     assert heads["loss"].get_attribute("aria-sort") == "ascending"
-    assert heads["run"].get_attribute("aria-sort") is None
+    assert heads["ROUGE-Lsum"].get_attribute("aria-sort") is None
     heads["loss"].find_element("tag name", "button").send_keys(Keys.ENTER)
     assert order() == by_loss[::-1]
     assert heads["loss"].get_attribute("aria-sort") == "descending"
@@ -45,6 +48,26 @@ def test_the_table_sorts_by_click_and_by_key(opened: Open) -> None:
     assert rows[1].startswith("Lead-3")
     heads["behind the best"].find_element("tag name", "button").click()
     assert order()[-1] == 0, "the best is behind nobody and stands last"
+
+
+def test_of_many_settings_three_stand_before_the_scores_and_nothing_is_cut(opened: Open) -> None:
+    runs = [
+        run_of({f"adapter.k{key}": str(dim * key) for key in range(1, 9)}, lsum=20 + dim, seed=dim)
+        for dim in (1, 2, 3)
+    ]
+    runs[1] = replace(runs[1], lead3=replace(LEAD3, loss=1.0), base=scores(2.5, 14.0))
+    browser = opened(comparison_of(runs))
+    heads = [text.split("\n")[0] for text in texts(browser, "#tables thead .sort > span")]
+    assert heads[:5] == ["run", *(f"adapter.k{key}" for key in (1, 2, 3)), "status"]
+    assert heads[-5:] == [f"adapter.k{key}" for key in (4, 5, 6, 7, 8)]
+    systems = texts(browser, "#tables .systems th")
+    assert [name for name in systems if name.startswith("Lead-3")] == ["Lead-3"]
+    assert len([name for name in systems if name.startswith("base alone")]) == 2
+    assert one(browser, "#curves-colour").get_attribute("value") == "run"
+    past = browser.execute_script(
+        "const box = document.querySelector('#parallel-chart .scroller'); return box.scrollWidth - box.clientWidth"
+    )
+    assert past == 0
 
 
 def test_boxes_take_runs_out_of_all_charts(opened: Open) -> None:
@@ -85,11 +108,17 @@ def test_the_heat_map_shows_any_two_settings_and_any_metric(opened: Open) -> Non
     dims_and_rates = expected(lambda s: s.rouge["rougeLsum"].value, max, "adapter.dim", "optimizer.lr")
     assert {text for text in texts(browser, cells) if text[0].isdigit()} == dims_and_rates
     choose(browser, "#heatmap-metric", "ROUGE-1 (F1, percent)")
-    choose(browser, "#heatmap-y", "seed")
+    rate_and_dim = [
+        one(browser, f"#{chart}-{axis}").get_attribute("value")
+        for chart in ("heatmap", "scatter")
+        for axis in "xy"
+    ]
+    assert rate_and_dim == ["1", "0", "s1", "s0"], "both charts open on the same two"
+    choose(browser, "#heatmap-x", "seed")
     dims_and_seeds = expected(lambda s: s.rouge["rouge1"].value, max, "adapter.dim", "seed")
     assert {text for text in texts(browser, cells) if text[0].isdigit()} == dims_and_seeds
-    choose(browser, "#heatmap-x", "seed")  # the two change places
-    assert one(browser, "#heatmap-y").get_attribute("value") == "0"
+    choose(browser, "#heatmap-y", "seed")  # the two change places
+    assert one(browser, "#heatmap-x").get_attribute("value") == "0"
     assert {text for text in texts(browser, cells) if text[0].isdigit()} == dims_and_seeds
 
 

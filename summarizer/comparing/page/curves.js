@@ -4,7 +4,7 @@ const HISTORIES = [...new Set(DATA.runs.flatMap((run) => Object.keys(run.history
 const LOSSES = ["train/loss", "val/loss"];
 const curves = {
   show: "losses", log: false, smooth: true,
-  colour: DATA.runs.length > FEW && DATA.swept.length ? "0" : "run",
+  colour: DATA.runs.length > 3 * FEW && DATA.swept.length ? "0" : "run",
 };
 const SMOOTHED = 20;  // training values are means over the last 1/20 of the longest run's points
 const DIRECT = 8;  // lines that have their names at their ends

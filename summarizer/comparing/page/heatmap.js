@@ -1,13 +1,19 @@
 /* The best value of a metric for each pair of two settings' values. */
 
 const MOST_CELLS = 24;  // values along an axis
-const heat = { x: 0, y: 1, metric: RANKED?.id };
+const heat = { x: null, y: null, metric: RANKED?.id };
 
 /* The two settings that most wish to be seen: the ones with most values, seeds last, the larger along x. */
 function twoSettings() {
   const order = varyingHere().sort((a, b) =>
     (DATA.swept[a].key === "seed") - (DATA.swept[b].key === "seed") || DATA.swept[b].values.length - DATA.swept[a].values.length || a - b);
   return order.slice(0, 2);
+}
+
+/* What charts of two settings open on: learning rate against dim where both differ, else those two. */
+function openingSettings(keys) {
+  const [rate, dim] = ["optimizer.lr", "adapter.dim"].map((name) => keys.find((key) => DATA.swept[key].key === name));
+  return rate !== undefined && dim !== undefined ? [rate, dim] : twoSettings();
 }
 
 function layHeatmap() {
@@ -41,7 +47,7 @@ function paintHeatmap(box, width) {
   by("heatmap-controls").hidden = why !== null;
   if (why) return box.append(nothing(why));
   const keys = varyingHere();
-  if (!keys.includes(heat.x) || !keys.includes(heat.y)) [heat.x, heat.y] = twoSettings();
+  if (!keys.includes(heat.x) || !keys.includes(heat.y)) [heat.x, heat.y] = openingSettings(keys);
   for (const axis of ["x", "y"]) refill(by(`heatmap-${axis}`), keys.map((key) => [String(key), DATA.swept[key].key]), String(heat[axis]));
   const runs = shownRuns();
   const metric = metricOf(heat.metric);

@@ -1,6 +1,8 @@
 /* An axis for each setting and for the scores; a line for each run across them. */
 
 const MOST_AXES = 9;
+const LEAST_SETTINGS = 2;  // that have an axis, however narrow the page
+const AXIS_ROOM = 92;  // pixels from an axis to the next
 const across = { metric: RANKED?.id };
 
 function layParallel() {
@@ -21,9 +23,10 @@ function paintParallel(box, width) {
   const settings = keys.map(settingAxis);
   const loss = metricOf("loss");
   const scores = [loss && loss !== metric && runs.some((run) => loss.of(run) !== null) ? loss : null, metric].filter(Boolean).map(metricAxis);
-  const axes = [...settings.slice(0, MOST_AXES - scores.length), ...scores];
   const margin = 52;
-  const gap = Math.max((width - 2 * margin) / Math.max(axes.length - 1, 1), 92);
+  const room = Math.min(MOST_AXES, Math.floor((width - 2 * margin) / AXIS_ROOM) + 1);  // what is past the edge is not seen
+  const axes = [...settings.slice(0, Math.max(room - scores.length, LEAST_SETTINGS)), ...scores];
+  const gap = Math.max((width - 2 * margin) / Math.max(axes.length - 1, 1), 60);
   const whole = 2 * margin + gap * Math.max(axes.length - 1, 1);
   const height = 340;
   const [top, bottom] = [48, height - 22];

@@ -13,12 +13,6 @@ function layScatter() {
   chart(by("scatter-chart"), paintScatter);
 }
 
-/* Learning rate against dim where both differ; else the two settings with most values. */
-function scatterAxes(keys) {
-  const [rate, dim] = ["optimizer.lr", "adapter.dim"].map((name) => keys.find((key) => DATA.swept[key].key === name));
-  return (rate !== undefined && dim !== undefined ? [rate, dim] : twoSettings()).map((key) => `s${key}`);
-}
-
 function paintScatter(box, width) {
   const why = tooFewSettings("A chart of two settings");
   by("scatter-controls").hidden = why !== null;
@@ -26,7 +20,7 @@ function paintScatter(box, width) {
   const keys = varyingHere();
   const options = [...keys.map((key) => [`s${key}`, DATA.swept[key].key]), ...metricOptions()];
   const known = (axis) => options.some(([id]) => id === axis);
-  if (!known(dots.x) || !known(dots.y)) [dots.x, dots.y] = scatterAxes(keys);
+  if (!known(dots.x) || !known(dots.y)) [dots.x, dots.y] = openingSettings(keys).map((key) => `s${key}`);
   for (const axis of ["x", "y"]) refill(by(`scatter-${axis}`), options, dots[axis]);
   const [xOf, yOf, metric] = [axisOf(dots.x), axisOf(dots.y), metricOf(dots.metric)];
   const runs = shownRuns().filter((run) => xOf.of(run) && yOf.of(run));

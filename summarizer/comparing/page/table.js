@@ -1,5 +1,6 @@
 /* A table for each row set, and one for the runs that were never scored. Headings sort it. */
 
+const SETTINGS_FIRST = 3;  // that stand before the scores
 const SIGNIFICANCE = DATA.rankedBy.startsWith("rouge") ? DATA.rankedBy : "rougeLsum";
 
 /* Columns: heading, title, cell of a run, and what it is sorted by; `of` null stands last either way. */
@@ -28,7 +29,8 @@ function columnsOf(runs) {
     },
   };
   if (runs.some((run) => run.against[SIGNIFICANCE])) numbers.splice(place, 0, against);
-  return [...settings, { name: "status", title: "status", of: (run) => STATUSES.indexOf(run.status), cell: statusCell }, ...numbers];
+  const status = { name: "status", title: "status", of: (run) => STATUSES.indexOf(run.status), cell: statusCell };
+  return [...settings.slice(0, SETTINGS_FIRST), status, ...numbers, ...settings.slice(SETTINGS_FIRST)];
 }
 
 const statusCell = (run) => make("span", `status ${["completed", "stopped", "failed", "running"].includes(run.status) ? run.status : ""}`, run.status);
@@ -50,7 +52,8 @@ function runTable(caption, runs, systems) {
     for (const run of runs.filter(passesFilters)) chosen.unchecked[all.checked ? "delete" : "add"](run.index);
     changed();
   });
-  const heads = [{ name: "run", title: "run", of: (run) => run.index }, ...columns].map((column) => {
+  const byName = [...runs].sort((a, b) => a.name.localeCompare(b.name, "en", { numeric: true }));
+  const heads = [{ name: "run", title: "name", of: (run) => byName.indexOf(run) }, ...columns].map((column) => {
     const head = make("th", column.numeric ? "number" : "");
     const sort = button("", () => sortBy(column), "sort");
     sort.append(make("span", "", column.name));
@@ -67,14 +70,12 @@ function runTable(caption, runs, systems) {
   const body = make("tbody", "", ...[...rows.values()].map(({ row }) => row));
   table.append(body);
   if (systems.length) table.append(make("tbody", "systems", ...systems.map((system) => systemRow(system, columns))));
-  let sorted = { column: heads[0].column, down: false };
+  let sorted = opensSorted(runs, columns);
+  mark();
 
   function sortBy(column) {
     sorted = sorted.column === column ? { column, down: !sorted.down } : { column, down: Boolean(column.down) };
-    for (const { head, column: of } of heads) {
-      if (of === column) head.setAttribute("aria-sort", sorted.down ? "descending" : "ascending");
-      else head.removeAttribute("aria-sort");
-    }
+    mark();
     const order = [...runs].sort((a, b) => {
       const [x, y] = [column.of(a), column.of(b)];
       if (x === null || y === null) return (x === null) - (y === null) || a.index - b.index;
@@ -83,7 +84,13 @@ function runTable(caption, runs, systems) {
     body.replaceChildren(...order.map((run) => rows.get(run).row));
   }
 
-  heads[0].head.setAttribute("aria-sort", "ascending");
+  function mark() {
+    for (const { head, column } of heads) {
+      if (column === sorted.column) head.setAttribute("aria-sort", sorted.down ? "descending" : "ascending");
+      else head.removeAttribute("aria-sort");
+    }
+  }
+
   function update() {
     for (const [run, { row, box, name }] of rows) {
       row.hidden = !passesFilters(run);
@@ -103,6 +110,13 @@ function runTable(caption, runs, systems) {
   scroller.setAttribute("role", "region");
   scroller.setAttribute("aria-label", caption);
   return scroller;
+}
+
+/* What the rows are sorted by as the page opens: the score that ranks them, if it does. */
+function opensSorted(runs, columns) {
+  const column = columns.find((one) => one.metric && one.metric === RANKED);
+  const inOrder = column && runs.length > 1 && runs.every((run, i) => !i || betterFirst(RANKED)(runs[i - 1], run) <= 0);
+  return inOrder ? { column, down: Boolean(column.down) } : { column: null, down: false };
 }
 
 function runRow(run, columns) {

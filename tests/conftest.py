@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 from small_runs import TRAINED_ROWS, Command, run_here
 
+pytest_plugins = ["headless"]
+
 # Tests' models are tiny: a second thread only waits for the first, on busy cores ten times as long as it computes.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 

@@ -26,7 +26,7 @@ class Checkpoint:
         if index.is_file():
             files = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
         self._opened = [safe_open(folder / name, framework="pt") for name in sorted(files)]
-        self._of = {name: opened for opened in self._opened for name in opened.keys()}  # noqa: SIM118
+        self._of = {name: opened for opened in self._opened for name in opened.keys()}  # noqa: SIM118 - safe_open is no mapping
 
     def __call__(self, name: str) -> Tensor:
         tensor: Tensor = self._of[name].get_tensor(name)

@@ -118,7 +118,8 @@ def load_model(spec: Any) -> PreTrainedModel:
 
     if is_stored_base(model_folder(spec)):
         return load_base(spec, QuantizationSpec(format="int8", cache=False), torch.device("cpu")).model
-    return AutoModelForCausalLM.from_pretrained(model_folder(spec), dtype=torch.float32).eval()  # type: ignore[no-any-return]
+    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(model_folder(spec), dtype=torch.float32)
+    return model.eval()
 
 
 def window_losses(

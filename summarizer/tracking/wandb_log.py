@@ -74,7 +74,7 @@ def read_records(file: Path) -> Iterator[Any]:
 
     Raises ConfigError where it is no such file, or is damaged before its end.
     """
-    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+    from google.protobuf.message import DecodeError
     from wandb.proto.wandb_internal_pb2 import Record
 
     try:

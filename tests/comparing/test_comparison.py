@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -81,7 +82,9 @@ def test_pairs_are_those_of_rouge_score_and_an_exact_test_with_holm(three: list[
     adjusted = dict(zip(exact, holm(list(exact.values())), strict=True))
     for (name, variant), p in adjusted.items():
         assert found[f"dim={name}"][variant].p_adjusted == p
-    assert found["dim=2"]["rouge1"].p_adjusted < 0.05, "a run that copies most of the reference is better"  # type: ignore[operator]
+    p_adjusted = found["dim=2"]["rouge1"].p_adjusted
+    assert p_adjusted is not None
+    assert p_adjusted < 0.05, "a run that copies most of the reference is better"
 
 
 def test_pairs_are_found_whatever_the_order_of_the_rows(three: list[Path]) -> None:
@@ -96,9 +99,9 @@ def test_pairs_are_found_whatever_the_order_of_the_rows(three: list[Path]) -> No
 @pytest.mark.parametrize(
     "other", [{"references": 9}, {"rows": 11}, {"split": "test"}], ids=["texts", "count", "split"]
 )
-def test_other_rows_are_another_table(tmp_path: Path, other: dict[str, int]) -> None:
+def test_other_rows_are_another_table(tmp_path: Path, other: dict[str, Any]) -> None:
     one = make_run(tmp_path / "a", ["adapter.dim=2"])
-    two = make_run(tmp_path / "b", ["adapter.dim=4"], **other)  # type: ignore[arg-type]
+    two = make_run(tmp_path / "b", ["adapter.dim=4"], **other)
     three = make_run(tmp_path / "c", ["adapter.dim=8"], loss=2.9)
     found = compared(one, two, three)
     assert len(found.row_sets) == 2

@@ -14,19 +14,20 @@ import torch
 from small_runs import REPOSITORY
 from transformers import AutoModelForCausalLM, GPTJConfig, LlamaConfig
 
+# Its files import each other by name, as the command does.
+sys.path.insert(0, str(REPOSITORY / "experiments" / "generation_speed"))
+
+import answering
+import materials
+import speed_rows
+from answer_transformers import streamed
+from memory_rate import memory_rate
+from speed_contenders import Contender, Work, request
+from speed_turns import ask
+
+from summarizer.errors import ConfigError
+
 STUDY = REPOSITORY / "experiments" / "generation_speed"
-sys.path.insert(0, str(STUDY))  # its files import each other by name, as the command does
-
-import answering  # noqa: E402
-import materials  # noqa: E402
-import speed_rows  # noqa: E402
-from answer_transformers import streamed  # noqa: E402
-from memory_rate import memory_rate  # noqa: E402
-from speed_contenders import Contender, Work, request  # noqa: E402
-from speed_turns import ask  # noqa: E402
-
-from summarizer.errors import ConfigError  # noqa: E402
-
 SPREAD = 0.3
 """Of weights: with the usual 0.02 so small a model attends to everything alike, wherever it is."""
 GPTJ = GPTJConfig(

@@ -17,26 +17,27 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from small_runs import REPOSITORY
 from transformers import GPTJConfig
 
+# Its files import each other by name, as the command does.
+sys.path.insert(0, str(REPOSITORY / "experiments" / "sweep_makespan"))
+
+import contenders
+import makespans
+import sweep_turns
+import sweep_workload
+from contenders import FUSED, ONE_BY_ONE, PEER, Machine, OwnProcesses, Sweep, SweepError, TrialTime
+from makespans import Row
+from peer_work import PeerWork, read_work
+from sweep_workload import Setting, grid_of
+
+from summarizer.data.prompt import build_prompt
+from summarizer.data.splits import build_split
+from summarizer.errors import ConfigError
+from summarizer.model.source import model_folder
+from summarizer.model.tokenizer import load_tokenizer
+from summarizer.progress import Bar
+from summarizer.tracking.summary import Summary
+
 STUDY = REPOSITORY / "experiments" / "sweep_makespan"
-sys.path.insert(0, str(STUDY))  # its files import each other by name, as the command does
-
-import contenders  # noqa: E402
-import makespans  # noqa: E402
-import sweep_turns  # noqa: E402
-import sweep_workload  # noqa: E402
-from contenders import FUSED, ONE_BY_ONE, PEER, Machine, OwnProcesses, Sweep, SweepError, TrialTime  # noqa: E402
-from makespans import Row  # noqa: E402
-from peer_work import PeerWork, read_work  # noqa: E402
-from sweep_workload import Setting, grid_of  # noqa: E402
-
-from summarizer.data.prompt import build_prompt  # noqa: E402
-from summarizer.data.splits import build_split  # noqa: E402
-from summarizer.errors import ConfigError  # noqa: E402
-from summarizer.model.source import model_folder  # noqa: E402
-from summarizer.model.tokenizer import load_tokenizer  # noqa: E402
-from summarizer.progress import Bar  # noqa: E402
-from summarizer.tracking.summary import Summary  # noqa: E402
-
 SMALL = ("data.rows.train=5", "data.rows.validation=3", "evaluation.rows=2", "tracking=none")
 
 

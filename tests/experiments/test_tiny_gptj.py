@@ -17,18 +17,19 @@ import pytest
 import torch
 from small_runs import REPOSITORY
 
+# Its files import each other by name, as the command does.
+sys.path.insert(0, str(REPOSITORY / "experiments" / "tiny_gptj"))
+
+import pretraining
+from bpe import train_tokenizer
+from prose import Tokens, cut, fingerprint, hold_out, read_documents, tokenise, unigram_loss
+from recipe import Recipe, TextPart, TokenizerPart, read_recipe
+
+from summarizer.config.paths import PACKAGE
+from summarizer.errors import ConfigError
+from summarizer.model.stored_base import read_base
+
 STUDY = REPOSITORY / "experiments" / "tiny_gptj"
-sys.path.insert(0, str(STUDY))  # its files import each other by name, as the command does
-
-import pretraining  # noqa: E402
-from bpe import train_tokenizer  # noqa: E402
-from prose import Tokens, cut, fingerprint, hold_out, read_documents, tokenise, unigram_loss  # noqa: E402
-from recipe import Recipe, TextPart, TokenizerPart, read_recipe  # noqa: E402
-
-from summarizer.config.paths import PACKAGE  # noqa: E402
-from summarizer.errors import ConfigError  # noqa: E402
-from summarizer.model.stored_base import read_base  # noqa: E402
-
 PROSE = (
     "The harbour at Ellmouth opened on Monday after a winter of repairs. Boats came in before dawn.\n\n"
     "“It is good to be back,” said one skipper; naïve hopes of an early spring had cost him £900.\n"

@@ -13,16 +13,17 @@ import pytest
 import torch
 from small_runs import REPOSITORY
 
+# Its files import each other by name, as the command does.
+sys.path.insert(0, str(REPOSITORY / "experiments" / "training_throughput"))
+
+import anatomy
+import measure
+import report
+import turns
+import worker
+from workload import Contender, Point, Setting, build_workload
+
 STUDY = REPOSITORY / "experiments" / "training_throughput"
-sys.path.insert(0, str(STUDY))  # its files import each other by name, as the command does
-
-import anatomy  # noqa: E402
-import measure  # noqa: E402
-import report  # noqa: E402
-import turns  # noqa: E402
-import worker  # noqa: E402
-from workload import Contender, Point, Setting, build_workload  # noqa: E402
-
 SETTING = Setting("embedded:tiny_gptj", None, None, 16, "cpu")
 POINT = Point(2, 48, 2)
 

@@ -1,57 +1,29 @@
-"""The page in a real browser without a window: chromium and its driver, as Debian packages them."""
+"""The page in a real browser without a window."""
 
 from __future__ import annotations
 
-import json
-import shutil
 from collections.abc import Iterator
 from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
+from headless import complaints, forget, requested
 from served import ARTICLE, REFERENCE, Client, Gated, served, until
 
 from summarizer.trained.opened import Opened
-
-webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
-
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    found = next((path for name in BROWSERS if (path := shutil.which(name))), None)
-    driver = shutil.which("chromedriver")
-    if found is None or driver is None:
-        pytest.skip("no chromium and chromedriver here (apt-get install chromium chromium-driver)")
-    options = webdriver.ChromeOptions()
-    options.binary_location = found
-    for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--window-size=1280,1000"):
-        options.add_argument(argument)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    opened = webdriver.Chrome(options=options, service=webdriver.ChromeService(executable_path=driver))
-    yield opened
-    opened.quit()
 
 
 @pytest.fixture
 def page(browser: Any, opened: Opened) -> Iterator[tuple[Any, Client]]:
     """The page of a server whose model writes when the test lets it; then nothing went wrong unseen."""
-    for kind in ("browser", "performance"):
-        browser.get_log(kind)
+    forget(browser)
     with served(opened, lambda spec: Gated(opened, spec, articles_at_once=1), places=1) as client:
         browser.get(client.address)
         until(lambda: len(all_of(browser, "input[name=run]")) == 3)
         yield browser, client
-    hosts = {
-        urlsplit(event["params"]["request"]["url"]).netloc
-        for entry in browser.get_log("performance")
-        if (event := json.loads(entry["message"])["message"])["method"] == "Network.requestWillBeSent"
-    }
-    assert hosts == {f"127.0.0.1:{client.port}"}
+    assert {urlsplit(address).netloc for address in requested(browser)} == {f"127.0.0.1:{client.port}"}
     expected = (" 422 ", " 503 ")  # a refused fetch is noted by the browser itself
-    noted = [entry["message"] for entry in browser.get_log("browser")]
-    assert [message for message in noted if not any(status in message for status in expected)] == []
+    assert [text for text in complaints(browser) if not any(status in text for status in expected)] == []
 
 
 def all_of(browser: Any, selector: str) -> list[Any]:
@@ -170,6 +142,8 @@ def test_a_full_line_is_said_and_stop_stops(page: tuple[Any, Client]) -> None:
 
 
 def test_it_fits_a_phone_and_has_a_dark_side(page: tuple[Any, Client]) -> None:
+    from selenium.webdriver.common.keys import Keys
+
     browser, _ = page
     light = browser.execute_script("return getComputedStyle(document.body).backgroundColor")
     emulate = browser.execute_cdp_cmd
@@ -180,7 +154,7 @@ def test_it_fits_a_phone_and_has_a_dark_side(page: tuple[Any, Client]) -> None:
         paste(browser, "#article", ARTICLE + "x" * 300)
         paste(browser, "#reference", REFERENCE)
         release(1000)
-        browser.find_element("css selector", "#article").send_keys(webdriver.Keys.CONTROL, "\n")
+        browser.find_element("css selector", "#article").send_keys(Keys.CONTROL, "\n")
         until(lambda: text_of(browser, "#status") == "Done.")
         widths = browser.execute_script("return [document.documentElement.scrollWidth, innerWidth]")
         assert widths == [390, 390]

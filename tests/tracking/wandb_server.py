@@ -5,6 +5,8 @@ arrives in, and never makes up for what a client leaves out: a question that it 
 error and remembered in `unknown`, for the tests to fail on.
 """
 
+# ruff: noqa: N802 - the names of its answers are those of wandb's operations
+
 from __future__ import annotations
 
 import itertools
@@ -138,21 +140,21 @@ class WandbServer:
             return {"errors": [{"message": f"not known here: {query[:80]}"}]}
         return {"data": ask(variables)}
 
-    def on_Viewer(self, _: Variables) -> Variables:  # noqa: N802 - wandb's names
+    def on_Viewer(self, _: Variables) -> Variables:
         teams = {"edges": [{"node": {"name": ENTITY}}]}
         return {"viewer": {"id": "me", "entity": ENTITY, "username": "me", "flags": "{}", "teams": teams}}
 
-    def on_ServerFeaturesQuery(self, _: Variables) -> Variables:  # noqa: N802
+    def on_ServerFeaturesQuery(self, _: Variables) -> Variables:
         return {"serverInfo": {"features": []}}
 
-    def on_RunResumeStatus(self, asked: Variables) -> Variables:  # noqa: N802
+    def on_RunResumeStatus(self, asked: Variables) -> Variables:
         run = self.runs.get(asked["name"])
         if run is not None:
             run.joined += 1
         model = {"id": "project", "name": asked["project"], "entity": {"id": "team", "name": ENTITY}}
         return {"model": model | {"bucket": run.bucket() if run else None}}
 
-    def on_UpsertBucket(self, told: Variables) -> Variables:  # noqa: N802
+    def on_UpsertBucket(self, told: Variables) -> Variables:
         run, new = self.runs.get(told["name"]), told["name"] not in self.runs
         if run is None:
             run = self.runs[told["name"]] = ServedRun(told["name"], told["project"])
@@ -161,7 +163,7 @@ class WandbServer:
         bucket = run.bucket() | {"description": "", "project": project, "sweepName": run.told.get("sweep")}
         return {"upsertBucket": {"bucket": bucket, "inserted": new}}
 
-    def on_CreateRunFiles(self, told: Variables) -> Variables:  # noqa: N802
+    def on_CreateRunFiles(self, told: Variables) -> Variables:
         places = [
             {"name": name, "uploadUrl": f"{self.url}/upload/{told['run']}/{name}"} for name in told["files"]
         ]
@@ -171,13 +173,13 @@ class WandbServer:
 
     # ---- artifacts ---------------------------------------------------------------------------------------------
 
-    def on_ArtifactType(self, _: Variables) -> Variables:  # noqa: N802
+    def on_ArtifactType(self, _: Variables) -> Variables:
         return {"project": {"artifact": None}}
 
-    def on_FetchArtifactDigestAlgorithm(self, _: Variables) -> Variables:  # noqa: N802
+    def on_FetchArtifactDigestAlgorithm(self, _: Variables) -> Variables:
         return {"project": None}
 
-    def on_CreateArtifact(self, told: Variables) -> Variables:  # noqa: N802
+    def on_CreateArtifact(self, told: Variables) -> Variables:
         asked, identity = told["input"], f"artifact{len(self.artifacts)}"
         self.artifacts[identity] = ServedArtifact(
             asked["artifactTypeName"], asked["artifactCollectionName"], asked["runName"]
@@ -185,17 +187,17 @@ class WandbServer:
         artifact = {"id": identity, "state": "PENDING", "artifactSequence": {"latestArtifact": None}}
         return {"createArtifact": {"artifact": artifact}}
 
-    def on_CreateArtifactManifest(self, told: Variables) -> Variables:  # noqa: N802
+    def on_CreateArtifactManifest(self, told: Variables) -> Variables:
         return {"createArtifactManifest": {"artifactManifest": self._manifest(told["artifactID"])}}
 
-    def on_UpdateArtifactManifest(self, told: Variables) -> Variables:  # noqa: N802
+    def on_UpdateArtifactManifest(self, told: Variables) -> Variables:
         return {"updateArtifactManifest": {"artifactManifest": self._manifest(told["artifactManifestID"])}}
 
     def _manifest(self, identity: str) -> Variables:
         place = f"{self.url}/artifact/{identity}/wandb_manifest.json"
         return {"id": identity, "file": {"id": identity, "uploadUrl": place, "uploadHeaders": []}}
 
-    def on_CreateArtifactFiles(self, told: Variables) -> Variables:  # noqa: N802
+    def on_CreateArtifactFiles(self, told: Variables) -> Variables:
         edges = []
         for file in told["input"]["artifactFiles"]:
             identity, name = file["artifactID"], file["name"]
@@ -205,14 +207,14 @@ class WandbServer:
             edges.append({"node": told_of})
         return {"createArtifactFiles": {"files": {"edges": edges}}}
 
-    def on_CommitArtifact(self, told: Variables) -> Variables:  # noqa: N802
+    def on_CommitArtifact(self, told: Variables) -> Variables:
         artifact = self.artifacts[told["artifactID"]]
         artifact.committed = True
         return {"commitArtifact": {"artifact": {"id": told["artifactID"], "digest": ""}}}
 
     # ---- sweeps: a grid, point after point ---------------------------------------------------------------------
 
-    def on_UpsertSweep(self, told: Variables) -> Variables:  # noqa: N802
+    def on_UpsertSweep(self, told: Variables) -> Variables:
         config = yaml.safe_load(told["config"])
         name = f"sweep{len(self.sweeps)}"
         parameters = config["parameters"]
@@ -231,15 +233,15 @@ class WandbServer:
             }
         }
 
-    def on_SweepWithRuns(self, asked: Variables) -> Variables:  # noqa: N802
+    def on_SweepWithRuns(self, asked: Variables) -> Variables:
         sweep = self.sweeps[asked["sweep"]]
         told = {"id": sweep.name, "name": sweep.name, "method": sweep.config["method"], "state": "RUNNING"}
         return {"project": {"sweep": told | {"config": sweep.text, "runs": {"edges": []}}}}
 
-    def on_CreateAgent(self, told: Variables) -> Variables:  # noqa: N802
+    def on_CreateAgent(self, told: Variables) -> Variables:
         return {"createAgent": {"agent": {"id": told["sweep"]}}}
 
-    def on_Heartbeat(self, told: Variables) -> Variables:  # noqa: N802
+    def on_Heartbeat(self, told: Variables) -> Variables:
         sweep, going_on = self.sweeps[told["id"]], json.loads(told["runState"])
         sweep.heard.append(going_on)
         commands: list[dict[str, Any]] = []

@@ -70,6 +70,8 @@ def _dispatch(arguments: Sequence[str]) -> None:
 @hydra.main(version_base="1.3", config_path=str(conf_folder()), config_name="config")
 def _compose_and_run(config: DictConfig) -> float | None:
     from summarizer.config.check import to_plain
+    from summarizer.errors import ConfigError
+    from summarizer.runs.folder import take_back
     from summarizer.runs.job import Job
     from summarizer.runs.launch import FailuresKept, raise_alone, start
 
@@ -90,7 +92,12 @@ def _compose_and_run(config: DictConfig) -> float | None:
             overrides=tuple(as_typed),
             sweep=Path(hydra_config.sweep.dir).name if sweeping else None,
         )
-        return raise_alone(start([job]))
+        try:
+            return raise_alone(start([job]))
+        except ConfigError:
+            if not sweeping:
+                take_back(Path(folder))
+            raise
     return None  # what the run raised is kept
 
 

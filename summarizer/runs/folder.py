@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from summarizer.errors import ConfigError, Issue
 
 METRICS, SUMMARY, LOCK = "metrics.jsonl", "summary.json", ".lock"
+HYDRAS = (".hydra", "run.log")
+"""What Hydra writes into a folder before a run begins."""
 
 
 @contextmanager
@@ -47,6 +50,14 @@ def check_unused(arguments: Sequence[str]) -> None:
             issues.append(Issue(key, f"{value} cannot be used: {reason}"))
     if issues:
         raise ConfigError(issues)
+
+
+def take_back(folder: Path) -> None:
+    """Remove the folder of a run that was refused, if there is no more in it than Hydra wrote."""
+    if not {path.name for path in folder.iterdir()} <= {*HYDRAS, LOCK}:
+        return
+    with suppress(ConfigError), claimed(folder):  # it is another process's
+        shutil.rmtree(folder)
 
 
 def _unusable(folder: Path) -> str | None:

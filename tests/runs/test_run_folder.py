@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 
 from summarizer.config.check import to_plain
 from summarizer.errors import ConfigError
-from summarizer.runs.folder import check_unused, claimed
+from summarizer.runs.folder import check_unused, claimed, take_back
 from summarizer.runs.job import Job, job_of_folder, jobs_from_json, jobs_to_json
 from summarizer.runs.preflight import preflight
 
@@ -140,3 +140,22 @@ def test_a_target_from_elsewhere_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"optimizer\._target_: 'os\.system' is not allowed"):
         preflight(OmegaConf.create(job.config))
     assert not (tmp_path / "was_here").exists()
+
+
+def test_the_folder_of_a_refused_run_is_taken_back_if_nothing_else_is_in_it(tmp_path: Path) -> None:
+    def made(name: str, *more: str) -> Path:
+        (tmp_path / name / ".hydra").mkdir(parents=True)
+        for file in (".hydra/config.yaml", "run.log", *more):
+            (tmp_path / name / file).touch()
+        return tmp_path / name
+
+    refused, began, users = made("refused", ".lock"), made("began", "summary.json"), made("users", "notes.txt")
+    for folder in (refused, began, users):
+        take_back(folder)
+    assert not refused.exists()
+    assert (began / ".hydra" / "config.yaml").is_file()
+    assert (users / ".hydra" / "config.yaml").is_file()
+    taken = made("taken")
+    with claimed(taken):
+        take_back(taken)
+        assert (taken / ".hydra" / "config.yaml").is_file()

@@ -85,4 +85,7 @@ def _log(spec: TrackingSpec, sweep: Path, contents: SweepTable) -> str:
         exit_code = 0
     finally:
         run.finish(exit_code=exit_code)
-    return f"`wandb sync {shown(Path(run.settings.sync_dir))}`" if spec.mode == "offline" else str(run.url)
+    if spec.mode == "online":
+        return str(run.url)
+    own, of_runs = (shown(sweep / below / "wandb") + "/offline-run-*" for below in (".", "*"))
+    return f"offline; `wandb sync {own} {of_runs}` uploads it and its runs"

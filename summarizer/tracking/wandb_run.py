@@ -84,6 +84,9 @@ def open_tracker(
     keep_agents_identity(folder / ID_FILE, run)
     if spec.mode == "online":
         recorded = run.starting_step - 1
+        log.info("wandb: %s", run.url)
+    elif not group:  # a sweep says at its end how to upload all of it
+        log.info("wandb is offline: `wandb sync %s` uploads this run", shown(Path(run.settings.sync_dir)))
     return WandbTracker(run, spec, folder, -1 if recorded is None else recorded)
 
 
@@ -119,10 +122,6 @@ class WandbTracker:
         self._step = 0
         self._broken = False
         self._guarded(self._define_metrics)
-        if spec.mode == "offline":
-            log.info("wandb is offline: `wandb sync %s` uploads this run", shown(self._wandb_folder))
-        else:
-            log.info("wandb: %s", run.url)
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
         """Raises ValueError for a step before the last one, which wandb would drop without a word."""

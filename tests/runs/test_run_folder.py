@@ -149,7 +149,11 @@ def test_the_folder_of_a_refused_run_is_taken_back_if_nothing_else_is_in_it(tmp_
             (tmp_path / name / file).touch()
         return tmp_path / name
 
-    refused, began, users = made("refused", ".lock"), made("began", "summary.json"), made("users", "notes.txt")
+    refused, began, users = (
+        made("refused", ".lock"),
+        made("began", "summary.json"),
+        made("users", "notes.txt"),
+    )
     for folder in (refused, began, users):
         take_back(folder)
     assert not refused.exists()

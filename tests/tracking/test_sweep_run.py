@@ -32,8 +32,11 @@ def logged(sweep: Path, tracking: TrackingSpec) -> bool:
     return log_sweep(tracking, sweep, SweepTable(COLUMNS, ROWS, {"heatmap": picture}, summary))
 
 
-def test_the_table_and_pictures_are_a_run_of_the_sweeps_group(tmp_path: Path) -> None:
+def test_the_table_and_pictures_are_a_run_of_the_sweeps_group(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     sweep = tmp_path / "10-15-30-sweep"
+    caplog.set_level(logging.INFO, logger="summarizer")
     assert logged(sweep, spec())
     found = recorded(sweep)
     assert (found.run.project, found.run.run_group, found.run.job_type) == ("p", "10-15-30-sweep", "sweep")
@@ -50,6 +53,8 @@ def test_the_table_and_pictures_are_a_run_of_the_sweeps_group(tmp_path: Path) ->
     assert logged(sweep, spec())  # a resumed sweep tells it again
     assert (sweep / ID_FILE).read_text() == kept
     assert len(list(sweep.glob(f"wandb/offline-run-*/run-{kept.strip()}.wandb"))) == 2
+    to_upload = f"`wandb sync {sweep}/wandb/offline-run-* {sweep}/*/wandb/offline-run-*`"
+    assert caplog.text.count(to_upload) == 2
 
 
 def test_disabled_does_nothing(tmp_path: Path) -> None:

@@ -107,7 +107,7 @@ def test_two_runs_at_once_are_on_disk_whole_and_without_secrets(
     state = random.getstate()
     with caplog.at_level(logging.INFO, logger="summarizer"):
         one, two = opened(tmp_path / "one"), opened(tmp_path / "two", name="n" * 200, log_adapter=False)
-    assert caplog.text.count("wandb sync") == 2
+    assert caplog.text.count("wandb sync") == 0, "a sweep says it once, at its end"
     for step in (1, 2, 5):
         one.log({"train/loss": 1 / step}, step)
         two.log({"train/loss": 10.0}, step)

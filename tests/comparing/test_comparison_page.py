@@ -18,8 +18,8 @@ from summarizer.comparing.html import page
 @pytest.mark.parametrize(("count", "within_ms"), [(1, 2000), (4, 2000), (30, 2000), (200, 2000)])
 def test_it_opens_with_any_number_of_runs(opened: Open, count: int, within_ms: float) -> None:
     comparison = sweep(count)
-    times = []
-    for _ in range(2):  # the faster one: others work on this machine too
+    times: list[float] = []
+    while len(times) < 5 and min(times, default=within_ms) >= within_ms:  # others work on this machine too
         browser = opened(comparison)
         times.append(
             browser.execute_script(
@@ -31,6 +31,11 @@ def test_it_opens_with_any_number_of_runs(opened: Open, count: int, within_ms: f
     assert len(texts(browser, "table.runs tbody:not(.systems) tr")) == count
     assert len(lines(browser, "#curves-charts")) == count
     assert "NaN" not in one(browser, "body").get_attribute("outerHTML").split('id="data"')[0]
+    ends = browser.execute_script(
+        "return ['#tables .scroller', 'tbody.systems tr:last-child']"
+        ".map((part) => document.querySelector(part).getBoundingClientRect().bottom)"
+    )
+    assert ends[1] <= ends[0], "what runs are measured by is in sight without scrolling"
 
 
 @pytest.mark.parametrize("width", [400, 800, 1800])

@@ -277,3 +277,37 @@ def test_the_quick_command_runs(tmp_path: Path) -> None:
         assert 0 <= row["same"] <= 1 if row != rows[0] else row["same"] is None
     assert (tmp_path / "out" / "results.png").read_bytes().startswith(b"\x89PNG")
     assert ended.stdout.split("\n\n", 1)[1].strip() in (tmp_path / "out" / "table.md").read_text()
+
+
+@pytest.mark.slow
+def test_the_kernels_command_has_a_line_for_every_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    import kernels
+
+    if not kernels.few_rows.is_at_hand():
+        pytest.skip("the kernels want Linux, AVX-512 with VNNI and a C compiler")
+    for name, value in {"SHAPES": ((128, 256),), "WEIGHTS_AT_ONCE": 1, "PASSES": 1, "LAYERS": 1}.items():
+        monkeypatch.setattr(kernels, name, value)
+    lines = kernels.table([1, 3]).splitlines()
+    assert len([line for line in lines if line.startswith("| 128 to 256 | 3 |")]) == 5
+    assert len([line for line in lines if line.startswith("| 128 to 256 |")]) == 5 + 5 + 3
+    assert all(line.count("|") == lines[0].count("|") for line in lines[:12])
+
+
+@pytest.mark.slow
+def test_the_backend_error_command_measures_both_widths(trained_run: Path) -> None:
+    pytest.importorskip("openvino", reason="OpenVINO is not installed: pip install '.[openvino]'")
+    ended = subprocess.run(
+        [sys.executable, STUDY / "backend_error.py", trained_run, "--rows", "2"],
+        capture_output=True,
+        text=True,
+        timeout=280,
+    )
+    assert ended.returncode == 0, ended.stderr
+    kl = {
+        tuple(line.split(" | ")[0:2]): float(line.split(" | ")[2])
+        for line in ended.stdout.splitlines()
+        if line.startswith("| openvino")
+    }
+    assert len(kl) == 4
+    assert 0 < kl["| openvino", "fp32"] < 0.02
+    assert kl["| openvino", "fp32"] < kl["| openvino_int4", "fp32"]

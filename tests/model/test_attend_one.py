@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from summarizer.model.kernels.attend_one import attend_one, is_at_hand, takes
+from summarizer.model.kernels.attend_one import Kept, attend_one, is_at_hand, takes
 
 pytestmark = pytest.mark.skipif(
     not is_at_hand(), reason="the kernel wants Linux, AVX-512 and a C compiler; torch's operators serve here"
@@ -57,7 +57,7 @@ def test_it_is_softmax_over_prompt_and_answer(
             kept[slot, :, lengths[slot] :] = torch.nan
         for kept in answers:
             kept[slot * beams : (slot + 1) * beams, :, written[slot] :] = torch.nan
-    got = attend_one(query, (prompts[0], prompts[1]), (answers[0], answers[1]), lengths, written)
+    got = attend_one(query, Kept((prompts[0], prompts[1]), (answers[0], answers[1]), lengths, written))
     assert got.shape == right.shape
     assert (got - right).abs().max() < 1e-5
 

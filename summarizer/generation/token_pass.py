@@ -12,9 +12,17 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Float32, Int
 from torch import Tensor, nn
-from transformers import GPTJForCausalLM, LlamaForCausalLM, PreTrainedModel
+from transformers import (
+    GPTJForCausalLM,
+    LlamaForCausalLM,
+    MistralForCausalLM,
+    PreTrainedModel,
+    Qwen2ForCausalLM,
+)
 from transformers.activations import SiLUActivation
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
+from transformers.models.mistral.modeling_mistral import MistralRMSNorm
+from transformers.models.qwen2.modeling_qwen2 import Qwen2RMSNorm
 
 from summarizer.generation.key_values import KeyValues
 from summarizer.model.attention import NAME
@@ -92,8 +100,8 @@ def _gptj(model: GPTJForCausalLM, key_values: KeyValues, rows: int) -> TokenPass
     return TokenPass(tape, body.wte, angles, hidden, turns, logits)
 
 
-def _llama(model: LlamaForCausalLM, key_values: KeyValues, rows: int) -> TokenPass:
-    """Source: transformers' LlamaDecoderLayer."""
+def _llama(model: PreTrainedModel, key_values: KeyValues, rows: int) -> TokenPass:
+    """Source: transformers' LlamaDecoderLayer, which MistralDecoderLayer and Qwen2DecoderLayer repeat."""
     body = model.model
     hidden, turns = _inputs(model, rows, body.layers[0].self_attn.head_dim // 2, neighbours=False)
 
@@ -118,6 +126,8 @@ def _llama(model: LlamaForCausalLM, key_values: KeyValues, rows: int) -> TokenPa
 _KNOWN: dict[type[PreTrainedModel], Callable[..., TokenPass]] = {
     GPTJForCausalLM: _gptj,
     LlamaForCausalLM: _llama,
+    MistralForCausalLM: _llama,
+    Qwen2ForCausalLM: _llama,
 }
 """By the exact class: one that is derived from it may compute something else."""
 
@@ -154,7 +164,9 @@ def _layer_norm(module: nn.Module, x: Tensor) -> Tensor:
 
 
 def _rms_norm(module: nn.Module, x: Tensor) -> Tensor:
-    _want(type(module) is LlamaRMSNorm and module.weight.dtype == torch.float32)
+    _want(
+        type(module) in (LlamaRMSNorm, MistralRMSNorm, Qwen2RMSNorm) and module.weight.dtype == torch.float32
+    )
     return between.rms_norm(x, module.weight, module.variance_epsilon)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float32, Int
@@ -139,7 +140,7 @@ def _inputs(model: PreTrainedModel, rows: int, half: int, *, neighbours: bool) -
 
 
 def _attended(
-    attention: nn.Module, layer: int, normed: Tensor, key_values: KeyValues, turns: Turns, tape: Tape
+    attention: Any, layer: int, normed: Tensor, key_values: KeyValues, turns: Turns, tape: Tape
 ) -> Tensor:
     query, key, value = (
         _product(projection, normed, tape)
@@ -158,12 +159,12 @@ def _product(layer: nn.Module, x: Tensor, tape: Tape) -> Tensor:
     return y
 
 
-def _layer_norm(module: nn.Module, x: Tensor) -> Tensor:
+def _layer_norm(module: Any, x: Tensor) -> Tensor:
     _want(type(module) is nn.LayerNorm and module.weight is not None and module.weight.dtype == torch.float32)
     return between.layer_norm(x, module.weight, module.bias, module.eps)
 
 
-def _rms_norm(module: nn.Module, x: Tensor) -> Tensor:
+def _rms_norm(module: Any, x: Tensor) -> Tensor:
     _want(
         type(module) in (LlamaRMSNorm, MistralRMSNorm, Qwen2RMSNorm) and module.weight.dtype == torch.float32
     )

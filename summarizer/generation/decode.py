@@ -16,6 +16,7 @@ from summarizer.config.specs import GenerationSpec
 from summarizer.generation.beams import BeamSearch
 from summarizer.generation.key_values import KeyValues
 from summarizer.generation.search import OneByOne, Search
+from summarizer.generation.token_pass import TokenPass, token_pass
 from summarizer.generation.transformers_generate import generate
 from summarizer.model.attention import attending_by, packs_examples
 from summarizer.model.formats.int8_on_cpu import inputs_in_int8
@@ -126,6 +127,9 @@ class _Writing:
         self.logits: Float[Tensor, "s b v"] | None = None
         self.unread: Int[Tensor, "s b"] | None = None
         """Tokens that were chosen, and that the model has not read yet: who asked for them need not wait for it."""
+        self.token_pass: TokenPass | None = None
+        self.rows_taken_down = 0
+        """For which `token_pass` is, or is None; where slots leave, what it reads lies elsewhere."""
         self.last_tokens: list[int] = []
         """Of each slot's first beam."""
 
@@ -195,10 +199,16 @@ class _Writing:
         self.logits[slots] = new
 
     def _write(self, tokens: Tensor) -> None:
-        beams = self.key_values.beams
-        positions = self.key_values.begin_writing().repeat_interleave(beams)[:, None]
-        borders = torch.zeros(1, 1, 1, 1, dtype=torch.int32, device=tokens.device)
-        logits = self._forward(tokens.reshape(-1, 1), borders, positions)
+        beams, rows = self.key_values.beams, tokens.numel()
+        positions = self.key_values.begin_writing().repeat_interleave(beams)
+        if rows != self.rows_taken_down:
+            self.token_pass = token_pass(self.decoder.adapted.model, self.key_values, rows)
+            self.rows_taken_down = rows
+        if self.token_pass is not None:
+            logits = self.token_pass(tokens.reshape(-1), positions)
+        else:
+            borders = torch.zeros(1, 1, 1, 1, dtype=torch.int32, device=tokens.device)
+            logits = self._forward(tokens.reshape(-1, 1), borders, positions[:, None])
         self.logits = logits.reshape(self.key_values.slots, beams, -1)
 
     def _forward(self, ids: Tensor, borders: Tensor, positions: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import torch
 from jaxtyping import Float, Int, Int32
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from summarizer.model.attention import packed_attention
 from summarizer.model.frozen import in_product_precision
-from summarizer.model.kernels.attend_one import attend_one, takes
+from summarizer.model.kernels.attend_one import Kept, attend_one, takes
 
 
 @dataclass
@@ -33,16 +34,31 @@ class _Reading:
 
 @dataclass
 class _Writing:
-    """A pass over one new token of each beam; the masks are what is added to its scores."""
+    """A pass over one new token of each beam."""
 
-    places: Int[Tensor, " rows"]
-    longest_prompt: int
-    longest_answer: int
+    written: Int[Tensor, " s"]
+    """Tokens of each slot's beams ahead of the new one."""
     prompt_lengths: Int[Tensor, " s"]
-    answer_lengths: Int[Tensor, " s"]
-    """With the new token."""
-    prompt_mask: Float[Tensor, "rows 1 1 p"]
-    beam_mask: Float[Tensor, "rows 1 1 g"]
+    beams: int
+    device: torch.device
+
+    @cached_property
+    def places(self) -> Int[Tensor, " rows"]:
+        return self.written.repeat_interleave(self.beams).to(self.device)
+
+    @cached_property
+    def prompt_mask(self) -> Float[Tensor, "rows 1 1 p"]:
+        """What is added to the scores."""
+        return self._allowed(self.prompt_lengths)
+
+    @cached_property
+    def beam_mask(self) -> Float[Tensor, "rows 1 1 g"]:
+        return self._allowed(self.written + 1)
+
+    def _allowed(self, lengths: Int[Tensor, " s"]) -> Float[Tensor, "rows 1 1 t"]:
+        seen = torch.arange(int(lengths.max())) < lengths[:, None]
+        mask = torch.zeros(seen.shape).masked_fill_(~seen, -torch.inf)
+        return mask.repeat_interleave(self.beams, 0)[:, None, None].to(self.device)
 
 
 @dataclass
@@ -60,9 +76,12 @@ class KeyValues:
     written: list[int] = field(init=False)
     """Tokens of each slot's beams whose keys are kept."""
     _pass: _Reading | _Writing | None = None
+    _lengths: tuple[Int[Tensor, " s"], Int[Tensor, " s"]] = field(init=False)
+    """Of prompts and, with the new token, of answers: written in place, where a tape goes on finding them."""
 
     def __post_init__(self) -> None:
         self.prompt_lengths, self.written = [1] * self.slots, [0] * self.slots
+        self._lengths = _counted(self.slots), _counted(self.slots)
 
     def begin_reading(self, slots: Sequence[int], lengths: Sequence[int]) -> Int32[Tensor, " borders"]:
         """The next pass reads new prompts into these slots. Returns the borders between them."""
@@ -78,18 +97,9 @@ class KeyValues:
         # A slot that is done and waits for its next prompt computes on without being heard.
         written = written.clamp(max=self.max_new_tokens - 1)
         self.written = [count + 1 for count in written.tolist()]
-        longest_prompt, longest_answer = int(prompts.max()), int(written.max()) + 1
-        prompt_mask = _allowed(torch.arange(longest_prompt) < prompts[:, None])
-        beam_mask = _allowed(torch.arange(longest_answer) <= written[:, None])
-        self._pass = _Writing(
-            written.repeat_interleave(self.beams).to(self.device),
-            longest_prompt,
-            longest_answer,
-            prompts,
-            written + 1,
-            prompt_mask.repeat_interleave(self.beams, 0)[:, None, None].to(self.device),
-            beam_mask.repeat_interleave(self.beams, 0)[:, None, None].to(self.device),
-        )
+        self._lengths[0].copy_(prompts)
+        self._lengths[1].copy_(written + 1)
+        self._pass = _Writing(written, prompts, self.beams, self.device)
         return (prompts + written).to(self.device)
 
     def attend(
@@ -113,18 +123,18 @@ class KeyValues:
             return packed_attention(in_product_precision(query), key, value, self._pass.borders, scaling)
         assert isinstance(self._pass, _Writing)
         rows = torch.arange(len(key), device=self.device)
+        places = self._pass.places
         for new, old in zip((key, value), kept, strict=True):
-            old.of_beams[rows, :, self._pass.places] = new[:, :, 0]
+            old.of_beams[rows, :, places] = new[:, :, 0]
         query = query * (query.shape[-1] ** -0.5 if scaling is None else scaling)
         if takes(kept[0].of_prompts):
-            return attend_one(
-                query.float(),
-                (kept[0].of_prompts, kept[1].of_prompts),
-                (kept[0].of_beams, kept[1].of_beams),
-                self._pass.prompt_lengths,
-                self._pass.answer_lengths,
-            )
+            return attend_one(query.float(), self.kept(layer))
         return self._attend_to_both(in_product_precision(query), *kept, self._pass)
+
+    def kept(self, layer: int) -> Kept:
+        """Where a layer's keys and values lie until slots leave, and how many there are in this pass."""
+        keys, values = self.layers[layer]
+        return Kept((keys.of_prompts, values.of_prompts), (keys.of_beams, values.of_beams), *self._lengths)
 
     def _attend_to_both(
         self,
@@ -137,7 +147,7 @@ class KeyValues:
         rows, heads, _, d = query.shape
         kv_heads = keys.of_prompts.shape[1]
         shared = heads // kv_heads
-        p, g = now.longest_prompt, now.longest_answer
+        p, g = now.prompt_mask.shape[-1], now.beam_mask.shape[-1]
         by_beam = query.reshape(rows, kv_heads, shared, d)
         by_slot = self._by_slot(by_beam)
         to_prompt = by_slot @ keys.of_prompts[:, :, :p].transpose(-1, -2)
@@ -193,9 +203,10 @@ class KeyValues:
             for kept in both:
                 kept.of_prompts, kept.of_beams = kept.of_prompts[chosen], kept.of_beams[rows]
         self.slots = len(slots)
+        self._lengths = _counted(self.slots), _counted(self.slots)
         self.prompt_lengths = [self.prompt_lengths[slot] for slot in slots]
         self.written = [self.written[slot] for slot in slots]
 
 
-def _allowed(seen: Tensor) -> Float[Tensor, "s t"]:
-    return torch.zeros(seen.shape).masked_fill_(~seen, -torch.inf)
+def _counted(slots: int) -> Int[Tensor, " s"]:
+    return torch.ones(slots, dtype=torch.int64)

@@ -16,7 +16,7 @@ from summarizer.adapters.attach import AdaptedModel, attach
 from summarizer.config.specs import GenerationSpec
 from summarizer.generation import key_values
 from summarizer.generation.decode import Decoder
-from summarizer.model.kernels import few_rows
+from summarizer.model.kernels import attend_one, few_rows
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "adapters"))
 from tiny_bases import adapted, fill_randomly, load, lora, plain, saved
@@ -250,16 +250,17 @@ def test_tokens_are_the_same_without_the_kernels_in_c(
 ) -> None:
     """As on a processor without AVX-512, or without a compiler; with them, they are asked."""
     asked: list[str] = []
-    for module, name in ((few_rows, "int8_product"), (key_values, "attend_one")):
+    for module, name in ((few_rows, "int8_product"), (attend_one, "attend_new")):
         kernel = getattr(module, name)
         monkeypatch.setattr(module, name, lambda *given, k=kernel, n=name: (asked.append(n), k(*given))[1])
     model = attach(load(wide_heads, "int8").model, [lora(2), lora(5)], [0, 1])
     for trial in range(2):
         fill_randomly(model, trial, seed=trial)
     with_them = answers(model, **options)
-    assert set(asked) == ({"int8_product", "attend_one"} if few_rows.is_at_hand() else set())
+    assert set(asked) == ({"int8_product", "attend_new"} if few_rows.is_at_hand() else set())
     asked.clear()
     monkeypatch.setattr(few_rows, "is_at_hand", lambda: False)
-    monkeypatch.setattr(key_values, "takes", lambda kept: False)
+    for module in (key_values, attend_one):
+        monkeypatch.setattr(module, "takes", lambda kept: False)
     assert answers(model, **options) == with_them
     assert not asked

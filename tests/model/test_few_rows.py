@@ -78,7 +78,8 @@ def product(linear: FrozenLinear, x: Tensor, pairs: LowRankPairs | None = None) 
     ("rows", "d_in", "d_out", "trials", "dim"),
     [
         (1, 256, 64, 1, 2),
-        (1, 16384, 40, 1, 2),  # longer than the nearest cache: two rows of W at a time
+        (1, 16384, 40, 1, 2),  # longer than the nearest cache: eight rows of int8 at a time
+        (1, 8256, 13, 1, 2),  # and what is left of eight
         (2, 64, 7, 2, 3),
         (3, 576, 33, 0, 0),  # half a register of nf4 at the end
         (7, 128, 1, 7, 1),
@@ -95,9 +96,9 @@ def test_the_product_is_the_dense_one(
 
 
 @in_c
-@pytest.mark.parametrize("d_in", [1, 63, 65, 100])
+@pytest.mark.parametrize("d_in", [1, 63, 65, 100, 8201])
 def test_int8_rows_of_any_length(d_in: int) -> None:
-    linear, x = layer("int8", d_in, 5), rows_of(2, d_in)
+    linear, x = layer("int8", d_in, 11), rows_of(1 if d_in > 8192 else 2, d_in)
     right = wanted(linear, x, None)
     assert (product(linear, x) - right).norm() < BOUND["int8"] * right.norm()
 

@@ -3,17 +3,14 @@
  * Each key and value is read once, from where it is kept, for all beams and all heads that share it; scores are summed and
  * weighed in fp32. Nothing is masked: a slot's keys end where its prompt and its answers end.
  */
-#include <immintrin.h>
 #include <math.h>
 #include <stdint.h>
 #include <stdlib.h>
+#include <string.h>
 
-#if !defined(__AVX512F__) || !defined(__AVX512BW__) || !defined(__AVX512VL__)
-#error "made for processors that have AVX-512"
-#endif
+#include "vectors.h"
 
-#define INLINE static inline __attribute__((always_inline))
-#define FLOATS 16 /* of a register; d is a multiple of it */
+/* d is a multiple of FLOATS. */
 #define WORTH_THREADS (1 << 16) /* numbers from which on waking another thread costs less than it saves */
 
 typedef struct {
@@ -63,10 +60,21 @@ INLINE void mix(const Attention *a, const void *values, long at, long count, con
 }
 
 static void softmax(float *scores, long count) {
-    float largest = -INFINITY, sum = 0;
-    for (long t = 0; t < count; t++) largest = fmaxf(largest, scores[t]);
-    for (long t = 0; t < count; t++) sum += scores[t] = expf(scores[t] - largest);
-    for (long t = 0; t < count; t++) scores[t] /= sum;
+    __m512 most = _mm512_set1_ps(-INFINITY), sums = _mm512_setzero_ps();
+    for (long t = 0; t < count; t += FLOATS)
+        most = _mm512_mask_max_ps(most, first(count - t), most, _mm512_maskz_loadu_ps(first(count - t), scores + t));
+    most = _mm512_set1_ps(_mm512_reduce_max_ps(most));
+    for (long t = 0; t < count; t += FLOATS) {
+        __mmask16 there = first(count - t);
+        __m512 chance = exponential(_mm512_sub_ps(_mm512_maskz_loadu_ps(there, scores + t), most));
+        sums = _mm512_mask_add_ps(sums, there, sums, chance);
+        _mm512_mask_storeu_ps(scores + t, there, chance);
+    }
+    __m512 share = _mm512_set1_ps(1 / _mm512_reduce_add_ps(sums));
+    for (long t = 0; t < count; t += FLOATS) {
+        __mmask16 there = first(count - t);
+        _mm512_mask_storeu_ps(scores + t, there, _mm512_mul_ps(_mm512_maskz_loadu_ps(there, scores + t), share));
+    }
 }
 
 /* One head of keys and values of one slot, for all that ask it. */
@@ -117,4 +125,61 @@ int attend_one(const Attention *a) {
         free(scores);
     }
     return failed;
+}
+
+/* ---- the same with what comes before it: the new key and value take their place, and positions turn ---- */
+
+typedef struct {
+    Attention attention;      /* its query is this one, its answer's lengths count the new token */
+    float *query;             /* (slots, beams, kv_heads * shared, d), turned and scaled in place */
+    float *key;               /* (slots, beams, kv_heads, d), turned in place */
+    const float *value;       /* as key */
+    const float *cos, *sin;   /* (slots, beams, half): of the angles by which pairs of a head turn */
+    long half;                /* pairs of a head that turn; 0 where positions do not */
+    float scale;              /* of the query */
+    int neighbours;           /* pairs are 2i, 2i + 1; else i, half + i */
+} NewToken;
+
+static void turn(const NewToken *t, float *head, long row) {
+    const float *cos = t->cos + row * t->half, *sin = t->sin + row * t->half;
+    long step = t->neighbours ? 2 : 1, apart = t->neighbours ? 1 : t->half;
+    for (long i = 0; i < t->half; i++) {
+        float *one = head + i * step, *other = one + apart;
+        float turned = *one * cos[i] - *other * sin[i];
+        *other = *other * cos[i] + *one * sin[i];
+        *one = turned;
+    }
+}
+
+/* `count` numbers to where they are kept; bf16 as torch rounds, to the nearest, a tie to the even one. */
+static void keep(const float *numbers, void *kept, long at, long count, int in_bf16) {
+    if (!in_bf16) {
+        memcpy((float *)kept + at, numbers, count * sizeof *numbers);
+        return;
+    }
+    for (long i = 0; i < count; i++) {
+        uint32_t bits;
+        memcpy(&bits, numbers + i, sizeof bits);
+        uint32_t rounded = (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
+        ((uint16_t *)kept)[at + i] = (bits & 0x7fffffff) > 0x7f800000 ? 0x7fc0 : rounded;
+    }
+}
+
+/* Returns what attend_one does. */
+int attend_new(const NewToken *t) {
+    const Attention *a = &t->attention;
+    for (long row = 0; row < a->slots * a->beams; row++) {
+        long place = a->answer_lengths[row / a->beams] - 1;
+        for (long head = 0; head < a->kv_heads; head++) {
+            long own = (row * a->kv_heads + head) * a->d;
+            long at = ((row * a->kv_heads + head) * a->answer_room + place) * a->d;
+            turn(t, t->key + own, row);
+            keep(t->key + own, (void *)a->answers[0], at, a->d, a->in_bf16);
+            keep(t->value + own, (void *)a->answers[1], at, a->d, a->in_bf16);
+        }
+        float *query = t->query + row * a->kv_heads * a->shared * a->d;
+        for (long head = 0; head < a->kv_heads * a->shared; head++) turn(t, query + head * a->d, row);
+        for (long i = 0; i < a->kv_heads * a->shared * a->d; i++) query[i] *= t->scale;
+    }
+    return attend_one(a);
 }

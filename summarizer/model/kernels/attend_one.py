@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -10,6 +11,7 @@ from jaxtyping import Float, Float32, Int64
 from torch import Tensor
 
 from summarizer.model.kernels.compiled import library
+from summarizer.model.kernels.tape import call
 
 SOURCE = Path(__file__).with_name("attend_one.c")
 WIDTH = 16
@@ -38,6 +40,50 @@ class _Attention(ctypes.Structure):
     ]
 
 
+class _NewToken(ctypes.Structure):
+    """`NewToken` of attend_one.c."""
+
+    _fields_ = [
+        ("attention", _Attention),
+        ("query", ctypes.c_void_p),
+        ("key", ctypes.c_void_p),
+        ("value", ctypes.c_void_p),
+        ("cos", ctypes.c_void_p),
+        ("sin", ctypes.c_void_p),
+        ("half", ctypes.c_long),
+        ("scale", ctypes.c_float),
+        ("neighbours", ctypes.c_int),
+    ]
+
+
+@dataclass(frozen=True)
+class Kept:
+    """Keys and values of one layer, and how many of each slot's rooms hold any."""
+
+    prompts: tuple[Float[Tensor, "s kv_heads p d"], Float[Tensor, "s kv_heads p d"]]
+    answers: tuple[Float[Tensor, "rows kv_heads g d"], Float[Tensor, "rows kv_heads g d"]]
+    """rows: of all beams, slot by slot."""
+    prompt_lengths: Int64[Tensor, " s"]
+    answer_lengths: Int64[Tensor, " s"]
+
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        return (*self.prompts, *self.answers, self.prompt_lengths, self.answer_lengths)
+
+
+@dataclass(frozen=True)
+class Turns:
+    """Rotary position embeddings of each row's new token.
+
+    Source: Su et al. 2021 (arXiv:2104.09864).
+    """
+
+    cos: Float32[Tensor, "rows half"]
+    sin: Float32[Tensor, "rows half"]
+    neighbours: bool
+    """Pairs that turn together are 2i and 2i + 1 of a head, as GPT-J has it; else i and half + i, as Llama."""
+
+
 def is_at_hand() -> bool:
     """Whether this machine has a processor and a compiler for it."""
     return library(SOURCE) is not None
@@ -53,42 +99,74 @@ def takes(kept: Tensor) -> bool:
     )
 
 
-def attend_one(
-    query: Float32[Tensor, "rows heads 1 d"],
-    prompts: tuple[Float[Tensor, "s kv_heads p d"], Float[Tensor, "s kv_heads p d"]],
-    answers: tuple[Float[Tensor, "rows kv_heads g d"], Float[Tensor, "rows kv_heads g d"]],
-    prompt_lengths: Int64[Tensor, " s"],
-    answer_lengths: Int64[Tensor, " s"],
-) -> Float32[Tensor, "rows 1 heads d"]:
+def attend_one(query: Float32[Tensor, "rows heads 1 d"], kept: Kept) -> Float32[Tensor, "rows 1 heads d"]:
     """softmax(q k^T) v for queries that are scaled, over as many keys and values of each slot as its lengths say.
 
-    prompts, answers: keys and values. rows: of all beams, slot by slot. Only where it `takes` what is kept.
+    Only where it `takes` what is kept.
     """
-    loaded = library(SOURCE)
-    assert loaded is not None, "takes() was not asked"
-    slots, kv_heads, prompt_room, d = prompts[0].shape
-    rows, heads = query.shape[:2]
+    rows, heads, _, d = query.shape
     query = query.contiguous()
     mixed = torch.empty(rows, 1, heads, d)
-    for kept in (*prompts, *answers):
-        assert kept.is_contiguous(), "keys and values are kept in dense tensors"
-    attention = _Attention(
+    call(_kernels().attend_one, _attention(query, kept, heads, mixed), uses=(query, *kept.tensors, mixed))
+    return mixed
+
+
+def attend_new(
+    query: Float32[Tensor, "rows heads_d"],
+    key: Float32[Tensor, "rows kv_heads_d"],
+    value: Float32[Tensor, "rows kv_heads_d"],
+    kept: Kept,
+    turns: Turns,
+    scale: float,
+) -> Float32[Tensor, "rows heads_d"]:
+    """The same for a new token as projections give it: turned, its key and value kept in each answer's last place.
+
+    scale: of the query.  query and key are turned in place.
+    """
+    _, kv_heads, _, d = kept.prompts[0].shape
+    assert all(tensor.is_contiguous() for tensor in (query, key, value, turns.cos, turns.sin))
+    assert key.shape[1] == value.shape[1] == kv_heads * d, "other heads than are kept"
+    mixed = torch.empty_like(query)
+    given = _NewToken(
+        attention=_attention(query, kept, query.shape[1] // d, mixed),
         query=query.data_ptr(),
-        prompts=(ctypes.c_void_p * 2)(*(kept.data_ptr() for kept in prompts)),
-        answers=(ctypes.c_void_p * 2)(*(kept.data_ptr() for kept in answers)),
-        prompt_lengths=prompt_lengths.data_ptr(),
-        answer_lengths=answer_lengths.data_ptr(),
+        key=key.data_ptr(),
+        value=value.data_ptr(),
+        cos=turns.cos.data_ptr(),
+        sin=turns.sin.data_ptr(),
+        half=turns.cos.shape[1],
+        scale=scale,
+        neighbours=turns.neighbours,
+    )
+    uses = (query, key, value, turns.cos, turns.sin, *kept.tensors, mixed)
+    call(_kernels().attend_new, given, uses=uses)
+    return mixed
+
+
+def _attention(query: Tensor, kept: Kept, heads: int, mixed: Tensor) -> _Attention:
+    slots, kv_heads, prompt_room, d = kept.prompts[0].shape
+    for tensor in kept.tensors:
+        assert tensor.is_contiguous(), "keys and values are kept in dense tensors"
+    return _Attention(
+        query=query.data_ptr(),
+        prompts=(ctypes.c_void_p * 2)(*(part.data_ptr() for part in kept.prompts)),
+        answers=(ctypes.c_void_p * 2)(*(part.data_ptr() for part in kept.answers)),
+        prompt_lengths=kept.prompt_lengths.data_ptr(),
+        answer_lengths=kept.answer_lengths.data_ptr(),
         mixed=mixed.data_ptr(),
         slots=slots,
-        beams=rows // slots,
+        beams=len(query) // slots,
         kv_heads=kv_heads,
         shared=heads // kv_heads,
         d=d,
         prompt_room=prompt_room,
-        answer_room=answers[0].shape[2],
-        in_bf16=prompts[0].dtype == torch.bfloat16,
+        answer_room=kept.answers[0].shape[2],
+        in_bf16=kept.prompts[0].dtype == torch.bfloat16,
         threads=torch.get_num_threads(),
     )
-    if loaded.attend_one(ctypes.byref(attention)):
-        raise MemoryError("no memory for the scores of a token")
-    return mixed
+
+
+def _kernels() -> ctypes.CDLL:
+    loaded = library(SOURCE)
+    assert loaded is not None, "takes() was not asked"
+    return loaded

@@ -37,7 +37,14 @@ def library(source: Path) -> ctypes.CDLL | None:
         log.debug("%s is not compiled: no Linux, no AVX-512 or no C compiler", source.name)
         return None
     digest = hashlib.sha256()
-    for part in (source.read_bytes(), " ".join(compiler).encode(), " ".join(FLAGS).encode(), _processor()):
+    headers = b"".join(header.read_bytes() for header in sorted(source.parent.glob("*.h")))
+    for part in (
+        source.read_bytes(),
+        headers,
+        " ".join(compiler).encode(),
+        " ".join(FLAGS).encode(),
+        _processor(),
+    ):
         digest.update(hashlib.sha256(part).digest())
     compiled = cache_folder() / "kernels" / f"{source.stem}-{digest.hexdigest()[:16]}.so"
     try:

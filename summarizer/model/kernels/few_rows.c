@@ -29,6 +29,7 @@
 #define CHUNK (192 << 10) /* bytes of weights that a thread takes at a time, in at most so many columns: */
 #define COLUMNS 256
 #define WORTH_THREADS (1 << 18) /* weights from which on waking another thread costs less than it saves */
+#define WIDE 8 /* int8 rows of W that share a row of x longer than: */
 #define LONG 8192 /* values of x that the nearest cache does not hold beside weights */
 
 /* A loop that is written out: its bound is a constant, its indices name registers. */
@@ -65,7 +66,7 @@ typedef struct {
 INLINE __mmask16 first(long count) { return count >= FLOATS ? 0xffff : count <= 0 ? 0 : (__mmask16)((1u << count) - 1); }
 
 INLINE long columns_at_once(long bytes_of_one) {
-    long columns = CHUNK / bytes_of_one + 1;
+    long columns = (CHUNK / bytes_of_one + WIDE) / WIDE * WIDE;
     return columns < COLUMNS ? columns : COLUMNS;
 }
 
@@ -146,8 +147,8 @@ INLINE int64_t total(__m512i sums) {
 
 /* The products of one register of each row. M and N are constants where this is inlined: sums stay in registers. */
 INLINE void int8_step(const int M, const int N, const Product *p, const Whole *x, const int8_t *w, long row, long at,
-                      __mmask64 there, __m512i high[MOST][2], __m512i low[MOST][2]) {
-    __m512i weights[2];
+                      __mmask64 there, __m512i high[MOST][WIDE], __m512i low[MOST][WIDE]) {
+    __m512i weights[WIDE];
     FOR(j, N) {
         _mm_prefetch((const char *)w + j * p->k + at + AHEAD, _MM_HINT_T0);
         __m512i stored = _mm512_maskz_loadu_epi8(there, w + j * p->k + at);
@@ -167,7 +168,7 @@ INLINE void int8_step(const int M, const int N, const Product *p, const Whole *x
 INLINE void int8_tile(const int M, const int N, const Product *p, const Whole *x, const int8_t *w, const float *scale,
                       long row, long column) {
     const int8_t *own = w + column * p->k;
-    __m512i high[MOST][2], low[MOST][2];
+    __m512i high[MOST][WIDE], low[MOST][WIDE];
     FOR(i, M) FOR(j, N) high[i][j] = low[i][j] = _mm512_setzero_si512();
     long at = 0;
     for (; at + BYTES <= p->k; at += BYTES) int8_step(M, N, p, x, own, row, at, ~0ull, high, low);
@@ -176,6 +177,13 @@ INLINE void int8_tile(const int M, const int N, const Product *p, const Whole *x
         int64_t sum = 256 * total(high[i][j]) + total(low[i][j]) - x->offsets[row + i];
         p->y[(row + i) * p->n + column + j] = (float)((double)sum * x->steps[row + i] * scale[column + j]);
     }
+}
+
+/* One row of x that the nearest cache does not hold: it is loaded once for many rows of W. */
+static void int8_long_row(const Product *p, const Whole *x, const int8_t *w, const float *scale, long start, long end) {
+    long column = start;
+    for (; column + WIDE <= end; column += WIDE) int8_tile(1, WIDE, p, x, w, scale, 0, column);
+    for (; column < end; column++) int8_tile(1, 1, p, x, w, scale, 0, column);
 }
 
 /* Returns 0, or 1 where there is no memory for the rows of x. */
@@ -194,7 +202,8 @@ int int8_product(const Product *p, const int8_t *w /* (n, k) */, const float *sc
 #pragma omp parallel for schedule(dynamic, 1) num_threads(p->threads) if (p->n * p->k > WORTH_THREADS)
         for (long chunk = 0; chunk < chunks; chunk++) {
             long start = chunk * columns, end = start + columns < p->n ? start + columns : p->n;
-            TILES(int8_tile, p, &x, w, scale)
+            if (p->m == 1 && p->k > LONG) int8_long_row(p, &x, w, scale, start, end);
+            else TILES(int8_tile, p, &x, w, scale)
             add_the_rest(p, narrow, start, end);
         }
     }

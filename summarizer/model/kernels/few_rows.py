@@ -13,6 +13,7 @@ from jaxtyping import Float, Float32, Int8, UInt8
 from torch import Tensor
 
 from summarizer.model.kernels.compiled import library
+from summarizer.model.kernels.tape import call
 
 SOURCE = Path(__file__).with_name("few_rows.c")
 FEW_ROWS = 16
@@ -116,7 +117,7 @@ def _product(
 ) -> Tensor:
     loaded = library(SOURCE)
     assert loaded is not None, "is_at_hand() was not asked"
-    # Bound to names: the kernel reads their memory after this line.
+    # Bound to names: the kernel reads their memory after this line, from a tape much later.
     x, bias = x.contiguous(), None if bias is None else bias.float().contiguous()
     weight = tuple(part.contiguous() for part in weight)
     a, b, scale = (
@@ -139,6 +140,5 @@ def _product(
         y=y.data_ptr(),
         threads=torch.get_num_threads(),
     )
-    if getattr(loaded, name)(ctypes.byref(product), *(ctypes.c_void_p(part.data_ptr()) for part in weight)):
-        raise MemoryError(f"no memory for {len(x)} rows of {x.shape[1]} numbers")
+    call(getattr(loaded, name), product, *weight, uses=(x, bias, a, b, scale, y))
     return y

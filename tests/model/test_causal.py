@@ -140,12 +140,22 @@ def test_scores_of_any_size_are_weighed() -> None:
     torch.testing.assert_close(found[0].double(), exact[0], rtol=2e-2, atol=2e-2)
 
 
+def watched(asked: list[int]) -> type:
+    class Watched(causal._CausalAttention):
+        @classmethod
+        def apply(cls, *given: object) -> object:
+            asked.append(1)
+            return causal_function(*given)
+
+    causal_function = causal._CausalAttention.apply
+    return Watched
+
+
 def test_packed_attention_is_by_the_kernel_where_it_can_be(monkeypatch: pytest.MonkeyPatch) -> None:
     q, k, v, _ = (x.transpose(0, 1)[None] for x in drawn(4, 2, 64, LENGTHS))
     borders = torch.tensor([0, *LENGTHS], dtype=torch.int32).cumsum(0, dtype=torch.int32)
     asked = []
-    monkeypatch.setattr(causal, "_forward", lambda *given: asked.append(1) or by_op(*given))
-    by_op = torch.ops.summarizer.causal_attention
+    monkeypatch.setattr(causal, "_CausalAttention", watched(asked))
     by_kernel = attention.packed_attention(q, k, v, borders)
     assert asked
     monkeypatch.setattr(causal, "is_at_hand", lambda: False)
@@ -163,7 +173,10 @@ def test_other_precisions_and_widths_are_left_to_torch() -> None:
 
 def test_what_a_plan_is_told_of_the_operators_is_so() -> None:
     q, k, v, grad = drawn(4, 2, 32, [5, 7])
-    forward, backward = torch.ops.summarizer.causal_attention, torch.ops.summarizer.causal_attention_backward
+    forward, backward = (
+        torch.ops.summarizer.causal_attention.default,
+        torch.ops.summarizer.causal_attention_backward.default,
+    )
     out, logs = forward(q, k, v, [5, 7], 0.2)
     checks = ("test_schema", "test_faketensor")
     torch.library.opcheck(forward, (q, k, v, [5, 7], 0.2), test_utils=checks)

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
 from summarizer.model.kernels.compiled import library
+from summarizer.model.kernels.operators import define
 
 SOURCE = Path(__file__).with_name("causal.c")
 WIDTH = 16
@@ -67,24 +68,19 @@ def causal_attention(
 class _CausalAttention(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, lengths: list[int], scaling: float) -> Tensor:
-        out, logs = _forward(q, k, v, lengths, scaling)
+        out, logs = torch.ops.summarizer.causal_attention(q, k, v, lengths, scaling)
         ctx.save_for_backward(q, k, v, out, logs)
         ctx.lengths, ctx.scaling = lengths, scaling
         return out  # type: ignore[no-any-return]
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
-        grad_q, grad_k, grad_v = _backward(grads[0], *ctx.saved_tensors, ctx.lengths, ctx.scaling)
+        grad_q, grad_k, grad_v = torch.ops.summarizer.causal_attention_backward(
+            grads[0], *ctx.saved_tensors, ctx.lengths, ctx.scaling
+        )
         return grad_q, grad_k, grad_v, None, None
 
 
-# As torch's operators, so that a step on fake tensors can be planned. The schemas are written out, since checks of
-# shapes at run time hide a function's annotations.
-@torch.library.custom_op(
-    "summarizer::causal_attention",
-    mutates_args=(),
-    schema="(Tensor q, Tensor k, Tensor v, int[] lengths, float scaling) -> (Tensor, Tensor)",
-)
 def _forward(q: Tensor, k: Tensor, v: Tensor, lengths: list[int], scaling: float) -> tuple[Tensor, Tensor]:
     """The output, and of each query the logarithm of what its weights were divided by."""
     out, logs = _made_by_forward(q, k, v, lengths, scaling)
@@ -92,19 +88,12 @@ def _forward(q: Tensor, k: Tensor, v: Tensor, lengths: list[int], scaling: float
     return out, logs
 
 
-@_forward.register_fake
 def _made_by_forward(
     q: Tensor, k: Tensor, v: Tensor, lengths: list[int], scaling: float
 ) -> tuple[Tensor, Tensor]:
     return q.new_empty(q.shape), q.new_empty(q.shape[:2], dtype=torch.float32)
 
 
-@torch.library.custom_op(
-    "summarizer::causal_attention_backward",
-    mutates_args=(),
-    schema="(Tensor grad_out, Tensor q, Tensor k, Tensor v, Tensor out, Tensor logs, int[] lengths, float scaling)"
-    " -> (Tensor, Tensor, Tensor)",
-)
 def _backward(
     grad_out: Tensor,
     q: Tensor,
@@ -119,10 +108,9 @@ def _backward(
     named = dict(zip(("grad_q", "grad_k", "grad_v"), grads, strict=True))
     tensors = {"q": q, "k": k, "v": v, "out": out, "grad_out": grad_out, **named}
     _call("causal_backward", tensors, logs, lengths, scaling)
-    return grads  # type: ignore[no-any-return]
+    return grads
 
 
-@_backward.register_fake
 def _made_by_backward(
     grad_out: Tensor,
     q: Tensor,
@@ -134,6 +122,19 @@ def _made_by_backward(
     scaling: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
     return q.new_empty(q.shape), k.new_empty(k.shape), v.new_empty(v.shape)
+
+
+define(
+    "causal_attention(Tensor q, Tensor k, Tensor v, int[] lengths, float scaling) -> (Tensor, Tensor)",
+    _forward,
+    _made_by_forward,
+)
+define(
+    "causal_attention_backward(Tensor grad_out, Tensor q, Tensor k, Tensor v, Tensor out, Tensor logs,"
+    " int[] lengths, float scaling) -> (Tensor, Tensor, Tensor)",
+    _backward,
+    _made_by_backward,
+)
 
 
 @register_flop_formula(torch.ops.summarizer.causal_attention)

@@ -18,9 +18,9 @@
 #define INLINE static inline __attribute__((always_inline))
 #define FLOATS 16 /* of a register */
 #define PANEL 64  /* columns of a tile: four registers */
-#define ROWS 6    /* of a tile: 24 of the 32 registers hold sums */
-#define QUERIES 48 /* at a time in the forward pass */
-#define BLOCK 64  /* queries and keys at a time in the backward pass; an even number of tiles' rows is no need */
+#define ROWS 6    /* of a tile: 24 of the 32 registers hold sums; even, since the backward pass pairs queries */
+#define QUERIES 48 /* at a time in the forward pass: whole tiles */
+#define BLOCK PANEL /* queries and keys at a time in the backward pass */
 #define WORTH_THREADS (1 << 16) /* products from which on waking another thread costs less than it saves */
 
 typedef struct {

@@ -23,6 +23,7 @@ from transformers.masking_utils import sdpa_mask
 
 from summarizer.model.causal_blocks import causal_attention
 from summarizer.model.frozen import in_product_precision
+from summarizer.model.kernels import causal
 
 NAME = "packed"
 """What a config's attention implementation is called."""
@@ -122,10 +123,12 @@ def _has_flash(x: Tensor) -> bool:
 
 @torch.compiler.disable  # type: ignore[untyped-decorator]
 def _stretch_by_stretch(q: Tensor, k: Tensor, v: Tensor, borders: Tensor, scaling: float | None) -> Tensor:
-    """On the CPU, where reading the borders costs nothing: one product per example and none for padding."""
+    """On the CPU, where reading the borders costs nothing: each example for itself and nothing for padding."""
     lengths = borders.diff().tolist()
-    stretches = zip(*(torch.split(tensor, lengths) for tensor in (q, k, v)), strict=True)
     scale = q.shape[-1] ** -0.5 if scaling is None else scaling
+    if causal.takes(q):
+        return causal.causal_attention(q, k, v, lengths, scale)
+    stretches = zip(*(torch.split(tensor, lengths) for tensor in (q, k, v)), strict=True)
     alone = _whole if q.dtype == torch.float32 else causal_attention
     return torch.cat([alone(query, key, value, scale) for query, key, value in stretches])
 

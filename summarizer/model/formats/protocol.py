@@ -11,6 +11,7 @@ from jaxtyping import Float, Float32, Int
 from torch import Tensor
 
 from summarizer.model.kernels.few_rows import LowRankPairs
+from summarizer.model.kernels.scaled_columns import scale_columns_, scaled_columns
 
 Parts = Mapping[str, Tensor]
 """A stored weight: named tensors, all that is needed to recover it but its shape."""
@@ -93,7 +94,7 @@ class DenseProducts:
     def product(self, x: Tensor, parts: Parts, shape: tuple[int, int]) -> Tensor:
         matrix, factor = self.factors(parts, shape, x.dtype)
         y = F.linear(x, matrix)
-        return y if factor is None else (y * factor).to(y.dtype)
+        return y if factor is None else scale_columns_(y, factor)
 
     def few_rows_product(
         self,
@@ -107,7 +108,7 @@ class DenseProducts:
 
     def product_backward(self, grad: Tensor, parts: Parts, shape: tuple[int, int]) -> Tensor:
         matrix, factor = self.factors(parts, shape, grad.dtype)
-        scaled = grad if factor is None else (grad * factor).to(grad.dtype)
+        scaled = grad if factor is None else scaled_columns(grad, factor)
         # Flat: of several axes that are not contiguous, torch would make a copy of the matrix for each.
         return (scaled.reshape(-1, shape[0]) @ matrix).reshape(*grad.shape[:-1], shape[1])
 

@@ -1,0 +1,37 @@
+"""Kernels as torch's operators, so that a step on fake tensors can be planned."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from ctypes import c_int, c_long, c_void_p
+
+import torch
+from torch import Tensor
+
+_LIBRARY = torch.library.Library("summarizer", "FRAGMENT")  # type: ignore[no-untyped-call]
+
+
+def define(schema: str, compute: Callable[..., object], made: Callable[..., object]) -> None:
+    """`torch.ops.summarizer.NAME` for a schema `NAME(...) -> ...`, without a graph.
+
+    compute: on a CPU. made: what it makes, without numbers in it. torch's custom_op would do the same, and take
+    longer for it than a few rows take to be computed.
+    """
+    name = schema.split("(")[0]
+    _LIBRARY.define(schema)  # type: ignore[no-untyped-call]
+    _LIBRARY.impl(name, compute, "CPU")  # type: ignore[no-untyped-call]
+    _LIBRARY.impl(name, made, "Meta")  # type: ignore[no-untyped-call]
+
+
+def numbers_of(tensor: Tensor) -> c_void_p:
+    """Where a kernel finds them. The tensor must outlive the call."""
+    return c_void_p(tensor.data_ptr())
+
+
+def count(number: int) -> c_long:
+    return c_long(number)
+
+
+def threads() -> c_int:
+    """As many as torch uses."""
+    return c_int(torch.get_num_threads())

@@ -5,8 +5,7 @@
  *
  * int8 weights are multiplied as they lie there. Each row of x becomes whole numbers of 16 bits on its own absmax grid,
  * and those two signed bytes (256 high + low): VNNI's vpdpbusd sums products of an unsigned byte (a weight + 128) and a
- * signed one (of x) into 32 bits. The sums are exact, whatever the order and the threads; what is lost is x beyond its
- * 16 bits.
+ * signed one (of x) into 32 bits. The sums are exact, whatever the order and the threads; x beyond its 16 bits is lost.
  *
  * nf4 weights are looked up in a register of the 16 levels, as whole numbers of 14 bits; vpdpwssd sums products of theirs
  * and x's words, and a block's exact sum is multiplied with its absmax in fp32.
@@ -30,8 +29,7 @@
 #define REGISTER (2 * BLOCK)
 #define LEVELS 32639 /* 127 * 256 + 127: the largest whole number of two signed bytes */
 #define CODES 8191   /* nf4's largest level as a whole number */
-#define AHEAD 512      /* bytes that are asked for early: the best of 0 to 8,192 on two cores of an AMD EPYC 9004 */
-#define NF4_AHEAD 4096 /* and into the second cache, as good as any of 2,048 to 16,384 there */
+#define AHEAD 4096     /* bytes that are asked for early, into the second cache; measured on two cores of an AMD EPYC 9004 */
 #define CHUNK (192 << 10) /* bytes of weights that a thread takes at a time, in at most so many columns: */
 #define COLUMNS 256
 #define WORTH_THREADS (1 << 18) /* weights from which on waking another thread costs less than it saves */
@@ -74,6 +72,9 @@ typedef struct {
 } Product;
 
 INLINE __mmask16 first(long count) { return count >= FLOATS ? 0xffff : count <= 0 ? 0 : (__mmask16)((1u << count) - 1); }
+
+/* From byte `at` of N rows of W: what follows the end of a row is the next one, which this tile may hold already. */
+INLINE long ahead(const int N, long at, long bytes) { return at + AHEAD < bytes ? AHEAD : AHEAD + (N - 1) * bytes; }
 
 /* ---- the adapters: x A^T before the weights are read, its product with B as y is written ---- */
 
@@ -162,7 +163,7 @@ INLINE void int8_step(const int M, const int N, const Product *p, const Whole *x
                       __mmask64 there, __m512i high[MOST][2], __m512i low[MOST][2]) {
     __m512i weights[2];
     FOR(j, N) {
-        _mm_prefetch((const char *)w + j * p->k + at + AHEAD, _MM_HINT_T0);
+        _mm_prefetch((const char *)w + j * p->k + at + ahead(N, at, p->k), _MM_HINT_T1);
         __m512i stored = _mm512_maskz_loadu_epi8(there, w + j * p->k + at);
         weights[j] = _mm512_xor_si512(stored, _mm512_set1_epi8((char)0x80)); /* + 128 */
     }
@@ -236,10 +237,10 @@ static void by_places(const Product *p, Words *w, long row) {
 
 /* As `int8_step`, for the register that w points to; `there` of its two blocks are there. */
 INLINE void nf4_step(const int M, const int N, const int there, const int16_t *x, long padded, __m512i levels,
-                     const uint8_t *w, long bytes, long ahead, const float *absmax, __m512 sums[MOST][2]) {
+                     const uint8_t *w, long bytes, long early, const float *absmax, __m512 sums[MOST][2]) {
     __m512i block[MOST][2], packed[2];
     FOR(j, N) {
-        _mm_prefetch((const char *)w + j * bytes + ahead, _MM_HINT_T1);
+        _mm_prefetch((const char *)w + j * bytes + early, _MM_HINT_T1);
         packed[j] = _mm512_maskz_loadu_epi32(there == 2 ? 0xffff : 0x00ff, w + j * bytes);
         __asm__("" : "+v"(packed[j])); /* GCC would load it again for each shift, and loads are what binds */
     }
@@ -267,9 +268,8 @@ INLINE void nf4_tile(const int M, const int N, const Product *p, const Words *x,
     const long bytes = p->k / 2, whole = p->k / REGISTER * REGISTER;
     w += column * bytes, absmax += column * (p->k / BLOCK);
     for (long at = 0; at < whole; at += REGISTER) {
-        /* What follows the end of a row is the next one, which may be in this tile already. */
-        long ahead = N > 1 && at / 2 + NF4_AHEAD >= bytes ? NF4_AHEAD + (N - 1) * bytes : NF4_AHEAD;
-        nf4_step(M, N, 2, words + at, x->padded, x->levels, w + at / 2, bytes, ahead, absmax + at / BLOCK, sums);
+        long early = ahead(N, at / 2, bytes);
+        nf4_step(M, N, 2, words + at, x->padded, x->levels, w + at / 2, bytes, early, absmax + at / BLOCK, sums);
     }
     if (whole < p->k)
         nf4_step(M, N, 1, words + whole, x->padded, x->levels, w + whole / 2, bytes, 0, absmax + whole / BLOCK, sums);

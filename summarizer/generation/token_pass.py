@@ -91,7 +91,7 @@ def _gptj(model: GPTJForCausalLM, key_values: KeyValues, rows: int) -> TokenPass
     with taken_down() as tape:
         for layer, block in enumerate(body.h):
             activation = block.mlp.act
-            _want(type(activation) is nn.GELU and activation.approximate == "tanh")
+            _want(isinstance(activation, nn.GELU) and activation.approximate == "tanh")
             normed = _layer_norm(block.ln_1, hidden)
             attended = _attended(block.attn, layer, normed, key_values, turns, tape)
             wide = between.tanh_gelu_(_product(block.mlp.fc_in, normed, tape))

@@ -5,27 +5,30 @@
  *
  * int8 weights are multiplied as they lie there. Each row of x becomes whole numbers of 16 bits on its own absmax grid,
  * and those two signed bytes (256 high + low): VNNI's vpdpbusd sums products of an unsigned byte (a weight + 128) and a
- * signed one (of x) into 32 bits. The sums are exact, whatever the order and the threads; what is lost is x beyond its
- * 16 bits.
+ * signed one (of x) into 32 bits. The sums are exact, whatever the order and the threads; x beyond its 16 bits is lost.
  *
- * nf4 weights are looked up in a register of 16 levels, and multiplied in fp32.
+ * nf4 weights are looked up in a register of the 16 levels, as whole numbers of 14 bits; vpdpwssd sums products of theirs
+ * and x's words, and a block's exact sum is multiplied with its absmax in fp32.
  */
-#include <immintrin.h>
 #include <math.h>
 #include <stdint.h>
 #include <stdlib.h>
+#include <string.h>
 
-#if !defined(__AVX512F__) || !defined(__AVX512BW__) || !defined(__AVX512VL__) || !defined(__AVX512VNNI__)
+#include "vectors.h"
+
+#ifndef __AVX512VNNI__
 #error "made for processors that have AVX-512 with VNNI"
 #endif
 
-#define INLINE static inline __attribute__((always_inline))
 #define BYTES 64   /* of a register */
-#define FLOATS 16  /* of a register */
+#define WORDS 32   /* of a register, of 16 bits */
 #define MOST 4     /* rows of x that share a pass over the weights */
-#define BLOCK 64   /* nf4 weights that share an absmax */
+#define BLOCK 64   /* nf4 weights that share an absmax; a register holds two blocks: */
+#define REGISTER (2 * BLOCK)
 #define LEVELS 32639 /* 127 * 256 + 127: the largest whole number of two signed bytes */
-#define AHEAD 512  /* bytes that are asked for early: the best of 0 to 8,192 on two cores of an AMD EPYC 9004 */
+#define CODES 8191   /* nf4's largest level as a whole number */
+#define AHEAD 4096     /* bytes that are asked for early, into the second cache; measured on two cores of an AMD EPYC 9004 */
 #define CHUNK (192 << 10) /* bytes of weights that a thread takes at a time, in at most so many columns: */
 #define COLUMNS 256
 #define WORTH_THREADS (1 << 18) /* weights from which on waking another thread costs less than it saves */
@@ -35,21 +38,30 @@
 /* A loop that is written out: its bound is a constant, its indices name registers. */
 #define FOR(i, count) _Pragma("GCC unroll 8") for (int i = 0; i < (count); i++)
 
-/* All rows of x by the columns from `start` to `end`. One row of W after the other is how memory is read fastest; two at a
- * time where x is worth loading once for both. */
+/* All of y: threads take chunks of columns, from `start` to `end`, and multiply them with all rows of x. */
+#define IN_CHUNKS(bytes_of_a_row, ...)                                                                            \
+    {                                                                                                             \
+        long most = (CHUNK / (bytes_of_a_row) + WIDE) / WIDE * WIDE, columns = most < COLUMNS ? most : COLUMNS;   \
+        _Pragma("omp parallel for schedule(dynamic, 1) num_threads(p->threads) if (p->n * p->k > WORTH_THREADS)") \
+        for (long start = 0; start < p->n; start += columns) {                                                    \
+            long end = start + columns < p->n ? start + columns : p->n;                                           \
+            __VA_ARGS__                                                                                           \
+            add_the_rest(p, narrow, start, end);                                                                  \
+        }                                                                                                         \
+    }
+/* One row of W after the other is how memory is read fastest; two at a time where x is worth loading once for both. */
 #define TILES(tile, ...)                                                                                          \
     for (long column = start; column < end; column += 2) {                                                        \
         int pair = column + 1 < end;                                                                              \
         long row = 0;                                                                                             \
-        for (; row + 4 <= p->m; row += 4) TILE(tile, 4, pair, __VA_ARGS__)                                        \
-        for (; row + 2 <= p->m; row += 2) TILE(tile, 2, pair, __VA_ARGS__)                                        \
+        for (; row + 4 <= p->m; row += 4) TILE(tile, 4, pair && 4 * p->k > LONG, __VA_ARGS__)                     \
+        for (; row + 2 <= p->m; row += 2) TILE(tile, 2, pair && 2 * p->k > LONG, __VA_ARGS__)                     \
         for (; row < p->m; row++) TILE(tile, 1, pair && p->k > LONG, __VA_ARGS__)                                 \
     }
 #define TILE(tile, M, together, ...)                                                                              \
     {                                                                                                             \
         if (together) tile(M, 2, __VA_ARGS__, row, column);                                                       \
-        else                                                                                                      \
-            for (long c = column; c <= column + pair; c++) tile(M, 1, __VA_ARGS__, row, c);                       \
+        else for (long c = column; c <= column + pair; c++) tile(M, 1, __VA_ARGS__, row, c);                      \
     }
 
 /* All arrays are dense; shapes in the order of their axes. */
@@ -63,12 +75,8 @@ typedef struct {
     int threads;
 } Product;
 
-INLINE __mmask16 first(long count) { return count >= FLOATS ? 0xffff : count <= 0 ? 0 : (__mmask16)((1u << count) - 1); }
-
-INLINE long columns_at_once(long bytes_of_one) {
-    long columns = (CHUNK / bytes_of_one + WIDE) / WIDE * WIDE;
-    return columns < COLUMNS ? columns : COLUMNS;
-}
+/* From byte `at` of N rows of W: what follows the end of a row is the next one, which this tile may hold already. */
+INLINE long ahead(const int N, long at, long bytes) { return at + AHEAD < bytes ? AHEAD : AHEAD + (N - 1) * bytes; }
 
 /* ---- the adapters: x A^T before the weights are read, its product with B as y is written ---- */
 
@@ -105,6 +113,20 @@ static void add_the_rest(const Product *p, const float *narrow, long start, long
         }
 }
 
+/* Steps to a unit of x, k numbers of it on their own absmax grid; and the step, NaN with a value that is not finite. */
+static float grid(const float *x, long k, float *step) {
+    __m512 largest = _mm512_setzero_ps();
+    __mmask16 broken = 0;
+    for (long i = 0; i < k; i += FLOATS) {
+        __m512 size = _mm512_abs_ps(_mm512_maskz_loadu_ps(first(k - i), x + i));
+        broken |= _mm512_cmp_ps_mask(size, _mm512_set1_ps(INFINITY), _CMP_NLT_UQ);
+        largest = _mm512_max_ps(largest, size);
+    }
+    float absmax = _mm512_reduce_max_ps(largest);
+    *step = broken ? NAN : absmax / LEVELS;
+    return absmax > 1e-30f ? LEVELS / absmax : 0;
+}
+
 /* ---- int8 ---- */
 
 typedef struct {
@@ -116,14 +138,7 @@ typedef struct {
 
 static void whole_numbers(const Product *p, Whole *w, long row) {
     const float *x = p->x + row * p->k;
-    __m512 largest = _mm512_setzero_ps();
-    __mmask16 broken = 0;
-    for (long i = 0; i < p->k; i += FLOATS) {
-        __m512 size = _mm512_abs_ps(_mm512_maskz_loadu_ps(first(p->k - i), x + i));
-        broken |= _mm512_cmp_ps_mask(size, _mm512_set1_ps(INFINITY), _CMP_NLT_UQ);
-        largest = _mm512_max_ps(largest, size);
-    }
-    float absmax = _mm512_reduce_max_ps(largest), inverse = absmax > 1e-30f ? LEVELS / absmax : 0;
+    float step, inverse = grid(x, p->k, &step);
     __m512i sum = _mm512_setzero_si512(), sum_low = sum;
     for (long i = 0; i < w->padded; i += FLOATS) {
         __m512 scaled = _mm512_mul_ps(_mm512_maskz_loadu_ps(first(p->k - i), x + i), _mm512_set1_ps(inverse));
@@ -136,7 +151,7 @@ static void whole_numbers(const Product *p, Whole *w, long row) {
         _mm_storeu_si128((__m128i *)(w->low + row * w->padded + i), _mm512_cvtepi32_epi8(low));
     }
     w->offsets[row] = 128 * (256 * (int64_t)_mm512_reduce_add_epi32(sum) + _mm512_reduce_add_epi32(sum_low));
-    w->steps[row] = broken ? NAN : absmax / LEVELS;
+    w->steps[row] = step;
 }
 
 INLINE int64_t total(__m512i sums) {
@@ -150,7 +165,7 @@ INLINE void int8_step(const int M, const int N, const Product *p, const Whole *x
                       __mmask64 there, __m512i high[MOST][WIDE], __m512i low[MOST][WIDE]) {
     __m512i weights[WIDE];
     FOR(j, N) {
-        _mm_prefetch((const char *)w + j * p->k + at + AHEAD, _MM_HINT_T0);
+        _mm_prefetch((const char *)w + j * p->k + at + ahead(N, at, p->k), _MM_HINT_T1);
         __m512i stored = _mm512_maskz_loadu_epi8(there, w + j * p->k + at);
         weights[j] = _mm512_xor_si512(stored, _mm512_set1_epi8((char)0x80)); /* + 128 */
     }
@@ -198,14 +213,8 @@ int int8_product(const Product *p, const int8_t *w /* (n, k) */, const float *sc
         float *narrow = floats + p->m;
         for (long row = 0; row < p->m; row++) whole_numbers(p, &x, row);
         if (p->dim) narrow_products(p, narrow);
-        long columns = columns_at_once(p->k), chunks = (p->n + columns - 1) / columns;
-#pragma omp parallel for schedule(dynamic, 1) num_threads(p->threads) if (p->n * p->k > WORTH_THREADS)
-        for (long chunk = 0; chunk < chunks; chunk++) {
-            long start = chunk * columns, end = start + columns < p->n ? start + columns : p->n;
-            if (p->m == 1 && p->k > LONG) int8_long_row(p, &x, w, scale, start, end);
-            else TILES(int8_tile, p, &x, w, scale)
-            add_the_rest(p, narrow, start, end);
-        }
+        if (p->m == 1 && p->k > LONG) IN_CHUNKS(p->k, int8_long_row(p, &x, w, scale, start, end);)
+        else IN_CHUNKS(p->k, TILES(int8_tile, p, &x, w, scale))
     }
     free(bytes);
     free(floats);
@@ -213,79 +222,89 @@ int int8_product(const Product *p, const int8_t *w /* (n, k) */, const float *sc
     return failed;
 }
 
-/* ---- nf4: a register holds 128 weights, two blocks; its 16 lanes hold 8 neighbours each, the first in the high half of
- * the lowest byte ---- */
+/* ---- nf4: a register holds 128 weights, two blocks; its 32 words hold 4 neighbours each, the first in the high half of
+ * the lower byte. A lane has 8 products, of one block, and their sum has 32 bits: 8 * CODES * LEVELS < 2^31. ---- */
 
-/* x as the lanes ask for it: by register of weights, then by place in the lane, then by lane. Padded with zeros. */
-static void by_lanes(const float *x, long k, long padded, float *out) {
-    for (long at = 0; at < padded; at += 2 * BLOCK)
-        for (int place = 0; place < 8; place++)
-            for (int lane = 0; lane < FLOATS; lane++) {
-                long from = at + 8 * lane + (place ^ 1);
-                *out++ = from < k ? x[from] : 0;
-            }
+typedef struct {
+    int16_t *words; /* (m, padded): by register of weights, then by place of the four in a word, then by word */
+    long padded;    /* k up to whole registers of weights */
+    float *steps;   /* (m); NaN for a row with a value that is not finite */
+    __m512i levels; /* twice: the lookup reads five bits of a word, of which the fifth is a neighbour's */
+} Words;
+
+static void by_places(const Product *p, Words *w, long row) {
+    const __m512i order = _mm512_setr_epi32(1, 5, 9, 13, 0, 4, 8, 12, 3, 7, 11, 15, 2, 6, 10, 14);
+    const float *x = p->x + row * p->k;
+    float inverse = grid(x, p->k, &w->steps[row]);
+    for (long i = 0; i < w->padded; i += FLOATS) {
+        __m512 scaled = _mm512_mul_ps(_mm512_maskz_loadu_ps(first(p->k - i), x + i), _mm512_set1_ps(inverse));
+        int16_t q[FLOATS], *out = w->words + row * w->padded + i / REGISTER * REGISTER + i % REGISTER / 4;
+        __m512i ordered = _mm512_permutexvar_epi32(order, _mm512_cvtps_epi32(scaled));
+        _mm256_storeu_si256((__m256i *)q, _mm512_cvtepi32_epi16(ordered));
+        FOR(place, 4) memcpy(out + place * WORDS, q + 4 * place, 4 * sizeof *q);
+    }
 }
 
-/* As `int8_step`; `blocks` is how many of the two blocks of a register there are. */
-INLINE void nf4_step(const int M, const int N, const Product *p, const float *x, long padded, const uint8_t *w,
-                     const float *absmax, __m512 levels, long row, long column, long at, int blocks,
-                     __m512 sums[MOST][2]) {
-    const __m512i halves = _mm512_setr_epi32(0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1);
-    __m512 block[MOST][2];
-    __m512i packed[2];
+/* As `int8_step`, for the register that w points to; `there` of its two blocks are there. */
+INLINE void nf4_step(const int M, const int N, const int there, const int16_t *x, long padded, __m512i levels,
+                     const uint8_t *w, long bytes, long early, const float *absmax, __m512 sums[MOST][2]) {
+    __m512i block[MOST][2], packed[2];
     FOR(j, N) {
-        const uint8_t *own = w + ((column + j) * p->k + at) / 2;
-        _mm_prefetch((const char *)own + AHEAD, _MM_HINT_T0);
-        packed[j] = _mm512_maskz_loadu_epi32(blocks == 2 ? 0xffff : 0x00ff, own);
+        _mm_prefetch((const char *)w + j * bytes + early, _MM_HINT_T1);
+        packed[j] = _mm512_maskz_loadu_epi32(there == 2 ? 0xffff : 0x00ff, w + j * bytes);
+        __asm__("" : "+v"(packed[j])); /* GCC would load it again for each shift, and loads are what binds */
     }
-    FOR(i, M) FOR(j, N) block[i][j] = _mm512_setzero_ps();
-    FOR(place, 8) {
-        __m512 weights[2];
-        /* The lookup reads the lowest four bits of each lane alone. */
-        FOR(j, N) weights[j] = _mm512_permutexvar_ps(_mm512_srli_epi32(packed[j], 4 * place), levels);
+    FOR(i, M) FOR(j, N) block[i][j] = _mm512_setzero_si512();
+    FOR(place, 4) {
+        __m512i weights[2];
+        FOR(j, N) weights[j] = _mm512_permutexvar_epi16(_mm512_srli_epi16(packed[j], 4 * place), levels);
         FOR(i, M) {
-            __m512 own = _mm512_loadu_ps(x + (row + i) * padded + at + FLOATS * place);
-            FOR(j, N) block[i][j] = _mm512_fmadd_ps(weights[j], own, block[i][j]);
+            __m512i own = _mm512_loadu_si512(x + i * padded + WORDS * place);
+            FOR(j, N) block[i][j] = _mm512_dpwssd_epi32(block[i][j], weights[j], own);
         }
     }
     FOR(j, N) {
-        const float *own = absmax + ((column + j) * p->k + at) / BLOCK;
-        __m512 largest = _mm512_permutexvar_ps(halves, _mm512_maskz_loadu_ps((1 << blocks) - 1, own));
-        FOR(i, M) sums[i][j] = _mm512_fmadd_ps(block[i][j], largest, sums[i][j]);
+        const float *own = absmax + j * bytes / (BLOCK / 2);
+        __m512 largest = _mm512_mask_broadcastss_ps(_mm512_set1_ps(own[0]), 0xff00, _mm_load_ss(own + there - 1));
+        FOR(i, M) sums[i][j] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(block[i][j]), largest, sums[i][j]);
     }
 }
 
-INLINE void nf4_tile(const int M, const int N, const Product *p, const float *x, long padded, const uint8_t *w,
-                     const float *absmax, __m512 levels, long row, long column) {
+INLINE void nf4_tile(const int M, const int N, const Product *p, const Words *x, const uint8_t *w, const float *absmax,
+                     float step, long row, long column) {
     __m512 sums[MOST][2];
     FOR(i, M) FOR(j, N) sums[i][j] = _mm512_setzero_ps();
-    long at = 0;
-    for (; at + 2 * BLOCK <= p->k; at += 2 * BLOCK)
-        nf4_step(M, N, p, x, padded, w, absmax, levels, row, column, at, 2, sums);
-    if (at < p->k) nf4_step(M, N, p, x, padded, w, absmax, levels, row, column, at, 1, sums);
-    FOR(i, M) FOR(j, N) p->y[(row + i) * p->n + column + j] = _mm512_reduce_add_ps(sums[i][j]);
+    const int16_t *words = x->words + row * x->padded;
+    const long bytes = p->k / 2, whole = p->k / REGISTER * REGISTER;
+    w += column * bytes, absmax += column * (p->k / BLOCK);
+    for (long at = 0; at < whole; at += REGISTER) {
+        long early = ahead(N, at / 2, bytes);
+        nf4_step(M, N, 2, words + at, x->padded, x->levels, w + at / 2, bytes, early, absmax + at / BLOCK, sums);
+    }
+    if (whole < p->k)
+        nf4_step(M, N, 1, words + whole, x->padded, x->levels, w + whole / 2, bytes, 0, absmax + whole / BLOCK, sums);
+    FOR(i, M) FOR(j, N) p->y[(row + i) * p->n + column + j] =
+        (float)((double)_mm512_reduce_add_ps(sums[i][j]) * step * x->steps[row + i]);
 }
 
 /* k is a multiple of BLOCK. Returns 0, or 1 where there is no memory for the rows of x. */
 int nf4_product(const Product *p, const uint8_t *w /* (n, k / 2) */, const float *absmax /* (n, k / BLOCK) */,
                 const float *code /* (16) */) {
-    long padded = (p->k + 2 * BLOCK - 1) / (2 * BLOCK) * (2 * BLOCK);
-    float *floats = aligned_alloc(BYTES, (p->m * padded * sizeof *floats + BYTES - 1) / BYTES * BYTES);
-    float *narrow = malloc((p->m * p->dim + 1) * sizeof *narrow);
-    int failed = !floats || !narrow;
+    long padded = (p->k + REGISTER - 1) / REGISTER * REGISTER;
+    int16_t *words = aligned_alloc(BYTES, p->m * padded * sizeof *words);
+    float *floats = malloc((p->m + p->m * p->dim) * sizeof *floats);
+    int failed = !words || !floats;
     if (!failed) {
-        for (long row = 0; row < p->m; row++) by_lanes(p->x + row * p->k, p->k, padded, floats + row * padded);
+        __m512 levels = _mm512_loadu_ps(code);
+        float largest = _mm512_reduce_max_ps(_mm512_abs_ps(levels)), inverse = largest > 1e-30f ? CODES / largest : 0;
+        __m256i whole = _mm512_cvtepi32_epi16(_mm512_cvtps_epi32(_mm512_mul_ps(levels, _mm512_set1_ps(inverse))));
+        Words x = {words, padded, floats, _mm512_broadcast_i64x4(whole)};
+        for (long row = 0; row < p->m; row++) by_places(p, &x, row);
+        float *narrow = floats + p->m;
         if (p->dim) narrow_products(p, narrow);
-        const __m512 levels = _mm512_loadu_ps(code);
-        long columns = columns_at_once(p->k / 2), chunks = (p->n + columns - 1) / columns;
-#pragma omp parallel for schedule(dynamic, 1) num_threads(p->threads) if (p->n * p->k > WORTH_THREADS)
-        for (long chunk = 0; chunk < chunks; chunk++) {
-            long start = chunk * columns, end = start + columns < p->n ? start + columns : p->n;
-            TILES(nf4_tile, p, floats, padded, w, absmax, levels)
-            add_the_rest(p, narrow, start, end);
-        }
+        IN_CHUNKS(p->k / 2, TILES(nf4_tile, p, &x, w, absmax, largest / CODES))
     }
+    free(words);
     free(floats);
-    free(narrow);
     return failed;
 }

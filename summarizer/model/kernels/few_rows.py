@@ -103,7 +103,11 @@ def nf4_product(
     bias: Float[Tensor, " d_out"] | None = None,
     pairs: LowRankPairs | None = None,
 ) -> Float32[Tensor, "m d_out"]:
-    """x W^T + bias + the pairs' products in fp32, W nf4, its rows whole blocks. Only where `is_at_hand`."""
+    """x W^T + bias + the pairs' products, W nf4, its rows whole blocks. Only where `is_at_hand`.
+
+    x is rounded to 16 bits of each row's largest value, the code to 14 bits of its own. A row's result is the same
+    to the last bit whatever the other rows are.
+    """
     return _product("nf4_product", x, 2 * len(packed) // x.shape[1], (packed, absmax, code), bias, pairs)
 
 

@@ -16,7 +16,7 @@ import torch
 
 from summarizer.model.formats.int8_on_cpu import whole_number_product
 from summarizer.model.kernels import few_rows
-from summarizer.model.kernels.attend_one import attend_one
+from summarizer.model.kernels.attend_one import Kept, attend_one
 from summarizer.model.kernels.few_rows import LowRankPairs
 
 SHAPES = ((4096, 4096), (4096, 16384), (16384, 4096))
@@ -84,7 +84,7 @@ def attention() -> dict[str, float]:
     return best_s(
         {
             "in C": lambda layer: attend_one(
-                query, (kept[layer][0], kept[layer][1]), (answer, answer), lengths, one
+                query, Kept((kept[layer][0], kept[layer][1]), (answer, answer), lengths, one)
             ),
             "two batched products": by_torch,
             "torch's SDPA": lambda layer: torch.nn.functional.scaled_dot_product_attention(

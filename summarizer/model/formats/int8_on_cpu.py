@@ -90,7 +90,7 @@ def whole_number_product(
     """x @ W.T in x's precision: each row of x on its own grid of int8, and of 16 bits in its largest columns.
 
     A few columns are far larger than the rest in any trained model, and would leave the rest few steps of the grid.
-    Source: LLM.int8(), Dettmers et al. 2022 (arXiv:2208.07339), with a fixed share of columns for its threshold, and
+    Source: LLM.int8(), Dettmers et al. 2022 (arXiv:2208.07339), a fixed share of columns for its threshold, and
     with more steps of the same grid for these, instead of numbers in 16 bits.
     """
     largest = _largest_columns(x)

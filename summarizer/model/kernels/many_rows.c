@@ -153,8 +153,8 @@ static void whole_numbers(const Product *p, Whole *x, long row) {
         put_fours(x->high, row, x->columns, i, _mm512_cvtepi32_epi8(high));
     }
     int32_t high = p->apart ? high_bytes_apart(p, x, row, inverse) : _mm512_reduce_add_epi32(sum_high);
-    x->low_begin[row] = -128 * _mm512_reduce_add_epi32(sum);
-    x->high_begin[row] = -128 * high;
+    x->low_begin[row] = (int32_t)(-128u * (uint32_t)_mm512_reduce_add_epi32(sum)); /* may wrap around, as sums do */
+    x->high_begin[row] = (int32_t)(-128u * (uint32_t)high);
     x->steps[row] = broken ? NAN : step;
 }
 

@@ -14,6 +14,7 @@ from transformers.pytorch_utils import Conv1D
 from summarizer.model import attention, gptj_attention
 from summarizer.model.attention import choose_attention
 from summarizer.model.frozen import FrozenEmbedding, FrozenLinear, FrozenWeight
+from summarizer.model.kernels.gelu import TanhGELU
 
 OWN_ATTENTION = {gptj_attention.MODEL_TYPE: attention.NAME}
 """By model type, for models that pick the class of their attention when they are built."""
@@ -113,7 +114,7 @@ def _fuse_activations(model: PreTrainedModel) -> None:
     # wide, 5 GiB in GPT-J-6B at 2 x 1024 tokens.
     for name, module in list(model.named_modules()):
         if isinstance(module, NewGELUActivation):
-            model.set_submodule(name, nn.GELU(approximate="tanh"))
+            model.set_submodule(name, TanhGELU())
 
 
 def _turn_off_dropout(config: PretrainedConfig) -> None:

@@ -33,7 +33,7 @@ INLINE __m512 exponential(__m512 x) {
 INLINE __m512 gelu_of(__m512 x) {
     __m512 u = _mm512_mul_ps(x, _mm512_fmadd_ps(_mm512_mul_ps(x, x), of(0.044715f), of(1)));
     __m512 power = _mm512_mul_ps(u, of(-1.59576912f)); /* -2 sqrt(2 / pi) */
-    /* Both return their second operand where one is NaN. Beyond 88 a quotient is 0 in fp32, or x. */
+    /* Beyond 88 the quotient is as good as 0, or x. It is NaN where x is, whatever comes out here. */
     power = _mm512_min_ps(of(88), _mm512_max_ps(of(-88), power));
     return _mm512_div_ps(x, _mm512_add_ps(of(1), exponential(power)));
 }

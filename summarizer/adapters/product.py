@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from summarizer.model.frozen import FrozenLinear, FrozenWeight
+from summarizer.model.kernels.few_rows import LowRankPairs
 
 FEW_TOKENS = 16
 """Of a trial. Up to here a CPU multiplies the pairs in their own fp32: converting them would cost more."""
@@ -27,6 +28,10 @@ def low_rank_product(
     What backward needs is the pairs' input, the stored W, the pairs, and the narrow x A^T. Both adapter products
     are added in place to the frozen one's result, so that neither costs a tensor of its own size.
     """
+    if dropped is None:
+        many = frozen.weight.many_rows_product(x, frozen.bias, LowRankPairs(a, b, scale))
+        if many is not None:
+            return many
     y: Tensor = _LowRankProduct.apply(x, dropped, a, b, scale, frozen.weight)  # type: ignore[no-untyped-call]
     return y if frozen.bias is None else y + frozen.bias.to(y.dtype)
 

@@ -83,6 +83,18 @@ class FrozenWeight(nn.Module):
         y = self.format.few_rows_product(rows, self.parts, self.shape, bias, pairs)
         return None if y is None else y.reshape(*x.shape[:-1], -1)
 
+    def many_rows_product(
+        self,
+        x: Float[Tensor, "... d_in"],
+        bias: Float[Tensor, " d_out"] | None = None,
+        pairs: LowRankPairs | None = None,
+    ) -> Float[Tensor, "... d_out"] | None:
+        """The same for the rows of prompts, in the precision of x, which is that of products. Makes no graph."""
+        if torch.is_grad_enabled():
+            return None
+        y = self.format.many_rows_product(x.reshape(-1, x.shape[-1]), self.parts, self.shape, bias, pairs)
+        return None if y is None else y.reshape(*x.shape[:-1], -1)
+
     def product_backward(self, grad: Float[Tensor, "... d_out"]) -> Float[Tensor, "... d_in"]:
         """grad @ W."""
         return self.format.product_backward(grad, self.parts, self.shape)
@@ -119,7 +131,10 @@ class FrozenLinear(nn.Module):
     def forward(self, x: Float[Tensor, "... d_in"]) -> Float[Tensor, "... d_out"]:
         if (few := self.weight.few_rows_product(x, self.bias)) is not None:
             return few
-        y: Tensor = _FrozenProduct.apply(in_product_precision(x), self.weight)  # type: ignore[no-untyped-call]
+        x = in_product_precision(x)
+        if (many := self.weight.many_rows_product(x, self.bias)) is not None:
+            return many
+        y: Tensor = _FrozenProduct.apply(x, self.weight)  # type: ignore[no-untyped-call]
         return y if self.bias is None else y + self.bias.to(y.dtype)
 
     def extra_repr(self) -> str:

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, Float32, Int, Int8
 from torch import Tensor
 
-from summarizer.model.formats.int8_on_cpu import product_on_cpu
+from summarizer.model.formats.int8_on_cpu import many_rows_product, product_on_cpu
 from summarizer.model.formats.protocol import DenseProducts, Parts, PartShapes, require_finite
 from summarizer.model.kernels import few_rows
 from summarizer.model.kernels.few_rows import LowRankPairs
@@ -86,6 +86,11 @@ class _RowwiseInt8(DenseProducts):
             if few_rows.is_at_hand()
             else None
         )
+
+    def many_rows_product(
+        self, x: Tensor, parts: Parts, shape: tuple[int, int], bias: Tensor | None, pairs: LowRankPairs | None
+    ) -> Tensor | None:
+        return many_rows_product(x, parts["q"], parts["scale"], bias, pairs)
 
     def rows(
         self, parts: Parts, shape: tuple[int, int], ids: Int[Tensor, " ..."], dtype: torch.dtype

@@ -61,6 +61,17 @@ class WeightFormat(Protocol):
         """
         ...
 
+    def many_rows_product(
+        self,
+        x: Float[Tensor, "m d_in"],
+        parts: Parts,
+        shape: tuple[int, int],
+        bias: Float[Tensor, " d_out"] | None,
+        pairs: LowRankPairs | None,
+    ) -> Float[Tensor, "m d_out"] | None:
+        """The same for the rows of prompts, in the precision of x. None where there is no kernel for that."""
+        ...
+
     def product_backward(
         self, grad: Float[Tensor, "... d_out"], parts: Parts, shape: tuple[int, int]
     ) -> Float[Tensor, "... d_in"]:
@@ -103,6 +114,11 @@ class DenseProducts:
         shape: tuple[int, int],
         bias: Tensor | None,
         pairs: LowRankPairs | None,
+    ) -> Tensor | None:
+        return None
+
+    def many_rows_product(
+        self, x: Tensor, parts: Parts, shape: tuple[int, int], bias: Tensor | None, pairs: LowRankPairs | None
     ) -> Tensor | None:
         return None
 

@@ -25,7 +25,8 @@ _in_place = False
 
 @contextmanager
 def few_rows_in_place() -> Iterator[None]:
-    """Within the block, a CPU's products of few rows read the stored weights as they are: for writing tokens.
+    """Within the block, a CPU's products read the stored weights as they are, where a kernel does: for writing
+    tokens, few rows at a time, and for reading prompts (many_rows.py).
 
     Not for two threads at once.
     """
@@ -39,11 +40,15 @@ def few_rows_in_place() -> Iterator[None]:
 
 def are_few_in_place(x: Float[Tensor, "... d_in"]) -> bool:
     """Whether the rows of x are to be multiplied with the stored weights as they are."""
+    return x.numel() <= FEW_ROWS * x.shape[-1] and is_in_place(x)
+
+
+def is_in_place(x: Float[Tensor, "... d_in"]) -> bool:
+    """The same, however many they are."""
     return (
         _in_place
         and x.device.type == "cpu"
         and x.dtype in (torch.bfloat16, torch.float32)
-        and x.numel() <= FEW_ROWS * x.shape[-1]
         and not torch.compiler.is_compiling()
     )
 

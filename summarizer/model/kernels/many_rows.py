@@ -1,17 +1,44 @@
-"""A product of whole numbers for many rows, as reading a prompt asks for it: many_rows.c around `_int_mm`."""
+"""Products of many rows with stored weights, as reading a prompt asks for them: many_rows.c for torch's tensors."""
 
 from __future__ import annotations
 
-from ctypes import c_int, c_long, c_void_p
+import ctypes
 from pathlib import Path
 
 import torch
-from jaxtyping import Float, Float32, Int8
+from jaxtyping import Float, Float32, Int8, Int64
 from torch import Tensor
 
 from summarizer.model.kernels.compiled import library
+from summarizer.model.kernels.few_rows import LowRankPairs
 
 SOURCE = Path(__file__).with_name("many_rows.c")
+MOST_COLUMNS = 1 << 17
+"""Of x: up to here the sums of its products hold in 32 bits."""
+
+
+class _Product(ctypes.Structure):
+    """`Product` of many_rows.c."""
+
+    _fields_ = [
+        ("x", ctypes.c_void_p),
+        ("m", ctypes.c_long),
+        ("k", ctypes.c_long),
+        ("n", ctypes.c_long),
+        ("w", ctypes.c_void_p),
+        ("scale", ctypes.c_void_p),
+        ("bias", ctypes.c_void_p),
+        ("a", ctypes.c_void_p),
+        ("b", ctypes.c_void_p),
+        ("pair_scale", ctypes.c_void_p),
+        ("trials", ctypes.c_long),
+        ("dim", ctypes.c_long),
+        ("apart", ctypes.c_void_p),
+        ("aparts", ctypes.c_long),
+        ("y", ctypes.c_void_p),
+        ("in_bf16", ctypes.c_int),
+        ("threads", ctypes.c_int),
+    ]
 
 
 def is_at_hand() -> bool:
@@ -19,35 +46,72 @@ def is_at_hand() -> bool:
     return library(SOURCE) is not None
 
 
-def whole_number_product(
-    x: Float[Tensor, "m d_in"], q: Int8[Tensor, "d_out d_in"], scale: Float32[Tensor, "d_out 1"], apart: int
+def int8_product(
+    x: Float[Tensor, "m d_in"],
+    q: Int8[Tensor, "d_out d_in"],
+    scale: Float32[Tensor, "d_out 1"],
+    apart: Int64[Tensor, " apart"] | None,
+    bias: Float[Tensor, " d_out"] | None = None,
+    pairs: LowRankPairs | None = None,
 ) -> Float[Tensor, "m d_out"]:
-    """x @ W.T in the precision of x, bf16 or fp32: most of x in int8, its `apart` largest columns in bf16.
+    """x W^T + bias + the pairs' products in the precision of x, bf16 or fp32; W row-wise int8.
 
-    Only where `is_at_hand`.
+    x: rounded to whole numbers on each row's own grid, of 8 bits, and of 16 in the columns `apart` (None: in all).
+    What is lost is x beyond these bits, and what the precision of y does not hold. Only where `is_at_hand`.
     """
-    c = library(SOURCE)
-    assert c is not None, "is_at_hand() was not asked"
-    x, q = x.contiguous(), q.contiguous()
-    (m, k), n, threads = x.shape, len(q), c_int(torch.get_num_threads())
-    in_bf16 = c_int(x.dtype == torch.bfloat16)
-    absmax = torch.empty(k)
-    c.column_absmax(_of(x), c_long(m), c_long(k), in_bf16, _of(absmax), threads)
-    largest = absmax.topk(apart).indices
-    keep = torch.ones(k).index_fill_(0, largest, 0.0)
-    whole, steps = torch.empty(m, k, dtype=torch.int8), torch.empty(m)
-    c.quantise_rows(_of(x), c_long(m), c_long(k), in_bf16, _of(keep), _of(whole), _of(steps), threads)
-    columns = torch.empty(n, apart, dtype=torch.bfloat16)
-    c.gather_columns(_of(q), c_long(n), c_long(k), _of(largest), c_long(apart), _of(columns), threads)
-    beside = x[:, largest].to(torch.bfloat16) @ columns.t()
-    sums = torch._int_mm(whole, q.t())  # exact, in int32
-    y = torch.empty(m, n, dtype=x.dtype)
-    scales = scale.contiguous()
-    c.put_together(
-        *(_of(part) for part in (sums, beside, steps, scales)), c_long(m), c_long(n), _of(y), in_bf16, threads
+    loaded = library(SOURCE)
+    assert loaded is not None, "is_at_hand() was not asked"
+    assert x.shape[1] <= MOST_COLUMNS
+    # Bound to names: the kernel reads their memory after these lines.
+    x, q, scale = x.contiguous(), q.contiguous(), scale.contiguous()
+    apart = None if apart is None else apart.contiguous()
+    bias = None if bias is None else bias.float().contiguous()
+    a, b, pair_scale = (
+        (None, None, None)
+        if pairs is None
+        else (pairs.a.contiguous(), pairs.b.contiguous(), pairs.scale.contiguous())
     )
+    y = torch.empty(len(x), len(q), dtype=x.dtype)
+    product = _Product(
+        x=x.data_ptr(),
+        m=len(x),
+        k=x.shape[1],
+        n=len(q),
+        w=q.data_ptr(),
+        scale=scale.data_ptr(),
+        bias=_place(bias),
+        a=_place(a),
+        b=_place(b),
+        pair_scale=_place(pair_scale),
+        trials=0 if a is None else a.shape[0],
+        dim=0 if a is None else a.shape[1],
+        apart=_place(apart),
+        aparts=0 if apart is None else len(apart),
+        y=y.data_ptr(),
+        in_bf16=x.dtype == torch.bfloat16,
+        threads=torch.get_num_threads(),
+    )
+    if loaded.many_rows_product(ctypes.byref(product)):
+        raise MemoryError(f"no memory for {len(x)} rows of {x.shape[1]} numbers")
     return y
 
 
-def _of(tensor: Tensor) -> c_void_p:
-    return c_void_p(tensor.data_ptr())
+def column_absmax(x: Float[Tensor, "m d_in"]) -> Float32[Tensor, " d_in"]:
+    """The largest absolute value of each column, in bf16 or fp32. Only where `is_at_hand`."""
+    loaded = library(SOURCE)
+    assert loaded is not None, "is_at_hand() was not asked"
+    x = x.contiguous()
+    absmax = torch.empty(x.shape[1])
+    loaded.column_absmax(
+        ctypes.c_void_p(x.data_ptr()),
+        ctypes.c_long(x.shape[0]),
+        ctypes.c_long(x.shape[1]),
+        ctypes.c_int(x.dtype == torch.bfloat16),
+        ctypes.c_void_p(absmax.data_ptr()),
+        ctypes.c_int(torch.get_num_threads()),
+    )
+    return absmax
+
+
+def _place(tensor: Tensor | None) -> int | None:
+    return None if tensor is None else tensor.data_ptr()

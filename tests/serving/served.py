@@ -147,6 +147,7 @@ def served(opened: Opened, summariser_of: SummariserOf | None = None, *, places:
             yield Client(port, writer)
         finally:
             server.should_exit = True
+            until(lambda: writer._stopping)  # a gate that opens sooner would let summaries end after all
             for _ in range(1000):
                 Gated.gate.release()
             thread.join(30)

@@ -26,8 +26,7 @@ typedef struct {
 
 INLINE __m512 load(const void *kept, long at, int in_bf16) {
     if (!in_bf16) return _mm512_loadu_ps((const float *)kept + at);
-    __m256i halves = _mm256_loadu_si256((const __m256i *)((const uint16_t *)kept + at));
-    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(halves), 16));
+    return widened(_mm256_loadu_si256((const __m256i *)((const uint16_t *)kept + at)));
 }
 
 /* scores[query][t] = query . key t, for `count` keys from `at` and `asking` queries, `apart` numbers from each other. */

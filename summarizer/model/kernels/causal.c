@@ -5,20 +5,13 @@
  * FlashAttention (Dao 2023, arXiv:2307.08691). One thread has one head of one example to itself, and sums in an order that
  * is always the same: neighbours, their order and the number of threads change no bit.
  */
-#include <immintrin.h>
 #include <math.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
 
-#if !defined(__AVX512F__) || !defined(__AVX512BW__) || !defined(__AVX512VL__) || !defined(__AVX512BF16__)
-#error "made for processors that have AVX-512 with products of bf16"
-#endif
+#include "causal_tiles.h"
 
-#define INLINE static inline __attribute__((always_inline))
-#define FLOATS 16 /* of a register */
-#define PANEL 64  /* columns of a tile: four registers */
-#define ROWS 6    /* of a tile: 24 of the 32 registers hold sums; even, since the backward pass pairs queries */
 #define QUERIES 48 /* at a time in the forward pass: whole tiles */
 #define BLOCK PANEL /* queries and keys at a time in the backward pass */
 #define WORTH_THREADS (1 << 16) /* products from which on waking another thread costs less than it saves */
@@ -39,130 +32,9 @@ typedef struct {
     int threads;
 } Causal;
 
-INLINE long least(long a, long b) { return a < b ? a : b; }
-INLINE long up_to(long count, long of) { return (count + of - 1) / of * of; }
-INLINE __mmask16 first(long count) { return count >= FLOATS ? 0xffff : count <= 0 ? 0 : (__mmask16)((1u << count) - 1); }
 INLINE uint16_t *row_of(const Heads *x, long token, long head) { return x->first + token * x->token + head * x->head; }
-
-INLINE __m512 widened(const uint16_t *x) {
-    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)x)), 16));
-}
+INLINE __m512 numbers(const uint16_t *x) { return widened(_mm256_loadu_si256((const __m256i *)x)); }
 INLINE __m256i rounded(__m512 x) { return (__m256i)_mm512_cvtneps_pbh(x); }
-
-/* 2^x by its Taylor series around the nearest whole number: off by 2.4e-6, where bf16 is by up to 4e-3. */
-INLINE __m512 power_of_two(__m512 x) {
-    __m512 whole = _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
-    __m512 rest = _mm512_sub_ps(x, whole), sum = _mm512_set1_ps(1.3333558e-3f);
-    const float terms[] = {9.6181291e-3f, 5.5504109e-2f, 2.4022651e-1f, 6.9314718e-1f, 1.0f};
-#pragma GCC unroll 5
-    for (int i = 0; i < 5; i++) sum = _mm512_fmadd_ps(sum, rest, _mm512_set1_ps(terms[i]));
-    return _mm512_scalef_ps(sum, whole);
-}
-
-/* c (rows, 16 n) = or += a b. a: pairs of bf16, `apart` words from row to row and `on` from pair to pair. b: (pairs, PANEL). */
-INLINE void tile(const uint32_t *a, long apart, long on, const uint32_t *b, long pairs, float *c, long width, int add,
-                 const int rows, const int n) {
-    __m512 sums[ROWS][PANEL / FLOATS];
-#pragma GCC unroll 6
-    for (int r = 0; r < rows; r++)
-#pragma GCC unroll 4
-        for (int i = 0; i < n; i++) sums[r][i] = add ? _mm512_loadu_ps(c + r * width + i * FLOATS) : _mm512_setzero_ps();
-    for (long pair = 0; pair < pairs; pair++, a += on, b += PANEL) {
-        __m512bh columns[PANEL / FLOATS];
-#pragma GCC unroll 4
-        for (int i = 0; i < n; i++) columns[i] = (__m512bh)_mm512_loadu_si512(b + i * FLOATS);
-#pragma GCC unroll 6
-        for (int r = 0; r < rows; r++) {
-            __m512bh own = (__m512bh)_mm512_set1_epi32(a[r * apart]);
-#pragma GCC unroll 4
-            for (int i = 0; i < n; i++) sums[r][i] = _mm512_dpbf16_ps(sums[r][i], own, columns[i]);
-        }
-    }
-#pragma GCC unroll 6
-    for (int r = 0; r < rows; r++)
-#pragma GCC unroll 4
-        for (int i = 0; i < n; i++) _mm512_storeu_ps(c + r * width + i * FLOATS, sums[r][i]);
-}
-
-INLINE void tile_of(const uint32_t *a, long apart, long on, const uint32_t *b, long pairs, float *c, long width, int add,
-                    const int rows, int n) {
-    if (n == 4) tile(a, apart, on, b, pairs, c, width, add, rows, 4);
-    else if (n == 3) tile(a, apart, on, b, pairs, c, width, add, rows, 3);
-    else if (n == 2) tile(a, apart, on, b, pairs, c, width, add, rows, 2);
-    else tile(a, apart, on, b, pairs, c, width, add, rows, 1);
-}
-
-INLINE void any_rows(const uint32_t *a, long apart, long on, const uint32_t *b, long pairs, float *c, long width, int add,
-                     long rows, int n) {
-    if (rows == ROWS) {
-        tile_of(a, apart, on, b, pairs, c, width, add, ROWS, n);
-        return;
-    }
-    if (rows & 4) tile_of(a, apart, on, b, pairs, c, width, add, 4, n), a += 4 * apart, c += 4 * width;
-    if (rows & 2) tile_of(a, apart, on, b, pairs, c, width, add, 2, n), a += 2 * apart, c += 2 * width;
-    if (rows & 1) tile_of(a, apart, on, b, pairs, c, width, add, 1, n);
-}
-
-/* Up to ROWS rows whose own pairs lie side by side, or whose rows do. */
-static __attribute__((noinline)) void by_row(const uint32_t *a, long apart, const uint32_t *b, long pairs, float *c,
-                                             long width, int add, long rows, int n) {
-    any_rows(a, apart, 1, b, pairs, c, width, add, rows, n);
-}
-static __attribute__((noinline)) void by_column(const uint32_t *a, const uint32_t *b, long pairs, float *c, long width,
-                                                int add, long rows, int n) {
-    any_rows(a, 1, PANEL, b, pairs, c, width, add, rows, n);
-}
-
-INLINE int registers_of(long columns) { return (int)((least(columns, PANEL) + FLOATS - 1) / FLOATS); }
-
-/* 16 rows of 16 words, turned. */
-INLINE void turn(__m512i *rows) {
-    const __m512i places = _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
-#pragma GCC unroll 4
-    for (int apart = 8; apart; apart /= 2) {
-        __mmask16 odd = _mm512_test_epi32_mask(places, _mm512_set1_epi32(apart));
-        __m512i low = _mm512_mask_add_epi32(places, odd, places, _mm512_set1_epi32(16 - apart));
-        __m512i high = _mm512_mask_add_epi32(_mm512_add_epi32(places, _mm512_set1_epi32(apart)), odd, places,
-                                             _mm512_set1_epi32(16));
-#pragma GCC unroll 16
-        for (int i = 0; i < 16; i++)
-            if (!(i & apart)) {
-                __m512i a = rows[i], b = rows[i + apart];
-                rows[i] = _mm512_permutex2var_epi32(a, low, b);
-                rows[i + apart] = _mm512_permutex2var_epi32(a, high, b);
-            }
-    }
-}
-
-/* to (d / 2, PANEL) = up to PANEL rows as columns, zeros behind them. */
-static void turned(const uint16_t *from, long token, long rows, long d, uint32_t *to) {
-    for (long row = 0; row < PANEL; row += FLOATS)
-        for (long pair = 0; pair < d / 2; pair += FLOATS) {
-            __m512i words[FLOATS];
-            __mmask16 there = first(d / 2 - pair);
-            for (long i = 0; i < FLOATS; i++)
-                words[i] = row + i < rows ? _mm512_maskz_loadu_epi32(there, from + (row + i) * token + 2 * pair)
-                                          : _mm512_setzero_si512();
-            turn(words);
-            for (long i = 0; i < FLOATS && pair + i < d / 2; i++) _mm512_storeu_si512(to + (pair + i) * PANEL + row, words[i]);
-        }
-}
-
-INLINE __m512i side_by_side(__m256i even, __m256i odd) {
-    return _mm512_or_si512(_mm512_cvtepu16_epi32(even), _mm512_slli_epi32(_mm512_cvtepu16_epi32(odd), 16));
-}
-
-/* to (panels of d, pairs, PANEL): each row beside its next, zeros behind the last. */
-static void paired(const uint16_t *from, long token, long rows, long d, long pairs, uint32_t *to) {
-    for (long panel = 0; panel < d; panel += PANEL, to += pairs * PANEL)
-        for (long row = 0; row < rows; row += 2)
-            for (long i = panel; i < least(d, panel + PANEL); i += FLOATS) {
-                const uint16_t *even = from + row * token + i;
-                __m256i odd = row + 1 < rows ? _mm256_loadu_si256((const __m256i *)(even + token)) : _mm256_setzero_si256();
-                _mm512_storeu_si512(to + row / 2 * PANEL + i - panel,
-                                    side_by_side(_mm256_loadu_si256((const __m256i *)even), odd));
-            }
-}
 
 /* Of one query: scores (base 2 once scaled) to weights in bf16 that are not yet divided by their sum. Returns the sum. */
 static float weigh(const float *scores, long keys, long zeros_to, float scale, uint16_t *weights, float *largest) {
@@ -327,7 +199,7 @@ static void backward(const Causal *a, long start, long t, long head, uint32_t *s
     for (long i = 0; i < t; i++) {
         const uint16_t *out = row_of(&a->out, start + i, head), *grad = row_of(&a->grad_out, start + i, head);
         __m512 sum = _mm512_setzero_ps();
-        for (long at = 0; at < d; at += FLOATS) sum = _mm512_fmadd_ps(widened(out + at), widened(grad + at), sum);
+        for (long at = 0; at < d; at += FLOATS) sum = _mm512_fmadd_ps(numbers(out + at), numbers(grad + at), sum);
         room.means[i] = _mm512_reduce_add_ps(sum);
     }
     for (long key = 0; key < t; key += BLOCK) {

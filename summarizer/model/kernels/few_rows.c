@@ -35,9 +35,6 @@
 #define WIDE 8 /* int8 rows of W that share a row of x longer than: */
 #define LONG 8192 /* values of x that the nearest cache does not hold beside weights */
 
-/* A loop that is written out: its bound is a constant, its indices name registers. */
-#define FOR(i, count) _Pragma("GCC unroll 8") for (int i = 0; i < (count); i++)
-
 /* All of y: threads take chunks of columns, from `start` to `end`, and multiply them with all rows of x. */
 #define IN_CHUNKS(bytes_of_a_row, ...)                                                                            \
     {                                                                                                             \
@@ -203,7 +200,7 @@ static void int8_long_row(const Product *p, const Whole *x, const int8_t *w, con
 
 /* Returns 0, or 1 where there is no memory for the rows of x. */
 int int8_product(const Product *p, const int8_t *w /* (n, k) */, const float *scale /* (n) */) {
-    long padded = (p->k + BYTES - 1) / BYTES * BYTES;
+    long padded = up_to(p->k, BYTES);
     int8_t *bytes = aligned_alloc(BYTES, 2 * p->m * padded);
     float *floats = malloc((p->m + p->m * p->dim) * sizeof *floats);
     int64_t *offsets = malloc(p->m * sizeof *offsets);
@@ -290,7 +287,7 @@ INLINE void nf4_tile(const int M, const int N, const Product *p, const Words *x,
 /* k is a multiple of BLOCK. Returns 0, or 1 where there is no memory for the rows of x. */
 int nf4_product(const Product *p, const uint8_t *w /* (n, k / 2) */, const float *absmax /* (n, k / BLOCK) */,
                 const float *code /* (16) */) {
-    long padded = (p->k + REGISTER - 1) / REGISTER * REGISTER;
+    long padded = up_to(p->k, REGISTER);
     int16_t *words = aligned_alloc(BYTES, p->m * padded * sizeof *words);
     float *floats = malloc((p->m + p->m * p->dim) * sizeof *floats);
     int failed = !words || !floats;

@@ -3,15 +3,14 @@
  * Both are of the sigmoid: 1 + tanh(u) = 2 sigmoid(2 u), which near 0 loses nothing. Source: Hendrycks and Gimpel 2016
  * (arXiv:1606.08415).
  */
-#include <immintrin.h>
 #include <stdint.h>
 
-#if !defined(__AVX512F__) || !defined(__AVX512BW__) || !defined(__AVX512VL__) || !defined(__AVX512BF16__)
-#error "made for processors that have AVX-512 and know bf16"
+#include "vectors.h"
+
+#ifndef __AVX512BF16__
+#error "made for processors that know bf16"
 #endif
 
-#define INLINE static inline __attribute__((always_inline))
-#define FLOATS 16 /* of a register */
 #define STRETCH 4096 /* numbers that a thread takes at a time */
 #define FLAT 30.0f /* beyond it the sigmoid is 0 or 1 to the last bit of fp32 */
 #define SLOPE 0.79788456f /* sqrt(2 / pi) */
@@ -20,20 +19,10 @@
 
 INLINE __m512 number(float x) { return _mm512_set1_ps(x); }
 INLINE __m512 load(const uint16_t *x, __mmask16 there) {
-    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(there, x)), 16));
+    return widened(_mm256_maskz_loadu_epi16(there, x));
 }
 INLINE void store(uint16_t *y, __mmask16 there, __m512 x) {
     _mm256_mask_storeu_epi16(y, there, (__m256i)_mm512_cvtneps_pbh(x));
-}
-
-/* 2^x by its Taylor series around the nearest whole number: off by 2.4e-6, where bf16 is by up to 4e-3. */
-INLINE __m512 power_of_two(__m512 x) {
-    __m512 whole = _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
-    __m512 rest = _mm512_sub_ps(x, whole), sum = number(1.3333558e-3f);
-    const float terms[] = {9.6181291e-3f, 5.5504109e-2f, 2.4022651e-1f, 6.9314718e-1f, 1.0f};
-#pragma GCC unroll 5
-    for (int i = 0; i < 5; i++) sum = _mm512_fmadd_ps(sum, rest, number(terms[i]));
-    return _mm512_scalef_ps(sum, whole);
 }
 
 /* NaN stays NaN: the second operand is what both instructions return of one. */
@@ -45,8 +34,6 @@ INLINE __m512 share(__m512 x, __m512 square) {
     __m512 power = power_of_two(_mm512_mul_ps(u, number(-2 * SLOPE * LOG2_E)));
     return _mm512_div_ps(number(1), _mm512_add_ps(number(1), power));
 }
-
-INLINE __mmask16 first(long count) { return count >= FLOATS ? 0xffff : (__mmask16)((1u << count) - 1); }
 
 void gelu(const uint16_t *x, long count, uint16_t *y, int threads) {
 #pragma omp parallel for schedule(static) num_threads(threads) if (count > STRETCH)

@@ -9,20 +9,19 @@
  * from front to end: x by four neighbouring columns of ROWS rows, once for all; W by four of COLUMNS rows, a chunk that the
  * second cache holds at a time.
  */
-#include <immintrin.h>
 #include <math.h>
 #include <omp.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
 
-#if !defined(__AVX512F__) || !defined(__AVX512BW__) || !defined(__AVX512VL__) || !defined(__AVX512VNNI__)
+#include "vectors.h"
+
+#ifndef __AVX512VNNI__
 #error "made for processors that have AVX-512 with VNNI"
 #endif
 
-#define INLINE static inline __attribute__((always_inline))
 #define BYTES 64  /* of a register */
-#define FLOATS 16 /* of a register */
 #define ROWS 12   /* of x in a tile */
 #define EACH_ROW(DO) DO(0) DO(1) DO(2) DO(3) DO(4) DO(5) DO(6) DO(7) DO(8) DO(9) DO(10) DO(11)
 #define PANELS 2 /* registers of columns in a tile */
@@ -30,9 +29,6 @@
 #define CHUNK (256 << 10) /* bytes of laid weights at a time; 128 to 512 KiB are alike */
 #define LEVELS 127
 #define WIDE_LEVELS 32639 /* 127 * 256 + 127: the largest whole number of two signed bytes */
-
-/* A loop that is written out: its bound is a constant, its indices name registers. */
-#define FOR(i, count) _Pragma("GCC unroll 16") for (int i = 0; i < (count); i++)
 
 /* All arrays are dense; shapes in the order of their axes. */
 typedef struct {
@@ -60,15 +56,10 @@ typedef struct {
     float *keep;         /* (k): 0 for columns that are apart, else 1 */
 } Whole;
 
-INLINE __mmask16 first(long count) { return count >= FLOATS ? 0xffff : count <= 0 ? 0 : (__mmask16)((1u << count) - 1); }
-
-INLINE long up_to(long count, long whole) { return (count + whole - 1) / whole * whole; }
-
 /* 16 numbers of bf16 or fp32 from place `at`, zeros behind the end. */
 INLINE __m512 load(const void *x, long at, __mmask16 there, int in_bf16) {
     if (!in_bf16) return _mm512_maskz_loadu_ps(there, (const float *)x + at);
-    __m256i halves = _mm256_maskz_loadu_epi16(there, (const uint16_t *)x + at);
-    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(halves), 16));
+    return widened(_mm256_maskz_loadu_epi16(there, (const uint16_t *)x + at));
 }
 
 /* To the nearest bf16 where that is asked for. */
@@ -172,31 +163,6 @@ static void narrow_products(const Product *p, const Whole *x, long row) {
 
 /* ---- W as tiles read it ---- */
 
-/* 16 rows of 16 times four bytes, turned. */
-INLINE void turn(__m512i r[FLOATS]) {
-    __m512i t[FLOATS];
-    FOR(i, 8) {
-        t[2 * i] = _mm512_unpacklo_epi32(r[2 * i], r[2 * i + 1]);
-        t[2 * i + 1] = _mm512_unpackhi_epi32(r[2 * i], r[2 * i + 1]);
-    }
-    FOR(i, 4) {
-        r[4 * i] = _mm512_unpacklo_epi64(t[4 * i], t[4 * i + 2]);
-        r[4 * i + 1] = _mm512_unpackhi_epi64(t[4 * i], t[4 * i + 2]);
-        r[4 * i + 2] = _mm512_unpacklo_epi64(t[4 * i + 1], t[4 * i + 3]);
-        r[4 * i + 3] = _mm512_unpackhi_epi64(t[4 * i + 1], t[4 * i + 3]);
-    }
-    FOR(i, 4) {
-        t[i] = _mm512_shuffle_i32x4(r[i], r[4 + i], 0x88);
-        t[4 + i] = _mm512_shuffle_i32x4(r[i], r[4 + i], 0xdd);
-        t[8 + i] = _mm512_shuffle_i32x4(r[8 + i], r[12 + i], 0x88);
-        t[12 + i] = _mm512_shuffle_i32x4(r[8 + i], r[12 + i], 0xdd);
-    }
-    FOR(i, 8) {
-        r[i] = _mm512_shuffle_i32x4(t[i], t[8 + i], 0x88);
-        r[8 + i] = _mm512_shuffle_i32x4(t[i], t[8 + i], 0xdd);
-    }
-}
-
 /* COLUMNS rows of W from `column` on: (columns / 4, COLUMNS, 4), each + 128. */
 static void lay_weights(const Product *p, long column, long columns, uint8_t *laid) {
     for (long at = 0; at < columns; at += BYTES)
@@ -209,7 +175,7 @@ static void lay_weights(const Product *p, long column, long columns, uint8_t *la
                 rows[i] = row < p->n ? _mm512_maskz_loadu_epi8(there, p->w + row * p->k + at) : _mm512_setzero_si512();
                 rows[i] = _mm512_xor_si512(rows[i], _mm512_set1_epi8((char)0x80));
             }
-            turn(rows);
+            transpose(rows);
             FOR(i, FLOATS) _mm512_store_si512(laid + ((at / 4 + i) * PANELS + panel) * BYTES, rows[i]);
         }
 }

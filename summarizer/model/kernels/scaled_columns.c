@@ -1,12 +1,12 @@
 /* Columns of bf16 by a factor of each in fp32, rounded once, in one pass over memory. */
-#include <immintrin.h>
 #include <stdint.h>
 
-#if !defined(__AVX512F__) || !defined(__AVX512BW__) || !defined(__AVX512VL__) || !defined(__AVX512BF16__)
-#error "made for processors that have AVX-512 and know bf16"
+#include "vectors.h"
+
+#ifndef __AVX512BF16__
+#error "made for processors that know bf16"
 #endif
 
-#define FLOATS 16 /* of a register */
 #define WORTH_THREADS (1 << 14) /* numbers from which on waking another thread costs less than it saves */
 
 /* y may be x. */
@@ -14,10 +14,9 @@ void scaled_columns(const uint16_t *x, const float *factor, long rows, long colu
 #pragma omp parallel for schedule(static) num_threads(threads) if (rows * columns > WORTH_THREADS)
     for (long row = 0; row < rows; row++)
         for (long i = 0; i < columns; i += FLOATS) {
-            __mmask16 there = columns - i >= FLOATS ? 0xffff : (__mmask16)((1u << (columns - i)) - 1);
-            __m512i wide = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(there, x + row * columns + i));
-            __m512 by = _mm512_maskz_loadu_ps(there, factor + i);
-            __m512 product = _mm512_mul_ps(_mm512_castsi512_ps(_mm512_slli_epi32(wide, 16)), by);
+            __mmask16 there = first(columns - i);
+            __m512 own = widened(_mm256_maskz_loadu_epi16(there, x + row * columns + i));
+            __m512 product = _mm512_mul_ps(own, _mm512_maskz_loadu_ps(there, factor + i));
             _mm256_mask_storeu_epi16(y + row * columns + i, there, (__m256i)_mm512_cvtneps_pbh(product));
         }
 }

@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 import torch
 
 from summarizer.model.formats.int8_on_cpu import whole_number_product
-from summarizer.model.kernels import few_rows
+from summarizer.model.kernels import few_rows, many_rows
 from summarizer.model.kernels.attend_one import Kept, attend_one
 from summarizer.model.kernels.few_rows import LowRankPairs
 
@@ -102,7 +102,8 @@ def reading(k: int, n: int) -> dict[str, float]:
     whole = torch.randint(-127, 128, (PROMPT, k), dtype=torch.int8)
     return best_s(
         {
-            "whole numbers, largest columns apart": lambda _: whole_number_product(x, q, scale),
+            "8 bits, 16 in the largest columns": lambda _: whole_number_product(x, q, scale),
+            "16 bits in all columns": lambda _: many_rows.int8_product(x, q, scale, None),
             "torch's _int_mm alone": lambda _: torch._int_mm(whole, q.t()),
             "bf16, weights made dense": lambda _: x @ q.bfloat16().t(),
         },

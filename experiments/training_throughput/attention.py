@@ -1,6 +1,6 @@
 """Causal attention of packed examples on a CPU, both passes: the kernel, blocks of torch's products, torch's own.
 
-    python -m experiments.training_throughput.attention --turns 9
+    python experiments/training_throughput/attention.py --turns 9
 
 Each is timed once in each turn, so that all see the machine in the same state. Milliseconds are medians over turns;
 GFLOP/s count the products that a causal mask leaves, two of the forward pass and five of the backward.

@@ -326,19 +326,3 @@ def test_the_quick_command_runs(tmp_path: Path) -> None:
     assert (fused["groups"], alone["groups"], peer["groups"]) == (1, 2, 2)
     assert (out / "makespan.png").read_bytes().startswith(b"\x89PNG")
     assert ended.stdout.strip() in (out / "table.md").read_text()
-
-
-@pytest.mark.slow
-def test_the_mixed_dims_command_runs() -> None:
-    ended = subprocess.run(
-        [sys.executable, STUDY / "mixed_dims.py", "--steps", "1"], capture_output=True, text=True, timeout=280
-    )
-    assert ended.returncode == 0, ended.stderr
-    lines = ended.stdout.splitlines()
-    assert [line.split(" | ")[0] for line in lines[2:]] == [
-        "| mixed",
-        "| equal, 2",
-        "| equal, 21",
-        "| equal, 64",
-    ]
-    assert lines[2].endswith("| 1.00 x |")

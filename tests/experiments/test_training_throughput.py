@@ -239,3 +239,29 @@ def test_anatomy_of_random_weights(tmp_path: Path) -> None:
         numbers += turns.begin(POINT, 1).numbers
         assert turns.anatomy()["products"] > 20
     assert numbers[0] == pytest.approx(numbers[1], rel=1e-4)
+
+
+@pytest.mark.slow
+def test_the_mixed_dims_command_runs() -> None:
+    ended = subprocess.run(
+        [sys.executable, STUDY / "mixed_dims.py", "--steps", "1"], capture_output=True, text=True, timeout=280
+    )
+    assert ended.returncode == 0, ended.stderr
+    lines = ended.stdout.splitlines()
+    assert [line.split(" | ")[0] for line in lines[2:]] == [
+        "| mixed",
+        "| equal, 2",
+        "| equal, 21",
+        "| equal, 64",
+    ]
+    assert lines[2].endswith("| 1.00 x |")
+
+
+@pytest.mark.slow
+def test_the_commands_of_the_kernels_run() -> None:
+    for name, lines in (("kernels_in_a_step.py", 6), ("attention.py", 3)):
+        ended = subprocess.run(
+            [sys.executable, STUDY / name, "--turns", "1"], capture_output=True, text=True, timeout=280
+        )
+        assert ended.returncode == 0, ended.stderr
+        assert len(ended.stdout.splitlines()) >= lines

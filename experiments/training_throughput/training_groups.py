@@ -1,0 +1,55 @@
+"""A group of trials in training, of the modules that a run is made of, put together as `runs.experiment` does."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from hydra import compose, initialize_config_dir
+
+from summarizer.adapters.attach import attach
+from summarizer.config.paths import conf_folder
+from summarizer.data.prompt import build_prompt
+from summarizer.data.splits import build_split
+from summarizer.model.load import load_base
+from summarizer.model.source import model_folder
+from summarizer.model.tokenizer import load_tokenizer
+from summarizer.processes import join_processes
+from summarizer.runs.preflight import preflight
+from summarizer.tracking.recorder import no_recorder
+from summarizer.tracking.utilisation import shape_of
+from summarizer.training.course import Course
+from summarizer.training.flat_optimizer import build_optimizer
+from summarizer.training.group import Group, build_group
+from summarizer.training.microbatches import Microbatches
+from summarizer.training.trial import Trial
+
+TOTAL_STEPS = 1_000_000
+"""More than any measurement takes: the schedule is constant."""
+
+
+def group_of(dims: Sequence[int], overrides: Sequence[str]) -> Group:
+    """A trial for each dim, over a base of its own, with the overrides of a config."""
+    with initialize_config_dir(str(conf_folder()), version_base="1.3"):
+        specs = [
+            preflight(compose("config", ["tracking=none", *overrides, f"adapter.dim={dim}"])) for dim in dims
+        ]
+    first = specs[0]
+    processes = join_processes(device=first.trainer.device, precision=first.trainer.precision, wanted=None)
+    prompt = build_prompt(first.prompt, load_tokenizer(model_folder(first.model)))
+    base = load_base(first.model, first.quantization, processes.device)
+    adapted = attach(base.model, [spec.adapter.build() for spec in specs], [spec.seed for spec in specs])
+    rows, course = (
+        build_split(first.data, "train", prompt),
+        Course(TOTAL_STEPS, None, TOTAL_STEPS, TOTAL_STEPS, "max_steps"),
+    )
+    group = build_group(adapted, prompt, processes, Microbatches(None, None))
+    trials = []
+    for place, spec in enumerate(specs):
+        own = adapted.parameters_of(place)
+        optimizer, shape = build_optimizer(spec, own), shape_of(adapted, place)
+        folder = Path(tempfile.gettempdir())
+        trials.append(Trial(spec, folder, own, optimizer, no_recorder(), course, rows, shape))
+    group.enter(trials)
+    return group

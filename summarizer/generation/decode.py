@@ -20,7 +20,7 @@ from summarizer.generation.token_pass import TokenPass, token_pass
 from summarizer.generation.transformers_generate import generate
 from summarizer.model.attention import attending_by, packs_examples
 from summarizer.model.formats.int8_on_cpu import inputs_in_int8
-from summarizer.model.kernels.few_rows import few_rows_in_place
+from summarizer.model.kernels.few_rows import stored_weights_in_place
 from summarizer.model.nll import head_at
 
 TOKENS_READ_AT_ONCE = 4096
@@ -143,7 +143,7 @@ class _Writing:
         with (
             torch.compiler.set_stance("force_eager"),
             attending_by(self.key_values),
-            few_rows_in_place(),
+            stored_weights_in_place(),
         ):
             if self.unread is not None:
                 self._write(self.unread)

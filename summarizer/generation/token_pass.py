@@ -30,6 +30,7 @@ from summarizer.model.attention import NAME
 from summarizer.model.gptj_attention import PackedGPTJAttention
 from summarizer.model.kernels import attend_one, between
 from summarizer.model.kernels.attend_one import Turns
+from summarizer.model.kernels.few_rows import FEW_ROWS
 from summarizer.model.kernels.tape import Tape, taken_down
 
 Angles = Callable[[Tensor], tuple[Tensor, Tensor]]
@@ -66,11 +67,18 @@ class TokenPass:
 def token_pass(model: PreTrainedModel, key_values: KeyValues, rows: int) -> TokenPass | None:
     """The pass of a model that has read prompts into `key_values`; None where the model has to go its own way.
 
-    Within `few_rows_in_place`, as what it stands for.
+    Within `stored_weights_in_place`, as what it stands for.
     """
     known = _KNOWN.get(type(model))
+    if rows > FEW_ROWS:
+        return None
     fits = all(attend_one.takes(part.of_prompts) for both in key_values.layers.values() for part in both)
-    if known is None or not fits or not between.is_at_hand() or model.config._attn_implementation != NAME:
+    if (
+        known is None
+        or not fits
+        or not (between.is_at_hand() and Tape.is_at_hand())
+        or model.config._attn_implementation != NAME
+    ):
         return None
     try:
         return known(model, key_values, rows)
@@ -156,6 +164,7 @@ def _product(layer: nn.Module, x: Tensor, tape: Tape) -> Tensor:
     y: Tensor = layer(x)
     # Torch's way, which a layer takes for want of a kernel, would run now and never again.
     _want(len(tape.names) == before + 1 and y.is_contiguous() and tape.last_uses(x) and tape.last_uses(y))
+    _want(y._version == 0)  # an adapter that torch added in place would be in this y alone
     return y
 
 

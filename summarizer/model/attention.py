@@ -109,7 +109,8 @@ def packed_attention(
     if query.is_cuda and not _has_flash(query):
         return _masked(query, key, value, borders, scaling)
     rows, heads, t, d = query.shape
-    q, k, v = (tensor.transpose(1, 2).reshape(rows * t, -1, d) for tensor in (query, key, value))
+    # Values of another width than the keys', which no kernel here knows, do not fit these shapes.
+    q, k, v = (tensor.transpose(1, 2).reshape(rows * t, tensor.shape[1], d) for tensor in (query, key, value))
     take = _flash if q.is_cuda else _stretch_by_stretch
     mixed: Tensor = take(q, k, v, borders, scaling)
     return mixed.reshape(rows, t, heads, d)

@@ -1,6 +1,6 @@
 """Causal attention in 16 bits on the CPU, block of queries by block, forward and backward written out.
 
-For fp16, for heads of odd widths, and where `kernels.causal` cannot be compiled; that one is faster.
+For fp16, heads whose width is no multiple of 16, and where `kernels.causal`, which is faster, cannot be compiled.
 
 A block of queries meets only the keys up to its own end, so that most of what the mask hides is never computed.
 Forward keeps the weights of attention in 16 bits, half of t x t numbers per head, where torch's own kernel keeps

@@ -13,7 +13,7 @@ from torch import Tensor
 from summarizer.model.formats import weight_format
 from summarizer.model.frozen import FrozenLinear, FrozenWeight
 from summarizer.model.kernels import compiled, few_rows
-from summarizer.model.kernels.few_rows import FEW_ROWS, LowRankPairs, few_rows_in_place, is_at_hand
+from summarizer.model.kernels.few_rows import FEW_ROWS, LowRankPairs, is_at_hand, stored_weights_in_place
 
 FORMATS = ("int8", "nf4")
 BOUND = {"int8": 1e-4, "nf4": 2e-4}
@@ -67,7 +67,7 @@ def wanted(linear: FrozenLinear, x: Tensor, pairs: LowRankPairs | None) -> Tenso
 
 @torch.no_grad()
 def product(linear: FrozenLinear, x: Tensor, pairs: LowRankPairs | None = None) -> Tensor:
-    with few_rows_in_place():
+    with stored_weights_in_place():
         y = linear.weight.few_rows_product(x, linear.bias, pairs)
     assert y is not None, "the kernel was not taken"
     return y
@@ -186,11 +186,11 @@ def test_a_layer_takes_it_for_few_rows_without_gradients_and_never_else(
         few_rows, f"{format_name}_product", lambda x, *more: (asked.append(len(x)), kernel(x, *more))[1]
     )
     linear = layer(format_name, 64, 8)
-    with few_rows_in_place(), torch.no_grad():
+    with stored_weights_in_place(), torch.no_grad():
         linear(rows_of(FEW_ROWS, 64))
         linear(rows_of(FEW_ROWS + 1, 64))
         linear(rows_of(2, 64).to(torch.bfloat16)[:, None])
-    with few_rows_in_place():
+    with stored_weights_in_place():
         linear(rows_of(1, 64))
     with torch.no_grad():
         linear(rows_of(1, 64))
@@ -214,7 +214,7 @@ def test_without_a_compiler_torch_multiplies_and_the_log_says_why(
     else:
         monkeypatch.setenv("CC", compiler)
     linear, x = layer(format_name, 128, 48), rows_of(2, 128)
-    with caplog.at_level(logging.DEBUG), few_rows_in_place(), torch.no_grad():
+    with caplog.at_level(logging.DEBUG), stored_weights_in_place(), torch.no_grad():
         got = [linear(x) for _ in range(3)]
     right = wanted(linear, x, None)
     assert all((y - right).norm() < 1e-5 * right.norm() for y in got)

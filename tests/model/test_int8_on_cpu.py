@@ -15,7 +15,7 @@ from summarizer.model.formats.int8_on_cpu import (
     whole_number_product,
 )
 from summarizer.model.kernels import many_rows
-from summarizer.model.kernels.few_rows import FEW_ROWS, few_rows_in_place
+from summarizer.model.kernels.few_rows import FEW_ROWS, stored_weights_in_place
 from summarizer.model.stored_base import read_base, write_base
 
 D_OUT, D_IN = 48, 128
@@ -40,7 +40,7 @@ def test_few_rows_are_multiplied_as_exactly_as_by_a_dense_weight(
 ) -> None:
     q, scale, dense = stored()
     x = torch.randn(2, rows, D_IN, generator=torch.Generator().manual_seed(1))[:1].to(dtype)
-    with few_rows_in_place():
+    with stored_weights_in_place():
         got = product_on_cpu(x, q, scale)
     assert got is not None
     assert got.dtype == dtype
@@ -49,7 +49,7 @@ def test_few_rows_are_multiplied_as_exactly_as_by_a_dense_weight(
 
 def test_other_products_are_left_to_the_dense_way() -> None:
     q, scale, _ = stored()
-    with few_rows_in_place():
+    with stored_weights_in_place():
         assert product_on_cpu(torch.randn(FEW_ROWS + 1, D_IN), q, scale) is None
         assert product_on_cpu(torch.randn(1, D_IN, dtype=torch.float16), q, scale) is None
     assert product_on_cpu(torch.randn(1, D_IN), q, scale) is None, "training plans on the dense way"
@@ -61,7 +61,7 @@ def test_weights_that_the_kernel_would_crash_on_are_left_to_the_dense_product() 
     askew = torch.empty(q.numel() + 1, dtype=torch.int8)[1:].reshape(q.shape)
     assert askew.data_ptr() % 16 != 0
     narrow, narrow_scale, _ = stored(100)
-    with few_rows_in_place():
+    with stored_weights_in_place():
         assert product_on_cpu(torch.randn(1, D_IN), askew.copy_(q), scale) is None
         assert product_on_cpu(torch.randn(1, 100), narrow, narrow_scale) is None
 

@@ -11,7 +11,7 @@ from summarizer.model.formats.int8 import FORMAT
 from summarizer.model.formats.int8_on_cpu import inputs_in_int8
 from summarizer.model.frozen import FrozenLinear, FrozenWeight
 from summarizer.model.kernels import many_rows
-from summarizer.model.kernels.few_rows import FEW_ROWS, LowRankPairs, few_rows_in_place
+from summarizer.model.kernels.few_rows import FEW_ROWS, LowRankPairs, stored_weights_in_place
 
 pytestmark = pytest.mark.skipif(
     not many_rows.is_at_hand(),
@@ -169,7 +169,7 @@ def test_layers_take_it_for_reading_prompts_and_never_else(monkeypatch: pytest.M
     x = rows_of(2 * count, 64)
     by_trial = x.reshape(2, count, 64)
     dense, dense_pairs = wanted(linear, x, None), wanted(linear, x, pairs).reshape(2, count, 40)
-    with few_rows_in_place():
+    with stored_weights_in_place():
         linear(x.requires_grad_())
         low_rank_product(linear, by_trial, None, pairs.a, pairs.b, pairs.scale)
         assert calls == [], "training's gradients come from the dense way"

@@ -18,7 +18,7 @@ MANY_ROWS = 32
 LARGEST_COLUMNS = 32
 """One in so many columns of the inputs is kept apart. KL to fp32 at summary tokens, SmolLM2-135M on four real rows:
 bf16 products 0.0016 nats, whole numbers with none apart 0.022, 1 in 64 0.0070, 1 in 32 0.0041, 1 in 16 0.0033, all
-(which is what a prompt is read with otherwise, at half the speed) 0.0006."""
+(what a prompt is read with otherwise, where many_rows.c is compiled, at half the speed) 0.0006."""
 LEVELS = 127
 """Steps on each side of zero, as of the weights."""
 WIDE_LEVELS = 127 * 256 + 127
@@ -33,8 +33,8 @@ _whole_numbers_only = False
 def inputs_in_int8() -> Iterator[None]:
     """Within the block, a CPU's products of many rows are of whole numbers: most inputs are rounded to int8.
 
-    Faster than bf16 where the processor has VNNI, for an error of its own (LARGEST_COLUMNS). For reading prompts;
-    training never does. Not for two threads at once.
+    About twice as fast where the processor has VNNI, for an error of its own (LARGEST_COLUMNS). For reading
+    prompts; training never does. Not for two threads at once.
     """
     global _whole_numbers_only
     before, _whole_numbers_only = _whole_numbers_only, True

@@ -174,6 +174,8 @@ def _call(
     q, k = tensors["q"], tensors["k"]
     (tokens, heads, d), kv_heads = q.shape, k.shape[1]
     assert sum(lengths) == tokens, "lengths are of all tokens"
+    assert k.shape == tensors["v"].shape == (tokens, kv_heads, d), "keys and values are as wide as queries"
+    assert heads % kv_heads == 0, "as many query heads share each key head"
     assert all(x.dtype == torch.bfloat16 for x in tensors.values()), (
         "queries, keys and values are all in bf16"
     )

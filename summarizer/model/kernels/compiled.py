@@ -21,6 +21,8 @@ from summarizer.config.paths import cache_folder
 
 FLAGS = ("-O3", "-march=native", "-fopenmp", "-shared", "-fPIC")
 LONGEST_COMPILATION_S = 60
+OTHER_PROCESSOR = "made for processors that"
+"""Of the message with which a source refuses a processor that has not the instructions it needs."""
 
 log = logging.getLogger(__name__)
 
@@ -53,7 +55,8 @@ def library(source: Path) -> ctypes.CDLL | None:
         return ctypes.CDLL(str(compiled))
     except (OSError, subprocess.SubprocessError) as error:
         told = error.stderr if isinstance(error, subprocess.CalledProcessError) else str(error)
-        log.info("%s is not compiled, torch's products are used: %s", source.name, _in_a_line(told))
+        level = logging.DEBUG if OTHER_PROCESSOR in told else logging.INFO
+        log.log(level, "%s is not compiled, a slower way is taken: %s", source.name, _in_a_line(told))
         return None
 
 

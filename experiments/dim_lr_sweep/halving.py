@@ -8,14 +8,16 @@ beside it, so that these are the values that a sweep with `sweep.stopping=succes
 
 from __future__ import annotations
 
-import sys
+import argparse
 from dataclasses import dataclass
 from pathlib import Path
 
 from rich.table import Table
 
 from summarizer.progress import console
+from summarizer.sweep import wording
 from summarizer.sweep.record import SweepRecord, read_record
+from summarizer.sweep.swept import swept
 from summarizer.tracking.metrics import read_metrics
 from summarizer.training.halving import Halving
 
@@ -67,21 +69,25 @@ def evaluations(sweep: Path, record: SweepRecord) -> dict[str, list[float]]:
     found = {}
     for run in record.runs:
         rows = read_metrics(sweep / run.folder / "metrics.jsonl")
-        name = record.metric.name
-        found[run.folder] = [row[name] for row in rows if row["step"] and row.get(name) is not None]
+        metric = record.metric.name
+        found[run.folder] = [row[metric] for row in rows if row["step"] and row.get(metric) is not None]
     return found
 
 
-def main(sweep: Path) -> None:
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("sweep", type=Path, metavar="SWEEP_FOLDER", help="of a full grid")
+    sweep = parser.parse_args().sweep
     record = read_record(sweep)
     values = evaluations(sweep, record)
     lower = record.metric.name == "val/loss"
     sign = 1 if lower else -1
     full = sum(map(len, values.values()))
     winner = min(values, key=lambda name: sign * best(values[name], sign))
-    overrides = {run.folder: " ".join(run.overrides) for run in record.runs}
+    differences = swept(record.runs)
+    named = {run.folder: wording.name(run, differences) for run in record.runs}
     table = Table(
-        title=f"{len(values)} runs; the full grid's best is {overrides[winner]}", title_justify="left"
+        title=f"{len(values)} runs; the full grid's best is {named[winner]}", title_justify="left"
     )
     for column in ("reduction factor", "first rung", "samples trained", "best run that trained to its end"):
         table.add_column(column)
@@ -89,9 +95,9 @@ def main(sweep: Path) -> None:
         for first_rung in FIRST_RUNGS:
             found = replayed(values, factor, first_rung, lower_is_better=lower)
             share = f"{100 * found.evaluations / full:.0f} % of the grid's"
-            table.add_row(str(factor), str(first_rung), share, overrides[found.winner])
+            table.add_row(str(factor), str(first_rung), share, named[found.winner])
     console().print(table)
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main()

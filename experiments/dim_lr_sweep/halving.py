@@ -86,9 +86,7 @@ def main() -> None:
     winner = min(values, key=lambda name: sign * best(values[name], sign))
     differences = swept(record.runs)
     named = {run.folder: wording.name(run, differences) for run in record.runs}
-    table = Table(
-        title=f"{len(values)} runs; the full grid's best is {named[winner]}", title_justify="left"
-    )
+    table = Table(title=f"{len(values)} runs; the full grid's best is {named[winner]}", title_justify="left")
     for column in ("reduction factor", "first rung", "samples trained", "best run that trained to its end"):
         table.add_column(column)
     for factor in FACTORS:

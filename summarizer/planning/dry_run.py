@@ -110,7 +110,7 @@ def worst_batch(adapted: AdaptedModel, microbatch: Microbatch) -> Batch:
     )
 
 
-class _FullRows(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class _FullRows(TorchDispatchMode):
     """Answers the one question about numbers that a step asks, on the CPU: how long each of its examples is."""
 
     def __init__(self, tokens: int) -> None:

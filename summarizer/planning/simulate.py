@@ -98,7 +98,7 @@ class _Ledger:
         return most, {part: at_peak[part] for part in PARTS}
 
 
-class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class _Watch(TorchDispatchMode):
     def __init__(self, ledger: _Ledger) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.ledger = ledger
@@ -144,7 +144,7 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def enter_head(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         self.in_head = True
         if inputs[0].requires_grad:
-            inputs[0].register_hook(self.leave_head)  # type: ignore[no-untyped-call]
+            inputs[0].register_hook(self.leave_head)
 
     def leave_head(self, grad: Tensor) -> None:
         self.in_head = False
@@ -168,7 +168,7 @@ def step_cost(
         loss = forward()
         watch.end_pass()
         watch.backward = True
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
     ledger.close()
     peak_bytes, at_peak = ledger.peak()
     return StepCost(peak_bytes, at_peak, watch.flops)
@@ -189,14 +189,14 @@ def _hooks(watch: _Watch, head: nn.Module | None) -> Iterator[None]:
 
 
 def _cpu_attention(query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any) -> int:
-    return int(sdpa_flop_count(query.shape, key.shape, value.shape))  # type: ignore[no-untyped-call]
+    return int(sdpa_flop_count(query.shape, key.shape, value.shape))
 
 
 def _cpu_attention_backward(
     grad: Tensor, query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any
 ) -> int:
     shapes = (grad.shape, query.shape, key.shape, value.shape)
-    return int(sdpa_backward_flop_count(*shapes))  # type: ignore[no-untyped-call]
+    return int(sdpa_backward_flop_count(*shapes))
 
 
 _FORMULAS: dict[Any, Callable[..., int]] = {

@@ -241,7 +241,7 @@ def _spawn(jobs: Sequence[Job], count: int) -> list[Ended]:
     from summarizer.training.stopping import listening
 
     with listening() as stop:
-        context = start_processes(  # type: ignore[no-untyped-call]
+        context = start_processes(
             _worker, (jobs_to_json(jobs), count, _free_port()), nprocs=count, join=False, start_method="spawn"
         )
         passed_on = False

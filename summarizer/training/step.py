@@ -167,6 +167,6 @@ def _leaving(numbers: Tensor) -> tuple[Tensor, Arrival | None]:
         return numbers, None
     on_host = torch.empty(numbers.shape, dtype=numbers.dtype, pin_memory=True)
     on_host.copy_(numbers, non_blocking=True)
-    arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]
+    arrived = torch.cuda.Event()
     arrived.record()
     return on_host, arrived

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import pytest
 import torch
@@ -23,10 +23,12 @@ def drawn(heads: int, kv_heads: int, d: int, lengths: Sequence[int], seed: int =
     return [torch.randn(shape, generator=generator).bfloat16() for shape in shapes]
 
 
-def passes(attend: object, given: Sequence[Tensor], lengths: Sequence[int], scaling: float) -> list[Tensor]:
+def passes(
+    attend: Callable[..., Tensor], given: Sequence[Tensor], lengths: Sequence[int], scaling: float
+) -> list[Tensor]:
     """The output and the gradients of q, k and v."""
     inputs = [tensor.detach().requires_grad_() for tensor in given[:3]]
-    out = attend(*inputs, lengths, scaling)  # type: ignore[operator]
+    out = attend(*inputs, lengths, scaling)
     return [out.detach(), *torch.autograd.grad(out, inputs, given[3])]
 
 

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from stored_products import layer, pairs_of, rows_of, wanted
 from torch import Tensor
 
 from summarizer.model.formats import weight_format
-from summarizer.model.frozen import FrozenLinear, FrozenWeight
+from summarizer.model.frozen import FrozenLinear
 from summarizer.model.kernels import compiled, few_rows
 from summarizer.model.kernels.few_rows import FEW_ROWS, LowRankPairs, is_at_hand, stored_weights_in_place
 
@@ -31,38 +32,6 @@ def fresh_compilation() -> Iterator[None]:
     compiled.library.cache_clear()
     yield
     compiled.library.cache_clear()
-
-
-def layer(format_name: str, d_in: int, d_out: int, seed: int = 0) -> FrozenLinear:
-    generator = torch.Generator().manual_seed(seed)
-    weight = FrozenWeight(format_name, (d_out, d_in))
-    weight.load(weight_format(format_name).quantise(torch.randn(d_out, d_in, generator=generator)))
-    linear = FrozenLinear(weight, bias=True)
-    linear.bias = torch.randn(d_out, generator=generator)
-    return linear
-
-
-def pairs_of(trials: int, dim: int, d_in: int, d_out: int) -> LowRankPairs:
-    generator = torch.Generator().manual_seed(1)
-    return LowRankPairs(
-        torch.randn(trials, dim, d_in, generator=generator) * d_in**-0.5,
-        torch.randn(trials, dim, d_out, generator=generator),
-        torch.rand(trials, 1, 1, generator=generator) + 0.5,
-    )
-
-
-def rows_of(count: int, d_in: int) -> Tensor:
-    return torch.randn(count, d_in, generator=torch.Generator().manual_seed(2))
-
-
-def wanted(linear: FrozenLinear, x: Tensor, pairs: LowRankPairs | None) -> Tensor:
-    assert linear.bias is not None
-    y = x.double() @ linear.weight.dense(torch.float32).double().T + linear.bias.double()
-    if pairs is None:
-        return y
-    of_trials = x.double().reshape(len(pairs.a), -1, x.shape[1])
-    narrow = of_trials @ pairs.a.double().transpose(1, 2) * pairs.scale.double()
-    return y + (narrow @ pairs.b.double()).reshape(y.shape)
 
 
 @torch.no_grad()

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -13,9 +15,9 @@ EVERY = torch.arange(-(1 << 15), 1 << 15, dtype=torch.int32).to(torch.int16).vie
 NORMAL = EVERY[EVERY.isfinite() & (EVERY.abs() >= torch.finfo(torch.bfloat16).tiny)]
 
 
-def with_gradient(function: object, x: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:
+def with_gradient(function: Callable[[Tensor], Tensor], x: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:
     x = x.detach().requires_grad_()
-    y = function(x)  # type: ignore[operator]
+    y = function(x)
     return y.detach(), torch.autograd.grad(y, x, grad)[0]
 
 

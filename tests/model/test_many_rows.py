@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
+from stored_products import layer, pairs_of, rows_of, wanted
 from torch import Tensor
 
 from summarizer.adapters.product import low_rank_product
-from summarizer.model.formats.int8 import FORMAT
 from summarizer.model.formats.int8_on_cpu import inputs_in_int8
-from summarizer.model.frozen import FrozenLinear, FrozenWeight
+from summarizer.model.frozen import FrozenLinear
 from summarizer.model.kernels import many_rows
 from summarizer.model.kernels.few_rows import FEW_ROWS, LowRankPairs, stored_weights_in_place
 
@@ -20,37 +22,6 @@ pytestmark = pytest.mark.skipif(
 SIXTEEN_BITS = 1e-4
 """bf16 products would have 2e-3."""
 ROUNDED_TO_BF16 = 4e-3
-
-
-def layer(d_in: int, d_out: int) -> FrozenLinear:
-    generator = torch.Generator().manual_seed(0)
-    weight = FrozenWeight("int8", (d_out, d_in))
-    weight.load(FORMAT.quantise(torch.randn(d_out, d_in, generator=generator)))
-    linear = FrozenLinear(weight, bias=True)
-    linear.bias = torch.randn(d_out, generator=generator)
-    return linear
-
-
-def pairs_of(trials: int, dim: int, d_in: int, d_out: int) -> LowRankPairs:
-    generator = torch.Generator().manual_seed(1)
-    return LowRankPairs(
-        torch.randn(trials, dim, d_in, generator=generator) * d_in**-0.5,
-        torch.randn(trials, dim, d_out, generator=generator),
-        torch.rand(trials, 1, 1, generator=generator) + 0.5,
-    )
-
-
-def rows_of(count: int, d_in: int) -> Tensor:
-    return torch.randn(count, d_in, generator=torch.Generator().manual_seed(2))
-
-
-def wanted(linear: FrozenLinear, x: Tensor, pairs: LowRankPairs | None) -> Tensor:
-    assert linear.bias is not None
-    y = x.double() @ linear.weight.dense(torch.float32).double().T + linear.bias.double()
-    if pairs is None:
-        return y
-    a, b, scale = (tensor.double() for tensor in (pairs.a, pairs.b, pairs.scale))
-    return y + (x.double().reshape(len(a), -1, x.shape[1]) @ a.transpose(1, 2) * scale @ b).reshape(y.shape)
 
 
 def product(
@@ -75,7 +46,7 @@ def relative_error(got: Tensor, exact: Tensor) -> float:
 def test_with_16_bits_it_is_the_dense_product(
     dtype: torch.dtype, bound: float, count: int, d_in: int, d_out: int, trials: int
 ) -> None:
-    linear = layer(d_in, d_out)
+    linear = layer("int8", d_in, d_out)
     pairs = pairs_of(trials, 3, d_in, d_out) if trials else None
     x = rows_of(count * max(trials, 1), d_in).to(dtype)
     got = product(linear, x, pairs=pairs)
@@ -86,7 +57,7 @@ def test_with_16_bits_it_is_the_dense_product(
 @pytest.mark.parametrize("outlier", [1.0, 100.0, 1e6])
 def test_whole_numbers_are_those_of_a_loop(outlier: float) -> None:
     """8 bits, and 16 of the same grid in the columns apart; an outlier beyond 16 bits makes the steps longer."""
-    linear, x, apart = layer(100, 40), rows_of(20, 100), torch.tensor([3, 50, 51, 99])
+    linear, x, apart = layer("int8", 100, 40), rows_of(20, 100), torch.tensor([3, 50, 51, 99])
     x[::2, 50] *= outlier
     parts = linear.weight.parts
     got = many_rows.int8_product(x, parts["q"], parts["scale"], apart)
@@ -111,7 +82,7 @@ def test_sums_hold_in_the_widest_rows() -> None:
 
 
 def test_a_row_s_result_does_not_depend_on_the_others_nor_on_threads() -> None:
-    linear, x = layer(256, 700), rows_of(40, 256)
+    linear, x = layer("int8", 256, 700), rows_of(40, 256)
     together = product(linear, x)
     threads = torch.get_num_threads()
     try:
@@ -129,7 +100,7 @@ def test_a_row_s_result_does_not_depend_on_the_others_nor_on_threads() -> None:
 def test_a_row_that_is_not_finite_is_told_and_leaves_the_others_alone(
     broken: float, dtype: torch.dtype
 ) -> None:
-    linear, x = layer(64, 40), rows_of(14, 64).to(dtype)
+    linear, x = layer("int8", 64, 40), rows_of(14, 64).to(dtype)
     sound = product(linear, x)
     x[5, 63] = broken
     for apart in (None, torch.tensor([63]), torch.tensor([1])):
@@ -143,7 +114,7 @@ def test_a_row_that_is_not_finite_is_told_and_leaves_the_others_alone(
 
 @pytest.mark.parametrize("scale", [0.0, 1e-38, 1e30])
 def test_zeros_and_extreme_rows(scale: float) -> None:
-    linear, x = layer(64, 40), rows_of(14, 64) * scale
+    linear, x = layer("int8", 64, 40), rows_of(14, 64) * scale
     got = product(linear, x)
     assert linear.bias is not None
     exact = wanted(linear, x, None)
@@ -155,9 +126,9 @@ def calls_of(monkeypatch: pytest.MonkeyPatch) -> list[Tensor | None]:
     calls: list[Tensor | None] = []
     plain = many_rows.int8_product
 
-    def told(x: Tensor, q: Tensor, scale: Tensor, apart: Tensor | None, *more: object) -> Tensor:
+    def told(x: Tensor, q: Tensor, scale: Tensor, apart: Tensor | None, *more: Any) -> Tensor:
         calls.append(apart)
-        return plain(x, q, scale, apart, *more)  # type: ignore[arg-type]
+        return plain(x, q, scale, apart, *more)
 
     monkeypatch.setattr(many_rows, "int8_product", told)
     return calls
@@ -165,7 +136,7 @@ def calls_of(monkeypatch: pytest.MonkeyPatch) -> list[Tensor | None]:
 
 def test_layers_take_it_for_reading_prompts_and_never_else(monkeypatch: pytest.MonkeyPatch) -> None:
     calls = calls_of(monkeypatch)
-    linear, pairs, count = layer(64, 40), pairs_of(2, 3, 64, 40), 20
+    linear, pairs, count = layer("int8", 64, 40), pairs_of(2, 3, 64, 40), 20
     x = rows_of(2 * count, 64)
     by_trial = x.reshape(2, count, 64)
     dense, dense_pairs = wanted(linear, x, None), wanted(linear, x, pairs).reshape(2, count, 40)

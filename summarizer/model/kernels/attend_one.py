@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, Float32, Int64
 from torch import Tensor
 
-from summarizer.model.kernels.compiled import library
+from summarizer.model.kernels.compiled import kernels, library, place_of
 from summarizer.model.kernels.tape import call
 
 SOURCE = Path(__file__).with_name("attend_one.c")
@@ -107,7 +107,9 @@ def attend_one(query: Float32[Tensor, "rows heads 1 d"], kept: Kept) -> Float32[
     rows, heads, _, d = query.shape
     query = query.contiguous()
     mixed = torch.empty(rows, 1, heads, d)
-    call(_kernels().attend_one, _attention(query, kept, heads, mixed), uses=(query, *kept.tensors, mixed))
+    call(
+        kernels(SOURCE).attend_one, _attention(query, kept, heads, mixed), uses=(query, *kept.tensors, mixed)
+    )
     return mixed
 
 
@@ -124,36 +126,33 @@ def attend_new(
     scale: of the query.  query and key are turned in place.
     """
     _, kv_heads, _, d = kept.prompts[0].shape
-    assert all(tensor.is_contiguous() for tensor in (query, key, value, turns.cos, turns.sin))
     assert key.shape[1] == value.shape[1] == kv_heads * d, "other heads than are kept"
     mixed = torch.empty_like(query)
     given = _NewToken(
         attention=_attention(query, kept, query.shape[1] // d, mixed),
-        query=query.data_ptr(),
-        key=key.data_ptr(),
-        value=value.data_ptr(),
-        cos=turns.cos.data_ptr(),
-        sin=turns.sin.data_ptr(),
+        query=place_of(query),
+        key=place_of(key),
+        value=place_of(value),
+        cos=place_of(turns.cos),
+        sin=place_of(turns.sin),
         half=turns.cos.shape[1],
         scale=scale,
         neighbours=turns.neighbours,
     )
     uses = (query, key, value, turns.cos, turns.sin, *kept.tensors, mixed)
-    call(_kernels().attend_new, given, uses=uses)
+    call(kernels(SOURCE).attend_new, given, uses=uses)
     return mixed
 
 
 def _attention(query: Tensor, kept: Kept, heads: int, mixed: Tensor) -> _Attention:
     slots, kv_heads, prompt_room, d = kept.prompts[0].shape
-    for tensor in kept.tensors:
-        assert tensor.is_contiguous(), "keys and values are kept in dense tensors"
     return _Attention(
-        query=query.data_ptr(),
-        prompts=(ctypes.c_void_p * 2)(*(part.data_ptr() for part in kept.prompts)),
-        answers=(ctypes.c_void_p * 2)(*(part.data_ptr() for part in kept.answers)),
-        prompt_lengths=kept.prompt_lengths.data_ptr(),
-        answer_lengths=kept.answer_lengths.data_ptr(),
-        mixed=mixed.data_ptr(),
+        query=place_of(query),
+        prompts=(ctypes.c_void_p * 2)(*(place_of(part) for part in kept.prompts)),
+        answers=(ctypes.c_void_p * 2)(*(place_of(part) for part in kept.answers)),
+        prompt_lengths=place_of(kept.prompt_lengths),
+        answer_lengths=place_of(kept.answer_lengths),
+        mixed=place_of(mixed),
         slots=slots,
         beams=len(query) // slots,
         kv_heads=kv_heads,
@@ -164,9 +163,3 @@ def _attention(query: Tensor, kept: Kept, heads: int, mixed: Tensor) -> _Attenti
         in_bf16=kept.prompts[0].dtype == torch.bfloat16,
         threads=torch.get_num_threads(),
     )
-
-
-def _kernels() -> ctypes.CDLL:
-    loaded = library(SOURCE)
-    assert loaded is not None, "takes() was not asked"
-    return loaded

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float32
 from torch import Tensor
 
-from summarizer.model.kernels.compiled import library
+from summarizer.model.kernels.compiled import kernels, library, place_of
 from summarizer.model.kernels.tape import call
 
 SOURCE = Path(__file__).with_name("between.c")
@@ -72,43 +72,34 @@ def rms_norm(
 def _norm(x: Tensor, weight: Tensor, bias: Tensor | None, epsilon: float, *, centred: bool) -> Tensor:
     y = torch.empty_like(x)
     given = _Norm(
-        x=_dense(x),
-        weight=_dense(weight),
-        bias=None if bias is None else _dense(bias),
-        y=y.data_ptr(),
+        x=place_of(x),
+        weight=place_of(weight),
+        bias=place_of(bias),
+        y=place_of(y),
         rows=len(x),
         d=x.shape[1],
         epsilon=epsilon,
         centred=centred,
     )
-    call(_kernels().norm, given, uses=(x, weight, bias, y))
+    call(kernels(SOURCE).norm, given, uses=(x, weight, bias, y))
     return y
 
 
 def tanh_gelu_(x: Float32[Tensor, "rows d"]) -> Float32[Tensor, "rows d"]:
     """`torch.nn.functional.gelu(x, approximate="tanh")` in place."""
-    call(_kernels().activate, _Activation(_dense(x), None, x.numel(), True), uses=(x,))
+    call(kernels(SOURCE).activate, _Activation(place_of(x), None, x.numel(), True), uses=(x,))
     return x
 
 
 def silu_times_(x: Float32[Tensor, "rows d"], times: Float32[Tensor, "rows d"]) -> Float32[Tensor, "rows d"]:
     """`torch.nn.functional.silu(x) * times` in place of x."""
-    call(_kernels().activate, _Activation(_dense(x), _dense(times), x.numel(), False), uses=(x, times))
+    call(
+        kernels(SOURCE).activate, _Activation(place_of(x), place_of(times), x.numel(), False), uses=(x, times)
+    )
     return x
 
 
 def add_(x: Float32[Tensor, "rows d"], added: Float32[Tensor, "rows d"]) -> Float32[Tensor, "rows d"]:
     """`x += added`."""
-    call(_kernels().add, _Sum(_dense(x), _dense(added), x.numel()), uses=(x, added))
+    call(kernels(SOURCE).add, _Sum(place_of(x), place_of(added), x.numel()), uses=(x, added))
     return x
-
-
-def _dense(x: Tensor) -> int:
-    assert x.is_contiguous()
-    return x.data_ptr()
-
-
-def _kernels() -> ctypes.CDLL:
-    loaded = library(SOURCE)
-    assert loaded is not None, "is_at_hand() was not asked"
-    return loaded

@@ -12,7 +12,7 @@ from jaxtyping import BFloat16
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
-from summarizer.model.kernels.compiled import library
+from summarizer.model.kernels.compiled import kernels, library
 from summarizer.model.kernels.operators import define
 
 SOURCE = Path(__file__).with_name("causal.c")
@@ -68,10 +68,11 @@ def causal_attention(
 class _CausalAttention(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, lengths: list[int], scaling: float) -> Tensor:
+        out: Tensor
         out, logs = torch.ops.summarizer.causal_attention(q, k, v, lengths, scaling)
         ctx.save_for_backward(q, k, v, out, logs)
         ctx.lengths, ctx.scaling = lengths, scaling
-        return out  # type: ignore[no-any-return]
+        return out
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
@@ -169,8 +170,6 @@ def _product_flops(q: Sequence[int], lengths: Sequence[int]) -> int:
 def _call(
     name: str, tensors: dict[str, Tensor], logs: Tensor, lengths: Sequence[int], scaling: float
 ) -> None:
-    loaded = library(SOURCE)
-    assert loaded is not None, "takes() was not asked"
     q, k = tensors["q"], tensors["k"]
     (tokens, heads, d), kv_heads = q.shape, k.shape[1]
     assert sum(lengths) == tokens, "lengths are of all tokens"
@@ -201,7 +200,7 @@ def _call(
         scaling=scaling,
         threads=torch.get_num_threads(),
     )
-    if tokens and getattr(loaded, name)(ctypes.byref(given)):
+    if tokens and getattr(kernels(SOURCE), name)(ctypes.byref(given)):
         raise MemoryError("no memory for the scores of an example")
 
 

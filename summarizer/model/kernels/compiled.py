@@ -16,6 +16,7 @@ from functools import lru_cache
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from summarizer.config.paths import cache_folder
 
@@ -58,6 +59,19 @@ def library(source: Path) -> ctypes.CDLL | None:
         level = logging.DEBUG if OTHER_PROCESSOR in told else logging.INFO
         log.log(level, "%s is not compiled, a slower way is taken: %s", source.name, _in_a_line(told))
         return None
+
+
+def kernels(source: Path) -> ctypes.CDLL:
+    """The same for who has asked whether there is any."""
+    loaded = library(source)
+    assert loaded is not None, f"{source.name} is not compiled here, which was not asked"
+    return loaded
+
+
+def place_of(tensor: Tensor | None) -> int | None:
+    """Where C finds the numbers of a dense tensor, which must outlive the call; none of None."""
+    assert tensor is None or tensor.is_contiguous()
+    return None if tensor is None else tensor.data_ptr()
 
 
 def _compiler() -> list[str]:

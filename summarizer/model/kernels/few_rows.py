@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float, Float32, Int8, UInt8
 from torch import Tensor
 
-from summarizer.model.kernels.compiled import library
+from summarizer.model.kernels.compiled import kernels, library, place_of
 from summarizer.model.kernels.tape import call
 
 SOURCE = Path(__file__).with_name("few_rows.c")
@@ -60,6 +60,10 @@ class LowRankPairs:
     a: Float32[Tensor, "n r d_in"]
     b: Float32[Tensor, "n r d_out"]
     scale: Float32[Tensor, "n 1 1"]
+
+    def dense(self) -> LowRankPairs:
+        """The same, each tensor without gaps."""
+        return LowRankPairs(self.a.contiguous(), self.b.contiguous(), self.scale.contiguous())
 
 
 class _Product(ctypes.Structure):
@@ -124,30 +128,24 @@ def _product(
     bias: Tensor | None,
     pairs: LowRankPairs | None,
 ) -> Tensor:
-    loaded = library(SOURCE)
-    assert loaded is not None, "is_at_hand() was not asked"
     # Bound to names: the kernel reads their memory after this line, from a tape much later.
     x, bias = x.contiguous(), None if bias is None else bias.float().contiguous()
     weight = tuple(part.contiguous() for part in weight)
-    a, b, scale = (
-        (None, None, None)
-        if pairs is None
-        else (pairs.a.contiguous(), pairs.b.contiguous(), pairs.scale.contiguous())
-    )
+    pairs = None if pairs is None else pairs.dense()
     y = torch.empty(len(x), d_out)
     product = _Product(
-        x=x.data_ptr(),
+        x=place_of(x),
         m=len(x),
         k=x.shape[1],
         n=d_out,
-        bias=None if bias is None else bias.data_ptr(),
-        a=None if a is None else a.data_ptr(),
-        b=None if b is None else b.data_ptr(),
-        scale=None if scale is None else scale.data_ptr(),
-        trials=0 if a is None else a.shape[0],
-        dim=0 if a is None else a.shape[1],
-        y=y.data_ptr(),
+        bias=place_of(bias),
+        a=pairs and place_of(pairs.a),
+        b=pairs and place_of(pairs.b),
+        scale=pairs and place_of(pairs.scale),
+        trials=0 if pairs is None else pairs.a.shape[0],
+        dim=0 if pairs is None else pairs.a.shape[1],
+        y=place_of(y),
         threads=torch.get_num_threads(),
     )
-    call(getattr(loaded, name), product, *weight, uses=(x, bias, a, b, scale, y))
+    call(getattr(kernels(SOURCE), name), product, *weight, uses=(x, bias, pairs, y))
     return y

@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from summarizer.model.kernels.compiled import library
-from summarizer.model.kernels.operators import count, define, numbers_of, threads
+from summarizer.model.kernels.compiled import kernels, library
+from summarizer.model.kernels.operators import count, define, is_eager_bf16, numbers_of, threads
 
 SOURCE = Path(__file__).with_name("gelu.c")
 
@@ -24,40 +24,40 @@ class TanhGELU(nn.GELU):
 
     def forward(self, x: Float[Tensor, ...]) -> Float[Tensor, ...]:
         if takes(x):
-            return _GELU.apply(x)  # type: ignore[no-any-return, no-untyped-call]
+            y: Tensor = _GELU.apply(x)  # type: ignore[no-untyped-call]
+            return y
         return F.gelu(x, approximate="tanh")
 
 
 def takes(x: Tensor) -> bool:
     """Whether the kernel is made for such numbers and this machine."""
-    return (
-        x.device.type == "cpu"
-        and x.dtype == torch.bfloat16
-        and not torch.compiler.is_compiling()
-        and library(SOURCE) is not None
-    )
+    return is_eager_bf16(x) and library(SOURCE) is not None
 
 
 class _GELU(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
         ctx.save_for_backward(x)
-        return torch.ops.summarizer.gelu(x)  # type: ignore[no-any-return]
+        y: Tensor = torch.ops.summarizer.gelu(x)
+        return y
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Tensor:
-        return torch.ops.summarizer.gelu_backward(grads[0], *ctx.saved_tensors)  # type: ignore[no-any-return]
+        grad_x: Tensor = torch.ops.summarizer.gelu_backward(grads[0], *ctx.saved_tensors)
+        return grad_x
 
 
 def _forward(x: Tensor) -> Tensor:
     x, y = x.contiguous(), _made(x)
-    _loaded().gelu(numbers_of(x), count(x.numel()), numbers_of(y), threads())
+    kernels(SOURCE).gelu(numbers_of(x), count(x.numel()), numbers_of(y), threads())
     return y
 
 
 def _backward(grad: Tensor, x: Tensor) -> Tensor:
     grad, x, grad_x = grad.contiguous(), x.contiguous(), _made_backward(grad, x)
-    _loaded().gelu_backward(numbers_of(grad), numbers_of(x), count(x.numel()), numbers_of(grad_x), threads())
+    kernels(SOURCE).gelu_backward(
+        numbers_of(grad), numbers_of(x), count(x.numel()), numbers_of(grad_x), threads()
+    )
     return grad_x
 
 
@@ -68,12 +68,6 @@ def _made(x: Tensor) -> Tensor:
 def _made_backward(grad: Tensor, x: Tensor) -> Tensor:
     assert grad.dtype == x.dtype, "a gradient is in the precision of what it is of"
     return x.new_empty(x.shape)
-
-
-def _loaded() -> Any:
-    loaded = library(SOURCE)
-    assert loaded is not None, "takes() was not asked"
-    return loaded
 
 
 define("gelu(Tensor x) -> Tensor", _forward, _made)

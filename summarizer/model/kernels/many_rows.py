@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Float32, Int8, Int64
 from torch import Tensor
 
-from summarizer.model.kernels.compiled import library
+from summarizer.model.kernels.compiled import kernels, library, place_of
 from summarizer.model.kernels.few_rows import LowRankPairs
 
 SOURCE = Path(__file__).with_name("many_rows.c")
@@ -59,59 +59,47 @@ def int8_product(
     x: rounded to whole numbers on each row's own grid, of 8 bits, and of 16 in the columns `apart` (None: in all).
     What is lost is x beyond these bits, and what the precision of y does not hold. Only where `is_at_hand`.
     """
-    loaded = library(SOURCE)
-    assert loaded is not None, "is_at_hand() was not asked"
     assert x.shape[1] <= MOST_COLUMNS
     # Bound to names: the kernel reads their memory after these lines.
     x, q, scale = x.contiguous(), q.contiguous(), scale.contiguous()
     apart = None if apart is None else apart.contiguous()
     bias = None if bias is None else bias.float().contiguous()
-    a, b, pair_scale = (
-        (None, None, None)
-        if pairs is None
-        else (pairs.a.contiguous(), pairs.b.contiguous(), pairs.scale.contiguous())
-    )
+    pairs = None if pairs is None else pairs.dense()
     y = torch.empty(len(x), len(q), dtype=x.dtype)
     product = _Product(
-        x=x.data_ptr(),
+        x=place_of(x),
         m=len(x),
         k=x.shape[1],
         n=len(q),
-        w=q.data_ptr(),
-        scale=scale.data_ptr(),
-        bias=_place(bias),
-        a=_place(a),
-        b=_place(b),
-        pair_scale=_place(pair_scale),
-        trials=0 if a is None else a.shape[0],
-        dim=0 if a is None else a.shape[1],
-        apart=_place(apart),
+        w=place_of(q),
+        scale=place_of(scale),
+        bias=place_of(bias),
+        a=pairs and place_of(pairs.a),
+        b=pairs and place_of(pairs.b),
+        pair_scale=pairs and place_of(pairs.scale),
+        trials=0 if pairs is None else pairs.a.shape[0],
+        dim=0 if pairs is None else pairs.a.shape[1],
+        apart=place_of(apart),
         aparts=0 if apart is None else len(apart),
-        y=y.data_ptr(),
+        y=place_of(y),
         in_bf16=x.dtype == torch.bfloat16,
         threads=torch.get_num_threads(),
     )
-    if loaded.many_rows_product(ctypes.byref(product)):
+    if kernels(SOURCE).many_rows_product(ctypes.byref(product)):
         raise MemoryError(f"no memory for {len(x)} rows of {x.shape[1]} numbers")
     return y
 
 
 def column_absmax(x: Float[Tensor, "m d_in"]) -> Float32[Tensor, " d_in"]:
     """The largest absolute value of each column, in bf16 or fp32. Only where `is_at_hand`."""
-    loaded = library(SOURCE)
-    assert loaded is not None, "is_at_hand() was not asked"
     x = x.contiguous()
     absmax = torch.empty(x.shape[1])
-    loaded.column_absmax(
-        ctypes.c_void_p(x.data_ptr()),
+    kernels(SOURCE).column_absmax(
+        ctypes.c_void_p(place_of(x)),
         ctypes.c_long(x.shape[0]),
         ctypes.c_long(x.shape[1]),
         ctypes.c_int(x.dtype == torch.bfloat16),
-        ctypes.c_void_p(absmax.data_ptr()),
+        ctypes.c_void_p(place_of(absmax)),
         ctypes.c_int(torch.get_num_threads()),
     )
     return absmax
-
-
-def _place(tensor: Tensor | None) -> int | None:
-    return None if tensor is None else tensor.data_ptr()

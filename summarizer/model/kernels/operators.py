@@ -8,7 +8,7 @@ from ctypes import c_int, c_long, c_void_p
 import torch
 from torch import Tensor
 
-_LIBRARY = torch.library.Library("summarizer", "FRAGMENT")  # type: ignore[no-untyped-call]
+_LIBRARY = torch.library.Library("summarizer", "FRAGMENT")
 
 
 def define(schema: str, compute: Callable[..., object], made: Callable[..., object]) -> None:
@@ -18,9 +18,14 @@ def define(schema: str, compute: Callable[..., object], made: Callable[..., obje
     longer for it than a few rows take to be computed.
     """
     name = schema.split("(")[0]
-    _LIBRARY.define(schema)  # type: ignore[no-untyped-call]
-    _LIBRARY.impl(name, compute, "CPU")  # type: ignore[no-untyped-call]
-    _LIBRARY.impl(name, made, "Meta")  # type: ignore[no-untyped-call]
+    _LIBRARY.define(schema)
+    _LIBRARY.impl(name, compute, "CPU")
+    _LIBRARY.impl(name, made, "Meta")
+
+
+def is_eager_bf16(x: Tensor) -> bool:
+    """Whether x is in bf16 on a CPU, and torch.compile is making no graph of it."""
+    return x.device.type == "cpu" and x.dtype == torch.bfloat16 and not torch.compiler.is_compiling()
 
 
 def numbers_of(tensor: Tensor) -> c_void_p:

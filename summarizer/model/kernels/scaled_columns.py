@@ -8,8 +8,8 @@ import torch
 from jaxtyping import Float, Float32
 from torch import Tensor
 
-from summarizer.model.kernels.compiled import library
-from summarizer.model.kernels.operators import count, define, numbers_of, threads
+from summarizer.model.kernels.compiled import kernels, library
+from summarizer.model.kernels.operators import count, define, is_eager_bf16, numbers_of, threads
 
 SOURCE = Path(__file__).with_name("scaled_columns.c")
 
@@ -20,7 +20,8 @@ def scaled_columns(
     """x * factor, rounded once to the precision of x."""
     if not _takes(x):
         return (x * factor).to(x.dtype)
-    return torch.ops.summarizer.scaled_columns(x, factor)  # type: ignore[no-any-return]
+    y: Tensor = torch.ops.summarizer.scaled_columns(x, factor)
+    return y
 
 
 def scale_columns_(x: Float[Tensor, "... columns"], factor: Float32[Tensor, " columns"]) -> Tensor:
@@ -32,12 +33,7 @@ def scale_columns_(x: Float[Tensor, "... columns"], factor: Float32[Tensor, " co
 
 
 def _takes(x: Tensor) -> bool:
-    return (
-        x.device.type == "cpu"
-        and x.dtype == torch.bfloat16
-        and not torch.compiler.is_compiling()
-        and library(SOURCE) is not None
-    )
+    return is_eager_bf16(x) and library(SOURCE) is not None
 
 
 def _scaled(x: Tensor, factor: Tensor) -> Tensor:
@@ -51,11 +47,10 @@ def _scale_in_place(x: Tensor, factor: Tensor) -> None:
 
 
 def _scale(x: Tensor, factor: Tensor, y: Tensor) -> None:
-    loaded, factor, columns = library(SOURCE), factor.contiguous(), x.shape[-1]
-    assert loaded is not None, "_takes() was not asked"
+    factor, columns = factor.contiguous(), x.shape[-1]
     assert factor.dtype == torch.float32, "factors are in fp32"
     assert factor.shape == (columns,), "one factor for each column"
-    loaded.scaled_columns(
+    kernels(SOURCE).scaled_columns(
         numbers_of(x),
         numbers_of(factor),
         count(x.numel() // max(columns, 1)),

@@ -15,7 +15,7 @@ from typing import Any
 
 from torch import Tensor
 
-from summarizer.model.kernels.compiled import library
+from summarizer.model.kernels.compiled import kernels, library
 
 SOURCE = Path(__file__).with_name("tape.c")
 MOST_GIVEN = 4
@@ -58,10 +58,8 @@ class Tape:
 
     def run(self) -> None:
         """Raises MemoryError where a kernel found no memory for what it keeps while it runs."""
-        loaded = library(SOURCE)
-        assert loaded is not None, "kernels were taken down without a compiler"
         calls = (_Call * len(self._calls))(*self._calls)
-        if failed := loaded.run_calls(calls, ctypes.c_long(len(calls))):
+        if failed := kernels(SOURCE).run_calls(calls, ctypes.c_long(len(calls))):
             raise MemoryError(f"no memory in {self.names[failed - 1]}")
 
 

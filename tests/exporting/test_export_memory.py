@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+from private_memory import needs_proc, report_of
 from trained_runs import EMBEDDED
 from transformers import AutoTokenizer, LlamaConfig
 
 from summarizer.model.skeleton import build_skeleton
 
 MEASURE = """
-import gc, json, sys, threading, time, torch
+import gc, json, sys
 from pathlib import Path
 sys.path.append(sys.argv[3])
+from private_memory import Peak
 from trained_runs import fill_randomly, load, lora
 from summarizer.adapters.attach import attach
 from summarizer.config.specs import GenerationSpec
@@ -28,27 +27,6 @@ from summarizer.model.load import load_config
 from summarizer.model.tokenizer import load_tokenizer
 from summarizer.data.prompt import build_prompt
 from summarizer.config.specs import PromptSpec
-
-def private_bytes():
-    # Pages of a mapped file count as resident too, but the system takes them back when it needs them.
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return int(next(line for line in lines if line.startswith("RssAnon")).split()[1]) * 1024
-
-class Peak:
-    def __enter__(self):
-        self.before = self.peak = private_bytes()
-        self.done = False
-        self.thread = threading.Thread(target=self.watch)
-        self.thread.start()
-        return self
-    def watch(self):
-        while not self.done:
-            self.peak = max(self.peak, private_bytes())
-            time.sleep(0.002)
-    def __exit__(self, *_):
-        self.done = True
-        self.thread.join()
-        self.bytes = self.peak - self.before
 
 folder, output = Path(sys.argv[1]), Path(sys.argv[2])
 model = attach(load(folder, "int8").model, [lora(2)], [0])
@@ -79,7 +57,7 @@ print(json.dumps(report))
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads Linux's /proc")
+@needs_proc
 def test_peak_memory(tmp_path: Path) -> None:
     pytest.importorskip("ctranslate2", reason="ctranslate2 is not installed: pip install '.[ctranslate2]'")
     config = LlamaConfig(
@@ -98,16 +76,9 @@ def test_peak_memory(tmp_path: Path) -> None:
     torch.save(
         {name: torch.rand(shape) for name, shape in shapes.items()}, tmp_path / "base" / "pytorch_model.bin"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", MEASURE, str(tmp_path / "base"), str(tmp_path / "out"), str(Path(__file__).parent)],
-        capture_output=True, text=True, timeout=280, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    report = json.loads(done.stdout.splitlines()[-1])
-    largest = 4 * 8192 * 1536
+    report = report_of(MEASURE, tmp_path / "base", tmp_path / "out", Path(__file__).parent)
     assert report["dense"] > 3.8e8
-    assert (
-        report["writing"] < 2 * 50e6 + 4 * largest < 0.8 * report["dense"]
-    )  # a shard, which safetensors copies
+    largest = 4 * 8192 * 1536  # in fp32, as it is merged
+    assert report["writing"] < 2 * 50e6 + largest  # a shard, which safetensors copies
     # Half the dense size is the int8 model; the rest is layers that the converter joins, still in bf16.
-    assert report["converting"] < 0.9 * report["dense"]
+    assert report["converting"] < 0.7 * report["dense"]

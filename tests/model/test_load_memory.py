@@ -2,45 +2,27 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+from private_memory import needs_proc, report_of
 from transformers import LlamaConfig
 
 from summarizer.model.skeleton import build_skeleton
 
 MEASURE = """
-import json, sys, threading, time, torch
-from pathlib import Path
+import json, sys, torch
+from private_memory import Peak
 from summarizer.config.specs import ModelSpec, QuantizationSpec
 from summarizer.model.load import load_base
 import bitsandbytes
 
-def private_bytes():
-    # Pages of a mapped file count as resident too, but the system takes them back when it needs them.
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return int(next(line for line in lines if line.startswith("RssAnon")).split()[1]) * 1024
-
-peak, done, before = 0, False, private_bytes()
-
-def watch():
-    global peak
-    while not done:
-        peak = max(peak, private_bytes())
-        time.sleep(0.002)
-
-thread = threading.Thread(target=watch)
-thread.start()
 cache = sys.argv[2] == "cache"
 spec = ModelSpec(name_or_path=sys.argv[1], revision=None, completion_token=None)
-base = load_base(spec, QuantizationSpec(format="int8", cache=cache), torch.device("cpu"))
-done = True
-thread.join()
-print(json.dumps({"peak": peak - before, "after": private_bytes() - before, "stored": base.stored_bytes}))
+with Peak() as loading:
+    base = load_base(spec, QuantizationSpec(format="int8", cache=cache), torch.device("cpu"))
+print(json.dumps({"peak": loading.bytes, "stored": base.stored_bytes}))
 """
 
 
@@ -65,21 +47,17 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads Linux's /proc")
+@needs_proc
 @pytest.mark.parametrize("cache", [pytest.param("cache", marks=pytest.mark.slow), "none"])
 def test_peak_memory_is_near_the_quantised_size(
     cache: str, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SUMMARIZER_CACHE", str(tmp_path))
     checkpoint_bytes = (checkpoint / "pytorch_model.bin").stat().st_size
-    reports = []
-    for _ in range(2 if cache == "cache" else 1):
-        command = [sys.executable, "-c", MEASURE, str(checkpoint), cache]
-        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
-        reports.append(json.loads(done.stdout.splitlines()[-1]))
+    reports = [report_of(MEASURE, checkpoint, cache) for _ in range(2 if cache == "cache" else 1)]
     stored = reports[0]["stored"]
     assert stored == pytest.approx(checkpoint_bytes / 4, rel=0.01)
     # The quantised base, and what one shard adds while it is written; a dense copy would be 4 times as much.
-    assert 0.9 * stored < reports[0]["peak"] < 0.5 * checkpoint_bytes, reports
+    assert 0.9 * stored < reports[0]["peak"] < 1.5 * stored, reports
     if cache == "cache":  # from the cache it is mapped: private memory holds next to nothing of it
         assert reports[1]["peak"] < 0.2 * stored, reports

@@ -16,6 +16,8 @@ COMPUTE_TYPES = {"int8": "int8", "fp32": "float32"}
 
 
 class CTranslate2:
+    waits_for_its_reader = False  # its own thread goes on
+
     def __init__(self, request: dict[str, Any]) -> None:
         import ctranslate2
 

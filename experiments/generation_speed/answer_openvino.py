@@ -37,6 +37,8 @@ class Checkpoint:
 
 
 class OpenVino:
+    waits_for_its_reader = True
+
     def __init__(self, request: dict[str, Any], settings: dict[str, Any] | None = None) -> None:
         """settings: of the CPU plugin in place of its own."""
         from summarizer.generation.openvino.known import GRAPH

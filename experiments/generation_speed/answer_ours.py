@@ -26,6 +26,8 @@ READING = "int8_reading"
 
 
 class Ours:
+    waits_for_its_reader = True
+
     def __init__(self, request: dict[str, Any]) -> None:
         torch.set_num_threads(request["threads"])
         self.processes = join_processes(device=request["device"], precision="auto", wanted=None)

@@ -18,6 +18,8 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, 
 
 
 class Transformers:
+    waits_for_its_reader = False  # generate runs in a thread of its own
+
     def __init__(self, request: dict[str, Any]) -> None:
         transformers.utils.logging.disable_progress_bar()
         transformers.utils.logging.set_verbosity_error()

@@ -13,10 +13,12 @@ import re
 import sys
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Protocol
+
+from memory_rate import MemoryReader, card_rate
 
 ENGINES = {
     "ours": ("answer_ours", "Ours"),
@@ -38,6 +40,8 @@ class Side(Protocol):
     """Of those that every new token needs: an embedding of its own is not among them."""
     about: str
     """Version and settings, for a person."""
+    waits_for_its_reader: bool
+    """Whether nothing is computed between a token that `answer` gave and the question for the next one."""
 
     def answer(self, prompt: list[int], new_tokens: int) -> Iterator[int]:
         """Greedy, exactly so many tokens, each as soon as it is known; never the request's end_id."""
@@ -79,23 +83,29 @@ def measure(request: dict[str, Any]) -> dict[str, Any]:
     begun_s = time.perf_counter()
     list(side.answer(prompts[0][:WARM_UP_TOKENS], 2))
     warm_up_s = time.perf_counter() - begun_s
-    first_token_s, token_s, tokens = [], [], []
+    read_memory = memory_rate_of(side, request)
+    first_token_s, token_s, memory_rates, tokens = [], [], [], []
     for prompt in prompts:
-        marks_s, answer = [time.perf_counter()], []
-        for token in side.answer(prompt, new_tokens):
-            marks_s.append(time.perf_counter())
+        answer, seconds, rates = [], [], []
+        steps, begun_s = side.answer(prompt, new_tokens), time.perf_counter()
+        for token in steps:
+            seconds.append(time.perf_counter() - begun_s)
             answer.append(token)
+            if read_memory is not None:
+                rates.append(read_memory())
+            begun_s = time.perf_counter()
         if len(answer) != new_tokens:
             raise RuntimeError(f"gave {len(answer)} tokens, not {new_tokens}")
-        first, *others = [later - earlier for earlier, later in pairwise(marks_s)]
-        first_token_s.append(first)
-        token_s += others
+        first_token_s.append(seconds[0])
+        token_s += seconds[1:]
+        memory_rates += [max(pair) for pair in pairwise(rates)]  # before a token and after it
         tokens.append(answer)
     return {
         "load_s": load_s,
         "warm_up_s": warm_up_s,
         "first_token_s": first_token_s,
         "token_s": token_s,
+        "memory_rates": memory_rates,
         "tokens": tokens,
         "stored_bytes": side.stored_bytes,
         "read_bytes": side.read_bytes,
@@ -103,6 +113,17 @@ def measure(request: dict[str, Any]) -> dict[str, Any]:
         **articles(side, request),
         **memory(request["device"]),
     }
+
+
+def memory_rate_of(side: Side, request: dict[str, Any]) -> Callable[[], float] | None:
+    """What tells memory's rate, in bytes/s, between two tokens; None beside an engine that goes on meanwhile.
+
+    A card's is its own: it is measured once. A virtual machine's changes within seconds, by what its neighbours do.
+    """
+    if request["device"] == "cuda":
+        rate = card_rate()
+        return lambda: rate
+    return MemoryReader(request["threads"]).rate if side.waits_for_its_reader else None
 
 
 def articles(side: Side, request: dict[str, Any]) -> dict[str, Any]:

@@ -58,7 +58,7 @@ def main() -> None:
         materials = prepare(arguments.model, arguments.layers, arguments.dim, arguments.seed, arguments.work)
     except (ConfigError, ValueError) as error:
         arguments.parser.error(str(error))
-    machine = Machine(arguments.device, arguments.threads, arguments.peer_python, arguments.rate_bytes)
+    machine = Machine(arguments.device, arguments.threads, arguments.peer_python)
     conversions, problems = converted(arguments.contenders, materials, machine)
     about = describe(arguments, work)
     if arguments.only_prepare:
@@ -70,10 +70,12 @@ def main() -> None:
         for found in take_turns(ready, materials, work, machine, arguments.turns, progress):
             found.problems |= problems
             rows = rows_of(arguments.contenders, found, conversions, work)
-            about |= rates(found, rows)
+            about["memory_gb_per_s"] = [round(rate / 1e9, 1) for rate in found.rates]
             if arguments.out:
                 write(rows, about, arguments.prompt_tokens, arguments.out)
-    print(f"memory: {about['memory_gb_per_s']:.1f} GB/s\n\n{table(rows, arguments.prompt_tokens)}")
+    print(
+        f"memory, ahead of each turn: {about['memory_gb_per_s']} GB/s\n\n{table(rows, arguments.prompt_tokens)}"
+    )
     if not any(row.token_s for row in rows if row.contender.startswith("ours")):
         sys.exit(1)
 
@@ -112,7 +114,7 @@ def rows_of(
             continue
         if contender not in found.answers:
             continue
-        row = row_of(str(contender), found.answers[contender], found.rate)
+        row = row_of(str(contender), found.answers[contender])
         if conversion := conversions.get(contender):
             row = replace(row, conversion_s=conversion.seconds, conversion_bytes=conversion.anonymous_bytes)
         first = next((other for other in rows if other.tokens), None)
@@ -121,17 +123,6 @@ def rows_of(
             row = replace(row, same=same, same_answers=whole)
         rows.append(row)
     return rows
-
-
-def rates(found: Found, rows: Sequence[Row]) -> dict[str, Any]:
-    """Memory's rate, and what it means for all bytes of the first base."""
-    ways = {name: max(measured[name] for measured in found.rates) / 1e9 for name in found.rates[0]}
-    told: dict[str, Any] = {"memory_gb_per_s": found.rate / 1e9, "memory_by_way": ways}
-    if stored := next((row.stored_bytes for row in rows if row.stored_bytes), None):
-        told["all_stored_bytes_once"] = (
-            f"{stored / 1e9:.2f} GB of the first contender in {stored / found.rate:.3f} s"
-        )
-    return told
 
 
 def parse() -> argparse.Namespace:
@@ -174,7 +165,6 @@ def parse() -> argparse.Namespace:
     )
     add("--device", choices=("cpu", "cuda"), default="cpu")
     add("--seed", type=int, default=0)
-    add("--rate-gib", type=float, default=2.0, help="memory that is read to learn its rate")
     add("--work", type=Path, help="where models are made and kept; default outputs/generation_speed/MODEL")
     add("--only-prepare", action="store_true", help="make what contenders open, and measure nothing")
     add("--quick", action="store_true", help="the embedded model, small: to see that all works")
@@ -191,7 +181,7 @@ def parse() -> argparse.Namespace:
 def fill_in(arguments: argparse.Namespace) -> None:
     """Defaults that depend on others, and contenders by name."""
     if arguments.quick:
-        small = {"model": EMBEDDED, "prompt_tokens": 64, "tokens": 9, "rate_gib": 0.125, "device": "cpu"}
+        small = {"model": EMBEDDED, "prompt_tokens": 64, "tokens": 9, "device": "cpu"}
         vars(arguments).update(small)
         arguments.contenders = arguments.contenders or ["ours:int8", "ours:none", "transformers:fp32"]
     on_card = arguments.device == "cuda"
@@ -208,7 +198,6 @@ def fill_in(arguments: argparse.Namespace) -> None:
         arguments.parser.error("; ".join(problems))
     if arguments.tokens < 2:
         arguments.parser.error("--tokens must be at least 2: the first is timed apart")
-    arguments.rate_bytes = int(arguments.rate_gib * 2**30)
     if arguments.work is None:
         name = "-".join(
             [

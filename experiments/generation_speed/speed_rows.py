@@ -41,9 +41,9 @@ class Row:
     read_bytes: int | None = None
     """Of the weights that each token needs."""
     floor_s: float | None = None
-    """How long reading those takes at memory's rate."""
+    """How long reading those takes, at the rate that memory had beside the tokens."""
     floor_share: float | None = None
-    """floor_s / token_s; None where caches hold a part."""
+    """Of each token's own floor in its time; None where caches hold a part, or no rate was measured beside it."""
     same: float | None = None
     """Of the first contender's tokens, how many this one's answers begin with; None for random weights."""
     same_answers: int | None = None
@@ -60,17 +60,19 @@ class Row:
     """Why nothing was measured."""
 
 
-def row_of(contender: str, answers: Sequence[dict[str, Any]], rate: float) -> Row:
-    """One contender's turns in one row. rate: of memory, bytes/s."""
+def row_of(contender: str, answers: Sequence[dict[str, Any]]) -> Row:
+    """One contender's turns in one row."""
     token_s = [second for answer in answers for second in answer["token_s"]]
     first = answers[0]
-    floor_s, middle_s = first["read_bytes"] / rate, median(token_s)
+    floors_s = [first["read_bytes"] / rate for answer in answers for rate in answer["memory_rates"]]
+    if first["read_bytes"] < CACHED_BYTES:
+        floors_s = []
     return Row(
         contender,
         load_s=median([answer["load_s"] for answer in answers]),
         warm_up_s=median([answer["warm_up_s"] for answer in answers]),
         first_token_s=median([second for answer in answers for second in answer["first_token_s"]]),
-        token_s=middle_s,
+        token_s=median(token_s),
         token_s_p10=percentile(token_s, 10),
         token_s_p90=percentile(token_s, 90),
         resident_bytes=max(answer["resident_bytes"] for answer in answers),
@@ -78,8 +80,10 @@ def row_of(contender: str, answers: Sequence[dict[str, Any]], rate: float) -> Ro
         card_bytes=first.get("card_bytes"),
         stored_bytes=first["stored_bytes"],
         read_bytes=first["read_bytes"],
-        floor_s=floor_s,
-        floor_share=floor_s / middle_s if first["read_bytes"] >= CACHED_BYTES else None,
+        floor_s=median(floors_s) if floors_s else None,
+        floor_share=median([floor_s / second for floor_s, second in zip(floors_s, token_s, strict=True)])
+        if floors_s
+        else None,
         articles_per_s=first.get("articles_per_s"),
         articles_problem=first.get("articles_problem"),
         turns=len(answers),
@@ -126,7 +130,7 @@ def table(rows: Sequence[Row], prompt_tokens: int) -> str:
         "weights a token reads": [
             _number(row.read_bytes and row.read_bytes / 1e9, ".2f", " GB") for row in rows
         ],
-        "floor": [_seconds(row.floor_s) if row.floor_share is not None else "" for row in rows],
+        "floor": [_seconds(row.floor_s) for row in rows],
         "share of the floor": [_number(row.floor_share, ".0%") for row in rows],
         "same tokens as the first": [_same(row) for row in rows],
         "articles/s": [row.articles_problem or _number(row.articles_per_s, ".2f") for row in rows],
@@ -205,7 +209,7 @@ def draw(rows: Sequence[Row], prompt_tokens: int, picture: Path) -> None:
         axis.set(xlabel=title)
         axis.margins(x=0.2)
     for place, row in enumerate(measured):
-        if row.floor_share is not None:
+        if row.floor_s is not None:
             axes[0].plot(
                 [row.floor_s] * 2, [place - 0.4, place + 0.4], "k-", label="reading the weights once"
             )

@@ -24,8 +24,6 @@ class Machine:
     device: str
     threads: int
     peer_python: str
-    rate_bytes: int
-    """How much is read to learn the memory's rate."""
 
     def python(self, contender: Contender) -> str:
         return self.peer_python if contender.engine in ELSEWHERE else sys.executable
@@ -38,13 +36,8 @@ class Found:
     answers: dict[Contender, list[dict[str, Any]]] = field(default_factory=dict)
     """Of each turn, as `answering.measure` gives it."""
     problems: dict[Contender, str] = field(default_factory=dict)
-    rates: list[dict[str, float]] = field(default_factory=list)
-    """Bytes/s, as `memory_rate` gives it, ahead of each turn."""
-
-    @property
-    def rate(self) -> float:
-        """The best that was seen: whatever else runs on the machine only lowers it."""
-        return max(rate for measured in self.rates for rate in measured.values())
+    rates: list[float] = field(default_factory=list)
+    """Of memory, bytes/s, ahead of each turn."""
 
 
 def take_turns(
@@ -62,7 +55,7 @@ def take_turns(
         for contender in contenders:
             if contender not in found.problems:
                 progress.note(f"{contender}, turn {turn + 1}")
-                found.rates.append(memory_rate(machine.device, machine.threads, machine.rate_bytes))
+                found.rates.append(memory_rate(machine.device, machine.threads))
                 asked = request(
                     contender,
                     materials.converted(contender),

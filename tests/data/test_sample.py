@@ -9,7 +9,7 @@ import pytest
 
 from summarizer.config.paths import resolve_path
 
-SIZES = {"train": 100, "validation": 16, "test": 16}
+SIZES = {"train": 100, "validation": 32, "test": 16}
 
 
 def rows(split: str) -> list[dict[str, str]]:

@@ -227,4 +227,4 @@ def test_real_rows(data_spec: SpecBuilder, prompt: Prompt, tokenizer: Any) -> No
 def test_the_embedded_sample(data_spec: SpecBuilder, prompt: Prompt) -> None:
     names = ("train", "validation", "test")
     spec = data_spec(**{name: f"embedded:sample/{name}.jsonl" for name in names})
-    assert [len(build_split(spec, name, prompt)) for name in names] == [100, 16, 16]
+    assert [len(build_split(spec, name, prompt)) for name in names] == [100, 32, 16]

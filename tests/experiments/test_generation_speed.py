@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ import answering
 import materials
 import speed_rows
 from answer_transformers import streamed
-from memory_rate import memory_rate
+from memory_rate import MemoryReader
 from speed_contenders import Contender, Work, request
 from speed_turns import ask
 
@@ -51,6 +52,7 @@ def answer_of(token_s: list[float], **more: Any) -> dict[str, Any]:
         "warm_up_s": 0.5,
         "first_token_s": [8.0, 9.0],
         "token_s": token_s,
+        "memory_rates": [40e9] * len(token_s),
         "tokens": [[1, 2, 3], [4, 5, 6]],
         "stored_bytes": 7 * 10**9,
         "read_bytes": 6 * 10**9,
@@ -62,14 +64,20 @@ def answer_of(token_s: list[float], **more: Any) -> dict[str, Any]:
 
 
 def test_the_share_of_the_floor_is_of_the_bytes_that_a_token_reads() -> None:
-    row = speed_rows.row_of("ours int8", [answer_of([0.3, 0.2]), answer_of([0.2, 0.2])], rate=40e9)
-    assert row.floor_s == pytest.approx(0.15)
-    assert row.token_s == 0.2
-    assert row.floor_share == pytest.approx(0.75)
+    turns = [
+        answer_of([0.3, 0.2], memory_rates=[40e9, 60e9]),
+        answer_of([0.2, 0.25], memory_rates=[60e9, 40e9]),
+    ]
+    row = speed_rows.row_of("ours int8", turns)
+    assert row.token_s == pytest.approx(0.225)
+    assert row.floor_s == pytest.approx(0.125)  # of 0.15, 0.1, 0.1, 0.15
+    assert row.floor_share == pytest.approx(0.5)  # of 0.15 / 0.3, 0.1 / 0.2, 0.1 / 0.2, 0.15 / 0.25
     assert row.first_token_s == 8.5
     assert row.turns == 2
-    small = speed_rows.row_of("ours int8", [answer_of([0.2], read_bytes=10**8)], rate=40e9)
+    small = speed_rows.row_of("ours int8", [answer_of([0.2], read_bytes=10**8)])
     assert small.floor_share is None  # caches hold it
+    alone = speed_rows.row_of("ctranslate2 int8", [answer_of([0.2], memory_rates=[])])
+    assert alone.floor_s is None  # nothing could be read beside its tokens
 
 
 def test_agreement_ends_at_an_answer_s_first_difference() -> None:
@@ -81,7 +89,7 @@ def test_agreement_ends_at_an_answer_s_first_difference() -> None:
 
 def test_the_table_has_a_line_for_every_row_and_no_empty_column() -> None:
     rows = [
-        speed_rows.row_of("ours int8", [answer_of([0.2])], rate=40e9),
+        speed_rows.row_of("ours int8", [answer_of([0.2])]),
         speed_rows.Row("ctranslate2 int8", problem="ctranslate2 is not installed"),
     ]
     header, _, *lines = speed_rows.table(rows, 512).splitlines()
@@ -112,7 +120,7 @@ class Counting:
     """Answers with the prompt's first token and those after it."""
 
     stored_bytes, read_bytes, about = 100, 90, "counting"
-    short = False
+    short, waits_for_its_reader = False, True
 
     def __init__(self, request: dict[str, Any]) -> None: ...
 
@@ -137,9 +145,12 @@ def test_a_turn_times_every_token(monkeypatch: pytest.MonkeyPatch) -> None:
     found = counted(monkeypatch, Work([[3], [50]], 4, articles=[[1], [2]], article_tokens=5, beams=1))
     assert found["tokens"] == [[3, 4, 5, 6], [50, 51, 52, 53]]
     assert len(found["first_token_s"]) == 2
-    assert len(found["token_s"]) == 6
+    assert len(found["token_s"]) == len(found["memory_rates"]) == 6
+    assert sum(found["token_s"]) < 0.01  # reading memory between them is not in them: it takes longer
     assert found["articles_per_s"] > 0
     assert found["resident_bytes"] > 2**26
+    monkeypatch.setattr(Counting, "waits_for_its_reader", False)
+    assert counted(monkeypatch, Work([[3]], 4))["memory_rates"] == []
     monkeypatch.setattr(Counting, "short", True)
     with pytest.raises(RuntimeError, match="3 tokens, not 4"):
         counted(monkeypatch, Work([[3]], 4))
@@ -174,12 +185,12 @@ def test_streamed_tokens_come_in_order_and_failures_come_through() -> None:
         list(streamed(failing))
 
 
-def test_the_memory_s_rate_is_positive_and_leaves_threads_alone() -> None:
-    before = torch.get_num_threads()
-    rates = memory_rate("cpu", 1, 1 << 22)
-    assert len(rates) == 3
-    assert all(1e7 < rate < 1e13 for rate in rates.values())
-    assert torch.get_num_threads() == before
+@pytest.mark.parametrize("threads", [1, 3])
+def test_the_memory_s_rate_is_bytes_by_the_time_of_a_sum(threads: int) -> None:
+    reader = MemoryReader(threads, 1 << 22)
+    begun_s = time.perf_counter()
+    rate = reader.rate()
+    assert (1 << 22) / (time.perf_counter() - begun_s) < rate < 1e12
 
 
 @pytest.mark.parametrize("config", [GPTJ, LLAMA], ids=["gptj", "llama with a tied head"])

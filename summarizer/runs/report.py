@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from rich import box
 from rich.console import Console
 from rich.table import Table
@@ -27,6 +28,8 @@ from summarizer.runs.verdicts import articles, sentences
 
 ARTICLE_CHARACTERS = 300
 """Of the article that is shown."""
+TYPICAL_BY = "rouge1"
+"""Decides which article is shown: the first would be a matter of luck, the best one a false promise."""
 WIDEST_TEXT = 100
 """Columns: longer lines are hard to read."""
 NAMES = {"base alone": "before", "adapter": "after", "Lead-3": "Lead-3"}
@@ -79,7 +82,7 @@ def show_report(run: Finished) -> None:
         out.print()
     _print(out, sentences(changed, beside_lead), width)
     _print(out, _notes(run, changed), width, style="dim")
-    _heading(out, f"One article, the first of {run.rows.split}")
+    _heading(out, f"One article, with the median {'change of ' * bool(scores.base)}{TYPICAL_BY} of all")
     for label, text in _example(run):
         _print(out, [f"{label:<11}{text}"], width, indent=11)
     _heading(out, f"Files in {shown(run.folder)}")
@@ -174,8 +177,17 @@ def _notes(run: Finished, changed: Sequence[Change]) -> Iterator[str]:
         )
 
 
+def typical_row(scores: Comparison) -> int:
+    """The row at the median of what the adapter gained over the base, or scored where there is no base."""
+    gained = scores.adapter.per_row[TYPICAL_BY]
+    if scores.base:
+        gained = gained - scores.base.per_row[TYPICAL_BY]
+    return int(np.argsort(gained, kind="stable")[(len(gained) - 1) // 2])
+
+
 def _example(run: Finished) -> Iterator[tuple[str, str]]:
-    article = " ".join(run.rows.articles[0].split())
+    row = typical_row(run.scores)
+    article = " ".join(run.rows.articles[row].split())
     cut = (
         article
         if len(article) <= ARTICLE_CHARACTERS
@@ -184,8 +196,8 @@ def _example(run: Finished) -> Iterator[tuple[str, str]]:
     yield "article", cut
     for name, shown_as in NAMES.items():
         if (system := run.scores.systems.get(name)) is not None:
-            yield shown_as, " ".join(system.summaries[0].split()) or "(empty)"
-    yield "reference", " ".join(run.rows.references[0].split())
+            yield shown_as, " ".join(system.summaries[row].split()) or "(empty)"
+    yield "reference", " ".join(run.rows.references[row].split())
 
 
 def _table(*headings: str) -> Table:

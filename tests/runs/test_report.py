@@ -116,12 +116,26 @@ def test_the_figures(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 def test_one_article_whose_texts_are_no_markup(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     text = shown(monkeypatch, finished(tmp_path))
-    example = text.split("One article, the first of validation")[1].split("\n\n")[0]
+    example = text.split("One article, with the median change of rouge1 of all")[1].split("\n\n")[0]
     assert "before     [bold]same[/] same\n" in example
     assert "after      A school.\n" in example
     assert "Lead-3     It began.\n" in example
     assert example.endswith("reference  A school shut.")
     assert example.split("before")[0].rstrip().endswith("word ...")
+
+
+@pytest.mark.parametrize(
+    ("base", "row"),
+    [([0, 0, 0, 0, 0], 3), ([0, 2, 4, 5, 0], 4), (None, 3)],
+)
+def test_the_article_shown_is_neither_the_best_nor_the_worst(base: list[float] | None, row: int) -> None:
+    def scored(rouge: list[float]) -> Scores:
+        per_row = {"rouge1": np.array(rouge, dtype=float)}
+        return Scores(None, {}, per_row, [""] * len(rouge))
+
+    adapter = scored([5, 1, 9, 4, 2])
+    comparison = Comparison(adapter, None if base is None else scored(base), adapter)
+    assert report.typical_row(comparison) == row
 
 
 def test_only_files_that_are_there(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

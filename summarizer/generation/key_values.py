@@ -14,6 +14,7 @@ from summarizer.data.batches import moved
 from summarizer.model.attention import packed_attention
 from summarizer.model.frozen import in_product_precision
 from summarizer.model.kernels.attend_one import Kept, attend_one, takes
+from summarizer.model.triton_kernels import attend_token
 
 
 @dataclass
@@ -126,6 +127,17 @@ class KeyValues:
         value: Float[Tensor, "rows kv_heads t d"],
         scaling: float | None,
     ) -> Float[Tensor, "rows t heads d"]:
+        if (
+            self.at_fixed_places
+            and isinstance(self._pass, _Writing)
+            and layer in self.layers
+            and attend_token.takes(query, self.layers[layer][0].of_prompts)
+        ):
+            kept_now = self.kept(layer)
+            scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+            return attend_token.attend_token(
+                query, key, value, kept_now.prompts, kept_now.answers, self._lengths, scale
+            )
         key, value = (in_product_precision(tensor) for tensor in (key, value))
         if layer not in self.layers:
             self.layers[layer] = (self._room(key), self._room(value))
@@ -148,7 +160,8 @@ class KeyValues:
     def kept(self, layer: int) -> Kept:
         """Where a layer's keys and values lie until slots leave, and how many there are in this pass."""
         keys, values = self.layers[layer]
-        return Kept((keys.of_prompts, values.of_prompts), (keys.of_beams, values.of_beams), *self._lengths)
+        prompts, answers = self._lengths.unbind()
+        return Kept((keys.of_prompts, values.of_prompts), (keys.of_beams, values.of_beams), prompts, answers)
 
     def _attend_to_both(
         self,

@@ -33,6 +33,13 @@ from test_decode import END, NEW, PROMPTS, SEARCHES, answers, base, expected, gr
 from test_token_pass import KINDS, made
 from tiny_bases import fill_randomly, load, lora, plain, saved
 
+FREE = (
+    "prim.device",
+    *(f"aten.{name}" for name in ("view", "unsqueeze", "expand", "slice", "select", "transpose")),
+)
+FREE += tuple(
+    f"aten.{name}" for name in ("_unsafe_view", "alias", "detach", "t.", "unbind", "permute", "split")
+)
 on_a_card = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 
 
@@ -172,6 +179,16 @@ def test_a_pass_stays_on_the_card_and_asks_it_nothing(kind: str, beams: int) -> 
     calls = calls_of_a_pass(kind, 2, beams)
     layers = 2 * (6 if kind == "gptj" else 7) + 1
     assert calls["summarizer.int8_rows.default"] == layers
+    assert calls["summarizer.attend_token.default"] == 2
+    assert calls["summarizer.turn_neighbours.default"] == (2 if kind == "gptj" else 0)
+
+
+@pytest.mark.usefixtures("with_triton")
+def test_a_block_of_gptj_is_few_launches() -> None:
+    """Of two rows: fifteen calls that compute, three of which convert a product's input; views cost a graph nothing."""
+    more, fewer = (calls_of_a_pass("gptj", layers, 1) for layers in (3, 2))
+    of_a_block = {name: count for name, count in (more - fewer).items() if not name.startswith(FREE)}
+    assert sum(of_a_block.values()) == 15, of_a_block
 
 
 def test_a_number_that_is_asked_for_is_found(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -185,7 +185,7 @@ def test_a_pass_stays_on_the_card_and_asks_it_nothing(kind: str, beams: int) -> 
 
 @pytest.mark.usefixtures("with_triton")
 def test_a_block_of_gptj_is_few_launches() -> None:
-    """Of two rows: fifteen calls that compute, three of which convert a product's input; views cost a graph nothing."""
+    """Of two rows: fifteen calls that compute, three of which convert inputs; views cost a graph nothing."""
     more, fewer = (calls_of_a_pass("gptj", layers, 1) for layers in (3, 2))
     of_a_block = {name: count for name, count in (more - fewer).items() if not name.startswith(FREE)}
     assert sum(of_a_block.values()) == 15, of_a_block

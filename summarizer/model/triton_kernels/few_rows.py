@@ -18,6 +18,8 @@ from summarizer.model.kernels.operators import define
 PAIRS_IN_EVERY_PROGRAM = 4
 """Up to this dim every program of one row's product multiplies x with A itself, in fp32 from the card's cache: at
 half the bytes of its weights or less it costs less than a launch of its own."""
+OLDEST_CARD = (8, 0)
+"""Its compute capability: older ones have no products in bf16."""
 SCHEMA = (
     "int8_rows(Tensor x, Tensor q, Tensor scale, Tensor? bias, Tensor? a, Tensor? b, Tensor? pair_scale)"
     " -> Tensor"
@@ -33,6 +35,9 @@ def is_at_hand() -> bool:
         log.warning(
             "triton is not installed: int8 weights are made dense for each token, which is far slower"
         )
+        return False
+    if torch.cuda.get_device_capability() < OLDEST_CARD:
+        log.warning("int8 weights are made dense for each token on a card before Ampere, which is far slower")
         return False
     card = torch.device("cuda")
     ones = torch.ones(1, 16, dtype=torch.int8, device=card)

@@ -51,7 +51,7 @@ WRONG = {
     "plan_tokens_per_s=0": "plan_tokens_per_s: 0 is not a number above 0",
     "trainer.memory=slow": "trainer.memory: 'slow' is not one of fast, low, auto",
     "trainer.batch_tokens=0": "trainer.batch_tokens: 0 is not a whole number of at least 1, auto or null",
-    "trainer.compile=perhaps": "trainer.compile: 'perhaps' is not true, false or auto",
+    "trainer.compile=perhaps": "trainer.compile: 'perhaps' is not true, false, auto or graphs",
     "trainer.gradient_checkpointing=true": "trainer.gradient_checkpointing: unknown key",
 }
 

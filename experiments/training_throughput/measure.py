@@ -147,7 +147,7 @@ def parse() -> argparse.Namespace:
     add(
         "--formats",
         nargs="*",
-        help="ours: int8 fp8 nf4 blockwise8 none, each with +low +eager +compiled +bf16 +fp32",
+        help="ours: int8 fp8 nf4 blockwise8 none, each with +low +eager +compiled +graphs +bf16 +fp32",
     )
     add(
         "--peers",
@@ -196,7 +196,7 @@ def fill_in(arguments: argparse.Namespace, *, on_card: bool) -> None:
         "model": GPTJ_6B,
         "lengths": [256, 512, 1024, 2048],
         "dims": [2, 16, 64],
-        "formats": ["int8", "int8+low", "fp8", "none", "nf4"],
+        "formats": ["int8", "int8+graphs", "int8+low", "fp8", "none", "nf4"],
         "peers": ["int8", "int8+checkpointing", "bf16", "nf4+checkpointing"],
         "steps": 12,
         "turns": 3,

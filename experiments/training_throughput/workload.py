@@ -67,6 +67,7 @@ OUR_OPTIONS = {
     "low": "trainer.memory=low",
     "eager": "trainer.compile=false",
     "compiled": "trainer.compile=true",
+    "graphs": "trainer.compile=graphs",
     "bf16": "trainer.precision=bf16",
     "fp32": "trainer.precision=fp32",
 }

@@ -6,7 +6,7 @@ import fnmatch
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import nn
@@ -19,6 +19,7 @@ from summarizer.config.nearest import suggestion
 from summarizer.data.batches import Batch, collate, moved
 from summarizer.data.order import EncodedRow
 from summarizer.data.prompt import Prompt
+from summarizer.data.room import Room
 from summarizer.errors import ConfigError
 from summarizer.model.attention import packs_examples
 from summarizer.model.frozen import FrozenEmbedding, FrozenLinear
@@ -76,28 +77,35 @@ class AdaptedModel:
         trials: Sequence[Sequence[EncodedRow]],
         prompt: Prompt,
         numbers: Sequence[Sequence[int]] | None = None,
+        room: Room | None = None,
     ) -> Batch:
         """The examples of each trial (one trial's in all for the base alone) as this model takes them.
 
-        numbers: of each example, as `collate` takes them.
+        numbers: of each example, and room: as `collate` takes them.
         """
         packed = packs_examples(self.model, prompt.max_tokens)
-        return collate(trials, prompt, packed=packed, numbers=numbers).to(self.device)
+        if room is not None and not packed:  # a row is one example, and positions end where the model's do
+            room = replace(room, tokens=prompt.max_tokens)
+        return collate(trials, prompt, packed=packed, numbers=numbers, room=room).to(self.device)
 
-    def draw_from(self, batch: Batch, steps: Sequence[int]) -> None:
-        """Let the next pass's dropout depend on its tokens and the steps that each trial has done."""
+    def draw_from(self, batch: Batch, steps: Sequence[int], *, in_place: bool = False) -> None:
+        """Let the next pass's dropout depend on its tokens and the steps that each trial has done.
+
+        in_place: in the same memory for all batches of a shape. The pass before is to be back-propagated by then.
+        """
         group = self.group
         if not any(adapter.input_dropout for adapter in group.adapters):
             return
         tokens = batch.token_numbers.reshape(group.size, -1)
         seeds, done = moved(torch.tensor([[*group.seeds], [*steps]]), self.device)
         keep = torch.tensor([1.0 - adapter.input_dropout for adapter in group.adapters])
-        group.draws = Draws(
+        draws = Draws(
             trial_keys(seeds, done),
             tokens,
             tokens.gather(1, batch.positions),
             moved(keep, self.device).reshape(-1, 1, 1),
         )
+        group.draws = group.keep_in_place(draws) if in_place else draws
 
     def parameters_of(self, trial: int) -> dict[str, nn.Parameter]:
         """One trial's own parameters, `LAYER.TENSOR` by name; shapes as its adapter drew them."""

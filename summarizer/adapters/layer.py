@@ -6,7 +6,7 @@ Its input holds the rows of all trials, trial by trial; only this layer and the 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 import torch
 from jaxtyping import Float, Int
@@ -45,9 +45,24 @@ class GroupState:
     """Dropout is on."""
     draws: Draws | None = None
     """What dropout masks depend on beside the layer; set for each forward pass of training."""
+    _kept: dict[tuple[str, torch.Size], Tensor] = field(default_factory=dict)
+    """Draws' tensors by name and shape, whose places in memory stay."""
 
     def __post_init__(self) -> None:
         self.set_trials(self.adapters, self.seeds)
+
+    def keep_in_place(self, draws: Draws) -> Draws:
+        """The same numbers in the tensors that held those of the passes before, of the same shapes.
+
+        A recorded graph knows only where they lie: the compiler takes what hangs on a module for what never moves.
+        """
+        kept = {}
+        for each in fields(draws):
+            given: Tensor = getattr(draws, each.name)
+            kept[each.name] = self._kept.setdefault((each.name, given.shape), given)
+            if kept[each.name] is not given:
+                kept[each.name].copy_(given)
+        return Draws(**kept)
 
     def set_trials(self, adapters: Sequence[Adapter], seeds: Sequence[int]) -> None:
         self.adapters, self.seeds = tuple(adapters), tuple(seeds)

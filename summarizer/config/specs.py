@@ -129,8 +129,9 @@ class TrainerSpec(Spec):
     max_grad_norm: Annotated[float, Field(gt=0)] | None
     memory: Literal["fast", "low", "auto"]
     """fast keeps all activations, low only the inputs of blocks; auto recomputes as many blocks as do not fit."""
-    compile: bool | Literal["auto"]
-    """Compile the model's blocks; auto does on a card."""
+    compile: bool | Literal["auto", "graphs"]
+    """Compile the model's blocks; auto does on a card. graphs also records what each launches, for each of the few
+    shapes that batches are padded to then, and replays it (CUDA graphs)."""
     schedule: ScheduleSpec
     log_every_steps: PositiveCount
     evaluate_every_steps: PositiveCount | None

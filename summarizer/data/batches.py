@@ -12,6 +12,7 @@ from torch import Tensor
 
 from summarizer.data.order import EncodedRow
 from summarizer.data.prompt import Prompt
+from summarizer.data.room import LEAST_PREDICTIONS, Room, rounded_up
 
 IGNORED_LABEL = -100
 """torch.nn.functional.cross_entropy's default ignore_index."""
@@ -30,11 +31,11 @@ class Batch:
     """Packed: from 0 in each example. Padded: left to the model."""
     attention_mask: Int[Tensor, "rows t"] | Int[Tensor, "1 1 1 borders"]
     """Padded: 1 on an example's own tokens, 0 on padding. Packed: where examples begin and end among the tokens of
-    all rows, first 0 and last rows * t; padding counts as an example."""
+    all rows, first 0 and last rows * t; padding counts as an example, and some at the end may be empty."""
     positions: Int[Tensor, "n m"]
     """Where, among a trial's tokens, a token of a summary is predicted."""
     targets: Int[Tensor, "n m"]
-    """The tokens to predict there; IGNORED_LABEL where a trial has fewer than the others."""
+    """The tokens to predict there; IGNORED_LABEL where a trial has fewer than the others, or than there is room."""
     token_numbers: Int[Tensor, "rows t"]
     """Of each token in its trial's batch of a step, however that is split."""
 
@@ -58,10 +59,12 @@ def collate(
     *,
     packed: bool,
     numbers: Sequence[Sequence[int]] | None = None,
+    room: Room | None = None,
 ) -> Batch:
     """Prompt, cut and lay out the examples of each trial; one that has fewer than others is filled up with padding.
 
-    numbers: of each example in its trial's batch of a step; by default they are the batch.
+    numbers: of each example in its trial's batch of a step; by default they are the batch.  room: for batches of
+    few shapes; where given, more padding makes all axes one of few lengths.
     Raises ValueError for no rows, or a target that leaves its article no room.
     """
     if not any(trials):
@@ -79,6 +82,8 @@ def collate(
     ]
     rows = numbered if packed else [[example] for own in numbered for example in own]
     t = max(sum(len(ids) for _, ids in row) for row in rows)
+    if room is not None:
+        t = room.length(t)
     input_ids = torch.full((len(rows), t), prompt.pad_id)
     position_ids, token_numbers, mask = (torch.zeros_like(input_ids) for _ in range(3))
     borders = [0]
@@ -92,7 +97,9 @@ def collate(
         borders += [index * t + end for end in ends[1:]]
         if ends[-1] < t:
             borders.append((index + 1) * t)
-    positions, targets = _predictions(examples, t, packed=packed)
+    if room is not None:
+        borders += [len(rows) * t] * (1 + len(rows) * (room.examples + 1) - len(borders))
+    positions, targets = _predictions(examples, t, packed=packed, few_lengths=room is not None)
     if not packed:
         return Batch(input_ids, None, mask, positions, targets, token_numbers)
     as_mask = torch.tensor(borders, dtype=torch.int32).reshape(1, 1, 1, -1)
@@ -100,9 +107,9 @@ def collate(
 
 
 def _predictions(
-    examples: Sequence[Sequence[tuple[list[int], int]]], t: int, *, packed: bool
+    examples: Sequence[Sequence[tuple[list[int], int]]], t: int, *, packed: bool, few_lengths: bool
 ) -> tuple[Int[Tensor, "n m"], Int[Tensor, "n m"]]:
-    """Where each trial predicts which token; both filled up to the trial with the most."""
+    """Where each trial predicts which token; both filled up to the most of a trial, or to one of few lengths."""
     positions: list[list[int]] = []
     targets: list[list[int]] = []
     for own in examples:
@@ -117,6 +124,8 @@ def _predictions(
         )
         targets.append([token for ids, prompt_tokens in own for token in ids[prompt_tokens:]])
     most = max(map(len, targets))
+    if few_lengths:
+        most = rounded_up(most, LEAST_PREDICTIONS)
     return (
         torch.tensor([own + [0] * (most - len(own)) for own in positions]),
         torch.tensor([own + [IGNORED_LABEL] * (most - len(own)) for own in targets]),

@@ -117,9 +117,11 @@ def packed_attention(
 
 
 def _has_flash(x: Tensor) -> bool:
+    """Source of the widths: FlashAttention's own checks, which nothing pads for where examples are packed."""
     # Of the ways to ask for the capability, the compiler knows this one as a constant.
     ampere_or_later = torch.cuda.get_device_properties(x.device).major >= 8
-    return x.dtype in (torch.bfloat16, torch.float16) and ampere_or_later
+    width = x.shape[-1]
+    return x.dtype in (torch.bfloat16, torch.float16) and ampere_or_later and width % 8 == 0 and width <= 256
 
 
 @torch.compiler.disable  # type: ignore[untyped-decorator]
@@ -165,7 +167,7 @@ def _masked(
     borders: Int32[Tensor, " borders"],
     scaling: float | None,
 ) -> Float[Tensor, "rows t heads d"]:
-    """Where there is no such kernel (fp32, cards before Ampere): a mask made on the device, without reading it.
+    """Where there is no such kernel (fp32, older cards, odd heads): a mask made on the device, without reading it.
 
     Row by row, so that an overflow in one trial's reaches no other's: 0 x inf is NaN, behind a mask too.
     """

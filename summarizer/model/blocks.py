@@ -30,17 +30,34 @@ def recompute_blocks(model: PreTrainedModel, count: int | None = None) -> int:
     return len(found)
 
 
-def compile_blocks(model: PreTrainedModel) -> int:
+def compile_blocks(model: PreTrainedModel, *, graphs: bool = False) -> int:
     """Compile each block, and return how many there are; blocks of the same shape share their code.
 
     The compiling happens in the first step, for all lengths at once, since they differ from batch to batch. After
     `recompute_blocks`: the compiler decides what of a block to compute anew, and checkpointing by itself would
     compute it uncompiled.
+
+    graphs: on a card, record what a block launches once for each shape that comes, and replay it from then on:
+    one launch for each pass of a block. The first two passes of a shape are slow, so batches should have few
+    (`data.room`), and `begin_pass` stands before each. Source: CUDA graph trees, PyTorch's documentation,
+    torch.compiler_cudagraph_trees.
     """
     found = blocks(model)
+    how: dict[str, Any] = {"mode": "reduce-overhead"} if graphs else {}
     for block in found:
-        block.forward = partial(_compiled, block, torch.compile(block.forward, dynamic=True), block.forward)
+        block.forward = partial(
+            _compiled, block, torch.compile(block.forward, dynamic=True, **how), block.forward
+        )
     return len(found)
+
+
+def begin_pass() -> None:
+    """Say that what recorded graphs computed before is needed no more: the pass before is back-propagated.
+
+    Without it each compiled block may be taken for a new pass, and an earlier block's result overwritten; and
+    after a pass that ran out of memory, whose backward never came, none would be begun again.
+    """
+    torch.compiler.cudagraph_mark_step_begin()
 
 
 def _compiled(

@@ -6,7 +6,7 @@ import copy
 import logging
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from transformers import PretrainedConfig, PreTrainedModel
@@ -37,20 +37,28 @@ class Sizing:
     """Held-out rows of each trial that go through the model at once."""
 
     def prepare(self, model: PreTrainedModel, *, compiled: bool) -> None:
-        """Make the model compute so. On its bare base, before adapters are attached."""
+        """Make the model compute so. On its bare base, before adapters are attached.
+
+        compiled: also as CUDA graphs where the microbatches have few shapes.
+        """
         if not recompute_blocks(model, self.recomputed) and self.recomputed != 0:
             log.warning("trainer.memory: this model's code knows no blocks, so nothing is recomputed")
         if not compiled:
             return
-        if count := compile_blocks(model):
+        graphs = self.microbatches.few_shapes
+        if count := compile_blocks(model, graphs=graphs):
             log.info("compile: %d blocks, in the first step, which takes the longer for it", count)
+            if graphs:
+                log.info(
+                    "compile: graphs are recorded in the first two steps of each shape (on a card alone)"
+                )
         else:
             log.warning("trainer.compile: this model's code knows no blocks, so nothing is compiled")
 
 
 def compiles(spec: RunSpec, device: torch.device) -> bool:
     wanted = spec.trainer.compile
-    return device.type == "cuda" if wanted == "auto" else wanted
+    return device.type == "cuda" if wanted == "auto" else bool(wanted)
 
 
 def size_run(spec: RunSpec, config: PretrainedConfig, dtype: torch.dtype, device: torch.device) -> Sizing:
@@ -61,7 +69,7 @@ def size_run(spec: RunSpec, config: PretrainedConfig, dtype: torch.dtype, device
     trainer = spec.trainer
     recomputed = {"fast": 0, "low": None, "auto": 0}[trainer.memory]
     tokens = trainer.batch_tokens if isinstance(trainer.batch_tokens, int) else None
-    microbatches = Microbatches(trainer.microbatch_size, tokens)
+    microbatches = Microbatches(trainer.microbatch_size, tokens, few_shapes=trainer.compile == "graphs")
     if trainer.memory != "auto" and trainer.batch_tokens != "auto":
         return Sizing(recomputed, microbatches)
     memory_bytes = int(SHARE * device_memory_bytes(device))
@@ -83,7 +91,7 @@ def size_run(spec: RunSpec, config: PretrainedConfig, dtype: torch.dtype, device
                 f"{planned_bytes(run, spec, 1) / GIB:.1f} GiB, and {device} has {memory_bytes / GIB:.1f} to give; "
                 "trainer.memory=low, a smaller prompt.max_tokens or quantization=nf4 take less",
             )
-        microbatches = Microbatches(trainer.microbatch_size, rows * spec.prompt.max_tokens)
+        microbatches = replace(microbatches, tokens=rows * spec.prompt.max_tokens)
         log.info("memory: %s per forward pass", microbatches)
     return Sizing(recomputed, microbatches)
 

@@ -18,6 +18,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from summarizer.data.batches import moved
 from summarizer.training.trial import Reached, Trial
 
 GROWTH, BACKOFF, GROWTH_INTERVAL_STEPS = 2.0, 0.5, 2000
@@ -88,7 +89,7 @@ class ScalePerTrial:
 
     @property
     def scales(self) -> Float[Tensor, " n"]:
-        return torch.tensor([trial.reached.loss_scale for trial in self._trials], device=self._device)
+        return moved(torch.tensor([trial.reached.loss_scale for trial in self._trials]), self._device)
 
     def scaled(self, losses: Float[Tensor, " n"]) -> Float[Tensor, ""]:
         return (losses * self.scales).sum()

@@ -6,6 +6,8 @@ import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from summarizer.data.room import Room
+
 log = logging.getLogger(__name__)
 
 
@@ -17,6 +19,8 @@ class Microbatches:
     """Examples of each trial; None for all."""
     tokens: int | None
     """Tokens of all trials; None for any number. An example longer than that goes alone."""
+    few_shapes: bool = False
+    """Padding makes them of few shapes, for what is recorded once for each: CUDA graphs."""
 
     def split(self, lengths: Sequence[Sequence[int]]) -> Iterator[slice]:
         """Which of each trial's examples go through the model together; a trial with fewer has none in the last.
@@ -31,6 +35,17 @@ class Microbatches:
             if end == most or full or self._too_many(sum(sizes[start : end + 1])):
                 yield slice(start, end)
                 start = end
+
+    def room(self, trials: int, examples: int, max_tokens: int) -> Room | None:
+        """What padding goes up to, the same for all parts of a batch; None where few shapes are not asked for.
+
+        examples: of the trial with the most.  max_tokens: of an example.
+        """
+        if not self.few_shapes:
+            return None
+        most = min(self.rows or examples, examples)
+        tokens = most * max_tokens
+        return Room(most, tokens if self.tokens is None else min(tokens, self.tokens // trials))
 
     def halve(self, examples: int) -> bool:
         """After running out of memory: half as much at a time. False where it was one example already.

@@ -13,6 +13,7 @@ from torch import Tensor
 from summarizer.data.batches import moved
 from summarizer.data.order import EncodedRow
 from summarizer.data.prompt import Prompt
+from summarizer.model.blocks import begin_pass
 from summarizer.model.nll import summary_nll
 from summarizer.tracking.utilisation import training_flops
 from summarizer.training.clipping import clip_gradients
@@ -124,10 +125,14 @@ def _accumulate(
     losses = torch.zeros(len(own), device=processes.device)
     steps = [trial.reached.step for trial in group.trials]
     lengths = [lengths_of([row for _, row in numbered], group.prompt) for numbered in own]
+    room = group.microbatches.room(len(own), max(map(len, own)), group.prompt.max_tokens)
     for part in group.microbatches.split(lengths):
         rows = [[row for _, row in numbered[part]] for numbered in own]
-        batch = group.adapted.batch(rows, group.prompt, [[k for k, _ in numbered[part]] for numbered in own])
-        group.adapted.draw_from(batch, steps)
+        numbers = [[k for k, _ in numbered[part]] for numbered in own]
+        batch = group.adapted.batch(rows, group.prompt, numbers, room)
+        if room is not None:
+            begin_pass()
+        group.adapted.draw_from(batch, steps, in_place=room is not None)
         with processes.autocast():
             losses_of_part = summary_nll(group.adapted.model, batch) / counts
         processes.accelerator.backward(group.scaling.scaled(losses_of_part))

@@ -6,6 +6,7 @@ import torch
 from summarizer.data.batches import IGNORED_LABEL, Batch, collate
 from summarizer.data.order import EncodedRow
 from summarizer.data.prompt import Prompt
+from summarizer.data.room import Room
 
 LONG = EncodedRow("long", list(range(100, 400)), [7, 8, 0])
 SHORT = EncodedRow("short", [101, 102], [9, 0])
@@ -170,3 +171,35 @@ def test_a_batch_moves_to_a_device_whole(prompt: Prompt, *, packed: bool) -> Non
     tensors = [value for value in vars(batch).values() if value is not None]
     assert len(tensors) == (6 if packed else 5)
     assert {tensor.device.type for tensor in tensors} == {"meta"}
+
+
+@pytest.mark.parametrize("packed", [True, False])
+def test_with_room_only_padding_is_added_and_axes_have_few_lengths(prompt: Prompt, *, packed: bool) -> None:
+    trials = [[LONG, SHORT], [SHORT, MIDDLE]]
+    room = Room(examples=3, tokens=prompt.max_tokens * (3 if packed else 1))
+    plain, roomy = (collate(trials, prompt, packed=packed, room=given) for given in (None, room))
+    t = room.length(plain.input_ids.shape[1])
+    assert roomy.input_ids.shape == (len(plain.input_ids), t)
+    assert (roomy.input_ids[:, plain.input_ids.shape[1] :] == prompt.pad_id).all()
+    torch.testing.assert_close(roomy.input_ids[:, : plain.input_ids.shape[1]], plain.input_ids)
+    assert roomy.targets.shape == roomy.positions.shape == (2, 16)
+    assert predictions(roomy, 2) == predictions(plain, 2)
+    if packed:
+        borders, own = borders_of(roomy), borders_of(plain)
+        assert len(borders) == 1 + 2 * (3 + 1)
+        assert borders == sorted(borders)
+        assert borders[-1] == 2 * t
+        assert set(borders[: own.index(plain.input_ids.shape[1])]) <= set(own)
+    else:
+        assert roomy.attention_mask.sum() == plain.attention_mask.sum()
+
+
+def test_with_room_batches_of_one_size_have_one_shape(prompt: Prompt) -> None:
+    """However many examples the step's parts hold, and whether a trial's row is padded or not."""
+    room = Room(examples=3, tokens=3 * prompt.max_tokens)
+    batches = [
+        collate([rows], prompt, packed=True, room=room)
+        for rows in ([SHORT], [SHORT, SHORT], [SHORT, SHORT, SHORT], [MIDDLE])
+    ]
+    assert len({(batch.input_ids.shape, batch.attention_mask.shape) for batch in batches}) == 1
+    assert len({(batch.positions.shape, batch.targets.shape) for batch in batches}) == 1

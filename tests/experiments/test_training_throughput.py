@@ -125,6 +125,7 @@ def test_the_reference_is_in_every_round_and_everyone_in_one() -> None:
 def test_a_contender_that_is_none_is_named(contender: Contender, named: str) -> None:
     assert named in (contender.problem() or "")
     assert Contender("ours", "int8+low+fp32").problem() is None
+    assert Contender("ours", "int8+graphs").overrides()[-1] == "trainer.compile=graphs"
     assert Contender("peer", "nf4+checkpointing").problem() is None
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -67,6 +68,25 @@ def test_the_card_s_kernel_is_asked_for_what_it_takes(kv_heads: int) -> None:
         borders = torch.empty(3, dtype=torch.int32, device="cuda")
         for scaling in (None, 0.5):
             assert _flash(q, k, v, borders, scaling).shape == (12, 4, 64)
+
+
+@pytest.mark.parametrize(
+    ("width", "way"), [(64, "_flash"), (256, "_flash"), (20, "_masked"), (264, "_masked")]
+)
+def test_heads_that_the_card_s_kernel_refuses_are_masked(
+    width: int, way: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: SimpleNamespace(major=9, minor=0))
+    taken: list[str] = []
+    monkeypatch.setattr(attention, "_flash", lambda q, *given: (taken.append("_flash"), q)[1])
+    monkeypatch.setattr(
+        attention, "_masked", lambda q, *given: (taken.append("_masked"), q.transpose(1, 2))[1]
+    )
+    with FakeTensorMode():
+        q, k, v = (torch.empty(1, 4, 12, width, dtype=torch.bfloat16, device="cuda:0") for _ in "qkv")
+        borders = torch.empty(3, dtype=torch.int32, device="cuda:0")
+        assert packed_attention(q, k, v, borders).shape == (1, 12, 4, width)
+    assert taken == [way]
 
 
 @pytest.mark.gpu

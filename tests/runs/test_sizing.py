@@ -97,7 +97,20 @@ def test_a_dry_run_holds_each_trial_with_its_own_adapter() -> None:
 
 @pytest.mark.parametrize(
     ("override", "device", "expected"),
-    [("auto", "cpu", False), ("auto", "cuda", True), ("true", "cpu", True), ("false", "cuda", False)],
+    [
+        ("auto", "cpu", False),
+        ("auto", "cuda", True),
+        ("true", "cpu", True),
+        ("false", "cuda", False),
+        ("graphs", "cuda", True),
+    ],
 )
 def test_blocks_are_compiled_on_a_card_unless_told(override: str, device: str, expected: Any) -> None:
-    assert sizing.compiles(spec_of(f"trainer.compile={override}"), torch.device(device)) is expected
+    spec = spec_of(f"trainer.compile={override}")
+    assert sizing.compiles(spec, torch.device(device)) is expected
+    assert size_run(spec, config(), torch.float32, CPU).microbatches.few_shapes is (override == "graphs")
+
+
+def test_the_planned_tokens_are_of_few_shapes_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = spec_of("trainer.batch_tokens=auto", "trainer.compile=graphs", "trainer.batch_size=2")
+    assert sized(spec, 2**40, monkeypatch).microbatches == Microbatches(None, 2 * 64, few_shapes=True)

@@ -48,11 +48,11 @@ def spec_of(*overrides: str) -> RunSpec:
         return preflight(compose("config", [*SMALL, *overrides]))
 
 
-def build_group(specs: Sequence[RunSpec], folder: Path) -> Group:
+def build_group(specs: Sequence[RunSpec], folder: Path, device: str = "cpu") -> Group:
     """The specs share everything but adapter, optimizer, seed and schedule; all have their places."""
     first = specs[0]
     torch.manual_seed(0)
-    processes = join_processes(device="cpu", precision=first.trainer.precision, wanted=None)
+    processes = join_processes(device=device, precision=first.trainer.precision, wanted=None)
     prompt = build_prompt(first.prompt, load_tokenizer(model_folder(first.model)))
     base = load_base(first.model, first.quantization, processes.device)
     if first.trainer.memory == "low":

@@ -14,6 +14,7 @@ from torch import Tensor
 from summarizer.adapters.attach import AdaptedModel
 from summarizer.config.specs import GenerationSpec
 from summarizer.generation.beams import BeamSearch
+from summarizer.generation.graphed_pass import FixedPass, GraphedPass
 from summarizer.generation.key_values import KeyValues
 from summarizer.generation.search import OneByOne, Search
 from summarizer.generation.token_pass import TokenPass, token_pass
@@ -117,7 +118,12 @@ class _Writing:
         """Of the prompts that are held, those of trials that are done."""
         slots = decoder.trials * len(self.held)
         self.key_values = KeyValues(
-            slots, spec.num_beams, len(prompts[self.waiting[0]]), spec.max_new_tokens, device
+            slots,
+            spec.num_beams,
+            len(prompts[self.waiting[0]]),
+            spec.max_new_tokens,
+            device,
+            at_fixed_places=fixed_pass(device) is not None,
         )
         self.search: Search = (
             BeamSearch(slots, spec, decoder.end_id, device)
@@ -127,7 +133,7 @@ class _Writing:
         self.logits: Float[Tensor, "s b v"] | None = None
         self.unread: Int[Tensor, "s b"] | None = None
         """Tokens that were chosen, and that the model has not read yet: who asked for them need not wait for it."""
-        self.token_pass: TokenPass | None = None
+        self.token_pass: TokenPass | FixedPass | None = None
         self.rows_taken_down = 0
         """For which `token_pass` is, or is None; where slots leave, what it reads lies elsewhere."""
         self.last_tokens: list[int] = []
@@ -200,9 +206,13 @@ class _Writing:
 
     def _write(self, tokens: Tensor) -> None:
         beams, rows = self.key_values.beams, tokens.numel()
-        positions = self.key_values.begin_writing().repeat_interleave(beams)
+        positions = self.key_values.begin_writing()[:, None].expand(-1, beams).reshape(-1)
         if rows != self.rows_taken_down:
-            self.token_pass = token_pass(self.decoder.adapted.model, self.key_values, rows)
+            model, device = self.decoder.adapted.model, self.decoder.adapted.device
+            fixed = fixed_pass(device)
+            self.token_pass = (
+                fixed(model, rows, device) if fixed else token_pass(model, self.key_values, rows)
+            )
             self.rows_taken_down = rows
         if self.token_pass is not None:
             logits = self.token_pass(tokens.reshape(-1), positions)
@@ -236,9 +246,13 @@ class _Writing:
         return finished
 
     def _shrink(self, tokens: Tensor) -> Tensor:
-        """Where nothing waits any more, let free slots go. Returns the tokens of those that stay."""
+        """Where nothing waits any more, let free slots go. Returns the tokens of those that stay.
+
+        At fixed places, where the pass would be captured anew for each that goes: once half of them are free.
+        """
         stay = [place for place, index in enumerate(self.held) if index is not None]
-        if self.waiting or len(stay) == len(self.held):
+        most = len(self.held) // 2 if self.key_values.at_fixed_places else len(self.held) - 1
+        if self.waiting or len(stay) > most:
             return tokens
         slots = [trial * len(self.held) + place for trial in range(self.decoder.trials) for place in stay]
         self.key_values.keep(slots)
@@ -250,3 +264,8 @@ class _Writing:
         index = self.held[place]
         assert index is not None
         return index
+
+
+def fixed_pass(device: torch.device) -> type[FixedPass] | None:
+    """What writes tokens at fixed places; None where tokens are written as a processor writes them."""
+    return GraphedPass if device.type == "cuda" else None

@@ -7,12 +7,14 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 import torch
-from jaxtyping import Float, Int, Int32
+from jaxtyping import Float, Int, Int32, Shaped
 from torch import Tensor
 
+from summarizer.data.batches import moved
 from summarizer.model.attention import packed_attention
 from summarizer.model.frozen import in_product_precision
 from summarizer.model.kernels.attend_one import Kept, attend_one, takes
+from summarizer.model.triton_kernels import attend_token
 
 
 @dataclass
@@ -34,31 +36,40 @@ class _Reading:
 
 @dataclass
 class _Writing:
-    """A pass over one new token of each beam."""
+    """A pass over one new token of each beam. What it computes of the lengths, it computes where these lie."""
 
-    written: Int[Tensor, " s"]
-    """Tokens of each slot's beams ahead of the new one."""
     prompt_lengths: Int[Tensor, " s"]
+    answer_lengths: Int[Tensor, " s"]
+    """With the new token."""
+    rooms: tuple[int, int]
+    """Places of prompts and of answers that are looked at: no length is above."""
     beams: int
-    device: torch.device
+
+    @cached_property
+    def rows(self) -> Int[Tensor, " rows"]:
+        return torch.arange(len(self.prompt_lengths) * self.beams, device=self.prompt_lengths.device)
 
     @cached_property
     def places(self) -> Int[Tensor, " rows"]:
-        return self.written.repeat_interleave(self.beams).to(self.device)
+        return self._of_beams(self.answer_lengths - 1)
 
     @cached_property
     def prompt_mask(self) -> Float[Tensor, "rows 1 1 p"]:
         """What is added to the scores."""
-        return self._allowed(self.prompt_lengths)
+        return self._allowed(self.prompt_lengths, self.rooms[0])
 
     @cached_property
     def beam_mask(self) -> Float[Tensor, "rows 1 1 g"]:
-        return self._allowed(self.written + 1)
+        return self._allowed(self.answer_lengths, self.rooms[1])
 
-    def _allowed(self, lengths: Int[Tensor, " s"]) -> Float[Tensor, "rows 1 1 t"]:
-        seen = torch.arange(int(lengths.max())) < lengths[:, None]
-        mask = torch.zeros(seen.shape).masked_fill_(~seen, -torch.inf)
-        return mask.repeat_interleave(self.beams, 0)[:, None, None].to(self.device)
+    def _allowed(self, lengths: Int[Tensor, " s"], room: int) -> Float[Tensor, "rows 1 1 t"]:
+        hidden = torch.arange(room, device=lengths.device) >= lengths[:, None]
+        mask = torch.zeros(hidden.shape, device=lengths.device).masked_fill_(hidden, -torch.inf)
+        return self._of_beams(mask)[:, None, None]
+
+    def _of_beams(self, x: Shaped[Tensor, "s ..."]) -> Shaped[Tensor, "rows ..."]:
+        # Not repeat_interleave, which on a card reads how many there will be.
+        return x[:, None].expand(-1, self.beams, *x.shape[1:]).reshape(-1, *x.shape[1:])
 
 
 @dataclass
@@ -71,17 +82,20 @@ class KeyValues:
     """In tokens, of all that will come."""
     max_new_tokens: int
     device: torch.device
+    at_fixed_places: bool = False
+    """Passes that write read only what lies at the same place in each of them, in the same shapes: they look at all
+    places of a room, and the host learns no number from them. Until slots leave, one can stand for all."""
     layers: dict[int, tuple[_Layer, _Layer]] = field(default_factory=dict)
     prompt_lengths: list[int] = field(init=False)
     written: list[int] = field(init=False)
     """Tokens of each slot's beams whose keys are kept."""
     _pass: _Reading | _Writing | None = None
-    _lengths: tuple[Int[Tensor, " s"], Int[Tensor, " s"]] = field(init=False)
+    _lengths: Int[Tensor, "2 s"] = field(init=False)
     """Of prompts and, with the new token, of answers: written in place, where a tape goes on finding them."""
 
     def __post_init__(self) -> None:
         self.prompt_lengths, self.written = [1] * self.slots, [0] * self.slots
-        self._lengths = _counted(self.slots), _counted(self.slots)
+        self._lengths = torch.ones(2, self.slots, dtype=torch.int64, device=self.device)
 
     def begin_reading(self, slots: Sequence[int], lengths: Sequence[int]) -> Int32[Tensor, " borders"]:
         """The next pass reads new prompts into these slots. Returns the borders between them."""
@@ -93,14 +107,17 @@ class KeyValues:
 
     def begin_writing(self) -> Int[Tensor, " s"]:
         """The next pass reads one new token of each beam. Returns the positions that these have."""
-        prompts, written = torch.tensor(self.prompt_lengths), torch.tensor(self.written)
         # A slot that is done and waits for its next prompt computes on without being heard.
-        written = written.clamp(max=self.max_new_tokens - 1)
-        self.written = [count + 1 for count in written.tolist()]
-        self._lengths[0].copy_(prompts)
-        self._lengths[1].copy_(written + 1)
-        self._pass = _Writing(written, prompts, self.beams, self.device)
-        return (prompts + written).to(self.device)
+        self.written = [min(count + 1, self.max_new_tokens) for count in self.written]
+        self._lengths.copy_(moved(torch.tensor([self.prompt_lengths, self.written]), self.device))
+        prompts, answers = self._lengths.unbind()
+        rooms = (
+            (self.longest_prompt, self.max_new_tokens)
+            if self.at_fixed_places
+            else (max(self.prompt_lengths), max(self.written))
+        )
+        self._pass = _Writing(prompts, answers, rooms, self.beams)
+        return prompts + (answers - 1)
 
     def attend(
         self,
@@ -110,6 +127,17 @@ class KeyValues:
         value: Float[Tensor, "rows kv_heads t d"],
         scaling: float | None,
     ) -> Float[Tensor, "rows t heads d"]:
+        if (
+            self.at_fixed_places
+            and isinstance(self._pass, _Writing)
+            and layer in self.layers
+            and attend_token.takes(query, self.layers[layer][0].of_prompts)
+        ):
+            kept_now = self.kept(layer)
+            scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+            return attend_token.attend_token(
+                query, key, value, kept_now.prompts, kept_now.answers, self._lengths, scale
+            )
         key, value = (in_product_precision(tensor) for tensor in (key, value))
         if layer not in self.layers:
             self.layers[layer] = (self._room(key), self._room(value))
@@ -122,19 +150,18 @@ class KeyValues:
                     old.of_prompts[slot, :, : part.shape[1]] = part
             return packed_attention(in_product_precision(query), key, value, self._pass.borders, scaling)
         assert isinstance(self._pass, _Writing)
-        rows = torch.arange(len(key), device=self.device)
-        places = self._pass.places
         for new, old in zip((key, value), kept, strict=True):
-            old.of_beams[rows, :, places] = new[:, :, 0]
+            old.of_beams[self._pass.rows, :, self._pass.places] = new[:, :, 0]
         query = query * (query.shape[-1] ** -0.5 if scaling is None else scaling)
-        if takes(kept[0].of_prompts):
+        if not self.at_fixed_places and takes(kept[0].of_prompts):
             return attend_one(query.float(), self.kept(layer))
         return self._attend_to_both(in_product_precision(query), *kept, self._pass)
 
     def kept(self, layer: int) -> Kept:
         """Where a layer's keys and values lie until slots leave, and how many there are in this pass."""
         keys, values = self.layers[layer]
-        return Kept((keys.of_prompts, values.of_prompts), (keys.of_beams, values.of_beams), *self._lengths)
+        prompts, answers = self._lengths.unbind()
+        return Kept((keys.of_prompts, values.of_prompts), (keys.of_beams, values.of_beams), prompts, answers)
 
     def _attend_to_both(
         self,
@@ -203,10 +230,6 @@ class KeyValues:
             for kept in both:
                 kept.of_prompts, kept.of_beams = kept.of_prompts[chosen], kept.of_beams[rows]
         self.slots = len(slots)
-        self._lengths = _counted(self.slots), _counted(self.slots)
+        self._lengths = self._lengths[:, chosen].contiguous()
         self.prompt_lengths = [self.prompt_lengths[slot] for slot in slots]
         self.written = [self.written[slot] for slot in slots]
-
-
-def _counted(slots: int) -> Int[Tensor, " s"]:
-    return torch.ones(slots, dtype=torch.int64)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from summarizer.errors import ConfigError
 from summarizer.model.formats import weight_format
-from summarizer.model.kernels.few_rows import LowRankPairs, are_few_in_place
+from summarizer.model.kernels.few_rows import LowRankPairs, are_few_in_place, are_few_on_a_card
 
 
 class FrozenWeight(nn.Module):
@@ -77,9 +77,16 @@ class FrozenWeight(nn.Module):
 
         Takes x before it is put into the precision of products, and makes no graph. None is: the usual way.
         """
-        if torch.is_grad_enabled() or not are_few_in_place(x):
+        if torch.is_grad_enabled():
             return None
-        rows = x.reshape(-1, x.shape[-1]).float()
+        if are_few_in_place(x):
+            rows = x.reshape(-1, x.shape[-1]).float()
+        elif are_few_on_a_card(x):
+            # A row alone is multiplied in fp32 whatever it comes in; to convert it would be a launch more.
+            alone = x.numel() == x.shape[-1]
+            rows = (x if alone else in_product_precision(x)).reshape(-1, x.shape[-1])
+        else:
+            return None
         y = self.format.few_rows_product(rows, self.parts, self.shape, bias, pairs)
         return None if y is None else y.reshape(*x.shape[:-1], -1)
 

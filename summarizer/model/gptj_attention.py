@@ -10,6 +10,7 @@ from torch import Tensor
 from transformers.models.gptj import modeling_gptj
 
 from summarizer.model import attention
+from summarizer.model.triton_kernels import attend_token
 
 MODEL_TYPE = "gptj"
 
@@ -36,10 +37,14 @@ class PackedGPTJAttention(modeling_gptj.GPTJAttention):  # type: ignore[misc]
             projection(hidden_states).view(rows, t, self.num_attention_heads, self.head_dim)
             for projection in (self.q_proj, self.k_proj, self.v_proj)
         )
-        sin, cos = self.embed_positions[position_ids][:, :, None, :].chunk(2, dim=-1)
-        rotated = self.rotary_dim or self.head_dim
-        q, k = (rotate(tensor, sin, cos, rotated).transpose(1, 2) for tensor in (q, k))
-        v = v.transpose(1, 2)
+        if attend_token.turns(hidden_states):
+            places = position_ids.expand(rows, 1).reshape(-1)
+            q, k = (x[:, None] for x in attend_token.turned(q[:, 0], k[:, 0], self.embed_positions, places))
+        else:
+            sin, cos = self.embed_positions[position_ids][:, :, None, :].chunk(2, dim=-1)
+            rotated = self.rotary_dim or self.head_dim
+            q, k = (rotate(tensor, sin, cos, rotated) for tensor in (q, k))
+        q, k, v = (tensor.transpose(1, 2) for tensor in (q, k, v))
         if layer_past is not None:
             k, v = layer_past.update(k, v, self.layer_idx)
         mixed, _ = attention.attend(self, q, k, v, attention_mask)

@@ -70,10 +70,10 @@ def save_bin(
     return folder
 
 
-def load(folder: Path | str, format_name: str = "none", *, cache: bool = False) -> Base:
+def load(folder: Path | str, format_name: str = "none", *, cache: bool = False, device: str = "cpu") -> Base:
     spec = ModelSpec(name_or_path=str(folder), revision=None, completion_token=None)
     quantization = QuantizationSpec(format=format_name, cache=cache)  # type: ignore[arg-type]
-    return load_base(spec, quantization, torch.device("cpu"))
+    return load_base(spec, quantization, torch.device(device))
 
 
 def token_ids(rows: int = 2, length: int = 9, vocabulary: int = 96, seed: int = 3) -> torch.Tensor:

@@ -14,6 +14,7 @@ from summarizer.model.formats.int8_on_cpu import many_rows_product, product_on_c
 from summarizer.model.formats.protocol import DenseProducts, Parts, PartShapes, require_finite
 from summarizer.model.kernels import few_rows
 from summarizer.model.kernels.few_rows import LowRankPairs
+from summarizer.model.triton_kernels import few_rows as few_rows_on_a_card
 
 LEVELS = 127
 """Steps on each side of zero; -128 is left out so that the grid is symmetric."""
@@ -81,11 +82,11 @@ class _RowwiseInt8(DenseProducts):
         bias: Tensor | None,
         pairs: LowRankPairs | None,
     ) -> Tensor | None:
-        return (
-            few_rows.int8_product(x, parts["q"], parts["scale"], bias, pairs)
-            if few_rows.is_at_hand()
-            else None
-        )
+        on_cpu = x.device.type == "cpu"
+        if not (few_rows.is_at_hand() if on_cpu else few_rows_on_a_card.is_at_hand()):
+            return None
+        product = few_rows.int8_product if on_cpu else few_rows_on_a_card.int8_product
+        return product(x, parts["q"], parts["scale"], bias, pairs)
 
     def many_rows_product(
         self, x: Tensor, parts: Parts, shape: tuple[int, int], bias: Tensor | None, pairs: LowRankPairs | None

@@ -71,7 +71,7 @@ class _NormalFloat4(DenseProducts):
         bias: Tensor | None,
         pairs: LowRankPairs | None,
     ) -> Tensor | None:
-        if shape[1] % BLOCK or not few_rows.is_at_hand():
+        if x.device.type != "cpu" or shape[1] % BLOCK or not few_rows.is_at_hand():
             return None
         return few_rows.nf4_product(x, parts["q"], parts["absmax"], parts["code"], bias, pairs)
 

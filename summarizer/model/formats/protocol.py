@@ -49,13 +49,13 @@ class WeightFormat(Protocol):
 
     def few_rows_product(
         self,
-        x: Float32[Tensor, "m d_in"],
+        x: Float[Tensor, "m d_in"],
         parts: Parts,
         shape: tuple[int, int],
         bias: Float[Tensor, " d_out"] | None,
         pairs: LowRankPairs | None,
     ) -> Float32[Tensor, "m d_out"] | None:
-        """x @ W.T + bias and what adapters add, on the stored weight as it lies in a CPU's memory.
+        """x @ W.T + bias and what adapters add, on the stored weight as it lies in memory. x is in fp32 on a CPU.
 
         None where there is no kernel for that.
         """

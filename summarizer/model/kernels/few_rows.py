@@ -19,14 +19,17 @@ SOURCE = Path(__file__).with_name("few_rows.c")
 FEW_ROWS = 16
 """Up to here rows share passes over the stored weights, four at a time, which takes less time than a dense copy of
 them (two cores with AVX-512; of int8, many_rows.c is as fast from 12 rows on)."""
+FEW_ROWS_ON_A_CARD = 128
+"""The same on a card, where a product of so many takes about the time in which the stored weights are read, by
+arithmetic: 128 rows are 256 operations for each byte, and an H100 has 264 for each byte that it reads."""
 
 _in_place = False
 
 
 @contextmanager
 def stored_weights_in_place() -> Iterator[None]:
-    """Within the block, a CPU's products read the stored weights as they are, where a kernel does: for writing
-    tokens, few rows at a time, and for reading prompts (many_rows.py).
+    """Within the block, products read the stored weights as they are, where a kernel does: for writing tokens, few
+    rows at a time, and on a CPU for reading prompts (many_rows.py).
 
     Not for two threads at once.
     """
@@ -49,6 +52,16 @@ def is_in_place(x: Float[Tensor, "... d_in"]) -> bool:
         _in_place
         and x.device.type == "cpu"
         and x.dtype in (torch.bfloat16, torch.float32)
+        and not torch.compiler.is_compiling()
+    )
+
+
+def are_few_on_a_card(x: Float[Tensor, "... d_in"]) -> bool:
+    """`are_few_in_place` of a card."""
+    return (
+        _in_place
+        and x.numel() <= FEW_ROWS_ON_A_CARD * x.shape[-1]
+        and x.device.type == "cuda"
         and not torch.compiler.is_compiling()
     )
 

@@ -11,15 +11,17 @@ from torch import Tensor
 _LIBRARY = torch.library.Library("summarizer", "FRAGMENT")
 
 
-def define(schema: str, compute: Callable[..., object], made: Callable[..., object]) -> None:
+def define(
+    schema: str, compute: Callable[..., object], made: Callable[..., object], device: str = "CPU"
+) -> None:
     """`torch.ops.summarizer.NAME` for a schema `NAME(...) -> ...`, without a graph.
 
-    compute: on a CPU. made: what it makes, without numbers in it. torch's custom_op would do the same, and take
-    longer for it than a few rows take to be computed.
+    compute: on that device, as torch's dispatcher names it. made: what it makes, without numbers in it. torch's
+    custom_op would do the same, and take longer for it than a few rows take to be computed.
     """
     name = schema.split("(")[0]
     _LIBRARY.define(schema)
-    _LIBRARY.impl(name, compute, "CPU")
+    _LIBRARY.impl(name, compute, device)
     _LIBRARY.impl(name, made, "Meta")
 
 

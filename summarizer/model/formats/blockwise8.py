@@ -51,7 +51,7 @@ class _DynamicBlocks(DenseProducts):
         bias: Tensor | None,
         pairs: LowRankPairs | None,
     ) -> Tensor | None:
-        if not coded_rows.is_at_hand():
+        if x.device.type != "cpu" or not coded_rows.is_at_hand():
             return None
         return coded_rows.blockwise8_product(x, parts["q"], parts["absmax"], parts["code"], bias, pairs)
 

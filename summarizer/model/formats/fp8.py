@@ -85,7 +85,7 @@ class _Fp8(_WeightOnly):
         bias: Tensor | None,
         pairs: LowRankPairs | None,
     ) -> Tensor | None:
-        if not coded_rows.is_at_hand():
+        if x.device.type != "cpu" or not coded_rows.is_at_hand():
             return None
         return coded_rows.fp8_product(x, parts["q"], parts["scale"], bias, pairs)
 

@@ -34,7 +34,7 @@ class _Unquantised(DenseProducts):
         pairs: LowRankPairs | None,
     ) -> Tensor | None:
         weight = parts["weight"]
-        if not dense_rows.is_at_hand(weight.dtype):
+        if x.device.type != "cpu" or not dense_rows.is_at_hand(weight.dtype):
             return None
         return dense_rows.dense_product(x, weight, bias, pairs)
 

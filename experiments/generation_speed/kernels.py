@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 import torch
 
 from summarizer.model.formats.int8_on_cpu import whole_number_product
-from summarizer.model.kernels import few_rows, many_rows
+from summarizer.model.kernels import coded_rows, dense_rows, few_rows, many_rows
 from summarizer.model.kernels.attend_one import Kept, attend_one
 from summarizer.model.kernels.few_rows import LowRankPairs
 
@@ -48,12 +48,9 @@ def products(k: int, n: int, rows: int) -> dict[str, tuple[float, float]]:
     count = max(2, WEIGHTS_AT_ONCE // (k * n))
     q = [torch.randint(-127, 128, (n, k), dtype=torch.int8) for _ in range(count)]
     packed = [torch.randint(0, 256, (n * k // 2,), dtype=torch.uint8) for _ in range(count)]
-    scale, ones, absmax, code = (
-        torch.rand(n, 1),
-        torch.ones(n).bfloat16(),
-        torch.rand(n * k // 64),
-        torch.randn(16),
-    )
+    dense = [torch.randn(n, k, dtype=torch.bfloat16) for _ in range(max(2, count // 2))]
+    scale, ones = torch.rand(n, 1), torch.ones(n).bfloat16()
+    absmax, code, codes = torch.rand(n * k // 64), torch.randn(16), torch.randn(256)
     x = torch.randn(rows, k)
     narrow = x.bfloat16()
     pairs = LowRankPairs(torch.randn(1, 2, k), torch.randn(1, 2, n), torch.ones(1, 1, 1))
@@ -62,10 +59,14 @@ def products(k: int, n: int, rows: int) -> dict[str, tuple[float, float]]:
         "int8 with adapters": lambda i: few_rows.int8_product(x, q[i], scale, None, pairs),
         "torch's int8": lambda i: torch._weight_int8pack_mm(narrow, q[i], ones),
         "nf4": lambda i: few_rows.nf4_product(x, packed[i], absmax, code),
+        "blockwise8": lambda i: coded_rows.blockwise8_product(x, q[i].view(torch.uint8), absmax, codes),
+        "none in bf16": lambda i: dense_rows.dense_product(x, dense[i % len(dense)]),
+        "torch's bf16": lambda i: torch.nn.functional.linear(narrow, dense[i % len(dense)]),
         "a sum": lambda i: q[i].view(torch.float32).sum(),
     }
+    bytes_of_a_weight = {"nf4": 0.5 + 4 / 64, "none in bf16": 2, "torch's bf16": 2}
     return {
-        name: (seconds, n * k * (0.5 + 4 / 64 if name == "nf4" else 1))
+        name: (seconds, n * k * bytes_of_a_weight.get(name, 1))
         for name, seconds in best_s(ways, count).items()
     }
 
@@ -134,8 +135,8 @@ def main() -> None:
     parser.add_argument("--rows", type=int, nargs="+", default=[1, 4], help="that a product has")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     arguments = parser.parse_args()
-    if not few_rows.is_at_hand():
-        sys.exit("the kernels want Linux, AVX-512 with VNNI and a C compiler")
+    if not (few_rows.is_at_hand() and coded_rows.is_at_hand()):
+        sys.exit("the kernels want Linux, AVX-512 with VNNI and VBMI, and a C compiler")
     torch.set_num_threads(arguments.threads)
     print(table(arguments.rows))
 

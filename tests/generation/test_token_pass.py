@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from summarizer.adapters.attach import AdaptedModel, attach
 from summarizer.generation import decode, token_pass
 from summarizer.model.frozen import FrozenEmbedding, FrozenLinear
-from summarizer.model.kernels import between, few_rows
+from summarizer.model.kernels import between, dense_rows, few_rows
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "adapters"))
 sys.path.append(str(Path(__file__).resolve().parent))
@@ -91,12 +91,15 @@ def as_stored(folder: Path, base: PreTrainedModel) -> PreTrainedModel:
 
 @needs_kernels
 @pytest.mark.parametrize("options", [SEARCHES[0], SEARCHES[1], SEARCHES[5], SEARCHES[7]], ids=str)
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    ("kind", "format_name"),
+    [*((kind, "int8") for kind in KINDS), *(("gptj", name) for name in ("none", "blockwise8", "fp8"))],
+)
 def test_tokens_are_transformers_own(
-    kind: str, options: dict[str, Any], tmp_path: Path, taken: list[bool]
+    kind: str, format_name: str, options: dict[str, Any], tmp_path: Path, taken: list[bool]
 ) -> None:
     folder = made(KINDS[kind], tmp_path)
-    base = load(folder, "int8").model
+    base = load(folder, format_name).model
     reference = as_stored(folder, base)
     got = answers(attach(base, [lora(1)], [0]), **options)
     assert taken
@@ -118,7 +121,7 @@ def logits_of(model: AdaptedModel, monkeypatch: pytest.MonkeyPatch) -> list[torc
 
 
 @needs_kernels
-@pytest.mark.parametrize("format_name", ["int8", "nf4"])
+@pytest.mark.parametrize("format_name", ["int8", "nf4", "blockwise8", "none"])
 @pytest.mark.parametrize("kind", ["gptj", "llama", "llama_tied"])
 @pytest.mark.parametrize("bf16", [False, True])
 def test_trials_get_the_logits_that_the_modules_give(
@@ -174,7 +177,9 @@ def test_a_format_without_a_kernel_and_many_rows_go_their_own_way(
     tmp_path: Path, taken: list[bool], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = made(KINDS["gptj"], tmp_path)
-    answers(attach(load(folder).model, [lora(1)], [0]), PROMPTS[:2])
+    with monkeypatch.context() as patched:
+        patched.setattr(dense_rows, "is_at_hand", lambda dtype: False)
+        answers(attach(load(folder, "none").model, [lora(1)], [0]), PROMPTS[:2])
     monkeypatch.setattr(few_rows, "FEW_ROWS", 2)
     answers(attach(load(folder, "int8").model, [lora(1)], [0]), PROMPTS[:3], at_once=3, min_new_tokens=NEW)
     assert taken

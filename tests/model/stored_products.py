@@ -7,16 +7,28 @@ from torch import Tensor
 
 from summarizer.model.formats import weight_format
 from summarizer.model.frozen import FrozenLinear, FrozenWeight
-from summarizer.model.kernels.few_rows import LowRankPairs
+from summarizer.model.kernels.few_rows import LowRankPairs, stored_weights_in_place
 
 
-def layer(format_name: str, d_in: int, d_out: int, seed: int = 0) -> FrozenLinear:
+def layer(
+    format_name: str, d_in: int, d_out: int, seed: int = 0, dtype: torch.dtype = torch.float32
+) -> FrozenLinear:
     generator = torch.Generator().manual_seed(seed)
     weight = FrozenWeight(format_name, (d_out, d_in))
-    weight.load(weight_format(format_name).quantise(torch.randn(d_out, d_in, generator=generator)))
+    drawn = torch.randn(d_out, d_in, generator=generator).to(dtype)
+    weight.load(weight_format(format_name).quantise(drawn))
     linear = FrozenLinear(weight, bias=True)
     linear.bias = torch.randn(d_out, generator=generator)
     return linear
+
+
+@torch.no_grad()
+def product(linear: FrozenLinear, x: Tensor, pairs: LowRankPairs | None = None) -> Tensor:
+    """By the kernel for few rows, which must be there."""
+    with stored_weights_in_place():
+        y = linear.weight.few_rows_product(x, linear.bias, pairs)
+    assert y is not None, "the kernel was not taken"
+    return y
 
 
 def pairs_of(trials: int, dim: int, d_in: int, d_out: int) -> LowRankPairs:

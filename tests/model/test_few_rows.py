@@ -8,18 +8,30 @@ from pathlib import Path
 
 import pytest
 import torch
-from stored_products import layer, pairs_of, rows_of, wanted
-from torch import Tensor
+from stored_products import layer, pairs_of, product, rows_of, wanted
 
 from summarizer.model.formats import weight_format
-from summarizer.model.frozen import FrozenLinear
-from summarizer.model.kernels import compiled, few_rows
-from summarizer.model.kernels.few_rows import FEW_ROWS, LowRankPairs, is_at_hand, stored_weights_in_place
+from summarizer.model.kernels import coded_rows, compiled, dense_rows, few_rows
+from summarizer.model.kernels.compiled import library
+from summarizer.model.kernels.few_rows import FEW_ROWS, is_at_hand, stored_weights_in_place
 
-FORMATS = ("int8", "nf4")
-BOUND = {"int8": 1e-4, "nf4": 2e-4}
-"""x is rounded to 16 bits of its row's largest value, and nf4's levels to 14 bits: half a step of 1/8191 where the
-root mean square of normal weights in a block is 0.4. bf16 products would have 2e-3."""
+KERNELS = {
+    "int8": (few_rows, "int8_product"),
+    "nf4": (few_rows, "nf4_product"),
+    "blockwise8": (coded_rows, "blockwise8_product"),
+    "fp8": (coded_rows, "fp8_product"),
+    "none": (dense_rows, "dense_product"),
+}
+BOUND = {"int8": 1e-4, "nf4": 2e-4, "blockwise8": 1e-4, "fp8": 1e-4, "none": 1e-6}
+"""Where weights are whole numbers, x is rounded to 16 bits of its row's largest value, and nf4's levels to 14: half
+a step of 1/8191 where the root mean square of normal weights in a block is 0.4. bf16 products would have 2e-3."""
+by_each_kernel = pytest.mark.parametrize(
+    "format_name",
+    [
+        pytest.param(name, marks=pytest.mark.skipif(library(module.SOURCE) is None, reason="no kernel here"))
+        for name, (module, _) in KERNELS.items()
+    ],
+)
 in_c = pytest.mark.skipif(
     not is_at_hand(),
     reason="the kernel wants Linux, AVX-512 with VNNI and a C compiler; torch's products serve here",
@@ -34,16 +46,7 @@ def fresh_compilation() -> Iterator[None]:
     compiled.library.cache_clear()
 
 
-@torch.no_grad()
-def product(linear: FrozenLinear, x: Tensor, pairs: LowRankPairs | None = None) -> Tensor:
-    with stored_weights_in_place():
-        y = linear.weight.few_rows_product(x, linear.bias, pairs)
-    assert y is not None, "the kernel was not taken"
-    return y
-
-
-@in_c
-@pytest.mark.parametrize("format_name", FORMATS)
+@by_each_kernel
 @pytest.mark.parametrize(
     ("rows", "d_in", "d_out", "trials", "dim"),
     [
@@ -65,8 +68,7 @@ def test_the_product_is_the_dense_one(
     assert (product(linear, x, pairs) - right).norm() < BOUND[format_name] * right.norm()
 
 
-@in_c
-@pytest.mark.parametrize("format_name", FORMATS)
+@by_each_kernel
 @pytest.mark.parametrize(("count", "size"), [(0, 1.0), (1, 30.0), (3, 1000.0)])
 def test_it_is_nearer_to_the_exact_product_than_bf16_by_far(
     format_name: str, count: int, size: float
@@ -104,8 +106,7 @@ def test_int8_rows_of_any_length(d_in: int) -> None:
     assert (product(linear, x) - right).norm() < BOUND["int8"] * right.norm()
 
 
-@in_c
-@pytest.mark.parametrize("format_name", FORMATS)
+@by_each_kernel
 def test_a_row_s_result_does_not_depend_on_the_others_nor_on_threads(format_name: str) -> None:
     linear, x, pairs = layer(format_name, 320, 300), rows_of(12, 320), pairs_of(1, 4, 320, 300)
     together = product(linear, x, pairs)
@@ -119,8 +120,18 @@ def test_a_row_s_result_does_not_depend_on_the_others_nor_on_threads(format_name
         assert torch.equal(alone, together)
 
 
-@in_c
-@pytest.mark.parametrize("format_name", FORMATS)
+@by_each_kernel
+def test_any_number_of_few_rows(format_name: str) -> None:
+    linear, x = (
+        layer(format_name, 4160, 3),
+        rows_of(FEW_ROWS, 4160),
+    )  # too long for a pass of one row of W at a time
+    alone = torch.cat([product(linear, row[None]) for row in x])
+    for count in range(1, FEW_ROWS + 1):
+        assert torch.equal(product(linear, x[:count]), alone[:count])
+
+
+@by_each_kernel
 @pytest.mark.parametrize("broken", [float("nan"), float("inf")])
 def test_a_row_that_is_not_finite_is_told_and_leaves_the_others_alone(
     format_name: str, broken: float
@@ -133,8 +144,7 @@ def test_a_row_that_is_not_finite_is_told_and_leaves_the_others_alone(
     assert not got[1].isfinite().any()
 
 
-@in_c
-@pytest.mark.parametrize("format_name", FORMATS)
+@by_each_kernel
 @pytest.mark.parametrize("scale", [0.0, 1e-38, 1e30])
 def test_zeros_and_extreme_rows(format_name: str, scale: float) -> None:
     linear, x = layer(format_name, 128, 9), rows_of(1, 128) * scale
@@ -144,16 +154,14 @@ def test_zeros_and_extreme_rows(format_name: str, scale: float) -> None:
     assert (product(linear, x) - right).norm() <= BOUND[format_name] * right.norm() + 1e-35
 
 
-@in_c
-@pytest.mark.parametrize("format_name", FORMATS)
+@by_each_kernel
 def test_a_layer_takes_it_for_few_rows_without_gradients_and_never_else(
     format_name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[int] = []
-    kernel = getattr(few_rows, f"{format_name}_product")
-    monkeypatch.setattr(
-        few_rows, f"{format_name}_product", lambda x, *more: (asked.append(len(x)), kernel(x, *more))[1]
-    )
+    module, name = KERNELS[format_name]
+    kernel = getattr(module, name)
+    monkeypatch.setattr(module, name, lambda x, *more: (asked.append(len(x)), kernel(x, *more))[1])
     linear = layer(format_name, 64, 8)
     with stored_weights_in_place(), torch.no_grad():
         linear(rows_of(FEW_ROWS, 64))
@@ -166,8 +174,16 @@ def test_a_layer_takes_it_for_few_rows_without_gradients_and_never_else(
     assert asked == [FEW_ROWS, 2]
 
 
+@pytest.mark.parametrize("format_name", ["nf4", "blockwise8", "fp8", "none"])
+def test_rows_on_another_device_are_not_the_kernel_s(format_name: str) -> None:
+    """int8 alone has a kernel of a card's own."""
+    weight = layer(format_name, 64, 8).weight
+    x = torch.empty(2, 64, device="meta")
+    assert weight.format.few_rows_product(x, weight.parts, weight.shape, None, None) is None
+
+
 @pytest.mark.usefixtures("fresh_compilation")
-@pytest.mark.parametrize("format_name", FORMATS)
+@pytest.mark.parametrize("format_name", KERNELS)
 @pytest.mark.parametrize("compiler", ["false", "no-such-compiler", None])
 def test_without_a_compiler_torch_multiplies_and_the_log_says_why(
     format_name: str,
@@ -189,7 +205,7 @@ def test_without_a_compiler_torch_multiplies_and_the_log_says_why(
     assert all((y - right).norm() < 1e-5 * right.norm() for y in got)
     said = [record for record in caplog.records if record.name == compiled.__name__]
     assert len(said) <= 1
-    assert "few_rows.c is not compiled" in said[0].getMessage()
+    assert f"{KERNELS[format_name][0].SOURCE.name} is not compiled" in said[0].getMessage()
     assert not list(tmp_path.rglob("*.so"))
 
 

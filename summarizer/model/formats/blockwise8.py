@@ -13,6 +13,8 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 from summarizer.model.formats.protocol import DenseProducts, Parts, PartShapes, require_finite
+from summarizer.model.kernels import coded_rows
+from summarizer.model.kernels.few_rows import LowRankPairs
 
 BLOCK = 4096
 """Weights that share one absmax. Source: the reference experiment, and bitsandbytes' default."""
@@ -40,6 +42,18 @@ class _DynamicBlocks(DenseProducts):
             parts["q"], absmax=parts["absmax"], code=parts["code"], blocksize=BLOCK
         )
         return full.reshape(shape).to(dtype)
+
+    def few_rows_product(
+        self,
+        x: Tensor,
+        parts: Parts,
+        shape: tuple[int, int],
+        bias: Tensor | None,
+        pairs: LowRankPairs | None,
+    ) -> Tensor | None:
+        if x.device.type != "cpu" or not coded_rows.is_at_hand():
+            return None
+        return coded_rows.blockwise8_product(x, parts["q"], parts["absmax"], parts["code"], bias, pairs)
 
     def rows(
         self, parts: Parts, shape: tuple[int, int], ids: Int[Tensor, " ..."], dtype: torch.dtype

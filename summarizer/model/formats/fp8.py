@@ -13,6 +13,8 @@ from torch import Tensor
 from summarizer.model.formats import fp8_products
 from summarizer.model.formats.int8 import WEIGHTS_AT_ONCE
 from summarizer.model.formats.protocol import DenseProducts, Parts, PartShapes, require_finite
+from summarizer.model.kernels import coded_rows
+from summarizer.model.kernels.few_rows import LowRankPairs
 
 
 class _WeightOnly(DenseProducts):
@@ -74,6 +76,18 @@ class _Fp8(_WeightOnly):
     def product(self, x: Tensor, parts: Parts, shape: tuple[int, int]) -> Tensor:
         by = W8A8 if fp8_products.has_fp8_products(x, shape) else WEIGHT_ONLY
         return by.product(x, parts, shape)
+
+    def few_rows_product(
+        self,
+        x: Tensor,
+        parts: Parts,
+        shape: tuple[int, int],
+        bias: Tensor | None,
+        pairs: LowRankPairs | None,
+    ) -> Tensor | None:
+        if x.device.type != "cpu" or not coded_rows.is_at_hand():
+            return None
+        return coded_rows.fp8_product(x, parts["q"], parts["scale"], bias, pairs)
 
     def product_backward(self, grad: Tensor, parts: Parts, shape: tuple[int, int]) -> Tensor:
         by = W8A8 if fp8_products.has_fp8_products(grad, shape) else WEIGHT_ONLY

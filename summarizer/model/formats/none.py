@@ -7,6 +7,8 @@ from jaxtyping import Int
 from torch import Tensor
 
 from summarizer.model.formats.protocol import DenseProducts, Parts, PartShapes, require_finite
+from summarizer.model.kernels import dense_rows
+from summarizer.model.kernels.few_rows import LowRankPairs
 
 
 class _Unquantised(DenseProducts):
@@ -22,6 +24,19 @@ class _Unquantised(DenseProducts):
 
     def dequantise(self, parts: Parts, shape: tuple[int, int], dtype: torch.dtype) -> Tensor:
         return parts["weight"].to(dtype)
+
+    def few_rows_product(
+        self,
+        x: Tensor,
+        parts: Parts,
+        shape: tuple[int, int],
+        bias: Tensor | None,
+        pairs: LowRankPairs | None,
+    ) -> Tensor | None:
+        weight = parts["weight"]
+        if x.device.type != "cpu" or not dense_rows.is_at_hand(weight.dtype):
+            return None
+        return dense_rows.dense_product(x, weight, bias, pairs)
 
     def rows(
         self, parts: Parts, shape: tuple[int, int], ids: Int[Tensor, " ..."], dtype: torch.dtype

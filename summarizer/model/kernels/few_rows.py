@@ -80,7 +80,7 @@ class LowRankPairs:
 
 
 class _Product(ctypes.Structure):
-    """`Product` of few_rows.c."""
+    """`Product` of few_rows.h."""
 
     _fields_ = [
         ("x", ctypes.c_void_p),
@@ -114,7 +114,7 @@ def int8_product(
 
     A row's result is the same to the last bit whatever the other rows are. Only where `is_at_hand`.
     """
-    return _product("int8_product", x, q.shape[0], (q, scale), bias, pairs)
+    return stored_product(SOURCE, "int8_product", x, q.shape[0], (q, scale), bias, pairs)
 
 
 def nf4_product(
@@ -130,17 +130,20 @@ def nf4_product(
     x is rounded to 16 bits of each row's largest value, the code to 14 bits of its own. A row's result is the same
     to the last bit whatever the other rows are.
     """
-    return _product("nf4_product", x, 2 * len(packed) // x.shape[1], (packed, absmax, code), bias, pairs)
+    d_out = 2 * len(packed) // x.shape[1]
+    return stored_product(SOURCE, "nf4_product", x, d_out, (packed, absmax, code), bias, pairs)
 
 
-def _product(
+def stored_product(
+    source: Path,
     name: str,
-    x: Tensor,
+    x: Float32[Tensor, "m d_in"],
     d_out: int,
     weight: tuple[Tensor, ...],
-    bias: Tensor | None,
+    bias: Float[Tensor, " d_out"] | None,
     pairs: LowRankPairs | None,
-) -> Tensor:
+) -> Float32[Tensor, "m d_out"]:
+    """What the function `name` of a source that includes few_rows.h makes of x and of a weight's stored parts."""
     # Bound to names: the kernel reads their memory after this line, from a tape much later.
     x, bias = x.contiguous(), None if bias is None else bias.float().contiguous()
     weight = tuple(part.contiguous() for part in weight)
@@ -160,5 +163,5 @@ def _product(
         y=place_of(y),
         threads=torch.get_num_threads(),
     )
-    call(getattr(kernels(SOURCE), name), product, *weight, uses=(x, bias, pairs, y))
+    call(getattr(kernels(source), name), product, *weight, uses=(x, bias, pairs, y))
     return y

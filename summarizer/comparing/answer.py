@@ -94,7 +94,7 @@ def _paired(difference: Difference, metric: str, name: str, subject: str) -> str
     verdict = (
         "more than luck in the rows explains; luck in the seed is another matter"
         if p < SURE
-        else "it may be luck in the rows, so take the two as equal"
+        else f"it may be luck in the rows, so take the two as equal{' by their summaries' if subject else ''}"
     )
     if subject:
         return f"{subject} differ by {span} in {metric_name(metric)}, {rows}: {verdict}."

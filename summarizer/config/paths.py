@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import shlex
+import shutil
+import sys
 from pathlib import Path
 
 PACKAGE = Path(__file__).resolve().parent.parent
@@ -29,6 +32,14 @@ def shown(path: Path) -> str:
         return str(path.relative_to(Path.cwd()))
     except ValueError:
         return str(path)
+
+
+def own_python() -> str:
+    """What starts this very Python from the shell: `python`, unless its environment is not active there."""
+    own, found = Path(sys.executable), shutil.which("python")
+    if found is not None and Path(found).parent == own.parent:
+        return "python"
+    return shlex.quote(shown(own))
 
 
 def resolve_path(path: str, embedded_root: str) -> Path:

@@ -49,7 +49,6 @@ def model_folder(spec: ModelSpec, *, weights: bool = True) -> Path:
 
 def _download(spec: ModelSpec, *, weights: bool) -> Path:
     from huggingface_hub import HfApi, snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
     from huggingface_hub.utils.tqdm import tqdm
 
     try:
@@ -64,15 +63,16 @@ def _download(spec: ModelSpec, *, weights: bool) -> Path:
             patterns.append(kind)
         with library_bars(tqdm, label=f"downloading {spec.name_or_path}"):
             return Path(snapshot_download(spec.name_or_path, revision=spec.revision, allow_patterns=patterns))
-    except (OSError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError) as error:
+    except Exception as error:  # of whatever library the hub's own takes for its transport, which changes
         cached = _downloaded_before(spec)
         if cached is not None:
             return cached
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ConfigError.single(
             KEY,
-            f"{spec.name_or_path!r} is no folder here and cannot be fetched from the hub ({reason}); "
-            "give a folder, or model=tiny_gptj, which is inside the package",
+            f"{spec.name_or_path!r} is no folder in {Path.cwd()} and cannot be fetched from the hub ({reason}); "
+            "give a folder (a run looks for its base where its config says, relative to where you are), "
+            "or model=tiny_gptj, which is inside the package",
         ) from error
 
 

@@ -7,7 +7,7 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
-from summarizer.config.paths import shown
+from summarizer.config.paths import own_python, shown
 from summarizer.config.specs import RunSpec
 from summarizer.tracking.names import redact
 
@@ -21,7 +21,7 @@ HIGH_RATE = 1e-3
 
 def next_commands(spec: RunSpec, overrides: Sequence[str], folder: Path) -> list[tuple[str, str]]:
     """What each is for, and the command. overrides: those that the run was started with."""
-    summarise = f"python -m summarizer.summarize {shlex.quote(shown(folder))} article.txt"
+    summarise = f"{own_python()} -m summarizer.summarize {shlex.quote(shown(folder))} article.txt"
     return [
         ("Summarise an article of your own, a text file:", summarise),
         (
@@ -45,7 +45,7 @@ def _sweep(spec: RunSpec, overrides: Sequence[str]) -> str:
         if not override.lstrip("+~").startswith((*OWN_TO_THE_RUN, *(f"{key}=" for key in swept)))
     ]
     words = [*kept, *(f"{key}={values}" for key, values in swept.items())]
-    return " ".join(["python -m summarizer.run -m", *map(shlex.quote, words)])
+    return " ".join([f"{own_python()} -m summarizer.run -m", *map(shlex.quote, words)])
 
 
 def rate_text(rate: float) -> str:

@@ -7,7 +7,7 @@ import shlex
 from pathlib import Path
 
 from summarizer.atomic import write_text
-from summarizer.config.paths import shown
+from summarizer.config.paths import own_python, shown
 from summarizer.config.specs import TrackingSpec
 from summarizer.progress import console
 from summarizer.sweep.pictures import CURVES, HEATMAP, save_pictures
@@ -75,6 +75,8 @@ def _show(sweep: Path, record: SweepRecord, swept: Swept) -> None:
         if run.status == "failed":
             out.print(f"failed: {name(run, swept)}: {one_line(run.error or '')}", markup=False, style="red")
     out.print(f"results: {shown(sweep)}/{REPORT}   {HEATMAP}   {CURVES}", markup=False)
+    compare = f"{own_python()} -m summarizer.compare {shlex.quote(shown(sweep))} --html comparison.html"
+    out.print(f"on one page, with the summaries side by side: {compare}", markup=False)
 
 
 def _notes(record: SweepRecord) -> list[str]:

@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import shlex
+import sys
 from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_dir
 
+from summarizer.config import paths
 from summarizer.config.check import check
 from summarizer.config.paths import conf_folder
 from summarizer.config.specs import RunSpec
 from summarizer.runs.next_commands import next_commands, rate_text
+
+
+@pytest.fixture(autouse=True)
+def active_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a shell has it where `python` is the one that runs this."""
+    monkeypatch.setattr(sys, "executable", "/environment/bin/python")
+    monkeypatch.setattr(paths.shutil, "which", lambda name: "/environment/bin/python")
 
 
 def spec_of(*overrides: str) -> RunSpec:
@@ -27,6 +36,18 @@ def test_of_the_default_run() -> None:
     summarise, sweep = commands()
     assert summarise == "python -m summarizer.summarize 'outputs/a b' article.txt"
     assert sweep == "python -m summarizer.run -m adapter.dim=2,8 optimizer.lr=1e-4,1e-3"
+
+
+def test_where_the_environment_is_not_active_its_python_is_named(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "my env" / "bin" / "python"))
+    summarise, sweep = commands()
+    assert summarise.startswith("'my env/bin/python' -m summarizer.summarize ")
+    assert shlex.split(sweep)[:3] == ["my env/bin/python", "-m", "summarizer.run"]
+    monkeypatch.setattr(paths.shutil, "which", lambda name: None)
+    assert commands()[0] == summarise
 
 
 def test_a_sweep_keeps_what_the_run_was_given_but_for_what_it_sweeps() -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import re
 from pathlib import Path
 from typing import Any
@@ -75,6 +76,7 @@ def test_a_sweep_leaves_its_table_and_pictures(tmp_path: Path, capsys: pytest.Ca
     shown = capsys.readouterr().err
     assert "Best: adapter.dim=8 optimizer.lr=3e-4: 2.3" in shown
     assert "…" not in shown  # a file has no width to keep to
+    assert f" -m summarizer.compare {shlex.quote(str(tmp_path))} --html " in shown
     assert shown.index("completed") < shown.index("stopped, step 10") < shown.index("failed, step 12")
 
 

@@ -55,9 +55,8 @@ def library(source: Path) -> ctypes.CDLL | None:
             _compile(compiler, source, compiled)
         return ctypes.CDLL(str(compiled))
     except (OSError, subprocess.SubprocessError) as error:
-        told = error.stderr if isinstance(error, subprocess.CalledProcessError) else str(error)
-        level = logging.DEBUG if OTHER_PROCESSOR in told else logging.INFO
-        log.log(level, "%s is not compiled, a slower way is taken: %s", source.name, _in_a_line(told))
+        why = _reason(error, source, compiler)
+        _say(logging.DEBUG if OTHER_PROCESSOR in why else logging.INFO, why)
         return None
 
 
@@ -105,7 +104,19 @@ def _processor() -> bytes:
     return b"\n".join(sorted({line for line in lines if line.startswith((b"flags", b"model", b"Features"))}))
 
 
-def _in_a_line(text: str) -> str:
-    """The first line that names an error, or the last."""
-    lines = text.strip().splitlines() or ["no reason was given"]
-    return next((line.strip() for line in lines if "error" in line.lower()), lines[-1].strip())
+@lru_cache
+def _say(level: int, why: str) -> None:
+    """Once for all sources that fail for the same reason."""
+    log.log(level, "C code is not compiled for this processor, slower ways are taken: %s", why)
+
+
+def _reason(error: Exception, source: Path, compiler: list[str]) -> str:
+    """Of what a compiler said, the first line that names an error, or the last."""
+    if isinstance(error, subprocess.TimeoutExpired):
+        return f"{source.name} takes longer than {LONGEST_COMPILATION_S} s"
+    if not isinstance(error, subprocess.CalledProcessError):
+        return str(error)
+    if lines := error.stderr.strip().splitlines():
+        line = next((line for line in lines if "error" in line.lower()), lines[-1])
+        return f"{source.name}: {line.strip()}"
+    return f"`{shlex.join(compiler)}` ended with exit code {error.returncode} and said nothing"

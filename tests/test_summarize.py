@@ -111,7 +111,7 @@ def test_one_summary_is_printed_alone(
     expected = read_predictions(trained_run / "predictions" / "validation.jsonl")[0].prediction
     assert (code, printed) == (0, expected + "\n")
     assert f"{tmp_path}/a.txt: " in said
-    assert "were cut to fit prompt.max_tokens=160" in said
+    assert "were cut to fit prompt.max_tokens=160 with the summary" in said
 
 
 def test_several_are_printed_under_their_names_and_bad_ones_are_said(

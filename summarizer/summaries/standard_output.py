@@ -51,7 +51,7 @@ def _stream(summariser: Summariser, items: Sequence[Item], trial: int | None, *,
         prepared = summariser.prepare(item.article)
         if prepared.cut_tokens:
             log.warning(
-                "%s: %s tokens, of which the last %s were cut to fit prompt.max_tokens=%d",
+                "%s: %s tokens, of which the last %s were cut to fit prompt.max_tokens=%d with the summary",
                 item.source,
                 f"{prepared.article_tokens:,}",
                 f"{prepared.cut_tokens:,}",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import huggingface_hub
@@ -17,10 +18,13 @@ class TransportError(Exception):
 
 
 @pytest.mark.parametrize("weights", [True, False])
-def test_a_hub_that_cannot_be_reached_is_one_mistake(monkeypatch: pytest.MonkeyPatch, weights: bool) -> None:
+def test_a_hub_that_cannot_be_reached_is_one_mistake(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, weights: bool
+) -> None:
     def unreachable(*_: Any, local_files_only: bool = False, **__: Any) -> str:
         raise FileNotFoundError("nothing") if local_files_only else TransportError("no route\nto it")
 
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(huggingface_hub.HfApi, "list_repo_files", unreachable)
     monkeypatch.setattr(huggingface_hub, "snapshot_download", unreachable)
     spec = ModelSpec(name_or_path="outputs/smollm2", revision=None, completion_token=None)

@@ -19,7 +19,7 @@ def _interpreted() -> bool:
         patched.setenv("TRITON_INTERPRET", "1")
         import triton.runtime.interpreter as interpreter
 
-        from summarizer.model.triton_kernels import attend_token_kernels, few_rows_kernels  # noqa: F401
+        from summarizer.model.triton_kernels import attend_token_kernels, few_rows_kernels  # noqa: F401 - made interpreted ones now
     _multiply_bf16_as_numbers(interpreter)
     return True
 

@@ -28,12 +28,11 @@ SHAPES = [
     (3, 3, 2, 1, 16, [64, 32, 33], [33, 32, 1]),
 ]
 
+GENERATOR = torch.Generator().manual_seed(4)
+
 
 def drawn(*shape: int) -> Tensor:
-    return torch.randn(*shape, generator=drawn.generator)  # type: ignore[attr-defined]
-
-
-drawn.generator = torch.Generator().manual_seed(4)  # type: ignore[attr-defined]
+    return torch.randn(*shape, generator=GENERATOR)
 
 
 def case(

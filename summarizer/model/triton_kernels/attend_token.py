@@ -12,6 +12,7 @@ from torch import Tensor
 from summarizer.model.kernels.few_rows import are_few_on_a_card
 from summarizer.model.kernels.operators import define
 from summarizer.model.triton_kernels import few_rows
+from summarizer.model.triton_kernels.sizes import power_of_two
 
 MOST_ASKED = 64
 """Queries of one slot to one head of keys: what one program holds."""
@@ -105,7 +106,7 @@ def launch_attention(
     mixed = torch.empty(rows, heads, splits, d, dtype=torch.float32, device=q.device)
     largest = torch.empty(2, rows, heads, splits, dtype=torch.float32, device=q.device)
     out = torch.empty(rows, heads, d, dtype=torch.float32, device=q.device)
-    block_d = _power_of_two(d)
+    block_d = power_of_two(d)
     kernels.attend_split[(slots * kv_heads, prompt_splits + beams)](
         q.contiguous(),
         k.contiguous(),
@@ -128,14 +129,14 @@ def launch_attention(
         beams=beams,
         shared=shared,
         d=d,
-        block_m=max(_power_of_two(beams * shared), 16),
+        block_m=max(power_of_two(beams * shared), 16),
         block_d=block_d,
         block_t=TOKENS_AT_ONCE,
         num_warps=4,
         num_stages=2,
     )
     kernels.join_splits[(rows * heads,)](
-        mixed, largest[0], largest[1], out, splits, d=d, block_s=_power_of_two(splits), block_d=block_d
+        mixed, largest[0], largest[1], out, splits, d=d, block_s=power_of_two(splits), block_d=block_d
     )
     return out
 
@@ -161,14 +162,10 @@ def launch_turning(q: Tensor, k: Tensor, table: Tensor, positions: Tensor) -> tu
         heads,
         d=d,
         rotated=table.shape[1],
-        block_d=_power_of_two(d),
+        block_d=power_of_two(d),
         num_warps=1,
     )
     return turned_q, turned_k
-
-
-def _power_of_two(least: int) -> int:
-    return 1 << (least - 1).bit_length()
 
 
 def _mixed(q: Tensor, *others: Any) -> Tensor:

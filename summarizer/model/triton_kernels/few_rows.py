@@ -14,6 +14,7 @@ from torch import Tensor
 
 from summarizer.model.kernels.few_rows import LowRankPairs
 from summarizer.model.kernels.operators import define
+from summarizer.model.triton_kernels.sizes import power_of_two
 
 PAIRS_IN_EVERY_PROGRAM = 4
 """Up to this dim every program of one row's product multiplies x with A itself, in fp32 from the card's cache: at
@@ -95,7 +96,7 @@ def launch(
     grid = (-(-n // blocks["block_n"]),)
     kernels = _kernels()
     if m == 1:
-        given |= {"narrow_here": narrow_here, "block_r": _power_of_two(r) if narrow_here else 1}
+        given |= {"narrow_here": narrow_here, "block_r": power_of_two(r) if narrow_here else 1}
         kernels.one_row[grid](x, q, scale, bias, a, b, pair_scale, narrow, y, n, k, r, **given, **blocks)
     else:
         kernels.some_rows[grid](x, q, scale, bias, b, narrow, y, m, n, k, r, rows_of_trial, **given, **blocks)
@@ -112,7 +113,7 @@ def blocks_for(m: int, n: int, k: int, dtype: torch.dtype) -> dict[str, int]:
     """
     if m == 1:
         return {"block_n": 16, "block_k": 512, "stages": 4, "num_warps": 4}
-    rows = max(_power_of_two(m), 16)
+    rows = max(power_of_two(m), 16)
     wide = dtype == torch.float32
     depth = 64 if wide or rows >= 64 else 128 if rows == 32 else 256
     return {
@@ -127,15 +128,11 @@ def blocks_for(m: int, n: int, k: int, dtype: torch.dtype) -> dict[str, int]:
 def _narrow(x: Tensor, a: Tensor, pair_scale: Tensor, r: int, rows_of_trial: int) -> Tensor:
     m, k = x.shape
     narrow = torch.empty(m, r, dtype=torch.float32, device=x.device)
-    block = min(_power_of_two(r), 8)
+    block = min(power_of_two(r), 8)
     _kernels().narrow_rows[(m, -(-r // block))](
         x, a, pair_scale, narrow, k, r, rows_of_trial, block_r=block, block_k=1024, num_warps=4
     )
     return narrow
-
-
-def _power_of_two(least: int) -> int:
-    return 1 << (least - 1).bit_length()
 
 
 def _made(x: Tensor, q: Tensor, *others: Tensor | None) -> Tensor:

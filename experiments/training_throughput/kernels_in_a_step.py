@@ -20,7 +20,7 @@ from unittest.mock import patch
 
 from training_groups import group_of
 
-from summarizer.model.kernels import causal, gelu, scaled_columns
+from summarizer.model.kernels import causal, gelu, rms_norm, scaled_columns
 from summarizer.training.step import train_step
 
 DIMS = (2, 4, 8, 16)
@@ -29,7 +29,8 @@ WAYS = {
     "without gelu": (gelu,),
     "without scales": (scaled_columns,),
     "without attention": (causal,),
-    "torch alone": (gelu, scaled_columns, causal),
+    "without RMS norms": (rms_norm,),
+    "torch alone": (gelu, scaled_columns, causal, rms_norm),
 }
 """What is switched off in each."""
 

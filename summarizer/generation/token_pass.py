@@ -21,9 +21,6 @@ from transformers import (
     Qwen2ForCausalLM,
 )
 from transformers.activations import SiLUActivation
-from transformers.models.llama.modeling_llama import LlamaRMSNorm
-from transformers.models.mistral.modeling_mistral import MistralRMSNorm
-from transformers.models.qwen2.modeling_qwen2 import Qwen2RMSNorm
 
 from summarizer.generation.key_values import KeyValues
 from summarizer.model.attention import NAME
@@ -31,6 +28,7 @@ from summarizer.model.gptj_attention import PackedGPTJAttention
 from summarizer.model.kernels import attend_one, between
 from summarizer.model.kernels.attend_one import Turns
 from summarizer.model.kernels.few_rows import FEW_ROWS
+from summarizer.model.kernels.rms_norm import RMSNorm
 from summarizer.model.kernels.tape import Tape, taken_down
 
 Angles = Callable[[Tensor], tuple[Tensor, Tensor]]
@@ -174,10 +172,8 @@ def _layer_norm(module: Any, x: Tensor) -> Tensor:
 
 
 def _rms_norm(module: Any, x: Tensor) -> Tensor:
-    _want(
-        type(module) in (LlamaRMSNorm, MistralRMSNorm, Qwen2RMSNorm) and module.weight.dtype == torch.float32
-    )
-    return between.rms_norm(x, module.weight, module.variance_epsilon)
+    _want(type(module) is RMSNorm and module.weight.dtype == torch.float32)
+    return between.rms_norm(x, module.weight, module.epsilon)
 
 
 def _want(by_kernels: bool) -> None:

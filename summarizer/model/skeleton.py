@@ -15,6 +15,7 @@ from summarizer.model import attention, gptj_attention
 from summarizer.model.attention import choose_attention
 from summarizer.model.frozen import FrozenEmbedding, FrozenLinear, FrozenWeight
 from summarizer.model.kernels.gelu import TanhGELU
+from summarizer.model.kernels.rms_norm import same_as
 
 OWN_ATTENTION = {gptj_attention.MODEL_TYPE: attention.NAME}
 """By model type, for models that pick the class of their attention when they are built."""
@@ -66,7 +67,7 @@ def build_skeleton(config: PretrainedConfig, format_name: str) -> Skeleton:
         if (layer := _frozen(name, module, format_name, skeleton)) is not None:
             model.set_submodule(name, layer)
     _tie_head(skeleton)
-    _fuse_activations(model)
+    _fuse_elementwise(model)
     return skeleton
 
 
@@ -109,12 +110,14 @@ def _tie_head(skeleton: Skeleton) -> None:
         skeleton.copies[name] = f"{of}.weight"
 
 
-def _fuse_activations(model: PreTrainedModel) -> None:
-    # The same function in one kernel, which keeps its input for backward; written out it keeps five tensors as
+def _fuse_elementwise(model: PreTrainedModel) -> None:
+    # The same function in one kernel, which keeps its input for backward; written out GELU keeps five tensors as
     # wide, 5 GiB in GPT-J-6B at 2 x 1024 tokens.
     for name, module in list(model.named_modules()):
         if isinstance(module, NewGELUActivation):
             model.set_submodule(name, TanhGELU())
+        elif (norm := same_as(module)) is not None:
+            model.set_submodule(name, norm)
 
 
 def _turn_off_dropout(config: PretrainedConfig) -> None:

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from summarizer.model.kernels.compiled import kernels, library
-from summarizer.model.kernels.operators import count, define, is_eager_bf16, numbers_of, threads
+from summarizer.model.kernels.operators import count, define, is_eager, numbers_of, threads
 
 SOURCE = Path(__file__).with_name("gelu.c")
 
@@ -31,7 +31,7 @@ class TanhGELU(nn.GELU):
 
 def takes(x: Tensor) -> bool:
     """Whether the kernel is made for such numbers and this machine."""
-    return is_eager_bf16(x) and library(SOURCE) is not None
+    return is_eager(x, torch.bfloat16) and library(SOURCE) is not None
 
 
 class _GELU(torch.autograd.Function):

@@ -25,9 +25,9 @@ def define(
     _LIBRARY.impl(name, made, "Meta")
 
 
-def is_eager_bf16(x: Tensor) -> bool:
-    """Whether x is in bf16 on a CPU, and torch.compile is making no graph of it."""
-    return x.device.type == "cpu" and x.dtype == torch.bfloat16 and not torch.compiler.is_compiling()
+def is_eager(x: Tensor, dtype: torch.dtype) -> bool:
+    """Whether x is in that precision on a CPU, and torch.compile is making no graph of it."""
+    return x.device.type == "cpu" and x.dtype == dtype and not torch.compiler.is_compiling()
 
 
 def numbers_of(tensor: Tensor) -> c_void_p:

@@ -9,7 +9,7 @@ from jaxtyping import Float, Float32
 from torch import Tensor
 
 from summarizer.model.kernels.compiled import kernels, library
-from summarizer.model.kernels.operators import count, define, is_eager_bf16, numbers_of, threads
+from summarizer.model.kernels.operators import count, define, is_eager, numbers_of, threads
 
 SOURCE = Path(__file__).with_name("scaled_columns.c")
 
@@ -33,7 +33,7 @@ def scale_columns_(x: Float[Tensor, "... columns"], factor: Float32[Tensor, " co
 
 
 def _takes(x: Tensor) -> bool:
-    return is_eager_bf16(x) and library(SOURCE) is not None
+    return is_eager(x, torch.bfloat16) and library(SOURCE) is not None
 
 
 def _scaled(x: Tensor, factor: Tensor) -> Tensor:

@@ -133,6 +133,14 @@ class _Amount(ProgressColumn):
         return Text(text, style="progress.download")
 
 
+class _TimeLeft(TimeRemainingColumn):
+    """Nothing for work whose end is not known, so that the time gone is not read as the time left."""
+
+    def render(self, task: Task) -> Text:
+        text = super().render(task)
+        return text.append(" left") if text.plain else text
+
+
 class _NoteOrRate(ProgressColumn):
     def render(self, task: Task) -> Text:
         note = task.fields.get("note")
@@ -148,8 +156,7 @@ class Bars(Progress):
             BarColumn(),
             _Amount(),
             TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
+            _TimeLeft(),
             _NoteOrRate(),
         )
         super().__init__(*columns, console=target, refresh_per_second=redraws_per_s)

@@ -44,7 +44,8 @@ def check_unused(arguments: Sequence[str]) -> None:
         folder = Path(value)
         pattern = METRICS if key == "hydra.run.dir" else f"*/{METRICS}"
         if folder.is_dir() and (found := next(folder.glob(pattern), None)):
-            text = f"{value} holds a run already; give another folder, or resume={found.parent} if it was cut off"
+            whole = folder if (folder / "sweep.json").is_file() else found.parent
+            text = f"{value} holds a run already; give another folder, or resume={whole} if it was cut off"
             issues.append(Issue(key, text))
         elif reason := _unusable(folder):
             issues.append(Issue(key, f"{value} cannot be used: {reason}"))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from summarizer.config.paths import shown
 from summarizer.config.specs import TrackingSpec
 from summarizer.errors import ConfigError, Issue
 from summarizer.runs import launch
+from summarizer.runs.folder import claimed
 from summarizer.runs.job import Job, job_of_folder
 from summarizer.runs.logs import folder_logs, log_to_terminal
 from summarizer.runs.preflight import preflight
@@ -38,8 +39,8 @@ def resume_sweep(folder: Path, others: Sequence[str] = ()) -> None:
     """Go on with a sweep: completed runs and the losers of successive halving are kept.
 
     Runs that failed are tried again from their last checkpoint. Registers failures for `raise_failures`.
-    Raises ConfigError, nothing having begun, where the folder or a run's config is missing or mistaken, or other
-    overrides stand beside it.
+    Raises ConfigError, nothing having begun, where the folder or a run's config is missing or mistaken, another
+    process runs one of them, or other overrides stand beside it.
     """
     if others:
         text = f"goes on with the runs as they were configured; leave out {' '.join(others)}"
@@ -50,6 +51,7 @@ def resume_sweep(folder: Path, others: Sequence[str] = ()) -> None:
     record = read_record(folder)
     jobs = _jobs(folder, record)
     unfinished = {job.folder for job in jobs if not is_finished(job.path)}
+    _require_idle(unfinished)
     if not unfinished:
         log.info("all %d runs of %s are finished; there is nothing to resume", len(jobs), shown(folder))
     _say_what_is_not_planned(folder)
@@ -71,6 +73,13 @@ def _require_record(folder: Path) -> None:
     else:
         text = f"{folder} was stopped before its runs were made; start the sweep again"
     raise ConfigError.single("resume", text)
+
+
+def _require_idle(folders: Collection[str]) -> None:
+    """A sweep that another process trains keeps its report and its runs' logs to itself."""
+    for folder in sorted(folders):
+        with claimed(Path(folder)):
+            pass
 
 
 def _jobs(sweep: Path, record: SweepRecord) -> list[Job]:

@@ -95,7 +95,8 @@ def saving(record: SweepRecord) -> str:
     if trained is None:
         return "How many samples were trained on is not known."
     if trained == full:
-        return f"Trained on {trained:,} samples, the full grid."
+        failed = any(run.status == "failed" for run in record.runs)
+        return f"Trained on {trained:,} samples{'' if failed else ', the full grid'}."
     line = f"Trained on {trained:,} samples"
     if full is not None:
         line = f"Trained on {trained:,} of the full grid's {full:,} samples ({trained / full:.0%})"

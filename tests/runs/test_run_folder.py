@@ -53,6 +53,16 @@ def test_a_used_folder_is_refused(key: str, where: str, tmp_path: Path) -> None:
     check_unused([f"{key}={tmp_path}/${{now:%H}}", f"hydra.job.name={tmp_path}"])
 
 
+def test_a_sweep_that_was_cut_off_is_gone_on_with_as_a_whole(tmp_path: Path) -> None:
+    (tmp_path / "3").mkdir()
+    (tmp_path / "3" / "metrics.jsonl").touch()
+    with pytest.raises(ConfigError, match=rf"or resume={tmp_path}/3 if it was cut off"):
+        check_unused([f"hydra.sweep.dir={tmp_path}"])  # a folder of runs, which resume= takes one by one
+    (tmp_path / "sweep.json").touch()
+    with pytest.raises(ConfigError, match=rf"or resume={tmp_path} if it was cut off"):
+        check_unused([f"hydra.sweep.dir={tmp_path}"])
+
+
 def test_a_job_crosses_process_borders() -> None:
     job = Job(
         to_plain(composed()), "/x/ü", ("adapter.dim=2", "prompt.template='\n'"), sweep="s", resumed=True

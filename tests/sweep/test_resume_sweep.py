@@ -12,6 +12,7 @@ from omegaconf import OmegaConf
 
 from summarizer.errors import ConfigError
 from summarizer.runs.ended import Ended
+from summarizer.runs.folder import claimed
 from summarizer.runs.job import Job
 from summarizer.sweep.resume import is_sweep, resume_sweep
 from summarizer.tracking.summary import Summary, write_summary
@@ -90,6 +91,20 @@ def test_a_mistaken_folder_begins_nothing(sweeps: Sweeps) -> None:
     with pytest.raises(ConfigError, match="no run folder"):
         resume_sweep(Path("sweep"))
     assert not sweeps.groups
+
+
+def test_a_sweep_that_is_running_is_left_alone(sweeps: Sweeps) -> None:
+    sweeps.run("seed=0,1")
+    sweep = Path("sweep")
+    sweeps.groups.clear()
+    sweeps.reports.clear()
+    with (
+        claimed(sweep / "1"),
+        pytest.raises(ConfigError, match=r"sweep/1: another process is running in this folder"),
+    ):
+        resume_sweep(sweep)
+    assert not sweeps.groups
+    assert not sweeps.reports
 
 
 def test_a_sweep_without_its_record(tmp_path: Path) -> None:

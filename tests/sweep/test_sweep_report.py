@@ -19,6 +19,7 @@ from summarizer.sweep.record import collect
 from summarizer.sweep.report import report_sweep
 from summarizer.sweep.swept import swept
 from summarizer.sweep.table import plain_rows
+from summarizer.sweep.wording import saving
 
 ESCAPED = re.compile(r"\\(.)")
 
@@ -89,6 +90,15 @@ def test_an_unfinished_sweep_is_reported_too(tmp_path: Path) -> None:
     assert "Best so far (no run has completed): adapter.dim=2" in text
     assert "Trained on 40 samples; successive halving saved 120." in text
     assert [row["status"] for row in table_of(text)] == ["stopped, step 10", "waiting"]
+
+
+def test_a_grid_with_failures_is_not_called_full(tmp_path: Path) -> None:
+    plan(tmp_path, [["a=0"], ["a=1"]])
+    make_run(tmp_path / "0", ["a=0"], end=2.0)
+    make_run(tmp_path / "1", ["a=1"], end=2.0, steps=10, status="failed", summary={"error": "OSError: full"})
+    assert saving(collect(tmp_path)) == "Trained on 200 samples."
+    make_run(tmp_path / "1", ["a=1"], end=2.0)
+    assert saving(collect(tmp_path)) == "Trained on 320 samples, the full grid."
 
 
 def test_text_of_users_is_shown_as_it_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,6 +1,6 @@
 """`python -m summarizer.compare`: runs beside each other, at the terminal and on a page.
 
-    python -m summarizer.compare multirun/2026-11-22/10-15-30
+    python -m summarizer.compare outputs/2026-11-22/10-15-30-123456-sweep
     python -m summarizer.compare outputs/*/* --by rougeLsum --html comparison.html
     python -m summarizer.compare RUN SWEEP wandb/
 

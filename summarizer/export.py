@@ -13,10 +13,9 @@ import argparse
 import logging
 import sys
 from collections.abc import Sequence
-from typing import NoReturn
 
-from summarizer.errors import ConfigError
 from summarizer.runs.launch import prepare_process
+from summarizer.summaries.flags import parsed
 
 
 def main() -> None:
@@ -25,21 +24,18 @@ def main() -> None:
 
 
 def command(arguments: Sequence[str]) -> int:
-    """Run the command with these arguments and return its exit code. --help raises SystemExit."""
+    """Run the command with these arguments and return its exit code. Raises SystemExit for --help and misuse."""
+    options = parsed(parser(), arguments)
+    prepare_process()
+
     from summarizer.runs.mistakes import report_mistakes
 
-    prepare_process()
-    return report_mistakes(lambda: _export(arguments), arguments)
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise ConfigError.single("", f"{message}; `{self.prog} --help` lists what there is")
+    return report_mistakes(lambda: _export(options), arguments)
 
 
 def parser() -> argparse.ArgumentParser:
     """Names are checked by `build_request`, which says the nearest valid one."""
-    made = _Parser(
+    made = argparse.ArgumentParser(
         prog="python -m summarizer.export",
         description="Write a trained run into a folder that other programs load, with a model card.",
         allow_abbrev=False,
@@ -75,10 +71,9 @@ def parser() -> argparse.ArgumentParser:
     return made
 
 
-def _export(arguments: Sequence[str]) -> None:
+def _export(asked: argparse.Namespace) -> None:
     from summarizer.exporting.request import build_request
 
-    asked = parser().parse_args(arguments)
     request = build_request(
         asked.run,
         format_name=asked.format,

@@ -14,11 +14,10 @@ import sys
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import get_args
 
-from summarizer.config.specs import TrainerSpec
 from summarizer.errors import ConfigError
 from summarizer.runs.launch import prepare_process
+from summarizer.summaries.flags import PRECISION, PRECISIONS, parsed
 
 WAITING = 8
 """How many requests may wait by default, besides the one that is being answered."""
@@ -36,16 +35,16 @@ def command(arguments: Sequence[str]) -> int:
     """Run the command with these arguments and return its exit code. Raises SystemExit as argparse does."""
     from summarizer.runs.mistakes import report_mistakes
 
-    options = parser().parse_args(arguments)
+    options = parsed(parser(), arguments)
     prepare_process()
     return report_mistakes(lambda: _serve(options), arguments)
 
 
 def parser() -> argparse.ArgumentParser:
-    precisions = (*get_args(TrainerSpec.model_fields["precision"].annotation), "int8")
     made = argparse.ArgumentParser(
         prog="python -m summarizer.serve",
         description="Open trained runs over one base, and summarise pasted articles on a web page.",
+        allow_abbrev=False,
     )
     made.add_argument("runs", metavar="RUN", nargs="+", type=Path, help="a run's folder; several: one base")
     made.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
@@ -70,7 +69,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument(
         "--device", choices=("auto", "cpu", "cuda"), default="auto", help="(default: %(default)s)"
     )
-    made.add_argument("--precision", choices=precisions, default="auto", help="(default: %(default)s)")
+    made.add_argument("--precision", choices=PRECISIONS, default="auto", help=PRECISION)
     return made
 
 

@@ -192,8 +192,6 @@ def test_the_command(tmp_path: Path) -> None:
     ("arguments", "said"),
     [
         (["run", "--format", "merge"], "--format: unknown format 'merge'; did you mean 'merged'?"),
-        (["run", "--fromat", "merged"], "unrecognized arguments: --fromat merged; "),
-        ([], "the following arguments are required: RUN"),
         (["nowhere", "--format", "peft"], "RUN: "),
     ],
 )
@@ -212,6 +210,22 @@ def test_mistakes(
     heard = capsys.readouterr()
     assert heard.out == ""
     assert said in heard.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["run", "--fromat", "merged"], "unknown flag --fromat; did you mean --format?"),
+        ([], "the following arguments are required: RUN"),
+    ],
+)
+def test_misuse(arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    from summarizer.export import command as in_process
+
+    with pytest.raises(SystemExit) as ended:
+        in_process(arguments)
+    assert ended.value.code == 2
+    assert said in capsys.readouterr().err
 
 
 def test_a_base_that_has_moved(tmp_path: Path) -> None:

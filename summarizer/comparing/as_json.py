@@ -31,9 +31,8 @@ def as_json(comparison: Comparison) -> str:
             "problems": dict(comparison.problems),
             "notes": list(comparison.notes),
         },
-        ensure_ascii=False,
         indent=1,
-        allow_nan=False,
+        allow_nan=False,  # and ASCII alone: half a surrogate pair in a broken file can be written only so
     )
 
 

@@ -6,7 +6,7 @@ and tools/submission/submission_checker.py, where the task stood from v3.1 to v5
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -49,13 +49,13 @@ def prompt(article: str) -> str:
     return TEMPLATE.replace("{article}", article)
 
 
-def prompt_ids(article: str, encode: Callable[[str], Sequence[int]]) -> list[int]:
-    """The prompt's tokens, at most MAX_PROMPT_TOKENS.
+def prompt_ids(whole: Sequence[int]) -> list[int]:
+    """What is read of a prompt's tokens, at most MAX_PROMPT_TOKENS.
 
     A longer one is cut at its end as the reference cuts it, so that it loses "### Response:" too.
-    encode: GPT-J's tokenizer, which adds no control token.
+    whole: by GPT-J's tokenizer, without control tokens.
     """
-    return list(encode(prompt(article)))[:MAX_PROMPT_TOKENS]
+    return list(whole)[:MAX_PROMPT_TOKENS]
 
 
 def generation(spec: GenerationSpec) -> GenerationSpec:
@@ -137,11 +137,6 @@ class Figure:
     bounds: Mapping[Level, float]
     """The least value that passes."""
 
-    @property
-    def share(self) -> float:
-        """Of the reference, 1 at the same value."""
-        return self.value / self.reference
-
     def passes(self, level: Level) -> bool:
         return self.value >= self.bounds[level]
 
@@ -150,7 +145,6 @@ class Figure:
 class Verdict:
     """The task's figures, and pass or fail if they are over its rows."""
 
-    rows: int
     figures: tuple[Figure, ...]
     refusal: str | None
     """Why there is no verdict; None where there is one."""
@@ -179,4 +173,4 @@ def verdict(scores: Mapping[str, float], gen_len: int, rows: int) -> Verdict:
     least = REFERENCE_GEN_LEN * GEN_LEN_SHARE
     figures.append(Figure("gen_len", gen_len, REFERENCE_GEN_LEN, dict.fromkeys(LEVELS, least)))
     refusal = None if rows == ROWS else f"not the whole split ({rows:,} of {ROWS:,} rows): no verdict"
-    return Verdict(rows, tuple(figures), refusal)
+    return Verdict(tuple(figures), refusal)

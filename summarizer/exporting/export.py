@@ -31,7 +31,7 @@ from summarizer.model.stored_base import is_stored_base
 from summarizer.model.tokenizer import load_tokenizer
 from summarizer.progress import bar
 from summarizer.trained.opened import Opened, open_runs
-from summarizer.trained.run_folder import TrainedRun, read_run
+from summarizer.trained.run_folder import TrainedRun
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -61,9 +61,8 @@ def export(request: Request) -> Iterator[str]:
     Raises ConfigError for a user's mistake and OSError for a full disk; the output folder is then not there.
     """
     start_s = time.monotonic()
-    run = read_run(request.run, model=request.model)
     flow = {"peft": _peft, "merged": _merged, "ctranslate2": _ctranslate2}[request.format]
-    lines = flow(run, request)
+    lines = flow(request)
     size = sum(file.stat().st_size for file in request.output.rglob("*") if file.is_file())
     yield from lines
     yield (
@@ -73,8 +72,8 @@ def export(request: Request) -> Iterator[str]:
     yield f"how to load it, and what it is: {shown(request.output / CARD)}"
 
 
-def _peft(run: TrainedRun, request: Request) -> list[str]:
-    spec = run.spec
+def _peft(request: Request) -> list[str]:
+    run, spec = request.run, request.run.spec
     folder = model_folder(spec.model, weights=False)
     tokenizer = load_tokenizer(folder)
     prompt = build_prompt(spec.prompt, tokenizer)
@@ -101,30 +100,31 @@ def _peft(run: TrainedRun, request: Request) -> list[str]:
             (scratch / WITH_BASE).mkdir()
             base.write(scratch / WITH_BASE, request.dtype)
         code = peft_code(prompt, spec.generation, f"./{WITH_BASE}" if request.with_base else name)
-        _write_card(scratch, request, run, Words(tokenizer, prompt), code, [], limits)
+        _write_card(scratch, request, Words(tokenizer, prompt), code, [], limits)
     return limits
 
 
-def _merged(run: TrainedRun, request: Request) -> list[str]:
-    opened = open_runs([run], device=request.device, precision="fp32")
+def _merged(request: Request) -> list[str]:
+    opened = open_runs([request.run], device=request.device, precision="fp32")
     end_as_prompted(opened.tokenizer, opened.prompt)
     model = _model(opened, Merge(opened.adapted, 0))
     require_room(request.output, model.nbytes(request.dtype))
     choice = choose(opened, request.weights, request.dtype)
     with _new(request.output) as scratch:
         _model(opened, choice.merge).write(scratch, request.dtype)
-        code = merged_code(opened.prompt, run.spec.generation)
+        code = merged_code(opened.prompt, request.run.spec.generation)
         words = Words(opened.tokenizer, opened.prompt)
-        _write_card(scratch, request, run, words, code, choice.lines(), [])
+        _write_card(scratch, request, words, code, choice.lines(), [])
     return choice.lines()
 
 
-def _ctranslate2(run: TrainedRun, request: Request) -> list[str]:
-    require_convertible(load_config(model_folder(run.spec.model, weights=False)))
+def _ctranslate2(request: Request) -> list[str]:
+    spec = request.run.spec
+    require_convertible(load_config(model_folder(spec.model, weights=False)))
     parent = request.output.parent
     parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=atomic.SCRATCH_PREFIX, dir=parent) as merged:
-        source = _merged_to_convert(run, request, Path(merged))
+        source = _merged_to_convert(request, Path(merged))
         gc.collect()  # of the base: the converter needs the memory
         with _new(request.output) as scratch:
             converted = scratch / "converted"
@@ -133,8 +133,8 @@ def _ctranslate2(run: TrainedRun, request: Request) -> list[str]:
             for file in converted.iterdir():
                 file.rename(scratch / file.name)
             converted.rmdir()
-            code = ctranslate2_code(source.words.prompt, run.spec.generation)
-            _write_card(scratch, request, run, source.words, code, lines, [])
+            code = ctranslate2_code(source.words.prompt, spec.generation)
+            _write_card(scratch, request, source.words, code, lines, [])
     return lines
 
 
@@ -159,8 +159,8 @@ class _ToConvert:
     lines: list[str]
 
 
-def _merged_to_convert(run: TrainedRun, request: Request, folder: Path) -> _ToConvert:
-    opened = open_runs([run], device=request.device, precision="fp32")
+def _merged_to_convert(request: Request, folder: Path) -> _ToConvert:
+    opened = open_runs([request.run], device=request.device, precision="fp32")
     end_as_prompted(opened.tokenizer, opened.prompt)
     dtype = CTRANSLATE2_DTYPES[request.dtype]
     model = _model(opened, Merge(opened.adapted, 0))
@@ -213,7 +213,6 @@ def _new(folder: Path) -> Iterator[Path]:
 def _write_card(
     folder: Path,
     request: Request,
-    run: TrainedRun,
     words: Words,
     code: str,
     lines: Sequence[str],
@@ -223,8 +222,8 @@ def _write_card(
     card = Card(
         format=request.format,
         dtype=None if alone else request.dtype,
-        spec=run.spec,
-        run_folder=run.folder,
+        spec=request.run.spec,
+        run_folder=request.run.folder,
         prompt=words.prompt,
         end_token=words.end_token,
         code=code,

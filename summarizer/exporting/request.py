@@ -10,6 +10,7 @@ from pathlib import Path
 
 from summarizer.config.nearest import suggestion
 from summarizer.errors import ConfigError, Issue
+from summarizer.trained.run_folder import TrainedRun, read_run
 
 FORMATS = ("peft", "merged", "ctranslate2")
 TRANSFORMERS_DTYPES = ("bf16", "fp16", "fp32")
@@ -35,15 +36,13 @@ PACKAGE = "ctranslate2>=4.8"
 class Request:
     """A checked export."""
 
-    run: Path
+    run: TrainedRun
     format: str
     dtype: str
     """One of TRANSFORMERS_DTYPES, or of CTRANSLATE2_DTYPES for that format."""
     output: Path
     weights: str | None
     """One of WEIGHTS; None takes whichever answers nearer to the unmerged model."""
-    model: str | None
-    """Where the base lies now, where it has moved since training."""
     device: str
     with_base: bool
     """Put a dense copy of the base beside a PEFT adapter."""
@@ -60,8 +59,17 @@ def build_request(
     device: str,
     with_base: bool,
 ) -> Request:
-    """Raises ConfigError with everything that is wrong with the arguments."""
-    issues = list(_mistaken_names(format_name, dtype, weights, device))
+    """model: where the base lies now, where it has moved since training.
+
+    Raises ConfigError with everything that is wrong with the run and the arguments.
+    """
+    issues: list[Issue] = []
+    trained = None
+    try:
+        trained = read_run(Path(run), model=model)
+    except ConfigError as error:
+        issues += error.issues
+    issues += _mistaken_names(format_name, dtype, weights, device)
     if with_base and format_name in ("merged", "ctranslate2"):
         issues.append(
             Issue("--with-base", f"goes with --format peft alone: {format_name} holds the base itself")
@@ -80,17 +88,16 @@ def build_request(
             )
         )
     target = Path(output).expanduser() if output else Path(run) / "export" / (format_name or "")
-    issues += output_issues(target)
-    if issues:
+    if output or format_name in FORMATS:
+        issues += output_issues(target)
+    if issues or trained is None or format_name is None:
         raise ConfigError(issues)
-    assert format_name is not None
     return Request(
-        Path(run),
+        trained,
         format_name,
         dtype or DEFAULT_DTYPES[format_name],
         target,
         weights,
-        model,
         device,
         with_base,
     )
@@ -127,7 +134,8 @@ def _mistaken_names(
         yield Issue("--format", f"is required; one of {', '.join(FORMATS)}")
     elif format_name not in FORMATS:
         yield Issue("--format", f"unknown format {format_name!r}{suggestion(format_name, FORMATS)}")
-    dtypes = tuple(CTRANSLATE2_DTYPES) if format_name == "ctranslate2" else TRANSFORMERS_DTYPES
+    of_transformers = format_name in ("peft", "merged")
+    dtypes = TRANSFORMERS_DTYPES if of_transformers else tuple(CTRANSLATE2_DTYPES)
     if dtype is not None and dtype not in dtypes:
         hint = (
             "; --format ctranslate2 has it"

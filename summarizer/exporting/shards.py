@@ -37,8 +37,8 @@ class Piece:
 
 def write_pieces(
     folder: Path, pieces: Sequence[Piece], dtype_name: str, shard_bytes: int = SHARD_BYTES
-) -> int:
-    """Write each tensor as it is made, into `folder`, and return the bytes of all.
+) -> None:
+    """Write each tensor as it is made, into `folder`.
 
     Not atomic by itself, so use it inside `atomic.new_folder`.
     Raises OSError where the disk refuses, ConfigError for a value that the type cannot hold.
@@ -69,7 +69,6 @@ def write_pieces(
         }
         text = json.dumps(index, indent=2) + "\n"
         (folder / "model.safetensors.index.json").write_text(text, encoding="utf-8")
-    return written
 
 
 def _shards(pieces: Sequence[Piece], dtype: torch.dtype, shard_bytes: int) -> list[list[Piece]]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 from summarizer.config.nearest import suggestion
@@ -22,6 +23,10 @@ MOST_BEAMS = 8
 MOST_NGRAM = 20
 
 KEYS = ("article", "reference", "runs", "settings")
+MOST_NAMED = 8
+"""Unknown keys in one message; a body has room for a hundred thousand."""
+LONGEST_NAMED = 40
+"""Characters of what a message repeats."""
 
 
 class BadRequestError(Exception):
@@ -84,7 +89,7 @@ def read_request(
     if not isinstance(asked, dict):
         raise BadRequestError(f"the body is no JSON object, but {json_kind(asked)}")
     issues = [
-        Issue(key, f"is no key of a request{suggestion(key, KEYS)}") for key in asked.keys() - set(KEYS)
+        Issue("request", f"{key!r} is no key of one{suggestion(key, KEYS)}") for key in _unknown(asked, KEYS)
     ]
     article: Any
     article, reference = asked.get("article"), asked.get("reference")
@@ -114,6 +119,12 @@ def json_kind(value: Any) -> str:
     return kinds[type(value)]
 
 
+def _unknown(asked: Iterable[str], known: Container[str]) -> list[str]:
+    """The first keys that are none, each as far as a message repeats it."""
+    unknown = (key[:LONGEST_NAMED] for key in asked if key not in known)
+    return list(islice(unknown, MOST_NAMED))
+
+
 def _text_issues(key: str, text: Any, most: int, *, required: bool) -> Iterator[Issue]:
     if text is None and not required:
         return
@@ -132,9 +143,12 @@ def _run_issues(runs: Any, variants: Mapping[str, Variant]) -> Iterator[Issue]:
     if not isinstance(runs, list) or not runs:
         yield Issue("runs", f"{'none chosen' if runs == [] else json_kind(runs)}; give a list of {known}")
         return
+    if len(runs) > len(variants):
+        yield Issue("runs", f"{len(runs):,} of them; give a list of {known}")
+        return
     for index, run in enumerate(runs):
         if not isinstance(run, str) or run not in variants:
-            value = repr(run[:40]) if isinstance(run, str) else json_kind(run)
+            value = repr(run[:LONGEST_NAMED]) if isinstance(run, str) else json_kind(run)
             yield Issue("runs", f"{value} is not opened here; choose among {known}")
         elif run in runs[:index]:
             yield Issue("runs", f"{run!r} twice; once is enough")
@@ -144,11 +158,12 @@ def _setting_issues(chosen: Any, settings: Mapping[str, Setting]) -> Iterator[Is
     if not isinstance(chosen, dict):
         yield Issue("settings", f"{json_kind(chosen)}; give an object with any of {', '.join(settings)}")
         return
-    for key, value in chosen.items():
-        if key not in settings:
-            yield Issue("settings", f"{key[:40]!r} cannot be set{suggestion(key[:40], settings)}")
+    for key in _unknown(chosen, settings):
+        yield Issue("settings", f"{key!r} cannot be set{suggestion(key, settings)}")
+    for key, setting in settings.items():
+        if key not in chosen:
             continue
-        low, high = settings[key].low, settings[key].high
+        value, low, high = chosen[key], setting.low, setting.high
         if not isinstance(value, int) or isinstance(value, bool):
             shown = value if isinstance(value, float) else json_kind(value)
             yield Issue(key, f"{shown}; give a whole number from {low} to {high}")

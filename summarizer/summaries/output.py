@@ -184,6 +184,8 @@ def _by_key(path: Path, lines: Sequence[str]) -> dict[Key, list[str]]:
         try:
             row = json.loads(line)
             held[str(row["id"]), str(row["article_digest"])].append(line)
+            if not isinstance(row.get("cut_tokens", 0), int):
+                raise TypeError("cut_tokens is no number")
         except (ValueError, KeyError, TypeError) as error:
             raise _not_ours(path, f"its line {number} is no summary") from error
     return held

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 
 SHARED = ("model", "quantization", "prompt")
 """Config groups in which runs over one base must agree."""
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -88,6 +91,11 @@ def open_runs(runs: Sequence[TrainedRun], *, device: str = "auto", precision: st
         raise ConfigError.single(
             "--precision",
             "int8 is for bases that are quantised to int8, on a CPU; leave it out for the best there is",
+        )
+    if in_int8:
+        log.info(
+            "articles are read by products of whole numbers, most of 8 bits; %s is of the rest",
+            processes.precision,
         )
     keep_freed_memory()
     folder = model_folder(spec.model)

@@ -166,3 +166,35 @@ def test_scores_of_different_rows_never_meet(opened: Open) -> None:
     assert [lines(browser, chart) for chart in charts] == [[0, 1, 2]] * 2, (
         "a highlighted run brings its rows along"
     )
+
+
+def test_dots_are_seen_on_dark_paper(opened: Open) -> None:
+    browser = opened(sweep(12))
+    for _ in range(2):  # light, then dark
+        press(browser, "#theme")
+    assert one(browser, "#theme").text == "Colours: dark"
+    luminances: list[float] = browser.execute_script(
+        "const light = (colour) => colour.match(/\\d+/g).slice(0, 3).map((value) => value / 255)"
+        ".map((v) => (v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4))"
+        ".reduce((sum, v, i) => sum + v * [0.2126, 0.7152, 0.0722][i], 0);"
+        "const dots = [...document.querySelectorAll('#scatter-chart .dot:not([fill=none])')];"
+        "return [document.body, ...dots].map((one) => light(getComputedStyle(one)[one === document.body"
+        " ? 'backgroundColor' : 'fill']))"
+    )
+    paper, *dots = luminances
+    assert len(dots) > 5
+    assert min((dot + 0.05) / (paper + 0.05) for dot in dots) >= 3, "WCAG 2.2, 1.4.11"
+
+
+def test_a_table_that_is_wider_than_the_window_says_so(opened: Open) -> None:
+    from selenium.webdriver.support.wait import WebDriverWait
+
+    browser = opened(sweep(12))
+    said = one(browser, "#tables .sideways")
+    before = browser.get_window_size()
+    try:
+        for width, shown in ((700, True), (2600, False)):
+            browser.set_window_size(width, 900)
+            WebDriverWait(browser, 20).until(lambda _, shown=shown: said.is_displayed() == shown)
+    finally:
+        browser.set_window_size(before["width"], before["height"])

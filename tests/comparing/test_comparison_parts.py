@@ -13,6 +13,7 @@ import pytest
 from comparisons import EVIL, comparison_of, run_of, sweep, with_text_everywhere
 
 from summarizer.comparing.answer import answers
+from summarizer.comparing.as_json import as_json
 from summarizer.comparing.compared import Point
 from summarizer.comparing.html import PARTS, SCRIPTS, page
 from summarizer.comparing.page_curves import MOST_IN_ALL, points_per_curve, thinned
@@ -51,6 +52,11 @@ def test_text_of_runs_cannot_leave_its_block() -> None:
     assert not set("<>&") & set(block)
     assert json.loads(block)["notes"] == [EVIL]
     evil.encode()  # can be written
+
+
+def test_half_a_character_in_a_broken_file_does_not_keep_the_json_from_being_written() -> None:
+    written = as_json(with_text_everywhere(sweep(4), EVIL)).encode()
+    assert json.loads(written)["notes"] == [EVIL]
 
 
 def test_numbers_that_json_has_not_are_null() -> None:

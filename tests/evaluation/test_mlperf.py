@@ -33,8 +33,8 @@ def test_a_long_prompt_is_cut_at_its_end() -> None:
     def encode(text: str) -> list[int]:
         return [ord(letter) for letter in text]
 
-    assert prompt_ids("Short.", encode) == encode(prompt("Short."))
-    cut = prompt_ids("x" * 3000, encode)
+    assert prompt_ids(encode(prompt("Short."))) == encode(prompt("Short."))
+    cut = prompt_ids(encode(prompt("x" * 3000)))
     assert len(cut) == 1919
     assert set(cut[300:]) == {ord("x")}
 
@@ -103,7 +103,7 @@ def test_the_reference_itself_passes_at_both_levels() -> None:
     assert judged.passed("99 %") is True
     assert judged.passed("99.9 %") is True
     assert [figure.name for figure in judged.figures] == ["rouge1", "rouge2", "rougeL", "gen_len"]
-    assert all(figure.share == 1 for figure in judged.figures)
+    assert all(figure.value == figure.reference for figure in judged.figures)
 
 
 @pytest.mark.parametrize(
@@ -136,6 +136,6 @@ def test_a_part_of_the_split_gets_no_verdict() -> None:
     judged = verdict(REFERENCE, 4_016_878, 50)
     assert judged.refusal == "not the whole split (50 of 13,368 rows): no verdict"
     assert judged.passed("99 %") is None
-    assert judged.figures[0].share == 1
+    assert judged.figures[0].value == REFERENCE["rouge1"]
     with pytest.raises(ValueError, match="missing: rougeL"):
         verdict({"rouge1": 1, "rouge2": 1, "rougeLsum": 1}, 1, ROWS)

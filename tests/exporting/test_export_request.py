@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from omegaconf import OmegaConf
+from trained_runs import composed
 
 from summarizer.errors import ConfigError
 from summarizer.exporting.request import Request, build_request, require_room
@@ -21,6 +23,15 @@ DEFAULTS: dict[str, Any] = {
     "device": "auto",
     "with_base": False,
 }
+
+
+@pytest.fixture(autouse=True)
+def run(tmp_path: Path) -> None:
+    """Makes the test's folder a run's, as far as the arguments are checked against it."""
+    (tmp_path / ".hydra").mkdir()
+    (tmp_path / "adapter").mkdir()
+    OmegaConf.save(composed(), tmp_path / ".hydra" / "config.yaml")
+    OmegaConf.save(OmegaConf.create([]), tmp_path / ".hydra" / "overrides.yaml")
 
 
 def request(run: Path, **more: Any) -> Request:
@@ -76,6 +87,20 @@ def test_every_mistake_at_once(tmp_path: Path) -> None:
 def test_one_mistake(more: dict[str, Any], said: str, tmp_path: Path) -> None:
     (only,) = mistakes(tmp_path, **more)
     assert only.startswith(said)
+
+
+def test_without_a_format_the_other_mistakes_are_said_and_no_more(tmp_path: Path) -> None:
+    (tmp_path / "export" / "peft").mkdir(parents=True)  # of an earlier command
+    assert mistakes(tmp_path / "nowhere", format_name=None, dtype="int8", device="gpu") == [
+        f"RUN: {tmp_path / 'nowhere'}: no such folder",
+        "--format: is required; one of peft, merged, ctranslate2",
+        "--device: unknown device 'gpu'; did you mean 'cpu'?",
+    ]
+    (only,) = mistakes(tmp_path, format_name=None)
+    assert only.startswith("--format")
+    assert "--dtype: unknown type 'int9'; did you mean 'int8'?" in mistakes(
+        tmp_path, format_name=None, dtype="int9"
+    )
 
 
 def test_an_output_that_cannot_be(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import socket
 
 import pytest
 from rouge_score.rouge_scorer import RougeScorer
-from served import ARTICLE, Client
+from served import ARTICLE, Client, until
 
 from summarizer.evaluation.sentences import split_sentences
 from summarizer.serving.request import MOST_ARTICLE_CHARACTERS, MOST_BODY_BYTES
@@ -80,6 +80,7 @@ def test_runs_are_told_without_a_path(client: Client, opened: Opened) -> None:
     assert [run["name"].split("/")[-1] for run in about["runs"]] == ["dim2", "dim4", "base alone"]
     assert str(opened.runs[0].folder.parent.parent) not in body.decode()
     assert about["settings"]["max_new_tokens"]["default"] == 12
+    until(lambda: not client.writer.busy)  # the last test's request was answered a moment before it ended
     status, _, health = client.get("/api/health")
     assert (status, json.loads(health)) == (200, {"status": "ok", "busy": False, "waiting": 0})
 
@@ -97,7 +98,8 @@ def test_runs_are_told_without_a_path(client: Client, opened: Opened) -> None:
         ({"article": "a", "runs": ["/etc"]}, "runs: '/etc' is not opened here; choose among 0, 1, base"),
         ({"article": "a", "runs": ["0", "0"]}, "runs: '0' twice; once is enough"),
         ({"article": "a", "runs": [[]]}, "runs: a list is not opened here; choose among 0, 1, base"),
-        ({"article": "a", "run": "0"}, "run: is no key of a request; did you mean 'runs'?"),
+        ({"article": "a", "run": "0"}, "request: 'run' is no key of one; did you mean 'runs'?"),
+        ({"article": "a", "runs": ["0"] * 200_000}, "runs: 200,000 of them; give a list of 0, 1, base"),
         ({"article": "a", "settings": {"num_beams": 9}}, "num_beams: 9; at least 1, at most 8"),
         (
             {"article": "a", "settings": {"num_beams": True}},
@@ -138,6 +140,16 @@ def test_the_longest_summary_leaves_the_article_a_token(client: Client) -> None:
     events = client.events({"article": ARTICLE, "runs": ["0"], "settings": {"max_new_tokens": longest}})
     assert events[-1] == {"event": "done"}
     assert events[1]["article_tokens"] - events[1]["cut_tokens"] == 1
+
+
+def test_what_no_answer_could_repeat_is_refused_all_the_same(client: Client) -> None:
+    status, message = client.refused({"article": "a", "\ud800": 1, "x" * 500_000: 1})
+    assert status == 422
+    assert "request: '\\ud800' is no key" in message
+    many = {f"k{number}": 1 for number in range(40_000)}
+    status, message = client.refused({"article": "a", "settings": many} | many)
+    assert status == 422
+    assert len(message) < 10_000
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b"\xff", b"[" * 100_000, b"[]", b"1" * 5000])

@@ -109,6 +109,7 @@ def test_other_settings_or_articles_are_refused_and_nothing_is_touched(tmp_path:
         (b'{"id": "1"}\n', None, "there is no out.jsonl.settings.json beside it"),
         (b"notes without an end", None, "there is no out.jsonl.settings.json beside it"),
         (b'{"id": "1"}\n', "{}", "its line 1 is no summary"),
+        (b'{"id": "1", "article_digest": "a", "cut_tokens": "x"}\n', "{}", "its line 1 is no summary"),
         (b"\xff\n", "{}", "it is not UTF-8 text"),
         (b'{"id": "1"}\n', "[", "cannot be read"),
         (b'{"id": "1"}\n', "[]", "none of this command's"),

@@ -101,9 +101,14 @@ def test_any_peft_folder_stands_in_for_the_run_s_adapter(sweep: Path, opened: Op
     assert torch.allclose(got, wanted, atol=1e-5)
 
 
-def test_whole_numbers_are_for_int8_on_a_cpu_and_stay_near(sweep: Path, opened: Opened) -> None:
+def test_whole_numbers_are_for_int8_on_a_cpu_and_stay_near(
+    sweep: Path, opened: Opened, caplog: pytest.LogCaptureFixture
+) -> None:
     run = read_run(sweep / "0")
+    caplog.set_level("INFO")
     fast = open_runs([run], device="cpu", precision="int8")
+    (said,) = [line for line in caplog.messages if "8 bits" in line]
+    assert said.startswith("articles are read by products of whole numbers")
     assert fast.reads_in_int8
     assert not opened.reads_in_int8
     summariser = Summariser(fast, run.spec.generation, articles_at_once=2)

@@ -27,7 +27,7 @@ function cividis(share) {
 
 const css = (rgb) => `rgb(${rgb.join(",")})`;
 
-/* Of a line: on white without the palest fifth, on black with the dark end lightened. */
+/* Of a line or a dot: on white without the palest fifth, on black with the dark end lightened. */
 function lineColour(share) {
   if (!isDark()) return css(cividis(0.8 * share));
   return css(cividis(share).map((value) => Math.round(value + (255 - value) * 0.45 * (1 - share))));

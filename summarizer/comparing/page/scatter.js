@@ -52,7 +52,7 @@ function paintScatter(box, width) {
       const main = run === highlighted();
       if (value === null) svg.append(draw("path", { d: `M${px - 5} ${y - 5}l10 10m0-10l-10 10`, class: "end failed" }));
       else {
-        const dot = draw("circle", { cx: px, cy: y, r: main ? 10 : 7.5, fill: scale.has(run) ? css(cividis(scale.share(value))) : "none", class: `dot${main ? " main" : ""}${run.status === "completed" ? "" : " unfinished"}` });
+        const dot = draw("circle", { cx: px, cy: y, r: main ? 10 : 7.5, fill: scale.has(run) ? lineColour(scale.share(value)) : "none", class: `dot${main ? " main" : ""}${run.status === "completed" ? "" : " unfinished"}` });
         dot.dataset.run = run.index;
         svg.append(dot);
       }
@@ -64,7 +64,7 @@ function paintScatter(box, width) {
   marks.sort((a, b) => b.y - a.y || a.x - b.x);
   for (const mark of marks) mark.series = Math.round(mark.y);
   readable(box, svg, () => marks);
-  if (scale.known) box.append(colourBar(scale, metric));
+  if (scale.known) box.append(colourBar(scale, metric, lineColour));
   const notes = [];
   if ([...groups.values()].some((same) => same.length > 1)) notes.push("Runs at the same place stand beside each other.");
   if (runs.some((run) => metric.of(run) === null)) notes.push(`× has no ${metric.name}.`);

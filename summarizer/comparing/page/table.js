@@ -109,7 +109,9 @@ function runTable(caption, runs, systems) {
   scroller.tabIndex = 0;
   scroller.setAttribute("role", "region");
   scroller.setAttribute("aria-label", caption);
-  return scroller;
+  const wider = make("p", "note sideways", "The table goes on to the right: scroll it sideways.");
+  new ResizeObserver(() => { wider.hidden = scroller.scrollWidth <= scroller.clientWidth; }).observe(scroller);
+  return [scroller, wider];
 }
 
 /* What the rows are sorted by as the page opens: the score that ranks them, if it does. */
@@ -155,10 +157,10 @@ const cellOf = (column, content) => make("td", column.numeric ? "number" : "", c
 function layTables() {
   const box = by("tables");
   DATA.rowSets.forEach((set, i) => {
-    box.append(runTable(`Scored on ${rowSetName(set)}`, DATA.runs.filter((run) => run.rowSet === i), set.systems));
+    box.append(...runTable(`Scored on ${rowSetName(set)}`, DATA.runs.filter((run) => run.rowSet === i), set.systems));
   });
   const unscored = DATA.runs.filter((run) => run.rowSet === null);
-  if (unscored.length) box.append(runTable("Without final scores", unscored, []));
+  if (unscored.length) box.append(...runTable("Without final scores", unscored, []));
   if (DATA.runs.some((run) => run.against[SIGNIFICANCE])) box.append(make("p", "note",
     `Behind the best: how much ${variantName(SIGNIFICANCE)} a run is short of the best one, row by row on the same rows, with the 95 % interval; p says how likely so large a difference would be if both were equally good, adjusted after Holm for comparing many. The best was chosen on these very rows, which flatters its lead a little.`));
   if (!DATA.runs.length) box.append(nothing("There is no run to show."));

@@ -75,7 +75,7 @@ class LoRA(Adapter):
     def peft_config(self, target_modules: list[str], **more: Any) -> Any:
         from peft import LoraConfig
 
-        return LoraConfig(
+        config = LoraConfig(
             r=self.dim,
             lora_alpha=self.dim if self.alpha is None else self.alpha,
             lora_dropout=self.dropout,
@@ -85,6 +85,9 @@ class LoRA(Adapter):
             inference_mode=True,
             **more,
         )
+        # PEFT makes a set of the list, which would be written in another order each time.
+        config.target_modules = target_modules
+        return config
 
     @staticmethod
     def to_peft(role: Role, tensors: Parameters) -> dict[str, Tensor]:

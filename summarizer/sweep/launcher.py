@@ -72,6 +72,7 @@ class Launch:
             if first_number == 0:
                 _take_back(self.sweep)
             raise
+        _say_twins(combinations)
         groups = grouped([_key(one) for one in combinations])
         self._prepare(combinations, groups)
         log.info(
@@ -145,6 +146,16 @@ def _key(one: Combination) -> tuple[str, str]:
     with composed_for(one.config):
         environment = OmegaConf.to_container(one.config.hydra.job.env_set, resolve=True)
     return group_key(one.job.config), json.dumps(environment, sort_keys=True)
+
+
+def _say_twins(combinations: Sequence[Combination]) -> None:
+    """A grid that names a value twice is a slip, a sweeper that proposes a point twice is not: both are run."""
+    folders: dict[str, list[str]] = {}
+    for one in combinations:
+        folders.setdefault(json.dumps(one.job.config, sort_keys=True), []).append(shown(one.job.path))
+    for twins in folders.values():
+        if len(twins) > 1:
+            log.warning("these runs are configured alike, and all are trained: %s", ", ".join(twins))
 
 
 def _take_back(sweep: Path) -> None:

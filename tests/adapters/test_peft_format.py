@@ -106,6 +106,8 @@ def test_round_trip_is_exact(tmp_path: Path) -> None:
     save_adapter(model, 0, tmp_path / "adapter", "base")
     fresh = adapted(tmp_path / "base", [lora(3)], [44])
     load_adapter(fresh, 0, tmp_path / "adapter")
+    # In the model's order, the same in each run.
+    assert read_config(tmp_path / "adapter")["target_modules"] == list(model.layers)
     for name, parameter in model.parameters_of(0).items():
         assert torch.equal(parameter, fresh.parameters_of(0)[name])
     assert torch.equal(logits(model.model), logits(fresh.model))

@@ -68,6 +68,15 @@ def test_every_combination_runs_once(sweeps: Sweeps, arguments: list[str], expec
     assert all(result.status == JobStatus.COMPLETED for result in sweeps.returns)
 
 
+def test_runs_that_are_configured_alike_are_named(sweeps: Sweeps, capfd: pytest.CaptureFixture[str]) -> None:
+    sweeps.run("optimizer.lr=1e-4,1e-3,0.0001", "adapter.dim=2,4")
+    said = [line for line in capfd.readouterr().err.splitlines() if "configured alike" in line]
+    assert [[Path(folder).name for folder in line.rpartition(": ")[2].split(", ")] for line in said] == [
+        ["0", "4"],
+        ["1", "5"],
+    ]
+
+
 def test_a_sweep_that_a_config_describes(sweeps: Sweeps, tmp_path: Path) -> None:
     file = tmp_path / "mine" / "experiment" / "swept.yaml"
     file.parent.mkdir(parents=True)

@@ -91,14 +91,16 @@ def _export(arguments: Sequence[str]) -> None:
     )
 
     from summarizer.progress import ConsoleHandler
+    from summarizer.trained.run_folder import read_run
 
+    run = read_run(request.run, model=request.model)
     logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[ConsoleHandler()])
 
     from summarizer.exporting.export import export
     from summarizer.runs.mistakes import ended_by_sigterm
 
     with ended_by_sigterm():  # an exception, on whose way out what is half written is deleted
-        for line in export(request):
+        for line in export(run, request):
             print(line, flush=True)
 
 

@@ -28,6 +28,7 @@ from summarizer.exporting.converted import log_probs_of_converted
 from summarizer.exporting.export import export
 from summarizer.exporting.measure import log_probs_of
 from summarizer.exporting.request import build_request
+from summarizer.trained.run_folder import read_run
 from summarizer.trained.summariser import Summariser
 
 KINDS = ["gptj", "llama_tied", "gpt2"]
@@ -40,7 +41,8 @@ def exported(run: Path, format_name: str, **more: Any) -> tuple[Path, list[str]]
     """`run/export/FORMAT`, and the lines that a person sees."""
     arguments: dict[str, Any] = {"dtype": None, "output": None, "weights": None, "model": None}
     arguments |= {"device": "cpu", "with_base": False} | more
-    lines = list(export(build_request(str(run), format_name=format_name, **arguments)))
+    request = build_request(str(run), format_name=format_name, **arguments)
+    lines = list(export(read_run(request.run, model=request.model), request))
     return Path(arguments["output"] or run / "export" / format_name), lines
 
 

@@ -31,7 +31,7 @@ from summarizer.model.stored_base import is_stored_base
 from summarizer.model.tokenizer import load_tokenizer
 from summarizer.progress import bar
 from summarizer.trained.opened import Opened, open_runs
-from summarizer.trained.run_folder import TrainedRun, read_run
+from summarizer.trained.run_folder import TrainedRun
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -55,13 +55,13 @@ MOST_CONVERSION_KL = 1.0
 weights anew with one step a row costs it 0.355 by itself); a converter that misreads a model would cost several."""
 
 
-def export(request: Request) -> Iterator[str]:
+def export(run: TrainedRun, request: Request) -> Iterator[str]:
     """Do what was asked for, and say what came of it, a line at a time.
 
+    run: what `request.run` names.
     Raises ConfigError for a user's mistake and OSError for a full disk; the output folder is then not there.
     """
     start_s = time.monotonic()
-    run = read_run(request.run, model=request.model)
     flow = {"peft": _peft, "merged": _merged, "ctranslate2": _ctranslate2}[request.format]
     lines = flow(run, request)
     size = sum(file.stat().st_size for file in request.output.rglob("*") if file.is_file())

@@ -17,8 +17,7 @@ from summarizer.evaluation import mlperf
 from summarizer.scoring.record import Protocol
 from summarizer.scoring.rows import ALL, RowChoice
 from summarizer.summaries.settings import FLAGS, chosen_generation, differences, whole_number
-from summarizer.trained.opened import base_differences
-from summarizer.trained.run_folder import KEY, TrainedRun, read_run
+from summarizer.trained.run_folder import KEY, TrainedRun, base_differences, read_run
 
 T = TypeVar("T")
 

@@ -56,6 +56,6 @@ def test_a_killed_process_is_a_failure_that_says_so(monkeypatch: pytest.MonkeyPa
 
 
 def test_a_process_that_said_it_keeps_its_exit_code(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(RunsFailed, match="^$") as failed:
+    with pytest.raises(RunsFailed, match=r"^$") as failed:
         start(monkeypatch, 2)
     assert failed.value.exit_code == 2

@@ -234,11 +234,12 @@ def _bertscore(request: Request) -> tuple[Path, int] | None:
 
 
 def _label(request: Request, split: SplitName) -> str:
-    """The split, or the first file's name where rows of one's own are in no split."""
+    """The split, or the first file's name where rows of one's own are in no split: never a split's name then."""
     if request.protocol == "mlperf" or request.split is not None or not request.choice.files:
         return split
     stem = Path(request.choice.files[0]).name.split(".")[0]
-    return re.sub(r"[^\w-]+", "-", stem).strip("-") or "data"
+    name = re.sub(r"[^\w-]+", "-", stem).strip("-") or "data"
+    return f"{name}-file" if name in SPLITS else name
 
 
 def _names(runs: Sequence[TrainedRun]) -> tuple[str, ...]:

@@ -17,14 +17,11 @@ from summarizer.config.specs import TrackingSpec
 from summarizer.errors import ConfigError
 from summarizer.evaluation.predictions import read_predictions
 from summarizer.tracking.identity import agent_sweep, identity_of, keep_agents_identity
-from summarizer.tracking.login import check_tracking
 from summarizer.tracking.metrics import read_metrics
 from summarizer.tracking.names import MAX_CHARACTERS, masked
-from summarizer.tracking.summary import RougeScores
-from summarizer.tracking.tracker import NoTracker, Outcome, SampleSummary, Tracker
+from summarizer.tracking.summary import RougeScores, Status
+from summarizer.tracking.tracker import NoTracker, SampleSummary, Tracker
 from summarizer.tracking.wandb_log import last_recorded_step
-
-__all__ = ["NoTracker", "SampleSummary", "Tracker", "WandbTracker", "check_tracking", "open_tracker"]
 
 ID_FILE = "wandb_id.txt"
 BEST_OF = {"train/loss": "min", "val/loss": "min"} | {
@@ -147,7 +144,7 @@ class WandbTracker:
         if self._spec.log_adapter:
             self._guarded(lambda: self._log_artifact(folder))
 
-    def finish(self, status: Outcome, summary: Mapping[str, Any]) -> None:
+    def finish(self, status: Status, summary: Mapping[str, Any]) -> None:
         """Close the run, one that completed with the table of its predictions.
 
         A failed one ends with exit code 1, by which wandb marks it failed.

@@ -18,8 +18,9 @@ from summarizer.config.specs import TrackingSpec
 from summarizer.errors import ConfigError
 from summarizer.tracking import wandb_run
 from summarizer.tracking.metrics import MetricsFile, read_metrics
+from summarizer.tracking.tracker import NoTracker, SampleSummary, Tracker
 from summarizer.tracking.wandb_log import last_recorded_step, read_records
-from summarizer.tracking.wandb_run import NoTracker, SampleSummary, Tracker, open_tracker
+from summarizer.tracking.wandb_run import open_tracker
 
 WANDB_KEY = "feedfacefeedfacefeedfacefeedfacefeedface"
 HUB_TOKEN = "hf_recognisablerecognisablerecogn"

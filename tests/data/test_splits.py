@@ -94,6 +94,22 @@ def test_a_limit_takes_the_first_usable_rows_and_reads_no_further(
     assert len(split.report.bad) == 1
 
 
+def test_a_small_limit_starts_no_processes_and_reads_no_further(
+    data_spec: SpecBuilder,
+    write_jsonl: Writer,
+    prompt: Prompt,
+    monkeypatch: pytest.MonkeyPatch,
+    encodings: list[int],
+) -> None:
+    monkeypatch.setattr(tokenise, "ROWS_WORTH_PROCESSES", 5)
+    read: list[int] = []
+    check = tokenise.check_row
+    monkeypatch.setattr(tokenise, "check_row", lambda *given: (read.append(given[3]), check(*given))[1])
+    path = write_jsonl(example_rows(9))
+    split = build_split(data_spec(path, processes=2, rows={"train": 4}), "train", prompt)
+    assert (len(split), sum(encodings), read) == (4, 4, [0, 1, 2, 3])
+
+
 def test_a_seed_draws_rows_at_random(data_spec: SpecBuilder, write_jsonl: Writer, prompt: Prompt) -> None:
     path = write_jsonl(example_rows(200))
 

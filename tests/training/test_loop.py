@@ -164,6 +164,13 @@ def test_early_stopping_waits_for_its_patience(tmp_path: Path) -> None:
     assert (reached.step, reached.best_step, reached.best_value) == (4, 2, 2.0)
 
 
+def test_values_that_are_not_finite_use_patience_up_from_the_first_on(tmp_path: Path) -> None:
+    (trial,) = build_group([spec_of()], tmp_path).trials
+    for value in (float("nan"), float("inf")):
+        note_evaluation(trial, value)
+    assert (trial.reached.best_value, trial.reached.evaluations_since_best) == (None, 2)
+
+
 def test_the_best_evaluation_is_what_is_kept(tmp_path: Path) -> None:
     group = build_group([spec_of("trainer.best_metric=val/rouge1")], tmp_path)
     trial: Trial = group.trials[0]

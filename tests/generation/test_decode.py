@@ -14,7 +14,7 @@ from transformers import GenerationConfig, GPTJConfig, GPTJForCausalLM, PreTrain
 
 from summarizer.adapters.attach import AdaptedModel, attach
 from summarizer.config.specs import GenerationSpec
-from summarizer.generation import beams, key_values
+from summarizer.generation import beams, decode, key_values
 from summarizer.generation.decode import Decoder
 from summarizer.model.kernels import attend_one, few_rows
 
@@ -256,6 +256,23 @@ def test_wide_heads_give_what_transformers_gives(options: dict[str, Any], wide_h
     assert [tokens for (tokens,) in got] == [
         expected(plain(wide_heads), prompt, **options) for prompt in PROMPTS
     ]
+
+
+def test_prompts_are_read_together_up_to_so_many_tokens(
+    wide_heads: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And one that is longer alone."""
+    read: list[list[int]] = []
+    begin = key_values.KeyValues.begin_reading
+
+    def reading(kept: key_values.KeyValues, slots: Sequence[int], lengths: Sequence[int]) -> torch.Tensor:
+        read.append(list(lengths))
+        return begin(kept, slots, lengths)
+
+    monkeypatch.setattr(decode, "TOKENS_READ_AT_ONCE", 12)
+    monkeypatch.setattr(key_values.KeyValues, "begin_reading", reading)
+    answers(base(wide_heads), [[8] * length for length in (13, 7, 5, 4, 3)], at_once=5)
+    assert read == [[13], [7, 5], [4, 3]]
 
 
 @pytest.mark.parametrize("options", SEARCHES[:2], ids=str)

@@ -52,7 +52,7 @@ def _dispatch(arguments: Sequence[str]) -> None:
         return
     folder = [argument.removeprefix("resume=") for argument in arguments if argument.startswith("resume=")]
     if folder and folder[0] not in ("", "null"):
-        others = [argument for argument in arguments if not argument.startswith("resume=")]
+        others = [argument for argument in arguments if argument != f"resume={folder[0]}"]
         with lead():
             if is_sweep(Path(folder[0])):
                 resume_sweep(Path(folder[0]), others)

@@ -174,6 +174,17 @@ def test_rows_of_ones_own_are_scored_in_a_folder_of_their_name(
     assert kept == lines(run / "evaluations/my-news/predictions.jsonl")
 
 
+def test_a_file_called_as_a_split_is_not_the_splits(run: Path, evaluate: Evaluate, tmp_path: Path) -> None:
+    assert evaluate(run, "--no-base", "--no-loss")[0] == 0
+    before = (run / "evaluations/validation/scores.json").read_bytes()
+    theirs = tmp_path / "validation.jsonl"
+    theirs.write_text((SAMPLE / "test.jsonl").read_text().splitlines()[0] + "\n")
+    code, _, said = evaluate(run, "--data", theirs, "--no-base", "--no-loss")
+    assert code == 0, said
+    assert scores(run, split="validation-file").rows.count == 1
+    assert (run / "evaluations/validation/scores.json").read_bytes() == before
+
+
 def test_a_base_too_short_for_mlperfs_task_is_refused(run: Path, evaluate: Evaluate) -> None:
     code, _, said = evaluate(run, "--protocol", "mlperf", "--data", SAMPLE / "validation.jsonl")
     assert code == 2

@@ -138,6 +138,7 @@ def test_what_cannot_be_resumed_says_so(tmp_path: Path, command: Command) -> Non
         ("resume=nowhere",): "no such folder",
         (f"resume={tmp_path}",): "no run folder",
         (f"resume={tmp_path}", "adapter.dim=4"): "leave out adapter.dim=4",
+        (f"resume={tmp_path}", "resume=another"): "leave out resume=another",
     }
     for arguments, words in cases.items():
         ended = command(arguments)

@@ -32,8 +32,6 @@ def adapter_of_folder(folder: Path, roles: dict[str, Role], key: str) -> LoRA:
         )
     if not adapted:
         raise ConfigError.single(key, f"{folder / WEIGHTS_FILE} has no LoRA tensor")
-    if not isinstance(config.get("r"), int) or not isinstance(config.get("lora_alpha"), int | float):
-        raise ConfigError.single(key, f"{folder} has no usable r and lora_alpha in its config")
     return LoRA(
         targets=sorted({roles[name] for name in adapted}),
         exclude=[name for name in roles if name not in adapted],

@@ -6,6 +6,7 @@ Source: https://huggingface.co/docs/peft/developer_guides/checkpoint
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -132,7 +133,8 @@ def load_adapter(adapted: AdaptedModel, trial: int, folder: Path, key: str = KEY
 def read_config(folder: Path, key: str = KEY) -> dict[str, Any]:
     """An adapter folder's config.
 
-    Raises ConfigError where it is missing, not a LoRA's, or has options that this project does not compute.
+    Raises ConfigError where it is missing, not a LoRA's, without its r and lora_alpha, or has options that this
+    project does not compute.
     """
     path = folder / CONFIG_FILE
     try:
@@ -146,15 +148,15 @@ def read_config(folder: Path, key: str = KEY) -> dict[str, Any]:
             continue
         if value not in ALLOWED.get(option, (None, False, [], {})):
             raise ConfigError.single(key, f"{folder} uses {option}={value!r}, which cannot be computed here")
+    dim, alpha = config.get("r"), config.get("lora_alpha")
+    usable = type(dim) is int and dim >= 1 and isinstance(alpha, int | float) and 0 < alpha < math.inf
+    if not usable:
+        raise ConfigError.single(key, f"{path} has no usable r and lora_alpha: {dim!r}, {alpha!r}")
     return config
 
 
 def _require_same(config: dict[str, Any], adapter: Adapter, folder: Path, key: str) -> None:
-    dim, alpha = config.get("r"), config.get("lora_alpha")
-    if not isinstance(dim, int) or not isinstance(alpha, int | float) or dim < 1:
-        raise ConfigError.single(
-            key, f"{folder / CONFIG_FILE} has no usable r and lora_alpha: {dim!r}, {alpha!r}"
-        )
+    dim, alpha = config["r"], config["lora_alpha"]
     own = adapter.peft_config([])
     if dim != own.r:
         raise ConfigError.single(key, f"{folder} has dim {dim}, adapter.dim is {own.r}")

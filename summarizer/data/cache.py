@@ -22,7 +22,7 @@ from summarizer.errors import ConfigError
 if TYPE_CHECKING:
     from datasets import Dataset
 
-FORMAT = 1
+FORMAT = 2
 """Of an entry; one more when what is stored, or how a text is tokenised, changes."""
 SCHEMA = pa.schema(
     [

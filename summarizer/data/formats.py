@@ -60,7 +60,10 @@ def read_csv(path: Path, wanted: frozenset[str]) -> Iterator[RawRow | BadRow]:
     with _opened(path) as file:
         lines = io.TextIOWrapper(file, encoding="utf-8-sig", errors="surrogateescape", newline="")
         reader = csv.reader(lines, strict=True)
-        header = next(reader, None)
+        try:
+            header = next(reader, None)
+        except csv.Error as error:
+            raise _damaged(path, f"has a malformed header: {error}") from error
         if header is None:
             return
         number = 0

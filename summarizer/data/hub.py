@@ -27,7 +27,7 @@ def load_hub_split(
     split: this project's name for it, for messages.  split_name: the data set's own.
     Raises ConfigError where the hub is out of reach or has no such data set, configuration or split.
     """
-    log.info("loading %s %s, split %s", spec.path, spec.config or "", split_name)
+    log.info("loading %s%s, split %s", spec.path, f" {spec.config}" if spec.config else "", split_name)
     try:
         with library_bars(bar_of_hub, bar_of_datasets, label=f"downloading {spec.path}"):
             return datasets.load_dataset(

@@ -22,8 +22,6 @@ class SplitReport:
     bad: tuple[BadRow, ...]
     cut_rows: int
     cut_tokens: int
-    longest_article_tokens: int
-    longest_target_tokens: int
 
     def describe(self) -> str:
         """One line, as "train: 1,000 rows; 312 articles cut, by 210 tokens on average; 2 rows skipped …"."""
@@ -44,7 +42,7 @@ class Tally:
     def __init__(self, name: str, prompt: Prompt) -> None:
         self._name, self._prompt = name, prompt
         self._bad: dict[str, BadRow] = {}  # by place, so that a second pass over a stream counts none twice
-        self.rows = self._cut_rows = self._cut_tokens = self._longest_article = self._longest_target = 0
+        self.rows = self._cut_rows = self._cut_tokens = 0
 
     @property
     def bad_rows(self) -> int:
@@ -58,8 +56,6 @@ class Tally:
         self.rows += 1
         self._cut_rows += cut > 0
         self._cut_tokens += cut
-        self._longest_article = max(self._longest_article, len(row.article_ids))
-        self._longest_target = max(self._longest_target, len(row.target_ids))
 
     def report(self) -> SplitReport:
         return SplitReport(
@@ -68,8 +64,6 @@ class Tally:
             tuple(self._bad.values()),
             self._cut_rows,
             self._cut_tokens,
-            self._longest_article,
-            self._longest_target,
         )
 
 

@@ -121,12 +121,12 @@ def _build_entry(folder: Path, source: Source, spec: DataSpec, split: SplitName,
     if limit is not None and spec.rows_seed is not None:
         # Any row that proves too long once it is tokenised has its place taken by the next one drawn.
         rows = _drawn(rows, limit + spec.max_bad_rows + 1, spec.rows_seed, source.total)
-    total = min(value for value in (source.total, limit) if value) if source.total or limit else None
+    total = min((known for known in (source.total, limit) if known is not None), default=None)
     tally, writer = Tally(split, prompt), EntryWriter(folder)
     try:
         with (
             progress.bar(f"tokenising {split}", total) as bar,
-            closing(tokenise(rows, prompt, spec.processes)) as tokenised,
+            closing(tokenise(rows, prompt, spec.processes, limit)) as tokenised,
         ):
             for row in tokenised:
                 bar.advance()

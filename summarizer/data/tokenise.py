@@ -41,16 +41,19 @@ def checked_rows(rows: Iterable[RawRow | BadRow], columns: Columns, prompt: Prom
 
 
 def tokenise(
-    rows: Iterable[Row | BadRow], prompt: Prompt, processes: int | None
+    rows: Iterable[Row | BadRow], prompt: Prompt, processes: int | None, wanted: int | None = None
 ) -> Generator[TokenisedRow | BadRow, None, None]:
     """The rows in their order, tokenised; one whose summary leaves no room for its article is a BadRow.
 
     processes: None is one per core that this process may use. Few rows are tokenised in this process.
+    wanted: how many the caller will take; None for all.
     """
     stream = iter(rows)
-    head = list(islice(stream, ROWS_WORTH_PROCESSES))
     workers = available_cores() if processes is None else processes
-    if workers == 1 or len(head) < ROWS_WORTH_PROCESSES:
+    if wanted is not None and wanted < ROWS_WORTH_PROCESSES:
+        workers = 1
+    head = list(islice(stream, ROWS_WORTH_PROCESSES if workers > 1 else 0))
+    if len(head) < ROWS_WORTH_PROCESSES:
         for row in chain(head, stream):
             yield from _join([row], _encode([row], prompt))
         return

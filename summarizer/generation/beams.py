@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from summarizer.config.specs import GenerationSpec
-from summarizer.generation.search import Chosen, Limits, is_end_or_full, seed_of, until
+from summarizer.generation.search import Chosen, Limits, Warping, is_end_or_full, seed_of, until
 
 NEVER = -1.0e9
 """What transformers takes for a score that must not win."""
@@ -24,7 +24,7 @@ class BeamSearch:
 
     def __init__(self, slots: int, spec: GenerationSpec, end_id: int, device: torch.device) -> None:
         self.spec, self.end_id, self.device = spec, end_id, device
-        self.limits = Limits(spec, end_id)
+        self.limits, self.warping = Limits(spec, end_id), Warping(spec)
         b, g = spec.num_beams, spec.max_new_tokens
         self.prompts: list[list[int]] = [[] for _ in range(slots)]
         self.generators: list[torch.Generator | None] = [None] * slots
@@ -53,6 +53,8 @@ class BeamSearch:
         # A slot that is done and waits for its next article writes on over its last place.
         made = self.made.clamp(max=spec.max_new_tokens - 1)
         scores = self.limits.apply(logits.float().log_softmax(dim=-1), made.tolist(), self._text)
+        if spec.do_sample:
+            scores = self.warping.apply(scores.flatten(0, 1)).view_as(scores)
         summed = (scores + self.running_scores[:, :, None]).flatten(1)
         top_scores, top = self._candidates(summed, 2 * b)
         sources, ids = top // v, top % v

@@ -78,6 +78,24 @@ class Limits:
         return scores
 
 
+class Warping:
+    """`temperature`, `top_k` and `top_p`, in transformers' order. They hold for sampling alone."""
+
+    def __init__(self, spec: GenerationSpec) -> None:
+        least = 1 if spec.num_beams == 1 else 2  # so that a beam has something to go on with beside the end
+        self.warpers = [
+            TemperatureLogitsWarper(spec.temperature),
+            *([TopKLogitsWarper(spec.top_k, min_tokens_to_keep=least)] if spec.top_k else []),
+            *([TopPLogitsWarper(spec.top_p, min_tokens_to_keep=least)] if spec.top_p < 1 else []),
+        ]
+
+    def apply(self, scores: Float[Tensor, "rows v"]) -> Float[Tensor, "rows v"]:
+        """Scores to draw by: -inf where a token is not drawn."""
+        for warper in self.warpers:
+            scores = warper(None, scores)
+        return scores
+
+
 class OneByOne:
     """The likeliest token, or one drawn: a slot's draws depend on the seed and its prompt alone."""
 
@@ -87,11 +105,7 @@ class OneByOne:
         self.prompts: list[list[int]] = [[] for _ in range(slots)]
         self.written: list[list[int]] = [[] for _ in range(slots)]
         self.generators: list[torch.Generator | None] = [None] * slots
-        self.warpers = [
-            TemperatureLogitsWarper(spec.temperature),
-            *([TopKLogitsWarper(spec.top_k)] if spec.top_k else []),
-            *([TopPLogitsWarper(spec.top_p)] if spec.top_p < 1 else []),
-        ]
+        self.warping = Warping(spec)
 
     def begin(self, slot: int, prompt: Sequence[int]) -> None:
         self.prompts[slot], self.written[slot] = list(prompt), []
@@ -120,9 +134,7 @@ class OneByOne:
         self.generators = [self.generators[slot] for slot in slots]
 
     def _drawn(self, scores: Float[Tensor, "s v"]) -> Int[Tensor, " s"]:
-        for warper in self.warpers:
-            scores = warper(None, scores)
-        chances = scores.softmax(dim=-1).cpu()
+        chances = self.warping.apply(scores).softmax(dim=-1).cpu()
         drawn = [
             torch.multinomial(row, 1, generator=generator)
             for row, generator in zip(chances, self.generators, strict=True)

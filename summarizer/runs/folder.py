@@ -38,17 +38,18 @@ def check_unused(arguments: Sequence[str]) -> None:
     """
     issues = []
     for argument in arguments:
-        key, _, value = argument.partition("=")
+        key, _, value = argument.lstrip("+").partition("=")
         if key not in ("hydra.run.dir", "hydra.sweep.dir") or "${" in value:
             continue
+        value = _unquoted(value)
         folder = Path(value)
         pattern = METRICS if key == "hydra.run.dir" else f"*/{METRICS}"
-        if folder.is_dir() and (found := next(folder.glob(pattern), None)):
+        if reason := _unusable(folder):
+            issues.append(Issue(key, f"{value} cannot be used: {reason}"))
+        elif found := next(folder.glob(pattern), None):
             whole = folder if (folder / "sweep.json").is_file() else found.parent
             text = f"{value} holds a run already; give another folder, or resume={whole} if it was cut off"
             issues.append(Issue(key, text))
-        elif reason := _unusable(folder):
-            issues.append(Issue(key, f"{value} cannot be used: {reason}"))
     if issues:
         raise ConfigError(issues)
 
@@ -61,10 +62,22 @@ def take_back(folder: Path) -> None:
         shutil.rmtree(folder)
 
 
+def _unquoted(value: str) -> str:
+    """As Hydra reads it: `'my run'` names the folder `my run`."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    with suppress(HydraException):  # which Hydra says itself
+        return str(OverridesParser.create().parse_override(f"key={value}").value())
+    return value
+
+
 def _unusable(folder: Path) -> str | None:
-    """Why no run can be written to a folder, or None where one can; it is made if it is not there."""
+    """Why no run can be written to a folder, or None where one can. It is not made: that is up to the run."""
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     except OSError as error:
         return error.strerror
-    return None if os.access(folder, os.W_OK) else "it is read-only"
+    if not there.is_dir():
+        return f"{there} is a file"
+    return None if os.access(there, os.W_OK) else f"{there} is read-only"

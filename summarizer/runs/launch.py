@@ -253,8 +253,15 @@ def _spawn(jobs: Sequence[Job], count: int) -> list[Ended]:
                         if process is not None and process.is_alive():
                             process.terminate()
         except ProcessExitedException as error:
-            if stop.number is not None and error.exit_code == 128 + signal.SIGTERM:
+            # By itself once it listens; by the signal while it still starts.
+            if stop.number is not None and error.exit_code in (128 + signal.SIGTERM, -signal.SIGTERM):
                 raise StopRequested(stop.number) from None
+            if error.signal_name is not None:  # it could not say so itself
+                raise RunsFailed(
+                    f"process {error.error_index} of the run was ended by {error.signal_name}; SIGKILL mostly "
+                    "means that the machine ran out of memory",
+                    1,
+                ) from None
             raise RunsFailed("", error.exit_code) from None
     return [_read_end(job) for job in jobs]
 

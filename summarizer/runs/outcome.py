@@ -17,8 +17,15 @@ from summarizer.tracking.environment import git_state, peak_memory_bytes, versio
 from summarizer.tracking.names import redact
 from summarizer.tracking.recorder import Recorder, no_recorder, open_recorder
 from summarizer.tracking.startup import startup
-from summarizer.tracking.summary import BaseScores, EndedBy, RougeScores, Summary, TrainLoss, write_summary
-from summarizer.tracking.tracker import Outcome as Status
+from summarizer.tracking.summary import (
+    BaseScores,
+    EndedBy,
+    RougeScores,
+    Status,
+    Summary,
+    TrainLoss,
+    write_summary,
+)
 from summarizer.tracking.utilisation import utilisation
 from summarizer.training.trial import Trial
 

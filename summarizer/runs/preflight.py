@@ -40,10 +40,10 @@ def _splits_are_there(data: specs.DataSpec, evaluation: specs.EvaluationSpec) ->
 
 
 def _start_is_there(adapter: Target) -> Iterator[Issue]:
-    from summarizer.adapters.peft_format import WEIGHTS_FILE, read_config
-
     if adapter.start_from is None:
         return
+    from summarizer.adapters.peft_format import WEIGHTS_FILE, read_config  # transformers with it: a second
+
     folder = Path(adapter.start_from)
     if not folder.is_dir():
         yield Issue("adapter.start_from", f"no such folder: {folder}")

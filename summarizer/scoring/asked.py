@@ -17,8 +17,7 @@ from summarizer.evaluation import mlperf
 from summarizer.scoring.record import Protocol
 from summarizer.scoring.rows import ALL, RowChoice
 from summarizer.summaries.settings import FLAGS, chosen_generation, differences, whole_number
-from summarizer.trained.opened import base_differences
-from summarizer.trained.run_folder import KEY, TrainedRun, read_run
+from summarizer.trained.run_folder import KEY, TrainedRun, base_differences, read_run
 
 T = TypeVar("T")
 
@@ -235,11 +234,12 @@ def _bertscore(request: Request) -> tuple[Path, int] | None:
 
 
 def _label(request: Request, split: SplitName) -> str:
-    """The split, or the first file's name where rows of one's own are in no split."""
+    """The split, or the first file's name where rows of one's own are in no split: never a split's name then."""
     if request.protocol == "mlperf" or request.split is not None or not request.choice.files:
         return split
     stem = Path(request.choice.files[0]).name.split(".")[0]
-    return re.sub(r"[^\w-]+", "-", stem).strip("-") or "data"
+    name = re.sub(r"[^\w-]+", "-", stem).strip("-") or "data"
+    return f"{name}-file" if name in SPLITS else name
 
 
 def _names(runs: Sequence[TrainedRun]) -> tuple[str, ...]:

@@ -22,6 +22,9 @@ FILE_NAME = "sweep.json"
 LISTED = ("completed", "stopped", "running", "waiting", "failed")
 """The order in which a table lists runs."""
 
+LIMITS = ("trainer.epochs", "trainer.max_steps", "experiment")
+"""Keys that may set how many steps a run asks for, and may differ within a group."""
+
 
 @dataclass(frozen=True)
 class PlannedRun:
@@ -168,11 +171,20 @@ def _with_ranks(record: SweepRecord) -> tuple[RunResult, ...]:
 
 
 def _with_planned_steps(run: RunResult, runs: Sequence[RunResult]) -> RunResult:
-    """A run that has not begun asks for as many steps as the others of its group: data and trainer are shared."""
-    alike = [other.planned_steps for other in runs if other.group == run.group and other.planned_steps]
+    """A run that has not begun asks for as many steps as the others of its group whose limits are its own."""
+    alike = [
+        other.planned_steps
+        for other in runs
+        if other.group == run.group and _limits(other) == _limits(run) and other.planned_steps
+    ]
     if run.planned_steps is not None or not alike:
         return run
     return run.model_copy(update={"planned_steps": alike[0]})
+
+
+def _limits(run: RunResult) -> set[str]:
+    """Its overrides that say how long it trains; all else that does so is shared by a group."""
+    return {text for text in run.overrides if text.lstrip("+").partition("=")[0] in LIMITS}
 
 
 def _in_full_grid(run: RunResult) -> int | None:

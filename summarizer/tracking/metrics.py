@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
@@ -40,7 +41,8 @@ class MetricsFile:
             try:
                 written = file.write(line)
                 if written != len(line):
-                    raise OSError(f"{self._path}: only {written} of {len(line)} bytes fit on the disk")
+                    reason = f"only {written} of {len(line)} bytes fit on the disk"
+                    raise OSError(errno.ENOSPC, reason, str(self._path))
             except OSError:
                 file.truncate(end)  # half a line would corrupt the one after it
                 raise

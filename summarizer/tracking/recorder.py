@@ -9,7 +9,8 @@ from typing import Any
 from summarizer.config.specs import TrackingSpec
 from summarizer.tracking.metrics import MetricsFile
 from summarizer.tracking.names import run_name
-from summarizer.tracking.tracker import NoTracker, Outcome, SampleSummary, Tracker
+from summarizer.tracking.summary import Status
+from summarizer.tracking.tracker import NoTracker, SampleSummary, Tracker
 from summarizer.tracking.wandb_run import open_tracker
 
 
@@ -37,7 +38,7 @@ class Recorder:
             self._metrics.keep_through(step)
             self._tracker.replay(self._metrics.records())
 
-    def finish(self, status: Outcome, summary: Mapping[str, Any]) -> None:
+    def finish(self, status: Status, summary: Mapping[str, Any]) -> None:
         self._tracker.finish(status, summary)
 
 

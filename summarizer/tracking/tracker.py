@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
-Outcome = Literal["completed", "stopped", "failed"]
+from summarizer.tracking.summary import Status
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Tracker(Protocol):
     def log_adapter(self, folder: Path) -> None:
         """Keep the saved adapter, which must not change any more."""
 
-    def finish(self, status: Outcome, summary: Mapping[str, Any]) -> None: ...
+    def finish(self, status: Status, summary: Mapping[str, Any]) -> None: ...
 
 
 class NoTracker:
@@ -51,5 +51,5 @@ class NoTracker:
     def log_adapter(self, folder: Path) -> None:
         return
 
-    def finish(self, status: Outcome, summary: Mapping[str, Any]) -> None:
+    def finish(self, status: Status, summary: Mapping[str, Any]) -> None:
         return

@@ -17,14 +17,11 @@ from summarizer.config.specs import TrackingSpec
 from summarizer.errors import ConfigError
 from summarizer.evaluation.predictions import read_predictions
 from summarizer.tracking.identity import agent_sweep, identity_of, keep_agents_identity
-from summarizer.tracking.login import check_tracking
 from summarizer.tracking.metrics import read_metrics
 from summarizer.tracking.names import MAX_CHARACTERS, masked
-from summarizer.tracking.summary import RougeScores
-from summarizer.tracking.tracker import NoTracker, Outcome, SampleSummary, Tracker
+from summarizer.tracking.summary import RougeScores, Status
+from summarizer.tracking.tracker import NoTracker, SampleSummary, Tracker
 from summarizer.tracking.wandb_log import last_recorded_step
-
-__all__ = ["NoTracker", "SampleSummary", "Tracker", "WandbTracker", "check_tracking", "open_tracker"]
 
 ID_FILE = "wandb_id.txt"
 BEST_OF = {"train/loss": "min", "val/loss": "min"} | {
@@ -118,7 +115,6 @@ class WandbTracker:
         self._run, self._spec, self._folder = run, spec, folder
         self._wandb_folder = Path(run.settings.sync_dir)
         self._recorded_through = recorded_through
-        self._resumed = recorded_through >= 0
         self._step = 0
         self._broken = False
         self._guarded(self._define_metrics)
@@ -148,7 +144,7 @@ class WandbTracker:
         if self._spec.log_adapter:
             self._guarded(lambda: self._log_artifact(folder))
 
-    def finish(self, status: Outcome, summary: Mapping[str, Any]) -> None:
+    def finish(self, status: Status, summary: Mapping[str, Any]) -> None:
         """Close the run, one that completed with the table of its predictions.
 
         A failed one ends with exit code 1, by which wandb marks it failed.
@@ -160,7 +156,7 @@ class WandbTracker:
             self._run.log(
                 {}, commit=True
             )  # the row that is open, so that nothing changes the summary after this
-            self._run.summary.update({**summary, "status": status} | self._best_before())
+            self._run.summary.update({**summary, "status": status} | self._best_and_last())
             self._run.finish(exit_code=int(status == "failed"))
 
         self._guarded(write)
@@ -171,19 +167,21 @@ class WandbTracker:
         for name, best in BEST_OF.items():  # each by name: of two patterns that fit, wandb takes the first
             self._run.define_metric(name, step_metric="step", summary=f"{best},last")
 
-    def _best_before(self) -> dict[str, dict[str, float]]:
-        """Best and last values of a resumed run: offline, wandb knows those of this process alone."""
+    def _best_and_last(self) -> dict[str, dict[str, float]]:
+        """Of each metric of BEST_OF. wandb's own best is of step 0 too, which is the untrained base's, and offline
+        it knows a resumed run's values of this process alone."""
         metrics = self._folder / "metrics.jsonl"
-        if not (self._resumed and metrics.exists()):
+        if not metrics.exists():
             return {}
+        found: dict[str, dict[str, float]] = {}
         rows = read_metrics(metrics)
-        values = {name: [row[name] for row in rows if row.get(name) is not None] for name in BEST_OF}
-        best = {"min": min, "max": max}
-        return {
-            name: {BEST_OF[name]: best[BEST_OF[name]](found), "last": found[-1]}
-            for name, found in values.items()
-            if found
-        }
+        for name, best in BEST_OF.items():
+            values = [(row["step"], row[name]) for row in rows if row.get(name) is not None]
+            trained = [value for step, value in values if step]
+            if values:
+                of_the_run = {best: {"min": min, "max": max}[best](trained)} if trained else {}
+                found[name] = of_the_run | {"last": values[-1][1]}
+        return found
 
     def _log_predictions(self, split: str) -> None:
         import wandb

@@ -15,19 +15,16 @@ from summarizer.adapters.foreign import adapter_of_folder
 from summarizer.adapters.peft_format import load_adapter
 from summarizer.config.specs import GenerationSpec, RunSpec
 from summarizer.data.prompt import Prompt, build_prompt
-from summarizer.errors import ConfigError, Issue
+from summarizer.errors import ConfigError
 from summarizer.generation.decode import Decoder
 from summarizer.model.load import Base, load_base, load_config
 from summarizer.model.source import model_folder
 from summarizer.model.tokenizer import check_context, load_tokenizer
 from summarizer.processes import Processes, join_processes, keep_freed_memory
-from summarizer.trained.run_folder import ADAPTER, KEY, TrainedRun
+from summarizer.trained.run_folder import ADAPTER, KEY, TrainedRun, base_differences
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
-
-SHARED = ("model", "quantization", "prompt")
-"""Config groups in which runs over one base must agree."""
 
 log = logging.getLogger(__name__)
 
@@ -117,13 +114,3 @@ def open_runs(runs: Sequence[TrainedRun], *, device: str = "auto", precision: st
     for trial, (run, ours) in enumerate(zip(runs, own, strict=True)):
         load_adapter(adapted, trial, run.adapter_folder, KEY if ours else "--adapter")
     return Opened(tuple(runs), tokenizer, prompt, base, adapted, processes, in_int8)
-
-
-def base_differences(runs: Sequence[TrainedRun]) -> list[Issue]:
-    """Where the runs are not over one base and prompt, so that they can be neither opened nor compared together."""
-    return [
-        Issue(KEY, f"{run.name} differs from {runs[0].name} in {group}; take them one by one")
-        for run in runs[1:]
-        for group in SHARED
-        if getattr(run.spec, group) != getattr(runs[0].spec, group)
-    ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 ADAPTER = "adapter"
 KEY = "RUN"
+SHARED = ("model", "quantization", "prompt")
+"""Config groups in which runs over one base must agree."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +83,16 @@ def read_run(folder: Path, *, model: str | None = None, adapter: Path | None = N
             else f"no such folder: {adapter}",
         )
     return TrainedRun(folder, spec, job.overrides, found)
+
+
+def base_differences(runs: Sequence[TrainedRun]) -> list[Issue]:
+    """Where the runs are not over one base and prompt, so that they can be neither opened nor compared together."""
+    return [
+        Issue(KEY, f"{run.name} differs from {runs[0].name} in {group}; take them one by one")
+        for run in runs[1:]
+        for group in SHARED
+        if getattr(run.spec, group) != getattr(runs[0].spec, group)
+    ]
 
 
 def _runs_below(folder: Path) -> Path | None:

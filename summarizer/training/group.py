@@ -41,8 +41,8 @@ class Group:
         return None if self.places is None else self.places - len(self.trials)
 
     def shrink(self, places: int) -> None:
-        """After running out of memory."""
-        self.places = max(places, 1)
+        """After running out of memory. places: 1 or more."""
+        self.places = places
         log.warning("out of memory: from here on %d train at once, the others wait", self.places)
 
     def enter(self, trials: Sequence[Trial]) -> None:

@@ -175,10 +175,12 @@ def note_evaluation(trial: Trial, value: float) -> None:
     reached.last_value = value
     sign = -1.0 if trainer.best_metric == "val/loss" else 1.0
     gain = math.inf if reached.best_value is None else sign * (value - reached.best_value)
+    if not math.isfinite(value):
+        gain = -math.inf
     reached.evaluations_since_best = (
         0 if gain > trainer.early_stopping.min_change else reached.evaluations_since_best + 1
     )
-    if gain > 0 and math.isfinite(value):
+    if gain > 0:
         reached.best_value, reached.best_step = value, reached.step
         trial.keep_best()
 

@@ -10,7 +10,6 @@ every trial's scale, so that a trial in a group would not train as it does alone
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
@@ -138,10 +137,7 @@ def note_step(reached: Reached, *, overflowed: bool) -> None:
     reached.clean_steps += 1
     if reached.clean_steps == GROWTH_INTERVAL_STEPS:
         reached.clean_steps = 0
-        if (
-            math.isfinite(reached.loss_scale)
-            and reached.loss_scale * GROWTH <= torch.finfo(torch.float32).max
-        ):
+        if reached.loss_scale * GROWTH <= torch.finfo(torch.float32).max:
             reached.loss_scale *= GROWTH
 
 

@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from tiny_bases import adapted, fill_randomly, load, logits, lora, plain, saved, token_ids
 
 from summarizer.adapters.attach import AdaptedModel, attach, roles
+from summarizer.adapters.foreign import adapter_of_folder
 from summarizer.adapters.peft_format import load_adapter, peft_tensors, read_config, save_adapter
 from summarizer.errors import ConfigError
 
@@ -207,11 +208,15 @@ def test_options_that_change_the_arithmetic(change: dict[str, Any], folder: Path
     assert f"uses {option}={change[option]!r}, which cannot be computed here" in refusal(folder)
 
 
-@pytest.mark.parametrize("change", [{"r": None}, {"lora_alpha": "x"}, {"r": 0}])
+@pytest.mark.parametrize(
+    "change", [{"r": None}, {"lora_alpha": "x"}, {"r": 0}, {"lora_alpha": -2}, {"lora_alpha": float("nan")}]
+)
 def test_a_config_without_dim_or_scale(change: dict[str, Any], folder: Path) -> None:
     path = folder / "adapter" / "adapter_config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
     assert "no usable r and lora_alpha" in refusal(folder)
+    with pytest.raises(ConfigError, match="no usable r and lora_alpha"):
+        adapter_of_folder(folder / "adapter", {}, "--adapter")
 
 
 def test_another_dim_or_scale(folder: Path) -> None:

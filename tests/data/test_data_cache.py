@@ -13,7 +13,7 @@ from data_examples import example_rows
 
 from summarizer import atomic
 from summarizer.config.specs import DataSpec
-from summarizer.data import splits
+from summarizer.data import sources, splits
 from summarizer.data.cache import SCHEMA
 from summarizer.data.prompt import Prompt
 from summarizer.data.splits import build_split
@@ -65,6 +65,21 @@ def test_what_changes_the_rows_or_tokens_is_tokenised_again(
     assert sum(encodings) == 5 * 3
     build_split(data_spec(str(spec.train), max_bad_rows=7, processes=1), "train", prompt)  # changes neither
     assert sum(encodings) == 5 * 3
+
+
+def test_a_large_file_is_told_apart_by_its_time(
+    data_spec: SpecBuilder,
+    write_jsonl: Writer,
+    prompt: Prompt,
+    encodings: list[int],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(sources, "HASHED_FILE_BYTES", 1)
+    spec = data_spec(write_jsonl(example_rows(3)))
+    for seconds in (1000, 1000, 2000):
+        os.utime(str(spec.train), (seconds, seconds))
+        build_split(spec, "train", prompt)
+    assert sum(encodings) == 2 * 3
 
 
 @pytest.mark.parametrize(

@@ -146,6 +146,8 @@ def damage_flip(content: bytes) -> bytes:
         ("x.json", damage_cut),
         ("x.json", lambda content: b'{"data":\n [1]}'),
         ("x.csv", lambda content: b'id,article,highlights\n1,"a,b\n2,a,b\n'),
+        ("x.csv", lambda content: b'"id"x,article,highlights\n1,a,b\n'),
+        ("x.csv", lambda content: b'"id,article,highlights\n1,a,b\n'),
     ],
 )
 def test_a_damaged_file_is_an_error_that_names_it(

@@ -159,6 +159,8 @@ def test_its_identity_follows_what_it_does_to_a_text(tokenizer: Fast, prompt: Pr
         spec(end_token="<|extratoken_5|>"),
         spec("{article}\nTL;DR:"),
         spec("{article}{completion}", completion_token="<|extratoken_1|>"),
+        spec("News:{article}\nTL;DR:"),
+        spec("News: {article}\nTL;DR:"),
     ]
     identities = {build_prompt(variant, tokenizer).identity() for variant in variants}
     assert len(identities) == len(variants)

@@ -35,6 +35,7 @@ def test_a_good_row() -> None:
         ({"id": None}, "column 'id' is missing"),
         ({"id": " "}, "column 'id' is missing"),
         ({"id": 1.5}, "column 'id' is missing"),
+        ({"id": True}, "column 'id' is missing"),
     ],
 )
 def test_each_way_to_be_bad(change: dict[str, object], reason: str) -> None:

@@ -44,8 +44,7 @@ def test_a_split_holds_texts_tokens_and_counts(
     ]
     cut = [whole - 128 for whole in uncut if whole > 128]
     assert 0 < len(cut) < 60
-    longest = max(len(article) for article, _ in expected), max(len(target) for _, target in expected)
-    assert split.report == SplitReport("train", 60, (), len(cut), sum(cut), *longest)
+    assert split.report == SplitReport("train", 60, (), len(cut), sum(cut))
     average = round(sum(cut) / len(cut))
     assert (
         split.report.describe() == f"train: 60 rows; {len(cut)} articles cut, by {average} tokens on average"
@@ -92,6 +91,22 @@ def test_a_limit_takes_the_first_usable_rows_and_reads_no_further(
     split = build_split(data_spec(path, max_bad_rows=1, rows={"train": 4}), "train", prompt)
     assert ids(split) == ["r0", "r1", "r2", "r3"]
     assert len(split.report.bad) == 1
+
+
+def test_a_small_limit_starts_no_processes_and_reads_no_further(
+    data_spec: SpecBuilder,
+    write_jsonl: Writer,
+    prompt: Prompt,
+    monkeypatch: pytest.MonkeyPatch,
+    encodings: list[int],
+) -> None:
+    monkeypatch.setattr(tokenise, "ROWS_WORTH_PROCESSES", 5)
+    read: list[int] = []
+    check = tokenise.check_row
+    monkeypatch.setattr(tokenise, "check_row", lambda *given: (read.append(given[3]), check(*given))[1])
+    path = write_jsonl(example_rows(9))
+    split = build_split(data_spec(path, processes=2, rows={"train": 4}), "train", prompt)
+    assert (len(split), sum(encodings), read) == (4, 4, [0, 1, 2, 3])
 
 
 def test_a_seed_draws_rows_at_random(data_spec: SpecBuilder, write_jsonl: Writer, prompt: Prompt) -> None:

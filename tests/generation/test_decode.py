@@ -14,7 +14,7 @@ from transformers import GenerationConfig, GPTJConfig, GPTJForCausalLM, PreTrain
 
 from summarizer.adapters.attach import AdaptedModel, attach
 from summarizer.config.specs import GenerationSpec
-from summarizer.generation import key_values
+from summarizer.generation import beams, decode, key_values
 from summarizer.generation.decode import Decoder
 from summarizer.model.kernels import attend_one, few_rows
 
@@ -71,7 +71,7 @@ def answers(
 def expected(model: PreTrainedModel, prompt: list[int], end: int = END, **options: Any) -> list[int]:
     """transformers' own answer to one prompt alone, without padding; cut at the first end token."""
     config = GenerationConfig(
-        max_new_tokens=NEW, eos_token_id=end, pad_token_id=PAD, do_sample=False, **options
+        max_new_tokens=NEW, eos_token_id=end, pad_token_id=PAD, **({"do_sample": False} | options)
     )
     ids = model.generate(
         torch.tensor([prompt]), attention_mask=torch.ones(1, len(prompt)), generation_config=config
@@ -180,6 +180,20 @@ def test_sampling_is_its_seed_s_whatever_the_batch_and_leaves_the_global_generat
     assert answers(model, seed=3, **sampling | {"top_k": 1}) == answers(model)
 
 
+@pytest.mark.parametrize("warped", [{}, {"temperature": 0.2}, {"top_k": 6}, {"top_p": 0.3}], ids=str)
+def test_beams_are_drawn_as_transformers_draws_them(
+    warped: dict[str, Any], folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(beams, "seed_of", lambda seed, prompt: seed)
+    sampling: dict[str, Any] = {"num_beams": 2, "temperature": 1.0, "top_k": 0, "top_p": 1.0} | warped
+    wanted = []
+    for prompt in PROMPTS:
+        torch.manual_seed(5)
+        wanted.append(expected(plain(folder), prompt, do_sample=True, **sampling))
+    got = answers(base(folder), seed=5, do_sample=True, **sampling)
+    assert [answer for (answer,) in got] == wanted
+
+
 def test_what_was_answered_before_memory_ran_out_was_given(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -242,6 +256,23 @@ def test_wide_heads_give_what_transformers_gives(options: dict[str, Any], wide_h
     assert [tokens for (tokens,) in got] == [
         expected(plain(wide_heads), prompt, **options) for prompt in PROMPTS
     ]
+
+
+def test_prompts_are_read_together_up_to_so_many_tokens(
+    wide_heads: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And one that is longer alone."""
+    read: list[list[int]] = []
+    begin = key_values.KeyValues.begin_reading
+
+    def reading(kept: key_values.KeyValues, slots: Sequence[int], lengths: Sequence[int]) -> torch.Tensor:
+        read.append(list(lengths))
+        return begin(kept, slots, lengths)
+
+    monkeypatch.setattr(decode, "TOKENS_READ_AT_ONCE", 12)
+    monkeypatch.setattr(key_values.KeyValues, "begin_reading", reading)
+    answers(base(wide_heads), [[8] * length for length in (13, 7, 5, 4, 3)], at_once=5)
+    assert read == [[13], [7, 5], [4, 3]]
 
 
 @pytest.mark.parametrize("options", SEARCHES[:2], ids=str)

@@ -51,6 +51,23 @@ def test_a_used_folder_is_refused(key: str, where: str, tmp_path: Path) -> None:
         check_unused(arguments)
     assert str(caught.value).startswith(f"{key}: {tmp_path} holds a run already; give another folder")
     check_unused([f"{key}={tmp_path}/${{now:%H}}", f"hydra.job.name={tmp_path}"])
+    for typed in (f"++{key}={tmp_path}", f"{key}='{tmp_path}'", f'{key}="{tmp_path}"'):
+        with pytest.raises(ConfigError, match="holds a run already"):
+            check_unused([typed])
+
+
+def test_a_folder_is_only_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is checked may be a mistake's command, or `--cfg job`, which leave nothing behind."""
+    monkeypatch.chdir(tmp_path)
+    check_unused(["hydra.run.dir=made/by/the/run", "hydra.sweep.dir='my sweep'"])
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "file").touch()
+    for folder, reason in (("file", "file is a file"), ("file/x", "file is a file"), ("x" * 300, "too long")):
+        with pytest.raises(ConfigError, match=f"cannot be used: .*{reason}"):
+            check_unused([f"hydra.run.dir={folder}"])
+    monkeypatch.setattr("os.access", lambda *_: False)
+    with pytest.raises(ConfigError, match=r"a/b cannot be used: .* is read-only"):
+        check_unused(["hydra.sweep.dir=a/b"])
 
 
 def test_a_sweep_that_was_cut_off_is_gone_on_with_as_a_whole(tmp_path: Path) -> None:

@@ -116,6 +116,15 @@ def test_planned_steps_are_what_the_config_asks_for(
     assert collect(tmp_path).runs[0].planned_steps == planned
 
 
+def test_a_run_that_waits_asks_for_its_own_steps(tmp_path: Path) -> None:
+    """The runs of a group may differ in how long they train."""
+    long, short = "trainer.epochs=4", "trainer.epochs=2"
+    plan(tmp_path, [[long, "seed=0"], [long, "seed=1"], [short, "seed=0"]])
+    make_run(tmp_path / "0", [long, "seed=0"], end=2.5)
+    planned = {folder: run.planned_steps for folder, run in by_folder(tmp_path).items()}
+    assert planned == {"0": 40, "1": 40, "2": None}
+
+
 def test_planned_steps_of_a_long_epoch_are_exact(tmp_path: Path) -> None:
     """metrics.jsonl rounds its epochs, summary.json does not: ten steps of 143,556 here."""
     plan(tmp_path, [["a=1"]])

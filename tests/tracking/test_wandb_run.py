@@ -18,8 +18,9 @@ from summarizer.config.specs import TrackingSpec
 from summarizer.errors import ConfigError
 from summarizer.tracking import wandb_run
 from summarizer.tracking.metrics import MetricsFile, read_metrics
+from summarizer.tracking.tracker import NoTracker, SampleSummary, Tracker
 from summarizer.tracking.wandb_log import last_recorded_step, read_records
-from summarizer.tracking.wandb_run import NoTracker, SampleSummary, Tracker, open_tracker
+from summarizer.tracking.wandb_run import open_tracker
 
 WANDB_KEY = "feedfacefeedfacefeedfacefeedfacefeedface"
 HUB_TOKEN = "hf_recognisablerecognisablerecogn"
@@ -233,7 +234,25 @@ def test_rows_that_a_kill_kept_from_wandb_come_after_and_no_row_twice(tmp_path: 
         *((step, step, 1.0 + step) for step in range(6)),
         (6, 6, 9.0),
     ]
-    assert summary["val/loss"] == {"min": 1.0, "last": 9.0}  # of both processes
+    assert summary["val/loss"] == {"min": 2.0, "last": 9.0}  # of both processes; at step 0 it is the base's
+
+
+@pytest.mark.parametrize(
+    ("values", "in_summary"),
+    [
+        ([2.0, 3.0, 4.0], {"min": 3.0, "last": 4.0}),
+        ([2.0], {"last": 2.0}),
+    ],
+)
+def test_the_untrained_base_is_no_runs_best(
+    values: list[float], in_summary: dict[str, float], tmp_path: Path
+) -> None:
+    tracker, metrics = opened(tmp_path), MetricsFile(tmp_path / "metrics.jsonl")
+    for step, value in enumerate(values):
+        metrics.log({"val/loss": value, "step": step})
+        tracker.log({"val/loss": value}, step)
+    tracker.finish("completed", {})
+    assert recorded(tmp_path).summary["val/loss"] == in_summary
 
 
 def kill_wandb_service() -> None:

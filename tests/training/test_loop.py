@@ -21,7 +21,7 @@ from summarizer.data.prompt import Prompt
 from summarizer.errors import NonFiniteLossError
 from summarizer.model.load import load_config
 from summarizer.model.source import model_folder
-from summarizer.training.course import total_steps
+from summarizer.training.course import Course, total_steps
 from summarizer.training.loop import note_evaluation
 from summarizer.training.schedule import rate_factor
 from summarizer.training.stopping import StopSignal
@@ -164,6 +164,13 @@ def test_early_stopping_waits_for_its_patience(tmp_path: Path) -> None:
     assert (reached.step, reached.best_step, reached.best_value) == (4, 2, 2.0)
 
 
+def test_values_that_are_not_finite_use_patience_up_from_the_first_on(tmp_path: Path) -> None:
+    (trial,) = build_group([spec_of()], tmp_path).trials
+    for value in (float("nan"), float("inf")):
+        note_evaluation(trial, value)
+    assert (trial.reached.best_value, trial.reached.evaluations_since_best) == (None, 2)
+
+
 def test_the_best_evaluation_is_what_is_kept(tmp_path: Path) -> None:
     group = build_group([spec_of("trainer.best_metric=val/rouge1")], tmp_path)
     trial: Trial = group.trials[0]
@@ -176,6 +183,11 @@ def test_the_best_evaluation_is_what_is_kept(tmp_path: Path) -> None:
     trial.restore_best()
     assert (kept.best_step, kept.best_value, kept.evaluations_since_best) == (3, 12.0, 1)
     assert (trial.parameters[name] == 3).all()
+
+
+@pytest.mark.parametrize(("total", "step", "expected"), [(10, 3, 0), (10, 8, 2), (10, 10, 3), (8, 8, 2)])
+def test_the_evaluation_at_the_end_counts_wherever_it_lies(total: int, step: int, expected: int) -> None:
+    assert Course(total, None, 4, 4, "max_steps").evaluations_by(step) == expected
 
 
 @pytest.mark.parametrize(

@@ -77,6 +77,14 @@ def test_halving_ends_at_one_example(caplog: pytest.LogCaptureFixture) -> None:
     assert not limits.halve(5)
 
 
+def test_a_limit_of_tokens_is_halved_too(caplog: pytest.LogCaptureFixture) -> None:
+    limits = Microbatches(None, 100)
+    with caplog.at_level(logging.WARNING):
+        assert limits.halve(5)
+    assert limits == Microbatches(2, 50)
+    assert "at most 2 examples of each trial and 50 tokens per forward pass" in caplog.text
+
+
 def test_a_step_that_runs_out_of_memory_is_taken_in_halves(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -50,6 +50,20 @@ def test_the_time_of_compiling_is_no_part_of_a_rate(group: Group, monkeypatch: p
     assert group.trials[0].reached.tokens == 100
 
 
+def test_on_a_card_a_step_s_time_begins_where_the_one_before_was_read(
+    group: Group, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = iter([100.0, 103.0])
+    monkeypatch.setattr(records, "compile_s", lambda: 0.0)
+    monkeypatch.setattr(records.time, "perf_counter", lambda: next(clock))
+    kept = StepRecords(group, nobody)
+    kept.resume_clock()
+    kept.add(measured(group, 1, arrived=Landing()))
+    kept.resume_clock()  # the first step is still on its way: its time goes on
+    kept.add(measured(group, 2, arrived=Landing()))
+    assert group.trials[0].reached.train_s == pytest.approx(3.0)
+
+
 def test_on_a_card_a_step_is_read_when_the_next_is_under_way(group: Group) -> None:
     first, second = Landing(), Landing()
     kept = StepRecords(group, nobody)

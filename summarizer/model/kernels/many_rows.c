@@ -21,8 +21,7 @@
 #error "made for processors that have AVX-512 with VNNI"
 #endif
 
-#define BYTES 64  /* of a register */
-#define ROWS 12   /* of x in a tile */
+#define ROWS 12 /* of x in a tile */
 #define EACH_ROW(DO) DO(0) DO(1) DO(2) DO(3) DO(4) DO(5) DO(6) DO(7) DO(8) DO(9) DO(10) DO(11)
 #define PANELS 2 /* registers of columns in a tile */
 #define COLUMNS (PANELS * FLOATS)

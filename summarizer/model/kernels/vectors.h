@@ -11,6 +11,7 @@
 
 #define INLINE static inline __attribute__((always_inline))
 #define FLOATS 16 /* of a register */
+#define BYTES 64  /* the same */
 
 /* A loop that is written out: its bound is a constant, its indices name registers. */
 #define FOR(i, count) _Pragma("GCC unroll 16") for (int i = 0; i < (count); i++)

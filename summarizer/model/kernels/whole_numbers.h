@@ -8,7 +8,6 @@
 #error "made for processors that have AVX-512 with VNNI"
 #endif
 
-#define BYTES 64 /* of a register */
 #define LEVELS 32639 /* 127 * 256 + 127: the largest whole number of two signed bytes */
 
 /* Steps to a unit of x, k numbers of it on their own absmax grid; and the step, NaN with a value that is not finite. */

@@ -69,8 +69,13 @@ def new_folder(path: Path) -> Iterator[Path]:
         if path.exists():
             old = Path(tempfile.mkdtemp(prefix=SCRATCH_PREFIX, dir=path.parent))
             os.replace(path, old / "replaced")
-            os.replace(scratch, path)
-            shutil.rmtree(old, ignore_errors=True)
+            try:
+                os.replace(scratch, path)
+            except OSError:
+                os.replace(old / "replaced", path)
+                raise
+            finally:
+                shutil.rmtree(old, ignore_errors=True)
         else:
             try:
                 os.replace(scratch, path)

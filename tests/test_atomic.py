@@ -61,6 +61,26 @@ def test_a_folder_whose_making_fails_leaves_the_old_one(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["target"]
 
 
+def test_a_folder_that_cannot_take_its_place_leaves_the_old_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = tmp_path / "target"
+    with atomic.new_folder(target) as scratch:
+        (scratch / "file").write_text("old")
+    replace = os.replace
+
+    def refuse(source: Path, place: Path) -> None:
+        if (Path(source) / "new").exists():
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        replace(source, place)
+
+    monkeypatch.setattr(os, "replace", refuse)
+    with pytest.raises(OSError, match="Input/output"), atomic.new_folder(target) as scratch:
+        (scratch / "new").write_text("")
+    assert (target / "file").read_text() == "old"
+    assert os.listdir(tmp_path) == ["target"]
+
+
 def test_what_a_kill_leaves_is_found_and_removed(tmp_path: Path) -> None:
     script = (
         "import os, pathlib, signal; from summarizer import atomic\n"

@@ -104,9 +104,9 @@ def test_a_download_at_a_terminal(hub: str, tmp_path: Path) -> None:
     )
     (line,) = (line for line in screen.lines if line.startswith("downloading a/model"))
     assert "5.0/5.0 MB" in line
-    assert "left 0:00:00" in line
+    assert "0:00:00 left" in line
     # The rate follows, once updates came far enough apart.
-    assert re.search(r"left 0:00:00( +[\d.]+ MB/s)? *$", line)
+    assert re.search(r"0:00:00 left( +[\d.]+ MB/s)? *$", line)
     assert "Fetching" not in text
     assert "it/s" not in text
 

@@ -20,7 +20,7 @@ from unittest.mock import patch
 
 from training_groups import group_of
 
-from summarizer.model.kernels import causal, gelu, rms_norm, scaled_columns
+from summarizer.model.kernels import causal, gelu, rms_norm, rotary, scaled_columns
 from summarizer.training.step import train_step
 
 DIMS = (2, 4, 8, 16)
@@ -30,7 +30,8 @@ WAYS = {
     "without scales": (scaled_columns,),
     "without attention": (causal,),
     "without RMS norms": (rms_norm,),
-    "torch alone": (gelu, scaled_columns, causal, rms_norm),
+    "without rotations": (rotary,),
+    "torch alone": (gelu, scaled_columns, causal, rms_norm, rotary),
 }
 """What is switched off in each."""
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from transformers.models.gptj import modeling_gptj
 
 from summarizer.model import attention
+from summarizer.model.kernels import rotary
 from summarizer.model.triton_kernels import attend_token
 
 MODEL_TYPE = "gptj"
@@ -58,6 +59,8 @@ def rotate(
     rotated: int,
 ) -> Float[Tensor, "rows t heads d"]:
     """Turn each pair of neighbours among the first `rotated` of a head by its position's angle, in fp32."""
+    if rotary.takes(x, cos):
+        return rotary.rotated(x, cos[:, :, 0], sin[:, :, 0], neighbours=True)
     turning = x[..., :rotated].float()
     first, second = turning[..., 0::2], turning[..., 1::2]
     turned = torch.stack((first * cos - second * sin, second * cos + first * sin), dim=-1).flatten(-2)

@@ -16,6 +16,7 @@ from summarizer.model.attention import choose_attention
 from summarizer.model.frozen import FrozenEmbedding, FrozenLinear, FrozenWeight
 from summarizer.model.kernels.gelu import TanhGELU
 from summarizer.model.kernels.rms_norm import same_as
+from summarizer.model.kernels.rotary import rotate_by_kernel
 
 OWN_ATTENTION = {gptj_attention.MODEL_TYPE: attention.NAME}
 """By model type, for models that pick the class of their attention when they are built."""
@@ -118,6 +119,8 @@ def _fuse_elementwise(model: PreTrainedModel) -> None:
             model.set_submodule(name, TanhGELU())
         elif (norm := same_as(module)) is not None:
             model.set_submodule(name, norm)
+        else:
+            rotate_by_kernel(module)
 
 
 def _turn_off_dropout(config: PretrainedConfig) -> None:

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 import torch
+from greedy import greedy
 from transformers import GenerationConfig, GPTJConfig, GPTJForCausalLM, PreTrainedModel
 
 from summarizer.adapters.attach import AdaptedModel, attach
-from summarizer.config.specs import GenerationSpec
 from summarizer.generation import beams, decode, key_values
 from summarizer.generation.decode import Decoder
 from summarizer.model.kernels import attend_one, few_rows
@@ -38,25 +38,8 @@ SEARCHES: list[dict[str, Any]] = [
 ]
 
 
-def spec(**changes: Any) -> GenerationSpec:
-    options: dict[str, Any] = {
-        "max_new_tokens": NEW,
-        "min_new_tokens": 0,
-        "num_beams": 1,
-        "length_penalty": 1.0,
-        "early_stopping": False,
-        "no_repeat_ngram_size": 0,
-        "do_sample": False,
-        "temperature": 1.0,
-        "top_p": 1.0,
-        "top_k": 0,
-        "seed": 0,
-    }
-    return GenerationSpec(**(options | changes))
-
-
 def decoder(model: AdaptedModel, at_once: int = 3, end: int = END, **changes: Any) -> Decoder:
-    return Decoder(model, spec(**changes), end_id=end, pad_id=PAD, at_once=at_once)
+    return Decoder(model, greedy(NEW, **changes), end_id=end, pad_id=PAD, at_once=at_once)
 
 
 def answers(

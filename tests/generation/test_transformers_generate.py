@@ -9,51 +9,39 @@ from typing import Any
 
 import pytest
 import torch
+from greedy import greedy
 from transformers import GenerationConfig, PreTrainedModel
 
 from summarizer.adapters.attach import AdaptedModel, attach
-from summarizer.config.specs import GenerationSpec
 from summarizer.generation.transformers_generate import generate, generation_config
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "adapters"))
 from tiny_bases import adapted, fill_randomly, load, lora, plain, saved
 
-END = 7
-PAD = 0
+END, PAD, NEW = 7, 0, 12
 PROMPTS = [
     [random.Random(length).randrange(8, 96) for _ in range(length)] for length in (5, 1, 12, 8)
 ]  # of unequal length
-
-
-def spec(**changes: Any) -> GenerationSpec:
-    options: dict[str, Any] = {
-        "max_new_tokens": 12,
-        "min_new_tokens": 0,
-        "num_beams": 1,
-        "length_penalty": 1.0,
-        "early_stopping": False,
-        "no_repeat_ngram_size": 0,
-        "do_sample": False,
-        "temperature": 1.0,
-        "top_p": 1.0,
-        "top_k": 0,
-        "seed": 0,
-    }
-    return GenerationSpec(**(options | changes))
 
 
 def answers(
     model: PreTrainedModel, prompts: list[list[int]], trials: int = 1, **changes: Any
 ) -> list[list[list[int]]]:
     return generate(
-        model, prompts, spec(**changes), trials=trials, end_id=END, pad_id=PAD, device=torch.device("cpu")
+        model,
+        prompts,
+        greedy(NEW, **changes),
+        trials=trials,
+        end_id=END,
+        pad_id=PAD,
+        device=torch.device("cpu"),
     )
 
 
 def expected(model: PreTrainedModel, prompt: list[int], **options: Any) -> list[int]:
     """transformers' own answer to one prompt alone, without padding; cut at the first end token."""
     config = GenerationConfig(
-        max_new_tokens=12, eos_token_id=END, pad_token_id=PAD, do_sample=False, **options
+        max_new_tokens=NEW, eos_token_id=END, pad_token_id=PAD, do_sample=False, **options
     )
     ids = model.generate(
         torch.tensor([prompt]), attention_mask=torch.ones(1, len(prompt)), generation_config=config
@@ -72,7 +60,7 @@ SEARCHES: list[dict[str, Any]] = [
     {"num_beams": 4},
     {"num_beams": 3, "length_penalty": 2.0, "early_stopping": True},
     {"no_repeat_ngram_size": 2},
-    {"min_new_tokens": 12},
+    {"min_new_tokens": NEW},
     {"num_beams": 2, "min_new_tokens": 6},
 ]
 
@@ -125,7 +113,7 @@ def always(model: PreTrainedModel, token: int) -> PreTrainedModel:
 
 def test_the_end_token_stops_and_is_left_out(folder: Path) -> None:
     assert answers(always(load(folder).model, END), PROMPTS) == [[[], [], [], []]]
-    assert answers(always(load(folder).model, 9), PROMPTS) == [[[9] * 12] * 4]
+    assert answers(always(load(folder).model, 9), PROMPTS) == [[[9] * NEW] * 4]
     (forced,) = answers(always(load(folder).model, END), PROMPTS, min_new_tokens=3)
     assert [len(answer) for answer in forced] == [3] * 4
 
@@ -133,12 +121,14 @@ def test_the_end_token_stops_and_is_left_out(folder: Path) -> None:
 def test_one_prompt_s_end_does_not_stop_the_others(folder: Path) -> None:
     """The end token is chosen so that some prompt of the batch meets it early."""
     model = load(folder).model
-    (free,) = answers(model, PROMPTS, min_new_tokens=12)
+    (free,) = answers(model, PROMPTS, min_new_tokens=NEW)
     end = free[2][1]
-    (got,) = generate(model, PROMPTS, spec(), trials=1, end_id=end, pad_id=end, device=torch.device("cpu"))
+    (got,) = generate(
+        model, PROMPTS, greedy(NEW), trials=1, end_id=end, pad_id=end, device=torch.device("cpu")
+    )
     for prompt, answer in zip(PROMPTS, got, strict=True):
         (alone,) = generate(
-            model, [prompt], spec(), trials=1, end_id=end, pad_id=end, device=torch.device("cpu")
+            model, [prompt], greedy(NEW), trials=1, end_id=end, pad_id=end, device=torch.device("cpu")
         )
         assert alone == [answer]
     assert len({len(answer) for answer in got}) > 1
@@ -159,11 +149,11 @@ def test_sampling_is_its_seed_s_and_leaves_the_global_generator_alone(folder: Pa
 
 
 def test_options_of_another_search_are_left_out() -> None:
-    greedy = generation_config(spec(temperature=0.3, length_penalty=3.0), end_id=END, pad_id=PAD)
-    assert (greedy.temperature, greedy.length_penalty) == (None, None) or greedy.temperature in (None, 1.0)
-    sampled = generation_config(spec(**SAMPLING), end_id=END, pad_id=PAD)
+    without = generation_config(greedy(NEW, temperature=0.3, length_penalty=3.0), end_id=END, pad_id=PAD)
+    assert (without.temperature, without.length_penalty) == (None, None) or without.temperature in (None, 1.0)
+    sampled = generation_config(greedy(NEW, **SAMPLING), end_id=END, pad_id=PAD)
     assert (sampled.temperature, sampled.top_k, sampled.top_p) == (1.5, 40, 0.95)
-    beams = generation_config(spec(num_beams=2, length_penalty=3.0), end_id=END, pad_id=PAD)
+    beams = generation_config(greedy(NEW, num_beams=2, length_penalty=3.0), end_id=END, pad_id=PAD)
     assert beams.length_penalty == 3.0
 
 
@@ -183,6 +173,6 @@ def test_the_gpu_says_what_the_cpu_says(folder: Path) -> None:
     model.model.to("cuda")
     model.group.scales = model.group.scales.cuda()
     there = generate(
-        model.model, PROMPTS, spec(), trials=3, end_id=END, pad_id=PAD, device=torch.device("cuda")
+        model.model, PROMPTS, greedy(NEW), trials=3, end_id=END, pad_id=PAD, device=torch.device("cuda")
     )
     assert there == here

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import inspect
 from ctypes import c_int
+from functools import cache
 from pathlib import Path
-from types import FunctionType, MethodType
+from types import FunctionType
 from typing import Any, cast
 
 import torch
@@ -43,20 +44,32 @@ def rotated(
 
 
 def rotate_by_kernel(attention: nn.Module) -> None:
-    """Let an attention layer whose model has Llama's rotary embeddings take them from here.
+    """Let an attention layer whose model has Llama's rotary embeddings take them from here."""
+    own: Any = type(attention)
+    if (kind := _rotating(own)) is not None:
+        attention.__class__ = kind
 
-    Its class's forward stays what it is, but for what this one name in it means: there are as many such classes
-    as models, and other users of them see nothing of it.
+
+@cache
+def _rotating(kind: type[Any]) -> type[nn.Module] | None:
+    """The class whose forward is that of `kind`, but for what the name APPLY means in it.
+
+    There are as many such forwards as models. A class, not a forward of each layer's own, so that compiled blocks
+    share their code.
     """
-    forward = type(attention).forward
-    if not isinstance(forward, FunctionType) or APPLY not in forward.__code__.co_names:
-        return
-    own = forward.__globals__[APPLY]
-    if inspect.getsource(own) != _LLAMA_S:
-        return
-    ours = FunctionType(forward.__code__, {**forward.__globals__, APPLY: _apply}, closure=forward.__closure__)
-    ours.__defaults__, ours.__kwdefaults__ = forward.__defaults__, forward.__kwdefaults__
-    attention.forward = MethodType(ours, attention)
+    own = kind.forward
+    if not isinstance(own, FunctionType) or APPLY not in own.__code__.co_names:
+        return None
+    if inspect.getsource(own.__globals__[APPLY]) != _LLAMA_S:
+        return None
+    eager = FunctionType(own.__code__, {**own.__globals__, APPLY: _apply}, closure=own.__closure__)
+    eager.__defaults__, eager.__kwdefaults__ = own.__defaults__, own.__kwdefaults__
+
+    def forward(self: nn.Module, *inputs: Any, **more: Any) -> Any:
+        # The compiler looks names up in the module that a function says it is from, where APPLY means the other.
+        return (own if torch.compiler.is_compiling() else eager)(self, *inputs, **more)
+
+    return type(kind.__name__, (kind,), {"forward": forward, "__doc__": kind.__doc__})
 
 
 _LLAMA_S = inspect.getsource(modeling_llama.apply_rotary_pos_emb)

@@ -332,6 +332,60 @@ def test_the_rate_follows_trials_that_leave_and_forgets_no_evaluation(clock: lis
         assert display.left_s == pytest.approx(96_000 * 2.0, rel=0.05)
 
 
+def test_evaluations_to_come_are_counted_and_those_behind_are_none_of_the_steps(clock: list[float]) -> None:
+    with trial_display(["a", "b"], [100] * 2, metric="val/loss") as display:
+        for index in range(2):
+            display.state(index, "training")
+        for step in range(1, 41):
+            clock[0] += 1.0
+            take_steps(display, {0: step, 1: step})
+        with display.evaluating([0, 1]):
+            assert [line.state for line in display.lines] == ["evaluating"] * 2
+            clock[0] += 1000.0
+            assert display.left_s is None, "it should have been over long ago"
+        assert [line.state for line in display.lines] == ["training"] * 2
+        clock[0] += 1.0
+        for index in range(2):
+            display.step(index, 41, 2.0)
+        display.group(100.0, evaluations_s=300.0)
+        assert display.left_s == pytest.approx(59.0 + 300.0)
+        clock[0] += 100.0
+        assert display.left_s == pytest.approx(259.0), "it goes down while no step is taken"
+        assert "  4 min left" in drawn(display, 80, 24)[-1]
+        for index in range(2):
+            display.step(index, 100, 2.0)
+        display.group(100.0, evaluations_s=200.0)
+        assert display.left_s == pytest.approx(200.0), "all steps are taken"
+
+
+def test_a_trial_alone_counts_evaluations_too(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, clock: list[float]
+) -> None:
+    with (
+        shown_lines(caplog, monkeypatch) as lines,
+        trial_display([""], [10], metric="val/loss") as display,
+    ):
+        display.state(0, "training")
+        for step in range(1, 4):
+            clock[0] += 1.0
+            display.step(0, step, 2.0)
+            display.group(100.0, evaluations_s=60.0)
+    assert [line.split(", ")[1] for line in lines] == ["9 s left", "68 s left", "67 s left"]
+
+
+def test_a_bar_at_a_terminal_counts_down_to_the_end_that_it_was_told() -> None:
+    script = """
+import time
+from summarizer import progress
+with progress.bar("training", 10, done=4) as bar:
+    bar.expect(time.monotonic() + 4000)
+    bar.advance()
+"""
+    screen, code = run_in_terminal(script, 100, 20)
+    assert code == 0
+    assert "67 min left" in screen.lines[0]
+
+
 def test_a_step_costs_microseconds() -> None:
     with trial_display([f"seed={n}" for n in range(16)], [10**6] * 16, metric="val/loss") as display:
         for index in range(16):

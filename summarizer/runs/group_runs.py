@@ -22,6 +22,7 @@ from summarizer.runs.heldout import (
     Yardsticks,
     evaluate_on_the_way,
     final_scores,
+    rows_on_the_way,
     yardsticks,
 )
 from summarizer.runs.outcome import Outcome
@@ -134,12 +135,10 @@ class GroupRuns:
     def _untrained(self) -> OnTheWay:
         with self.group.adapted.evaluating():
             (found,) = evaluate_on_the_way(self.evaluator, self._shared, self.validation, None)
-        rows, asked = len(self.validation.rows), self._shared.evaluation
         log.info(
             "on the way: loss of %d, ROUGE of %d of the %d %s rows",
-            min(asked.loss_rows or rows, rows),
-            min(asked.rows_during_training, rows),
-            rows,
+            *rows_on_the_way(self._shared, self.validation),
+            len(self.validation.rows),
             self.validation.split,
         )
         log.info("step 0, the base alone: %s", _shown(found.metrics))
@@ -151,15 +150,30 @@ class GroupRuns:
     def stepped(self, losses: Mapping[Trial, float], tokens_per_s: float) -> None:
         for trial, loss in losses.items():
             self.display.step(trial.number, trial.reached.step, loss)
-        self.display.group(tokens_per_s)
+        self.display.group(tokens_per_s, self._evaluations_ahead_s())
+
+    def _evaluations_ahead_s(self) -> float:
+        """What the evaluations of those that train or wait will take: on the way, and at their ends."""
+        evaluated = {trial.number: trial.reached.evaluated_step for trial in self._of}
+        on_the_way = ends = 0
+        for number, (line, course) in enumerate(zip(self.display.lines, self.courses, strict=True)):
+            if line.goes_on:
+                ends += 1
+                behind = course.evaluations_by(evaluated.get(number, line.step))
+                on_the_way += course.evaluations_by(course.total_steps) - behind
+        pace, final_rows = self.evaluator.pace, len(self.final.rows)
+        loss_rows, summary_rows = rows_on_the_way(self._shared, self.validation)
+        seconds = on_the_way * pace.expected_s(loss_rows=loss_rows, summary_rows=summary_rows)
+        seconds += ends * pace.expected_s(loss_rows=final_rows, summary_rows=final_rows)
+        if ends and self._shared.evaluation.base and "_yardsticks" not in vars(self):
+            seconds += pace.expected_s(loss_rows=final_rows, summary_rows=final_rows, base=True)
+        return seconds
 
     def evaluate(self, trials: Sequence[Trial]) -> list[dict[str, float]]:
-        for trial in trials:
-            self.display.state(trial.number, "evaluating")
-        found = evaluate_on_the_way(self.evaluator, self._shared, self.validation, self._places(trials))
+        with self.display.evaluating([trial.number for trial in trials]):
+            found = evaluate_on_the_way(self.evaluator, self._shared, self.validation, self._places(trials))
         for trial, evaluation in zip(trials, found, strict=True):
             trial.recorder.log_samples(trial.reached.step, evaluation.samples)
-            self.display.state(trial.number, "training")
         return [evaluation.metrics for evaluation in found]
 
     def evaluated(self, trials: Sequence[Trial], going_on: Sequence[Trial]) -> list[Trial]:
@@ -239,7 +253,6 @@ class GroupRuns:
     def _finish(self, trials: Mapping[Trial, EndedBy]) -> None:
         """Score, save and close runs that trained to their end."""
         for trial in trials:
-            self.display.state(trial.number, "evaluating")
             trial.restore_best()
             if trial.reached.skipped_steps:
                 trial.say(
@@ -247,9 +260,11 @@ class GroupRuns:
                     "%d of %d steps were skipped, since their gradients overflowed fp16",
                     *(trial.reached.skipped_steps, trial.reached.step),
                 )
-        scores = final_scores(
-            self.evaluator, self._shared, self.final, self._places(list(trials)), self._yardsticks
-        )
+        with self.display.evaluating([trial.number for trial in trials]):
+            beside = self._yardsticks
+            scores = final_scores(
+                self.evaluator, self._shared, self.final, self._places(list(trials)), beside
+            )
         for (trial, by), of_trial in zip(trials.items(), scores, strict=True):
             outcome = self._of[trial]
             try:

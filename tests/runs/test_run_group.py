@@ -9,12 +9,14 @@ import pytest
 from grids import GRID, assert_as_alone, assert_same_run, grid, numbers, train_one_by_one, watched_sizes
 
 from summarizer.errors import NonFiniteLossError
+from summarizer.evaluation.pace import EvaluationPace
 from summarizer.runs import experiment
 from summarizer.runs.experiment import run_group
 from summarizer.runs.group_runs import GroupRuns
 from summarizer.tracking.metrics import read_metrics
 from summarizer.tracking.summary import read_summary
 from summarizer.training import loop, step
+from summarizer.trial_display import TrialDisplay
 
 
 @pytest.fixture(scope="module")
@@ -198,3 +200,21 @@ def test_what_ends_a_group_in_the_middle_leaves_how_far_each_run_came(
         assert (summary.status, summary.ended_by, summary.steps) == ("failed", "error", 2)
         assert summary.tokens
         assert summary.train_loss is not None
+
+
+def test_the_time_left_counts_the_evaluations_still_to_come(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A second for each row's loss, 100 for its summary, and 10,000 more for the base alone."""
+
+    def expected_s(_: object, *, loss_rows: int, summary_rows: int, base: bool = False) -> float:
+        return loss_rows + 100.0 * summary_rows + 10_000 * base
+
+    told: list[float] = []
+    monkeypatch.setattr(EvaluationPace, "expected_s", expected_s)
+    monkeypatch.setattr(TrialDisplay, "group", lambda _, tokens_per_s, seconds: told.append(seconds))
+    run_group(grid(tmp_path, "sweep.places=1", trials=GRID[:2]))
+    on_the_way, end = 4 + 200.0, 2 + 200.0
+    left = [[at * on_the_way + end for at in (3, 3, 2, 2, 1, 1)] for _ in range(2)]
+    first = [of_first + 3 * on_the_way + end + end + 10_000 for of_first in left[0]]
+    assert told == first + left[1]

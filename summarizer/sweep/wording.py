@@ -28,6 +28,10 @@ HALVING_NOTE = (
     "Whether a run that was stopped would have won in the end cannot be told from this sweep; "
     "only the full grid can tell."
 )
+REFERENCES = {
+    "base alone": "the model without an adapter",
+    "Lead-3": "the first three sentences of each article",
+}
 
 
 def metric_name(metric: Metric) -> str:
@@ -66,6 +70,13 @@ def course_question(keys: Sequence[str]) -> str:
 def _listed(keys: Sequence[str]) -> str:
     names = [one_line(key) for key in keys] or ["run"]
     return " and ".join(part for part in (", ".join(names[:-1]), names[-1]) if part)
+
+
+def references_note(record: SweepRecord) -> str:
+    """What the rows without a rank are."""
+    systems = dict.fromkeys(one.system for one in record.references)
+    listed = "; ".join(f"{system}: {REFERENCES[system]}" for system in systems)
+    return f"To compare with, without a rank: {listed}."
 
 
 def answer(record: SweepRecord, swept: Swept) -> str:

@@ -22,11 +22,17 @@ LOG_LINES = 3
 log = logging.getLogger(__name__)
 
 
-def trial_labels(overrides: Sequence[Sequence[str]]) -> list[str]:
-    """Each trial's overrides in one line, without those that all share, unless nothing else is left of one."""
+def trial_labels(overrides: Sequence[Sequence[str]], names: Sequence[str]) -> list[str]:
+    """Each trial's overrides in one line, without those that all share, unless nothing else is left of one.
+
+    names: of the runs, to tell apart those that are configured alike.
+    """
     shared = set.intersection(*map(set, overrides)) if overrides else set()
+    own = [[part for part in parts if part not in shared] for parts in overrides]
+    labels = [" ".join(mine or parts) or "defaults" for mine, parts in zip(own, overrides, strict=True)]
     return [
-        " ".join([part for part in parts if part not in shared] or parts) or "defaults" for parts in overrides
+        " ".join([*mine, f"run {name}"]) if labels.count(label) > 1 else label
+        for label, mine, name in zip(labels, own, names, strict=True)
     ]
 
 

@@ -217,9 +217,15 @@ def test_labels_are_short_before_they_are_cut_and_stay_different() -> None:
 
 def test_labels_leave_out_what_all_share() -> None:
     grid = [["model=tiny", f"adapter.dim={dim}", "seed=1"] for dim in (2, 4)]
-    assert trial_labels(grid) == ["adapter.dim=2", "adapter.dim=4"]
-    assert trial_labels([["seed=1"], []]) == ["seed=1", "defaults"]
-    assert trial_labels([["seed=1"]]) == ["seed=1"]
+    assert trial_labels(grid, "01") == ["adapter.dim=2", "adapter.dim=4"]
+    assert trial_labels([["seed=1"], []], "01") == ["seed=1", "defaults"]
+    assert trial_labels([["seed=1"]], "0") == ["seed=1"]
+
+
+def test_labels_of_runs_configured_alike_are_no_longer_than_they_must_be() -> None:
+    assert trial_labels([["model=tiny", "seed=1"]] * 2, ["0", "1"]) == ["run 0", "run 1"]
+    twins = [["model=tiny", f"adapter.dim={dim}"] for dim in (2, 4, 2)]
+    assert trial_labels(twins, "012") == ["adapter.dim=2 run 0", "adapter.dim=4", "adapter.dim=2 run 2"]
 
 
 # ---- elsewhere ---------------------------------------------------------------------------------------------

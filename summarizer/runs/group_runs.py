@@ -16,6 +16,7 @@ from summarizer.errors import StopRequested
 from summarizer.evaluation.evaluate import Evaluator
 from summarizer.evaluation.predictions import Prediction, write_predictions
 from summarizer.evaluation.scores import Comparison
+from summarizer.runs.ended import say_failed
 from summarizer.runs.heldout import (
     HeldOut,
     OnTheWay,
@@ -86,10 +87,13 @@ class GroupRuns:
         if not admitted:
             return self.admit(free)
         trials = list(admitted.values())
-        if not any(one.trained for one in self.outcomes):
+        first = not any(one.trained for one in self.outcomes)
+        if first:
             startup().lap("attach")
+        if first and self._adapters_alike:
+            log.info(describe(adapted, first_place))
         for place, trial in enumerate(trials, first_place):
-            if not self._of[trial].trained:
+            if not (self._adapters_alike or self._of[trial].trained):
                 trial.say(logging.INFO, describe(adapted, place))
         new = [trial for trial in trials if trial.reached.step == 0 and not self._of[trial].trained]
         if new and self._shared.evaluation.base:
@@ -100,6 +104,11 @@ class GroupRuns:
             self._of[trial].trained = True
             self.display.state(trial.number, "training")
         return trials
+
+    @property
+    def _adapters_alike(self) -> bool:
+        """One line says what all of them adapt."""
+        return all(one.spec.adapter == self._shared.adapter for one in self.outcomes)
 
     def _trial(self, outcome: Outcome, place: int) -> Trial:
         spec, adapted = outcome.spec, self.group.adapted
@@ -248,6 +257,9 @@ class GroupRuns:
         self.display.state(self.outcomes.index(outcome), states[status])
         if status != "stopped":
             self.turns.ended(outcome, failed=status == "failed")
+        if isinstance(error, Exception) and outcome.writes and self.labels != [""]:
+            say_failed(error, [outcome.job.folder])
+            outcome.said = True
         outcome.close(status, by, error)
 
     def _finish(self, trials: Mapping[Trial, EndedBy]) -> None:

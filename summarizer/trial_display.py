@@ -137,8 +137,10 @@ class TrialDisplay:
 
     @property
     def left_s(self) -> float | None:
-        """Seconds until then; None where that is not known, or past."""
-        left_s = 0.0 if self.ends_s is None else self.ends_s - time.monotonic()
+        """Seconds until then; None where that is not known, past, or nothing is left to do."""
+        if self.ends_s is None or not any(line.goes_on for line in self.lines):
+            return None
+        left_s = self.ends_s - time.monotonic()
         return left_s if left_s > 0 else None
 
     @property

@@ -362,6 +362,10 @@ def test_evaluations_to_come_are_counted_and_those_behind_are_none_of_the_steps(
             display.step(index, 100, 2.0)
         display.group(100.0, evaluations_s=200.0)
         assert display.left_s == pytest.approx(200.0), "all steps are taken"
+        display.state(0, "done")
+        assert display.left_s == pytest.approx(200.0)
+        display.state(1, "failed")
+        assert display.left_s is None, "nothing is left to do"
 
 
 def test_a_trial_alone_counts_evaluations_too(

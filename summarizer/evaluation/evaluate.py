@@ -62,7 +62,7 @@ class Evaluator:
 
         try:
             with self._showing(trials):
-                self._in_batches("loss", self.processes.share(rows), add)
+                self._in_batches(_label("loss", trials), self.processes.share(rows), add)
         except torch.OutOfMemoryError:
             return [losses for part in self._halves(trials) for losses in self.row_losses(rows, part)]
         nats = self.processes.gathered(own)
@@ -84,7 +84,8 @@ class Evaluator:
         ]
         written: dict[int, list[str]] = {}
         try:
-            with bar("summaries", len(own), show=self.processes.is_main) as progress, self._showing(trials):
+            label = _label("summaries", trials)
+            with bar(label, len(own), show=self.processes.is_main) as progress, self._showing(trials):
                 while left := [place for place in range(len(own)) if place not in written]:
                     try:
                         for place, texts in self._written([prompts[place] for place in left]):
@@ -153,3 +154,8 @@ class Evaluator:
             "out of memory: %d and %d trials are evaluated after each other", middle, len(trials) - middle
         )
         return [trials[:middle], trials[middle:]]
+
+
+def _label(work: str, trials: Sequence[int] | None) -> str:
+    """Of a bar: beside trials that only wait for it, a person sees whose turn it is."""
+    return f"{work} of the base alone" if trials is None else work

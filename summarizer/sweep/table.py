@@ -98,7 +98,9 @@ def terminal_table(record: SweepRecord, swept: Swept, title: str) -> Table:
         table.add_row(*(Text(column.shown(run)) for column in chosen), style=style)
     table.add_section()
     for one in record.references:
-        table.add_row(*(Text(column.beside(one)) for column in chosen))
+        # In the widest column of text: in that of the runs' numbers it would cost the others their width.
+        cells = {("run",): "", ("status",): one.system}
+        table.add_row(*(Text(cells.get(column.heading, column.beside(one))) for column in chosen))
     return table
 
 

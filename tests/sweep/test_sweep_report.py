@@ -126,7 +126,7 @@ def test_the_base_and_lead_3_stand_beside_the_runs(
     assert (lead["run"], lead["best validation loss"], lead["loss test, 50 rows"]) == ("Lead-3", "", "")
     assert lead["rouge1 test, 50 rows"] == "25.50 (24.5–26.5)"
     shown = capsys.readouterr().err
-    assert re.search(r"base alone +3\.000 +20\.00 \(19\.0–21\.0\)", shown)
+    assert re.search(r"3\.000 +base alone +20\.00 \(19\.0–21\.0\)", shown)
     assert re.search(r"Lead-3 +25\.50", shown)
     assert "without a rank: base alone: the model without an adapter; Lead-3: the first three" in shown
 

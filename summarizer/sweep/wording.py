@@ -83,7 +83,8 @@ def answer(record: SweepRecord, swept: Swept) -> str:
     """The winner in one line."""
     winner = record.winner
     if winner is None or winner.best is None:
-        return "No run has been evaluated."
+        measured = any(run.best for run in record.runs)
+        return "No run that was evaluated came to an end" if measured else "No run has been evaluated"
     line = f"{name(winner, swept)}: {shown(record.metric, winner.best.value)} at step {winner.best.step}"
     return f"Best: {line}" if winner.status == "completed" else f"Best so far (no run has completed): {line}"
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +91,11 @@ def test_a_sweep_leaves_its_table_and_pictures(tmp_path: Path, capsys: pytest.Ca
 def test_an_unfinished_sweep_is_reported_too(tmp_path: Path) -> None:
     plan(tmp_path, [["adapter.dim=2"], ["adapter.dim=4"]])
     assert report_sweep(tmp_path).winner is None
+    assert "\nNo run has been evaluated.\n" in (tmp_path / "sweep.md").read_text()
+    make_run(tmp_path / "1", ["adapter.dim=4"], end=2.0, steps=10, status="failed", summary={"error": "x"})
+    report_sweep(tmp_path)
+    assert "\nNo run that was evaluated came to an end.\n" in (tmp_path / "sweep.md").read_text()
+    shutil.rmtree(tmp_path / "1")
     make_run(tmp_path / "0", ["adapter.dim=2"], end=2.0, steps=10, status="stopped")
     report_sweep(tmp_path)
     text = (tmp_path / "sweep.md").read_text()

@@ -99,7 +99,7 @@ def terminal_table(record: SweepRecord, swept: Swept, title: str) -> Table:
     table.add_section()
     for one in record.references:
         # In the widest column of text: in that of the runs' numbers it would cost the others their width.
-        cells = {("run",): "", ("status",): one.system}
+        cells: dict[tuple[str, ...], str] = {("run",): "", ("status",): one.system}
         table.add_row(*(Text(cells.get(column.heading, column.beside(one))) for column in chosen))
     return table
 

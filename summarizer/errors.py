@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -50,3 +51,18 @@ class RunsFailed(Exception):  # noqa: N818 - what happened, as StopRequested is;
     def __init__(self, message: str, exit_code: int) -> None:
         self.exit_code = exit_code
         super().__init__(message)
+
+
+FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
+REFUSING_DISK = (*FULL_DISK, errno.EROFS, errno.EACCES)
+
+
+def is_full_disk(error: BaseException | None) -> bool:
+    return isinstance(error, OSError) and error.errno in FULL_DISK
+
+
+def disk_refusal(error: BaseException | None) -> str | None:
+    """What to say of a disk that takes no more, or nothing at all; None for any other error."""
+    if not isinstance(error, OSError) or error.errno not in REFUSING_DISK:
+        return None
+    return f"Cannot write {error.filename or 'to the disk'}: {error.strerror}."

@@ -96,6 +96,7 @@ class Bar:
         self._label, self._total, self._unit, self._live, self._silent = label, total, unit, live, silent
         self._done = self._done_before = done
         self._note = ""
+        self._ends_s: float | None = None
         self._pauses = Pauses()
 
     def advance(self, count: int = 1) -> None:
@@ -117,10 +118,19 @@ class Bar:
             progress, task = self._live
             progress.update(task, note=text)
 
+    def expect(self, ends_s: float | None) -> None:
+        """Say when all will be done, by time.monotonic(), where the pieces alone do not tell; None: they do."""
+        self._ends_s = ends_s
+        if self._live is not None:
+            progress, task = self._live
+            progress.update(task, ends_s=ends_s)
+
     def _line(self, now_s: float) -> str:
         per_s = (self._done - self._done_before) / max(now_s - self._pauses.start_s, 1e-9)
         parts = [f"{self._label}: {amount(self._done, self._total, self._unit)}"]
-        if self._total and per_s:
+        if self._ends_s is not None:
+            parts.append(left(self._ends_s, now_s))
+        elif self._total and per_s:
             parts.append(f"{duration((self._total - self._done) / per_s)} left")
         parts.append(self._note or pace(per_s, self._unit))
         return ", ".join(part for part in parts if part)
@@ -137,6 +147,8 @@ class _TimeLeft(TimeRemainingColumn):
     """Nothing for work whose end is not known, so that the time gone is not read as the time left."""
 
     def render(self, task: Task) -> Text:
+        if (ends_s := task.fields.get("ends_s")) is not None:
+            return Text(left(ends_s, time.monotonic()), style="progress.remaining")
         text = super().render(task)
         return text.append(" left") if text.plain else text
 
@@ -235,6 +247,11 @@ def working(label: str) -> Iterator[None]:
     took_s = time.monotonic() - start_s
     if is_first_process() and took_s >= WORTH_A_LINE_S:
         log.info("%s: took %s", label, duration(took_s))
+
+
+def left(ends_s: float, now_s: float) -> str:
+    """`12 min left`; nothing once the time is over."""
+    return f"{duration(ends_s - now_s)} left" if ends_s > now_s else ""
 
 
 def is_first_process() -> bool:

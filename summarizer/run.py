@@ -93,7 +93,10 @@ def _compose_and_run(config: DictConfig) -> float | None:
             sweep=Path(hydra_config.sweep.dir).name if sweeping else None,
         )
         try:
-            return raise_alone(start([job]))
+            value = raise_alone(start([job]))
+            if job.config["plan"] and not sweeping:
+                take_back(Path(folder))
+            return value
         except ConfigError:
             if not sweeping:
                 take_back(Path(folder))

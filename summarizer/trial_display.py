@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
@@ -22,11 +22,17 @@ LOG_LINES = 3
 log = logging.getLogger(__name__)
 
 
-def trial_labels(overrides: Sequence[Sequence[str]]) -> list[str]:
-    """Each trial's overrides in one line, without those that all share, unless nothing else is left of one."""
+def trial_labels(overrides: Sequence[Sequence[str]], names: Sequence[str]) -> list[str]:
+    """Each trial's overrides in one line, without those that all share, unless nothing else is left of one.
+
+    names: of the runs, to tell apart those that are configured alike.
+    """
     shared = set.intersection(*map(set, overrides)) if overrides else set()
+    own = [[part for part in parts if part not in shared] for parts in overrides]
+    labels = [" ".join(mine or parts) or "defaults" for mine, parts in zip(own, overrides, strict=True)]
     return [
-        " ".join([part for part in parts if part not in shared] or parts) or "defaults" for parts in overrides
+        " ".join([*mine, f"run {name}"]) if labels.count(label) > 1 else label
+        for label, mine, name in zip(labels, own, names, strict=True)
     ]
 
 
@@ -73,11 +79,13 @@ class TrialDisplay:
     def __init__(self, lines: list[TrialLine], metric: str) -> None:
         self.lines, self.metric = lines, metric
         self.tokens_per_s: float | None = None
-        self.left_s: float | None = None
-        """Seconds until all trials that work or wait have taken their last step; None where unknown."""
+        self.ends_s: float | None = None
+        """When all trials that work or wait are trained and evaluated, by time.monotonic(); None where unknown."""
         self.plain = False
         self.bar: progress.Bar | None = None
         self._steps_taken = 0
+        self._aside_s = 0.0
+        """Seconds that were none of the steps'."""
         self._pace = Pace()
         self._pauses = progress.Pauses()
 
@@ -90,23 +98,50 @@ class TrialDisplay:
         line.step, line.loss = step, loss
         self._steps_taken += 1
 
+    @contextmanager
+    def evaluating(self, indices: Collection[int]) -> Iterator[None]:
+        """For the block, these trials are evaluated and none takes a step."""
+        before = {index: self.lines[index].state for index in indices}
+        for index in indices:
+            self.state(index, "evaluating")
+        begun_s = time.monotonic()
+        try:
+            yield
+        finally:
+            self._aside_s += time.monotonic() - begun_s
+            for index, state in before.items():
+                self.state(index, state)
+
     def evaluated(self, index: int, value: float, best: float | None, best_step: int | None) -> None:
         line = self.lines[index]
         line.value, line.best, line.best_step = value, best, best_step
 
-    def group(self, tokens_per_s: float) -> None:
-        """Once after each step's `step`s. tokens_per_s: of all trials together."""
+    def group(self, tokens_per_s: float, evaluations_s: float = 0.0) -> None:
+        """Once after each step's `step`s.
+
+        tokens_per_s: of all trials together. evaluations_s: what the evaluations still to come will take.
+        """
         now_s = time.monotonic()
         self.tokens_per_s = tokens_per_s
-        self._pace.mark(now_s, self._steps_taken)
+        self._pace.mark(now_s - self._aside_s, self._steps_taken)
         rate = self._pace.steps_per_s
         ahead = sum(line.steps_ahead for line in self.lines)
-        self.left_s = ahead / rate if rate and ahead else None
+        left_s = ahead / rate + evaluations_s if rate else 0.0
+        self.ends_s = now_s + left_s if left_s else None
         if self.bar is not None:
+            self.bar.expect(self.ends_s)
             self.bar.note(f"loss {number(self.lines[0].loss)}, {tokens_per_s:,.0f} tokens/s")
             self.bar.advance()
         elif self.plain and self._pauses.over(now_s):
             log.info(self.describe())
+
+    @property
+    def left_s(self) -> float | None:
+        """Seconds until then; None where that is not known, past, or nothing is left to do."""
+        if self.ends_s is None or not any(line.goes_on for line in self.lines):
+            return None
+        left_s = self.ends_s - time.monotonic()
+        return left_s if left_s > 0 else None
 
     @property
     def steps(self) -> tuple[int, int]:
@@ -123,8 +158,8 @@ class TrialDisplay:
         if active:
             of = span([line.total for line in active])
             parts.insert(0, f"step {span([line.step for line in active])} of {of} each")
-        if self.left_s is not None:
-            parts.append(f"{duration(self.left_s)} left")
+        if (left_s := self.left_s) is not None:
+            parts.append(f"{duration(left_s)} left")
         if self.tokens_per_s is not None:
             parts.append(f"{self.tokens_per_s:,.0f} tokens/s")
         if (first := leader(self.lines, self.metric)) is not None:
@@ -136,8 +171,9 @@ class TrialDisplay:
 class Pace:
     """Steps per second of all trials together, over the later half to three quarters of this process's time.
 
-    So trials that leave or come are soon seen in it, and an evaluation is spread over the steps around it. The
-    first mark only starts the clock: before it lies what is paid once, such as compiling.
+    So trials that leave or come are soon seen in it. Evaluations are no part of that time, what else lies between
+    two steps, such as saving, is spread over the steps around it. The first mark only starts the clock: before it
+    lies what is paid once, such as compiling.
     """
 
     def __init__(self) -> None:
@@ -190,8 +226,8 @@ class _Drawn:
         tails = [f" {percent(done, total):>5}", f"  {done:>{len(f'{total:,}')},}/{total:,} steps"]
         if display.tokens_per_s is not None:
             tails.append(f"  {display.tokens_per_s:,.0f} tokens/s")
-        if display.left_s is not None:
-            tails.insert(1, f"  {duration(display.left_s)} left")
+        if (left_s := display.left_s) is not None:
+            tails.insert(1, f"  {duration(left_s)} left")
         while len(tails) > 1 and len(head) + len("".join(tails)) > width - 8:
             tails.pop()
         yield Text(head, no_wrap=True, overflow="crop", end="")

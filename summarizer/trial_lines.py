@@ -47,8 +47,13 @@ class TrialLine:
         return self.state in ("training", "evaluating")
 
     @property
+    def goes_on(self) -> bool:
+        """As far as can be told: what a paused trial would do is not known."""
+        return self.active or self.state == "waiting"
+
+    @property
     def steps_ahead(self) -> int:
-        return self.total - self.step if self.active or self.state == "waiting" else 0
+        return self.total - self.step if self.goes_on else 0
 
 
 def rank(line: TrialLine, metric: str) -> float:

@@ -217,9 +217,15 @@ def test_labels_are_short_before_they_are_cut_and_stay_different() -> None:
 
 def test_labels_leave_out_what_all_share() -> None:
     grid = [["model=tiny", f"adapter.dim={dim}", "seed=1"] for dim in (2, 4)]
-    assert trial_labels(grid) == ["adapter.dim=2", "adapter.dim=4"]
-    assert trial_labels([["seed=1"], []]) == ["seed=1", "defaults"]
-    assert trial_labels([["seed=1"]]) == ["seed=1"]
+    assert trial_labels(grid, "01") == ["adapter.dim=2", "adapter.dim=4"]
+    assert trial_labels([["seed=1"], []], "01") == ["seed=1", "defaults"]
+    assert trial_labels([["seed=1"]], "0") == ["seed=1"]
+
+
+def test_labels_of_runs_configured_alike_are_no_longer_than_they_must_be() -> None:
+    assert trial_labels([["model=tiny", "seed=1"]] * 2, ["0", "1"]) == ["run 0", "run 1"]
+    twins = [["model=tiny", f"adapter.dim={dim}"] for dim in (2, 4, 2)]
+    assert trial_labels(twins, "012") == ["adapter.dim=2 run 0", "adapter.dim=4", "adapter.dim=2 run 2"]
 
 
 # ---- elsewhere ---------------------------------------------------------------------------------------------
@@ -330,6 +336,64 @@ def test_the_rate_follows_trials_that_leave_and_forgets_no_evaluation(clock: lis
             clock[0] += 1.0 if step % 100 else 101.0  # an evaluation takes as long as the steps between two
             take_steps(display, {0: step})
         assert display.left_s == pytest.approx(96_000 * 2.0, rel=0.05)
+
+
+def test_evaluations_to_come_are_counted_and_those_behind_are_none_of_the_steps(clock: list[float]) -> None:
+    with trial_display(["a", "b"], [100] * 2, metric="val/loss") as display:
+        for index in range(2):
+            display.state(index, "training")
+        for step in range(1, 41):
+            clock[0] += 1.0
+            take_steps(display, {0: step, 1: step})
+        with display.evaluating([0, 1]):
+            assert [line.state for line in display.lines] == ["evaluating"] * 2
+            clock[0] += 1000.0
+            assert display.left_s is None, "it should have been over long ago"
+        assert [line.state for line in display.lines] == ["training"] * 2
+        clock[0] += 1.0
+        for index in range(2):
+            display.step(index, 41, 2.0)
+        display.group(100.0, evaluations_s=300.0)
+        assert display.left_s == pytest.approx(59.0 + 300.0)
+        clock[0] += 100.0
+        assert display.left_s == pytest.approx(259.0), "it goes down while no step is taken"
+        assert "  4 min left" in drawn(display, 80, 24)[-1]
+        for index in range(2):
+            display.step(index, 100, 2.0)
+        display.group(100.0, evaluations_s=200.0)
+        assert display.left_s == pytest.approx(200.0), "all steps are taken"
+        display.state(0, "done")
+        assert display.left_s == pytest.approx(200.0)
+        display.state(1, "failed")
+        assert display.left_s is None, "nothing is left to do"
+
+
+def test_a_trial_alone_counts_evaluations_too(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, clock: list[float]
+) -> None:
+    with (
+        shown_lines(caplog, monkeypatch) as lines,
+        trial_display([""], [10], metric="val/loss") as display,
+    ):
+        display.state(0, "training")
+        for step in range(1, 4):
+            clock[0] += 1.0
+            display.step(0, step, 2.0)
+            display.group(100.0, evaluations_s=60.0)
+    assert [line.split(", ")[1] for line in lines] == ["9 s left", "68 s left", "67 s left"]
+
+
+def test_a_bar_at_a_terminal_counts_down_to_the_end_that_it_was_told() -> None:
+    script = """
+import time
+from summarizer import progress
+with progress.bar("training", 10, done=4) as bar:
+    bar.expect(time.monotonic() + 4000)
+    bar.advance()
+"""
+    screen, code = run_in_terminal(script, 100, 20)
+    assert code == 0
+    assert "67 min left" in screen.lines[0]
 
 
 def test_a_step_costs_microseconds() -> None:

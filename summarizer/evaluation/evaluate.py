@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 import torch
@@ -14,6 +15,7 @@ from summarizer.adapters.attach import AdaptedModel
 from summarizer.config.specs import GenerationSpec
 from summarizer.data.order import EncodedRow
 from summarizer.data.prompt import Prompt
+from summarizer.evaluation.pace import EvaluationPace
 from summarizer.evaluation.row_losses import RowLosses
 from summarizer.generation.decode import Decoder
 from summarizer.model.nll import token_nll
@@ -37,6 +39,8 @@ class Evaluator:
     processes: Processes
     between_batches: Callable[[], None]
     """Called after each batch, to answer a stop signal."""
+    pace: EvaluationPace = field(default_factory=EvaluationPace)
+    """By what was evaluated so far."""
 
     def losses(self, rows: Sequence[EncodedRow], trials: Sequence[int] | None) -> list[float]:
         """Mean loss in nats per summary token over all rows, of each of these trials; None: of the base alone."""
@@ -44,6 +48,7 @@ class Evaluator:
 
     def row_losses(self, rows: Sequence[EncodedRow], trials: Sequence[int] | None) -> list[RowLosses]:
         """Likewise of each row, in the rows' order."""
+        begun_s = time.monotonic()
         count = 1 if trials is None else len(trials)
         own: list[list[float]] = []
         """Of each row that is this process's: nats by each trial."""
@@ -57,11 +62,14 @@ class Evaluator:
 
         try:
             with self._showing(trials):
-                self._in_batches("loss", self.processes.share(rows), add)
+                self._in_batches(_label("loss", trials), self.processes.share(rows), add)
         except torch.OutOfMemoryError:
             return [losses for part in self._halves(trials) for losses in self.row_losses(rows, part)]
         nats = self.processes.gathered(own)
         tokens = [len(row.target_ids) for row in rows]
+        self.pace.took(
+            "loss", time.monotonic() - begun_s, rows=len(rows), trials=trials if trials is None else count
+        )
         return [
             RowLosses.of([(of_row[trial], n) for of_row, n in zip(nats, tokens, strict=True)])
             for trial in range(count)
@@ -69,13 +77,15 @@ class Evaluator:
 
     def summaries(self, rows: Sequence[EncodedRow], trials: Sequence[int] | None) -> list[list[str]]:
         """Each of these trials' summary of each row, in the rows' order; None: one list, of the base alone."""
+        begun_s = time.monotonic()
         own = self.processes.share(list(enumerate(rows)))
         prompts = [
             self.prompt.generation_ids(row.article_ids, self.generation.max_new_tokens) for _, row in own
         ]
         written: dict[int, list[str]] = {}
         try:
-            with bar("summaries", len(own), show=self.processes.is_main) as progress, self._showing(trials):
+            label = _label("summaries", trials)
+            with bar(label, len(own), show=self.processes.is_main) as progress, self._showing(trials):
                 while left := [place for place in range(len(own)) if place not in written]:
                     try:
                         for place, texts in self._written([prompts[place] for place in left]):
@@ -89,6 +99,12 @@ class Evaluator:
         numbered = [(index, written[place]) for place, (index, _) in enumerate(own)]
         by_row = sorted(self.processes.gathered(numbered))
         count = 1 if trials is None else len(trials)
+        self.pace.took(
+            "summaries",
+            time.monotonic() - begun_s,
+            rows=len(rows),
+            trials=trials if trials is None else count,
+        )
         return [[texts[trial] for _, texts in by_row] for trial in range(count)]
 
     def _written(self, prompts: Sequence[Sequence[int]]) -> Iterator[tuple[int, list[str]]]:
@@ -138,3 +154,8 @@ class Evaluator:
             "out of memory: %d and %d trials are evaluated after each other", middle, len(trials) - middle
         )
         return [trials[:middle], trials[middle:]]
+
+
+def _label(work: str, trials: Sequence[int] | None) -> str:
+    """Of a bar: beside trials that only wait for it, a person sees whose turn it is."""
+    return f"{work} of the base alone" if trials is None else work

@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
+from summarizer.config.paths import shown
+from summarizer.errors import ConfigError, NonFiniteLossError, RunsFailed, disk_refusal
 from summarizer.runs.job import Job
 from summarizer.tracking.metrics import read_metrics
+
+EXPECTED = (ConfigError, NonFiniteLossError, RunsFailed)
+"""Failures whose message says all; others are logged with where they happened."""
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -16,6 +26,18 @@ class Ended:
     """The best value of `trainer.best_metric`, what a sweeper optimises; None without an evaluation."""
     error: Exception | None = None
     """What ended it before its time."""
+    said: bool = False
+    """Whether the log has the error already."""
+
+
+def say_failed(error: Exception, folders: Sequence[str]) -> None:
+    """Log why runs failed, in the log of one alone where it is one."""
+    refused = disk_refusal(error)
+    unexpected = None if refused or isinstance(error, EXPECTED) else error
+    one = {"run": folders[0]} if len(folders) == 1 else {}
+    names = ", ".join(shown(Path(folder)) for folder in folders)
+    text = "%s %s failed: %s"
+    log.error(text, "run" if one else "runs", names, refused or error, exc_info=unexpected, extra=one)
 
 
 def best_value(job: Job) -> float | None:

@@ -127,7 +127,9 @@ def _train(
     steps_per_epoch = training.steps_per_epoch(spec.trainer.batch_size)
     course = {one: course_of(one.spec.trainer, steps_per_epoch) for one in outcomes}
     courses = [course[one] for one in pending]
-    labels = trial_labels([outcome.job.overrides for outcome in pending])
+    labels = trial_labels(
+        [outcome.job.overrides for outcome in pending], [outcome.job.path.name for outcome in pending]
+    )
     display = trial_display(
         labels,
         [course.total_steps for course in courses],

@@ -16,12 +16,14 @@ from summarizer.errors import StopRequested
 from summarizer.evaluation.evaluate import Evaluator
 from summarizer.evaluation.predictions import Prediction, write_predictions
 from summarizer.evaluation.scores import Comparison
+from summarizer.runs.ended import say_failed
 from summarizer.runs.heldout import (
     HeldOut,
     OnTheWay,
     Yardsticks,
     evaluate_on_the_way,
     final_scores,
+    rows_on_the_way,
     yardsticks,
 )
 from summarizer.runs.outcome import Outcome
@@ -85,10 +87,13 @@ class GroupRuns:
         if not admitted:
             return self.admit(free)
         trials = list(admitted.values())
-        if not any(one.trained for one in self.outcomes):
+        first = not any(one.trained for one in self.outcomes)
+        if first:
             startup().lap("attach")
+        if first and self._adapters_alike:
+            log.info(describe(adapted, first_place))
         for place, trial in enumerate(trials, first_place):
-            if not self._of[trial].trained:
+            if not (self._adapters_alike or self._of[trial].trained):
                 trial.say(logging.INFO, describe(adapted, place))
         new = [trial for trial in trials if trial.reached.step == 0 and not self._of[trial].trained]
         if new and self._shared.evaluation.base:
@@ -99,6 +104,11 @@ class GroupRuns:
             self._of[trial].trained = True
             self.display.state(trial.number, "training")
         return trials
+
+    @property
+    def _adapters_alike(self) -> bool:
+        """One line says what all of them adapt."""
+        return all(one.spec.adapter == self._shared.adapter for one in self.outcomes)
 
     def _trial(self, outcome: Outcome, place: int) -> Trial:
         spec, adapted = outcome.spec, self.group.adapted
@@ -134,12 +144,10 @@ class GroupRuns:
     def _untrained(self) -> OnTheWay:
         with self.group.adapted.evaluating():
             (found,) = evaluate_on_the_way(self.evaluator, self._shared, self.validation, None)
-        rows, asked = len(self.validation.rows), self._shared.evaluation
         log.info(
             "on the way: loss of %d, ROUGE of %d of the %d %s rows",
-            min(asked.loss_rows or rows, rows),
-            min(asked.rows_during_training, rows),
-            rows,
+            *rows_on_the_way(self._shared, self.validation),
+            len(self.validation.rows),
             self.validation.split,
         )
         log.info("step 0, the base alone: %s", _shown(found.metrics))
@@ -151,15 +159,30 @@ class GroupRuns:
     def stepped(self, losses: Mapping[Trial, float], tokens_per_s: float) -> None:
         for trial, loss in losses.items():
             self.display.step(trial.number, trial.reached.step, loss)
-        self.display.group(tokens_per_s)
+        self.display.group(tokens_per_s, self._evaluations_ahead_s())
+
+    def _evaluations_ahead_s(self) -> float:
+        """What the evaluations of those that train or wait will take: on the way, and at their ends."""
+        evaluated = {trial.number: trial.reached.evaluated_step for trial in self._of}
+        on_the_way = ends = 0
+        for number, (line, course) in enumerate(zip(self.display.lines, self.courses, strict=True)):
+            if line.goes_on:
+                ends += 1
+                behind = course.evaluations_by(evaluated.get(number, line.step))
+                on_the_way += course.evaluations_by(course.total_steps) - behind
+        pace, final_rows = self.evaluator.pace, len(self.final.rows)
+        loss_rows, summary_rows = rows_on_the_way(self._shared, self.validation)
+        seconds = on_the_way * pace.expected_s(loss_rows=loss_rows, summary_rows=summary_rows)
+        seconds += ends * pace.expected_s(loss_rows=final_rows, summary_rows=final_rows)
+        if ends and self._shared.evaluation.base and "_yardsticks" not in vars(self):
+            seconds += pace.expected_s(loss_rows=final_rows, summary_rows=final_rows, base=True)
+        return seconds
 
     def evaluate(self, trials: Sequence[Trial]) -> list[dict[str, float]]:
-        for trial in trials:
-            self.display.state(trial.number, "evaluating")
-        found = evaluate_on_the_way(self.evaluator, self._shared, self.validation, self._places(trials))
+        with self.display.evaluating([trial.number for trial in trials]):
+            found = evaluate_on_the_way(self.evaluator, self._shared, self.validation, self._places(trials))
         for trial, evaluation in zip(trials, found, strict=True):
             trial.recorder.log_samples(trial.reached.step, evaluation.samples)
-            self.display.state(trial.number, "training")
         return [evaluation.metrics for evaluation in found]
 
     def evaluated(self, trials: Sequence[Trial], going_on: Sequence[Trial]) -> list[Trial]:
@@ -234,12 +257,14 @@ class GroupRuns:
         self.display.state(self.outcomes.index(outcome), states[status])
         if status != "stopped":
             self.turns.ended(outcome, failed=status == "failed")
+        if isinstance(error, Exception) and outcome.writes and self.labels != [""]:
+            say_failed(error, [outcome.job.folder])
+            outcome.said = True
         outcome.close(status, by, error)
 
     def _finish(self, trials: Mapping[Trial, EndedBy]) -> None:
         """Score, save and close runs that trained to their end."""
         for trial in trials:
-            self.display.state(trial.number, "evaluating")
             trial.restore_best()
             if trial.reached.skipped_steps:
                 trial.say(
@@ -247,9 +272,11 @@ class GroupRuns:
                     "%d of %d steps were skipped, since their gradients overflowed fp16",
                     *(trial.reached.skipped_steps, trial.reached.step),
                 )
-        scores = final_scores(
-            self.evaluator, self._shared, self.final, self._places(list(trials)), self._yardsticks
-        )
+        with self.display.evaluating([trial.number for trial in trials]):
+            beside = self._yardsticks
+            scores = final_scores(
+                self.evaluator, self._shared, self.final, self._places(list(trials)), beside
+            )
         for (trial, by), of_trial in zip(trials.items(), scores, strict=True):
             outcome = self._of[trial]
             try:

@@ -58,6 +58,13 @@ class OnTheWay:
     samples: list[SampleSummary]
 
 
+def rows_on_the_way(spec: RunSpec, rows: HeldOut) -> tuple[int, int]:
+    """How many rows give the loss, and how many get summaries."""
+    every = len(rows.rows)
+    asked = every if spec.evaluation.loss_rows is None else spec.evaluation.loss_rows
+    return min(asked, every), min(spec.evaluation.rows_during_training, every)
+
+
 def evaluate_on_the_way(
     evaluator: Evaluator, spec: RunSpec, rows: HeldOut, trials: Sequence[int] | None
 ) -> list[OnTheWay]:

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING
 from omegaconf import OmegaConf
 
 from summarizer.config.paths import shown
-from summarizer.errors import ConfigError, NonFiniteLossError, RunsFailed, StopRequested
-from summarizer.runs.ended import Ended, best_value
+from summarizer.errors import ConfigError, RunsFailed, StopRequested
+from summarizer.runs.ended import Ended, best_value, say_failed
 from summarizer.runs.job import Job, job_of_folder, jobs_from_json, jobs_to_json
 from summarizer.runs.logs import folder_logs
 from summarizer.tracking.startup import startup
@@ -30,9 +30,6 @@ WAIT_FOR_JOB = timedelta(days=7)
 """Followers wait while the main process runs whatever comes before their next job."""
 GRACE_S = 60.0
 """How long spawned processes may take to save and stop before they are killed."""
-
-EXPECTED = (ConfigError, NonFiniteLossError, RunsFailed)
-"""Failures whose message says all; others are logged with where they happened."""
 
 log = logging.getLogger(__name__)
 
@@ -163,8 +160,7 @@ class FailuresKept:
         if not (self.keep and isinstance(error, Exception)):
             return False
         if self.sweeping:
-            unexpected = None if isinstance(error, EXPECTED) else error
-            log.error("run %s failed: %s", shown(Path(self.folder)), error, exc_info=unexpected)
+            say_failed(error, [self.folder])
         _lead.failed.append((self.folder, error))
         return True
 
@@ -194,7 +190,7 @@ def raise_failures() -> None:
 
 def resume(folder: Path, others: Sequence[str]) -> None:
     """Go on with the run of a folder. Raises ConfigError where other overrides stand beside it."""
-    from summarizer.tracking.summary import is_finished
+    from summarizer.tracking.summary import is_finished, read_summary
 
     if others:
         raise ConfigError.single(
@@ -203,7 +199,9 @@ def resume(folder: Path, others: Sequence[str]) -> None:
     job = job_of_folder(folder.resolve())
     with folder_logs([str(folder)]):
         if is_finished(folder):
-            log.info("%s is complete; there is nothing to resume", folder)
+            halved = read_summary(folder).ended_by == "successive_halving"
+            ended = "was stopped by successive halving" if halved else "is complete"
+            log.info("%s %s; there is nothing to resume", folder, ended)
         else:
             raise_alone(start([job]))
 

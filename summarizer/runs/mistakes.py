@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import logging
 import os
 import signal
@@ -15,7 +14,7 @@ from types import FrameType
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
-from summarizer.errors import ConfigError, Issue, NonFiniteLossError, RunsFailed, StopRequested
+from summarizer.errors import ConfigError, Issue, NonFiniteLossError, RunsFailed, StopRequested, disk_refusal
 
 log = logging.getLogger(__name__)
 
@@ -57,12 +56,9 @@ def report_mistakes(run: Callable[[], object], arguments: Sequence[str]) -> int:
         say("Stopped: nobody reads the output any more.")
         return FAILURE
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
+        if (refused := disk_refusal(error)) is None:
             raise
-        say(
-            f"Cannot write {error.filename or 'to the disk'}: {error.strerror}. "
-            "Nothing that was saved is lost."
-        )
+        say(f"{refused} Nothing that was saved is lost.")
         return FAILURE
     return 0
 

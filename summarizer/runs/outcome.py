@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,6 +11,7 @@ import torch
 from summarizer.config.specs import RunSpec
 from summarizer.evaluation.scores import Comparison
 from summarizer.runs.ended import Ended
+from summarizer.runs.folder import SUMMARY
 from summarizer.runs.job import Job
 from summarizer.tracking.environment import git_state, peak_memory_bytes, versions
 from summarizer.tracking.names import redact
@@ -52,11 +52,14 @@ class Outcome:
     """The devices' rate, once it is measured."""
     known: dict[str, Any] = field(default_factory=dict)
     records_open: bool = False
+    said: bool = False
+    """Whether the log has the error already."""
 
     def open_records(self) -> None:
         """Begin metrics.jsonl and the wandb run, unless they are. Raises ConfigError where wandb cannot."""
         if self.writes and not self.records_open:
             job = self.job
+            (job.path / SUMMARY).unlink(missing_ok=True)  # of an earlier process: the run goes on
             self.recorder = open_recorder(
                 self.spec.tracking,
                 job.path,
@@ -69,7 +72,7 @@ class Outcome:
 
     @property
     def ended(self) -> Ended:
-        return Ended(self.job.folder, self.best_value, self.error)
+        return Ended(self.job.folder, self.best_value, self.error, self.said)
 
     def add_scores(self, scores: Comparison) -> None:
         self.known["val_loss"] = scores.adapter.loss
@@ -122,4 +125,9 @@ class Outcome:
             **self.known,
         )
         self.recorder.finish(status, summary.model_dump())
-        write_summary(Path(self.job.folder), summary)
+        try:
+            write_summary(self.job.path, summary)
+        except OSError:
+            # The disk that ended the run; what it refused first is what its user must hear of.
+            if not isinstance(error, OSError):
+                raise

@@ -27,6 +27,7 @@ from summarizer.config.specs import TrackingSpec
 from summarizer.errors import ConfigError
 from summarizer.runs import launch
 from summarizer.runs.ended import Ended
+from summarizer.runs.folder import take_back
 from summarizer.sweep.closing import report_later
 from summarizer.sweep.compose import Combination, compose_batch, composed_for
 from summarizer.sweep.grouping import group_key, grouped
@@ -88,7 +89,19 @@ class Launch:
             ended |= {run.folder: run for run in results}
         if not self._optimising:
             launch.keep_failures([ended[one.job.folder] for one in combinations])
-        return [self._returned(one, ended[one.job.folder]) for one in combinations]
+        returns = [self._returned(one, ended[one.job.folder]) for one in combinations]
+        self._take_back_plans(combinations, ended)
+        return returns
+
+    def _take_back_plans(self, combinations: Sequence[Combination], ended: Mapping[str, Ended]) -> None:
+        """A plan that was shown leaves nothing."""
+        plans = [
+            one for one in combinations if one.job.config["plan"] and ended[one.job.folder].error is None
+        ]
+        for one in plans:
+            take_back(one.job.path)
+        if plans and not (self.sweep / FILE_NAME).exists():
+            _take_back(self.sweep)
 
     @property
     def _optimising(self) -> bool:

@@ -13,6 +13,7 @@ from pydantic import ValidationError
 
 from summarizer.atomic import write_text
 from summarizer.errors import ConfigError, Issue
+from summarizer.sweep.references import Reference, collect_references
 from summarizer.sweep.result import Metric, RunResult, read_result
 from summarizer.tracking.names import redact
 from summarizer.tracking.summary import Part, broken
@@ -50,6 +51,8 @@ class SweepRecord(Part):
     saved_samples: int | None = None
     """What successive halving left out of the full grid."""
     tokens: int | None = None
+    references: tuple[Reference, ...] = ()
+    """What the runs are measured by; it has no rank among them."""
 
     def ranked(self) -> list[RunResult]:
         """Completed runs from best to worst, then stopped ones likewise, running, waiting and failed ones."""
@@ -154,6 +157,7 @@ def collect(sweep: Path) -> SweepRecord:
         full_grid_samples=full_grid,
         saved_samples=None if would_be is None or were is None else would_be - were,
         tokens=sum(run.tokens or 0 for run in runs),
+        references=collect_references(sweep, runs, plan.metric),
     )
 
 

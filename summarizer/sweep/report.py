@@ -14,7 +14,15 @@ from summarizer.sweep.pictures import CURVES, HEATMAP, save_pictures
 from summarizer.sweep.record import SweepRecord, collect, write_record
 from summarizer.sweep.swept import Swept, one_line, swept
 from summarizer.sweep.table import escaped, markdown_table, plain_rows, terminal_table
-from summarizer.sweep.wording import HALVING_NOTE, STOPPED_NOTE, answer, name, question, saving
+from summarizer.sweep.wording import (
+    HALVING_NOTE,
+    STOPPED_NOTE,
+    answer,
+    name,
+    question,
+    references_note,
+    saving,
+)
 from summarizer.tracking.sweep_run import SweepTable, log_sweep
 
 REPORT = "sweep.md"
@@ -85,6 +93,8 @@ def _notes(record: SweepRecord) -> list[str]:
         notes.append(STOPPED_NOTE)
     if record.saved_samples:
         notes.append(HALVING_NOTE)
+    if record.references:
+        notes.append(references_note(record))
     return notes
 
 

@@ -12,12 +12,17 @@ from rich.table import Table
 from rich.text import Text
 
 from summarizer.sweep.record import SweepRecord
+from summarizer.sweep.references import Reference
 from summarizer.sweep.result import RunResult
 from summarizer.sweep.swept import Swept, one_line
 from summarizer.sweep.wording import metric_name, shown, state
 from summarizer.tracking.summary import RougeScores, Score
 
 Cell = str | int | float | None
+
+
+def _nothing(_: Reference) -> str:
+    return ""
 
 
 @dataclass(frozen=True)
@@ -30,6 +35,8 @@ class Column:
     """The value as a person reads it, where that says more."""
     brief: bool = True
     """Whether it has a place in a terminal."""
+    beside: Callable[[Reference], str] = _nothing
+    """What it says of what the runs are measured by."""
 
     def shown(self, run: RunResult) -> str:
         value = self.cell(run)
@@ -43,14 +50,20 @@ def columns(record: SweepRecord, swept: Swept) -> list[Column]:
     metric = record.metric
     all_columns = [
         Column(("rank",), lambda run: run.rank),
-        Column(("run",), lambda run: one_line(run.folder)),
-        *(_swept_column(key, swept) for key in swept.keys),
+        Column(("run",), lambda run: one_line(run.folder), beside=lambda one: one.system),
+        *(_swept_column(key, swept, record) for key in swept.keys),
         Column(
             ("best", *metric_name(metric).split()),
             lambda run: run.best.value if run.best else None,
             lambda run: shown(metric, run.best.value) if run.best else "",
+            beside=lambda one: shown(metric, one.best.value) if one.best else "",
         ),
-        Column(("at step",), lambda run: run.best.step if run.best else None, brief=False),
+        Column(
+            ("at step",),
+            lambda run: run.best.step if run.best else None,
+            brief=False,
+            beside=lambda one: str(one.best.step) if one.best else "",
+        ),
         Column(("status",), state),
         *(column for split, rows in _scored(record) for column in _final_columns(split, rows)),
         Column(("steps",), lambda run: run.steps, brief=False),
@@ -83,6 +96,11 @@ def terminal_table(record: SweepRecord, swept: Swept, title: str) -> Table:
     for run in runs:
         style = "bold" if run.rank == 1 else "red" if run.status == "failed" else ""
         table.add_row(*(Text(column.shown(run)) for column in chosen), style=style)
+    table.add_section()
+    for one in record.references:
+        # In the widest column of text: in that of the runs' numbers it would cost the others their width.
+        cells: dict[tuple[str, ...], str] = {("run",): "", ("status",): one.system}
+        table.add_row(*(Text(cells.get(column.heading, column.beside(one))) for column in chosen))
     return table
 
 
@@ -100,6 +118,8 @@ def markdown_table(record: SweepRecord, swept: Swept) -> str:
         if run.rank == 1:
             cells = [f"**{cell}**" if cell else "" for cell in cells]
         lines.append("| " + " | ".join(cells) + " |")
+    for one in record.references:
+        lines.append("| " + " | ".join(escaped(column.beside(one)) for column in chosen) + " |")
     return "\n".join(lines) + "\n"
 
 
@@ -124,12 +144,18 @@ def escaped(text: str) -> str:
     return re.sub(r"([\\`*_{}\[\]<>|~$#!&])", r"\\\1", one_line(text))
 
 
-def _swept_column(key: str, swept: Swept) -> Column:
+def _swept_column(key: str, swept: Swept, record: SweepRecord) -> Column:
     def cell(run: RunResult) -> Cell:
         value = swept.of[run.folder][key]
         return value.text if value.number is None else value.number
 
-    return Column((one_line(key),), cell, lambda run: swept.of[run.folder][key].text)
+    def beside(one: Reference) -> str:
+        """What tells this base from another."""
+        others = [other for other in record.references if other.system == one.system and other is not one]
+        values = {swept.of[folder][key] for folder in one.runs}
+        return values.pop().text if others and len(values) == 1 else ""
+
+    return Column((one_line(key),), cell, lambda run: swept.of[run.folder][key].text, beside=beside)
 
 
 def _scored(record: SweepRecord) -> Sequence[tuple[str, int]]:
@@ -145,25 +171,33 @@ def _final_columns(split: str, rows: int) -> list[Column]:
     """Loss and ROUGE of the runs that were scored on these rows."""
     where = (f"{one_line(split)},", f"{rows:,} rows")
 
-    def scored(run: RunResult) -> bool:
+    def scored(run: RunResult | Reference) -> bool:
         return (run.split, run.rows) == (split, rows)
 
     def rouge(variant: str) -> Column:
-        def score(run: RunResult) -> Score | None:
+        def score(run: RunResult | Reference) -> Score | None:
             return getattr(run.rouge, variant) if run.rouge and scored(run) else None
 
-        def text(run: RunResult) -> str:
+        def text(run: RunResult | Reference) -> str:
             return f"{s.value:.2f} ({s.low:.1f}–{s.high:.1f})" if (s := score(run)) else ""
 
         return Column(
-            (variant, *where), lambda run: s.value if (s := score(run)) else None, text, variant == "rougeL"
+            (variant, *where),
+            lambda run: s.value if (s := score(run)) else None,
+            text,
+            variant == "rougeL",
+            text,
         )
+
+    def loss_text(run: RunResult | Reference) -> str:
+        return "" if run.val_loss is None or not scored(run) else f"{run.val_loss:.3f}"
 
     loss = Column(
         ("loss", *where),
         lambda run: run.val_loss if scored(run) else None,
-        lambda run: "" if run.val_loss is None else f"{run.val_loss:.3f}",
+        loss_text,
         brief=False,
+        beside=loss_text,
     )
     return [loss, *(rouge(variant) for variant in RougeScores.model_fields)]
 

@@ -28,6 +28,10 @@ HALVING_NOTE = (
     "Whether a run that was stopped would have won in the end cannot be told from this sweep; "
     "only the full grid can tell."
 )
+REFERENCES = {
+    "base alone": "the model without an adapter",
+    "Lead-3": "the first three sentences of each article",
+}
 
 
 def metric_name(metric: Metric) -> str:
@@ -68,11 +72,19 @@ def _listed(keys: Sequence[str]) -> str:
     return " and ".join(part for part in (", ".join(names[:-1]), names[-1]) if part)
 
 
+def references_note(record: SweepRecord) -> str:
+    """What the rows without a rank are."""
+    systems = dict.fromkeys(one.system for one in record.references)
+    listed = "; ".join(f"{system}: {REFERENCES[system]}" for system in systems)
+    return f"To compare with, without a rank: {listed}."
+
+
 def answer(record: SweepRecord, swept: Swept) -> str:
     """The winner in one line."""
     winner = record.winner
     if winner is None or winner.best is None:
-        return "No run has been evaluated."
+        measured = any(run.best for run in record.runs)
+        return "No run that was evaluated came to an end" if measured else "No run has been evaluated"
     line = f"{name(winner, swept)}: {shown(record.metric, winner.best.value)} at step {winner.best.step}"
     return f"Best: {line}" if winner.status == "completed" else f"Best so far (no run has completed): {line}"
 

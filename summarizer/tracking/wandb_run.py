@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -116,13 +117,17 @@ class WandbTracker:
         self._wandb_folder = Path(run.settings.sync_dir)
         self._recorded_through = recorded_through
         self._step = 0
+        self._values: dict[str, dict[str, float]] = {}
+        """Of each metric that the base was measured by too, the last value and the best after step 0."""
+        self._open: set[str] = set()
+        """Those with a value in the row that wandb has not closed yet."""
         self._broken = False
         self._guarded(self._define_metrics)
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
         """Raises ValueError for a step before the last one, which wandb would drop without a word."""
-        if self._advance(step):
-            self._guarded(lambda: self._run.log({**metrics, "step": step}, step=step))
+        self._write(lambda: self._run.log({**metrics, "step": step}, step=step), step)
+        self._note(metrics, step)
 
     def replay(self, rows: Sequence[Mapping[str, Any]]) -> None:
         for row in rows:
@@ -137,8 +142,7 @@ class WandbTracker:
 
             self._run.log({"samples": wandb.Table(columns=columns, data=data), "step": step}, step=step)
 
-        if self._advance(step):
-            self._guarded(write)
+        self._write(write, step)
 
     def log_adapter(self, folder: Path) -> None:
         if self._spec.log_adapter:
@@ -156,7 +160,7 @@ class WandbTracker:
             self._run.log(
                 {}, commit=True
             )  # the row that is open, so that nothing changes the summary after this
-            self._run.summary.update({**summary, "status": status} | self._best_and_last())
+            self._run.summary.update({**summary, "status": status} | self._values | self._best_and_last())
             self._run.finish(exit_code=int(status == "failed"))
 
         self._guarded(write)
@@ -213,12 +217,29 @@ class WandbTracker:
             artifact.add_file(str(file), name=name, skip_cache=True, policy="immutable")
         self._run.log_artifact(artifact)
 
-    def _advance(self, step: int) -> bool:
-        """Whether what belongs to this step is news to wandb."""
+    def _write(self, call: Callable[[], None], step: int) -> None:
+        """Write what belongs to this step, unless wandb has it."""
         if step < self._step:
             raise ValueError(f"step {step} after step {self._step}")
-        self._step = step
-        return step > self._recorded_through
+        is_next, self._step = step > self._step, step
+        if step > self._recorded_through:
+            self._guarded(call)
+            if (
+                is_next and self._open
+            ):  # that closed the row before, and put wandb's own best into the summary
+                found = {name: dict(self._values[name]) for name in self._open}
+                self._open.clear()
+                self._guarded(lambda: self._run.summary.update(found))
+
+    def _note(self, metrics: Mapping[str, float], step: int) -> None:
+        for name, best in BEST_OF.items():
+            value = metrics.get(name)
+            if name.startswith("val/") and value is not None and math.isfinite(value):
+                values = self._values.setdefault(name, {})
+                if step:
+                    values[best] = {"min": min, "max": max}[best](values.get(best, value), value)
+                values["last"] = value
+                self._open.add(name)
 
     def _guarded(self, call: Callable[[], None]) -> None:
         if self._broken:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
 
+from summarizer import progress
 from summarizer.adapters.attach import attach
 from summarizer.config.check import check
 from summarizer.config.paths import conf_folder
 from summarizer.data.prompt import build_prompt
 from summarizer.data.splits import build_split
+from summarizer.evaluation import evaluate
 from summarizer.evaluation.evaluate import Evaluator
 from summarizer.model.load import load_base
 from summarizer.model.source import model_folder
@@ -19,8 +23,15 @@ from summarizer.processes import join_processes
 
 
 @pytest.mark.parametrize("rows_at_once", [1, 2, 5])
-def test_row_losses_are_each_row_s_own(rows_at_once: int) -> None:
+def test_row_losses_are_each_row_s_own(rows_at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of the base alone and of two trials: as B is drawn as 0, the adapters change nothing until one is changed."""
+    shown: list[str] = []
+
+    def bar(label: str, *arguments: Any, **more: Any) -> Any:
+        shown.append(label)
+        return progress.bar(label, *arguments, **more)
+
+    monkeypatch.setattr(evaluate, "bar", bar)
     small = ["prompt.max_tokens=96", "data.rows.validation=3", "data.processes=1", "trainer.precision=fp32"]
     with initialize_config_dir(str(conf_folder()), version_base="1.3"):
         spec = check(compose("config", overrides=small))
@@ -50,6 +61,7 @@ def test_row_losses_are_each_row_s_own(rows_at_once: int) -> None:
         for losses in found:
             assert losses.nats.tolist() == pytest.approx(nats, rel=1e-5)
             assert losses.tokens.tolist() == expected
+    assert shown == ["loss of the base alone", "loss"]
     with torch.no_grad():
         for parameter in adapted.parameters_of(1).values():
             parameter.add_(0.01)

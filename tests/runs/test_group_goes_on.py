@@ -115,6 +115,25 @@ def test_a_stopped_group_goes_on_exactly(
     assert (tmp_path / "0" / "summary.json").read_bytes() == before
 
 
+def test_a_run_that_goes_on_is_no_longer_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (one,) = grid(tmp_path, "evaluation.base=false", trials=GRID[:1])
+    stopping(monkeypatch, 2)
+    with pytest.raises(StopRequested):
+        run_group([one])
+    monkeypatch.undo()
+    assert read_summary(tmp_path / "0").status == "stopped"
+    real, found = loop.train_step, []
+
+    def watching(group: Group, batches: Any) -> Any:
+        found.append((tmp_path / "0" / "summary.json").exists())
+        return real(group, batches)
+
+    monkeypatch.setattr(loop, "train_step", watching)
+    run_group([replace(one, resumed=True)])
+    assert found == [False] * 4
+    assert read_summary(tmp_path / "0").status == "completed"
+
+
 def stopping(monkeypatch: pytest.MonkeyPatch, steps: int) -> None:
     """A signal after so many steps of the group."""
     real, stops = loop.train_step, []

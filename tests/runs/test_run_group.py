@@ -9,12 +9,14 @@ import pytest
 from grids import GRID, assert_as_alone, assert_same_run, grid, numbers, train_one_by_one, watched_sizes
 
 from summarizer.errors import NonFiniteLossError
-from summarizer.runs import experiment
+from summarizer.evaluation.pace import EvaluationPace
+from summarizer.runs import experiment, outcome
 from summarizer.runs.experiment import run_group
 from summarizer.runs.group_runs import GroupRuns
 from summarizer.tracking.metrics import read_metrics
 from summarizer.tracking.summary import read_summary
 from summarizer.training import loop, step
+from summarizer.trial_display import TrialDisplay
 
 
 @pytest.fixture(scope="module")
@@ -118,6 +120,48 @@ def test_one_that_cannot_be_saved_leaves(
     assert_as_alone([ended[1]], one_by_one, [1])
 
 
+def test_what_the_disk_refuses_one_run_is_said_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The disk refuses the first run's checkpoint, then its summary; the other goes on."""
+    real_save, real_write = loop.save_checkpoint, outcome.write_summary
+
+    def save(trial: Any) -> Any:
+        if trial.folder.name == "0":
+            raise OSError(28, "No space left on device", "/the/checkpoint")
+        return real_save(trial)
+
+    def write(folder: Path, summary: Any) -> None:
+        if folder.name == "0":
+            raise OSError(28, "No space left on device", "/the/summary")
+        real_write(folder, summary)
+
+    monkeypatch.setattr(loop, "save_checkpoint", save)
+    monkeypatch.setattr(outcome, "write_summary", write)
+    with caplog.at_level("INFO"):
+        ended = run_group(grid(tmp_path, "evaluation.base=false", trials=GRID[:2]))
+    assert [(str(run.error), run.said) for run in ended] == [
+        ("[Errno 28] No space left on device: '/the/checkpoint'", True),
+        ("None", False),
+    ]
+    assert read_summary(tmp_path / "1").status == "completed"
+    (failed,) = (record for record in caplog.records if "failed" in record.message)
+    assert failed.message.endswith("0 failed: Cannot write /the/checkpoint: No space left on device.")
+    assert failed.exc_info is None
+    first_step = next(number for number, text in enumerate(caplog.messages) if "start-up" in text)
+    assert caplog.messages.index(failed.message) == first_step + 1
+
+
+@pytest.mark.parametrize(("second", "lines"), [("adapter.dim=2", 1), ("adapter.dim=4", 2)])
+def test_what_all_adapt_is_said_once(
+    second: str, lines: int, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    short = ("trainer.epochs=null", "trainer.max_steps=1", "evaluation.base=false", "sweep.places=1")
+    with caplog.at_level("INFO"):
+        run_group(grid(tmp_path, *short, trials=[("adapter.dim=2", "seed=1"), (second, "seed=2")]))
+    assert sum("adapted: " in text for text in caplog.messages) == lines
+
+
 @pytest.mark.slow
 def test_one_whose_metrics_cannot_be_written_leaves(
     tmp_path: Path, one_by_one: Path, monkeypatch: pytest.MonkeyPatch
@@ -198,3 +242,21 @@ def test_what_ends_a_group_in_the_middle_leaves_how_far_each_run_came(
         assert (summary.status, summary.ended_by, summary.steps) == ("failed", "error", 2)
         assert summary.tokens
         assert summary.train_loss is not None
+
+
+def test_the_time_left_counts_the_evaluations_still_to_come(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A second for each row's loss, 100 for its summary, and 10,000 more for the base alone."""
+
+    def expected_s(_: object, *, loss_rows: int, summary_rows: int, base: bool = False) -> float:
+        return loss_rows + 100.0 * summary_rows + 10_000 * base
+
+    told: list[float] = []
+    monkeypatch.setattr(EvaluationPace, "expected_s", expected_s)
+    monkeypatch.setattr(TrialDisplay, "group", lambda _, tokens_per_s, seconds: told.append(seconds))
+    run_group(grid(tmp_path, "sweep.places=1", trials=GRID[:2]))
+    on_the_way, end = 4 + 200.0, 2 + 200.0
+    left = [[at * on_the_way + end for at in (3, 3, 2, 2, 1, 1)] for _ in range(2)]
+    first = [of_first + 3 * on_the_way + end + end + 10_000 for of_first in left[0]]
+    assert told == first + left[1]

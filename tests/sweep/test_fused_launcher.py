@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -63,6 +65,30 @@ def test_what_ends_a_group_fails_each_of_its_runs_but_no_other_group(
     assert [str(run.error) for run in sweeps.kept] == ["data.train: row 3 has no article"] * 2 + ["None"] * 2
     assert capfd.readouterr().err.count("row 3 has no article") == 1
     assert sweeps.reports == [Path("sweep").resolve()]
+
+
+def test_a_full_disk_ends_the_sweep_with_its_reason_alone(
+    sweeps: Sweeps, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The next group would only load its base to fail as well."""
+
+    def train(jobs: Sequence[Job]) -> list[Ended]:
+        first, second = (
+            Ended(job.folder, None, OSError(errno.ENOSPC, "No space left on device", f"{job.folder}/x"))
+            for job in jobs
+        )
+        return [first, replace(second, said=True)]
+
+    sweeps.train = train
+    with pytest.raises(OSError, match="No space left on device"):
+        sweeps.run("quantization=int8,nf4", "seed=0,1")
+    assert len(sweeps.groups) == 1
+    assert sweeps.reports == [Path("sweep").resolve()]
+    err = capfd.readouterr().err
+    assert "Traceback" not in err
+    assert err.count("failed: Cannot write") == 1
+    assert "run sweep/0 failed: Cannot write" in err
+    assert "go on with resume=sweep" in err
 
 
 def test_an_optimising_sweeper_hears_of_the_failure(sweeps: Sweeps, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -124,7 +150,11 @@ def test_a_plan_leaves_no_report(sweeps: Sweeps) -> None:
     sweeps.run("seed=0,1", "plan=true")
     assert len(sweeps.groups) == 1
     assert not sweeps.reports
-    assert not Path("sweep", "sweep.json").exists()
+    assert not list(Path().iterdir())
+    Path("sweep").mkdir()
+    Path("sweep", "mine.txt").touch()
+    sweeps.run("seed=0,1", "plan=true")
+    assert [path.name for path in Path("sweep").iterdir()] == ["mine.txt"]
 
 
 def test_environment_of_a_job_and_what_it_keeps_apart(sweeps: Sweeps) -> None:

@@ -11,6 +11,7 @@ from fused_sweeps import Sweeps, count_up
 from omegaconf import OmegaConf
 
 from summarizer.errors import ConfigError
+from summarizer.runs import launch
 from summarizer.runs.ended import Ended
 from summarizer.runs.folder import claimed
 from summarizer.runs.job import Job
@@ -73,6 +74,19 @@ def test_losers_of_successive_halving_are_kept(sweeps: Sweeps) -> None:
     sweeps.groups.clear()
     resume_sweep(Path("sweep"))
     assert sweeps.groups == []
+
+
+def test_of_a_run_that_is_at_its_end_it_says_which(sweeps: Sweeps, capfd: pytest.CaptureFixture[str]) -> None:
+    sweeps.run("seed=0,1")
+    end(Path("sweep", "0"), "stopped", "successive_halving")
+    end(Path("sweep", "1"), "completed", "epochs")
+    capfd.readouterr()
+    for run in ("0", "1"):
+        launch.resume(Path("sweep", run), [])
+    assert capfd.readouterr().err.splitlines() == [
+        "sweep/0 was stopped by successive halving; there is nothing to resume",
+        "sweep/1 is complete; there is nothing to resume",
+    ]
 
 
 def test_overrides_beside_it_are_refused(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,12 @@ from synthetic_sweep import end_of, make_grid, make_run, plan
 from summarizer.sweep.curves import draw_curves, keys_of_looks, read_curve, smooth
 from summarizer.sweep.heatmap import draw_heatmap, layout_of
 from summarizer.sweep.looks import scale_of
-from summarizer.sweep.record import collect
+from summarizer.sweep.record import collect, read_record
 from summarizer.sweep.report import report_sweep
 from summarizer.sweep.swept import swept
 from summarizer.sweep.table import plain_rows
 from summarizer.sweep.wording import saving
+from summarizer.tracking.summary import BaseScores, RougeScores, Score
 
 ESCAPED = re.compile(r"\\(.)")
 
@@ -33,6 +35,11 @@ def table_of(markdown: str) -> list[dict[str, str]]:
     ]
     assert len({len(row) for row in cells}) == 1
     return [dict(zip(cells[0], row, strict=True)) for row in cells[2:]]
+
+
+def runs_of(markdown: str) -> list[dict[str, str]]:
+    """Those that are runs'."""
+    return [row for row in table_of(markdown) if row["run"].startswith("[")]
 
 
 def texts(figure: Figure) -> list[str]:
@@ -53,7 +60,7 @@ def test_a_sweep_leaves_its_table_and_pictures(tmp_path: Path, capsys: pytest.Ca
     assert (
         "python -m summarizer.run -m data=sample adapter.dim=2,4,8,16 optimizer.lr=1e-4,3e-4,1e-3\n" in text
     )
-    rows = table_of(text)
+    rows = runs_of(text)
     assert len(rows) == 12
     assert rows[0]["rank"] == "1"
     assert (rows[0]["run"], rows[0]["adapter.dim"], rows[0]["optimizer.lr"]) == ("[7](7/)", "8", "3e-4")
@@ -84,12 +91,66 @@ def test_a_sweep_leaves_its_table_and_pictures(tmp_path: Path, capsys: pytest.Ca
 def test_an_unfinished_sweep_is_reported_too(tmp_path: Path) -> None:
     plan(tmp_path, [["adapter.dim=2"], ["adapter.dim=4"]])
     assert report_sweep(tmp_path).winner is None
+    assert "\nNo run has been evaluated.\n" in (tmp_path / "sweep.md").read_text()
+    make_run(tmp_path / "1", ["adapter.dim=4"], end=2.0, steps=10, status="failed", summary={"error": "x"})
+    report_sweep(tmp_path)
+    assert "\nNo run that was evaluated came to an end.\n" in (tmp_path / "sweep.md").read_text()
+    shutil.rmtree(tmp_path / "1")
     make_run(tmp_path / "0", ["adapter.dim=2"], end=2.0, steps=10, status="stopped")
     report_sweep(tmp_path)
     text = (tmp_path / "sweep.md").read_text()
     assert "Best so far (no run has completed): adapter.dim=2" in text
     assert "Trained on 40 samples; successive halving saved 120." in text
-    assert [row["status"] for row in table_of(text)] == ["stopped, step 10", "waiting"]
+    assert [row["status"] for row in runs_of(text)] == ["stopped, step 10", "waiting"]
+
+
+def scores(rouge: float) -> RougeScores:
+    score = Score(value=rouge, low=rouge - 1, high=rouge + 1)
+    return RougeScores(rouge1=score, rouge2=score, rougeL=score, rougeLsum=score)
+
+
+def test_the_base_and_lead_3_stand_beside_the_runs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One that failed before it was scored knows the base's loss at step 0 alone."""
+    plan(tmp_path, [["a=0"], ["a=1"], ["a=2"]])
+    measured = {"base": BaseScores(val_loss=2.75, rouge=scores(20.0)), "baseline": scores(25.5)}
+    for number in range(2):
+        make_run(tmp_path / str(number), [f"a={number}"], end=2.0 + number / 10, summary=measured)
+    make_run(tmp_path / "2", ["a=2"], end=5.0, steps=12, status="failed", summary={"error": "OSError: full"})
+    record = report_sweep(tmp_path)
+    assert read_record(tmp_path) == record
+    assert [(one.system, one.runs) for one in record.references] == [
+        ("base alone", ("0", "1", "2")),
+        ("Lead-3", ("0", "1")),
+    ]
+    assert [run.folder for run in record.ranked()] == ["0", "1", "2"]
+    base, lead = table_of((tmp_path / "sweep.md").read_text())[3:]
+    assert (base["rank"], base["run"], base["a"], base["status"]) == ("", "base alone", "", "")
+    assert (base["best validation loss"], base["at step"]) == ("3.000", "0")
+    assert (base["loss test, 50 rows"], base["rougeL test, 50 rows"]) == ("2.750", "20.00 (19.0–21.0)")
+    assert (lead["run"], lead["best validation loss"], lead["loss test, 50 rows"]) == ("Lead-3", "", "")
+    assert lead["rouge1 test, 50 rows"] == "25.50 (24.5–26.5)"
+    shown = capsys.readouterr().err
+    assert re.search(r"3\.000 +base alone +20\.00 \(19\.0–21\.0\)", shown)
+    assert re.search(r"Lead-3 +25\.50", shown)
+    assert "without a rank: base alone: the model without an adapter; Lead-3: the first three" in shown
+
+
+def test_bases_of_different_models_are_told_apart(tmp_path: Path) -> None:
+    runs = [[f"model={model}", f"seed={seed}"] for model in "ab" for seed in (1, 2)]
+    plan(tmp_path, runs)
+    for number, overrides in enumerate(runs):
+        untrained = 3.0 + number // 2
+        measured = {"base": BaseScores(val_loss=untrained, rouge=scores(20.0)), "baseline": scores(25.5)}
+        make_run(tmp_path / str(number), overrides, end=2.0, untrained=untrained, summary=measured)
+    report_sweep(tmp_path)
+    rows = table_of((tmp_path / "sweep.md").read_text())[4:]
+    assert [(row["run"], row["model"], row["seed"], row["best validation loss"]) for row in rows] == [
+        ("base alone", "a", "", "3.000"),
+        ("base alone", "b", "", "4.000"),
+        ("Lead-3", "", "", ""),
+    ]
 
 
 def test_a_grid_with_failures_is_not_called_full(tmp_path: Path) -> None:
@@ -111,7 +172,7 @@ def test_text_of_users_is_shown_as_it_is(tmp_path: Path, capsys: pytest.CaptureF
         make_run(tmp_path / str(number), overrides, end=2.0 + number, status=status, summary=error)
     report_sweep(tmp_path)
     text = (tmp_path / "sweep.md").read_text()
-    rows = table_of(text)
+    rows = runs_of(text)
     assert [row["prompt.template"] for row in rows] == ["a|b", "a|b", "<b>*x*</b> `y` [red]$z$ grün"]
     # No full grid, so each run has its command.
     assert text.count("python -m summarizer.run prompt.template=") + text.count("'prompt.template=") == 3

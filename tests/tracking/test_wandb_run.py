@@ -247,10 +247,14 @@ def test_rows_that_a_kill_kept_from_wandb_come_after_and_no_row_twice(tmp_path: 
 def test_the_untrained_base_is_no_runs_best(
     values: list[float], in_summary: dict[str, float], tmp_path: Path
 ) -> None:
+    """While it trains neither."""
     tracker, metrics = opened(tmp_path), MetricsFile(tmp_path / "metrics.jsonl")
     for step, value in enumerate(values):
         metrics.log({"val/loss": value, "step": step})
-        tracker.log({"val/loss": value}, step)
+        tracker.log({"val/loss": value, "train/loss": value}, step)
+    tracker.log({"train/loss": 1.0}, len(values))  # with which wandb closes the row before
+    assert isinstance(tracker, wandb_run.WandbTracker)
+    assert dict(tracker._run.summary["val/loss"]) == in_summary
     tracker.finish("completed", {})
     assert recorded(tmp_path).summary["val/loss"] == in_summary
 

@@ -97,7 +97,7 @@ def template_has_its_places(prompt: specs.PromptSpec) -> Iterator[Issue]:
         yield Issue(key, f"{shown(template)} must have {{article}} in it exactly once")
     if "{completion}" in template.removesuffix("{completion}"):
         yield Issue(key, f"{shown(template)} may have {{completion}} in it once, at the very end")
-    if template.endswith("{article}"):
+    if template.rstrip(" ").endswith("{article}"):  # spaces at the end become part of the summary
         yield Issue(
             key,
             "something must mark where the summary starts; end it in {completion} or words such as TL;DR:",
@@ -108,7 +108,8 @@ def summary_start_is_marked(prompt: specs.PromptSpec) -> Iterator[Issue]:
     key, token = "prompt.completion_token", prompt.completion_token
     if token is not None and "{completion}" not in prompt.template:
         yield Issue(key, f"{token!r} is not used: prompt.template does not end in {{completion}}")
-    if token is None and prompt.template.endswith("{article}{completion}"):
+    words, completion, _ = prompt.template.rpartition("{completion}")
+    if token is None and completion and words.rstrip(" ").endswith("{article}"):
         yield Issue(key, "null, so that nothing in prompt.template marks where the summary starts")
 
 

@@ -24,6 +24,8 @@ def find_files(key: str, patterns: str | list[str]) -> list[Path]:
     """
     issues: list[Issue] = []
     found: list[Path] = []
+    resolved: set[Path] = set()
+    """The same, however they are spelt."""
     for pattern in [patterns] if isinstance(patterns, str) else patterns:
         files, problem = _match(pattern)
         if problem:
@@ -32,10 +34,11 @@ def find_files(key: str, patterns: str | list[str]) -> list[Path]:
         for path in files:
             if problem := _problem(path):
                 issues.append(Issue(key, problem))
-            elif path in found:
+            elif path.resolve() in resolved:
                 issues.append(Issue(key, f"{path} is named twice, so its rows would count twice"))
             else:
                 found.append(path)
+                resolved.add(path.resolve())
     if issues:
         raise ConfigError(issues)
     return found

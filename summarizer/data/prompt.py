@@ -160,7 +160,7 @@ def build_prompt(spec: PromptSpec, tokenizer: PreTrainedTokenizerFast) -> Prompt
             )
         )
     head, tail = spec.template.replace("{completion}", "").split("{article}")
-    if not tail and spec.completion_token is None:
+    if not tail.rstrip(" ") and spec.completion_token is None:
         issues.append(
             Issue(
                 "prompt.completion_token",

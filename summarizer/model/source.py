@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +14,8 @@ from summarizer.library_bars import library_bars
 
 EMBEDDED_ROOT = "model/embedded"
 KEY = "model.name_or_path"
+
+log = logging.getLogger(__name__)
 
 _SMALL_FILES = ["*.json", "*.txt", "*.model", "*.jinja"]
 
@@ -65,9 +68,13 @@ def _download(spec: ModelSpec, *, weights: bool) -> Path:
             return Path(snapshot_download(spec.name_or_path, revision=spec.revision, allow_patterns=patterns))
     except Exception as error:  # of whatever library the hub's own takes for its transport, which changes
         cached = _downloaded_before(spec)
-        if cached is not None:
-            return cached
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        if cached is not None:
+            log.warning(
+                "base: the hub does not give %s (%s); revision %s is used, downloaded before",
+                *(spec.name_or_path, reason, cached.name),
+            )
+            return cached
         raise ConfigError.single(
             KEY,
             f"{spec.name_or_path!r} is no folder in {Path.cwd()} and cannot be fetched from the hub ({reason}); "

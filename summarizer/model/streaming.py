@@ -111,7 +111,10 @@ def fill(skeleton: Skeleton, tensors: Iterable[tuple[str, Tensor]], device: torc
         elif name in plain or name in buffers:
             _set_tensor(skeleton.model, name, tensor.to(device))
             plain.pop(name, None)
-    missing = [*plain, *(set(skeleton.weights) - set(parts))]
+    missing = list(plain)
+    for name, frozen in skeleton.weights.items():
+        needed = frozen.format.stored_parts(frozen.shape, torch.float32)
+        missing += [f"{name}.{part}" for part in needed if part not in parts.get(name, {})]
     if missing:
         raise ConfigError.single(KEY, f"the stored base lacks {len(missing)} tensors, such as {missing[0]}")
     for name, frozen in skeleton.weights.items():

@@ -103,6 +103,7 @@ def test_the_example_of_the_issue() -> None:
         ("data.validation=null", "data.validation: is required; give it as data.validation=..."),
         ("data.streaming=true", "trainer.max_steps: is required with data.streaming"),
         ("prompt.template=hello", "prompt.template: 'hello' must have {article} in it exactly once"),
+        ("prompt.template='{article} '", "prompt.template: something must mark where the summary starts"),
         ("prompt.max_tokens=64", "generation.max_new_tokens: 64 leaves no room"),
         (
             "generation.min_new_tokens=65",
@@ -222,3 +223,11 @@ def test_no_float_of_any_group_may_be_infinite() -> None:
     assert len(floats) >= 5
     assert all(spec.model_config["allow_inf_nan"] is False for spec, _ in floats)
     assert math.isinf(OmegaConf.create("a: .inf").a)
+
+
+def test_a_space_alone_marks_no_start_of_the_summary() -> None:
+    (mistake,) = mistakes("prompt.template='{article} {completion}'", "prompt.completion_token=null")
+    assert (
+        mistake
+        == "prompt.completion_token: null, so that nothing in prompt.template marks where the summary starts"
+    )

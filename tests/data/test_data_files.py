@@ -168,6 +168,16 @@ def test_globs_lists_and_order(tmp_path: Path) -> None:
     assert find_files("data.train", "embedded:sample/train.jsonl")[0].is_file()
 
 
+def test_a_file_under_two_spellings_is_named_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write(tmp_path / "a.jsonl", AWKWARD)
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "b.jsonl").symlink_to(path)
+    monkeypatch.chdir(tmp_path)
+    for other in ("./a.jsonl", "deep/../a.jsonl", str(path), "b.jsonl"):
+        with pytest.raises(ConfigError, match="named twice"):
+            find_files("data.train", ["a.jsonl", other])
+
+
 def test_a_path_with_brackets_is_a_path_first(tmp_path: Path) -> None:
     path = write(tmp_path / "rows[1].jsonl", AWKWARD)
     assert find_files("data.train", str(path)) == [path]

@@ -182,6 +182,7 @@ def test_its_identity_follows_what_it_does_to_a_text(tokenizer: Fast, prompt: Pr
         ),
         ({"completion_token": "<|extratoken_1|>"}, ["prompt.completion_token"], "has no {completion}"),
         ({"template": "{article}{completion}"}, ["prompt.completion_token"], "nothing in the template marks"),
+        ({"template": "{article} "}, ["prompt.completion_token"], "nothing in the template marks"),
         (
             {"template": "{article}{completion}", "completion_token": "<|endoftext|>"},
             ["prompt.completion_token"],

@@ -101,6 +101,17 @@ def test_a_broken_entry_is_made_anew(
     assert list(cache.iterdir()) == [entry]
 
 
+def test_a_stored_base_without_one_part_of_a_weight_is_a_mistake(folder: Path, cache: Path) -> None:
+    load(folder, "int8", cache=True)
+    (entry,) = cache.iterdir()
+    (shard,) = entry.glob("*.safetensors")
+    tensors = load_file(shard)
+    del tensors["lm_head.weight.scale"]
+    save_file(tensors, shard)
+    with pytest.raises(ConfigError, match=r"lacks 1 tensors, such as lm_head\.weight\.scale"):
+        load(folder, "int8", cache=True)
+
+
 def test_a_base_of_several_shards(folder: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stored_base, "SHARD_BYTES", 4000)
     expected = logits(load(folder, "int8").model)

@@ -32,3 +32,23 @@ def test_a_hub_that_cannot_be_reached_is_one_mistake(
         model_folder(spec, weights=weights)
     assert "'outputs/smollm2' is no folder in " in str(caught.value)
     assert "cannot be fetched from the hub (no route);" in str(caught.value)
+
+
+@pytest.mark.parametrize("weights", [True, False])
+def test_an_earlier_download_is_used_and_said(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture, weights: bool
+) -> None:
+    def unreachable(*_: Any, local_files_only: bool = False, **__: Any) -> str:
+        if local_files_only:
+            return str(tmp_path / "4f3a")
+        raise TransportError("no route\nto it")
+
+    (tmp_path / "4f3a").mkdir()
+    (tmp_path / "4f3a" / "config.json").write_text("{}")
+    monkeypatch.setattr(huggingface_hub.HfApi, "list_repo_files", unreachable)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", unreachable)
+    spec = ModelSpec(name_or_path="someone/model", revision=None, completion_token=None)
+    assert model_folder(spec, weights=weights) == tmp_path / "4f3a"
+    assert [record.getMessage() for record in caplog.records] == [
+        "base: the hub does not give someone/model (no route); revision 4f3a is used, downloaded before"
+    ]

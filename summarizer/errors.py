@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import TypeVar
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,15 @@ class ConfigError(Exception):
 
     def __reduce__(self) -> tuple[type[ConfigError], tuple[tuple[Issue, ...]]]:
         return (type(self), (self.issues,))  # it crosses process borders in multi-process runs
+
+
+def sound(value: Callable[[], T], issues: list[Issue]) -> T | None:
+    """What `value` gives; None where it raises a ConfigError, whose issues join those found so far."""
+    try:
+        return value()
+    except ConfigError as error:
+        issues += error.issues
+        return None
 
 
 class NonFiniteLossError(RuntimeError):

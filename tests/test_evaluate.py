@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
 from small_runs import REPOSITORY, TRAINED_ROWS
 from terminal import run_in_terminal
@@ -151,6 +152,18 @@ def test_runs_stand_side_by_side(run: Path, other: Path, evaluate: Evaluate) -> 
     assert not (run / "evaluations/validation/scores.json").exists(), "each run's own scores are left alone"
 
 
+def test_runs_of_like_names_keep_their_summaries_apart(
+    trained_run: Path, evaluate: Evaluate, tmp_path: Path
+) -> None:
+    runs = [shutil.copytree(trained_run, tmp_path / "x" / name) for name in ("a-b/c", "a/b-c")]
+    code, _, said = evaluate(*runs, "--no-base", "--no-loss", "-o", tmp_path / "out")
+    assert code == 0, said
+    found = read_evaluation(tmp_path / "out" / "comparison.json").systems[:2]
+    assert [system.name for system in found] == ["x/a-b/c", "x/a/b-c"]
+    for system in found:
+        assert lines(tmp_path / "out" / system.name / "predictions.jsonl") == own(trained_run, "validation")
+
+
 def test_rows_of_ones_own_are_scored_in_a_folder_of_their_name(
     run: Path, evaluate: Evaluate, tmp_path: Path
 ) -> None:
@@ -172,6 +185,25 @@ def test_rows_of_ones_own_are_scored_in_a_folder_of_their_name(
     assert read_evaluation(tmp_path / "out" / "scores.json").rows.count == 3
     kept = lines(tmp_path / "out" / "predictions.jsonl")
     assert kept == lines(run / "evaluations/my-news/predictions.jsonl")
+
+
+def test_another_reference_column_scores_the_same_summaries_anew(
+    run: Path, evaluate: Evaluate, tmp_path: Path
+) -> None:
+    rows = [json.loads(line) for line in (SAMPLE / "test.jsonl").read_text().splitlines()[:3]]
+    path = tmp_path / "news.jsonl"
+    path.write_text("".join(json.dumps(r | {"title": f"Title {r['id']}."}) + "\n" for r in rows))
+    assert evaluate(run, "--data", path, "--no-base")[0] == 0
+    first, kept = scores(run, split="news"), lines(run / "evaluations/news/predictions.jsonl")
+    code, _, said = evaluate(run, "--data", path, "--summary-column", "title", "--no-base")
+    assert code == 0, said
+    second = scores(run, split="news")
+    assert second.systems[1].rouge != first.systems[1].rouge, "of Lead-3"
+    assert second.systems[0].loss != first.systems[0].loss
+    now = lines(run / "evaluations/news/predictions.jsonl")
+    assert now == [(id, text, f"Title {id}.") for id, text, _ in kept], (
+        "what is scored lies beside the scores"
+    )
 
 
 def test_a_file_called_as_a_split_is_not_the_splits(run: Path, evaluate: Evaluate, tmp_path: Path) -> None:
@@ -267,6 +299,12 @@ def test_mlperfs_task_has_its_own_prompt_and_verdict(
         (("--bertscore", "x"), ["--bertscore-layer N go together"]),
         (("--bertscore", "x", "--bertscore-layer", "3"), ["--bertscore: no encoder in x"]),
         (("-o", "{empty}"), ["--output: ", "is a file; name a folder"]),
+        (("-o", "{empty}/below/it"), ["--output: ", "empty.jsonl is a file; name a folder"]),
+        pytest.param(
+            ("--device", "cuda", "--bertscore", "x", "--data", "nowhere.jsonl"),
+            ["2 mistakes", "--device: cuda, but", "--bertscore-layer N go together"],
+            marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is a card"),
+        ),
         (("{run}",), ["is named twice"]),
         (("nowhere",), ["nowhere: no such folder"]),
         (("--model", "/nowhere"), ["no folder at '/nowhere'"]),

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from small_runs import REPOSITORY, TRAINED_ROWS
 from terminal import run_in_terminal
 
@@ -231,8 +232,16 @@ def test_flags_decide_how_it_is_written(news: Path, summarize: Callable[..., End
     [
         (("--beams", "0", "--top-k", "x"), ["--beams: 0 is not a", "--top-k: 'x' is not a whole number"]),
         (("--max-new-tokens", "159"), ["--max-new-tokens: 159 leaves no room for an article"]),
-        (("--batch-size", "none"), ["--batch-size: 'none' is not a whole number of at least 1"]),
-        (("--output", "x.csv"), ["--output: x.csv must end in .jsonl"]),
+        (
+            ("--beams", "0", "--batch-size", "none", "--output", "x.csv"),
+            [
+                "3 mistakes",
+                "--beams: 0 is not a",
+                "--batch-size: 'none' is not a whole number of at least 1",
+                "--output: x.csv must end in .jsonl",
+            ],
+        ),
+        (("--output", "{news}/new.jsonl"), ["news.jsonl is a file, so that no folder can be made below it"]),
         (("--adapter", "nowhere"), ["--adapter: no such folder: nowhere"]),
         (("--model", "/nowhere"), ["no folder at '/nowhere'"]),
     ],
@@ -240,11 +249,18 @@ def test_flags_decide_how_it_is_written(news: Path, summarize: Callable[..., End
 def test_mistakes_are_said_and_end_in_2(
     arguments: tuple[str, ...], said: list[str], news: Path, summarize: Callable[..., Ended]
 ) -> None:
-    code, printed, errors = summarize(news, *arguments)
+    code, printed, errors = summarize(news, *(word.format(news=news) for word in arguments))
     assert (code, printed) == (2, "")
     for part in said:
         assert part in errors
     assert "Traceback" not in errors
+    assert "base:" not in errors, "no model is loaded for it"
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a card")
+def test_a_device_that_is_not_there_is_said_before_anything_is_read(summarize: Callable[..., Ended]) -> None:
+    code, _, errors = summarize("nowhere.txt", "--device", "cuda")
+    assert (code, "--device: cuda, but" in errors, "nowhere.txt" in errors) == (2, True, False)
 
 
 def test_misuse_is_said(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

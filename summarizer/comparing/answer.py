@@ -78,27 +78,26 @@ def _lead(comparison: Comparison, best: ComparedRun, following: ComparedRun) -> 
                 *lines,
                 "Whether that is luck in the rows cannot be told: there are no summaries to pair.",
             ]
-        return [*lines, _paired(differences[paired], paired, following.name, "The summaries of the two")]
+        begins = f"In {metric_name(paired)} the best minus the next"
+        return [*lines, _paired(differences[paired], begins, " by their summaries")]
     if metric not in differences:
         return [
             f"The next is {following.name}; without both runs' summaries the two cannot be paired, so whether "
             "the lead is luck in the rows cannot be told."
         ]
-    return [_paired(differences[metric], metric, following.name, "")]
+    return [_paired(differences[metric], f"Its lead over the next, {following.name},")]
 
 
-def _paired(difference: Difference, metric: str, name: str, subject: str) -> str:
+def _paired(difference: Difference, begins: str, equal_by: str = "") -> str:
     mean, p = difference.mean, difference.p_value if difference.p_adjusted is None else difference.p_adjusted
-    span = f"{_signed(mean.value)} (95 % interval {_signed(mean.low)} to {_signed(mean.high)}, p {p_text(p)})"
+    span = f"{signed(mean.value)} (95 % interval {signed(mean.low)} to {signed(mean.high)}, p {p_text(p)})"
     rows = f"paired over {difference.rows:,} {'row' if difference.rows == 1 else 'rows'}"
     verdict = (
         "more than luck in the rows explains; luck in the seed is another matter"
         if p < SURE
-        else f"it may be luck in the rows, so take the two as equal{' by their summaries' if subject else ''}"
+        else f"it may be luck in the rows, so take the two as equal{equal_by}"
     )
-    if subject:
-        return f"{subject} differ by {span} in {metric_name(metric)}, {rows}: {verdict}."
-    return f"Its lead over the next, {name}, is {span}, {rows}: {verdict}."
+    return f"{begins} is {span}, {rows}: {verdict}."
 
 
 def _references(best: ComparedRun, metric: str) -> list[str]:
@@ -124,6 +123,7 @@ def _lower(metric: str) -> bool:
     return metric.endswith("loss")
 
 
-def _signed(value: float) -> str:
+def signed(value: float) -> str:
+    """A difference, to be read as the best run minus another one wherever it stands."""
     shown = f"{value:+.2f}".replace("-", "−")
     return "0.00" if shown in ("+0.00", "−0.00") else shown

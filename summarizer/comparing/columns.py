@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from summarizer.comparing.answer import signed
 from summarizer.comparing.compared import ComparedRun, Comparison, Scores
 from summarizer.comparing.comparison import LOSS
 from summarizer.comparing.settings import heading, setting
@@ -42,7 +43,7 @@ def scored_columns(comparison: Comparison, runs: Sequence[ComparedRun], keys: Se
         *(_setting(key, 1 if place < NEEDED_KEYS else 7) for place, key in enumerate(keys)),
         Column("loss", 0 if by == LOSS else 3, lambda run: _loss(run.scores), _loss),
         *(_rouge(variant, 0 if variant == by else 1 if variant == paired else 4) for variant in VARIANTS),
-        Column(f"to the best,\n{paired}", 2, lambda run: _to_best(comparison, run, paired)),
+        Column(f"behind the best,\n{paired}", 2, lambda run: _behind(comparison, run, paired)),
         Column("status", 3, lambda run: EMPTY if run.status == "completed" else Cell(state(run))),
         Column("time", 5, lambda run: Cell("" if run.wall_s is None else duration(run.wall_s))),
         Column(
@@ -110,14 +111,14 @@ def _loss(scores: Scores | None) -> Cell:
     return EMPTY if scores is None or scores.loss is None else Cell(f"{scores.loss:.3f}")
 
 
-def _to_best(comparison: Comparison, run: ComparedRun, variant: str) -> Cell:
+def _behind(comparison: Comparison, run: ComparedRun, variant: str) -> Cell:
     if run.row_set is not None and comparison.best.get(run.row_set) == run.name:
         return Cell("the best")
     difference = comparison.against_best.get(run.name, {}).get(variant)
     if difference is None:
         return EMPTY
     p = difference.p_value if difference.p_adjusted is None else difference.p_adjusted
-    return Cell(f"{-difference.mean.value:+.2f}".replace("-", "−"), f"p {p_text(p)}")
+    return Cell(signed(difference.mean.value), f"p {p_text(p)}")
 
 
 def _best_on_the_way(run: ComparedRun) -> Cell:

@@ -34,6 +34,11 @@ def shown(path: Path) -> str:
         return str(path)
 
 
+def nearest_existing(path: Path) -> Path:
+    """The path, or the nearest thing above it that is there."""
+    return next(place for place in (path, *path.absolute().parents) if place.exists())
+
+
 def own_python() -> str:
     """What starts this very Python from the shell: `python`, unless its environment is not active there."""
     own, found = Path(sys.executable), shutil.which("python")

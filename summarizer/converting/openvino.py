@@ -66,7 +66,7 @@ def open_converted(
     fp32 computes with the rounded weights exactly.
     Raises ConfigError with everything that speaks against it, before a weight is read.
     """
-    issues = list(_issues(runs, device, precision))
+    issues = list(opening_issues(runs, device=device, precision=precision))
     if issues:
         raise ConfigError(issues)
     (run,) = runs
@@ -79,7 +79,8 @@ def open_converted(
     return Converted(run, WEIGHTS[backend], precision)
 
 
-def _issues(runs: Sequence[TrainedRun], device: str, precision: str) -> Iterator[Issue]:
+def opening_issues(runs: Sequence[TrainedRun], *, device: str, precision: str) -> Iterator[Issue]:
+    """What speaks against opening these runs so, as far as that is seen without reading anything of their base."""
     if find_spec("openvino") is None:
         yield Issue(KEY, f"openvino needs a package that is not installed: pip install '{PACKAGE}'")
     if len(runs) > 1:

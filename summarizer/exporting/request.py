@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from summarizer.config.nearest import suggestion
+from summarizer.config.paths import nearest_existing
 from summarizer.errors import ConfigError, Issue
 from summarizer.trained.run_folder import TrainedRun, read_run
 
@@ -105,7 +106,7 @@ def build_request(
 
 def require_room(folder: Path, needed_bytes: int) -> None:
     """Raises ConfigError where the disk that `folder` will lie on has fewer bytes left."""
-    free = shutil.disk_usage(_existing(folder)).free
+    free = shutil.disk_usage(nearest_existing(folder)).free
     if needed_bytes > free:
         raise ConfigError.single(
             "--output",
@@ -123,8 +124,10 @@ def output_issues(folder: Path) -> Iterator[Issue]:
             )
     elif folder.exists():
         yield Issue("--output", f"{folder} is a file; name a folder")
-    elif not _existing(folder).is_dir():
-        yield Issue("--output", f"{_existing(folder)} is a file, so that no folder can be made below it")
+    elif not nearest_existing(folder).is_dir():
+        yield Issue(
+            "--output", f"{nearest_existing(folder)} is a file, so that no folder can be made below it"
+        )
 
 
 def _mistaken_names(
@@ -147,8 +150,3 @@ def _mistaken_names(
         yield Issue("--weights", f"unknown weights {weights!r}{suggestion(weights, WEIGHTS)}")
     if device not in DEVICES:
         yield Issue("--device", f"unknown device {device!r}{suggestion(device, DEVICES)}")
-
-
-def _existing(folder: Path) -> Path:
-    """The folder, or the nearest thing above it that is there."""
-    return next(path for path in (folder, *folder.absolute().parents) if path.exists())

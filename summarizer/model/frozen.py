@@ -79,7 +79,7 @@ class FrozenWeight(nn.Module):
         """
         if torch.is_grad_enabled():
             return None
-        if are_few_in_place(x):
+        if are_few_in_place(x, self.format.few_rows):
             rows = x.reshape(-1, x.shape[-1]).float()
         elif are_few_on_a_card(x):
             # A row alone is multiplied in fp32 whatever it comes in; to convert it would be a launch more.

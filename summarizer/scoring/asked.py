@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeVar, cast, get_args
+from typing import cast, get_args
 
 from summarizer.config.nearest import suggestion
+from summarizer.config.paths import nearest_existing
 from summarizer.config.specs import GenerationSpec
 from summarizer.data.sources import SplitName
-from summarizer.errors import ConfigError, Issue
+from summarizer.errors import ConfigError, Issue, sound
 from summarizer.evaluation import mlperf
 from summarizer.scoring.record import Protocol
 from summarizer.scoring.rows import ALL, RowChoice
 from summarizer.summaries.settings import FLAGS, chosen_generation, differences, whole_number
 from summarizer.trained.run_folder import KEY, TrainedRun, base_differences, read_run
-
-T = TypeVar("T")
 
 FOLDER = "evaluations"
 """Inside a run folder."""
@@ -76,28 +75,20 @@ class Asked:
 def asked(request: Request) -> Asked:
     """Raises ConfigError with every mistake that shows before rows are read."""
     issues: list[Issue] = []
+    runs = sound(lambda: _runs(request), issues)
+    split = sound(lambda: _split(request, runs), issues)
+    choice = sound(lambda: _choice(request), issues)
+    generation = sound(lambda: _generation(request, runs), issues) if runs else None
+    if runs and generation is not None:
+        from summarizer.converting.backend import opening_issues
 
-    def sound(value: Callable[[], T]) -> T | None:
-        try:
-            return value()
-        except ConfigError as error:
-            issues.extend(error.issues)
-            return None
-
-    runs = sound(lambda: _runs(request))
-    split = sound(lambda: _split(request, runs))
-    choice = sound(lambda: _choice(request))
-    generation = sound(lambda: _generation(request, runs)) if runs else None
-    if generation is not None and generation.backend != "torch" and runs and len(runs) > 1:
-        issues.append(
-            Issue("--backend", f"{generation.backend} answers for one run at a time; take them one by one")
-        )
+        issues += opening_issues(runs, generation.backend, device=request.device, precision=request.precision)
     at_once = None
     if request.batch_size is not None:
-        at_once = sound(lambda: whole_number("--batch-size", request.batch_size or ""))
-    bertscore = sound(lambda: _bertscore(request))
-    if request.output is not None and request.output.exists() and not request.output.is_dir():
-        issues.append(Issue("--output", f"{request.output} is a file; name a folder"))
+        at_once = sound(lambda: whole_number("--batch-size", request.batch_size or ""), issues)
+    bertscore = sound(lambda: _bertscore(request), issues)
+    if request.output is not None and not (there := nearest_existing(request.output)).is_dir():
+        issues.append(Issue("--output", f"{there} is a file; name a folder"))
     if issues or not runs or split is None or choice is None or generation is None:
         raise ConfigError(issues)
     protocol = cast(Protocol, request.protocol)
@@ -258,4 +249,4 @@ def _places(
         return tuple(run.folder / FOLDER / label for run in runs)
     if len(runs) == 1:
         return (request.output,)
-    return tuple(request.output / name.replace("/", "-") for name in names)
+    return tuple(request.output / name for name in names)

@@ -47,8 +47,8 @@ def evaluate(request: Request) -> None:
     logging.getLogger("absl").setLevel(logging.WARNING)  # rouge-score tells of its tokenizer, once a system
     with ended_by_sigterm():
         ask = asked(request)
-        rows = rows_for(ask)
         score_by_encoder = _encoder(ask)
+        rows = rows_for(ask)
         log.info("%s: %d rows of %s", ", ".join(run.name for run in ask.runs), len(rows.ids), rows.data)
         writers = _writers(ask)
         items = [

@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 from summarizer.config.specs import RunSpec
 from summarizer.errors import ConfigError, Issue
 from summarizer.evaluation import mlperf
 from summarizer.scoring.asked import Asked
 from summarizer.scoring.rows import ScoredRows, data_of, mlperf_rows, own_rows
-from summarizer.summaries.settings import as_typed
-
-if TYPE_CHECKING:
-    from summarizer.data.prompt import Prompt
+from summarizer.summaries.settings import require_room
 
 
 def rows_for(ask: Asked) -> ScoredRows:
@@ -40,16 +36,9 @@ def rows_for(ask: Asked) -> ScoredRows:
         rows = mlperf_rows(ask.choice)
         return replace(rows, notes=rows.notes + _mlperf_notes(spec))
     prompt = build_prompt(spec.prompt, load_tokenizer(folder))
-    _require_room(prompt, ask)
+    require_room(prompt, ask.generation)
     _require_same_rows(ask)
     return own_rows(spec.data, ask.split, ask.label, ask.choice, prompt)
-
-
-def _require_room(prompt: Prompt, ask: Asked) -> None:
-    try:
-        prompt.generation_ids([], ask.generation.max_new_tokens)
-    except ConfigError as error:
-        raise ConfigError(as_typed(error.issues)) from error
 
 
 def _require_same_rows(ask: Asked) -> None:

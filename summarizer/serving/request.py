@@ -14,10 +14,11 @@ from summarizer.data.prompt import Prompt
 from summarizer.errors import ConfigError, Issue
 from summarizer.serving.variants import Variant
 
-MOST_BODY_BYTES = 1 << 20
 MOST_ARTICLE_CHARACTERS = 100_000
 """An article of CNN/DailyMail has 4,000 on average; what is beyond a few thousand tokens is cut anyway."""
 MOST_REFERENCE_CHARACTERS = 20_000
+MOST_BODY_BYTES = 12 * (MOST_ARTICLE_CHARACTERS + MOST_REFERENCE_CHARACTERS) + (1 << 16)
+"""Room for both texts at their longest, all emoji, each in JSON's two escapes of six bytes; and for the rest."""
 MOST_NEW_TOKENS = 512
 MOST_BEAMS = 8
 MOST_NGRAM = 20

@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING
 
 from summarizer.config.paths import shown
 from summarizer.config.specs import GenerationSpec
-from summarizer.errors import ConfigError, RunsFailed
+from summarizer.errors import ConfigError, Issue, RunsFailed, sound
 from summarizer.progress import bar
 from summarizer.runs.logs import log_to_terminal
 from summarizer.runs.mistakes import MISTAKE, ended_by_sigterm, say
 from summarizer.summaries.inputs import STDIN, read_items
 from summarizer.summaries.items import BadItem, Item, ItemColumns
-from summarizer.summaries.output import SummaryFile, check_name, continued, lock_path, settings_path
-from summarizer.summaries.settings import as_typed, chosen_generation, made_with, whole_number
+from summarizer.summaries.output import SummaryFile, continued, lock_path, output_issues, settings_path
+from summarizer.summaries.settings import chosen_generation, made_with, require_room, whole_number
 from summarizer.trained.run_folder import TrainedRun, read_run
 
 if TYPE_CHECKING:
@@ -53,15 +53,7 @@ def summarise(request: Request) -> None:
     Raises ConfigError before the model is loaded for what is wrong with the run, the flags or the output.
     """
     log_to_terminal()
-    run = read_run(request.run, model=request.model, adapter=request.adapter)
-    generation = chosen_generation(run.spec, request.generation)
-    at_once = (
-        run.spec.evaluation.batch_size
-        if request.batch_size is None
-        else whole_number("--batch-size", request.batch_size)
-    )
-    if request.output is not None:
-        check_name(request.output)
+    run, generation, at_once = _checked(request)
     items, bad = _sorted_out(request, run)
 
     def opened() -> Summariser:
@@ -82,18 +74,41 @@ def summarise(request: Request) -> None:
         )
 
 
+def _checked(request: Request) -> tuple[TrainedRun, GenerationSpec, int]:
+    """The run, how it writes, and how many articles at once. Raises ConfigError with every mistaken flag."""
+    issues: list[Issue] = []
+    run = sound(lambda: read_run(request.run, model=request.model, adapter=request.adapter), issues)
+    generation = sound(lambda: chosen_generation(run.spec, request.generation), issues) if run else None
+    at_once = run.spec.evaluation.batch_size if run else None
+    if request.batch_size is not None:
+        at_once = sound(lambda: whole_number("--batch-size", request.batch_size or ""), issues)
+    if request.output is not None:
+        issues += output_issues(request.output, request.files)
+    if not request.files and sys.stdin.isatty():
+        issues.append(Issue("FILE", "name a file or folder to summarise, or pipe an article in"))
+    if run and generation:
+        from summarizer.converting.backend import opening_issues
+
+        issues += opening_issues(
+            [run], generation.backend, device=request.device, precision=request.precision
+        )
+    if issues or run is None or generation is None or at_once is None:
+        raise ConfigError(issues)
+    return run, generation, at_once
+
+
 def _sorted_out(request: Request, run: TrainedRun) -> tuple[list[Item], int]:
     """The items that can be summarised, and how many cannot: each of those is named on standard error."""
     columns = run.spec.data.columns
     output = request.output
     written = () if output is None else (output, settings_path(output), lock_path(output))
     left_out = {path.resolve() for path in written}
-    if output is not None and output.resolve() in {Path(name).resolve() for name in request.files}:
-        raise ConfigError.single("--output", f"{output} is one of the files to summarise")
+    if STDIN in request.files and sys.stdin.isatty():
+        say("Paste an article, then press Ctrl-D on a line of its own.")
     items: list[Item] = []
     bad = 0
     for item in read_items(
-        _names(request.files),
+        request.files or [STDIN],
         ItemColumns(
             article=request.column or columns.article,
             reference=columns.summary,
@@ -108,15 +123,6 @@ def _sorted_out(request: Request, run: TrainedRun) -> tuple[list[Item], int]:
         else:
             items.append(item)
     return items, bad
-
-
-def _names(files: Sequence[str]) -> Sequence[str]:
-    """What to read: standard input where nothing is named and something comes from there."""
-    if not files and sys.stdin.isatty():
-        raise ConfigError.single("FILE", "name a file or folder to summarise, or pipe an article in")
-    if STDIN in files and sys.stdin.isatty():
-        say("Paste an article, then press Ctrl-D on a line of its own.")
-    return files or [STDIN]
 
 
 def _fill(
@@ -163,13 +169,14 @@ def _how_long(before: int, done: int, elapsed_s: float) -> str:
 def _opened(request: Request, run: TrainedRun, generation: GenerationSpec, at_once: int) -> Summariser:
     from summarizer.converting.backend import open_model
     from summarizer.converting.openvino import Converted
+    from summarizer.data.prompt import build_prompt
+    from summarizer.model.source import model_folder
+    from summarizer.model.tokenizer import load_tokenizer
     from summarizer.trained.summariser import Summariser
 
+    tokenizer = load_tokenizer(model_folder(run.spec.model, weights=False))
+    require_room(build_prompt(run.spec.prompt, tokenizer), generation)  # before a base of gigabytes is loaded
     opened = open_model([run], generation.backend, device=request.device, precision=request.precision)
-    try:
-        opened.prompt.generation_ids([], generation.max_new_tokens)
-    except ConfigError as error:
-        raise ConfigError(as_typed(error.issues)) from error
     if isinstance(opened, Converted):
         opened.running(base_alone=request.base)  # before the bar of the summaries begins
     return Summariser(opened, generation, articles_at_once=at_once)

@@ -19,7 +19,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from summarizer.atomic import write_text
-from summarizer.config.paths import shown
+from summarizer.config.paths import nearest_existing, shown
 from summarizer.errors import ConfigError, Issue
 from summarizer.summaries.items import Item
 from summarizer.summaries.settings import differences
@@ -89,9 +89,12 @@ class SummaryFile:
         self._lines[_key(summary.item)].append(line)
 
     def put_in_order(self) -> None:
-        """Once all is done: lines in the order of the items, however they were finished. In one step."""
+        """Once all is done: lines in the order of the items, however they were finished. In one step.
+
+        A line that an earlier call wrote says what this one does of its item's source and reference.
+        """
         held = {key: iter(lines) for key, lines in self._lines.items()}
-        text = "".join(next(held[_key(item)]) for item in self._items)
+        text = "".join(_as_now(next(held[_key(item)]), item) for item in self._items)
         if text.encode() != self.path.read_bytes():
             write_text(self.path, text)
 
@@ -143,16 +146,28 @@ def continued(path: Path, items: Sequence[Item], settings: Mapping[str, Any]) ->
         lock.release()
 
 
-def check_name(path: Path) -> None:
-    """Raises ConfigError for a path that cannot be this command's output."""
+def output_issues(path: Path, read: Sequence[str]) -> Iterator[Issue]:
+    """Why a path cannot be this command's output.  read: the files that it is to summarise."""
     if path.suffix != SUFFIX:
-        raise ConfigError.single(KEY, f"{path} must end in {SUFFIX}: it gets one JSON object a line")
+        yield Issue(KEY, f"{path} must end in {SUFFIX}: it gets one JSON object a line")
     if path.exists() and not path.is_file():
-        raise ConfigError.single(KEY, f"{path} is no regular file")
+        yield Issue(KEY, f"{path} is no regular file")
+    if not (above := nearest_existing(path.parent)).is_dir():
+        yield Issue(KEY, f"{above} is a file, so that no folder can be made below it")
+    if path.resolve() in {Path(name).resolve() for name in read}:
+        yield Issue(KEY, f"{path} is one of the files to summarise")
 
 
 def _key(item: Item) -> Key:
     return item.id, item.digest
+
+
+def _as_now(line: str, item: Item) -> str:
+    """A kept line with what no summary depends on as the item has it."""
+    row = json.loads(line) | {"source": item.source, "reference": item.reference}
+    if item.reference is None:
+        del row["reference"]
+    return json.dumps(row, ensure_ascii=False) + "\n"
 
 
 def _not_held(items: Sequence[Item], held: Mapping[Key, Sequence[str]]) -> list[Item]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
@@ -12,6 +12,9 @@ from summarizer.config.rules import RULES, SoundValues, broken_rules
 from summarizer.config.specs import GenerationSpec, RunSpec
 from summarizer.errors import ConfigError, Issue
 from summarizer.trained.run_folder import TrainedRun
+
+if TYPE_CHECKING:
+    from summarizer.data.prompt import Prompt
 
 FLAGS: Mapping[str, str] = {
     "backend": "--backend",
@@ -55,6 +58,14 @@ def chosen_generation(spec: RunSpec, typed: Mapping[str, str | bool]) -> Generat
 def as_typed(issues: Iterable[Issue]) -> list[Issue]:
     """Issues of generation settings under the names that this command's person knows."""
     return [Issue(_flag(issue.key), _flags_in(issue.message)) for issue in issues]
+
+
+def require_room(prompt: Prompt, generation: GenerationSpec) -> None:
+    """Raises ConfigError, under the flags' names, where the longest summary leaves no room for an article."""
+    try:
+        prompt.generation_ids([], generation.max_new_tokens)
+    except ConfigError as error:
+        raise ConfigError(as_typed(error.issues)) from error
 
 
 def whole_number(flag: str, text: str) -> int:

@@ -15,7 +15,7 @@ from summarizer.adapters.foreign import adapter_of_folder
 from summarizer.adapters.peft_format import load_adapter
 from summarizer.config.specs import GenerationSpec, RunSpec
 from summarizer.data.prompt import Prompt, build_prompt
-from summarizer.errors import ConfigError
+from summarizer.errors import ConfigError, Issue
 from summarizer.generation.decode import Decoder
 from summarizer.model.load import Base, load_base, load_config
 from summarizer.model.source import model_folder
@@ -70,6 +70,19 @@ class Opened:
             )
 
 
+def opening_issues(runs: Sequence[TrainedRun], *, device: str, precision: str) -> Iterator[Issue]:
+    """What speaks against opening these runs so, as far as that is seen without reading anything of their base."""
+    yield from base_differences(runs)
+    on_card = device != "cpu" and torch.cuda.is_available()
+    if device == "cuda" and not on_card:
+        yield Issue("--device", "cuda, but PyTorch sees no CUDA device here; use auto or cpu")
+    if precision == "int8" and (on_card or runs[0].spec.quantization.format != "int8"):
+        yield Issue(
+            "--precision",
+            "int8 is for bases that are quantised to int8, on a CPU; leave it out for the best there is",
+        )
+
+
 def open_runs(runs: Sequence[TrainedRun], *, device: str = "auto", precision: str = "auto") -> Opened:
     """Load the base that the runs share, once, with each one's adapter.
 
@@ -77,18 +90,11 @@ def open_runs(runs: Sequence[TrainedRun], *, device: str = "auto", precision: st
     precision: of products, as trainer.precision; or int8, which on a CPU reads articles in whole numbers.
     Raises ConfigError where the runs differ in more than their adapters, or what they name cannot be had.
     """
-    if issues := base_differences(runs):
+    if issues := list(opening_issues(runs, device=device, precision=precision)):
         raise ConfigError(issues)
     spec = runs[0].spec
-    if device == "cuda" and not torch.cuda.is_available():
-        raise ConfigError.single("--device", "cuda, but PyTorch sees no CUDA device here; use auto or cpu")
     in_int8 = precision == "int8"
     processes = join_processes(device=device, precision="auto" if in_int8 else precision, wanted=1)
-    if in_int8 and (processes.device.type != "cpu" or spec.quantization.format != "int8"):
-        raise ConfigError.single(
-            "--precision",
-            "int8 is for bases that are quantised to int8, on a CPU; leave it out for the best there is",
-        )
     if in_int8:
         log.info(
             "articles are read by products of whole numbers, most of 8 bits; %s is of the rest",

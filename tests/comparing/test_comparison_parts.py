@@ -106,7 +106,7 @@ def test_the_heading_answers_and_the_next_line_says_how_sure() -> None:
 def test_the_heading_of_a_loss_of_one_run_and_of_none() -> None:
     (by_loss,) = answers(sweep(4, "val/loss"))
     assert "has the lowest loss of 3 runs, " in by_loss.headline
-    assert " higher. The summaries of the two differ by " in by_loss.certainty
+    assert " higher. In ROUGE-Lsum the best minus the next is " in by_loss.certainty
     (alone,) = answers(sweep(1))
     assert " reached ROUGE-Lsum " in alone.headline
     assert "No other run" in alone.certainty

@@ -72,7 +72,10 @@ def test_a_pipe_has_every_column_and_bounds_beside_values(two: Comparison) -> No
     rouge = scores.rouge["rouge1"]
     assert f"{rouge.value:.2f} ({rouge.low:.1f}–{rouge.high:.1f})" in row
     difference = two.against_best["dim=16 lr=0.003"]["rougeLsum"]
-    assert f"−{difference.mean.value:.2f} (p " in row
+    assert difference.mean.value > 0
+    assert f" +{difference.mean.value:.2f} (p " in row
+    assert any(f"the best minus the next is +{difference.mean.value:.2f} (95 %" in line for line in lines)
+    assert any("behind the best" in line for line in lines)
     assert "1 min 5 s" in row
     assert "1.00" in row
 

@@ -13,8 +13,9 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from summarizer.adapters.attach import AdaptedModel, attach
 from summarizer.generation import decode, token_pass
+from summarizer.model.formats.protocol import DenseProducts
 from summarizer.model.frozen import FrozenEmbedding, FrozenLinear
-from summarizer.model.kernels import between, dense_rows, few_rows
+from summarizer.model.kernels import between, dense_rows
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "adapters"))
 sys.path.append(str(Path(__file__).resolve().parent))
@@ -180,7 +181,7 @@ def test_a_format_without_a_kernel_and_many_rows_go_their_own_way(
     with monkeypatch.context() as patched:
         patched.setattr(dense_rows, "is_at_hand", lambda dtype: False)
         answers(attach(load(folder, "none").model, [lora(1)], [0]), PROMPTS[:2])
-    monkeypatch.setattr(few_rows, "FEW_ROWS", 2)
+    monkeypatch.setattr(DenseProducts, "few_rows", 2)
     answers(attach(load(folder, "int8").model, [lora(1)], [0]), PROMPTS[:3], at_once=3, min_new_tokens=NEW)
     assert taken
     assert not any(taken)

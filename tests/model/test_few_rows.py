@@ -71,6 +71,14 @@ def test_the_product_is_the_dense_one(
 
 
 @by_each_kernel
+def test_as_many_rows_as_a_format_takes(format_name: str) -> None:
+    linear = layer(format_name, 192, 40)
+    x, pairs = rows_of(linear.weight.format.few_rows, 192), pairs_of(4, 2, 192, 40)
+    right = wanted(linear, x, pairs)
+    assert (product(linear, x, pairs) - right).norm() < BOUND[format_name] * right.norm()
+
+
+@by_each_kernel
 @pytest.mark.parametrize(("count", "size"), [(0, 1.0), (1, 30.0), (3, 1000.0)])
 def test_it_is_nearer_to_the_exact_product_than_bf16_by_far(
     format_name: str, count: int, size: float
@@ -165,15 +173,16 @@ def test_a_layer_takes_it_for_few_rows_without_gradients_and_never_else(
     kernel = getattr(module, name)
     monkeypatch.setattr(module, name, lambda x, *more: (asked.append(len(x)), kernel(x, *more))[1])
     linear = layer(format_name, 64, 8)
+    most = 128 if format_name in ("nf4", "blockwise8", "fp8") else FEW_ROWS
     with stored_weights_in_place(), torch.no_grad():
-        linear(rows_of(FEW_ROWS, 64))
-        linear(rows_of(FEW_ROWS + 1, 64))
+        linear(rows_of(most, 64))
+        linear(rows_of(most + 1, 64))
         linear(rows_of(2, 64).to(torch.bfloat16)[:, None])
     with stored_weights_in_place():
         linear(rows_of(1, 64))
     with torch.no_grad():
         linear(rows_of(1, 64))
-    assert asked == [FEW_ROWS, 2]
+    assert asked == [most, 2]
 
 
 @pytest.mark.parametrize("format_name", ["nf4", "blockwise8", "fp8", "none"])

@@ -10,7 +10,7 @@ from rouge_score.rouge_scorer import RougeScorer
 from served import ARTICLE, Client, until
 
 from summarizer.evaluation.sentences import split_sentences
-from summarizer.serving.request import MOST_ARTICLE_CHARACTERS, MOST_BODY_BYTES
+from summarizer.serving.request import MOST_ARTICLE_CHARACTERS, MOST_BODY_BYTES, MOST_REFERENCE_CHARACTERS
 from summarizer.trained.opened import Opened
 from summarizer.trained.summariser import Summariser
 
@@ -166,9 +166,20 @@ def test_a_body_that_is_too_long(client: Client) -> None:
             b"POST /api/summaries HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
             b"Transfer-Encoding: chunked\r\n\r\n"
         )
-        for _ in range(17):
+        for _ in range(MOST_BODY_BYTES // 0x10000 + 1):
             raw.sendall(b"10000\r\n" + b" " * 0x10000 + b"\r\n")
         assert b" 413 " in raw.recv(100)
+
+
+def test_the_longest_texts_may_come_in_escapes(client: Client) -> None:
+    asked = {
+        "article": "\N{PARROT}" * MOST_ARTICLE_CHARACTERS,
+        "reference": "\N{PARROT}" * MOST_REFERENCE_CHARACTERS,
+        "runs": ["9"],
+    }
+    body = json.dumps(asked).encode()
+    assert len(body) > 12 * MOST_ARTICLE_CHARACTERS
+    assert client.refused(body) == (422, "runs: '9' is not opened here; choose among 0, 1, base")
 
 
 def test_another_sites_page_is_refused(client: Client) -> None:

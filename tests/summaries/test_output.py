@@ -11,7 +11,7 @@ import pytest
 
 from summarizer.errors import ConfigError
 from summarizer.summaries.items import Item
-from summarizer.summaries.output import Summary, check_name, continued, lock_path, settings_path
+from summarizer.summaries.output import Summary, continued, lock_path, output_issues, settings_path
 
 SETTINGS = {"adapter": "a1", "--beams": 1}
 ITEMS = [
@@ -75,6 +75,18 @@ def test_items_may_join_and_twins_are_each_written(tmp_path: Path) -> None:
     grown = [ITEMS[3], *ITEMS[:2], ITEMS[0]]
     assert fill(path, items=grown) == ["3", "0"]
     assert [json.loads(line)["id"] for line in path.read_bytes().splitlines()] == ["3", "0", "1", "0"]
+
+
+def test_a_kept_summary_says_what_its_item_is_now(tmp_path: Path) -> None:
+    path, whole = tmp_path / "out.jsonl", tmp_path / "whole.jsonl"
+    fill(path)
+    now = [Item(item.id, f"moved {item.id}", item.article, f"other {item.id}") for item in ITEMS]
+    assert fill(path, items=now) == [], "neither decides on a summary's words"
+    fill(whole, items=now)
+    assert path.read_bytes() == whole.read_bytes()
+    bare = [Item(item.id, item.source, item.article) for item in ITEMS]
+    fill(path, items=bare)
+    assert [json.loads(line).get("reference") for line in path.read_bytes().splitlines()] == [None] * 5
 
 
 def test_other_settings_or_articles_are_refused_and_nothing_is_touched(tmp_path: Path) -> None:
@@ -165,12 +177,16 @@ def test_a_full_disk_is_named_and_costs_one_line(tmp_path: Path, monkeypatch: py
 
 
 def test_only_a_regular_jsonl_file_can_be_written(tmp_path: Path) -> None:
-    check_name(tmp_path / "new.jsonl")
+    read = [str(tmp_path / "news.jsonl")]
+    (tmp_path / "file").touch()
     (tmp_path / "folder.jsonl").mkdir()
     for name, reason in (
         ("a.csv", "must end in .jsonl"),
         ("-", "must end in"),
         ("folder.jsonl", "no regular file"),
+        ("file/below/new.jsonl", "is a file, so that no folder can be made below it"),
+        ("below/../news.jsonl", "is one of the files to summarise"),
     ):
-        with pytest.raises(ConfigError, match=reason):
-            check_name(tmp_path / name)
+        (issue,) = output_issues(tmp_path / name, read)
+        assert reason in issue.message
+    assert not list(output_issues(tmp_path / "below" / "new.jsonl", read))

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Float32, Int
 from torch import Tensor
 
-from summarizer.model.kernels.few_rows import LowRankPairs
+from summarizer.model.kernels.few_rows import FEW_ROWS, LowRankPairs
 from summarizer.model.kernels.scaled_columns import scale_columns_, scaled_columns
 
 Parts = Mapping[str, Tensor]
@@ -26,6 +26,8 @@ class WeightFormat(Protocol):
     name: str
     version: int
     """Raised when the stored bytes change meaning, so that cached bases of an older version are made anew."""
+    few_rows: int
+    """Up to so many rows, `few_rows_product` takes less time on a CPU than `product` or `many_rows_product`."""
 
     def quantise(self, weight: Float[Tensor, "d_out d_in"]) -> dict[str, Tensor]:
         """Store a weight. Raises ValueError on a weight that is not finite."""
@@ -87,6 +89,8 @@ class WeightFormat(Protocol):
 
 class DenseProducts:
     """Both products with the weight dequantised whole, in each pass anew: what most formats do."""
+
+    few_rows = FEW_ROWS
 
     def dequantise(
         self, parts: Parts, shape: tuple[int, int], dtype: torch.dtype

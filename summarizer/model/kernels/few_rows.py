@@ -17,8 +17,9 @@ from summarizer.model.kernels.tape import call
 
 SOURCE = Path(__file__).with_name("few_rows.c")
 FEW_ROWS = 16
-"""Up to here rows share passes over the stored weights, four at a time, which takes less time than a dense copy of
-them (two cores with AVX-512; of int8, many_rows.c is as fast from 12 rows on)."""
+"""Up to here rows share passes over the stored weights, four at a time, where a format says nothing else (two cores
+with AVX-512). Of int8, many_rows.c is as fast from 12 rows on. Of weights in bf16, torch's products in bf16 are as
+fast from 4 rows on and less exact, those in fp32, which want a copy, from some 250."""
 FEW_ROWS_ON_A_CARD = 128
 """The same on a card, where a product of so many takes about the time in which the stored weights are read, by
 arithmetic: 128 rows are 256 operations for each byte, and an H100 has 264 for each byte that it reads."""
@@ -41,9 +42,9 @@ def stored_weights_in_place() -> Iterator[None]:
         _in_place = before
 
 
-def are_few_in_place(x: Float[Tensor, "... d_in"]) -> bool:
-    """Whether the rows of x are to be multiplied with the stored weights as they are."""
-    return x.numel() <= FEW_ROWS * x.shape[-1] and is_in_place(x)
+def are_few_in_place(x: Float[Tensor, "... d_in"], most: int = FEW_ROWS) -> bool:
+    """Whether the rows of x are to be multiplied with the stored weights as they are, being at most so many."""
+    return x.numel() <= most * x.shape[-1] and is_in_place(x)
 
 
 def is_in_place(x: Float[Tensor, "... d_in"]) -> bool:

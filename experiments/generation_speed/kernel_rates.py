@@ -1,6 +1,6 @@
 """The kernels that writing a token is made of, one by one, beside torch's own and beside a sum of the same memory.
 
-    python experiments/generation_speed/kernels.py [--rows 1 4] [--threads 2]
+    python experiments/generation_speed/kernel_rates.py [--rows 1 4] [--threads 2]
 
 Each line is the best of several passes over matrices that no cache holds, in an order that alternates.
 """
@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 
+from summarizer.model.formats import blockwise8, fp8
 from summarizer.model.formats.int8_on_cpu import whole_number_product
 from summarizer.model.kernels import coded_rows, dense_rows, few_rows, many_rows
 from summarizer.model.kernels.attend_one import Kept, attend_one
@@ -51,6 +52,7 @@ def products(k: int, n: int, rows: int) -> dict[str, tuple[float, float]]:
     dense = [torch.randn(n, k, dtype=torch.bfloat16) for _ in range(max(2, count // 2))]
     scale, ones = torch.rand(n, 1), torch.ones(n).bfloat16()
     absmax, code, codes = torch.rand(n * k // 64), torch.randn(16), torch.randn(256)
+    of_blocks = absmax[: -(-n * k // blockwise8.BLOCK)]
     x = torch.randn(rows, k)
     narrow = x.bfloat16()
     pairs = LowRankPairs(torch.randn(1, 2, k), torch.randn(1, 2, n), torch.ones(1, 1, 1))
@@ -59,7 +61,14 @@ def products(k: int, n: int, rows: int) -> dict[str, tuple[float, float]]:
         "int8 with adapters": lambda i: few_rows.int8_product(x, q[i], scale, None, pairs),
         "torch's int8": lambda i: torch._weight_int8pack_mm(narrow, q[i], ones),
         "nf4": lambda i: few_rows.nf4_product(x, packed[i], absmax, code),
-        "blockwise8": lambda i: coded_rows.blockwise8_product(x, q[i].view(torch.uint8), absmax, codes),
+        "blockwise8": lambda i: coded_rows.blockwise8_product(x, q[i].view(torch.uint8), of_blocks, codes),
+        "blockwise8 made dense": lambda i: blockwise8.FORMAT.product(
+            narrow, {"q": q[i].view(torch.uint8), "absmax": of_blocks, "code": codes}, (n, k)
+        ),
+        "fp8": lambda i: coded_rows.fp8_product(x, q[i].view(torch.float8_e4m3fn), scale),
+        "fp8 made dense": lambda i: fp8.FORMAT.product(
+            narrow, {"q": q[i].view(torch.float8_e4m3fn), "scale": scale}, (n, k)
+        ),
         "none in bf16": lambda i: dense_rows.dense_product(x, dense[i % len(dense)]),
         "torch's bf16": lambda i: torch.nn.functional.linear(narrow, dense[i % len(dense)]),
         "a sum": lambda i: q[i].view(torch.float32).sum(),

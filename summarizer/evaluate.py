@@ -69,7 +69,11 @@ def _parser() -> argparse.ArgumentParser:
         help="own (default: as the run was trained) or mlperf",
     )
     parser.add_argument(
-        "-o", "--output", metavar="FOLDER", type=Path, help="for summaries and scores, or to go on in"
+        "-o",
+        "--output",
+        metavar="FOLDER",
+        type=Path,
+        help="for summaries and scores, or to go on in; default: see below",
     )
     rows = parser.add_argument_group("rows")
     rows.add_argument(
@@ -94,7 +98,9 @@ def _parser() -> argparse.ArgumentParser:
     scores.add_argument(
         "--bertscore", metavar="FOLDER", type=Path, help="BERTScore by the encoder in this folder"
     )
-    scores.add_argument("--bertscore-layer", metavar="N", help="of the encoder: 17 of roberta-large")
+    scores.add_argument(
+        "--bertscore-layer", metavar="N", help="of the encoder, required with it: 17 of roberta-large"
+    )
     models = parser.add_argument_group("model")
     add_model_flags(models)
     add_generation_flags(parser)

@@ -15,7 +15,7 @@ import sys
 from collections.abc import Sequence
 
 from summarizer.runs.launch import prepare_process
-from summarizer.summaries.flags import parsed
+from summarizer.summaries.flags import DEVICE, parsed
 
 
 def main() -> None:
@@ -44,7 +44,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument(
         "--format",
         metavar="FORMAT",
-        help="peft (the adapter alone), merged (a model for transformers) or ctranslate2",
+        help="required: peft (the adapter alone), merged (a model for transformers) or ctranslate2",
     )
     made.add_argument(
         "--dtype",
@@ -64,7 +64,7 @@ def parser() -> argparse.ArgumentParser:
         "(original); by default into those whose answers are nearer to the unmerged model's",
     )
     made.add_argument("--model", metavar="PATH", help="where the base lies now, if it has moved")
-    made.add_argument("--device", default="auto", metavar="DEVICE", help="auto, cpu or cuda")
+    made.add_argument("--device", default="auto", metavar="DEVICE", help=f"auto, cpu or cuda; {DEVICE}")
     made.add_argument(
         "--with-base", action="store_true", help="for peft: a dense copy of the base beside the adapter"
     )

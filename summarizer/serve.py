@@ -17,7 +17,7 @@ from pathlib import Path
 
 from summarizer.errors import ConfigError
 from summarizer.runs.launch import prepare_process
-from summarizer.summaries.flags import PRECISION, PRECISIONS, parsed
+from summarizer.summaries.flags import DEVICE, PRECISION, PRECISIONS, parsed
 
 WAITING = 8
 """How many requests may wait by default, besides the one that is being answered."""
@@ -66,9 +66,7 @@ def parser() -> argparse.ArgumentParser:
         help="requests that may wait while one is answered (default: %(default)s)",
     )
     made.add_argument("--model", metavar="PATH", help="where the base lies now, if it has moved")
-    made.add_argument(
-        "--device", choices=("auto", "cpu", "cuda"), default="auto", help="(default: %(default)s)"
-    )
+    made.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help=DEVICE)
     made.add_argument("--precision", choices=PRECISIONS, default="auto", help=PRECISION)
     return made
 

@@ -71,7 +71,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("run", metavar="RUN", type=Path, help="the run's folder")
     parser.add_argument("files", metavar="FILE", nargs="*", help="what to summarise")
     parser.add_argument(
-        "-o", "--output", metavar="FILE.jsonl", type=Path, help="write there, or go on writing there"
+        "-o",
+        "--output",
+        metavar="FILE.jsonl",
+        type=Path,
+        help="write there, or go on writing there; default: print",
     )
     tables = parser.add_argument_group("tables")
     tables.add_argument("--column", metavar="NAME", help="of the article; default: the run's own")

@@ -62,7 +62,7 @@ class StepRecords:
         memory_bytes = peak_memory_bytes(group.adapted.device)
         for index, trial in enumerate(measured.trials):
             step, loss = measured.steps[index], losses[index]
-            error = measured.errors[index] or self._divergence(trial, loss, step, measured.row_ids[index])
+            error = measured.errors[index] or _divergence(measured, index, loss)
             if error is not None:
                 self.failed.setdefault(trial, error)
             if trial in self.failed:
@@ -81,7 +81,7 @@ class StepRecords:
                     "train/tokens_per_s": measured.tokens[index] / seconds,
                     "train/mfu": mfu,
                     "train/memory_bytes": memory_bytes,
-                    **group.scaling.metrics(trial),
+                    **measured.scaling[index],
                 }
                 self.record(trial, values, step)
             shown[trial] = loss
@@ -94,16 +94,18 @@ class StepRecords:
         except OSError as error:
             self.failed.setdefault(trial, error)
 
-    def _divergence(self, trial: Trial, loss: float, step: int, rows: list[str]) -> NonFiniteLossError | None:
-        if not math.isfinite(loss):
-            return NonFiniteLossError(
-                f"the loss is {loss} at step {step} on rows {', '.join(rows)}; "
-                "the last checkpoint is as it was. A lower optimizer.lr or trainer.max_grad_norm usually helps"
-            )
-        if self._group.scaling.hopeless(trial):
-            return NonFiniteLossError(
-                f"the gradients of step {step} are not finite in fp16, however small the loss is scaled; the last "
-                "checkpoint is as it was. trainer.precision=fp32 helps if it was only the precision, a lower "
-                "optimizer.lr or trainer.max_grad_norm if it was not"
-            )
-        return None
+
+def _divergence(measured: Measured, index: int, loss: float) -> NonFiniteLossError | None:
+    step = measured.steps[index]
+    if not math.isfinite(loss):
+        return NonFiniteLossError(
+            f"the loss is {loss} at step {step} on rows {', '.join(measured.row_ids[index])}; "
+            "the last checkpoint is as it was. A lower optimizer.lr or trainer.max_grad_norm usually helps"
+        )
+    if measured.hopeless[index]:
+        return NonFiniteLossError(
+            f"the gradients of step {step} are not finite in fp16, however small the loss is scaled; the last "
+            "checkpoint is as it was. trainer.precision=fp32 helps if it was only the precision, a lower "
+            "optimizer.lr or trainer.max_grad_norm if it was not"
+        )
+    return None

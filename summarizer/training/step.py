@@ -49,6 +49,10 @@ class Measured:
     row_ids: list[list[str]]
     errors: list[Exception | None]
     """What kept a trial's optimizer from its step."""
+    scaling: list[dict[str, float]]
+    """What the loss scaling has to log of each trial, once the step was taken or skipped."""
+    hopeless: list[bool]
+    """Whether a trial's gradients were not finite, however small its loss is scaled."""
 
     def read(self) -> tuple[list[float], list[float]]:
         """Losses and norms of the trials; waits for the device where it must."""
@@ -89,6 +93,8 @@ def train_step(group: Group, batches: Sequence[Sequence[EncodedRow]]) -> Measure
         ],
         [[row.id for row in rows] for rows in batches],
         errors,
+        [group.scaling.metrics(trial) for trial in trials],
+        [group.scaling.hopeless(trial) for trial in trials],
     )
 
 

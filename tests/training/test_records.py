@@ -12,6 +12,9 @@ from summarizer.training.group import Group
 from summarizer.training.records import StepRecords
 from summarizer.training.step import Measured
 
+HOPELESS = 7
+"""The step whose gradients no scale helps."""
+
 
 class Landing:
     """A card's event: that it was waited for."""
@@ -25,7 +28,19 @@ class Landing:
 
 def measured(group: Group, step: int, loss: float = 2.0, arrived: Landing | None = None) -> Measured:
     numbers = torch.tensor([[loss], [1.0]])
-    return Measured(list(group.trials), [step], numbers, arrived, [1e-4], [50], [10**9], [["a", "b"]], [None])
+    return Measured(
+        list(group.trials),
+        [step],
+        numbers,
+        arrived,
+        [1e-4],
+        [50],
+        [10**9],
+        [["a", "b"]],
+        [None],
+        [{"train/loss_scale": 2.0**-step}],
+        [step == HOPELESS],
+    )
 
 
 def nobody(losses: object, tokens_per_s: float) -> None:
@@ -90,3 +105,26 @@ def test_a_loss_that_is_not_finite_is_named_with_its_own_step(group: Group) -> N
     assert isinstance(kept.failed[trial], NonFiniteLossError)
     assert "step 1 on rows a, b" in str(kept.failed[trial])
     assert trial.reached.last_loss is None, "and nothing of it is recorded any further"
+
+
+def test_the_scale_of_a_loss_is_recorded_with_its_own_step(group: Group) -> None:
+    (trial,) = group.trials
+    seen: list[tuple[int, float]] = []
+    kept = StepRecords(group, nobody)
+    kept.record = lambda _, values, step: seen.append((step, values["train/loss_scale"]))  # type: ignore[method-assign]
+    kept.resume_clock()
+    every = trial.spec.trainer.log_every_steps
+    for step in (every, 2 * every):
+        kept.add(measured(group, step, arrived=Landing()))
+    kept.catch_up()
+    assert seen == [(every, 2.0**-every), (2 * every, 2.0 ** (-2 * every))]
+
+
+def test_gradients_that_no_scale_helps_are_named_with_their_own_step(group: Group) -> None:
+    (trial,) = group.trials
+    kept = StepRecords(group, nobody)
+    kept.resume_clock()
+    for step in (HOPELESS - 1, HOPELESS, HOPELESS + 1):
+        kept.add(measured(group, step, arrived=Landing()))
+    kept.catch_up()
+    assert f"the gradients of step {HOPELESS} are not finite in fp16" in str(kept.failed[trial])

@@ -16,7 +16,7 @@ from sweep_workload import Grid, Trial
 
 from summarizer.errors import ConfigError
 from summarizer.sweep.record import read_record
-from summarizer.tracking.summary import FILE_NAME, Summary, read_summary
+from summarizer.tracking.summary import SUMMARY, Summary, read_summary
 
 FUSED, ONE_BY_ONE, PROCESSES, PEER = "fused", "one by one", "a process each", "peer"
 SYSTEMS = {
@@ -169,7 +169,7 @@ def time_of(run: Path, begun_s: float, group: int) -> TrialTime:
     if summary.status != "completed":
         raise SweepError(f"run {run.name} {summary.status}: {summary.error}")
     return TrialTime(
-        end_s=(run / FILE_NAME).stat().st_mtime - begun_s,
+        end_s=(run / SUMMARY).stat().st_mtime - begun_s,
         startup_s=startup_s(summary),
         training_s=summary.tokens / summary.tokens_per_s if summary.tokens and summary.tokens_per_s else 0.0,
         tokens=summary.tokens or 0,

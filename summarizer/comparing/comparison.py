@@ -17,11 +17,10 @@ from summarizer.comparing.settings import differing, flat, from_overrides, names
 from summarizer.evaluation.predictions import Prediction
 from summarizer.evaluation.rouge import VARIANTS
 from summarizer.evaluation.significance import Difference
-from summarizer.runs.folder import SUMMARY
 from summarizer.sweep.record import FILE_NAME as SWEEP
 from summarizer.sweep.swept import Value
 from summarizer.tracking.names import redact
-from summarizer.tracking.summary import RougeScores
+from summarizer.tracking.summary import SUMMARY, RougeScores
 
 LOSS = "val/loss"
 RANKINGS = (LOSS, *VARIANTS)

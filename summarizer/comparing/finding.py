@@ -9,9 +9,10 @@ from pathlib import Path
 
 from summarizer.config.paths import shown
 from summarizer.errors import ConfigError
-from summarizer.runs.folder import METRICS, SUMMARY
 from summarizer.sweep.record import FILE_NAME as SWEEP
 from summarizer.sweep.record import read_record
+from summarizer.tracking.metrics import METRICS
+from summarizer.tracking.summary import SUMMARY
 from summarizer.tracking.sweep_run import ID_FILE as SWEEP_ID
 from summarizer.tracking.wandb_run import ID_FILE
 

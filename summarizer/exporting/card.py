@@ -18,7 +18,7 @@ from summarizer.config.specs import DataSpec, RunSpec
 from summarizer.data.prompt import Prompt
 from summarizer.exporting.base_name import base_name, is_hub_name, last_part
 from summarizer.exporting.card_tables import ROUGE, hyper_parameters, scores
-from summarizer.tracking.summary import FILE_NAME, Summary, read_summary
+from summarizer.tracking.summary import SUMMARY, Summary, read_summary
 
 LIBRARIES = {"peft": "peft", "merged": "transformers", "ctranslate2": "ctranslate2"}
 RELATIONS = {"peft": "adapter", "merged": "finetune", "ctranslate2": "quantized"}
@@ -52,7 +52,7 @@ class Card:
     def text(self) -> str:
         """The whole file. Raises ConfigError where the run's summary.json is broken."""
         spec = self.spec
-        summary = read_summary(self.run_folder) if (self.run_folder / FILE_NAME).is_file() else None
+        summary = read_summary(self.run_folder) if (self.run_folder / SUMMARY).is_file() else None
         base = base_name(spec.model.name_or_path)
         parts = [
             f"---\n{self._front_matter(summary, base)}\n---",

@@ -10,7 +10,7 @@ from pathlib import Path
 from summarizer.config.paths import shown
 from summarizer.errors import ConfigError, NonFiniteLossError, RunsFailed, disk_refusal
 from summarizer.runs.job import Job
-from summarizer.tracking.metrics import read_metrics
+from summarizer.tracking.metrics import METRICS, read_metrics
 
 EXPECTED = (ConfigError, NonFiniteLossError, RunsFailed)
 """Failures whose message says all; others are logged with where they happened."""
@@ -42,7 +42,7 @@ def say_failed(error: Exception, folders: Sequence[str]) -> None:
 
 def best_value(job: Job) -> float | None:
     """Of `trainer.best_metric`, as the run's metrics.jsonl has it; None where there is none."""
-    path = job.path / "metrics.jsonl"
+    path = job.path / METRICS
     if not path.is_file():
         return None
     name = job.config["trainer"]["best_metric"]

@@ -10,8 +10,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from summarizer.errors import ConfigError, Issue
+from summarizer.tracking.metrics import METRICS
 
-METRICS, SUMMARY, LOCK = "metrics.jsonl", "summary.json", ".lock"
+LOCK = ".lock"
 HYDRAS = (".hydra", "run.log")
 """What Hydra writes into a folder before a run begins."""
 

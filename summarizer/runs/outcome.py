@@ -11,13 +11,13 @@ import torch
 from summarizer.config.specs import RunSpec
 from summarizer.evaluation.scores import Comparison
 from summarizer.runs.ended import Ended
-from summarizer.runs.folder import SUMMARY
 from summarizer.runs.job import Job
 from summarizer.tracking.environment import git_state, peak_memory_bytes, versions
 from summarizer.tracking.names import redact
 from summarizer.tracking.recorder import Recorder, no_recorder, open_recorder
 from summarizer.tracking.startup import startup
 from summarizer.tracking.summary import (
+    SUMMARY,
     BaseScores,
     EndedBy,
     RougeScores,

@@ -25,6 +25,8 @@ from summarizer.progress import console
 from summarizer.runs.heldout import HeldOut
 from summarizer.runs.next_commands import next_commands, rate_text
 from summarizer.runs.verdicts import articles, sentences
+from summarizer.tracking.metrics import METRICS
+from summarizer.tracking.summary import SUMMARY
 
 ARTICLE_CHARACTERS = 300
 """Of the article that is shown."""
@@ -35,10 +37,10 @@ WIDEST_TEXT = 100
 NAMES = {"base alone": "before", "adapter": "after", "Lead-3": "Lead-3"}
 """In the order of the table."""
 FILES = {
-    "summary.json": "these figures and more, with versions and commit",
+    SUMMARY: "these figures and more, with versions and commit",
     "adapter": "the adapter, in PEFT's format",
     "predictions": "every summary it wrote, beside its reference",
-    "metrics.jsonl": "losses, step by step",
+    METRICS: "losses, step by step",
     "wandb": "the run for wandb",
 }
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 from summarizer.runs.outcome import Outcome
-from summarizer.tracking.metrics import read_metrics
+from summarizer.tracking.metrics import METRICS, read_metrics
 from summarizer.training.checkpoint import list_checkpoints, step_of
 from summarizer.training.course import Course
 from summarizer.training.halving import Halving
@@ -80,7 +80,7 @@ def halving_of(outcomes: Sequence[Outcome], courses: Sequence[Course]) -> Halvin
         lower_is_better=metric == "val/loss",
     )
     for outcome, course in zip(outcomes, courses, strict=True):
-        path = outcome.job.path / "metrics.jsonl"
+        path = outcome.job.path / METRICS
         if not (outcome.job.resumed and path.is_file()):
             continue
         saved = list_checkpoints(outcome.job.path / "checkpoints")

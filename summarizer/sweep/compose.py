@@ -24,10 +24,10 @@ from summarizer.config.check import to_plain
 from summarizer.config.diagnose import diagnose
 from summarizer.config.paths import shown
 from summarizer.errors import ConfigError, Issue
-from summarizer.runs.folder import METRICS
 from summarizer.runs.job import Job
 from summarizer.runs.preflight import preflight
 from summarizer.sweep.mistakes import merged
+from summarizer.tracking.metrics import METRICS
 
 SUBDIR = "hydra.sweep.subdir"
 

@@ -8,13 +8,12 @@ from pathlib import Path
 from statistics import fmean, median
 from typing import TYPE_CHECKING, Any
 
-from summarizer.runs.folder import METRICS
 from summarizer.sweep.looks import FAILED, footnotes, heading, short
 from summarizer.sweep.record import SweepRecord
 from summarizer.sweep.result import RunResult
 from summarizer.sweep.swept import Swept, Value
 from summarizer.sweep.wording import answer, course_question
-from summarizer.tracking.metrics import read_metrics
+from summarizer.tracking.metrics import METRICS, read_metrics
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -6,10 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from summarizer.runs.folder import METRICS, SUMMARY
 from summarizer.sweep.result import Below, Best, Metric, RunResult
-from summarizer.tracking.metrics import read_metrics
-from summarizer.tracking.summary import Measured, Part, RougeScores, read_summary
+from summarizer.tracking.metrics import METRICS, read_metrics
+from summarizer.tracking.summary import SUMMARY, Measured, Part, RougeScores, read_summary
 
 
 class Reference(Part):

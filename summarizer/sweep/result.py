@@ -12,9 +12,8 @@ from yaml import YAMLError  # type: ignore[import-untyped]
 
 from summarizer.config.specs import TrainerSpec
 from summarizer.errors import ConfigError
-from summarizer.runs.folder import METRICS, SUMMARY
-from summarizer.tracking.metrics import read_metrics
-from summarizer.tracking.summary import EndedBy, Measured, Part, RougeScores, read_summary
+from summarizer.tracking.metrics import METRICS, read_metrics
+from summarizer.tracking.summary import SUMMARY, EndedBy, Measured, Part, RougeScores, read_summary
 from summarizer.training.course import total_steps
 
 FROM_SUMMARY = (

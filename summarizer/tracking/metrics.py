@@ -13,6 +13,8 @@ from typing import Any
 from summarizer.atomic import write_text
 from summarizer.errors import ConfigError
 
+METRICS = "metrics.jsonl"
+
 
 class MetricsFile:
     """Appends to a metrics file. The system has each line at once, so a killed process loses none."""

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from summarizer.config.specs import TrackingSpec
-from summarizer.tracking.metrics import MetricsFile
+from summarizer.tracking.metrics import METRICS, MetricsFile
 from summarizer.tracking.names import run_name
 from summarizer.tracking.summary import Status
 from summarizer.tracking.tracker import NoTracker, SampleSummary, Tracker
@@ -55,7 +55,7 @@ def open_recorder(
     tracker = open_tracker(
         spec, folder, name=run_name(overrides), group=sweep, config=config, resumed=resumed
     )
-    return Recorder(MetricsFile(folder / "metrics.jsonl"), tracker)
+    return Recorder(MetricsFile(folder / METRICS), tracker)
 
 
 def no_recorder() -> Recorder:

@@ -12,7 +12,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, fi
 from summarizer.atomic import write_text
 from summarizer.errors import ConfigError, Issue
 
-FILE_NAME = "summary.json"
+SUMMARY = "summary.json"
 
 Status = Literal["completed", "stopped", "failed"]
 EndedBy = Literal["epochs", "max_steps", "early_stopping", "successive_halving", "signal", "error"]
@@ -128,12 +128,12 @@ class Summary(Part):
 
 def write_summary(folder: Path, summary: Summary) -> None:
     """Replace the run folder's summary.json in one step. Raises OSError, leaving the old file as it was."""
-    write_text(folder / FILE_NAME, summary.model_dump_json(indent=2) + "\n")
+    write_text(folder / SUMMARY, summary.model_dump_json(indent=2) + "\n")
 
 
 def read_summary(folder: Path) -> Summary:
     """The summary of a run folder. Raises ConfigError if there is none, naming each field that is wrong."""
-    path = folder / FILE_NAME
+    path = folder / SUMMARY
     try:
         return Summary.model_validate_json(path.read_bytes())
     except OSError as error:
@@ -155,7 +155,7 @@ def is_finished(folder: Path) -> bool:
 
     Raises ConfigError where its summary is broken.
     """
-    if not (folder / FILE_NAME).is_file():
+    if not (folder / SUMMARY).is_file():
         return False
     summary = read_summary(folder)
     return summary.status == "completed" or summary.ended_by == "successive_halving"

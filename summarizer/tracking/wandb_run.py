@@ -18,7 +18,7 @@ from summarizer.config.specs import TrackingSpec
 from summarizer.errors import ConfigError
 from summarizer.evaluation.predictions import read_predictions
 from summarizer.tracking.identity import agent_sweep, identity_of, keep_agents_identity
-from summarizer.tracking.metrics import read_metrics
+from summarizer.tracking.metrics import METRICS, read_metrics
 from summarizer.tracking.names import MAX_CHARACTERS, masked
 from summarizer.tracking.summary import RougeScores, Status
 from summarizer.tracking.tracker import NoTracker, SampleSummary, Tracker
@@ -174,7 +174,7 @@ class WandbTracker:
     def _best_and_last(self) -> dict[str, dict[str, float]]:
         """Of each metric of BEST_OF. wandb's own best is of step 0 too, which is the untrained base's, and offline
         it knows a resumed run's values of this process alone."""
-        metrics = self._folder / "metrics.jsonl"
+        metrics = self._folder / METRICS
         if not metrics.exists():
             return {}
         found: dict[str, dict[str, float]] = {}

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from small_runs import REPOSITORY, TRAINED_ROWS
+from small_runs import KILLED_WITHIN_A_LINE, REPOSITORY, TRAINED_ROWS
 from terminal import run_in_terminal
 
 from summarizer.config.paths import PACKAGE
@@ -26,25 +26,6 @@ from summarizer.summaries.output import SummaryFile
 from summarizer.tracking.summary import read_summary
 
 SAMPLE = PACKAGE / "data" / "sample"
-
-KILLED_WITHIN_ITS_SIXTH_LINE = """
-import os, signal
-from summarizer.summaries.output import SummaryFile
-
-real, calls = SummaryFile.append, 0
-
-def killing(self, summary):
-    global calls
-    calls += 1
-    if calls == 6:
-        os.write(self._handle, summary.line().encode()[:40])
-        os.kill(os.getpid(), signal.SIGKILL)
-    real(self, summary)
-
-SummaryFile.append = killing
-from summarizer.evaluate import main
-main()
-"""
 
 
 @pytest.fixture
@@ -389,7 +370,7 @@ def test_a_stopped_evaluation_says_how_to_go_on(
 @pytest.mark.slow
 def test_a_killed_process_costs_its_last_line_alone(run: Path, evaluate: Evaluate, tmp_path: Path) -> None:
     arguments = [str(run), "--precision", "fp32"]
-    script = f"import sys; sys.argv[1:] = {arguments!r}\n{KILLED_WITHIN_ITS_SIXTH_LINE}"
+    script = KILLED_WITHIN_A_LINE.format(call=6, arguments=arguments, command="evaluate")
     killed = subprocess.run([sys.executable, "-c", script], cwd=REPOSITORY, capture_output=True, timeout=120)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     left = (run / "evaluations/validation/predictions.base.jsonl").read_bytes()

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from small_runs import REPOSITORY, TRAINED_ROWS
+from small_runs import KILLED_WITHIN_A_LINE, REPOSITORY, TRAINED_ROWS
 from terminal import run_in_terminal
 
 from summarizer.config.paths import PACKAGE
@@ -23,25 +23,6 @@ from summarizer.summaries.output import SummaryFile, settings_path
 from summarizer.summarize import command
 
 NEWS = PACKAGE / "data" / "sample" / "validation.jsonl"
-
-KILLED_WITHIN_ITS_THIRD_LINE = """
-import os, signal
-from summarizer.summaries.output import SummaryFile
-
-real, calls = SummaryFile.append, 0
-
-def killing(self, summary):
-    global calls
-    calls += 1
-    if calls == 3:
-        os.write(self._handle, summary.line().encode()[:40])
-        os.kill(os.getpid(), signal.SIGKILL)
-    real(self, summary)
-
-SummaryFile.append = killing
-from summarizer.summarize import main
-main()
-"""
 
 
 @pytest.fixture
@@ -297,7 +278,7 @@ def test_a_killed_process_costs_its_last_line_alone(
 ) -> None:
     whole, out = tmp_path / "whole.jsonl", tmp_path / "out.jsonl"
     arguments = [str(trained_run), str(news), "-o", str(out), "--precision", "fp32"]
-    script = f"import sys; sys.argv[1:] = {arguments!r}\n{KILLED_WITHIN_ITS_THIRD_LINE}"
+    script = KILLED_WITHIN_A_LINE.format(call=3, arguments=arguments, command="summarize")
     killed = subprocess.run([sys.executable, "-c", script], cwd=REPOSITORY, capture_output=True, timeout=120)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     left = out.read_bytes()

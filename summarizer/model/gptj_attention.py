@@ -50,6 +50,10 @@ class GPTJAttention(nn.Module):
     Source: Su et al. 2021 (arXiv:2104.09864), interleaved as GPT-J has it: neighbors 2i, 2i+1 turn together.
     """
 
+    q_proj: nn.Module
+    k_proj: nn.Module
+    v_proj: nn.Module
+    out_proj: nn.Module
     is_causal = True  # read by the attention functions of transformers
 
     def __init__(self, own: nn.Module, rotary_table: RotaryTable, head_dim: int, layer: int):

@@ -30,6 +30,12 @@ class RotaryAttention(nn.Module):
     al. 2023 (arXiv:2305.13245) for heads that share keys and values.
     """
 
+    q_proj: nn.Module
+    k_proj: nn.Module
+    v_proj: nn.Module
+    o_proj: nn.Module
+    q_norm: nn.Module
+    k_norm: nn.Module
     is_causal = True  # read by the attention functions of transformers, as num_key_value_groups is
 
     def __init__(self, own: nn.Module):
@@ -109,7 +115,8 @@ def _computes_the_same(module: nn.Module) -> bool:
         d_out, d_in = {"q_proj": (groups * head, d), "o_proj": (d, groups * head)}.get(name, (head, d))
         projection = nn.Linear(d_in, d_out, bias=bias is not None)
         projection.weight = nn.Parameter(probe.drawn(d_out, d_in, seed=seed), requires_grad=False)
-        projection.bias = probe.drawn_parameter(bias, d_out, seed=seed + 10)
+        if bias is not None:
+            projection.bias = nn.Parameter(probe.drawn(d_out, seed=seed + 10), requires_grad=False)
         setattr(asked, name, projection)
     for name in NORMS:
         if hasattr(asked, name):

@@ -57,9 +57,9 @@ def same_as(module: nn.Module) -> RMSNorm | None:
         return None
     if any(True for _ in (*module.children(), *module.buffers())):
         return None
-    asked = copy.deepcopy(module).to_empty(device="cpu")
+    asked: Any = copy.deepcopy(module).to_empty(device="cpu")
     asked.weight = probe.drawn_parameter(parameters["weight"], *parameters["weight"].shape)
-    ours = RMSNorm(cast(nn.Parameter, asked.weight), epsilon)
+    ours = RMSNorm(asked.weight, epsilon)
     # Rows so small that epsilon decides, and such as models have; both precisions, since they differ in rounding.
     x = torch.stack([probe.drawn(3, len(asked.weight), seed=1, scale=scale) for scale in (1e-4, 1.0, 100.0)])
     for dtype, rtol in ((torch.float32, 1e-5), (torch.bfloat16, 0.0)):

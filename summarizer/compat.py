@@ -9,14 +9,20 @@ all other modules, tests/test_compat.py takes each thing here away and compares 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
-from contextlib import AbstractContextManager
-from importlib import metadata
+import netrc
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from importlib import import_module, metadata
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 if TYPE_CHECKING:
     import torch
-    from torch import Tensor
+    from torch import Tensor, nn
+    from torch._subclasses.fake_tensor import FakeTensorMode
     from transformers import PreTrainedModel
 
 log = logging.getLogger(__name__)
@@ -113,6 +119,97 @@ def was_never_written_in_place(tensor: Tensor) -> bool:
     return False
 
 
+def foreach_norm(tensors: list[Tensor]) -> list[Tensor]:
+    """The Euclidean norm of each tensor, in few launches for all of them.
+
+    Why private: `torch.nn.utils.get_total_norm`, which calls this, gives one norm for all.
+    Once gone: norm after norm, to the last bit the same.
+    """
+    import torch
+
+    if hasattr(torch, "_foreach_norm"):
+        return list(torch._foreach_norm(tensors, 2.0))
+    _gone("torch._foreach_norm", TENSOR_BY_TENSOR)
+    return [torch.linalg.vector_norm(tensor) for tensor in tensors]
+
+
+TENSOR_BY_TENSOR = "it is done tensor by tensor, which is slower"
+
+
+def foreach_mul_(tensors: list[Tensor], factor: Tensor) -> None:
+    """Multiply each tensor by a scalar, in place, in few launches; as all of `foreach_norm`'s kind."""
+    import torch
+
+    if hasattr(torch, "_foreach_mul_"):
+        torch._foreach_mul_(tensors, factor)
+        return
+    _gone("torch._foreach_mul_", TENSOR_BY_TENSOR)
+    for tensor in tensors:
+        tensor.mul_(factor)
+
+
+def foreach_copy_(targets: list[Tensor], sources: list[Tensor]) -> None:
+    """Copy each source into its target, in few launches; as all of `foreach_norm`'s kind."""
+    import torch
+
+    if hasattr(torch, "_foreach_copy_"):
+        torch._foreach_copy_(targets, sources)
+        return
+    _gone("torch._foreach_copy_", TENSOR_BY_TENSOR)
+    for target, source in zip(targets, sources, strict=True):
+        target.copy_(source)
+
+
+def foreach_zero_(tensors: list[Tensor]) -> None:
+    """Fill each tensor with zeros, in few launches; as all of `foreach_norm`'s kind."""
+    import torch
+
+    if hasattr(torch, "_foreach_zero_"):
+        torch._foreach_zero_(tensors)
+        return
+    _gone("torch._foreach_zero_", TENSOR_BY_TENSOR)
+    for tensor in tensors:
+        tensor.zero_()
+
+
+def unscale_(gradients: list[Tensor], overflowed: Tensor, inverse_scale: Tensor) -> None:
+    """Multiply each tensor, in place, and put 1 into `overflowed`, (1,), where a number of them is not finite.
+
+    Why private: `torch.amp.GradScaler`, whose operator this is, has one scale for all optimizers. One product and
+    one check for each tensor would be hundreds of launches, where this is one.
+    Once gone: tensor by tensor.
+    """
+    import torch
+
+    if hasattr(torch, "_amp_foreach_non_finite_check_and_unscale_"):
+        torch._amp_foreach_non_finite_check_and_unscale_(gradients, overflowed, inverse_scale)
+        return
+    _gone("torch._amp_foreach_non_finite_check_and_unscale_", TENSOR_BY_TENSOR)
+    for gradient in gradients:
+        overflowed.logical_or_(~gradient.isfinite().all())
+        gradient.mul_(inverse_scale)
+
+
+# --- torch: what else it knows ----------------------------------------------------------------------------------
+
+
+def compile_s() -> float:
+    """Seconds that this process has spent in torch.compile so far, forward and backward; 0 without it.
+
+    Why private: only the compiler's own clock tells compiling from the first run of what was compiled.
+    Once gone: 0, so that the time counts as the first step's.
+    """
+    dynamo = sys.modules.get("torch._dynamo.utils")  # importing it for this alone would take a second
+    if dynamo is None:
+        return 0.0
+    try:
+        return float(dynamo.calculate_time_spent()["total_wall_time"])
+    except (AttributeError, KeyError):
+        what = "torch._dynamo.utils.calculate_time_spent"
+        _gone(what, "the time to compile counts as the first step's")
+        return 0.0
+
+
 # --- torch: steps that are watched instead of taken -------------------------------------------------------------
 
 
@@ -121,21 +218,27 @@ def can_simulate() -> bool:
 
     Why private: torch documents both under its private names alone ("Fake tensor", "Extending PyTorch"); the meta
     device knows no kernels of a processor or a card, and no public mode sees what a backward pass calls.
-    Once gone: no step is planned. What would be planned takes the least memory instead: see `summarizer.runs`.
+    Once gone: no step is planned. Where the plan would say what fits, all blocks are recomputed, one example goes
+    through at a time, and the trials of a group train one after the other; `plan=true` is refused.
     """
-    try:
-        from torch._subclasses.fake_tensor import FakeTensorMode  # noqa: F401
-        from torch.utils._python_dispatch import TorchDispatchMode  # noqa: F401
-    except ImportError as error:
-        _gone(f"torch.{error.name or 'fake tensors'}".replace("torch.torch", "torch"), NO_PLANS)
-        return False
+    for module, name in (
+        ("torch._subclasses.fake_tensor", "FakeTensorMode"),
+        ("torch.utils._python_dispatch", "TorchDispatchMode"),
+    ):
+        try:
+            getattr(import_module(module), name)
+        except (ImportError, AttributeError):
+            _gone(f"{module}.{name}", NO_PLANS)
+            return False
     return True
 
 
-NO_PLANS = "no step can be planned; blocks are recomputed, and runs go one after the other with small batches"
+NO_PLANS = (
+    "no step is planned; what a plan would decide takes the least memory, and runs train one after the other"
+)
 
 
-def fake_tensor_mode() -> AbstractContextManager[Any]:
+def fake_tensor_mode() -> FakeTensorMode:
     """Within it tensors are made that have a shape, a type and a device and hold no numbers.
 
     It may be entered again and again; tensors of one do not mix with those of another. Needs `can_simulate`.
@@ -218,3 +321,169 @@ def attends_through_interface(model: PreTrainedModel) -> bool:
 
 
 NO_PACKING = "examples are padded rather than packed, and summaries are written by generate, which is slower"
+
+
+# --- bitsandbytes -----------------------------------------------------------------------------------------------
+
+
+def smallest_8bit_state(optimizer: torch.optim.Optimizer) -> int | None:
+    """Numbers from which on a tensor's state is kept in 8 bits: 0 where all tensors are treated alike.
+
+    Why private: bitsandbytes' optimizers take `min_8bit_size` and keep it, undocumented, in `args`.
+    Once gone: None, and tensors are stepped one by one as they come.
+    """
+    if not _is_of_bitsandbytes(optimizer):
+        return 0
+    try:
+        arguments = optimizer.args  # type: ignore[attr-defined]
+        return int(arguments.min_8bit_size) if arguments.optim_bits == 8 else 0
+    except AttributeError:
+        _gone(
+            "bitsandbytes.optim.optimizer.Optimizer8bit.args", "each tensor is stepped alone, which is slower"
+        )
+        return None
+
+
+def keep_state_in_32_bits(optimizer: torch.optim.Optimizer) -> None:
+    """As if each of its tensors were too small for 8 bits. For one of which `smallest_8bit_state` is above 0.
+
+    Why private: the documented `GlobalOptimManager.override_config` goes by the ids of tensors, which come again.
+    """
+    optimizer.args.optim_bits = 32  # type: ignore[attr-defined]
+
+
+def step_without_waiting(optimizer: torch.optim.Optimizer, parameter: nn.Parameter) -> None:
+    """A step of an optimizer with one parameter, without bitsandbytes' wait for the card after it.
+
+    Paged state needs that wait.
+    Why private: `step` waits after each parameter, and what it calls is not documented.
+    Once gone: `step`, to the last bit the same.
+    """
+    if not _is_of_bitsandbytes(optimizer):
+        optimizer.step()
+        return
+    try:
+        init_state, update_step = optimizer.init_state, optimizer.update_step  # type: ignore[attr-defined]
+        is_paged = optimizer.is_paged  # type: ignore[attr-defined]
+    except AttributeError:
+        what = "bitsandbytes.optim.optimizer.Optimizer8bit.update_step"
+        _gone(what, "each step waits for the device, which is slower")
+        is_paged = True
+    if is_paged:
+        optimizer.step()
+        return
+    group = optimizer.param_groups[0]
+    if not optimizer.state[parameter]:
+        init_state(group, parameter, 0, 0)
+    update_step(group, parameter, 0, 0)
+
+
+def _is_of_bitsandbytes(optimizer: torch.optim.Optimizer) -> bool:
+    return type(optimizer).__module__.startswith("bitsandbytes.")
+
+
+# --- accelerate -------------------------------------------------------------------------------------------------
+
+
+def forget_processes() -> None:
+    """Let accelerate join anew: it keeps the process group of its first time for the life of the process.
+
+    Why private: `Accelerator.end_training` ends the group and goes on as if it were there.
+    Once gone: the same dictionary is emptied through an object that shares it.
+    """
+    from accelerate.state import AcceleratorState, GradientState, PartialState
+
+    for state in (AcceleratorState, GradientState, PartialState):
+        if hasattr(state, "_reset_state"):
+            state._reset_state()
+        else:
+            _gone("accelerate.state.PartialState._reset_state", "its state is emptied through an instance")
+            vars(state()).clear()
+
+
+# --- wandb ------------------------------------------------------------------------------------------------------
+
+
+def wandb_settings(**public: Any) -> Any:
+    """wandb's settings, with those that keep a machine's user, command line, hardware and packages out of a run.
+
+    Why private: wandb has settings for these alone whose names begin with x_, which it says may go at any time.
+    Once gone: wandb records them, and the line says so.
+    """
+    import wandb
+
+    wanted = {"x_disable_meta": True, "x_save_requirements": False}
+    known = {name: value for name, value in wanted.items() if name in wandb.Settings.model_fields}
+    for name in wanted.keys() - known.keys():
+        what = f"wandb.Settings.{name}"
+        _gone(
+            what, "what it kept back of the machine goes into wandb's runs; tracking=none goes without wandb"
+        )
+    return wandb.Settings(**public, **known)
+
+
+def has_wandb_key(server: str) -> bool:
+    """Whether a netrc file holds a key for a server, given as its URL.
+
+    Why private: only wandb knows which of its servers share a key; its public `wandb.login` asks for one, or
+    sends it.
+    Once gone: whether the file has an entry for that very server.
+    """
+    try:
+        from wandb.errors import AuthenticationError
+        from wandb.sdk.lib.wbauth import read_netrc_auth
+    except ImportError:
+        what = "wandb.sdk.lib.wbauth.read_netrc_auth"
+        _gone(what, "a key counts where the netrc file names the very server")
+        return _has_netrc_key(server)
+    try:
+        return read_netrc_auth(host=server) is not None
+    except AuthenticationError:
+        return False  # what is there cannot be a key
+
+
+WANDB_KEY_CHARACTERS = 40
+"""At least. Source: wandb's documentation of WANDB_API_KEY."""
+
+
+def _has_netrc_key(server: str) -> bool:
+    """Source of where the file lies: wandb's documentation of `wandb login`, and Python's `netrc`."""
+    places = [os.environ["NETRC"]] if os.environ.get("NETRC") else ["~/.netrc", "~/_netrc"]
+    for path in (Path(place).expanduser() for place in places):
+        if path.exists():
+            try:
+                found = netrc.netrc(path).authenticators(urlsplit(server).netloc)
+            except (netrc.NetrcParseError, OSError):
+                return False
+            return found is not None and len(found[2] or "") >= WANDB_KEY_CHARACTERS
+    return False
+
+
+# --- datasets and the hub ---------------------------------------------------------------------------------------
+
+
+@contextmanager
+def methods_replaced(kind: type[Any], methods: Mapping[str, Callable[..., Any]]) -> Iterator[None]:
+    """For the block, objects of another package's class have these methods.
+
+    Why private: `datasets.load_dataset` draws bars of its own and of the hub's class, and takes no other; what the
+    block opens is not to be passed on from there.
+    Once gone, where the class lacks one of the methods: it stays as it is, and draws as it does.
+    """
+    if missing := [name for name in methods if not hasattr(kind, name)]:
+        _gone(
+            f"{kind.__module__}.{kind.__qualname__}.{missing[0]}", "the library draws its own progress bars"
+        )
+        yield
+        return
+    before = {name: vars(kind).get(name) for name in methods}
+    for name, method in methods.items():
+        setattr(kind, name, method)
+    try:
+        yield
+    finally:
+        for name, method in before.items():
+            if method is None:
+                delattr(kind, name)  # it was its base's
+            else:
+                setattr(kind, name, method)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
-from summarizer import progress
+from summarizer import compat, progress
 
 SECOND_COUNT = ".transfer"
 """How the hub names a bar that counts the same bytes as another: as they come in, rather than as they are kept."""
@@ -17,25 +17,21 @@ SECOND_COUNT = ".transfer"
 def library_bars(*classes: type[Any], label: str) -> Iterator[None]:
     """Within the block, the bars of these tqdm classes are this project's, at a terminal and elsewhere.
 
-    classes: a library's own subclasses of tqdm; they are changed for the block, since few calls let a class of
-        one's own be given. Bars that a person switched off (HF_HUB_DISABLE_PROGRESS_BARS) stay off.
+    classes: a library's own subclasses of tqdm; they are changed for the block, which is for calls that take no
+        class of bars. Bars that a person switched off (HF_HUB_DISABLE_PROGRESS_BARS) stay off.
     label: before what is counted in bytes; other bars are called as the library calls them, and those of mere
         files beside the bytes are not shown.
     """
     with ExitStack() as changed:
         changed.enter_context(progress.together())
         for library in classes:
-            for name, method in _methods(library, label).items():
-                changed.callback(_restore, library, name, vars(library).get(name))
-                setattr(library, name, method)
+            changed.enter_context(compat.methods_replaced(library, _methods(library, label)))
         yield
 
 
-def _restore(library: type[Any], name: str, method: object | None) -> None:
-    if method is None:
-        delattr(library, name)  # it was its base's
-    else:
-        setattr(library, name, method)
+def bar_class(library: type[Any], *, label: str) -> type[Any]:
+    """A class of such bars, for a call that takes one. They are drawn in turn within `progress.together`."""
+    return type("Bar", (library,), _methods(library, label))
 
 
 def _methods(library: type[Any], label: str) -> dict[str, Callable[..., Any]]:

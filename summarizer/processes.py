@@ -12,10 +12,10 @@ from typing import Any, Literal, TypeVar
 
 import torch
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState, GradientState, PartialState
 from accelerate.utils import broadcast_object_list, gather_object
 from torch import Tensor
 
+from summarizer import compat
 from summarizer.errors import ConfigError
 
 Item = TypeVar("Item")
@@ -106,13 +106,9 @@ def join_processes(*, device: str, precision: str, wanted: int | None) -> Proces
     wanted: how many the config asks for, None for as many as there are.
     Raises ConfigError where fewer or more were started, or the device lacks the precision.
     """
-    # accelerate keeps its state for the life of the process; the next run of a sweep may want another precision.
-    AcceleratorState._reset_state()
-    GradientState._reset_state()
     on_card = device != "cpu" and torch.cuda.is_available()
     chosen = choose_precision(precision, on_card=on_card, native_bf16=multiplies_bf16(on_card=on_card))
-    # Of its precisions accelerate is told none: with fp16 it would scale every loss by one scaler of its own.
-    accelerator = Accelerator(mixed_precision="no", cpu=not on_card)
+    accelerator = _accelerator(on_card=on_card)
     found = int(accelerator.num_processes)
     wanted = wanted or int(os.environ.get("WORLD_SIZE", 1))
     if found != wanted:
@@ -129,6 +125,22 @@ def join_processes(*, device: str, precision: str, wanted: int | None) -> Proces
             "fp16 products are very slow on a CPU; trainer.precision=auto takes the fastest that it has"
         )
     return Processes(accelerator, chosen)
+
+
+_last: Accelerator | None = None
+"""Of the run before in this process."""
+
+
+def _accelerator(*, on_card: bool) -> Accelerator:
+    """The same for all runs of a process, as accelerate keeps its state, unless one alone wants another device."""
+    global _last
+    moves = _last is not None and _last.num_processes == 1 and (_last.device.type != "cpu") != on_card
+    if moves:
+        compat.forget_processes()
+    if _last is None or moves:
+        # Of its precisions it is told none: with fp16 it would scale every loss by one scaler of its own.
+        _last = Accelerator(mixed_precision="no", cpu=not on_card)
+    return _last
 
 
 def choose_precision(wanted: str, *, on_card: bool, native_bf16: bool) -> Precision:
@@ -173,6 +185,8 @@ LARGEST_INT = 2**31 - 1
 
 def leave_processes() -> None:
     """End the process group, so that nothing warns at exit and the next one can start."""
+    global _last
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
-    PartialState._reset_state()
+        compat.forget_processes()
+        _last = None

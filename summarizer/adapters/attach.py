@@ -12,6 +12,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+from summarizer import compat
 from summarizer.adapters.dropout import trial_keys
 from summarizer.adapters.layer import AdaptedLayer, Draws, GroupState
 from summarizer.adapters.protocol import Adapter, Parameters, Role
@@ -122,7 +123,7 @@ class AdaptedModel:
 
     def zero_grad(self) -> None:
         """In place: the trials' gradients are views of the stacks'."""
-        torch._foreach_zero_([stack.grad for stack in self.stacks() if stack.grad is not None])
+        compat.foreach_zero_([stack.grad for stack in self.stacks() if stack.grad is not None])
 
     @contextmanager
     def base_alone(self) -> Iterator[None]:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import datasets
-from datasets.utils.tqdm import tqdm as bar_of_datasets
+from datasets.utils import tqdm as bar_of_datasets
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
 from huggingface_hub.utils.tqdm import tqdm as bar_of_hub
 

@@ -6,12 +6,15 @@ import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from summarizer.config.specs import DataSpec
 from summarizer.data.files import find_files, read_files
 from summarizer.data.rows import BadRow, RawRow
 from summarizer.errors import ConfigError
+
+if TYPE_CHECKING:
+    import datasets
 
 SplitName = Literal["train", "validation", "test"]
 HASHED_FILE_BYTES = 64 * 2**20
@@ -60,14 +63,32 @@ def _hub_source(spec: DataSpec, split: SplitName, split_name: str) -> Source:
     dataset = load_hub_split(spec, split, split_name)
     total, identity = None, None
     if isinstance(dataset, datasets.Dataset):
-        # `datasets` derives the fingerprint of a loaded split from the files that it was made of.
-        total, identity = dataset.num_rows, (spec.path, spec.config, split_name, dataset._fingerprint)
+        total = dataset.num_rows
+        if (made_from := _made_from(dataset, split_name)) is not None:
+            identity = (spec.path, spec.config, split_name, made_from)
     return Source(
         read=lambda: read_hub(dataset, spec, split_name),
         total=total,
         identity=identity,
         described=f"{spec.path} {split_name}",
     )
+
+
+def _made_from(dataset: datasets.Dataset, split_name: str) -> str | None:
+    """A hash of what a loaded split was made from; None where `datasets` keeps it in memory alone.
+
+    `datasets` names the folder of what it made after the data set, its config, its version, and a hash of the files
+    that it was made from: its own fingerprint, which is not public, is this hash of them and of the split.
+    """
+    from datasets.fingerprint import Hasher
+
+    if not dataset.cache_files:
+        return None
+    folder = Path(dataset.cache_files[0]["filename"]).parent
+    hasher = Hasher()
+    hasher.update(Path(*folder.parts[-4:]).as_posix())
+    hasher.update(split_name)
+    return str(hasher.hexdigest())
 
 
 def _file_identity(path: Path) -> tuple[str, int, int, str | None]:

@@ -10,7 +10,8 @@ from summarizer.config.nearest import suggestion
 from summarizer.config.paths import EMBEDDED_SCHEME, PACKAGE, resolve_path
 from summarizer.config.specs import ModelSpec
 from summarizer.errors import ConfigError, Issue
-from summarizer.library_bars import library_bars
+from summarizer.library_bars import bar_class
+from summarizer.progress import together
 
 EMBEDDED_ROOT = "model/embedded"
 KEY = "model.name_or_path"
@@ -64,8 +65,13 @@ def _download(spec: ModelSpec, *, weights: bool) -> Path:
                 else "pytorch_model*.bin"
             )
             patterns.append(kind)
-        with library_bars(tqdm, label=f"downloading {spec.name_or_path}"):
-            return Path(snapshot_download(spec.name_or_path, revision=spec.revision, allow_patterns=patterns))
+        bars = bar_class(tqdm, label=f"downloading {spec.name_or_path}")
+        with together():
+            return Path(
+                snapshot_download(
+                    spec.name_or_path, revision=spec.revision, allow_patterns=patterns, tqdm_class=bars
+                )
+            )
     except Exception as error:  # of whatever library the hub's own takes for its transport, which changes
         cached = _downloaded_before(spec)
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

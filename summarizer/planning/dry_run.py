@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import PretrainedConfig, PreTrainedModel
 
+from summarizer import compat
 from summarizer.adapters.attach import AdaptedModel, attach
 from summarizer.adapters.protocol import Adapter
 from summarizer.data.batches import Batch
@@ -43,7 +42,7 @@ class Microbatch:
 class DryRun:
     """A group's model on fake tensors, whose steps can be taken but give no numbers."""
 
-    mode: FakeTensorMode
+    mode: AbstractContextManager[Any]
     adapted: AdaptedModel
     dtype: torch.dtype
     """Of matrix products."""
@@ -51,7 +50,7 @@ class DryRun:
     def cost(self, microbatch: Microbatch) -> StepCost:
         """What one forward and backward pass over that microbatch of every trial takes."""
         adapted = self.adapted
-        with self.mode, adapted.training(), _FullRows(microbatch.tokens):
+        with self.mode, adapted.training(), _full_rows(microbatch.tokens):
             batch = worst_batch(adapted, microbatch)
             adapted.draw_from(batch, [0] * adapted.group.size)
             return step_cost(
@@ -74,9 +73,9 @@ def dry_run(
 
     prepare: what the run does to its model before training, such as switching checkpointing on. device: whose
     kernels are imitated; the CPU's by default, and others only on a machine that has them.
-    Raises ConfigError as attaching does.
+    Needs `compat.can_simulate`. Raises ConfigError as attaching does.
     """
-    mode = FakeTensorMode()
+    mode = compat.fake_tensor_mode()
     model = fake_base(config, format_name, mode, torch.device("cpu") if device is None else device)
     if prepare is not None:
         prepare(model)
@@ -110,15 +109,13 @@ def worst_batch(adapted: AdaptedModel, microbatch: Microbatch) -> Batch:
     )
 
 
-class _FullRows(TorchDispatchMode):
+def _full_rows(tokens: int) -> AbstractContextManager[Any]:
     """Answers the one question about numbers that a step asks, on the CPU: how long each of its examples is."""
 
-    def __init__(self, tokens: int) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.tokens = tokens
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def answer(operator: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         # int32 is the type of a batch's borders; a step that reads other numbers cannot be planned, and says so.
-        if func is torch.ops.aten._local_scalar_dense.default and args[0].dtype == torch.int32:
-            return self.tokens
-        return func(*args, **(kwargs or {}))
+        if str(operator) == "aten._local_scalar_dense.default" and args[0].dtype == torch.int32:
+            return tokens
+        return operator(*args, **kwargs)
+
+    return compat.operators_seen_by(answer)

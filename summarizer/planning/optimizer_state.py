@@ -46,4 +46,5 @@ def optimizer_state_bytes(build: BuildOptimizer, shapes: Iterable[tuple[int, ...
 def _storages(optimizer: torch.optim.Optimizer, parameter: nn.Parameter) -> dict[int, int]:
     """Bytes of what the state of one parameter holds, by address."""
     held = (value for value in optimizer.state[parameter].values() if isinstance(value, Tensor))
-    return {tensor.untyped_storage()._cdata: tensor.untyped_storage().nbytes() for tensor in held}
+    storages = [tensor.untyped_storage() for tensor in held]
+    return {storage.data_ptr(): storage.nbytes() for storage in storages}

@@ -13,12 +13,11 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sdpa_flop_count
+
+from summarizer import compat
 
 Part = Literal["base", "adapters", "gradients", "activations", "logits", "temporaries"]
 """activations: made in a forward pass (or in its recomputation) and alive at its end, for the backward.
@@ -58,25 +57,24 @@ class _Ledger:
     events: list[tuple[int, bool]] = field(default_factory=list)
     """A storage's number, and whether it came (or went)."""
     alive: dict[int, int] = field(default_factory=dict)
-    """By address: numbers of storages. An address is free for another once its storage is gone."""
+    """By the storage's id, which Python keeps as long as the storage lives: its number."""
     finalisers: list[weakref.finalize[..., Any]] = field(default_factory=list)
 
     def add(self, tensor: Tensor, part: Part | None) -> int | None:
         """The storage's number where it is new."""
         storage = tensor.untyped_storage()
-        address = storage._cdata
-        if address in self.alive:
+        if id(storage) in self.alive:
             return None
         number = len(self.storages)
         self.storages.append(_Storage(storage.nbytes(), part))
         self.events.append((number, True))
-        self.alive[address] = number
-        self.finalisers.append(weakref.finalize(storage, self._remove, address, number))
+        self.alive[id(storage)] = number
+        self.finalisers.append(weakref.finalize(storage, self._remove, id(storage), number))
         return number
 
-    def _remove(self, address: int, number: int) -> None:
-        if self.alive.get(address) == number:
-            del self.alive[address]
+    def _remove(self, identity: int, number: int) -> None:
+        if self.alive.get(identity) == number:
+            del self.alive[identity]
             self.events.append((number, False))
 
     def close(self) -> None:
@@ -98,9 +96,8 @@ class _Ledger:
         return most, {part: at_peak[part] for part in PARTS}
 
 
-class _Watch(TorchDispatchMode):
+class _Watch:
     def __init__(self, ledger: _Ledger) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
         self.ledger = ledger
         self.flops = 0
         self.in_head = False
@@ -111,18 +108,16 @@ class _Watch(TorchDispatchMode):
         self.recomputing = False
         self.backward = False
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def see(self, operator: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if self.recomputing and self.depth == 0:
             self.end_pass()  # only now have the frames of a recomputation that ended early let go of their tensors
-        out = func(*args, **(kwargs or {}))
-        for tensor in tree_leaves(out):
-            if isinstance(tensor, Tensor):
-                number = self.ledger.add(tensor, "logits" if self.in_head else None)
-                if number is not None and (self.recomputing or not self.backward):
-                    self.made.append(number)
-        packet = getattr(func, "_overloadpacket", None)
-        if (formula := _FORMULAS.get(packet)) is not None:
-            self.flops += formula(*args, **(kwargs or {}), out_val=out)
+        out = operator(*args, **kwargs)
+        for tensor in _tensors(out):
+            number = self.ledger.add(tensor, "logits" if self.in_head else None)
+            if number is not None and (self.recomputing or not self.backward):
+                self.made.append(number)
+        if (formula := _FORMULAS.get(str(operator).rpartition(".")[0])) is not None:
+            self.flops += formula(*args, **kwargs, out_val=out)
         return out
 
     def end_pass(self) -> None:
@@ -164,7 +159,7 @@ def step_cost(
         for tensor in tensors:
             ledger.add(tensor, part)
     watch = _Watch(ledger)
-    with _hooks(watch, head), watch:
+    with _hooks(watch, head), compat.operators_seen_by(watch.see):
         loss = forward()
         watch.end_pass()
         watch.backward = True
@@ -188,6 +183,15 @@ def _hooks(watch: _Watch, head: nn.Module | None) -> Iterator[None]:
         yield
 
 
+def _tensors(out: Any) -> Iterator[Tensor]:
+    """Of what an operator returns: a tensor, several, or lists of them."""
+    if isinstance(out, Tensor):
+        yield out
+    elif isinstance(out, list | tuple):
+        for part in out:
+            yield from _tensors(part)
+
+
 def _cpu_attention(query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any) -> int:
     return int(sdpa_flop_count(query.shape, key.shape, value.shape))
 
@@ -199,9 +203,10 @@ def _cpu_attention_backward(
     return int(sdpa_backward_flop_count(*shapes))
 
 
-_FORMULAS: dict[Any, Callable[..., int]] = {
-    **flop_registry,
+_FORMULAS: dict[str, Callable[..., int]] = {
+    **{str(operator): formula for operator, formula in flop_registry.items()},
     # torch 2.13 counts the GPU's kernels alone.
-    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _cpu_attention,
-    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: _cpu_attention_backward,
+    "aten._scaled_dot_product_flash_attention_for_cpu": _cpu_attention,
+    "aten._scaled_dot_product_flash_attention_for_cpu_backward": _cpu_attention_backward,
 }
+"""By the name of the operator, of all its overloads."""

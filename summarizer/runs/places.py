@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 import torch
 from transformers import PretrainedConfig
 
+from summarizer import compat
 from summarizer.adapters.protocol import Adapter
 from summarizer.config.specs import RunSpec
 from summarizer.planning.dry_run import SUMMARY_TOKENS, Microbatch
@@ -61,6 +62,13 @@ def plan_places(
     if len(specs) == 1 or (spec.sweep.places != "auto" and spec.trainer.batch_tokens != "auto"):
         rows = evaluation_rows(spec, config, wanted, memory_bytes)
         return replace(sizing, places=wanted, evaluation_rows=rows)
+    if not compat.can_simulate():
+        places = 1 if spec.sweep.places == "auto" else wanted
+        microbatches = sizing.microbatches
+        if spec.trainer.batch_tokens == "auto":
+            microbatches = replace(microbatches, tokens=places * spec.prompt.max_tokens)
+        rows = evaluation_rows(spec, config, places, memory_bytes)
+        return replace(sizing, places=places, microbatches=microbatches, evaluation_rows=rows)
     limited = sizing.microbatches.tokens is not None
     rows = 1 if limited else rows_at_once(spec)
     with working("planning how many train at once"):

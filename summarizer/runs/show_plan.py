@@ -7,8 +7,10 @@ from collections.abc import Sequence
 
 from omegaconf import OmegaConf
 
+from summarizer import compat
 from summarizer.data.prompt import build_prompt
 from summarizer.data.splits import build_split
+from summarizer.errors import ConfigError
 from summarizer.model.load import load_config
 from summarizer.model.source import model_folder
 from summarizer.model.tokenizer import check_context, load_tokenizer
@@ -28,6 +30,8 @@ log = logging.getLogger(__name__)
 def show_plan(jobs: Sequence[Job]) -> Plan:
     """Print the plan of runs that would train as a group. Raises ConfigError as they would."""
     specs = [preflight(OmegaConf.create(job.config)) for job in jobs]
+    if not compat.can_simulate():
+        raise ConfigError.single("plan", "true: a step cannot be planned with the torch that is installed")
     spec = widest(specs)
     processes = join_processes(device=spec.trainer.device, precision=spec.trainer.precision, wanted=None)
     folder = model_folder(spec.model, weights=False)

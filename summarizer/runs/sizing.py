@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 import torch
 from transformers import PretrainedConfig, PreTrainedModel
 
+from summarizer import compat
 from summarizer.config.specs import RunSpec
 from summarizer.errors import ConfigError
 from summarizer.model.blocks import blocks, compile_blocks, recompute_blocks
@@ -71,6 +72,11 @@ def size_run(spec: RunSpec, config: PretrainedConfig, dtype: torch.dtype, device
     tokens = trainer.batch_tokens if isinstance(trainer.batch_tokens, int) else None
     microbatches = Microbatches(trainer.microbatch_size, tokens, few_shapes=trainer.compile == "graphs")
     if trainer.memory != "auto" and trainer.batch_tokens != "auto":
+        return Sizing(recomputed, microbatches)
+    if not compat.can_simulate():
+        recomputed = None if trainer.memory == "auto" else recomputed
+        if trainer.batch_tokens == "auto":
+            microbatches = replace(microbatches, tokens=spec.prompt.max_tokens)
         return Sizing(recomputed, microbatches)
     memory_bytes = int(SHARE * device_memory_bytes(device))
     rows = rows_at_once(spec)

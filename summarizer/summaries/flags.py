@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 PRECISIONS = ("auto", "fp32", "bf16", "fp16", "int8")
 PRECISION = (
@@ -40,7 +41,13 @@ GENERATION_KEYS = ("backend", *(key for key, _, _ in (*NUMBERS, *SWITCHES)))
 """Of the config group `generation`, in the order of --help."""
 
 
-def add_model_flags(models: argparse._ArgumentGroup) -> None:
+class TakesFlags(Protocol):
+    """A parser, or a group of its flags."""
+
+    def add_argument(self, *names: str, **options: Any) -> object: ...
+
+
+def add_model_flags(models: TakesFlags) -> None:
     models.add_argument(
         "--model", metavar="PATH", help="where the base lies now, if that is not where it lay"
     )
@@ -67,8 +74,7 @@ def parsed(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> argpars
         from summarizer.config.nearest import nearest
 
         flag = unknown[0].split("=", 1)[0]
-        flags = [name for action in parser._actions for name in action.option_strings]
-        near = nearest(flag, flags)
+        near = nearest(flag, re.findall(r"(?<![\w-])--?[a-zA-Z][\w-]*", parser.format_help()))
         parser.error(f"unknown flag {flag}" + (f"; did you mean {near}?" if near else ""))
     return known
 

@@ -16,7 +16,6 @@ from hydra.core.config_loader import ConfigLoader
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
-from hydra.initialize import get_gh_backup, restore_gh_from_backup
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
@@ -73,12 +72,15 @@ def composed_for(config: DictConfig) -> Iterator[None]:
 @contextmanager
 def _no_hydra() -> Iterator[None]:
     """For the block, as if Hydra were not at work: it composes for one command at a time."""
-    before = get_gh_backup()
-    GlobalHydra.instance().clear()
+    working = GlobalHydra.instance()
+    before = working.hydra
+    working.clear()
     try:
         yield
     finally:
-        restore_gh_from_backup(before)
+        working.clear()
+        if before is not None:
+            working.initialize(before)
 
 
 def compose_batch(

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import copy
+import io
 import os
 import pickle
 import re
 import shutil
 from collections.abc import Mapping, Sequence
+from contextlib import redirect_stderr
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hydra._internal.callbacks import Callbacks
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.plugins import Plugins
-from hydra.core.utils import JobStatus, env_override
+from hydra.core.utils import env_override
 from hydra.errors import ConfigCompositionException
+from hydra.experimental.callback import Callback
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
@@ -100,8 +102,8 @@ class OtherLauncher:
         merged = copy.deepcopy(config)
         with read_write(merged), open_dict(merged):
             merged.hydra.launcher = launcher
-        # Callbacks are told of runs, not of groups.
-        other = cls(merged, HydraContext(config_loader=context.config_loader, callbacks=Callbacks()))
+        # Callbacks are told of runs, not of groups: one that does nothing stands for all of them.
+        other = cls(merged, HydraContext(context.config_loader, callbacks=Callback()))  # type: ignore[arg-type]
         other._launcher(GroupTask((), ""))
         return other
 
@@ -119,10 +121,12 @@ class OtherLauncher:
         results: list[list[Ended]] = []
         signals = []
         for folders, job in zip(groups, returns, strict=True):
-            if job.status != JobStatus.COMPLETED:
-                results.append([Ended(folder, None, job._return_value) for folder in folders])
+            try:
+                with redirect_stderr(io.StringIO()):  # where Hydra names the job's overrides, which are ours
+                    ended, signal_number = job.return_value
+            except Exception as error:  # whatever the job raised: a failed one's value raises it
+                results.append([Ended(folder, None, error) for folder in folders])
                 continue
-            ended, signal_number = job.return_value
             results.append(ended)
             signals += [signal_number] if signal_number is not None else []
         if signals:

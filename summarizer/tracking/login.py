@@ -7,6 +7,7 @@ import contextlib
 import os
 from pathlib import Path
 
+from summarizer import compat
 from summarizer.config.specs import TrackingSpec
 from summarizer.errors import Issue
 from summarizer.tracking.identity import agent_sweep
@@ -33,7 +34,7 @@ def check_tracking(spec: TrackingSpec) -> list[Issue]:
         return [
             Issue("tracking.mode", f"online: wandb takes one of {' and '.join(given)}, not both; unset one")
         ]
-    if given or _in_netrc():
+    if given or compat.has_wandb_key(_server()):
         return []
     ways_out = "run `wandb login`, set WANDB_API_KEY or use tracking.mode=offline"
     return [Issue("tracking.mode", f"online: no key for {_server()}; {ways_out}")]
@@ -75,14 +76,3 @@ def _server() -> str:
     import wandb
 
     return str(wandb.Settings().base_url)
-
-
-def _in_netrc() -> bool:
-    # wandb's own reader: it knows which of its servers share a key.
-    from wandb.errors import AuthenticationError
-    from wandb.sdk.lib.wbauth import read_netrc_auth
-
-    try:
-        return read_netrc_auth(host=_server()) is not None
-    except AuthenticationError:
-        return False  # what is there cannot be a key

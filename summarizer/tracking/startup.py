@@ -55,11 +55,3 @@ def startup() -> Stopwatch:
     else:
         age_s = time.time() - begun_s
     return Stopwatch(time.perf_counter() - age_s)
-
-
-def compile_s() -> float:
-    """Seconds that this process has spent in torch.compile so far, forward and backward; 0 without it."""
-    dynamo = sys.modules.get("torch._dynamo.utils")  # importing it for this alone would take a second
-    if dynamo is None:
-        return 0.0
-    return float(dynamo.calculate_time_spent()["total_wall_time"])

@@ -12,6 +12,7 @@ import struct
 import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,26 @@ HEADER = struct.pack("<4sHB", b":W&B", 0xBEE1, 0)
 BLOCK_BYTES, BLOCK_HEADER = 32_768, struct.Struct("<IHB")
 WHOLE, LAST = 1, 4
 """Kinds of a block's part that end a record; 2 and 3 are its first and middle parts."""
+KINDS = {
+    "Item": {"key": (1, "text"), "nested_key": (2, "texts"), "value_json": (16, "text")},
+    "Config": {"update": (1, "Item")},
+    "History": {"item": (1, "Item")},
+    "Summary": {"update": (1, "Item")},
+    "Run": {"run_id": (1, "text"), "config": (4, "Config"), "job_type": (7, "text")},
+    "Exit": {"exit_code": (1, "number")},
+    "Record": {
+        "history": (2, "History"),
+        "summary": (3, "Summary"),
+        "config": (5, "Config"),
+        "run": (17, "Run"),
+        "exit": (18, "Exit"),
+    },
+}
+"""Of wandb's messages, what is read here: numbers and types of fields by name. Of a `Record` one is set.
+
+Source: wandb's wandb/proto/wandb_internal.proto, whose Python classes are not public. The numbers stay as they are,
+since `wandb sync` has to read the files of older versions.
+"""
 
 
 log = logging.getLogger(__name__)
@@ -70,13 +91,21 @@ def last_recorded_step(folder: Path, run: str) -> int | None:
 
 
 def read_records(file: Path) -> Iterator[Any]:
-    """Each whole record, in order, as wandb's protobuf `Record`.
+    """Each whole record, in order, as the protobuf message `Record` of KINDS.
 
     Raises ConfigError where it is no such file, or is damaged before its end.
     """
     from google.protobuf.message import DecodeError
-    from wandb.proto.wandb_internal_pb2 import Record
 
+    try:
+        for raw in read_raw(file):
+            yield _record_class().FromString(raw)
+    except DecodeError as error:
+        raise ConfigError.single(str(file), f"damaged: {error}") from error
+
+
+def read_raw(file: Path) -> Iterator[bytes]:
+    """Each whole record, in order, as it is encoded. Raises as `read_records` does."""
     try:
         data = file.read_bytes()
     except OSError as error:
@@ -84,10 +113,37 @@ def read_records(file: Path) -> Iterator[Any]:
     if not data.startswith(HEADER):
         raise ConfigError.single(str(file), "not a file of wandb's" if data else "it is empty")
     try:
-        for raw in _records(data):
-            yield Record.FromString(raw)
-    except (DecodeError, ValueError) as error:
+        yield from _records(data)
+    except ValueError as error:
         raise ConfigError.single(str(file), f"damaged: {error}") from error
+
+
+@cache
+def _record_class() -> Any:
+    """The class of `Record` messages, made of KINDS."""
+    from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+
+    field_of = descriptor_pb2.FieldDescriptorProto
+    types = {"text": field_of.TYPE_STRING, "texts": field_of.TYPE_STRING, "number": field_of.TYPE_INT32}
+    file = descriptor_pb2.FileDescriptorProto(name="records.proto", syntax="proto3")
+    for kind, fields in KINDS.items():
+        message = file.message_type.add(name=kind)
+        if kind == "Record":
+            message.oneof_decl.add(name="record_type")
+        for name, (number, what) in fields.items():
+            many = what in ("texts", "Item")
+            described = message.field.add(
+                name=name, number=number, label=field_of.LABEL_REPEATED if many else field_of.LABEL_OPTIONAL
+            )
+            if what in types:
+                described.type = types[what]
+            else:
+                described.type, described.type_name = field_of.TYPE_MESSAGE, what
+            if kind == "Record":
+                described.oneof_index = 0
+    pool = descriptor_pool.DescriptorPool()
+    pool.AddSerializedFile(file.SerializeToString())
+    return message_factory.GetMessageClass(pool.FindMessageTypeByName("Record"))
 
 
 def _records(data: bytes) -> Iterator[bytes]:

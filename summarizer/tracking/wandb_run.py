@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from summarizer import compat
 from summarizer.config.paths import shown
 from summarizer.config.specs import TrackingSpec
 from summarizer.errors import ConfigError
@@ -90,17 +91,13 @@ def open_tracker(
 
 def private_settings() -> Any:
     """wandb's settings for runs that tell nothing of the machine and print nothing."""
-    import wandb
-
-    return wandb.Settings(
+    return compat.wandb_settings(
         console="off",
         silent=True,
         symlink=False,  # no links to the latest run: a run folder has one
         save_code=False,
         disable_git=True,  # summary.json has the commit; wandb would add the diff
         host="",  # else the machine's name
-        x_disable_meta=True,  # user, command line and hardware
-        x_save_requirements=False,
     )
 
 

@@ -9,6 +9,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from summarizer import compat
+
 
 @torch.no_grad()
 def clip_gradients(
@@ -22,12 +24,12 @@ def clip_gradients(
     limits: one for each trial; None measures only, and leaves gradients alone whose norm is not finite.
     """
     sizes = [len(own) for own in gradients]
-    each = torch._foreach_norm([gradient for own in gradients for gradient in own], 2.0)
+    each = compat.foreach_norm([gradient for own in gradients for gradient in own])
     norms = torch.stack([torch.linalg.vector_norm(own) for own in torch.split(torch.stack(each), sizes)])
     # Filled there: a tensor made of a list would be copied to the card, and the copy waited for.
     bounds = torch.cat([norms.new_full((1,), math.inf if limit is None else limit) for limit in limits])
     factors = (bounds / (norms + 1e-6)).clamp(max=1.0).unbind()
     for own, limit, factor in zip(gradients, limits, factors, strict=True):
         if limit is not None:
-            torch._foreach_mul_(list(own), factor)
+            compat.foreach_mul_(list(own), factor)
     return norms

@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from summarizer import compat
 from summarizer.config.specs import RunSpec
 from summarizer.config.targets import import_target
 
@@ -43,7 +44,8 @@ def build_optimizer(spec: RunSpec, parameters: dict[str, nn.Parameter]) -> torch
     # What torch fuses has few launches already, and on a processor another rounding at the end of each tensor.
     fused = spec.optimizer.arguments.get("fused")
     alike = len({(parameter.device, parameter.dtype) for parameter in own}) == 1
-    if alike and not fused and is_elementwise(import_target(spec.optimizer.path)):
+    elementwise = is_elementwise(import_target(spec.optimizer.path))
+    if alike and not fused and elementwise and _smallest_quantised(build) is not None:
         return FlatOptimizer(build, own)
     return build(own)
 
@@ -126,7 +128,7 @@ class _Flat:
         self.parameter = nn.Parameter(self._scratch.of(self._numbers, first)[0, : self._numbers])
         self.inner = build([self.parameter])
         if small:
-            self.inner.args.optim_bits = 32  # type: ignore[attr-defined]
+            compat.keep_state_in_32_bits(self.inner)
         self._nothing = torch.empty(0, dtype=first.dtype, device=first.device)
         self.parameter.data = self._nothing
         self._viewed: Tensor | None = None
@@ -142,14 +144,14 @@ class _Flat:
             self._view(rows)
         gradients = [member.grad for member in self._members if member.grad is not None]
         assert len(gradients) == len(self._members), "a parameter without a gradient"
-        torch._foreach_copy_(self._values, self._members)
-        torch._foreach_copy_(self._gradients, gradients)
+        compat.foreach_copy_(self._values, self._members)
+        compat.foreach_copy_(self._gradients, gradients)
         if self._gaps:
-            torch._foreach_zero_(self._gaps)  # what another trial left there would become state
+            compat.foreach_zero_(self._gaps)  # what another trial left there would become state
         self.parameter.data, self.parameter.grad = rows[0, : self._numbers], rows[1, : self._numbers]
         self.inner.param_groups[0].update(settings)
-        _step(self.inner, self.parameter)
-        torch._foreach_copy_(self._members, self._values)
+        compat.step_without_waiting(self.inner, self.parameter)
+        compat.foreach_copy_(self._members, self._values)
         self.parameter.grad = None
         self.parameter.data = self._nothing
 
@@ -166,17 +168,6 @@ class _Flat:
         self._viewed = rows
 
 
-def _step(optimizer: torch.optim.Optimizer, parameter: nn.Parameter) -> None:
-    """A step without bitsandbytes' wait for the card after it, but where paged state needs that wait."""
-    if not type(optimizer).__module__.startswith("bitsandbytes.") or optimizer.is_paged:  # type: ignore[attr-defined]
-        optimizer.step()
-        return
-    group = optimizer.param_groups[0]
-    if not optimizer.state[parameter]:
-        optimizer.init_state(group, parameter, 0, 0)  # type: ignore[attr-defined]
-    optimizer.update_step(group, parameter, 0, 0)  # type: ignore[attr-defined]
-
-
 def _span(size: int) -> int:
     """Numbers that a tensor of this size takes up in a flat one: whole blocks."""
     return -(-size // BLOCK) * BLOCK
@@ -184,7 +175,7 @@ def _span(size: int) -> int:
 
 def _laid_out(build: Build, parameters: Sequence[nn.Parameter]) -> Iterator[tuple[list[nn.Parameter], bool]]:
     """Which parameters lie in a flat tensor together, in order, and whether they are too small for 8-bit state."""
-    limit = _smallest_quantised(build)
+    limit = _smallest_quantised(build) or 0
     for small in (False, True):
         members: list[nn.Parameter] = []
         numbers = 0
@@ -200,7 +191,6 @@ def _laid_out(build: Build, parameters: Sequence[nn.Parameter]) -> Iterator[tupl
             yield members, small
 
 
-def _smallest_quantised(build: Build) -> int:
-    """Numbers from which on a tensor's state is kept in 8 bits; 0 where all tensors are treated alike."""
-    arguments = getattr(build([nn.Parameter(torch.zeros(1))]), "args", None)
-    return arguments.min_8bit_size if arguments is not None and arguments.optim_bits == 8 else 0
+def _smallest_quantised(build: Build) -> int | None:
+    """As `compat.smallest_8bit_state` of what it builds."""
+    return compat.smallest_8bit_state(build([nn.Parameter(torch.zeros(1))]))

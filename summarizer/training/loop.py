@@ -10,8 +10,9 @@ from typing import Literal, Protocol, runtime_checkable
 
 import torch
 
+from summarizer.compat import compile_s
 from summarizer.errors import StopRequested
-from summarizer.tracking.startup import compile_s, startup
+from summarizer.tracking.startup import startup
 from summarizer.tracking.summary import EndedBy
 from summarizer.training.checkpoint import save_checkpoint
 from summarizer.training.group import Group

@@ -17,6 +17,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from summarizer import compat
 from summarizer.data.batches import moved
 from summarizer.training.trial import Reached, Trial
 
@@ -98,10 +99,8 @@ class ScalePerTrial:
         overflowed = torch.zeros_like(inverse)
         for index, trial in enumerate(self._trials):
             own = [p.grad for p in trial.parameters.values() if p.grad is not None]
-            # GradScaler's own operator: it divides and checks many tensors in a launch, where one product and
-            # one check for each stack would be hundreds.
             here = slice(index, index + 1)
-            torch._amp_foreach_non_finite_check_and_unscale_(own, overflowed[here], inverse[here])
+            compat.unscale_(own, overflowed[here], inverse[here])
         return overflowed > 0
 
     def update(self, overflowed: Bool[Tensor, " n"]) -> list[bool]:

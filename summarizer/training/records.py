@@ -6,9 +6,9 @@ import math
 import time
 from collections.abc import Callable, Mapping
 
+from summarizer.compat import compile_s
 from summarizer.errors import NonFiniteLossError
 from summarizer.tracking.environment import peak_memory_bytes
-from summarizer.tracking.startup import compile_s
 from summarizer.tracking.utilisation import utilisation
 from summarizer.training.group import Group
 from summarizer.training.step import Measured

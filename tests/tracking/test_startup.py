@@ -9,7 +9,8 @@ import time
 import pytest
 import torch
 
-from summarizer.tracking.startup import Stopwatch, compile_s, startup
+from summarizer.compat import compile_s
+from summarizer.tracking.startup import Stopwatch, startup
 
 
 class Clock:

@@ -13,13 +13,14 @@ from typing import Any, Literal
 
 import pytest
 import wandb
+from wandb.proto.wandb_internal_pb2 import Record
 
 from summarizer.config.specs import TrackingSpec
 from summarizer.errors import ConfigError
 from summarizer.tracking import wandb_run
 from summarizer.tracking.metrics import MetricsFile, read_metrics
 from summarizer.tracking.tracker import NoTracker, SampleSummary, Tracker
-from summarizer.tracking.wandb_log import last_recorded_step, read_records
+from summarizer.tracking.wandb_log import last_recorded_step, read_raw, read_records
 from summarizer.tracking.wandb_run import open_tracker
 
 WANDB_KEY = "feedfacefeedfacefeedfacefeedfacefeedface"
@@ -77,7 +78,7 @@ def recorded(folder: Path) -> Recorded:
     wandb.teardown()  # a finished run's last records are certain to be on disk when the service has ended
     (file,) = folder.glob("wandb/offline-run-*/run-*.wandb")
     found = Recorded()
-    for record in read_records(file):
+    for record in map(Record.FromString, read_raw(file)):
         kind = record.WhichOneof("record_type")
         if kind == "run":
             found.run = record.run

@@ -17,7 +17,7 @@ from summarizer.config import specs
 from summarizer.config.messages import issues_of, shown
 from summarizer.config.nearest import suggestion
 from summarizer.config.rules import RULES, Rule, SoundValues, broken_rules
-from summarizer.config.targets import Target, arguments_model, refusal, resolve_target
+from summarizer.config.targets import Target, arguments_of, refusal, takes_any
 from summarizer.errors import ConfigError, Issue
 
 TARGET_GROUPS = ("adapter", "optimizer")
@@ -38,10 +38,14 @@ SCALARS = ("seed", "resume", "plan", "plan_tokens_per_s")
 """The keys of a config that belong to no group."""
 
 
-def check(config: DictConfig, input_rules: Iterable[Rule] = ()) -> specs.RunSpec:
+def check(
+    config: DictConfig, input_rules: Iterable[Rule] = (), *, imported: bool = False
+) -> specs.RunSpec:
     """Type and bound every value of a composed config, and hold the parts against each other.
 
     input_rules: what upper layers have to say of the input that the config names (files, folders, accounts).
+    imported: import the classes that it names, and build its optimizer, even where their source is plain enough
+        to find every mistake without: what a run does once it imports them anyway.
     Raises ConfigError with every mistake.
     """
     open_keys: dict[str, Issue | None] = {}
@@ -53,7 +57,7 @@ def check(config: DictConfig, input_rules: Iterable[Rule] = ()) -> specs.RunSpec
         if group in SPEC_GROUPS:
             part = _validated(SPEC_GROUPS[group], group, node.get(group), issues)
         elif group in TARGET_GROUPS:
-            part = _checked_target(group, node.get(group), issues)
+            part = _checked_target(group, node.get(group), issues, imported=imported)
         if part is not None:
             parts[group] = part
     issues += _scalars(node)
@@ -146,21 +150,23 @@ def _typed(spec: type[BaseModel], name: str, value: Any) -> Any:
     return kind.model_validate(value) if isinstance(kind, type) and issubclass(kind, BaseModel) else value
 
 
-def _checked_target(group: str, node: object, issues: list[Issue]) -> Target | SoundValues | None:
+def _checked_target(
+    group: str, node: object, issues: list[Issue], *, imported: bool
+) -> Target | SoundValues | None:
     if not isinstance(node, dict):
         issues.append(_no_group(group, node))
         return None
     try:
-        target = resolve_target(group, node.get("_target_"))
+        takes = arguments_of(group, node.get("_target_"), imported=imported)
     except ConfigError as error:
         issues.extend(error.issues)
         return None
     arguments = {key: value for key, value in node.items() if key != "_target_"}
-    validated = _validated(arguments_model(target), group, arguments, issues)
+    validated = _validated(takes, group, arguments, issues)
     if isinstance(validated, SoundValues):
         return validated
     found = Target(node["_target_"], arguments)
-    if group == "optimizer" and (reason := refusal(found)):
+    if group == "optimizer" and (imported or not takes_any(found)) and (reason := refusal(found)):
         issues.append(Issue(group, reason))
         return None
     return found

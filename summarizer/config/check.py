@@ -5,17 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from omegaconf import MISSING, DictConfig, ListConfig, OmegaConf
-from omegaconf.errors import (
-    InterpolationToMissingValueError,
-    MissingMandatoryValue,
-    OmegaConfBaseException,
-)
+from omegaconf import DictConfig
 from pydantic import BaseModel, ValidationError
 
 from summarizer.config import specs
 from summarizer.config.messages import issues_of, shown
 from summarizer.config.nearest import suggestion
+from summarizer.config.plain import plain_mapping
 from summarizer.config.rules import RULES, Rule, SoundValues, broken_rules
 from summarizer.config.targets import Target, arguments_of, refusal, takes_any
 from summarizer.errors import ConfigError, Issue
@@ -49,7 +45,7 @@ def check(
     Raises ConfigError with every mistake.
     """
     open_keys: dict[str, Issue | None] = {}
-    node = _plain_mapping(config, "", open_keys)
+    node = plain_mapping(config, "", open_keys)
     issues = list(_unknown_keys(node))
     parts: dict[str, Any] = {}
     for group in specs.RunSpec.model_fields:
@@ -69,53 +65,6 @@ def check(
     if issues:
         raise ConfigError(issues)
     return specs.RunSpec(**{name: node[name] for name in SCALARS}, **parts)
-
-
-def to_plain(config: DictConfig) -> dict[str, Any]:
-    """A composed config as plain containers, resolved.
-
-    A value that is missing or cannot be resolved stays as its text, `???` or `${...}`, for `check` to report.
-    """
-    return _plain_mapping(config, "", {})
-
-
-def _plain_mapping(node: DictConfig, path: str, open_keys: dict[str, Issue | None]) -> dict[str, Any]:
-    raw = OmegaConf.to_container(node, resolve=False)
-    assert isinstance(raw, dict)
-    return {
-        str(name): _plain_value(node, name, value, f"{path}.{name!s}" if path else str(name), open_keys)
-        for name, value in raw.items()
-    }
-
-
-def _plain_value(
-    node: DictConfig | ListConfig, name: Any, raw: Any, key: str, open_keys: dict[str, Issue | None]
-) -> Any:
-    """One value, resolved; where it has none, `open_keys` gains its key, with what is wrong."""
-    try:
-        value = node[name]
-    except InterpolationToMissingValueError:
-        open_keys[key] = None  # the value that it points to is reported
-        return MISSING
-    except MissingMandatoryValue:
-        open_keys[key] = Issue(key, f"is required; give it as {key}=...")
-        return MISSING
-    except (OmegaConfBaseException, RecursionError) as error:
-        reason = "it points to itself" if isinstance(error, RecursionError) else _reason(error)
-        open_keys[key] = Issue(key, f"{raw!r} cannot be resolved: {reason}")
-        return raw
-    if isinstance(value, DictConfig):
-        return _plain_mapping(value, key, open_keys)
-    if isinstance(value, ListConfig):
-        items = OmegaConf.to_container(value, resolve=False)
-        assert isinstance(items, list)
-        return [_plain_value(value, index, item, key, open_keys) for index, item in enumerate(items)]
-    return value
-
-
-def _reason(error: Exception) -> str:
-    text = str(error).splitlines()[0]
-    return text.rpartition("raised while resolving interpolation: ")[2]
 
 
 def _unknown_keys(node: Mapping[str, Any]) -> Iterator[Issue]:

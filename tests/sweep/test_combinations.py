@@ -142,7 +142,7 @@ def test_hydras_own_files_are_what_its_launcher_writes(
 
     import hydra
 
-    from summarizer.config.check import to_plain
+    from summarizer.config.plain import to_plain
     from summarizer.config.paths import conf_folder
 
     arguments = [

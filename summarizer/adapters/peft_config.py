@@ -71,5 +71,3 @@ def read_config(folder: Path, key: str = KEY) -> dict[str, Any]:
     if not usable:
         raise ConfigError.single(key, f"{path} has no usable r and lora_alpha: {dim!r}, {alpha!r}")
     return config
-
-

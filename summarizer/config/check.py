@@ -34,9 +34,7 @@ SCALARS = ("seed", "resume", "plan", "plan_tokens_per_s")
 """The keys of a config that belong to no group."""
 
 
-def check(
-    config: DictConfig, input_rules: Iterable[Rule] = (), *, imported: bool = False
-) -> specs.RunSpec:
+def check(config: DictConfig, input_rules: Iterable[Rule] = (), *, imported: bool = False) -> specs.RunSpec:
     """Type and bound every value of a composed config, and hold the parts against each other.
 
     input_rules: what upper layers have to say of the input that the config names (files, folders, accounts).

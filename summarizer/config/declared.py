@@ -54,7 +54,9 @@ class Module:
     def origin(self, node: ast.ImportFrom, name: str) -> tuple[str, str]:
         """The module and the name there of what an import calls `name` here."""
         (alias,) = (alias for alias in node.names if (alias.asname or alias.name) == name)
-        base = resolve_name("." * node.level + (node.module or ""), self.package) if node.level else node.module
+        base = (
+            resolve_name("." * node.level + (node.module or ""), self.package) if node.level else node.module
+        )
         assert base is not None
         return base, alias.name
 
@@ -101,7 +103,7 @@ class DeclaredClass:
     def fields_model(self) -> type[BaseModel]:
         """A pydantic model with the fields and the rules of this one, and none of its methods."""
         fields: dict[str, Any] = {}
-        rules: dict[str, Any] = {}
+        rules = ConfigDict()
         for one in reversed(list(self.lineage())):
             for node in one.node.body:
                 if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
@@ -111,7 +113,7 @@ class DeclaredClass:
                     rules |= _value(node.value, one.module)
                 elif not _leaves_fields_alone(node):
                     raise NotPlainError(f"{one.path} has more than fields and methods")
-        return create_model(self.node.name, __config__=ConfigDict(**rules), **fields)
+        return create_model(self.node.name, __config__=rules, **fields)
 
 
 def declared_class(path: str) -> DeclaredClass:
@@ -249,4 +251,3 @@ def _named(name: ast.Name, module: Module) -> Any:
     if not any(f"{package}.".startswith(f"{light}.") for light in LIGHT_PACKAGES):
         raise NotPlainError(f"{path} would have to be imported")
     return getattr(importlib.import_module(package), attribute)
-

@@ -162,8 +162,8 @@ def takes_any(optimizer: Target) -> bool:
 def shipped_optimizers() -> tuple[Mapping[str, Any], ...]:
     """The options of conf/optimizer."""
     files = sorted((conf_folder() / "optimizer").glob("*.yaml"))
-    options = [OmegaConf.to_container(OmegaConf.load(file), resolve=False) for file in files]
-    return tuple(option for option in options if isinstance(option, dict))
+    options: Any = [OmegaConf.to_container(OmegaConf.load(file), resolve=False) for file in files]
+    return tuple(options)
 
 
 def refusal(optimizer: Target) -> str | None:

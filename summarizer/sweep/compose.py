@@ -20,9 +20,9 @@ from hydra.initialize import get_gh_backup, restore_gh_from_backup
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
-from summarizer.config.plain import to_plain
 from summarizer.config.diagnose import diagnose
 from summarizer.config.paths import shown
+from summarizer.config.plain import to_plain
 from summarizer.errors import ConfigError, Issue
 from summarizer.runs.job import Job
 from summarizer.runs.preflight import preflight

@@ -14,7 +14,6 @@ import logging
 import sys
 from collections.abc import Sequence
 
-from summarizer.runs.launch import prepare_process
 from summarizer.summaries.flags import DEVICE, parsed
 
 
@@ -26,9 +25,11 @@ def main() -> None:
 def command(arguments: Sequence[str]) -> int:
     """Run the command with these arguments and return its exit code. Raises SystemExit for --help and misuse."""
     options = parsed(parser(), arguments)
-    prepare_process()
 
+    from summarizer.runs.launch import prepare_process
     from summarizer.runs.mistakes import report_mistakes
+
+    prepare_process()
 
     return report_mistakes(lambda: _export(options), arguments)
 

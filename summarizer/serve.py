@@ -16,7 +16,6 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from summarizer.errors import ConfigError
-from summarizer.runs.launch import prepare_process
 from summarizer.summaries.flags import DEVICE, PRECISION, PRECISIONS, parsed
 
 WAITING = 8
@@ -33,9 +32,11 @@ def main() -> None:
 
 def command(arguments: Sequence[str]) -> int:
     """Run the command with these arguments and return its exit code. Raises SystemExit as argparse does."""
+    options = parsed(parser(), arguments)
+
+    from summarizer.runs.launch import prepare_process
     from summarizer.runs.mistakes import report_mistakes
 
-    options = parsed(parser(), arguments)
     prepare_process()
     return report_mistakes(lambda: _serve(options), arguments)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -38,6 +39,12 @@ BACKEND = (
 )
 GENERATION_KEYS = ("backend", *(key for key, _, _ in (*NUMBERS, *SWITCHES)))
 """Of the config group `generation`, in the order of --help."""
+
+
+def program(name: str) -> str:
+    """What usage texts call a command: `summarizer NAME` where it was started so, or its module."""
+    own = f"summarizer {name}"
+    return own if sys.argv[0] == own else f"python -m summarizer.{name}"
 
 
 def add_model_flags(models: argparse._ArgumentGroup) -> None:

@@ -32,9 +32,9 @@ def main() -> None:
 def floors() -> dict[str, str]:
     """Of every package that pyproject.toml names, the lowest version it claims. One without is a mistake."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    lines = [*project["dependencies"], *sum(project["optional-dependencies"].values(), [])]
+    groups = (project["dependencies"], *project["optional-dependencies"].values())
     found: dict[str, str] = {}
-    for requirement in map(Requirement, lines):
+    for requirement in (Requirement(line) for group in groups for line in group):
         claimed = [one.version for one in requirement.specifier if one.operator == ">="]
         found[canonicalize_name(requirement.name)] = claimed[0] if claimed else "a floor in pyproject.toml"
     return found

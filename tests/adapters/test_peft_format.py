@@ -18,6 +18,8 @@ from summarizer.adapters.foreign import adapter_of_folder
 from summarizer.adapters.peft_format import load_adapter, peft_tensors, read_config, save_adapter
 from summarizer.errors import ConfigError
 
+pytestmark = pytest.mark.versions
+
 KINDS = ["gptj", "llama_tied", "llama_untied", "gpt2", "neox", "opt"]
 WEIGHTS = "adapter_model.safetensors"
 

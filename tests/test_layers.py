@@ -12,7 +12,17 @@ import pytest
 from summarizer.config.paths import PACKAGE
 
 LAYERS: tuple[tuple[str, ...], ...] = (
-    ("__init__", "errors", "atomic", "amounts", "progress", "library_bars", "trial_display", "trial_lines"),
+    (
+        "__init__",
+        "compat",
+        "errors",
+        "atomic",
+        "amounts",
+        "progress",
+        "library_bars",
+        "trial_display",
+        "trial_lines",
+    ),
     ("config",),
     ("processes",),
     ("data",),

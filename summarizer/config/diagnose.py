@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import argparse
 import re
 from collections.abc import Callable, Iterator, Sequence
 
 from hydra import compose, initialize_config_dir
-from hydra._internal.utils import get_args_parser
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import DictConfig
@@ -20,6 +20,14 @@ from summarizer.errors import ConfigError, Issue
 Check = Callable[[DictConfig], object]
 """Raises ConfigError with what is wrong with a composed config."""
 
+FLAGS_WITH_A_VALUE = (
+    ("--cfg", "-c"),
+    ("--package", "-p"),
+    ("--config-path", "-cp"),
+    ("--config-name", "-cn"),
+    ("--config-dir", "-cd"),
+    ("--experimental-rerun",),
+)
 UNKNOWN_KEY = re.compile(r"Could not override '([^']+)'|Could not delete from config. '([^']+)'")
 UNKNOWN_OPTION = re.compile(r"Could not (?:find|load) '([^']+)/([^'/]+)'")
 PRESENT_KEY = re.compile(r"An item is already at '([^']+)'|Multiple values for ([^ ]+)\. ")
@@ -31,13 +39,29 @@ def diagnose(arguments: Sequence[str], error: Exception, check: Check) -> list[I
     Composes again and again, each time without the override that failed last, or with an unknown key let in
     for `check` to report; what is left is checked like any config. Of a sweep, each value is tried once.
     """
-    parsed = get_args_parser().parse_args(list(arguments))
+    overrides, multirun = _command_line(arguments)
     issues: dict[Issue, None] = {}  # as an ordered set
-    sound = list(_well_formed(parsed.overrides, parsed.multirun, issues))
+    sound = list(_well_formed(overrides, multirun, issues))
     with initialize_config_dir(str(conf_folder()), version_base="1.3"):
-        for overrides in _variants(sound):
-            issues.update(dict.fromkeys(_mistakes(overrides, check)))
+        for variant in _variants(sound):
+            issues.update(dict.fromkeys(_mistakes(variant, check)))
     return list(issues) or [Issue("", _first_line(error))]
+
+
+def _command_line(arguments: Sequence[str]) -> tuple[list[str], bool]:
+    """The overrides among arguments that Hydra took, and whether they are of a sweep.
+
+    Source of the flags: Hydra's documentation, "Hydra's command line flags". Of those that take no value only -m
+    matters here.
+    """
+    parser = argparse.ArgumentParser(add_help=False)
+    parser.add_argument("overrides", nargs="*")
+    parser.add_argument("--multirun", "-m", action="store_true")
+    for names in FLAGS_WITH_A_VALUE:
+        parser.add_argument(*names)
+    parser.add_argument("--info", "-i", nargs="?")
+    known, _ = parser.parse_known_intermixed_args(list(arguments))
+    return known.overrides, known.multirun
 
 
 def _well_formed(

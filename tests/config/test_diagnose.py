@@ -6,7 +6,7 @@ import pytest
 from composing import composed
 from hydra.errors import HydraException
 
-from summarizer.config.diagnose import diagnose
+from summarizer.config.diagnose import _command_line, diagnose
 from summarizer.runs.preflight import preflight
 
 pytestmark = pytest.mark.versions
@@ -91,3 +91,27 @@ def test_a_special_character_is_to_be_quoted() -> None:
 
 def test_without_a_mistake_to_find_it_is_what_hydra_said() -> None:
     assert lines("adapter.dim=3") == ["what Hydra said"]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "seed=1 adapter.dim=2",
+        "-m seed=1,2 adapter.dim=2",
+        "--multirun seed=1,2",
+        "--config-name config seed=1",
+        "-cn config --config-dir=here seed=1 +adapter.dim=3 ~optimizer",
+        "--cfg job --resolve -p adapter seed=1",
+        "-cp there seed=1 --info",
+        "--experimental-rerun a.pickle seed=1",
+    ],
+)
+def test_a_command_line_is_read_as_hydra_reads_it(line: str) -> None:
+    from hydra._internal.utils import get_args_parser
+
+    by_hydra = get_args_parser().parse_args(line.split())
+    assert _command_line(line.split()) == (by_hydra.overrides, by_hydra.multirun)
+
+
+def test_overrides_on_both_sides_of_a_flag() -> None:
+    assert _command_line(["seed=1", "-m", "adapter.dim=1,2"]) == (["seed=1", "adapter.dim=1,2"], True)

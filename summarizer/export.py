@@ -14,7 +14,7 @@ import logging
 import sys
 from collections.abc import Sequence
 
-from summarizer.summaries.flags import DEVICE, parsed
+from summarizer.summaries.flags import DEVICE, parsed, program
 
 
 def main() -> None:
@@ -37,7 +37,7 @@ def command(arguments: Sequence[str]) -> int:
 def parser() -> argparse.ArgumentParser:
     """Names are checked by `build_request`, which says the nearest valid one."""
     made = argparse.ArgumentParser(
-        prog="python -m summarizer.export",
+        prog=program("export"),
         description="Write a trained run into a folder that other programs load, with a model card.",
         allow_abbrev=False,
     )

@@ -16,7 +16,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from summarizer.errors import ConfigError
-from summarizer.summaries.flags import DEVICE, PRECISION, PRECISIONS, parsed
+from summarizer.summaries.flags import DEVICE, PRECISION, PRECISIONS, parsed, program
 
 WAITING = 8
 """How many requests may wait by default, besides the one that is being answered."""
@@ -43,7 +43,7 @@ def command(arguments: Sequence[str]) -> int:
 
 def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(
-        prog="python -m summarizer.serve",
+        prog=program("serve"),
         description="Open trained runs over one base, and summarise pasted articles on a web page.",
         allow_abbrev=False,
     )

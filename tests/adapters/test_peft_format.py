@@ -19,6 +19,8 @@ from summarizer.adapters.peft_config import read_config
 from summarizer.adapters.peft_format import load_adapter, peft_tensors, save_adapter
 from summarizer.errors import ConfigError
 
+pytestmark = pytest.mark.versions
+
 KINDS = ["gptj", "llama_tied", "llama_untied", "gpt2", "neox", "opt"]
 WEIGHTS = "adapter_model.safetensors"
 

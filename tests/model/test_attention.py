@@ -17,6 +17,8 @@ from transformers import AutoModelForCausalLM
 from summarizer.model import attention
 from summarizer.model.attention import _flash, _masked, packed_attention, packs_examples
 
+pytestmark = pytest.mark.versions
+
 PACKED = ("gptj", "llama_tied", "llama_untied", "gpt2", "neox", "qwen2", "qwen3", "gemma3", "opt", "phi")
 
 

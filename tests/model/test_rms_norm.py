@@ -12,6 +12,8 @@ from summarizer.model.kernels import rms_norm
 from summarizer.model.kernels.rms_norm import RMSNorm, same_as, takes
 from summarizer.model.skeleton import build_skeleton
 
+pytestmark = pytest.mark.versions
+
 needs_kernel = pytest.mark.skipif(
     not takes(torch.empty(1)), reason="needs a processor with AVX-512 and a C compiler"
 )

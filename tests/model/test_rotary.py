@@ -8,6 +8,8 @@ from summarizer.model.gptj_attention import rotate
 from summarizer.model.kernels import rotary
 from summarizer.model.kernels.rotary import rotated, takes
 
+pytestmark = pytest.mark.versions
+
 needs_kernel = pytest.mark.skipif(
     not takes(torch.empty(1, dtype=torch.bfloat16), torch.empty(1)),
     reason="needs a processor with AVX-512 and bf16 and a C compiler",

@@ -25,7 +25,7 @@ PRIVATE_PARTS = ("_*", "modeling_*", "integrations", "core_model_loading", "conv
 PRIVATE_PACKAGES = ("wandb.sdk", "wandb.proto")
 DOCUMENTED = ("_target_", "_recursive_", "_partial_", "_convert_", "_args_")
 """Keys of Hydra's configs."""
-SETTINGS = ("os.environ", "sys.argv", "sys.stderr", "torch.backends", "matplotlib.rcParams")
+SETTINGS = ("os.environ", "sys.argv", "sys.stderr", "sys.modules", "torch.backends", "matplotlib.rcParams")
 """What a library documents as there to be assigned to."""
 
 

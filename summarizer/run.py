@@ -48,7 +48,8 @@ def _dispatch(arguments: Sequence[str]) -> None:
     if asks_for_help(arguments):
         text = help_text([word for word in arguments if not word.startswith("-")])
         if text is not None:
-            print(text)
+            if not is_follower():
+                print(text)
             return
     if is_follower():
         follow()

@@ -206,6 +206,32 @@ def test_a_plan_and_several_processes_say_so_too(tmp_path: Path) -> None:
     assert several[0] == "run: LoRA dim=2 on embedded:tiny_gptj in int8, Adam8bit lr=0.001"
 
 
+def test_a_broken_package_is_a_mistake_all_the_same(tmp_path: Path) -> None:
+    """Its source is plain to read, and only importing it tells; that comes before a model is loaded."""
+    optim = tmp_path / "bitsandbytes" / "optim.py"
+    optim.parent.mkdir()
+    (optim.parent / "__init__.py").write_text("raise ImportError('libcudart.so.9: not found')\n")
+    optim.write_text(
+        "import torch\nclass Adam8bit(torch.optim.Optimizer):\n"
+        "    def __init__(self, params, lr=1e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=0): ...\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-m", "summarizer.run", "hydra.run.dir=here"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+    )
+    assert done.returncode == 2
+    first, *_, count, mistake = done.stderr.splitlines()
+    assert first.startswith("run: LoRA dim=2 on ")
+    assert (count, mistake) == (
+        "1 mistake:",
+        "  optimizer._target_: 'bitsandbytes.optim.Adam8bit' cannot be imported: libcudart.so.9: not found",
+    )
+    assert not (tmp_path / "here").exists()
+
+
 def test_hydra_is_asked_wherever_more_than_help_is_typed() -> None:
     assert asks_for_help(["--help"])
     assert asks_for_help(["adapter.dim=2", "-h"])

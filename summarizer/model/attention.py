@@ -191,7 +191,8 @@ def choose_attention(model: PreTrainedModel) -> None:
     config = model.config.get_text_config()
     names = {part for name, _ in model.named_modules() for part in name.lower().split(".")}
     if (
-        compat.attention_implementation(model) == "sdpa"
+        compat.attention_implementation(model)
+        in ("sdpa", NAME)  # a config that was built from before has ours
         and compat.attends_through_interface(model)
         and getattr(config, "is_causal", True)
         and "position_ids" in inspect.signature(model.forward).parameters

@@ -23,7 +23,7 @@ from transformers import (
 )
 
 from summarizer.model import probe
-from summarizer.model.attention import choose_attention
+from summarizer.model.attention import choose_attention, packs_examples
 from summarizer.model.kernels import rotary
 from summarizer.model.kernels.rotary import rotated, takes
 from summarizer.model.rotary_attention import RotaryAttention, replace_rotary_attention, rotate_halves
@@ -76,6 +76,12 @@ def taken(model: nn.Module) -> int:
 @named
 def test_a_model_gets_it_where_it_computes_the_same(config: PretrainedConfig, count: int) -> None:
     assert taken(build_skeleton(deepcopy(config), "int8").model) == count
+
+
+def test_a_config_that_a_model_was_built_from_gives_the_same_again() -> None:
+    config = LlamaConfig(num_hidden_layers=1, **SIZES)
+    models = [build_skeleton(config, "int8").model for _ in range(2)]
+    assert [(taken(model), packs_examples(model, 9)) for model in models] == [(1, True)] * 2
 
 
 @named

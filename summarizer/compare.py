@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from summarizer.summaries.flags import parsed
+from summarizer.summaries.flags import parsed, program
 
 if TYPE_CHECKING:
     from summarizer.comparing.command import Request
@@ -48,7 +48,7 @@ def command(arguments: Sequence[str]) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m summarizer.compare",
+        prog=program("compare"),
         usage="%(prog)s [options] PATH [PATH ...]",
         description="Compare runs: settings that differ, loss, ROUGE with intervals, time, memory, significance.",
         epilog=EPILOG,

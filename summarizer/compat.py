@@ -118,6 +118,18 @@ def softmax_backward(grad: Tensor, weight: Tensor) -> Tensor:
     return ((wide - (wide * weights).sum(-1, keepdim=True)) * weights).to(weight.dtype)
 
 
+def was_never_written_in_place(tensor: Tensor) -> bool:
+    """Whether no operator of torch's has changed a tensor since it was made.
+
+    Why private: autograd's own count of such changes is the only trace that they leave.
+    Once gone: False; a token is written by the model's modules rather than by its recorded kernels.
+    """
+    if hasattr(tensor, "_version"):
+        return bool(tensor._version == 0)
+    _gone("torch.Tensor._version", "a token is written module by module, which is slower")
+    return False
+
+
 def foreach_norm(tensors: list[Tensor]) -> list[Tensor]:
     """The Euclidean norm of each tensor, in few launches for all of them.
 
@@ -292,6 +304,34 @@ def checkpoint_renamings(model: PreTrainedModel) -> Callable[[str], str]:
         _gone(what, "a checkpoint's names are taken as they are; older checkpoints may not fit")
         return lambda name: name
     return lambda name: str(rename_source_key(name, renamings, [])[0])
+
+
+def attention_implementation(model: PreTrainedModel) -> str | None:
+    """What a model's attention function is called, such as "sdpa".
+
+    Why private: `set_attn_implementation` is public, but nothing public reads what it left.
+    Once gone: None; the model attends by its own code, batches are padded, and `generate` writes.
+    """
+    config = model.config.get_text_config()
+    if not hasattr(config, "_attn_implementation"):
+        _gone("transformers.PretrainedConfig._attn_implementation", NO_PACKING)
+        return None
+    return str(config._attn_implementation)
+
+
+def attends_through_interface(model: PreTrainedModel) -> bool:
+    """Whether a model's layers look their attention function up by `AttentionInterface`.
+
+    Why private: `set_attn_implementation` warns where they do not, and sets the name in some of them all the same.
+    Once gone: False; the model attends by its own code, batches are padded, and `generate` writes.
+    """
+    if not hasattr(model, "_supports_attention_backend"):
+        _gone("transformers.PreTrainedModel._supports_attention_backend", NO_PACKING)
+        return False
+    return bool(model._supports_attention_backend)
+
+
+NO_PACKING = "examples are padded rather than packed, and summaries are written by generate, which is slower"
 
 
 # --- bitsandbytes -----------------------------------------------------------------------------------------------

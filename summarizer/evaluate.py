@@ -15,7 +15,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from summarizer.summaries.flags import add_generation_flags, add_model_flags, parsed, typed_generation
+from summarizer.summaries.flags import (
+    add_generation_flags,
+    add_model_flags,
+    parsed,
+    program,
+    typed_generation,
+)
 
 if TYPE_CHECKING:
     from summarizer.scoring.asked import Request
@@ -51,7 +57,7 @@ def command(arguments: Sequence[str]) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m summarizer.evaluate",
+        prog=program("evaluate"),
         usage="%(prog)s [options] RUN [RUN ...]",
         description="Score trained runs on a split: ROUGE with intervals, loss, text statistics, significance.",
         epilog=EPILOG,

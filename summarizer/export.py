@@ -14,8 +14,7 @@ import logging
 import sys
 from collections.abc import Sequence
 
-from summarizer.runs.launch import prepare_process
-from summarizer.summaries.flags import DEVICE, parsed
+from summarizer.summaries.flags import DEVICE, parsed, program
 
 
 def main() -> None:
@@ -26,9 +25,11 @@ def main() -> None:
 def command(arguments: Sequence[str]) -> int:
     """Run the command with these arguments and return its exit code. Raises SystemExit for --help and misuse."""
     options = parsed(parser(), arguments)
-    prepare_process()
 
+    from summarizer.runs.launch import prepare_process
     from summarizer.runs.mistakes import report_mistakes
+
+    prepare_process()
 
     return report_mistakes(lambda: _export(options), arguments)
 
@@ -36,7 +37,7 @@ def command(arguments: Sequence[str]) -> int:
 def parser() -> argparse.ArgumentParser:
     """Names are checked by `build_request`, which says the nearest valid one."""
     made = argparse.ArgumentParser(
-        prog="python -m summarizer.export",
+        prog=program("export"),
         description="Write a trained run into a folder that other programs load, with a model card.",
         allow_abbrev=False,
     )

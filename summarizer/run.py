@@ -14,12 +14,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import hydra
-from hydra.core.hydra_config import HydraConfig
-from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from summarizer.config.paths import conf_folder
-from summarizer.runs.launch import prepare_process
 
 
 def main() -> None:
@@ -31,6 +28,7 @@ def main() -> None:
 
 def command(arguments: Sequence[str]) -> int:
     """Run the command with these arguments and return its exit code."""
+    from summarizer.runs.launch import prepare_process
     from summarizer.runs.mistakes import report_mistakes
 
     prepare_process()
@@ -42,7 +40,6 @@ def _dispatch(arguments: Sequence[str]) -> None:
     from summarizer.runs.folder import check_unused
     from summarizer.runs.launch import follow, is_follower, lead, raise_failures, resume
     from summarizer.sweep.closing import reported
-    from summarizer.sweep.resume import is_sweep, resume_sweep
 
     if asks_for_completion(arguments):
         print(BASH)
@@ -52,6 +49,8 @@ def _dispatch(arguments: Sequence[str]) -> None:
         return
     folder = [argument.removeprefix("resume=") for argument in arguments if argument.startswith("resume=")]
     if folder and folder[0] not in ("", "null"):
+        from summarizer.sweep.resume import is_sweep, resume_sweep
+
         others = [argument for argument in arguments if argument != f"resume={folder[0]}"]
         with lead():
             if is_sweep(Path(folder[0])):
@@ -69,7 +68,10 @@ def _dispatch(arguments: Sequence[str]) -> None:
 
 @hydra.main(version_base="1.3", config_path=str(conf_folder()), config_name="config")
 def _compose_and_run(config: DictConfig) -> float | None:
-    from summarizer.config.check import to_plain
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
+
+    from summarizer.config.plain import to_plain
     from summarizer.errors import ConfigError
     from summarizer.runs.folder import take_back
     from summarizer.runs.job import Job

@@ -16,8 +16,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from summarizer.errors import ConfigError
-from summarizer.runs.launch import prepare_process
-from summarizer.summaries.flags import DEVICE, PRECISION, PRECISIONS, parsed
+from summarizer.summaries.flags import DEVICE, PRECISION, PRECISIONS, parsed, program
 
 WAITING = 8
 """How many requests may wait by default, besides the one that is being answered."""
@@ -33,16 +32,18 @@ def main() -> None:
 
 def command(arguments: Sequence[str]) -> int:
     """Run the command with these arguments and return its exit code. Raises SystemExit as argparse does."""
+    options = parsed(parser(), arguments)
+
+    from summarizer.runs.launch import prepare_process
     from summarizer.runs.mistakes import report_mistakes
 
-    options = parsed(parser(), arguments)
     prepare_process()
     return report_mistakes(lambda: _serve(options), arguments)
 
 
 def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(
-        prog="python -m summarizer.serve",
+        prog=program("serve"),
         description="Open trained runs over one base, and summarise pasted articles on a web page.",
         allow_abbrev=False,
     )

@@ -21,6 +21,7 @@ from summarizer.summaries.flags import (
     add_generation_flags,
     add_model_flags,
     parsed,
+    program,
     typed_generation,
 )
 
@@ -61,7 +62,7 @@ def command(arguments: Sequence[str]) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m summarizer.summarize",
+        prog=program("summarize"),
         usage="%(prog)s [options] RUN [FILE ...]",
         description="Summarise articles by a trained run.",
         epilog=EPILOG,

@@ -131,9 +131,10 @@ def suggestions(line: str, folder: Path) -> set[str]:
     script = (
         f'{BASH}\nCOMP_LINE="$1" COMP_POINT=${{#1}}\n_summarizer_run\nprintf "%s\\n" "${{COMPREPLY[@]}}"\n'
     )
-    # The first word of the line is the interpreter, which the function calls to ask.
+    # The first word of the line is what the function calls to ask.
+    asked = str(Path(sys.executable).parent / line) if line.startswith("summarizer ") else None
     answer = subprocess.run(
-        ["bash", "-c", script, "bash", line.replace("python", sys.executable, 1)],
+        ["bash", "-c", script, "bash", asked or line.replace("python", sys.executable, 1)],
         cwd=folder,
         capture_output=True,
         text=True,
@@ -154,6 +155,7 @@ def suggestions(line: str, folder: Path) -> set[str]:
 )
 def test_tab_completion(typed: str, offered: set[str], tmp_path: Path) -> None:
     assert suggestions(f"python -m summarizer.run {typed}", tmp_path) == offered
+    assert suggestions(f"summarizer run {typed}", tmp_path) == offered
 
 
 @pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")

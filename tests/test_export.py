@@ -30,6 +30,8 @@ from summarizer.exporting.measure import log_probs_of
 from summarizer.exporting.request import build_request
 from summarizer.trained.summariser import Summariser
 
+pytestmark = pytest.mark.versions
+
 KINDS = ["gptj", "llama_tied", "gpt2"]
 with_ctranslate2 = pytest.mark.skipif(
     importlib.util.find_spec("ctranslate2") is None, reason="ctranslate2 is not installed"

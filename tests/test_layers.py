@@ -40,6 +40,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("converting",),
     ("summaries", "scoring", "serving", "comparing"),
     ("run", "summarize", "evaluate", "export", "serve", "compare"),
+    ("__main__",),
 )
 """Lowest first. A module may import its own layer (never in a circle) and those below it."""
 

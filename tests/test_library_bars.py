@@ -17,6 +17,8 @@ from urllib.parse import urlsplit
 import pytest
 from terminal import run_in_terminal
 
+pytestmark = pytest.mark.versions
+
 COMMIT = "0" * 39 + "1"
 FILES = {
     "config.json": b"{}",

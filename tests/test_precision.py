@@ -11,6 +11,8 @@ from summarizer import processes
 from summarizer.errors import ConfigError
 from summarizer.processes import choose_precision, join_processes
 
+pytestmark = pytest.mark.versions
+
 
 @pytest.fixture(autouse=True)
 def _fp32_again() -> Iterator[None]:

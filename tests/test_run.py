@@ -15,6 +15,8 @@ from summarizer.run import command
 from summarizer.tracking.metrics import read_metrics
 from summarizer.tracking.summary import read_summary
 
+pytestmark = pytest.mark.versions
+
 
 def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
     monkeypatch.setattr(sys, "argv", ["run", *arguments])

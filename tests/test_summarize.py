@@ -22,6 +22,8 @@ from summarizer.evaluation.predictions import read_predictions
 from summarizer.summaries.output import SummaryFile, settings_path
 from summarizer.summarize import command
 
+pytestmark = pytest.mark.versions
+
 NEWS = PACKAGE / "data" / "sample" / "validation.jsonl"
 
 

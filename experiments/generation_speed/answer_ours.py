@@ -15,7 +15,8 @@ import torch
 from summarizer import __version__
 from summarizer.adapters.attach import attach
 from summarizer.adapters.lora import LoRA
-from summarizer.adapters.peft_format import load_adapter, read_config
+from summarizer.adapters.peft_config import read_config
+from summarizer.adapters.peft_format import load_adapter
 from summarizer.config.specs import GenerationSpec, ModelSpec, QuantizationSpec
 from summarizer.generation.decode import Decoder
 from summarizer.model.load import Base, load_base

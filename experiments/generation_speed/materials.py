@@ -26,7 +26,8 @@ from transformers import AutoConfig, GPTJConfig, PretrainedConfig
 from summarizer import atomic
 from summarizer.adapters.attach import attach
 from summarizer.adapters.lora import LoRA
-from summarizer.adapters.peft_format import WEIGHTS_FILE, save_adapter
+from summarizer.adapters.peft_config import WEIGHTS_FILE
+from summarizer.adapters.peft_format import save_adapter
 from summarizer.config.specs import ModelSpec
 from summarizer.errors import ConfigError
 from summarizer.model.load import load_config

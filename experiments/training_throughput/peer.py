@@ -25,7 +25,8 @@ from transformers.utils import logging as transformers_logging
 from workload import Contender, Point, Setting, Workload, build_workload, model_config
 
 from summarizer.adapters.attach import AdaptedModel, attach
-from summarizer.adapters.peft_format import WEIGHTS_FILE, save_adapter
+from summarizer.adapters.peft_config import WEIGHTS_FILE
+from summarizer.adapters.peft_format import save_adapter
 from summarizer.config.specs import RunSpec
 from summarizer.data.batches import IGNORED_LABEL
 from summarizer.model.load import load_config

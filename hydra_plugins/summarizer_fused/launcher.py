@@ -20,7 +20,10 @@ class FusedLauncher(Launcher):
         self.options = dict(options or {})
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        from summarizer.runs.announce import announce_sweep
+
         self.hydra_context, self.task_function, self.config = hydra_context, task_function, config
+        announce_sweep([str(override) for override in config.hydra.overrides.task])
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         from summarizer.sweep.launcher import Launch

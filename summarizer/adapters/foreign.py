@@ -7,7 +7,8 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 
 from summarizer.adapters.lora import LoRA
-from summarizer.adapters.peft_format import PREFIX, WEIGHTS_FILE, read_config
+from summarizer.adapters.peft_config import WEIGHTS_FILE, read_config
+from summarizer.adapters.peft_format import PREFIX
 from summarizer.adapters.protocol import Role
 from summarizer.errors import ConfigError
 

@@ -5,8 +5,6 @@ Source: https://huggingface.co/docs/peft/developer_guides/checkpoint
 
 from __future__ import annotations
 
-import json
-import math
 from pathlib import Path
 from typing import Any
 
@@ -18,44 +16,11 @@ from torch import Tensor
 from summarizer import atomic
 from summarizer.adapters.attach import AdaptedModel
 from summarizer.adapters.layer import AdaptedLayer
+from summarizer.adapters.peft_config import KEY, WEIGHTS_FILE, read_config
 from summarizer.adapters.protocol import Adapter
 from summarizer.errors import ConfigError
 
-CONFIG_FILE = "adapter_config.json"
-WEIGHTS_FILE = "adapter_model.safetensors"
 PREFIX = "base_model.model."
-KEY = "adapter.start_from"
-
-HARMLESS = frozenset(
-    {
-        "task_type",
-        "peft_type",
-        "auto_mapping",
-        "peft_version",
-        "base_model_name_or_path",
-        "revision",
-        "inference_mode",
-        "r",
-        "lora_alpha",
-        "lora_dropout",
-        "target_modules",
-        "exclude_modules",
-        "fan_in_fan_out",
-        "layers_to_transform",
-        "layers_pattern",
-        "runtime_config",
-        "megatron_core",
-        "qalora_group_size",
-        "ensure_weight_tying",
-    }
-)
-"""PEFT options that change nothing in what a saved adapter computes, or that its tensors show anyway."""
-ALLOWED: dict[str, tuple[Any, ...]] = {
-    "bias": ("none", None),
-    "init_lora_weights": (True, False, None, "gaussian", "orthogonal", "eva"),
-}
-"""Options and the values at which they change nothing. Other initialisations (PiSSA, OLoRA, LoftQ, CorDA)
-change the base's own weights. An option not named here must be off: one that peft adds later is refused."""
 MOST_BASE_DIFFERENCE = 0.25
 """Relative norm between a base tensor inside an adapter and ours. nf4 differs by 0.1 from what it was made
 of, weights of another model by more than 1."""
@@ -128,31 +93,6 @@ def load_adapter(adapted: AdaptedModel, trial: int, folder: Path, key: str = KEY
         raise ConfigError.single(
             key, f"{folder} adapts {len(saved)} tensors that adapter.targets leaves out, such as {min(saved)}"
         )
-
-
-def read_config(folder: Path, key: str = KEY) -> dict[str, Any]:
-    """An adapter folder's config.
-
-    Raises ConfigError where it is missing, not a LoRA's, without its r and lora_alpha, or has options that this
-    project does not compute.
-    """
-    path = folder / CONFIG_FILE
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ConfigError.single(key, f"{folder} is no PEFT adapter folder: {path.name}: {error}") from error
-    if not isinstance(config, dict) or config.get("peft_type") != "LORA":
-        raise ConfigError.single(key, f"{folder} is not a LoRA adapter")
-    for option, value in config.items():
-        if option in HARMLESS:
-            continue
-        if value not in ALLOWED.get(option, (None, False, [], {})):
-            raise ConfigError.single(key, f"{folder} uses {option}={value!r}, which cannot be computed here")
-    dim, alpha = config.get("r"), config.get("lora_alpha")
-    usable = type(dim) is int and dim >= 1 and isinstance(alpha, int | float) and 0 < alpha < math.inf
-    if not usable:
-        raise ConfigError.single(key, f"{path} has no usable r and lora_alpha: {dim!r}, {alpha!r}")
-    return config
 
 
 def _require_same(config: dict[str, Any], adapter: Adapter, folder: Path, key: str) -> None:

@@ -5,19 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from omegaconf import MISSING, DictConfig, ListConfig, OmegaConf
-from omegaconf.errors import (
-    InterpolationToMissingValueError,
-    MissingMandatoryValue,
-    OmegaConfBaseException,
-)
+from omegaconf import DictConfig
 from pydantic import BaseModel, ValidationError
 
 from summarizer.config import specs
 from summarizer.config.messages import issues_of, shown
 from summarizer.config.nearest import suggestion
+from summarizer.config.plain import plain_mapping
 from summarizer.config.rules import RULES, Rule, SoundValues, broken_rules
-from summarizer.config.targets import Target, arguments_model, refusal, resolve_target
+from summarizer.config.targets import Target, arguments_of, refusal, takes_any
 from summarizer.errors import ConfigError, Issue
 
 TARGET_GROUPS = ("adapter", "optimizer")
@@ -38,14 +34,16 @@ SCALARS = ("seed", "resume", "plan", "plan_tokens_per_s")
 """The keys of a config that belong to no group."""
 
 
-def check(config: DictConfig, input_rules: Iterable[Rule] = ()) -> specs.RunSpec:
+def check(config: DictConfig, input_rules: Iterable[Rule] = (), *, imported: bool = False) -> specs.RunSpec:
     """Type and bound every value of a composed config, and hold the parts against each other.
 
     input_rules: what upper layers have to say of the input that the config names (files, folders, accounts).
+    imported: import the classes that it names, and build its optimizer, even where their source is plain enough
+        to find every mistake without: what a run does once it imports them anyway.
     Raises ConfigError with every mistake.
     """
     open_keys: dict[str, Issue | None] = {}
-    node = _plain_mapping(config, "", open_keys)
+    node = plain_mapping(config, "", open_keys)
     issues = list(_unknown_keys(node))
     parts: dict[str, Any] = {}
     for group in specs.RunSpec.model_fields:
@@ -53,7 +51,7 @@ def check(config: DictConfig, input_rules: Iterable[Rule] = ()) -> specs.RunSpec
         if group in SPEC_GROUPS:
             part = _validated(SPEC_GROUPS[group], group, node.get(group), issues)
         elif group in TARGET_GROUPS:
-            part = _checked_target(group, node.get(group), issues)
+            part = _checked_target(group, node.get(group), issues, imported=imported)
         if part is not None:
             parts[group] = part
     issues += _scalars(node)
@@ -65,53 +63,6 @@ def check(config: DictConfig, input_rules: Iterable[Rule] = ()) -> specs.RunSpec
     if issues:
         raise ConfigError(issues)
     return specs.RunSpec(**{name: node[name] for name in SCALARS}, **parts)
-
-
-def to_plain(config: DictConfig) -> dict[str, Any]:
-    """A composed config as plain containers, resolved.
-
-    A value that is missing or cannot be resolved stays as its text, `???` or `${...}`, for `check` to report.
-    """
-    return _plain_mapping(config, "", {})
-
-
-def _plain_mapping(node: DictConfig, path: str, open_keys: dict[str, Issue | None]) -> dict[str, Any]:
-    raw = OmegaConf.to_container(node, resolve=False)
-    assert isinstance(raw, dict)
-    return {
-        str(name): _plain_value(node, name, value, f"{path}.{name!s}" if path else str(name), open_keys)
-        for name, value in raw.items()
-    }
-
-
-def _plain_value(
-    node: DictConfig | ListConfig, name: Any, raw: Any, key: str, open_keys: dict[str, Issue | None]
-) -> Any:
-    """One value, resolved; where it has none, `open_keys` gains its key, with what is wrong."""
-    try:
-        value = node[name]
-    except InterpolationToMissingValueError:
-        open_keys[key] = None  # the value that it points to is reported
-        return MISSING
-    except MissingMandatoryValue:
-        open_keys[key] = Issue(key, f"is required; give it as {key}=...")
-        return MISSING
-    except (OmegaConfBaseException, RecursionError) as error:
-        reason = "it points to itself" if isinstance(error, RecursionError) else _reason(error)
-        open_keys[key] = Issue(key, f"{raw!r} cannot be resolved: {reason}")
-        return raw
-    if isinstance(value, DictConfig):
-        return _plain_mapping(value, key, open_keys)
-    if isinstance(value, ListConfig):
-        items = OmegaConf.to_container(value, resolve=False)
-        assert isinstance(items, list)
-        return [_plain_value(value, index, item, key, open_keys) for index, item in enumerate(items)]
-    return value
-
-
-def _reason(error: Exception) -> str:
-    text = str(error).splitlines()[0]
-    return text.rpartition("raised while resolving interpolation: ")[2]
 
 
 def _unknown_keys(node: Mapping[str, Any]) -> Iterator[Issue]:
@@ -146,21 +97,23 @@ def _typed(spec: type[BaseModel], name: str, value: Any) -> Any:
     return kind.model_validate(value) if isinstance(kind, type) and issubclass(kind, BaseModel) else value
 
 
-def _checked_target(group: str, node: object, issues: list[Issue]) -> Target | SoundValues | None:
+def _checked_target(
+    group: str, node: object, issues: list[Issue], *, imported: bool
+) -> Target | SoundValues | None:
     if not isinstance(node, dict):
         issues.append(_no_group(group, node))
         return None
     try:
-        target = resolve_target(group, node.get("_target_"))
+        takes = arguments_of(group, node.get("_target_"), imported=imported)
     except ConfigError as error:
         issues.extend(error.issues)
         return None
     arguments = {key: value for key, value in node.items() if key != "_target_"}
-    validated = _validated(arguments_model(target), group, arguments, issues)
+    validated = _validated(takes, group, arguments, issues)
     if isinstance(validated, SoundValues):
         return validated
     found = Target(node["_target_"], arguments)
-    if group == "optimizer" and (reason := refusal(found)):
+    if group == "optimizer" and (imported or not takes_any(found)) and (reason := refusal(found)):
         issues.append(Issue(group, reason))
         return None
     return found

@@ -1,4 +1,4 @@
-"""Tab completion for `python -m summarizer.run`; Hydra's own is for `python FILE.py` and installed commands.
+"""Tab completion for `python -m summarizer.run` and `summarizer run`; Hydra's own knows commands of one word.
 
     eval "$(python -m summarizer.run -sc install=bash)"
 
@@ -14,19 +14,23 @@ INSTALL = (["-sc", "install=bash"], ["--shell-completion", "install=bash"])
 BASH = r"""_summarizer_run()
 {
     local words=($COMP_LINE)
-    if [[ "${words[1]}" != "-m" || "${words[2]}" != "summarizer.run" ]]; then
+    local line="${COMP_LINE:0:$COMP_POINT}" command
+    if [[ "${words[1]}" == "-m" && "${words[2]}" == "summarizer.run" ]]; then
+        command="${words[0]} -m summarizer.run"
+        line="${line#*summarizer.run}"
+    elif [[ "${words[0]##*/}" == "summarizer" && "${words[1]}" == "run" ]]; then
+        command="${words[0]} run"
+        line="${line#*summarizer*run}"
+    else
         return
     fi
-    local line="${COMP_LINE:0:$COMP_POINT}"
-    line="${line#*summarizer.run}"
-    local command="${words[0]} -m summarizer.run"
     local choices=$(COMP_LINE="summarizer.run$line" $command -sc query=bash 2> /dev/null)
     COMPREPLY=($(compgen -W "$choices" -- "${line##* }"))
 }
 COMP_WORDBREAKS=${COMP_WORDBREAKS//=}
-complete -o nospace -o default -F _summarizer_run python python3
+complete -o nospace -o default -F _summarizer_run python python3 summarizer
 """
-"""Completes what follows `python -m summarizer.run`; for any other use of python, file names, as before."""
+"""Completes what follows `python -m summarizer.run` or `summarizer run`; else file names, as before."""
 
 
 def asks_for_completion(arguments: Sequence[str]) -> bool:

@@ -2,7 +2,7 @@
 
 A run folder may come from elsewhere, so that `_target_` names only classes of a short list of packages, and
 only of the kind that the place asks for (an adapter, an optimizer). Nothing is imported before its package is
-known.
+known; a class whose source says plainly what it takes (`declared`) is not imported at all to check a config.
 """
 
 from __future__ import annotations
@@ -11,17 +11,23 @@ import importlib
 import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Annotated, Any
 
+from omegaconf import OmegaConf
 from pydantic import BaseModel, ConfigDict, Field, create_model
 
+from summarizer.config.declared import NotPlainError, declared_class
 from summarizer.config.messages import shown
+from summarizer.config.paths import conf_folder
 from summarizer.errors import ConfigError
 
 ALLOWED_PACKAGES = {
     "adapter": ("summarizer.adapters",),
     "optimizer": ("torch.optim", "bitsandbytes.optim", "transformers.optimization", "summarizer.training"),
 }
+BASES = {"adapter": "summarizer.adapters.protocol.Adapter", "optimizer": "torch.optim.Optimizer"}
+"""What a class of each group must derive from."""
 
 BOUNDS: Mapping[str, Any] = {
     "lr": Annotated[float, Field(gt=0)],
@@ -60,24 +66,53 @@ def import_target(path: str) -> Any:
     return getattr(importlib.import_module(module), name)
 
 
+def arguments_of(group: str, path: object, *, imported: bool) -> type[BaseModel]:
+    """What the class that a config group's `_target_` names takes, as a strict, closed pydantic model.
+
+    imported: import the class and ask it, instead of reading its source where that is plain.
+    Raises ConfigError as `resolve_target` does.
+    """
+    allowed = _allowed(group, path)
+    return (not imported and _declared_arguments(group, allowed)) or arguments_model(
+        resolve_target(group, allowed)
+    )
+
+
+@cache
+def _declared_arguments(group: str, path: str) -> type[BaseModel] | None:
+    """As its source has it; None where that is not plain, or no class of this kind."""
+    try:
+        declared, base = declared_class(path), declared_class(BASES[group])
+        if base.path not in [one.path for one in declared.lineage()] or declared.path == base.path:
+            return None
+        if group == "adapter":
+            return declared.fields_model()
+        return _signature_model(declared.node.name, declared.signature())
+    except NotPlainError:
+        return None
+
+
+def _allowed(group: str, path: object) -> str:
+    allowed = ALLOWED_PACKAGES[group]
+    if isinstance(path, str) and any(path.startswith(package + ".") for package in allowed):
+        return path
+    raise ConfigError.single(
+        f"{group}._target_", f"{shown(path)} is not allowed; it must be a class of {_either(allowed)}"
+    )
+
+
 def resolve_target(group: str, path: object) -> type:
-    """The class that a config group's `_target_` names.
+    """The class that a config group's `_target_` names, imported.
 
     Raises ConfigError where it is not text, outside ALLOWED_PACKAGES[group], not there, or of another kind.
     """
     key = f"{group}._target_"
-    allowed = ALLOWED_PACKAGES[group]
-    if not isinstance(path, str) or not any(path.startswith(package + ".") for package in allowed):
-        raise ConfigError.single(
-            key, f"{shown(path)} is not allowed; it must be a class of {_either(allowed)}"
-        )
+    path = _allowed(group, path)
     try:
         found = import_target(path)
     except (ImportError, AttributeError) as error:
         raise ConfigError.single(key, f"{path!r} cannot be imported: {error}") from error
-    base = import_target(
-        "summarizer.adapters.protocol.Adapter" if group == "adapter" else "torch.optim.Optimizer"
-    )
+    base = import_target(BASES[group])
     if not (isinstance(found, type) and issubclass(found, base) and found is not base):
         raise ConfigError.single(key, f"{path!r} is not a subclass of {base.__module__}.{base.__qualname__}")
     return found
@@ -91,8 +126,12 @@ def arguments_model(target: type) -> type[BaseModel]:
     """A strict, closed pydantic model of a class's arguments, the optimizer's parameters left out."""
     if issubclass(target, BaseModel):
         return target
+    return _signature_model(target.__name__, inspect.signature(target))
+
+
+def _signature_model(class_name: str, signature: inspect.Signature) -> type[BaseModel]:
     fields: dict[str, Any] = {}
-    for name, parameter in list(inspect.signature(target).parameters.items()):
+    for name, parameter in signature.parameters.items():
         if name == "params" or parameter.kind in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL):
             continue
         default = ... if parameter.default is parameter.empty else parameter.default
@@ -104,7 +143,27 @@ def arguments_model(target: type) -> type[BaseModel]:
         # The schedule multiplies it, so that a config which deletes it has nothing to train with.
         fields[name] = (kind, ... if name == "lr" else default)
     rules = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
-    return create_model(target.__name__, __config__=rules, **fields)
+    return create_model(class_name, __config__=rules, **fields)
+
+
+def takes_any(optimizer: Target) -> bool:
+    """Whether an optimizer is one that takes all these arguments together, as each of them is sound by itself.
+
+    So the project's own choices do where nothing but what BOUNDS bounds was given; a test builds each of them
+    at its bounds. Transformers' Adafactor, for one, refuses a rate unless it is also told not to scale it.
+    """
+    return any(
+        option.get("_target_") == optimizer.path and set(optimizer.arguments) <= set(option) & set(BOUNDS)
+        for option in shipped_optimizers()
+    )
+
+
+@cache
+def shipped_optimizers() -> tuple[Mapping[str, Any], ...]:
+    """The options of conf/optimizer."""
+    files = sorted((conf_folder() / "optimizer").glob("*.yaml"))
+    options: Any = [OmegaConf.to_container(OmegaConf.load(file), resolve=False) for file in files]
+    return tuple(options)
 
 
 def refusal(optimizer: Target) -> str | None:

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from summarizer.converting import openvino
-from summarizer.converting.openvino import Converted, open_converted
 from summarizer.errors import Issue
-from summarizer.trained import opened
-from summarizer.trained.opened import Opened, open_runs
+from summarizer.trained import opening
 from summarizer.trained.run_folder import TrainedRun
+
+if TYPE_CHECKING:
+    from summarizer.converting.openvino import Converted
+    from summarizer.trained.opened import Opened
 
 
 def opening_issues(runs: Sequence[TrainedRun], backend: str, *, device: str, precision: str) -> list[Issue]:
     """What `open_model` would refuse before it reads anything of the base."""
-    of_backend = opened if backend == "torch" else openvino
-    return list(of_backend.opening_issues(runs, device=device, precision=precision))
+    if backend == "torch":
+        return list(opening.opening_issues(runs, device=device, precision=precision))
+    from summarizer.converting import openvino
+
+    return list(openvino.opening_issues(runs, device=device, precision=precision))
 
 
 def open_model(
@@ -23,5 +28,9 @@ def open_model(
 ) -> Opened | Converted:
     """Runs to write summaries by. Raises ConfigError as `open_runs` and `open_converted` do."""
     if backend == "torch":
+        from summarizer.trained.opened import open_runs
+
         return open_runs(runs, device=device, precision=precision)
+    from summarizer.converting.openvino import open_converted
+
     return open_converted(runs, backend, device=device, precision=precision)

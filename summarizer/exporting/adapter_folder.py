@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from summarizer.adapters.attach import roles
 from summarizer.adapters.foreign import adapter_of_folder
-from summarizer.adapters.peft_format import CONFIG_FILE, WEIGHTS_FILE, read_config
+from summarizer.adapters.peft_config import CONFIG_FILE, WEIGHTS_FILE, read_config
 from summarizer.atomic import write_tensors
 from summarizer.config.specs import GenerationSpec
 from summarizer.data.prompt import Prompt

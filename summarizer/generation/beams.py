@@ -106,7 +106,9 @@ class BeamSearch:
                 for row, generator in zip(chances, self.generators, strict=True)
             ]
         ).to(self.device)
-        return summed.gather(1, drawn), drawn
+        # The best first, as topk gives them: only of the first half do those count that end.
+        scores, order = summed.gather(1, drawn).sort(dim=1, descending=True)
+        return scores, drawn.gather(1, order)
 
     def _end(
         self,

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float32, Int
 from torch import Tensor, nn
 from transformers import (
@@ -20,16 +21,18 @@ from transformers import (
     PreTrainedModel,
     Qwen2ForCausalLM,
 )
-from transformers.activations import SiLUActivation
 
+from summarizer import compat
 from summarizer.generation.key_values import KeyValues
-from summarizer.model.attention import NAME
-from summarizer.model.gptj_attention import PackedGPTJAttention
+from summarizer.model import probe
+from summarizer.model.attention import is_packed
+from summarizer.model.gptj_attention import GPTJAttention
 from summarizer.model.kernels import attend_one, between
 from summarizer.model.kernels.attend_one import Turns
 from summarizer.model.kernels.few_rows import FEW_ROWS
 from summarizer.model.kernels.rms_norm import RMSNorm
 from summarizer.model.kernels.tape import Tape, taken_down
+from summarizer.model.rotary_attention import RotaryAttention
 
 Angles = Callable[[Tensor], tuple[Tensor, Tensor]]
 """Cosines and sines, each of shape (rows, half), of positions."""
@@ -71,12 +74,7 @@ def token_pass(model: PreTrainedModel, key_values: KeyValues, rows: int) -> Toke
     if rows > FEW_ROWS:
         return None
     fits = all(attend_one.takes(part.of_prompts) for both in key_values.layers.values() for part in both)
-    if (
-        known is None
-        or not fits
-        or not (between.is_at_hand() and Tape.is_at_hand())
-        or model.config._attn_implementation != NAME
-    ):
+    if known is None or not fits or not (between.is_at_hand() and Tape.is_at_hand()) or not is_packed(model):
         return None
     try:
         return known(model, key_values, rows)
@@ -87,13 +85,13 @@ def token_pass(model: PreTrainedModel, key_values: KeyValues, rows: int) -> Toke
 def _gptj(model: GPTJForCausalLM, key_values: KeyValues, rows: int) -> TokenPass:
     """Source: transformers' GPTJBlock, whose attention and MLP see the same norm."""
     body, attention = model.transformer, model.transformer.h[0].attn
-    _want(type(attention) is PackedGPTJAttention)
+    _want(all(type(block.attn) is GPTJAttention for block in body.h))
 
     def angles(positions: Tensor) -> tuple[Tensor, Tensor]:
-        sin, cos = attention.embed_positions[positions].chunk(2, dim=-1)
+        sin, cos = attention.rotary_table(positions)
         return cos, sin
 
-    hidden, turns = _inputs(model, rows, (attention.rotary_dim or attention.head_dim) // 2, neighbours=True)
+    hidden, turns = _inputs(model, rows, attention.rotary_table.rotary_dim // 2, neighbours=True)
     with taken_down() as tape:
         for layer, block in enumerate(body.h):
             activation = block.mlp.act
@@ -110,6 +108,8 @@ def _gptj(model: GPTJForCausalLM, key_values: KeyValues, rows: int) -> TokenPass
 def _llama(model: PreTrainedModel, key_values: KeyValues, rows: int) -> TokenPass:
     """Source: transformers' LlamaDecoderLayer, which MistralDecoderLayer and Qwen2DecoderLayer repeat."""
     body = model.model
+    attentions = [block.self_attn for block in body.layers]
+    _want(all(type(attention) is RotaryAttention and not attention.has_norms for attention in attentions))
     hidden, turns = _inputs(model, rows, body.layers[0].self_attn.head_dim // 2, neighbours=False)
 
     def angles(positions: Tensor) -> tuple[Tensor, Tensor]:
@@ -119,7 +119,7 @@ def _llama(model: PreTrainedModel, key_values: KeyValues, rows: int) -> TokenPas
     with taken_down() as tape:
         for layer, block in enumerate(body.layers):
             mlp = block.mlp
-            _want(isinstance(mlp.act_fn, nn.SiLU | SiLUActivation))
+            _want(probe.is_function(mlp.act_fn, F.silu))
             normed = _rms_norm(block.input_layernorm, hidden)
             attended = _attended(block.self_attn, layer, normed, key_values, turns, tape)
             between.add_(hidden, _product(block.self_attn.o_proj, attended, tape))
@@ -152,8 +152,8 @@ def _attended(
         _product(projection, normed, tape)
         for projection in (attention.q_proj, attention.k_proj, attention.v_proj)
     )
-    scale = attention.head_dim**-0.5
-    return attend_one.attend_new(query, key, value, key_values.kept(layer), turns, scale)
+    scaling = getattr(attention, "scaling", attention.head_dim**-0.5)
+    return attend_one.attend_new(query, key, value, key_values.kept(layer), turns, scaling)
 
 
 def _product(layer: nn.Module, x: Tensor, tape: Tape) -> Tensor:
@@ -162,7 +162,8 @@ def _product(layer: nn.Module, x: Tensor, tape: Tape) -> Tensor:
     y: Tensor = layer(x)
     # Torch's way, which a layer takes for want of a kernel, would run now and never again.
     _want(len(tape.names) == before + 1 and y.is_contiguous() and tape.last_uses(x) and tape.last_uses(y))
-    _want(y._version == 0)  # an adapter that torch added in place would be in this y alone
+    # An adapter that torch added in place would be in this y alone.
+    _want(compat.was_never_written_in_place(y))
     return y
 
 

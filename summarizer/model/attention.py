@@ -8,7 +8,7 @@ made, no padding is computed, and an example sees nothing of its neighbours.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Protocol, runtime_checkable
 
@@ -17,16 +17,17 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int32
 from torch import Tensor, nn
 from torch.nn.attention.varlen import varlen_attn
-from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
-from transformers.masking_utils import sdpa_mask
+from transformers import AttentionInterface, AttentionMaskInterface, Cache, PreTrainedModel
 
+from summarizer import compat
 from summarizer.model.causal_blocks import causal_attention
 from summarizer.model.frozen import in_product_precision
 from summarizer.model.kernels import causal
 
 NAME = "packed"
 """What a config's attention implementation is called."""
+MARK = "attends_by_summarizer"
+"""The attribute by which a model is known to attend by `attend`."""
 UNKNOWN_PARTS = ("mamba", "conv", "recurrent", "rwkv", "linear_attn", "ssm", "sinks")
 """In the names of modules that carry a state from token to token, across the borders of packed examples, or that
 attend in a way of their own."""
@@ -88,9 +89,12 @@ def attend(
     if _key_values is not None:
         return _key_values.attend(module.layer_idx, query, key, value, scaling), None  # type: ignore[arg-type]
     if attention_mask is None or attention_mask.dtype != torch.int32:
-        return sdpa_attention_forward(  # type: ignore[no-any-return]
-            module, query, key, value, attention_mask, scaling=scaling, **more
-        )
+        if attention_mask is not None and attention_mask.is_floating_point():
+            attention_mask = attention_mask.to(
+                query.dtype
+            )  # made for products in fp32, as eager attention has them
+        sdpa = AttentionInterface()["sdpa"]
+        return sdpa(module, query, key, value, attention_mask, scaling=scaling, **more)  # type: ignore[no-any-return]
     asked = [name for name in UNKNOWN_REQUESTS if more.get(name) is not None]
     assert not asked, f"packed attention has no {asked}: choose_attention should have left the model alone"
     return packed_attention(query, key, value, attention_mask.reshape(-1), scaling), None
@@ -187,22 +191,39 @@ def choose_attention(model: PreTrainedModel) -> None:
     config = model.config.get_text_config()
     names = {part for name, _ in model.named_modules() for part in name.lower().split(".")}
     if (
-        config._attn_implementation == "sdpa"
-        and getattr(model, "_supports_attention_backend", False)
+        compat.attention_implementation(model) == "sdpa"
+        and compat.attends_through_interface(model)
         and getattr(config, "is_causal", True)
         and "position_ids" in inspect.signature(model.forward).parameters
         and not any(getattr(config, setting, None) for setting in UNKNOWN_SETTINGS)
         and not any(part in name for name in names for part in UNKNOWN_PARTS)
     ):
         model.set_attn_implementation(NAME)
+        if compat.attention_implementation(model) == NAME:
+            mark_packed(model)
+
+
+def mark_packed(model: PreTrainedModel) -> None:
+    """Say of a model that all of its layers attend by `attend`."""
+    setattr(model, MARK, True)
+
+
+def is_packed(model: PreTrainedModel) -> bool:
+    """Whether all of a model's layers attend by `attend`."""
+    return bool(getattr(model, MARK, False))
 
 
 def packs_examples(model: PreTrainedModel, max_tokens: int) -> bool:
     """Whether several examples in one row, of up to max_tokens each, give what each gives alone."""
     config = model.config.get_text_config()
     window = getattr(config, "sliding_window", None) if getattr(config, "use_sliding_window", True) else None
-    return config._attn_implementation == NAME and (window is None or window >= max_tokens)
+    return is_packed(model) and (window is None or window >= max_tokens)
+
+
+def cache_among(given: Mapping[str, Any]) -> Cache | None:
+    """The cache of earlier keys and values among what a layer is given: by its type, since its name changes."""
+    return next((value for value in given.values() if isinstance(value, Cache)), None)
 
 
 AttentionInterface.register(NAME, attend)
-AttentionMaskInterface.register(NAME, sdpa_mask)
+AttentionMaskInterface.register(NAME, AttentionMaskInterface()["sdpa"])

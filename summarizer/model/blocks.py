@@ -10,12 +10,16 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
-from transformers.modeling_layers import GradientCheckpointingLayer
 
 
 def blocks(model: PreTrainedModel) -> list[nn.Module]:
-    """In the order of the data. None in a model whose code knows no blocks."""
-    return [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
+    """The list of as many modules as the config says that there are hidden layers, in the order of the data.
+
+    None in a model that keeps its blocks otherwise.
+    """
+    count = getattr(model.config.get_text_config(), "num_hidden_layers", None)
+    lists = (module for module in model.modules() if isinstance(module, nn.ModuleList))
+    return list(next((blocks for blocks in lists if len(blocks) == count), ()))
 
 
 def recompute_blocks(model: PreTrainedModel, count: int | None = None) -> int:

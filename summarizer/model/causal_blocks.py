@@ -17,6 +17,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from summarizer import compat
+
 BLOCK = 128
 """Queries at a time: the fastest of 64, 128 and 256 (8.3, 7.9 and 11.0 ms for one example of 512 tokens and 9 heads
 of 64; 63, 56 and 69 ms for 16 of 256)."""
@@ -60,8 +62,7 @@ class _CausalAttention(torch.autograd.Function):
             grad = _flat(grad_out, start, end)
             grad_v[:, :end] += torch.bmm(weight.transpose(1, 2), grad)
             grad_weight = torch.bmm(grad, values[:, :, :end])
-            # (grad - sum(grad * weight)) * weight, in one kernel that takes its sums in fp32
-            grad_scores = torch._softmax_backward_data(grad_weight, weight, -1, weight.dtype)
+            grad_scores = compat.softmax_backward(grad_weight, weight)
             _put(grad_q, start, end, torch.bmm(grad_scores, keys[:, :end]) * ctx.scaling)
             grad_k[:, :end] += torch.bmm(grad_scores.transpose(1, 2), _flat(queries, start, end))
         grad_k *= ctx.scaling

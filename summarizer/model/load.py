@@ -14,11 +14,7 @@ from pathlib import Path
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor
-from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
-from transformers.models.auto.modeling_auto import (
-    MODEL_FOR_CAUSAL_LM_MAPPING,
-    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
-)
+from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, PretrainedConfig, PreTrainedModel
 
 from summarizer import atomic
 from summarizer.config.paths import cache_folder
@@ -62,9 +58,11 @@ def load_config(folder: Path) -> PretrainedConfig:
 
 def _names_another_task(config: PretrainedConfig) -> bool:
     """Whether a checkpoint says that it was saved for something else than the next token, as BERT's do."""
-    causal = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()
+    own = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
     named = config.architectures or []
-    return bool(named) and not any(name in causal or name.endswith("Model") for name in named)
+    return bool(named) and not any(
+        name.endswith(("ForCausalLM", "LMHeadModel", "Model")) or name == own.__name__ for name in named
+    )
 
 
 def load_base(spec: ModelSpec, quantization: QuantizationSpec, device: torch.device) -> Base:

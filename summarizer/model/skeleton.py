@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
+import torch.nn.functional as F
 from accelerate import init_empty_weights
 from torch import nn
 from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
-from transformers.activations import NewGELUActivation
 from transformers.pytorch_utils import Conv1D
 
-from summarizer.model import attention, gptj_attention
-from summarizer.model.attention import choose_attention
+from summarizer.model import gptj_attention, probe
+from summarizer.model.attention import choose_attention, is_packed, mark_packed
 from summarizer.model.frozen import FrozenEmbedding, FrozenLinear, FrozenWeight
 from summarizer.model.kernels.gelu import TanhGELU
 from summarizer.model.kernels.rms_norm import same_as
-from summarizer.model.kernels.rotary import rotate_by_kernel
+from summarizer.model.rotary_attention import replace_rotary_attention
 
-OWN_ATTENTION = {gptj_attention.MODEL_TYPE: attention.NAME}
-"""By model type, for models that pick the class of their attention when they are built."""
+log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -58,10 +59,9 @@ def build_skeleton(config: PretrainedConfig, format_name: str) -> Skeleton:
     """Parameters on the meta device, buffers (rotary tables) real: the latter are computed, not loaded."""
     _turn_off_dropout(config)
     with init_empty_weights(include_buffers=False):
-        model = AutoModelForCausalLM.from_config(
-            config, dtype=torch.float32, attn_implementation=OWN_ATTENTION.get(config.model_type)
-        )
+        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     choose_attention(model)
+    _own_attention(model)
     model.requires_grad_(False)
     skeleton = Skeleton(model)
     for name, module in list(model.named_modules()):
@@ -72,19 +72,32 @@ def build_skeleton(config: PretrainedConfig, format_name: str) -> Skeleton:
     return skeleton
 
 
+def _own_attention(model: PreTrainedModel) -> None:
+    if model.config.model_type == gptj_attention.MODEL_TYPE:
+        if gptj_attention.replace_gptj_attention(model):
+            mark_packed(model)
+        else:
+            log.warning(
+                "base: GPT-J's attention in this version of transformers computes something else than ours; "
+                "its own is taken, which is slower"
+            )
+    elif is_packed(model):
+        replace_rotary_attention(model)
+
+
 def _frozen(name: str, module: nn.Module, format_name: str, skeleton: Skeleton) -> nn.Module | None:
     layer: nn.Module
     if isinstance(module, nn.Linear | Conv1D):
-        if type(module).forward not in (nn.Linear.forward, Conv1D.forward):
+        transposed = isinstance(module, Conv1D)
+        if not probe.is_product(module, transposed=transposed):
             skeleton.unconverted[name] = f"{type(module).__name__} computes more than a product"
             return None
         rows, columns = module.weight.shape
-        transposed = isinstance(module, Conv1D)
         weight = FrozenWeight(format_name, (columns, rows) if transposed else (rows, columns))
         weight.transposed_in_checkpoint = transposed
         layer = FrozenLinear(weight, bias=module.bias is not None)
     elif isinstance(module, nn.Embedding):
-        if type(module).forward is not nn.Embedding.forward:
+        if not probe.is_lookup(module):
             skeleton.unconverted[name] = f"{type(module).__name__} computes more than a lookup"
             return None
         rows, columns = module.weight.shape
@@ -115,12 +128,10 @@ def _fuse_elementwise(model: PreTrainedModel) -> None:
     # The same function in one kernel, which keeps its input for backward; written out GELU keeps five tensors as
     # wide, 5 GiB in GPT-J-6B at 2 x 1024 tokens.
     for name, module in list(model.named_modules()):
-        if isinstance(module, NewGELUActivation):
+        if probe.is_function(module, partial(F.gelu, approximate="tanh")):
             model.set_submodule(name, TanhGELU())
         elif (norm := same_as(module)) is not None:
             model.set_submodule(name, norm)
-        else:
-            rotate_by_kernel(module)
 
 
 def _turn_off_dropout(config: PretrainedConfig) -> None:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from transformers.conversion_mapping import get_model_conversion_mapping
-from transformers.core_model_loading import WeightRenaming, rename_source_key
 
+from summarizer import compat
 from summarizer.errors import ConfigError
 from summarizer.model.checkpoint_files import checkpoint_files, read_tensors
 from summarizer.model.formats import weight_format
@@ -67,17 +66,13 @@ def quantised(
     """
     wanted = {name: weight.shape for name, weight in skeleton.weights.items()} | _shapes(skeleton.plain)
     optional = _shapes(skeleton.buffers)
-    renamings = [
-        change
-        for change in get_model_conversion_mapping(skeleton.model)
-        if isinstance(change, WeightRenaming)
-    ]
+    renamed = compat.checkpoint_renamings(skeleton.model)
     missing, unplaced = set(wanted), []
     parameters = {name: math.prod(shape) for name, shape in wanted.items()}
     label = "reading the base" if format_name == "none" else f"quantising the base to {format_name}"
     with bar(label, sum(parameters.values()), unit="parameters") as progress:
         for checkpoint_name, tensor in source:
-            name = _placed(checkpoint_name, wanted | optional, skeleton.model.base_model_prefix, renamings)
+            name = _placed(checkpoint_name, wanted | optional, skeleton.model.base_model_prefix, renamed)
             if name is None or name in skeleton.copies:
                 unplaced.append(checkpoint_name)
                 continue
@@ -149,15 +144,14 @@ def _stored(
 
 
 def _placed(
-    name: str, wanted: Mapping[str, object], prefix: str, renamings: Sequence[WeightRenaming]
+    name: str, wanted: Mapping[str, object], prefix: str, renamed: Callable[[str], str]
 ) -> str | None:
     """The model's name for a checkpoint's tensor.
 
     Some checkpoints hold the body without its prefix, or with one more; of some, transformers has since
     renamed the modules (GPT-NeoX's head).
     """
-    renamed, _ = rename_source_key(name, renamings, [])
-    for known in (name, renamed):
+    for known in (name, renamed(name)):
         for candidate in (known, f"{prefix}.{known}", known.removeprefix(f"{prefix}.")):
             if candidate in wanted:
                 return candidate
@@ -182,7 +176,7 @@ def _shapes(tensors: dict[str, Tensor]) -> dict[str, tuple[int, ...]]:
 def _set_tensor(model: nn.Module, name: str, tensor: Tensor) -> None:
     module_path, _, leaf = name.rpartition(".")
     module = model.get_submodule(module_path)
-    if leaf in module._parameters:
-        module._parameters[leaf] = nn.Parameter(tensor, requires_grad=False)
+    if isinstance(getattr(module, leaf), nn.Parameter):
+        setattr(module, leaf, nn.Parameter(tensor, requires_grad=False))
     else:
-        module._buffers[leaf] = tensor
+        setattr(module, leaf, tensor)

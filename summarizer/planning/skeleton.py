@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from transformers import PretrainedConfig, PreTrainedModel
 
+from summarizer import compat
 from summarizer.adapters.attach import AdaptedModel
 from summarizer.model.formats import weight_format
 from summarizer.model.skeleton import build_skeleton
@@ -16,7 +18,7 @@ from summarizer.planning.simulate import Part
 
 
 def fake_base(
-    config: PretrainedConfig, format_name: str, mode: FakeTensorMode, device: torch.device
+    config: PretrainedConfig, format_name: str, mode: AbstractContextManager[Any], device: torch.device
 ) -> PreTrainedModel:
     """The frozen model that `load_base` would give, on fake tensors of `mode`.
 
@@ -41,14 +43,11 @@ def fake_base(
 
 def _fake_plain_tensors(module: nn.Module, device: torch.device) -> None:
     """Norms, biases and tables of one module: floats in fp32, as loading leaves them."""
-    for name, parameter in module._parameters.items():
-        if parameter is not None:
-            module._parameters[name] = nn.Parameter(
-                torch.empty(parameter.shape, device=device), requires_grad=False
-            )
-    for name, buffer in module._buffers.items():
-        if buffer is not None and not isinstance(buffer, FakeTensor):
-            module._buffers[name] = torch.empty(buffer.shape, dtype=buffer.dtype, device=device)
+    for name, parameter in list(module.named_parameters(recurse=False)):
+        setattr(module, name, nn.Parameter(torch.empty(parameter.shape, device=device), requires_grad=False))
+    for name, buffer in list(module.named_buffers(recurse=False)):
+        if not compat.is_fake(buffer):
+            setattr(module, name, torch.empty(buffer.shape, dtype=buffer.dtype, device=device))
 
 
 def resident(adapted: AdaptedModel) -> dict[Part, Sequence[Tensor]]:

@@ -52,7 +52,7 @@ def run_group(jobs: Sequence[Job]) -> list[Ended]:
     Returns how each ended, in their order. Raises StopRequested when they were saved and stopped by a signal, and
     whatever else is no Exception; in any case each begun run's summary.json and wandb say so.
     """
-    specs = [preflight(OmegaConf.create(job.config)) for job in jobs]
+    specs = [preflight(OmegaConf.create(job.config), imported=True) for job in jobs]
     trainer = specs[0].trainer
     processes = join_processes(device=trainer.device, precision=trainer.precision, wanted=trainer.processes)
     startup().lap("device")

@@ -13,8 +13,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError  # type: ignore[import-untyped]
 
-from summarizer.config.check import to_plain
-from summarizer.config.messages import shown
+from summarizer.config.plain import to_plain
 from summarizer.errors import ConfigError, Issue
 
 REFERENCE = re.compile(r"\$\{[A-Za-z_][\w.]*\}")
@@ -87,6 +86,8 @@ def job_of_folder(folder: Path, key: str = "resume") -> Job:
 
 def _calls(node: object, key: str) -> Iterator[Issue]:
     """The values of a plain config, and its keys, that do more than refer to another key."""
+    from summarizer.config.messages import shown  # pydantic with it
+
     if isinstance(node, dict):
         for name, value in node.items():
             yield from _calls(value, f"{key}.{name}" if key else str(name))

@@ -104,12 +104,15 @@ def start(jobs: Sequence[Job]) -> list[Ended]:
     What is asked of the first here is alike in all of them.
     Returns how each ended. Raises what kept all of them from beginning, and StopRequested once they are saved.
     """
+    from summarizer.runs.announce import announce_runs
     from summarizer.runs.preflight import preflight
 
     _compose_has_ended()
     spec = preflight(OmegaConf.create(jobs[0].config))
+    announce_runs(jobs)
     if spec.plan:
-        from summarizer.runs.show_plan import show_plan
+        with _importing(jobs):
+            from summarizer.runs.show_plan import show_plan
 
         show_plan(jobs)
         return [Ended(job.folder, None) for job in jobs]
@@ -118,11 +121,27 @@ def start(jobs: Sequence[Job]) -> list[Ended]:
     launched = int(os.environ.get("WORLD_SIZE", 1)) if "RANK" in os.environ else None
     if launched is None and wanted is not None and wanted > 1:
         return _spawn(jobs, wanted)
-    from summarizer.runs.experiment import run_group
+    with _importing(jobs):
+        from summarizer.runs.experiment import run_group
 
     startup().lap("imports")
     _lead.hand_over(jobs)
     return run_group(jobs)
+
+
+@contextmanager
+def _importing(jobs: Sequence[Job]) -> Iterator[None]:
+    """Show that the block's imports are under way, and those of the classes that the jobs' configs name."""
+    from summarizer.config.targets import resolve_target
+    from summarizer.progress import working
+
+    if "transformers" in sys.modules:
+        yield
+        return
+    with working("importing torch, transformers"):
+        yield
+        for optimizer in {str(job.config["optimizer"]["_target_"]): None for job in jobs}:
+            resolve_target("optimizer", optimizer)
 
 
 def raise_alone(ended: Sequence[Ended]) -> float | None:
@@ -234,7 +253,10 @@ def _require_all_launched() -> None:
 
 def _spawn(jobs: Sequence[Job], count: int) -> list[Ended]:
     """Run a group of jobs in `count` processes of this machine; signals reach all of them."""
-    from torch.multiprocessing.spawn import ProcessExitedException, start_processes
+    from summarizer.progress import working
+
+    with working(f"importing torch for {count} processes"):
+        from torch.multiprocessing.spawn import ProcessExitedException, start_processes
 
     from summarizer.training.stopping import listening
 
@@ -269,21 +291,28 @@ def _worker(rank: int, jobs_text: str, count: int, port: int) -> None:
     os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(count))
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
     prepare_process()
-    import torch
-
-    from summarizer.processes import leave_processes
-    from summarizer.runs.experiment import run_group
     from summarizer.runs.mistakes import report_mistakes
 
-    startup().lap("imports")
-    torch.set_num_threads(max(1, (os.cpu_count() or count) // count))
     jobs = jobs_from_json(jobs_text)
+
+    def run() -> None:
+        with _importing(jobs):
+            import torch
+
+            from summarizer.runs.experiment import run_group
+
+        startup().lap("imports")
+        torch.set_num_threads(max(1, (os.cpu_count() or count) // count))
+        raise_alone(run_group(jobs))
+
     if rank == 0:
         with folder_logs([job.folder for job in jobs]):
-            code = report_mistakes(lambda: raise_alone(run_group(jobs)), ())
+            code = report_mistakes(run, ())
     else:
         sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115 - for the life of the process; rank 0 says it all
-        code = report_mistakes(lambda: raise_alone(run_group(jobs)), ())
+        code = report_mistakes(run, ())
+    from summarizer.processes import leave_processes
+
     leave_processes()
     sys.exit(code)
 

@@ -14,8 +14,11 @@ from summarizer.config.targets import Target
 from summarizer.errors import ConfigError, Issue
 
 
-def preflight(config: DictConfig) -> specs.RunSpec:
-    """The typed run that a composed config describes. Raises ConfigError with a line for each mistake."""
+def preflight(config: DictConfig, *, imported: bool = False) -> specs.RunSpec:
+    """The typed run that a composed config describes. Raises ConfigError with a line for each mistake.
+
+    imported: hear also what the classes that it names say themselves, as `check` has it.
+    """
     from summarizer.model.source import check_model_path
     from summarizer.tracking.login import check_tracking
 
@@ -26,7 +29,7 @@ def preflight(config: DictConfig) -> specs.RunSpec:
         (("trainer",), _device_is_there),
         (("tracking",), check_tracking),
     )
-    return check(config, input_rules)
+    return check(config, input_rules, imported=imported)
 
 
 def _splits_are_there(data: specs.DataSpec, evaluation: specs.EvaluationSpec) -> Iterator[Issue]:
@@ -42,7 +45,7 @@ def _splits_are_there(data: specs.DataSpec, evaluation: specs.EvaluationSpec) ->
 def _start_is_there(adapter: Target) -> Iterator[Issue]:
     if adapter.start_from is None:
         return
-    from summarizer.adapters.peft_format import WEIGHTS_FILE, read_config  # transformers with it: a second
+    from summarizer.adapters.peft_config import WEIGHTS_FILE, read_config
 
     folder = Path(adapter.start_from)
     if not folder.is_dir():

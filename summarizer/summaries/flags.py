@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
@@ -39,6 +40,12 @@ BACKEND = (
 )
 GENERATION_KEYS = ("backend", *(key for key, _, _ in (*NUMBERS, *SWITCHES)))
 """Of the config group `generation`, in the order of --help."""
+
+
+def program(name: str) -> str:
+    """What usage texts call a command: `summarizer NAME` where it was started so, or its module."""
+    own = f"summarizer {name}"
+    return own if sys.argv[0] == own else f"python -m summarizer.{name}"
 
 
 class TakesFlags(Protocol):

@@ -6,10 +6,13 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from summarizer.config.paths import shown
-from summarizer.config.specs import TrackingSpec
 from summarizer.errors import ConfigError
+
+if TYPE_CHECKING:
+    from summarizer.config.specs import TrackingSpec
 
 _due: list[dict[Path, TrackingSpec]] = []
 """The sweeps to report, for each `reported` block that is open, and where wandb is to hear of them."""

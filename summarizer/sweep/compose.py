@@ -19,9 +19,9 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
-from summarizer.config.check import to_plain
 from summarizer.config.diagnose import diagnose
 from summarizer.config.paths import shown
+from summarizer.config.plain import to_plain
 from summarizer.errors import ConfigError, Issue
 from summarizer.runs.job import Job
 from summarizer.runs.preflight import preflight

@@ -8,20 +8,19 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import torch
-
 from summarizer.adapters.attach import AdaptedModel, attach, roles
 from summarizer.adapters.foreign import adapter_of_folder
 from summarizer.adapters.peft_format import load_adapter
 from summarizer.config.specs import GenerationSpec, RunSpec
 from summarizer.data.prompt import Prompt, build_prompt
-from summarizer.errors import ConfigError, Issue
+from summarizer.errors import ConfigError
 from summarizer.generation.decode import Decoder
 from summarizer.model.load import Base, load_base, load_config
 from summarizer.model.source import model_folder
 from summarizer.model.tokenizer import check_context, load_tokenizer
 from summarizer.processes import Processes, join_processes, keep_freed_memory
-from summarizer.trained.run_folder import ADAPTER, KEY, TrainedRun, base_differences
+from summarizer.trained.opening import opening_issues
+from summarizer.trained.run_folder import ADAPTER, KEY, TrainedRun
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -68,19 +67,6 @@ class Opened:
                 on_step=on_step,
                 read_in_int8=self.reads_in_int8,
             )
-
-
-def opening_issues(runs: Sequence[TrainedRun], *, device: str, precision: str) -> Iterator[Issue]:
-    """What speaks against opening these runs so, as far as that is seen without reading anything of their base."""
-    yield from base_differences(runs)
-    on_card = device != "cpu" and torch.cuda.is_available()
-    if device == "cuda" and not on_card:
-        yield Issue("--device", "cuda, but PyTorch sees no CUDA device here; use auto or cpu")
-    if precision == "int8" and (on_card or runs[0].spec.quantization.format != "int8"):
-        yield Issue(
-            "--precision",
-            "int8 is for bases that are quantised to int8, on a CPU; leave it out for the best there is",
-        )
 
 
 def open_runs(runs: Sequence[TrainedRun], *, device: str = "auto", precision: str = "auto") -> Opened:

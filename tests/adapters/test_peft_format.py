@@ -15,8 +15,11 @@ from tiny_bases import adapted, fill_randomly, load, logits, lora, plain, saved,
 
 from summarizer.adapters.attach import AdaptedModel, attach, roles
 from summarizer.adapters.foreign import adapter_of_folder
-from summarizer.adapters.peft_format import load_adapter, peft_tensors, read_config, save_adapter
+from summarizer.adapters.peft_config import read_config
+from summarizer.adapters.peft_format import load_adapter, peft_tensors, save_adapter
 from summarizer.errors import ConfigError
+
+pytestmark = pytest.mark.versions
 
 KINDS = ["gptj", "llama_tied", "llama_untied", "gpt2", "neox", "opt"]
 WEIGHTS = "adapter_model.safetensors"

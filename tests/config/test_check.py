@@ -11,7 +11,8 @@ from composing import composed, mistakes
 from omegaconf import OmegaConf
 
 from summarizer.config import specs
-from summarizer.config.check import check, to_plain
+from summarizer.config.check import check
+from summarizer.config.plain import to_plain
 from summarizer.config.targets import Target
 from summarizer.errors import ConfigError
 from summarizer.model import load

@@ -9,6 +9,8 @@ from hydra.errors import HydraException
 from summarizer.config.diagnose import _command_line, diagnose
 from summarizer.runs.preflight import preflight
 
+pytestmark = pytest.mark.versions
+
 
 def lines(*arguments: str) -> list[str]:
     return [

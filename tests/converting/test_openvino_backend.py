@@ -26,6 +26,8 @@ from summarizer.model.formats import int8
 from summarizer.trained.run_folder import TrainedRun, read_run
 from summarizer.trained.summariser import Summariser
 
+pytestmark = pytest.mark.versions
+
 NO_OPENVINO = "openvino is not installed: pip install '.[openvino]'"
 KINDS = ("gptj", "llama_tied", "llama_untied")
 ARTICLES = [

@@ -18,6 +18,8 @@ from summarizer.data.formats import READERS
 from summarizer.data.rows import BadRow
 from summarizer.errors import ConfigError
 
+pytestmark = pytest.mark.versions
+
 COLUMNS = Columns(article="article", summary="highlights", id="id")
 AWKWARD = [
     {

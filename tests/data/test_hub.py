@@ -20,6 +20,8 @@ from summarizer.data.splits import build_split
 from summarizer.data.stream import StreamedSplit
 from summarizer.errors import ConfigError
 
+pytestmark = pytest.mark.versions
+
 SpecBuilder = Callable[..., DataSpec]
 
 

@@ -15,6 +15,8 @@ from summarizer.data.splits import build_split
 from summarizer.data.stream import StreamedSplit
 from summarizer.errors import ConfigError
 
+pytestmark = pytest.mark.versions
+
 SpecBuilder = Callable[..., DataSpec]
 Writer = Callable[..., str]
 BAD = {"id": "bad", "article": None, "highlights": "x"}

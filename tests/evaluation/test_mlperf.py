@@ -13,6 +13,8 @@ from summarizer.evaluation import mlperf
 from summarizer.evaluation.mlperf import REFERENCE, ROWS, mlperf_scores, prompt, prompt_ids, verdict
 from summarizer.evaluation.rouge import score_pairs
 
+pytestmark = pytest.mark.versions
+
 PREDICTIONS = [" The cats were running. Dogs slept. ", "", "One sentence.  Another one here."]
 REFERENCES = ["A cat runs.\nThe dog sleeps .", "Something .", "Another one here .\nOne sentence ."]
 

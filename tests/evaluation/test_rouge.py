@@ -9,6 +9,8 @@ import pytest
 
 from summarizer.evaluation.rouge import VARIANTS, Interval, bootstrap, score_pairs
 
+pytestmark = pytest.mark.versions
+
 PREDICTIONS = ["The cats were running. Dogs slept.", "nothing alike", "", "One sentence. Another one here."]
 REFERENCES = [
     "A cat runs.\nThe dog sleeps .",

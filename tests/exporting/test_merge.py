@@ -18,6 +18,8 @@ from summarizer.exporting.model_folder import MergedModel
 from summarizer.model.load import load_config
 from summarizer.trained.opened import Opened
 
+pytestmark = pytest.mark.versions
+
 KINDS = ["gptj", "llama_tied", "gpt2", "neox", "gemma3", "opt"]
 
 

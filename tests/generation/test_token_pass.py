@@ -22,6 +22,8 @@ sys.path.append(str(Path(__file__).resolve().parent))
 from test_decode import NEW, PROMPTS, SEARCHES, answers, expected
 from tiny_bases import fill_randomly, load, lora, plain, saved
 
+pytestmark = pytest.mark.versions
+
 needs_kernels = pytest.mark.skipif(
     not between.is_at_hand(),
     reason="the kernels want Linux, AVX-512 and a C compiler; the model goes its own way",

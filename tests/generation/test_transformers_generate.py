@@ -18,6 +18,8 @@ from summarizer.generation.transformers_generate import generate, generation_con
 sys.path.append(str(Path(__file__).resolve().parents[1] / "adapters"))
 from tiny_bases import adapted, fill_randomly, load, lora, plain, saved
 
+pytestmark = pytest.mark.versions
+
 END, PAD, NEW = 7, 0, 12
 PROMPTS = [
     [random.Random(length).randrange(8, 96) for _ in range(length)] for length in (5, 1, 12, 8)

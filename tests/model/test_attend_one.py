@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import Tensor
-from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
 from summarizer.model.gptj_attention import rotate
 from summarizer.model.kernels.attend_one import Kept, Turns, attend_new, attend_one, is_at_hand, takes
+from summarizer.model.rotary_attention import rotate_halves
 
 pytestmark = pytest.mark.skipif(
     not is_at_hand(), reason="the kernel wants Linux, AVX-512 and a C compiler; torch's operators serve here"
@@ -97,7 +97,7 @@ def test_a_new_token_is_turned_kept_and_attended_to(dtype: torch.dtype, neighbou
             return rotate(x, angles.sin()[:, None, None], angles.cos()[:, None, None], 2 * half)[:, 0]
         cos, sin = (torch.cat((part, part), -1)[:, None] for part in (angles.cos(), angles.sin()))
         front, rest = x[..., : 2 * half], x[..., 2 * half :]
-        return torch.cat((apply_rotary_pos_emb(front, front, cos, sin, 2)[0], rest), -1)[:, 0]
+        return torch.cat((rotate_halves(front, front, cos, sin)[0].transpose(1, 2), rest), -1)[:, 0]
 
     places = written.repeat_interleave(beams) - 1
     for kept, new in zip(by_torch, (turned(key), value.view(rows, kv_heads, d)), strict=True):

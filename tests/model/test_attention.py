@@ -13,11 +13,11 @@ import torch.nn.functional as F
 from model_folders import load, logits, tiny_model, token_ids
 from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import AutoModelForCausalLM
-from transformers.models.gptj.modeling_gptj import apply_rotary_pos_emb, create_sinusoidal_positions
 
 from summarizer.model import attention
 from summarizer.model.attention import _flash, _masked, packed_attention, packs_examples
-from summarizer.model.gptj_attention import rotate
+
+pytestmark = pytest.mark.versions
 
 PACKED = ("gptj", "llama_tied", "llama_untied", "gpt2", "neox", "qwen2", "qwen3", "gemma3", "opt", "phi")
 
@@ -111,14 +111,6 @@ def test_the_card_attends_as_the_cpu_does(kv_heads: int, d: int) -> None:
         assert theirs.grad is not None
         assert ours.grad is not None
         torch.testing.assert_close(ours.grad.cpu(), theirs.grad, rtol=5e-2, atol=5e-2)
-
-
-def test_rotation_is_transformers_own() -> None:
-    x = torch.randn(2, 7, 3, 32)
-    angles = create_sinusoidal_positions(64, 16)[torch.tensor([0, 1, 2, 0, 1, 5, 63])].expand(2, -1, -1)
-    sin, cos = angles.chunk(2, dim=-1)
-    expected = torch.cat([apply_rotary_pos_emb(x[..., :16], sin, cos), x[..., 16:]], dim=-1)
-    torch.testing.assert_close(rotate(x, sin[:, :, None], cos[:, :, None], 16), expected)
 
 
 @pytest.mark.parametrize("kind", PACKED)

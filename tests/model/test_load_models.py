@@ -18,6 +18,8 @@ from summarizer.model.frozen import FrozenEmbedding, FrozenLinear
 from summarizer.model.load import load_config
 from summarizer.model.skeleton import build_skeleton
 
+pytestmark = pytest.mark.versions
+
 
 @pytest.mark.parametrize("kind", CONFIGS)
 def test_logits_are_those_of_transformers(kind: str, tmp_path: Path) -> None:

@@ -12,6 +12,8 @@ from summarizer.model.kernels import rms_norm
 from summarizer.model.kernels.rms_norm import RMSNorm, same_as, takes
 from summarizer.model.skeleton import build_skeleton
 
+pytestmark = pytest.mark.versions
+
 needs_kernel = pytest.mark.skipif(
     not takes(torch.empty(1)), reason="needs a processor with AVX-512 and a C compiler"
 )
@@ -82,6 +84,39 @@ def test_without_the_kernel_it_is_transformers_s_to_the_last_bit(
     x, (theirs, ours) = random(3, 24, seed=1).to(dtype), pair(24)
     assert torch.equal(ours(x), theirs(x))
     assert ours(x).dtype == theirs(x).dtype
+
+
+@pytest.mark.parametrize("what", ["weight", "epsilon", "rounding"])
+def test_what_is_computed_decides_not_a_name(what: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A release may change what a class of the same name computes, and all copies of its source with it."""
+
+    def forward(self: LlamaRMSNorm, x: Tensor) -> Tensor:
+        wide = x.float()
+        epsilon = self.variance_epsilon * (2 if what == "epsilon" else 1)
+        normed = wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + epsilon)
+        if what == "rounding":
+            return (self.weight * normed).to(x.dtype)
+        return (self.weight + (1 if what == "weight" else 0)) * normed.to(x.dtype)
+
+    theirs = LlamaRMSNorm(24)
+    assert same_as(theirs) is not None
+    monkeypatch.setattr(LlamaRMSNorm, "forward", forward)
+    assert same_as(theirs) is None
+
+
+def test_of_another_name_that_computes_the_same_it_is_taken() -> None:
+    class Normed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight, self.eps = nn.Parameter(torch.ones(24)), 1e-6
+
+        def forward(self, rows: Tensor) -> Tensor:
+            scaled = rows.float() / (rows.float().square().mean(-1, keepdim=True) + self.eps).sqrt()
+            return self.weight * scaled.to(rows.dtype)
+
+    assert isinstance(found := same_as(Normed()), RMSNorm)
+    assert found.epsilon == 1e-6
+    assert same_as(nn.LayerNorm(24, bias=False)) is None
 
 
 def test_a_weight_that_is_trained_gets_its_gradient() -> None:

@@ -9,6 +9,8 @@ from torch import Tensor
 
 from summarizer.model.formats import NAMES, int8, weight_format
 
+pytestmark = pytest.mark.versions
+
 SHAPES = [(3, 5), (1, 1), (5, 1), (7, 4097), (65, 129), (130, 62), (16, 64), (32, 48), (9, 160)]
 """Odd ones, and rows that blocks straddle: bitsandbytes' CPU kernel for nf4 is wrong on the last two."""
 QUANTISED = [name for name in NAMES if name != "none"]

@@ -11,7 +11,7 @@ from config.composing import composed
 from safetensors.torch import load_file
 from small_runs import TINY
 
-from summarizer.config.check import to_plain
+from summarizer.config.plain import to_plain
 from summarizer.runs.ended import Ended
 from summarizer.runs.experiment import run_group
 from summarizer.runs.job import Job

@@ -11,7 +11,7 @@ import pytest
 from config.composing import composed
 from omegaconf import OmegaConf
 
-from summarizer.config.check import to_plain
+from summarizer.config.plain import to_plain
 from summarizer.errors import ConfigError
 from summarizer.runs.folder import check_unused, claimed, take_back
 from summarizer.runs.job import Job, job_of_folder, jobs_from_json, jobs_to_json

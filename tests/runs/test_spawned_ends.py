@@ -10,7 +10,7 @@ import pytest
 import torch.multiprocessing
 from config.composing import composed
 
-from summarizer.config.check import to_plain
+from summarizer.config.plain import to_plain
 from summarizer.errors import RunsFailed, StopRequested
 from summarizer.runs import launch
 from summarizer.runs.job import Job

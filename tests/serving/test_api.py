@@ -14,6 +14,8 @@ from summarizer.serving.request import MOST_ARTICLE_CHARACTERS, MOST_BODY_BYTES,
 from summarizer.trained.opened import Opened
 from summarizer.trained.summariser import Summariser
 
+pytestmark = pytest.mark.versions
+
 
 def test_two_adapters_and_the_base_write_what_the_summariser_writes(client: Client, opened: Opened) -> None:
     events = client.events({"article": ARTICLE})

@@ -142,8 +142,8 @@ def test_hydras_own_files_are_what_its_launcher_writes(
 
     import hydra
 
-    from summarizer.config.check import to_plain
     from summarizer.config.paths import conf_folder
+    from summarizer.config.plain import to_plain
 
     arguments = [
         "adapter.dim=2,4",

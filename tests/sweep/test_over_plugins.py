@@ -31,7 +31,7 @@ def needs(plugin: str) -> pytest.MarkDecorator:
 @pytest.mark.parametrize(
     ("over", "options"),
     [
-        pytest.param("joblib", "{n_jobs: 1}", marks=needs("hydra_joblib_launcher")),
+        pytest.param("joblib", "{n_jobs: 1}", marks=[needs("hydra_joblib_launcher"), pytest.mark.versions]),
         pytest.param("submitit_local", "{timeout_min: 10}", marks=needs("hydra_submitit_launcher")),
         pytest.param("ray", "{ray: {init: {num_cpus: 1}}}", marks=needs("hydra_ray_launcher")),
     ],
@@ -73,6 +73,7 @@ def test_another_launcher_in_its_place_runs_each_combination(
     assert [read_summary(tmp_path / "sweep" / run).status for run in "01"] == ["completed"] * 2
 
 
+@pytest.mark.versions
 @pytest.mark.slow
 @needs("hydra_optuna_sweeper")
 def test_an_optimiser_gets_each_runs_value(tmp_path: Path, command: Command) -> None:

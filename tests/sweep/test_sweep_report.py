@@ -23,6 +23,8 @@ from summarizer.sweep.table import plain_rows
 from summarizer.sweep.wording import saving
 from summarizer.tracking.summary import BaseScores, RougeScores, Score
 
+pytestmark = pytest.mark.versions
+
 ESCAPED = re.compile(r"\\(.)")
 
 

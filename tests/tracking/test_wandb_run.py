@@ -23,6 +23,8 @@ from summarizer.tracking.tracker import NoTracker, SampleSummary, Tracker
 from summarizer.tracking.wandb_log import last_recorded_step, read_raw, read_records
 from summarizer.tracking.wandb_run import open_tracker
 
+pytestmark = pytest.mark.versions
+
 WANDB_KEY = "feedfacefeedfacefeedfacefeedfacefeedface"
 HUB_TOKEN = "hf_recognisablerecognisablerecogn"
 

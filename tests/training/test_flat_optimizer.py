@@ -22,6 +22,8 @@ from summarizer.training import flat_optimizer
 from summarizer.training.flat_optimizer import FlatOptimizer, build_optimizer, is_elementwise
 from summarizer.training.state_file import load_state, save_state
 
+pytestmark = pytest.mark.versions
+
 SHAPES = [(2, 64), (3, 1000), (2, 4096), (1, 7), (2, 2304), (3, 4099), (4, 1000)]
 """Too small for 8-bit state and large enough, in turn; whole blocks of 256 and not."""
 

@@ -27,6 +27,8 @@ from summarizer.training.schedule import rate_factor
 from summarizer.training.stopping import StopSignal
 from summarizer.training.trial import Trial
 
+pytestmark = pytest.mark.versions
+
 STEPS = 4
 
 

@@ -10,6 +10,8 @@ import torch
 from jaxtyping import Float, Float32
 from torch import Tensor
 
+from summarizer import compat
+
 E4M3 = torch.float8_e4m3fn
 """3 bits of mantissa, 4 of exponent, largest number 448. Source: Micikevicius et al. 2022 (arXiv:2209.05433)."""
 
@@ -18,7 +20,7 @@ def has_fp8_products(x: Tensor, shape: tuple[int, int]) -> bool:
     """Whether the device of x multiplies fp8 matrices with a weight of that shape, and x asks for bf16.
 
     Compute capability 8.9 and up; sides that 16 divides; bf16 is the only output of row-wise scales. Source:
-    the checks of torch._scaled_mm. Everything here is a constant to torch.compile.
+    the checks of torch's own product. Everything here is a constant to torch.compile.
     """
     if not x.is_cuda or x.dtype != torch.bfloat16 or torch.version.hip is not None:
         return False
@@ -55,9 +57,7 @@ def scaled_product(
     add with fewer bits than fp32 has.
     """
     if a.is_cuda:
-        # Not torch.nn.functional.scaled_mm: torch 2.11 cannot compile that name (pytorch issue 180604). Row-wise
-        # kernels are only fast with use_fast_accum (torchao's row-wise recipe, which sets it in all products).
-        return torch._scaled_mm(a, b.t(), a_scale, b_scale.t(), out_dtype=dtype, use_fast_accum=True)
+        return compat.scaled_mm(a, b, a_scale, b_scale, dtype)
     with torch.autocast(a.device.type, enabled=False):
         return (a.float() @ b.float().t() * a_scale * b_scale.t()).to(dtype)
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import lru_cache
 
 import torch
 from jaxtyping import Float, Float32, Int8, Int64
 from torch import Tensor
 
+from summarizer import compat
 from summarizer.model.kernels import many_rows
 from summarizer.model.kernels.few_rows import LowRankPairs, are_few_in_place, is_in_place
 
@@ -50,7 +50,7 @@ def product_on_cpu(
     """x @ W.T for few rows, or in whole numbers; None where the dense way is the better one, or x is no CPU's."""
     rows = x.reshape(-1, x.shape[-1])
     if are_few_in_place(rows) and _is_laid_out_for_the_kernel(q):
-        y = torch._weight_int8pack_mm(rows, q, _ones(len(q), x.dtype))
+        y = compat.int8_weight_mm(rows, q)
         return (y * scale.squeeze(1)).to(x.dtype).reshape(*x.shape[:-1], -1)
     if _are_in_whole_numbers(rows):
         return whole_number_product(rows, q, scale).reshape(*x.shape[:-1], -1)
@@ -109,16 +109,11 @@ def whole_number_product(
     whole = (x * torch.where(step > SMALLEST_STEP, 1 / step, 0.0)).nan_to_num_(0.0).round_().to(torch.int32)
     high = (whole + 128) >> 8  # 256 high + low, each of a signed byte
     low = whole - (high << 8)
-    sums = torch._int_mm(low.to(torch.int8), q.t()).float()  # exact, in int32
-    apart = torch._int_mm(high[:, largest].to(torch.int8), q[:, largest].t())
+    sums = compat.int8_mm(low.to(torch.int8), q.t()).float()  # exact, in int32
+    apart = compat.int8_mm(high[:, largest].to(torch.int8), q[:, largest].t())
     return (sums + 256 * apart.float()).mul_(step).mul_(scale.t()).to(dtype)
 
 
 def _largest_columns(x: Float[Tensor, "m d_in"]) -> Int64[Tensor, " apart"]:
     absmax = many_rows.column_absmax(x) if many_rows.is_at_hand() else x.float().abs().amax(dim=0)
     return absmax.topk(max(x.shape[1] // LARGEST_COLUMNS, 1)).indices.sort().values
-
-
-@lru_cache(maxsize=64)
-def _ones(count: int, dtype: torch.dtype) -> Tensor:
-    return torch.ones(count, dtype=dtype)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import inspect
+import copy
 from ctypes import c_float
 from pathlib import Path
 from typing import Any, cast
@@ -10,12 +10,14 @@ from typing import Any, cast
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
+from summarizer.model import probe
 from summarizer.model.kernels.compiled import kernels, library
 from summarizer.model.kernels.operators import count, define, is_eager, numbers_of, threads
 
 SOURCE = Path(__file__).with_name("rms_norm.c")
+EPSILONS = ("variance_epsilon", "eps", "epsilon")
+"""What modules call the number that keeps a row of zeros from being divided by 0."""
 
 
 class RMSNorm(nn.Module):
@@ -34,24 +36,37 @@ class RMSNorm(nn.Module):
         if takes(x) and self.weight.dtype == torch.float32 and not self.weight.requires_grad:
             y: Tensor = _RMSNorm.apply(x, self.weight, self.epsilon)  # type: ignore[no-untyped-call]
             return y
+        return self.by_torch(x)
+
+    def by_torch(self, x: Float[Tensor, "... d"]) -> Float[Tensor, "... d"]:
+        """The same by torch's own operations, in any precision and with a gradient for the weight."""
         wide = x.float()
         normed = wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + self.epsilon)
         return self.weight * normed.to(x.dtype)
 
 
 def same_as(module: nn.Module) -> RMSNorm | None:
-    """This normalisation with a module's weight, where its class computes what Llama's does; else None.
+    """This normalization with a module's weight, where the module computes the same; else None.
 
-    transformers writes the same few lines into each model that has it; those that differ, such as Gemma's, which
-    adds 1 to the weight, compute something else.
+    transformers has it in a class of each model's own, and some of these compute something else: Gemma's adds 1 to
+    the weight, OLMo's rounds at another place.
     """
-    kind = type(module)
-    if not kind.__name__.endswith("RMSNorm") or inspect.getsource(kind.forward) != _LLAMA_S:
+    parameters = dict(module.named_parameters())
+    epsilon = next((value for name in EPSILONS if (value := getattr(module, name, None)) is not None), None)
+    if set(parameters) != {"weight"} or not isinstance(epsilon, float):
         return None
-    return RMSNorm(cast(nn.Parameter, module.weight), cast(float, module.variance_epsilon))
-
-
-_LLAMA_S = inspect.getsource(LlamaRMSNorm.forward)
+    if any(True for _ in (*module.children(), *module.buffers())):
+        return None
+    asked: Any = copy.deepcopy(module).to_empty(device="cpu")
+    asked.weight = probe.drawn_parameter(parameters["weight"], *parameters["weight"].shape)
+    ours = RMSNorm(asked.weight, epsilon)
+    # Rows so small that epsilon decides, and such as models have; both precisions, since they differ in rounding.
+    x = torch.stack([probe.drawn(3, len(asked.weight), seed=1, scale=scale) for scale in (1e-4, 1.0, 100.0)])
+    for dtype, rtol in ((torch.float32, 1e-5), (torch.bfloat16, 0.0)):
+        right = ours.by_torch(x.to(dtype))
+        if not probe.gives(asked, right, x.to(dtype), rtol=rtol, atol=0.0):
+            return None
+    return RMSNorm(cast(nn.Parameter, module.weight), epsilon)
 
 
 def takes(x: Tensor) -> bool:

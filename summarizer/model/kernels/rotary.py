@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-import inspect
 from ctypes import c_int
-from functools import cache
 from pathlib import Path
-from types import FunctionType
-from typing import Any, cast
+from typing import Any
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
-from transformers.models.llama import modeling_llama
+from torch import Tensor
 
 from summarizer.model.kernels.compiled import kernels, library
 from summarizer.model.kernels.operators import count, define, is_eager, numbers_of, threads
 
 SOURCE = Path(__file__).with_name("rotary.c")
-APPLY = "apply_rotary_pos_emb"
-"""What transformers' models with Llama's embeddings call them by, each a copy of its own."""
 
 
 def takes(x: Tensor, cos: Tensor) -> bool:
@@ -41,51 +35,6 @@ def rotated(
     """
     y: Tensor = _Rotation.apply(x, cos, sin, neighbours)  # type: ignore[no-untyped-call]
     return y
-
-
-def rotate_by_kernel(attention: nn.Module) -> None:
-    """Let an attention layer whose model has Llama's rotary embeddings take them from here."""
-    own: Any = type(attention)
-    if (kind := _rotating(own)) is not None:
-        attention.__class__ = kind
-
-
-@cache
-def _rotating(kind: type[Any]) -> type[nn.Module] | None:
-    """The class whose forward is that of `kind`, but for what the name APPLY means in it.
-
-    There are as many such forwards as models. A class, not a forward of each layer's own, so that compiled blocks
-    share their code.
-    """
-    own = kind.forward
-    if not isinstance(own, FunctionType) or APPLY not in own.__code__.co_names:
-        return None
-    if inspect.getsource(own.__globals__[APPLY]) != _LLAMA_S:
-        return None
-    eager = FunctionType(own.__code__, {**own.__globals__, APPLY: _apply}, closure=own.__closure__)
-    eager.__defaults__, eager.__kwdefaults__ = own.__defaults__, own.__kwdefaults__
-
-    def forward(self: nn.Module, *inputs: Any, **more: Any) -> Any:
-        # The compiler looks names up in the module that a function says it is from, where APPLY means the other.
-        return (own if torch.compiler.is_compiling() else eager)(self, *inputs, **more)
-
-    return type(kind.__name__, (kind,), {"forward": forward, "__doc__": kind.__doc__})
-
-
-_LLAMA_S = inspect.getsource(modeling_llama.apply_rotary_pos_emb)
-
-
-def _apply(
-    q: Float[Tensor, "rows heads t d"],
-    k: Float[Tensor, "rows kv_heads t d"],
-    cos: Float[Tensor, "#rows t d"],
-    sin: Float[Tensor, "#rows t d"],
-    unsqueeze_dim: int = 1,
-) -> tuple[Float[Tensor, "rows heads t d"], Float[Tensor, "rows kv_heads t d"]]:
-    if unsqueeze_dim == 1 and takes(q, cos) and takes(k, cos):
-        q, k = (rotated(x.transpose(1, 2), cos, sin, neighbours=False).transpose(1, 2) for x in (q, k))
-        return q, k
-    return cast("tuple[Tensor, Tensor]", modeling_llama.apply_rotary_pos_emb(q, k, cos, sin, unsqueeze_dim))
 
 
 class _Rotation(torch.autograd.Function):

@@ -1,0 +1,69 @@
+"""A command's first words: what it is about to do, said before anything that takes seconds is imported."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from summarizer.config.paths import shown
+from summarizer.runs.job import Job
+from summarizer.tracking.names import redact
+
+NAMED = 4
+"""Values of a swept key that are named one by one; more are counted."""
+
+log = logging.getLogger(__name__)
+
+
+def announce_runs(jobs: Sequence[Job]) -> None:
+    """Say in two lines what runs that train as one group will do, and where their results go."""
+    configs = [job.config for job in jobs]
+    log.info("%s", _one_line(f"{_count(jobs)}: {described(configs)}"))
+    data = _values([config["data"]["path"] or config["data"]["train"] for config in configs])
+    # A plan leaves nothing; a sweep has named its folder, which is around those of its runs.
+    folder = f" to {shown(jobs[0].path)}" if len(jobs) == 1 and not configs[0]["plan"] else ""
+    log.info("%s", _one_line(f"from {data}{folder}"))
+
+
+def announce_sweep(overrides: Sequence[str]) -> None:
+    """Say what is swept, as it was typed: composing every combination may take seconds."""
+    log.info("%s", _one_line(f"sweep: {' '.join(map(redact, overrides)) or 'the default run'}"))
+
+
+def described(configs: Sequence[Mapping[str, Any]]) -> str:
+    """`LoRA dim=2 on embedded:tiny_gptj in int8, Adam8bit lr=0.001`; what differs has several values."""
+
+    def part(group: str, key: str) -> str:
+        return _values([config[group].get(key) for config in configs])
+
+    def kind(group: str) -> str:
+        return _values([config[group]["_target_"].rpartition(".")[2] for config in configs])
+
+    adapter = f"{kind('adapter')} dim={part('adapter', 'dim')}"
+    base = f"{part('model', 'name_or_path')} in {part('quantization', 'format')}"
+    return f"{adapter} on {base}, {kind('optimizer')} lr={part('optimizer', 'lr')}"
+
+
+def _count(jobs: Sequence[Job]) -> str:
+    if jobs[0].config["plan"]:
+        return "plan"
+    return "run" if len(jobs) == 1 else f"{len(jobs)} runs"
+
+
+def _values(values: Sequence[object]) -> str:
+    texts = list(dict.fromkeys(_text(value) for value in values))
+    if len(texts) > NAMED:
+        return f"({len(texts)} values)"
+    return ",".join(texts)
+
+
+def _text(value: object) -> str:
+    if isinstance(value, list):
+        return str(value[0]) if len(value) == 1 else f"{value[0]} and {len(value) - 1} more"
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _one_line(text: str) -> str:
+    """As one line that cannot steer a terminal: a resumed run's config may come from elsewhere."""
+    return "".join(character if character.isprintable() else " " for character in text)

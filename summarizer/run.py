@@ -37,6 +37,7 @@ def command(arguments: Sequence[str]) -> int:
 
 def _dispatch(arguments: Sequence[str]) -> None:
     from summarizer.config.completion import BASH, asks_for_completion
+    from summarizer.config.help import asks_for_help, help_text
     from summarizer.runs.folder import check_unused
     from summarizer.runs.launch import follow, is_follower, lead, raise_failures, resume
     from summarizer.sweep.closing import reported
@@ -44,6 +45,12 @@ def _dispatch(arguments: Sequence[str]) -> None:
     if asks_for_completion(arguments):
         print(BASH)
         return
+    if asks_for_help(arguments):
+        text = help_text([word for word in arguments if not word.startswith("-")])
+        if text is not None:
+            if not is_follower():
+                print(text)
+            return
     if is_follower():
         follow()
         return

@@ -327,3 +327,45 @@ def test_methods_for_a_block(lines: list[str]) -> None:
         with compat.methods_replaced(Base, ours):
             assert Base().close() == "base"
     assert "draws its own progress bars" in lines[0]
+
+
+def test_writes_in_place() -> None:
+    x = numbers(3)
+    assert compat.was_never_written_in_place(x)
+    x.add_(1)
+    assert not compat.was_never_written_in_place(x)
+
+
+def test_writes_in_place_unknown(lines: list[str]) -> None:
+    for _ in range(2):
+        assert not compat.was_never_written_in_place(object())  # type: ignore[arg-type]
+    assert "has no torch.Tensor._version: a token is written module by module" in lines[0]
+
+
+def test_how_a_model_attends() -> None:
+    model = AutoModelForCausalLM.from_config(tiny_config("llama_tied"))
+    assert (compat.attention_implementation(model), compat.attends_through_interface(model)) == ("sdpa", True)
+    bloom = AutoModelForCausalLM.from_config(tiny_config("bloom"))
+    assert not compat.attends_through_interface(bloom)
+
+
+class _Bare:
+    """A model of a transformers that has neither name any more."""
+
+    def __init__(self) -> None:
+        self.config = self
+
+    def get_text_config(self) -> _Bare:
+        return self
+
+
+def test_the_name_of_a_model_s_attention(lines: list[str]) -> None:
+    for _ in range(2):
+        assert compat.attention_implementation(_Bare()) is None  # type: ignore[arg-type]
+    assert "PretrainedConfig._attn_implementation: examples are padded rather than packed" in lines[0]
+
+
+def test_the_way_of_a_model_s_attention(lines: list[str]) -> None:
+    for _ in range(2):
+        assert not compat.attends_through_interface(_Bare())  # type: ignore[arg-type]
+    assert "PreTrainedModel._supports_attention_backend: examples are padded rather than packed" in lines[0]

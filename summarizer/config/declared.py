@@ -182,7 +182,10 @@ def _parsed(spec: ModuleSpec | None, name: str) -> Module:
     if source is None:
         raise NotPlainError(f"{name} has no source")
     package = name if spec.submodule_search_locations is not None else name.rpartition(".")[0]
-    return Module(name, package, ast.parse(source))
+    try:
+        return Module(name, package, ast.parse(source))
+    except (SyntaxError, ValueError) as error:
+        raise NotPlainError(f"{name} cannot be parsed") from error
 
 
 def _bound(node: ast.AST) -> set[str]:

@@ -35,12 +35,14 @@ def described(configs: Sequence[Mapping[str, Any]]) -> str:
     """`LoRA dim=2 on embedded:tiny_gptj in int8, Adam8bit lr=0.001`; what differs has several values."""
 
     def part(group: str, key: str) -> str:
-        return _values([config[group].get(key) for config in configs])
+        return _values([config[group][key] for config in configs])
 
     def kind(group: str) -> str:
         return _values([config[group]["_target_"].rpartition(".")[2] for config in configs])
 
-    adapter = f"{kind('adapter')} dim={part('adapter', 'dim')}"
+    adapter = kind("adapter")
+    if all("dim" in config["adapter"] for config in configs):  # a kind of one's own may have none
+        adapter += f" dim={part('adapter', 'dim')}"
     base = f"{part('model', 'name_or_path')} in {part('quantization', 'format')}"
     return f"{adapter} on {base}, {kind('optimizer')} lr={part('optimizer', 'lr')}"
 

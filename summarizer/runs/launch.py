@@ -131,7 +131,10 @@ def start(jobs: Sequence[Job]) -> list[Ended]:
 
 @contextmanager
 def _importing(jobs: Sequence[Job]) -> Iterator[None]:
-    """Show that the block's imports are under way, and those of the classes that the jobs' configs name."""
+    """Show that the block's imports are under way, and those of the optimizers that the jobs' configs name.
+
+    Raises ConfigError where one of those cannot be imported here.
+    """
     from summarizer.config.targets import resolve_target
     from summarizer.progress import working
 
@@ -139,9 +142,9 @@ def _importing(jobs: Sequence[Job]) -> Iterator[None]:
         yield
         return
     with working("importing torch, transformers"):
-        yield
         for optimizer in {str(job.config["optimizer"]["_target_"]): None for job in jobs}:
             resolve_target("optimizer", optimizer)
+        yield
 
 
 def raise_alone(ended: Sequence[Ended]) -> float | None:

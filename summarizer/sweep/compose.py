@@ -23,12 +23,15 @@ from summarizer.config.diagnose import diagnose
 from summarizer.config.paths import shown
 from summarizer.config.plain import to_plain
 from summarizer.errors import ConfigError, Issue
+from summarizer.progress import bar
 from summarizer.runs.job import Job
 from summarizer.runs.preflight import preflight
 from summarizer.sweep.mistakes import merged
 from summarizer.tracking.metrics import METRICS
 
 SUBDIR = "hydra.sweep.subdir"
+WORTH_A_BAR = 20
+"""Combinations; each takes about a tenth of a second to compose and check."""
 
 
 @dataclass(frozen=True)
@@ -93,15 +96,17 @@ def compose_batch(
     """
     combinations: list[Combination | None] = []
     found: list[list[Issue]] = []
-    for place, overrides in enumerate(batch):
-        combinations.append(None)
-        try:
-            combinations[place] = combination = _composed(loader, master, overrides, first_number + place)
-        except (HydraException, OmegaConfBaseException) as error:
-            with _no_hydra():
-                found.append(diagnose([*master.hydra.overrides.hydra, *overrides], error, preflight))
-        else:
-            found.append(list(_mistakes(combination, os.path.abspath(master.hydra.sweep.dir))))
+    with bar("checking combinations", len(batch), show=len(batch) >= WORTH_A_BAR) as checked:
+        for place, overrides in enumerate(batch):
+            combinations.append(None)
+            try:
+                combinations[place] = combination = _composed(loader, master, overrides, first_number + place)
+            except (HydraException, OmegaConfBaseException) as error:
+                with _no_hydra():
+                    found.append(diagnose([*master.hydra.overrides.hydra, *overrides], error, preflight))
+            else:
+                found.append(list(_mistakes(combination, os.path.abspath(master.hydra.sweep.dir))))
+            checked.advance()
     composed = [one for one in combinations if one is not None]
     uses = Counter(one.job.folder for one in composed)
     for one, issues in zip(combinations, found, strict=True):

@@ -11,6 +11,7 @@ import torch
 import transformers
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
+from summarizer import compat
 from summarizer.adapters.attach import AdaptedModel, attach
 from summarizer.generation import decode, token_pass
 from summarizer.model.formats.protocol import DenseProducts
@@ -108,6 +109,20 @@ def test_tokens_are_transformers_own(
     assert taken
     assert all(taken)
     assert [answer for (answer,) in got] == [expected(reference, prompt, **options) for prompt in PROMPTS]
+
+
+@needs_kernels
+def test_without_a_count_of_writes_the_modules_write_the_same(
+    tmp_path: Path, taken: list[bool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = attach(load(made(KINDS["llama"], tmp_path), "int8").model, [lora(1)], [0])
+    recorded = answers(model)
+    assert all(taken)
+    taken.clear()
+    monkeypatch.setattr(compat, "was_never_written_in_place", lambda tensor: False)
+    assert answers(model) == recorded
+    assert taken
+    assert not any(taken)
 
 
 def logits_of(model: AdaptedModel, monkeypatch: pytest.MonkeyPatch) -> list[torch.Tensor]:

@@ -14,6 +14,7 @@ from model_folders import load, logits, tiny_model, token_ids
 from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import AutoModelForCausalLM
 
+from summarizer import compat
 from summarizer.model import attention
 from summarizer.model.attention import _flash, _masked, packed_attention, packs_examples
 
@@ -131,6 +132,19 @@ def test_packed_examples_give_what_each_gives_alone(kind: str, tmp_path: Path) -
         ).logits
     for part, own in zip(parts, packed.split(lengths, dim=1), strict=True):
         torch.testing.assert_close(own, logits(theirs, part), rtol=1e-4, atol=1e-5)
+
+
+def test_where_nothing_says_how_a_model_attends_it_is_padded_and_computes_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tiny_model("llama_untied").save_pretrained(tmp_path)
+    packing = load(tmp_path).model
+    monkeypatch.setattr(compat, "attends_through_interface", lambda model: False)
+    padding = load(tmp_path).model
+    assert (packs_examples(packing, 32), packs_examples(padding, 32)) == (True, False)
+    torch.testing.assert_close(
+        logits(padding, token_ids(2)), logits(packing, token_ids(2)), rtol=1e-4, atol=1e-5
+    )
 
 
 def test_no_mask_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

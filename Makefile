@@ -38,7 +38,7 @@ check: install
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest tests/test_layers.py
+	$(BIN)/python -m pytest tests/test_layers.py tests/test_private_names.py
 
 # The newest release of everything within pyproject.toml's ranges; no pre-release where there is a release.
 check-newest: install

@@ -9,12 +9,12 @@ all other modules, tests/test_compat.py takes each thing here away and compares 
 from __future__ import annotations
 
 import logging
-import netrc
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
-from importlib import import_module, metadata
+from contextlib import AbstractContextManager, contextmanager, suppress
+from functools import lru_cache
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -34,13 +34,17 @@ _said: set[str] = set()
 def _gone(what: str, instead: str) -> None:
     """Say once in a process that a private thing is missing, and what happens instead.
 
-    what: its dotted name, which begins with the distribution's.
+    what: its dotted name.
     """
+    from importlib import metadata
+
     if what in _said:
         return
     _said.add(what)
     package = what.partition(".")[0]
-    log.warning("compat: %s %s has no %s: %s", package, metadata.version(package), what, instead)
+    with suppress(metadata.PackageNotFoundError):
+        package = f"{package} {metadata.version(package)}"
+    log.warning("compat: %s has no %s: %s", package, what, instead)
 
 
 # --- torch: kernels ---------------------------------------------------------------------------------------------
@@ -72,9 +76,16 @@ def int8_weight_mm(x: Tensor, q: Tensor) -> Tensor:
     import torch
 
     if hasattr(torch, "_weight_int8pack_mm"):
-        return torch._weight_int8pack_mm(x, q, torch.ones(len(q), dtype=x.dtype))
+        return torch._weight_int8pack_mm(x, q, _ones(len(q), x.dtype))
     _gone("torch._weight_int8pack_mm", "int8 weights are made dense for each product, which is slower")
     return x @ q.t().to(x.dtype)
+
+
+@lru_cache(maxsize=64)
+def _ones(count: int, dtype: torch.dtype) -> Tensor:
+    import torch
+
+    return torch.ones(count, dtype=dtype)
 
 
 def int8_mm(a: Tensor, b: Tensor) -> Tensor:
@@ -448,6 +459,8 @@ WANDB_KEY_CHARACTERS = 40
 
 def _has_netrc_key(server: str) -> bool:
     """Source of where the file lies: wandb's documentation of `wandb login`, and Python's `netrc`."""
+    import netrc
+
     places = [os.environ["NETRC"]] if os.environ.get("NETRC") else ["~/.netrc", "~/_netrc"]
     for path in (Path(place).expanduser() for place in places):
         if path.exists():

@@ -5,11 +5,19 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Iterator, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from types import ModuleType
+from typing import Any
 
+import bitsandbytes as bnb
 import pytest
 import torch
+import wandb
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState, GradientState, PartialState
 from model.model_folders import tiny_config
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
 from summarizer import compat
@@ -47,13 +55,13 @@ def test_fp8_product(lines: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     a, b = (numbers(rows, 64, seed=rows).to(torch.float8_e4m3fn) for rows in (5, 16))
     a_scale, b_scale = (numbers(rows, 1, seed=rows).abs() for rows in (5, 16))
     monkeypatch.delattr(torch, "_scaled_mm")
-    for _ in "twice":
+    for _ in range(2):
         product = compat.scaled_mm(a, b, a_scale, b_scale, torch.bfloat16)
     reference = (a.double() * a_scale) @ (b.double() * b_scale).t()
     assert product.dtype == torch.bfloat16
     torch.testing.assert_close(product.double(), reference, rtol=2**-8, atol=1e-5)
     assert lines == [
-        f"compat: torch {torch.__version__} has no torch._scaled_mm: "
+        f"compat: torch {version('torch')} has no torch._scaled_mm: "
         "products of fp8 weights are taken in fp32, which is slower"
     ]
 
@@ -65,7 +73,7 @@ def test_product_with_an_int8_weight(
     x, q = numbers(3, 64).to(dtype), whole_numbers(32, 64)
     before = compat.int8_weight_mm(x, q)
     monkeypatch.delattr(torch, "_weight_int8pack_mm")
-    for _ in "twice":
+    for _ in range(2):
         after = compat.int8_weight_mm(x, q)
     assert before.dtype == after.dtype == dtype
     largest = float(before.abs().max())
@@ -76,7 +84,7 @@ def test_product_of_int8_matrices(lines: list[str], monkeypatch: pytest.MonkeyPa
     a, b = whole_numbers(32, 512), whole_numbers(24, 512, seed=1).t()
     before = compat.int8_mm(a, b)
     monkeypatch.delattr(torch, "_int_mm")
-    for _ in "twice":
+    for _ in range(2):
         after = compat.int8_mm(a, b)
     assert before.dtype == after.dtype == torch.int32
     assert torch.equal(before, after)
@@ -87,7 +95,7 @@ def test_softmax_backward(dtype: torch.dtype, lines: list[str], monkeypatch: pyt
     grad, weight = numbers(4, 9, 33).to(dtype), numbers(4, 9, 33, seed=1).softmax(-1).to(dtype)
     before = compat.softmax_backward(grad, weight)
     monkeypatch.delattr(torch, "_softmax_backward_data")
-    for _ in "twice":
+    for _ in range(2):
         after = compat.softmax_backward(grad, weight)
     assert before.dtype == after.dtype == dtype
     torch.testing.assert_close(after, before, rtol=2 * torch.finfo(dtype).eps, atol=1e-7)
@@ -97,7 +105,7 @@ def test_softmax_backward(dtype: torch.dtype, lines: list[str], monkeypatch: pyt
 def test_simulating(gone: str, lines: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     assert compat.can_simulate()
     monkeypatch.setitem(sys.modules, gone, None)
-    for _ in "twice":
+    for _ in range(2):
         assert not compat.can_simulate()
     assert gone in lines[0]
 
@@ -130,9 +138,195 @@ def test_renamed_modules_of_a_checkpoint(lines: list[str], monkeypatch: pytest.M
     assert rename("embed_out.weight") == "lm_head.weight"
     assert rename("gpt_neox.final_layer_norm.weight") == "gpt_neox.final_layer_norm.weight"
     monkeypatch.setitem(sys.modules, "transformers.conversion_mapping", None)
-    for _ in "twice":
+    for _ in range(2):
         rename = compat.checkpoint_renamings(model)
     assert rename("embed_out.weight") == "embed_out.weight"
+
+
+def several(seed: int = 0) -> list[Tensor]:
+    return [numbers(*shape, seed=seed + i) for i, shape in enumerate([(3, 5), (700,), (1, 1)])]
+
+
+def test_norms_of_many(lines: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    before = compat.foreach_norm(several())
+    monkeypatch.delattr(torch, "_foreach_norm")
+    for _ in range(2):
+        after = compat.foreach_norm(several())
+    assert torch.equal(torch.stack(before), torch.stack(after))
+
+
+@pytest.mark.parametrize("name", ["_foreach_mul_", "_foreach_copy_", "_foreach_zero_"])
+def test_many_changed_in_place(name: str, lines: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    arguments: dict[str, Any] = {
+        "_foreach_mul_": [torch.tensor(0.3)],
+        "_foreach_copy_": [several(seed=9)],
+        "_foreach_zero_": [],
+    }
+    change = getattr(compat, name.removeprefix("_"))
+    before, after = several(), several()
+    change(before, *arguments[name])
+    monkeypatch.delattr(torch, name)
+    for _ in range(2):
+        after = several()
+        change(after, *arguments[name])
+    for one, other, start in zip(before, after, several(), strict=True):
+        assert torch.equal(one, other)
+        assert not torch.equal(one, start)
+
+
+@pytest.mark.parametrize("bad", [None, torch.inf, -torch.inf, torch.nan])
+def test_unscaling(bad: float | None, lines: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    def unscaled() -> list[Tensor]:
+        gradients, overflowed = several(), torch.zeros(1)
+        if bad is not None:
+            gradients[1][3] = bad
+        compat.unscale_(gradients, overflowed, torch.tensor([0.25]))
+        return [*gradients, overflowed]
+
+    before = unscaled()
+    monkeypatch.delattr(torch, "_amp_foreach_non_finite_check_and_unscale_")
+    for _ in range(2):
+        after = unscaled()
+    assert float(before[-1]) == (bad is not None)
+    for one, other in zip(before, after, strict=True):
+        assert torch.equal(one.nan_to_num(7.0), other.nan_to_num(7.0))
+
+
+def test_time_to_compile(lines: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch._dynamo.utils", ModuleType("torch._dynamo.utils"))
+    assert [compat.compile_s() for _ in range(2)] == [0.0, 0.0]
+
+
+def trained_by(kind: type[torch.optim.Optimizer]) -> tuple[Any, nn.Parameter]:
+    parameter = nn.Parameter(numbers(5000))
+    return kind([parameter], lr=0.1), parameter  # type: ignore[call-arg]
+
+
+def test_smallest_8bit_state() -> None:
+    for kind, smallest in (
+        (torch.optim.AdamW, 0),
+        (bnb.optim.Adam, 0),
+        (bnb.optim.Adam32bit, 0),
+        (bnb.optim.Adam8bit, 4096),
+    ):
+        assert compat.smallest_8bit_state(trained_by(kind)[0]) == smallest
+
+
+def test_bitsandbytes_without_its_settings(lines: list[str]) -> None:
+    """Optimizers are then not made flat: tests/training/test_flat_optimizer.py compares the two to the last bit."""
+    optimizer, _ = trained_by(bnb.optim.Adam8bit)
+    del optimizer.args
+    for _ in range(2):
+        assert compat.smallest_8bit_state(optimizer) is None
+
+
+class _WithStepAlone:
+    """An optimizer of bitsandbytes whose inner ways have other names."""
+
+    def __init__(self, optimizer: torch.optim.Optimizer) -> None:
+        self.step = optimizer.step
+        self.state, self.param_groups = optimizer.state, optimizer.param_groups
+
+
+_WithStepAlone.__module__ = "bitsandbytes.optim.adam"
+
+
+def test_a_step_without_waiting(lines: list[str]) -> None:
+    results = []
+    for hidden in (False, True):
+        optimizer, parameter = trained_by(bnb.optim.Adam8bit)
+        for seed in range(3):
+            parameter.grad = numbers(5000, seed=seed + 1)
+            with torch.no_grad():
+                compat.step_without_waiting(_WithStepAlone(optimizer) if hidden else optimizer, parameter)  # type: ignore[arg-type]
+        results.append(parameter.detach())
+    assert torch.equal(*results)
+    assert not torch.equal(results[0], numbers(5000))
+
+
+def test_joining_processes_anew(lines: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    def joined() -> list[bool]:
+        """Whether accelerate has a state, before and after it is forgotten, of three kinds."""
+        Accelerator(mixed_precision="no", cpu=True)
+        kinds = (AcceleratorState, GradientState, PartialState)
+        before = [bool(kind._shared_state) for kind in kinds]
+        compat.forget_processes()
+        return before + [bool(kind._shared_state) for kind in kinds]
+
+    expected = joined()
+    assert expected == [True] * 3 + [False] * 3
+    for kind in (AcceleratorState, GradientState, PartialState):
+        monkeypatch.delattr(kind, "_reset_state")
+    assert [joined() for _ in range(2)] == [expected] * 2
+
+
+def test_what_wandb_is_told_of_the_machine(lines: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = compat.wandb_settings(host="")
+    assert (settings.x_disable_meta, settings.x_save_requirements, settings.host) == (True, False, "")
+
+    class Settings:
+        model_fields = ("host", "x_disable_meta")
+
+        def __init__(self, **given: object) -> None:
+            self.given = given
+
+    monkeypatch.setattr(wandb, "Settings", Settings)
+    for _ in range(2):
+        assert compat.wandb_settings(host="").given == {"host": "", "x_disable_meta": True}
+    assert "wandb.Settings.x_save_requirements" in lines[0]
+
+
+def test_a_key_in_netrc(lines: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    key = "k" * compat.WANDB_KEY_CHARACTERS
+    files = {
+        "mine": f"machine own.example.org\n  login user\n  password {key}\n",
+        "short": f"machine own.example.org\n  login user\n  password {key[1:]}\n",
+        "none": "machine own.example.org\n  login user\n",
+        "other": f"machine other.example.org\n  login user\n  password {key}\n",
+        "broken": "machine\n",
+    }
+    monkeypatch.setenv("HOME", str(tmp_path))
+
+    def found() -> dict[str, bool]:
+        told = {}
+        for name, text in files.items():
+            monkeypatch.setenv("NETRC", str(tmp_path / name))
+            (tmp_path / name).write_text(text)
+            told[name] = compat.has_wandb_key("https://own.example.org")
+        monkeypatch.setenv("NETRC", str(tmp_path / "missing"))
+        told["missing"] = compat.has_wandb_key("https://own.example.org")
+        monkeypatch.delenv("NETRC")
+        told["nowhere"] = compat.has_wandb_key("https://own.example.org")
+        (tmp_path / ".netrc").write_text(files["mine"])
+        told["home"] = compat.has_wandb_key("https://own.example.org:8080/")
+        told["home"] = compat.has_wandb_key("https://own.example.org/")
+        (tmp_path / ".netrc").unlink()
+        return told
+
+    before = found()
+    assert {name for name, there in before.items() if there} == {"mine", "home"}
+    monkeypatch.setitem(sys.modules, "wandb.sdk.lib.wbauth", None)
+    assert found() == before
+
+
+def test_methods_for_a_block(lines: list[str]) -> None:
+    class Base:
+        def close(self) -> str:
+            return "base"
+
+    class Bar(Base):
+        def display(self) -> str:
+            return "library"
+
+    ours = {"display": lambda self: "ours", "close": lambda self: "closed"}
+    with compat.methods_replaced(Bar, ours):
+        assert (Bar().display(), Bar().close()) == ("ours", "closed")
+    assert (Bar().display(), Bar().close()) == ("library", "base")
+    assert "close" not in vars(Bar)
+    for _ in range(2):
+        with compat.methods_replaced(Base, ours):
+            assert Base().close() == "base"
+    assert "draws its own progress bars" in lines[0]
 
 
 def test_writes_in_place() -> None:
@@ -143,7 +337,7 @@ def test_writes_in_place() -> None:
 
 
 def test_writes_in_place_unknown(lines: list[str]) -> None:
-    for _ in "twice":
+    for _ in range(2):
         assert not compat.was_never_written_in_place(object())  # type: ignore[arg-type]
     assert "has no torch.Tensor._version: a token is written module by module" in lines[0]
 
@@ -166,12 +360,12 @@ class _Bare:
 
 
 def test_the_name_of_a_model_s_attention(lines: list[str]) -> None:
-    for _ in "twice":
+    for _ in range(2):
         assert compat.attention_implementation(_Bare()) is None  # type: ignore[arg-type]
     assert "PretrainedConfig._attn_implementation: examples are padded rather than packed" in lines[0]
 
 
 def test_the_way_of_a_model_s_attention(lines: list[str]) -> None:
-    for _ in "twice":
+    for _ in range(2):
         assert not compat.attends_through_interface(_Bare())  # type: ignore[arg-type]
     assert "PreTrainedModel._supports_attention_backend: examples are padded rather than packed" in lines[0]

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from summarizer import processes
+from summarizer import compat, processes
 from summarizer.errors import ConfigError
 from summarizer.processes import choose_precision, join_processes
 
@@ -72,3 +72,25 @@ def test_auto_asks_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
     for native, chosen in ((True, "bf16"), (False, "fp32")):
         monkeypatch.setattr(processes, "multiplies_bf16", lambda *, on_card, native=native: native)
         assert join_processes(device="cpu", precision="auto", wanted=None).precision == chosen
+
+
+def test_accelerate_is_joined_once_and_anew_for_another_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It keeps its state for the life of the process, and would keep the first run's device."""
+    told: list[str] = []
+
+    class FakeAccelerator:
+        num_processes = 1
+
+        def __init__(self, *, mixed_precision: str, cpu: bool) -> None:
+            assert mixed_precision == "no"
+            self.device = torch.device("cpu" if cpu else "cuda")
+            told.append(self.device.type)
+
+    monkeypatch.setattr(processes, "_last", None)
+    monkeypatch.setattr(processes, "Accelerator", FakeAccelerator)
+    monkeypatch.setattr(compat, "forget_processes", lambda: told.append("forgotten"))
+    devices = [
+        processes._accelerator(on_card=on_card).device.type for on_card in (False, False, True, True, False)
+    ]
+    assert devices == ["cpu", "cpu", "cuda", "cuda", "cpu"]
+    assert told == ["cpu", "forgotten", "cuda", "forgotten", "cpu"]

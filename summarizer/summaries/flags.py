@@ -81,9 +81,18 @@ def parsed(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> argpars
         from summarizer.config.nearest import nearest
 
         flag = unknown[0].split("=", 1)[0]
-        near = nearest(flag, re.findall(r"(?<![\w-])--?[a-zA-Z][\w-]*", parser.format_help()))
+        near = nearest(flag, flags_of(parser))
         parser.error(f"unknown flag {flag}" + (f"; did you mean {near}?" if near else ""))
     return known
+
+
+def flags_of(parser: argparse.ArgumentParser) -> list[str]:
+    """Each flag once. argparse tells them in its help alone, each action's at the beginning of a line."""
+    flags: list[str] = []
+    for line in re.sub(r"\x1b\[[\d;]*m", "", parser.format_help()).splitlines():  # Python 3.14 colors it
+        if line.lstrip().startswith("-"):
+            flags += re.findall(r"(?<![\w-])--?[a-zA-Z][\w-]*", line.strip().split("  ")[0])
+    return list(dict.fromkeys(flags))
 
 
 def typed_generation(typed: Mapping[str, Any]) -> dict[str, str | bool]:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from invented_runs import make_run
+from wandb.proto.wandb_internal_pb2 import Record
 from wandb_records import private_wandb, record
 
 from summarizer.comparing.comparison import compare_runs
@@ -18,7 +19,7 @@ from summarizer.evaluation.predictions import read_predictions
 from summarizer.runs.job import job_of_folder
 from summarizer.tracking.summary import read_summary
 from summarizer.tracking.tracker import SampleSummary
-from summarizer.tracking.wandb_log import BLOCK_BYTES, HEADER, read_log
+from summarizer.tracking.wandb_log import BLOCK_BYTES, HEADER, KINDS, read_log, read_raw, read_records
 
 OVERRIDES = ["adapter.dim=4"]
 LONG = "word " * 20_000
@@ -74,6 +75,22 @@ def test_a_record_of_wandbs_own_is_read_whole(made: tuple[Path, Path]) -> None:
     assert found.articles["row1"] == "Article of row1."
     assert found.base_predictions[0].prediction == "base"
     assert found.problems == {}
+
+
+def test_records_say_what_wandbs_own_class_reads_in_them(made: tuple[Path, Path]) -> None:
+    file = wandb_file(made[1])
+    kinds = set()
+    for ours, theirs in zip(read_records(file), map(Record.FromString, read_raw(file)), strict=True):
+        kind = theirs.WhichOneof("record_type")
+        if kind not in KINDS["Record"]:
+            assert ours.WhichOneof("record_type") is None
+            continue
+        kinds.add(kind)
+        assert ours.WhichOneof("record_type") == kind
+        found, expected = getattr(ours, kind), getattr(theirs, kind)
+        for name in found.DESCRIPTOR.fields_by_name:
+            assert str(getattr(found, name)) == str(getattr(expected, name))
+    assert kinds >= {"run", "history", "exit"}
 
 
 def test_it_stands_beside_runs_of_the_same_rows(made: tuple[Path, Path], tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from data_examples import example_rows
 from summarizer import progress
 from summarizer.config.specs import DataSpec
 from summarizer.data.prompt import Prompt
+from summarizer.data.sources import _made_from
 from summarizer.data.splits import build_split
 from summarizer.data.stream import StreamedSplit
 from summarizer.errors import ConfigError
@@ -149,3 +150,19 @@ def test_what_the_library_makes_of_its_files_is_shown_by_this_projects_bars(
     assert any(line.startswith("generating train split: 20") for line in caplog.messages), caplog.messages
     assert "examples/s" not in capfd.readouterr().err
     assert "display" not in vars(datasets.utils.tqdm), "the library's class is as it was"
+
+
+@pytest.mark.parametrize("split", ["train", "train[:7]", "train+validation"])
+def test_a_split_is_known_by_what_it_was_made_from(split: str, folder: str, tmp_path: Path) -> None:
+    """By the fingerprint that `datasets` itself has for it, so that tokens kept by an earlier version are found."""
+
+    def loaded() -> datasets.Dataset:
+        return datasets.load_dataset(folder, split=split, download_mode="force_redownload")
+
+    first = loaded()
+    assert _made_from(first, split) == first._fingerprint
+    assert _made_from(first, split) == _made_from(loaded(), split)
+    file = tmp_path / "set" / "train.jsonl"
+    file.write_text(file.read_text() + file.read_text())
+    assert _made_from(loaded(), split) != _made_from(first, split)
+    assert _made_from(datasets.Dataset.from_dict({"a": [1]}), split) is None

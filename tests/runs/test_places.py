@@ -9,12 +9,16 @@ import torch
 from config.composing import composed
 from transformers import AutoModelForCausalLM, GPTJConfig, LlamaConfig, PretrainedConfig
 
+from summarizer import compat
 from summarizer.config.specs import RunSpec
+from summarizer.errors import ConfigError
 from summarizer.planning.dry_run import Microbatch
 from summarizer.planning.plan import group_state_bytes
 from summarizer.runs import places, sizing
+from summarizer.runs.job import Job
 from summarizer.runs.places import evaluation_rows, plan_places, widest
 from summarizer.runs.preflight import preflight
+from summarizer.runs.show_plan import show_plan
 from summarizer.runs.sizing import Sizing, dry_run_of, size_run
 from summarizer.training.microbatches import Microbatches
 
@@ -197,3 +201,33 @@ def test_the_widest_run_is_the_one_of_the_largest_dim() -> None:
     specs = [spec_of(f"adapter.dim={dim}", f"seed={seed}") for seed, dim in enumerate((2, 16, 4, 16))]
     assert widest(specs) is specs[1]
     assert widest(specs[:1]) is specs[0]
+
+
+def test_where_nothing_can_be_planned_runs_train_one_after_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compat, "can_simulate", lambda: False)
+    monkeypatch.setattr(compat, "fake_tensor_mode", None)
+    give(2**40, monkeypatch)
+    for overrides, at_once, tokens in (
+        ((), 1, None),
+        (("sweep.places=2",), 2, None),
+        (("trainer.batch_tokens=auto",), 1, 64),
+        (("trainer.batch_tokens=auto", "sweep.places=2"), 2, 128),
+    ):
+        spec = spec_of(*overrides)
+        start = size_run(spec, config(), torch.float32, CPU)
+        found = planned([spec] * 3, start)
+        assert (found.places, found.microbatches.tokens) == (at_once, tokens)
+        assert found.evaluation_rows == spec.evaluation.batch_size
+    with pytest.raises(ConfigError, match="plan: true: a step cannot be planned"):
+        show_plan([Job(composed("plan=true"), "folder", (), None)])
+
+
+@pytest.mark.parametrize(("memory", "recomputed"), [("fast", 0), ("low", None), ("auto", None)])
+def test_where_nothing_can_be_planned_all_blocks_are_recomputed(
+    memory: str, recomputed: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(compat, "can_simulate", lambda: False)
+    monkeypatch.setattr(compat, "fake_tensor_mode", None)
+    spec = spec_of(f"trainer.memory={memory}", "trainer.batch_tokens=auto")
+    found = size_run(spec, config(), torch.float32, CPU)
+    assert (found.recomputed, found.microbatches.tokens) == (recomputed, 64)

@@ -31,9 +31,7 @@ def needs(plugin: str) -> pytest.MarkDecorator:
 @pytest.mark.parametrize(
     ("over", "options"),
     [
-        pytest.param(
-            "joblib", "{n_jobs: 1}", marks=[needs("hydra_joblib_launcher"), pytest.mark.versions]
-        ),
+        pytest.param("joblib", "{n_jobs: 1}", marks=[needs("hydra_joblib_launcher"), pytest.mark.versions]),
         pytest.param("submitit_local", "{timeout_min: 10}", marks=needs("hydra_submitit_launcher")),
         pytest.param("ray", "{ray: {init: {num_cpus: 1}}}", marks=needs("hydra_ray_launcher")),
     ],

@@ -156,7 +156,8 @@ def test_make_installs_the_exact_set_whatever_is_newer(tmp_path: Path, environme
 def test_the_readme_s_line_installs_the_exact_set_too(tmp_path: Path, environment: dict[str, str]) -> None:
     """And without its constraints it takes the newer ones, so that this test can fail."""
     readme = (REPOSITORY / "README.md").read_text(encoding="utf-8")
-    (line,) = re.findall(r"`(python3 -m venv \.venv && [^`]*)`", readme)
+    (lines,) = re.findall(r"\n    (python3 -m venv \.venv\n    .*pip install .*)\n", readme)
+    line = lines.replace("\n    ", " && ")
     bare = re.sub(r"PIP_(BUILD_)?CONSTRAINT=\S+ ", "", line)
     assert len(bare) < len(line) - 40
     for text, wanted in ((line, locked()), (bare, tomorrows())):
@@ -217,6 +218,20 @@ def test_extras_that_dev_repeats_are_the_same() -> None:
     from summarizer.serve import NEEDED
 
     assert sorted(NEEDED.values()) == sorted(extras["serve"])
+
+
+@pytest.mark.slow
+@pytest.mark.versions
+def test_every_module_can_be_imported() -> None:
+    script = (
+        "import importlib, pkgutil, summarizer, hydra_plugins.summarizer_fused as plugin\n"
+        "names = [one.name for root in (summarizer, plugin)"
+        " for one in pkgutil.walk_packages(root.__path__, root.__name__ + '.')]\n"
+        "assert len(names) > 250, len(names)\n"
+        "for name in names: importlib.import_module(name)\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=200)
+    assert ended.returncode == 0, ended.stderr
 
 
 # ---- the archives ------------------------------------------------------------------------------------------

@@ -224,11 +224,15 @@ def test_extras_that_dev_repeats_are_the_same() -> None:
 @pytest.mark.versions
 def test_every_module_can_be_imported() -> None:
     script = (
-        "import importlib, pkgutil, summarizer, hydra_plugins.summarizer_fused as plugin\n"
+        "import importlib.util, pkgutil, summarizer, hydra_plugins.summarizer_fused as plugin\n"
         "names = [one.name for root in (summarizer, plugin)"
         " for one in pkgutil.walk_packages(root.__path__, root.__name__ + '.')]\n"
         "assert len(names) > 250, len(names)\n"
-        "for name in names: importlib.import_module(name)\n"
+        # Written in triton's language, which a CPU build of torch does not bring along.
+        "cpu = importlib.util.find_spec('triton') is None\n"
+        "for name in names:\n"
+        "    if not (cpu and 'triton_kernels.' in name and name.endswith('_kernels')):\n"
+        "        importlib.import_module(name)\n"
     )
     ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=200)
     assert ended.returncode == 0, ended.stderr

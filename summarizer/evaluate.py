@@ -15,7 +15,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from summarizer.summaries.flags import add_generation_flags, add_model_flags, parsed, program, typed_generation
+from summarizer.summaries.flags import (
+    add_generation_flags,
+    add_model_flags,
+    parsed,
+    program,
+    typed_generation,
+)
 
 if TYPE_CHECKING:
     from summarizer.scoring.asked import Request

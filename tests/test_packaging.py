@@ -133,9 +133,11 @@ def installed_by(command: list[str], venv: Path, environment: dict[str, str]) ->
 
 def locked() -> dict[str, str]:
     """Of every package that pyproject.toml names; and what the package itself is built with."""
-    pins = {canonicalize_name(one.name): pin_of(one) for one in filter(applies, PINS)}
-    wanted = {canonicalize_name(one.name): pins[canonicalize_name(one.name)] for one in NAMED}
-    return wanted | {canonicalize_name(PROJECT["name"]): f"0+hatchling.{pins['hatchling']}"}
+    pins: dict[str, str] = {canonicalize_name(one.name): pin_of(one) for one in filter(applies, PINS)}
+    wanted: dict[str, str] = {
+        name: pins[name] for name in map(canonicalize_name, (one.name for one in NAMED))
+    }
+    return {**wanted, canonicalize_name(PROJECT["name"]): f"0+hatchling.{pins['hatchling']}"}
 
 
 def tomorrows() -> dict[str, str]:

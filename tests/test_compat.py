@@ -22,6 +22,8 @@ from transformers import AutoModelForCausalLM
 
 from summarizer import compat
 
+pytestmark = pytest.mark.versions
+
 
 class _Kept(logging.Handler):
     def __init__(self) -> None:

@@ -17,8 +17,6 @@ from summarizer.__main__ import COMMANDS
 from summarizer.sweep.record import read_record
 from summarizer.tracking.summary import read_summary
 
-pytestmark = pytest.mark.versions
-
 INSTALLED = (str(Path(sys.executable).parent / "summarizer"),)
 AS_MODULE = (sys.executable, "-m", "summarizer")
 SHORT = (*TINY, "trainer.max_steps=2", "evaluation.base=false", "evaluation.rows_during_training=0")
@@ -97,6 +95,7 @@ def test_usage_calls_each_command_as_it_was_typed(name: str, tmp_path: Path) -> 
     assert f"summarizer {name}: error: " in ended.stderr
 
 
+@pytest.mark.slow
 def test_run_is_hydras_command_with_all_its_flags(tmp_path: Path) -> None:
     ended = typed(INSTALLED, "run", "--help", folder=tmp_path)
     assert ended.returncode == 0, ended.stderr
@@ -114,6 +113,8 @@ def test_run_is_hydras_command_with_all_its_flags(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
+@pytest.mark.versions
 def test_a_run_its_summary_and_going_on(tmp_path: Path) -> None:
     ended = typed(INSTALLED, "run", *SHORT, "hydra.run.dir=one", "tracking=wandb", folder=tmp_path)
     assert ended.returncode == 0, ended.stderr
@@ -128,9 +129,10 @@ def test_a_run_its_summary_and_going_on(tmp_path: Path) -> None:
     assert "one is complete; there is nothing to resume" in ended.stderr
 
 
-@both
-def test_a_fused_sweep(started: tuple[str, ...], tmp_path: Path) -> None:
-    ended = typed(started, "run", "adapter.dim=2,4", "-m", *SHORT, "hydra.sweep.dir=sweep", folder=tmp_path)
+@pytest.mark.slow
+@pytest.mark.versions
+def test_a_fused_sweep(tmp_path: Path) -> None:
+    ended = typed(AS_MODULE, "run", "adapter.dim=2,4", "-m", *SHORT, "hydra.sweep.dir=sweep", folder=tmp_path)
     assert ended.returncode == 0, ended.stderr
     runs = read_record(tmp_path / "sweep").runs
     assert [(run.status, run.group) for run in runs] == [("completed", 0)] * 2

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shlex
@@ -11,7 +10,6 @@ import sys
 import tarfile
 import tomllib
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -31,25 +29,29 @@ NAMED = [
 PINS = [Requirement(line) for line in LOCK.splitlines() if line.strip() and not line.lstrip().startswith("#")]
 
 BACKEND = '''
-"""In hatchling's place: metadata as pyproject.toml has it, and in the version the version of this."""
-import pathlib, tomllib
+"""In hatchling's place: a wheel of metadata alone, as pyproject.toml has it, and of the version of this."""
+import pathlib, tomllib, zipfile
 
-def prepare_metadata_for_build_editable(folder, settings=None):
+def build_editable(folder, settings=None, metadata=None):
     project = tomllib.loads(pathlib.Path("pyproject.toml").read_text())["project"]
-    lines = ["Metadata-Version: 2.1", "Name: " + project["name"], "Version: 0+hatchling.{version}"]
+    version = "0+hatchling.{version}"
+    lines = ["Metadata-Version: 2.1", "Name: " + project["name"], "Version: " + version]
     lines += ["Requires-Dist: " + line for line in project["dependencies"]]
     for extra, needed in project["optional-dependencies"].items():
         lines.append("Provides-Extra: " + extra)
         lines += [f"Requires-Dist: {{line}} ; extra == '{{extra}}'" for line in needed]
-    made = pathlib.Path(folder) / "fake.dist-info"
-    made.mkdir()
-    (made / "METADATA").write_text("\\n".join(lines) + "\\n")
-    (made / "WHEEL").write_text("Wheel-Version: 1.0\\nRoot-Is-Purelib: true\\nTag: py3-none-any\\n")
-    return made.name
-
-def get_requires_for_build_editable(settings=None):
-    return []
+    stem = project["name"].replace("-", "_") + "-" + version
+    info = stem + ".dist-info/"
+    with zipfile.ZipFile(pathlib.Path(folder) / (stem + "-py3-none-any.whl"), "w") as wheel:
+        wheel.writestr(info + "METADATA", "\\n".join(lines) + "\\n")
+        wheel.writestr(info + "WHEEL", "Wheel-Version: 1.0\\nRoot-Is-Purelib: true\\nTag: py3-none-any\\n")
+        wheel.writestr(info + "RECORD", "")
+    return stem + "-py3-none-any.whl"
 '''
+INSTALLED = (
+    "from importlib.metadata import distributions\n"
+    "print(*(f'{one.name}=={one.version}' for one in distributions()), sep='\\n')"
+)
 
 
 # ---- the exact set -----------------------------------------------------------------------------------------
@@ -101,70 +103,69 @@ def tomorrow(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def resolved(tmp_path: Path, tomorrow: Path) -> Iterator[Path]:
-    """An environment for pip that finds nothing but that index, installs nothing, and says what it would."""
-    report = tmp_path / "report.json"
-    before = dict(os.environ)
-    for name in [name for name in os.environ if name.startswith(("PIP_", "MAKE", "MFLAGS"))]:
-        del os.environ[name]
-    os.environ.update(
-        PIP_CONFIG_FILE=os.devnull,
-        PIP_NO_INDEX="1",
-        PIP_FIND_LINKS=str(tomorrow),
-        PIP_NO_CACHE_DIR="1",
-        PIP_DRY_RUN="1",
-        PIP_REPORT=str(report),
+def environment(tomorrow: Path) -> dict[str, str]:
+    """For pip, to which that index is all there is."""
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("PIP_", "MAKE", "MFLAGS"))}
+    own = {"PIP_CONFIG_FILE": os.devnull, "PIP_NO_INDEX": "1", "PIP_NO_CACHE_DIR": "1"}
+    return kept | own | {"PIP_FIND_LINKS": str(tomorrow)}
+
+
+def installed_by(command: list[str], venv: Path, environment: dict[str, str]) -> dict[str, str]:
+    """What lies in the environment that a command makes, but for what every new one has."""
+    ended = subprocess.run(
+        command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=250
     )
-    yield report
-    os.environ.clear()
-    os.environ.update(before)
-
-
-def chosen(report: Path) -> dict[str, str]:
-    found = json.loads(report.read_text(encoding="utf-8"))["install"]
-    return {canonicalize_name(one["metadata"]["name"]): one["metadata"]["version"] for one in found}
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    listed = subprocess.run(
+        [venv / "bin" / "python", "-I", "-c", INSTALLED],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    found = dict(line.split("==") for line in listed.stdout.splitlines())
+    return {
+        canonicalize_name(name): version
+        for name, version in found.items()
+        if name not in ("pip", "setuptools")
+    }
 
 
 def locked() -> dict[str, str]:
     """Of every package that pyproject.toml names; and what the package itself is built with."""
-    pins = {canonicalize_name(one.name): pin_of(one) for one in filter(applies, PINS)}
-    wanted = {canonicalize_name(one.name): pins[canonicalize_name(one.name)] for one in NAMED}
-    return wanted | {canonicalize_name(PROJECT["name"]): f"0+hatchling.{pins['hatchling']}"}
+    pins: dict[str, str] = {canonicalize_name(one.name): pin_of(one) for one in filter(applies, PINS)}
+    wanted: dict[str, str] = {
+        name: pins[name] for name in map(canonicalize_name, (one.name for one in NAMED))
+    }
+    return {**wanted, canonicalize_name(PROJECT["name"]): f"0+hatchling.{pins['hatchling']}"}
+
+
+def tomorrows() -> dict[str, str]:
+    own = canonicalize_name(PROJECT["name"])
+    found = {name: newer(version) for name, version in locked().items() if name != own}
+    return found | {own: f"0+hatchling.{found['hatchling']}"}
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("resolved")
-def test_make_installs_the_exact_set_whatever_is_newer(tmp_path: Path, resolved: Path) -> None:
+def test_make_installs_the_exact_set_whatever_is_newer(tmp_path: Path, environment: dict[str, str]) -> None:
     venv = tmp_path / "venv"
-    subprocess.run(
-        ["make", "install", f"PYTHON={sys.executable}", f"VENV={venv}"],
-        cwd=REPOSITORY,
-        check=True,
-        capture_output=True,
-        timeout=250,
-    )
-    assert chosen(resolved) == locked()
+    make = ["make", "install", f"PYTHON={sys.executable}", f"VENV={venv}"]
+    assert installed_by(make, venv, environment) == locked()
     assert {"transformers", "peft", "accelerate", "datasets", "wandb", "torch"} <= locked().keys()
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("resolved")
-def test_the_readme_s_line_installs_the_exact_set_too(tmp_path: Path, resolved: Path) -> None:
+def test_the_readme_s_line_installs_the_exact_set_too(tmp_path: Path, environment: dict[str, str]) -> None:
     """And without its constraints it takes the newer ones, so that this test can fail."""
     readme = (REPOSITORY / "README.md").read_text(encoding="utf-8")
-    (line,) = re.findall(r"`(python3 -m venv \.venv && [^`]*)`", readme)
-    line = line.replace("python3 ", f"{shlex.quote(sys.executable)} ", 1).replace(
-        ".venv", str(tmp_path / "venv")
-    )
-    subprocess.run(["bash", "-c", line], cwd=REPOSITORY, check=True, capture_output=True, timeout=250)
-    assert chosen(resolved) == locked()
-
-    bare = re.sub(r"PIP_(BUILD_)?CONSTRAINT=\S+ ", "", line.partition("&& ")[2])
-    assert bare != line.partition("&& ")[2]
-    subprocess.run(["bash", "-c", bare], cwd=REPOSITORY, check=True, capture_output=True, timeout=250)
-    newest = {name: newer(version) for name, version in locked().items() if "hatchling." not in version}
-    own = canonicalize_name(PROJECT["name"])
-    assert chosen(resolved) == newest | {own: f"0+hatchling.{newest['hatchling']}"}
+    (lines,) = re.findall(r"\n    (python3 -m venv \.venv\n    .*pip install .*)\n", readme)
+    line = lines.replace("\n    ", " && ")
+    bare = re.sub(r"PIP_(BUILD_)?CONSTRAINT=\S+ ", "", line)
+    assert len(bare) < len(line) - 40
+    for text, wanted in ((line, locked()), (bare, tomorrows())):
+        venv = tmp_path / f"venv{len(text)}"
+        command = text.replace(".venv", str(venv)).replace("python3", shlex.quote(sys.executable), 1)
+        assert installed_by(["bash", "-c", command], venv, environment) == wanted
 
 
 def test_the_lock_is_everybodys() -> None:
@@ -219,6 +220,24 @@ def test_extras_that_dev_repeats_are_the_same() -> None:
     from summarizer.serve import NEEDED
 
     assert sorted(NEEDED.values()) == sorted(extras["serve"])
+
+
+@pytest.mark.slow
+@pytest.mark.versions
+def test_every_module_can_be_imported() -> None:
+    script = (
+        "import importlib.util, pkgutil, summarizer, hydra_plugins.summarizer_fused as plugin\n"
+        "names = [one.name for root in (summarizer, plugin)"
+        " for one in pkgutil.walk_packages(root.__path__, root.__name__ + '.')]\n"
+        "assert len(names) > 250, len(names)\n"
+        # Written in triton's language, which a CPU build of torch does not bring along.
+        "cpu = importlib.util.find_spec('triton') is None\n"
+        "for name in names:\n"
+        "    if not (cpu and 'triton_kernels.' in name and name.endswith('_kernels')):\n"
+        "        importlib.import_module(name)\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=200)
+    assert ended.returncode == 0, ended.stderr
 
 
 # ---- the archives ------------------------------------------------------------------------------------------

@@ -22,8 +22,6 @@ from summarizer.evaluation.predictions import read_predictions
 from summarizer.summaries.output import SummaryFile, settings_path
 from summarizer.summarize import command
 
-pytestmark = pytest.mark.versions
-
 NEWS = PACKAGE / "data" / "sample" / "validation.jsonl"
 
 
@@ -58,6 +56,7 @@ def articles(path: Path) -> list[str]:
     return [str(row["article"]) for row in rows(path)]
 
 
+@pytest.mark.versions
 @pytest.mark.parametrize("which", ["adapter", "base"])
 def test_the_output_holds_what_the_run_itself_predicted(
     which: str, trained_run: Path, news: Path, summarize: Callable[..., Ended], tmp_path: Path
@@ -181,6 +180,7 @@ def test_an_output_made_otherwise_is_refused(
     assert settings_path(out).is_file()
 
 
+@pytest.mark.versions
 def test_another_adapter_takes_the_runs_place(
     trained_run: Path, news: Path, summarize: Callable[..., Ended], tmp_path: Path
 ) -> None:

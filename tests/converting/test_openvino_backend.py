@@ -26,8 +26,6 @@ from summarizer.model.formats import int8
 from summarizer.trained.run_folder import TrainedRun, read_run
 from summarizer.trained.summariser import Summariser
 
-pytestmark = pytest.mark.versions
-
 NO_OPENVINO = "openvino is not installed: pip install '.[openvino]'"
 KINDS = ("gptj", "llama_tied", "llama_untied")
 ARTICLES = [
@@ -110,6 +108,7 @@ def summaries(summariser: Summariser, trials: list[int] | None) -> list[str]:
     return [done[index][0] for index in range(len(ARTICLES))]
 
 
+@pytest.mark.versions
 @pytest.mark.parametrize("kind", KINDS)
 def test_summaries_are_those_of_the_merged_and_rounded_weights(
     kind: str, runs: dict[str, Path], tmp_path: Path

@@ -11,8 +11,6 @@ import pytest
 from nbclient import NotebookClient
 from small_runs import REPOSITORY
 
-pytestmark = pytest.mark.versions
-
 NOTEBOOK = REPOSITORY / "experiments" / "gptj_cnn_dailymail" / "colab.ipynb"
 TINY_SETTINGS = """
 CONFIG = ["data=sample", "trainer.precision=fp32", "evaluation.bootstrap_samples=50"]

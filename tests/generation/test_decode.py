@@ -23,8 +23,6 @@ from summarizer.model.kernels import attend_one, few_rows
 sys.path.append(str(Path(__file__).resolve().parents[1] / "adapters"))
 from tiny_bases import adapted, fill_randomly, load, lora, plain, saved
 
-pytestmark = pytest.mark.versions
-
 END, PAD, NEW = 7, 0, 9
 PROMPTS = [
     [random.Random(length).randrange(8, 96) for _ in range(length)] for length in (5, 1, 12, 8, 3, 9, 2)
@@ -82,6 +80,7 @@ def likely_end(model: PreTrainedModel) -> int:
     return [expected(model, prompt, min_new_tokens=NEW)[1] for prompt in PROMPTS][2]
 
 
+@pytest.mark.versions
 @pytest.mark.parametrize(
     ("options", "ends_early"),
     [(options, False) for options in SEARCHES] + [(options, True) for options in SEARCHES[:3]],
@@ -167,6 +166,7 @@ def test_sampling_is_its_seed_s_whatever_the_batch_and_leaves_the_global_generat
     assert answers(model, seed=3, **sampling | {"top_k": 1}) == answers(model)
 
 
+@pytest.mark.versions
 @pytest.mark.skipif(
     Version(transformers.__version__) < Version("5.24"),
     reason="before 5.24 transformers left drawn candidates unsorted, and dropped good ones that had ended",
@@ -241,6 +241,7 @@ def wide_heads(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.versions
 @pytest.mark.parametrize("options", SEARCHES[:4], ids=str)
 def test_wide_heads_give_what_transformers_gives(options: dict[str, Any], wide_heads: Path) -> None:
     got = answers(base(wide_heads), **options)

@@ -15,6 +15,8 @@ from transformers.pytorch_utils import Conv1D
 from summarizer.model import probe
 from summarizer.model.skeleton import build_skeleton
 
+pytestmark = pytest.mark.versions
+
 SIZES = {"vocab_size": 16, "hidden_size": 32, "num_attention_heads": 4, "num_hidden_layers": 1}
 
 

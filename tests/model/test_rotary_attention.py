@@ -29,6 +29,8 @@ from summarizer.model.kernels.rotary import rotated, takes
 from summarizer.model.rotary_attention import RotaryAttention, replace_rotary_attention, rotate_halves
 from summarizer.model.skeleton import build_skeleton
 
+pytestmark = pytest.mark.versions
+
 needs_kernel = pytest.mark.skipif(
     not takes(torch.empty(1, dtype=torch.bfloat16), torch.empty(1)),
     reason="needs a processor with AVX-512 and bf16 and a C compiler",

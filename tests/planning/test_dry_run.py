@@ -25,8 +25,6 @@ sys.path += [str(Path(__file__).resolve().parents[1] / folder) for folder in ("a
 from model_folders import CONFIGS, load, tiny_config
 from tiny_bases import lora, saved
 
-pytestmark = pytest.mark.versions
-
 MICROBATCH = Microbatch(rows=2, tokens=24, summary_tokens=6)
 CPU = torch.device("cpu")
 

@@ -22,8 +22,6 @@ from summarizer.runs.ended import Ended
 from summarizer.runs.job import Job
 from summarizer.sweep.closing import report_later, reported
 
-pytestmark = pytest.mark.versions
-
 log = logging.getLogger("summarizer.training.loop")
 
 TRACKING = TrackingSpec(

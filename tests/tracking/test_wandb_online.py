@@ -25,8 +25,6 @@ from summarizer.tracking.metrics import read_metrics
 from summarizer.tracking.summary import read_summary
 from summarizer.tracking.wandb_log import read_records
 
-pytestmark = pytest.mark.versions
-
 HUB_TOKEN = "hf_" + "recognisable" * 3
 SMALL = (*TINY, "tracking=wandb", "trainer.checkpoint_every_steps=2", "evaluation.sample_summaries=2")
 TIMED = ("train/tokens_per_s", "train/mfu", "train/memory_bytes")

@@ -22,8 +22,6 @@ from summarizer.training import flat_optimizer
 from summarizer.training.flat_optimizer import FlatOptimizer, build_optimizer, is_elementwise
 from summarizer.training.state_file import load_state, save_state
 
-pytestmark = pytest.mark.versions
-
 SHAPES = [(2, 64), (3, 1000), (2, 4096), (1, 7), (2, 2304), (3, 4099), (4, 1000)]
 """Too small for 8-bit state and large enough, in turn; whole blocks of 256 and not."""
 
@@ -91,6 +89,7 @@ def assert_equal(found: list[nn.Parameter], expected: list[nn.Parameter]) -> Non
         assert torch.equal(one, other)
 
 
+@pytest.mark.versions
 @pytest.mark.filterwarnings("ignore:Paged optimizers")
 @pytest.mark.parametrize(("name", "arguments"), CASES)
 def test_flat_steps_are_those_of_tensor_by_tensor(name: str, arguments: dict[str, Any]) -> None:
@@ -110,6 +109,7 @@ def test_parameters_and_gradients_stay_where_they_are() -> None:
     assert all(not p.grad.eq(0).all() for p in parameters if p.grad is not None), "nor are they cleared"
 
 
+@pytest.mark.versions
 @pytest.mark.parametrize("name", ["bnb.Adam8bit", "torch.AdamW"])
 def test_trials_that_step_in_turn_do_not_see_each_other(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """They share scratch; layouts of other sizes leave something of theirs where gaps are, and in growing."""
@@ -171,6 +171,7 @@ def test_one_trial_keeps_no_more_than_its_state() -> None:
     assert all(p.numel() == 0 and p.grad is None for p in optimizer.state)
 
 
+@pytest.mark.versions
 @pytest.mark.parametrize("name", ["adam8bit", "adamw8bit", "lion8bit", "adamw", "sgd"])
 def test_a_restored_optimizer_goes_on_to_the_last_bit(name: str, tmp_path: Path) -> None:
     spec = spec_of(f"optimizer={name}")
@@ -228,6 +229,7 @@ def test_a_new_process_goes_on_to_the_last_bit(tmp_path: Path) -> None:
         assert torch.equal(value, parameter)
 
 
+@pytest.mark.versions
 def test_state_of_other_sizes_is_refused() -> None:
     state = FlatOptimizer(builder("torch.AdamW", {}), drawn(SHAPES[:2])).state_dict()
     optimizer = FlatOptimizer(builder("torch.AdamW", {}), drawn(SHAPES[1:3]))
@@ -266,6 +268,7 @@ def test_what_torch_fuses_stays_as_it_is() -> None:
         assert isinstance(optimizer, FlatOptimizer) != fused
 
 
+@pytest.mark.versions
 def test_every_class_of_the_packages_is_judged() -> None:
     """A new optimizer of a new version is stepped tensor by tensor until someone has looked at it."""
     known = {

@@ -27,8 +27,12 @@ def announce_runs(jobs: Sequence[Job]) -> None:
 
 
 def announce_sweep(overrides: Sequence[str]) -> None:
-    """Say what is swept, as it was typed: composing every combination may take seconds."""
-    log.info("%s", _one_line(f"sweep: {' '.join(map(redact, overrides)) or 'the default run'}"))
+    """Say what is swept, as it was typed: composing and checking every combination may take seconds."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    parsed = zip(overrides, OverridesParser.create().parse_overrides(list(overrides)), strict=True)
+    swept = " ".join(redact(typed) for typed, override in parsed if override.is_sweep_override())
+    log.info("%s", _one_line(f"sweep{f' over {swept}' if swept else ''}: checking each combination"))
 
 
 def described(configs: Sequence[Mapping[str, Any]]) -> str:

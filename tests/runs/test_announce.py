@@ -71,6 +71,9 @@ def test_a_folder_from_elsewhere_cannot_steer_the_terminal(caplog: pytest.LogCap
 
 def test_a_sweep_as_it_was_typed_without_its_secrets(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
-    announce_sweep(["adapter.dim=2,4", "model.name_or_path=https://me:secret@hub/x"])
-    announce_sweep([])
-    assert caplog.messages == ["sweep: adapter.dim=2,4 model.name_or_path=***", "sweep: the default run"]
+    announce_sweep(["seed=1", "adapter.dim=2,4", "++optimizer.lr=interval(1e-4,1e-3)", "x.api_key=a,b"])
+    announce_sweep(["seed=1", "'x=${hydra:job.num}'".strip("'")])
+    assert caplog.messages == [
+        "sweep over adapter.dim=2,4 ++optimizer.lr=interval(1e-4,1e-3) x.api_key=***: checking each combination",
+        "sweep: checking each combination",
+    ]

@@ -11,7 +11,7 @@ from summarizer.runs.job import Job
 from summarizer.tracking.names import redact
 
 NAMED = 4
-"""Values of a swept key that are named one by one; more are counted."""
+"""Values of a swept key that are named one by one; of more, the first and the last number."""
 
 log = logging.getLogger(__name__)
 
@@ -59,9 +59,12 @@ def _count(jobs: Sequence[Job]) -> str:
 
 def _values(values: Sequence[object]) -> str:
     texts = list(dict.fromkeys(_text(value) for value in values))
-    if len(texts) > NAMED:
-        return f"({len(texts)} values)"
-    return ",".join(texts)
+    if len(texts) <= NAMED:
+        return ",".join(texts)
+    numbers = [value for value in values if isinstance(value, int | float)]
+    if len(numbers) == len(values):
+        return f"{_text(min(numbers))}..{_text(max(numbers))}"
+    return f"({len(texts)} values)"
 
 
 def _text(value: object) -> str:

@@ -46,9 +46,11 @@ def test_a_group_names_what_differs(caplog: pytest.LogCaptureFixture) -> None:
     assert second == "from embedded:sample/train.jsonl"
 
 
-def test_many_values_are_counted() -> None:
-    several = described([config(adapter__dim=dim) for dim in range(1, 25)])
-    assert several == "LoRA dim=(24 values) on embedded:tiny_gptj in int8, Adam8bit lr=0.001"
+def test_many_values_are_a_range_or_counted() -> None:
+    several = described([config(adapter__dim=dim) for dim in (3, 24, 1, *range(4, 20))])
+    assert several == "LoRA dim=1..24 on embedded:tiny_gptj in int8, Adam8bit lr=0.001"
+    several = described([config(model__name_or_path=name) for name in "abcde"])
+    assert several == "LoRA dim=2 on (5 values) in int8, Adam8bit lr=0.001"
 
 
 def test_a_kind_without_a_dim() -> None:

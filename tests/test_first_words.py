@@ -122,7 +122,7 @@ def test_a_mistake_in_the_config(arguments: list[str], lines: list[str], tmp_pat
     before_s = user_s()
     done = subprocess.run(command("run", *arguments), cwd=tmp_path, capture_output=True, text=True)
     count = "1 mistake:" if len(lines) == 1 else f"{len(lines)} mistakes:"
-    found = [line for line in said(done.stderr) if not line.startswith("sweep: ")]
+    found = [line for line in said(done.stderr) if not line.startswith("sweep over ")]
     assert (done.returncode, found[0], len(found)) == (2, count, 1 + len(lines))
     for line, start in zip(found[1:], lines, strict=True):
         assert line.startswith(f"  {start}")
@@ -189,7 +189,7 @@ def test_a_sweep_says_first_what_it_sweeps(tmp_path: Path) -> None:
         until_torch(["-m", "hydra.sweep.dir=here", "adapter.dim=2,3", "optimizer.lr=1e-4,1e-3"], tmp_path)
     )
     assert lines == [
-        "sweep: adapter.dim=2,3 optimizer.lr=1e-4,1e-3",
+        "sweep over adapter.dim=2,3 optimizer.lr=1e-4,1e-3: checking each combination",
         "sweep of 4 runs, in 1 group that trains together: here",
         "4 runs: LoRA dim=2,3 on embedded:tiny_gptj in int8, Adam8bit lr=0.0001,0.001",
         "from embedded:sample/train.jsonl",

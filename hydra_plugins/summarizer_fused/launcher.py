@@ -8,7 +8,7 @@ from typing import Any
 from hydra.core.utils import JobReturn
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 
 class FusedLauncher(Launcher):
@@ -23,7 +23,9 @@ class FusedLauncher(Launcher):
         from summarizer.runs.announce import announce_sweep
 
         self.hydra_context, self.task_function, self.config = hydra_context, task_function, config
-        announce_sweep([str(override) for override in config.hydra.overrides.task])
+        # Not resolved: an interpolation in an override may stand for what only a run has.
+        typed: Any = OmegaConf.to_container(config.hydra.overrides.task, resolve=False)
+        announce_sweep(typed)
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         from summarizer.sweep.launcher import Launch

@@ -11,7 +11,7 @@ from summarizer.runs.job import Job
 from summarizer.tracking.names import redact
 
 NAMED = 4
-"""Values of a swept key that are named one by one; more are counted."""
+"""Values of a swept key that are named one by one; of more, the first and the last number."""
 
 log = logging.getLogger(__name__)
 
@@ -27,8 +27,12 @@ def announce_runs(jobs: Sequence[Job]) -> None:
 
 
 def announce_sweep(overrides: Sequence[str]) -> None:
-    """Say what is swept, as it was typed: composing every combination may take seconds."""
-    log.info("%s", _one_line(f"sweep: {' '.join(map(redact, overrides)) or 'the default run'}"))
+    """Say what is swept, as it was typed: composing and checking every combination may take seconds."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    parsed = zip(overrides, OverridesParser.create().parse_overrides(list(overrides)), strict=True)
+    swept = " ".join(redact(typed) for typed, override in parsed if override.is_sweep_override())
+    log.info("%s", _one_line(f"sweep{f' over {swept}' if swept else ''}: checking each combination"))
 
 
 def described(configs: Sequence[Mapping[str, Any]]) -> str:
@@ -55,9 +59,12 @@ def _count(jobs: Sequence[Job]) -> str:
 
 def _values(values: Sequence[object]) -> str:
     texts = list(dict.fromkeys(_text(value) for value in values))
-    if len(texts) > NAMED:
-        return f"({len(texts)} values)"
-    return ",".join(texts)
+    if len(texts) <= NAMED:
+        return ",".join(texts)
+    numbers = [value for value in values if isinstance(value, int | float)]
+    if len(numbers) == len(values):
+        return f"{_text(min(numbers))}..{_text(max(numbers))}"
+    return f"({len(texts)} values)"
 
 
 def _text(value: object) -> str:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import logging
+import logging.config
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from hydra.core.utils import configure_log
 from omegaconf import DictConfig, OmegaConf
 
 from summarizer.config.paths import conf_folder
@@ -26,9 +26,10 @@ class OfRun(logging.Filter):
 
 def log_to_terminal() -> None:
     """Log as Hydra does before a sweep's first run, where it is not in charge."""
-    config = OmegaConf.load(conf_folder() / "hydra" / "hydra_logging" / "run.yaml")
-    assert isinstance(config, DictConfig)
-    configure_log(config)
+    config: Any = OmegaConf.to_container(
+        OmegaConf.load(conf_folder() / "hydra" / "hydra_logging" / "run.yaml")
+    )
+    logging.config.dictConfig(config)
 
 
 @contextmanager
@@ -49,6 +50,8 @@ def logged_together(logging_of: Mapping[str, Any], verbose: Any) -> Iterator[Non
 
     verbose: what logs at DEBUG, as `hydra.verbose` says it.
     """
+    from hydra.core.utils import configure_log
+
     root = logging.getLogger()
     before, level = list(root.handlers), root.level
     combined = OmegaConf.create(_together(logging_of))

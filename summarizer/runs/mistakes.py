@@ -11,9 +11,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
 
-from hydra.errors import HydraException
-from omegaconf.errors import OmegaConfBaseException
-
 from summarizer.errors import ConfigError, Issue, NonFiniteLossError, RunsFailed, StopRequested, disk_refusal
 
 log = logging.getLogger(__name__)
@@ -32,14 +29,6 @@ def report_mistakes(run: Callable[[], object], arguments: Sequence[str]) -> int:
     except ConfigError as error:
         say(mistake_text(error.issues))
         return MISTAKE
-    except (HydraException, OmegaConfBaseException, ValueError) as error:
-        if not isinstance(error, HydraException | OmegaConfBaseException) and not _raised_by_hydra(error):
-            raise
-        from summarizer.config.diagnose import diagnose
-        from summarizer.runs.preflight import preflight
-
-        say(mistake_text(diagnose(arguments, error, preflight)))
-        return MISTAKE
     except RunsFailed as error:
         say(str(error))
         return error.exit_code
@@ -47,6 +36,14 @@ def report_mistakes(run: Callable[[], object], arguments: Sequence[str]) -> int:
         return SIGNALLED + error.signal_number
     except KeyboardInterrupt:
         return SIGNALLED + 2
+    except (ValueError, *_composing_errors()) as error:  # type: ignore[misc]
+        if not isinstance(error, _composing_errors()) and not _raised_by_hydra(error):
+            raise
+        from summarizer.config.diagnose import diagnose
+        from summarizer.runs.preflight import preflight
+
+        say(mistake_text(diagnose(arguments, error, preflight)))
+        return MISTAKE
     except NonFiniteLossError as error:
         say(f"Training stopped: {error}.")
         return FAILURE
@@ -75,6 +72,14 @@ def ended_by_sigterm() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def _composing_errors() -> tuple[type[Exception], ...]:
+    """What composing a config raises; asked for when something was raised, since Hydra takes its time to import."""
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    return HydraException, OmegaConfBaseException
 
 
 def _raised_by_hydra(error: Exception) -> bool:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
-from hydra.errors import HydraException
+from typing import TYPE_CHECKING
 
 from summarizer.errors import ConfigError
 from summarizer.sweep.result import RunResult
+
+if TYPE_CHECKING:
+    from hydra.core.override_parser.types import Override
 
 LONGEST_NUMBER = 8
 """Characters of a number as typed; a longer one, such as a sampled rate, is rounded for people to read."""
@@ -73,6 +73,9 @@ def one_line(text: str) -> str:
 
 def _parsed(run: RunResult) -> dict[str, Override]:
     """By key; of a key given twice the last counts, as for Hydra."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
     try:
         overrides = OverridesParser.create().parse_overrides(list(run.overrides))
     except HydraException as error:

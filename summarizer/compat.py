@@ -298,12 +298,28 @@ def checkpoint_renamings(model: PreTrainedModel) -> Callable[[str], str]:
         from transformers.core_model_loading import WeightRenaming, rename_source_key
 
         renamings = [one for one in get_model_conversion_mapping(model) if isinstance(one, WeightRenaming)]
-        rename_source_key("", renamings, [])
+        if not isinstance(rename_source_key("a.name", renamings, []), tuple):
+            raise TypeError("it no longer returns the name and more")
     except (ImportError, AttributeError, TypeError):
         what = "transformers.conversion_mapping.get_model_conversion_mapping"
         _gone(what, "a checkpoint's names are taken as they are; older checkpoints may not fit")
         return lambda name: name
     return lambda name: str(rename_source_key(name, renamings, [])[0])
+
+
+def blocks(model: PreTrainedModel) -> list[nn.Module] | None:
+    """A model's blocks, in the order of the data: what transformers itself would recompute one by one.
+
+    Why private: `gradient_checkpointing_enable` is public, but recomputes all blocks or none, in its own way.
+    Once gone: None; see `summarizer.model.blocks`.
+    """
+    try:
+        from transformers.modeling_layers import GradientCheckpointingLayer
+    except ImportError:
+        what = "transformers.modeling_layers.GradientCheckpointingLayer"
+        _gone(what, "a model's blocks are taken to be its longest list of alike modules")
+        return None
+    return [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
 
 
 def attention_implementation(model: PreTrainedModel) -> str | None:

@@ -136,8 +136,9 @@ def _accelerator(*, on_card: bool) -> Accelerator:
     global _last
     moves = _last is not None and _last.num_processes == 1 and (_last.device.type != "cpu") != on_card
     if moves:
+        _last = None
         compat.forget_processes()
-    if _last is None or moves:
+    if _last is None:
         # Of its precisions it is told none: with fp16 it would scale every loss by one scaler of its own.
         _last = Accelerator(mixed_precision="no", cpu=not on_card)
     return _last

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
 from summarizer import compat, processes
+from summarizer.model.blocks import blocks
 
 pytestmark = pytest.mark.versions
 
@@ -372,3 +373,14 @@ def test_the_way_of_a_model_s_attention(lines: list[str]) -> None:
     for _ in range(2):
         assert not compat.attends_through_interface(_Bare())  # type: ignore[arg-type]
     assert "PreTrainedModel._supports_attention_backend: examples are padded rather than packed" in lines[0]
+
+
+@pytest.mark.parametrize("kind", ["gptj", "llama_tied", "gpt2", "opt", "bloom"])
+def test_a_model_s_blocks(kind: str, lines: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    model = AutoModelForCausalLM.from_config(tiny_config(kind))
+    by_transformers = blocks(model)
+    assert len(by_transformers) == 2
+    monkeypatch.setitem(sys.modules, "transformers.modeling_layers", None)
+    for _ in "twice":
+        assert blocks(model) == by_transformers
+    assert "has no transformers.modeling_layers.GradientCheckpointingLayer" in lines[0]

@@ -21,7 +21,7 @@ OWN = ("summarizer", "hydra_plugins")
 COMPAT = "summarizer/compat.py"
 
 PRIVATE_PARTS = ("_*", "modeling_*", "integrations", "core_model_loading", "conversion_mapping")
-"""Of a module's dotted name. All that transformers documents can be imported from `transformers` itself."""
+"""Of a module's dotted name. What transformers documents to build on is imported from `transformers` itself."""
 PRIVATE_PACKAGES = ("wandb.sdk", "wandb.proto")
 DOCUMENTED = ("_target_", "_recursive_", "_partial_", "_convert_", "_args_")
 """Keys of Hydra's configs."""

@@ -189,8 +189,8 @@ class Turns:
         return Started(seconds, name, self._side.precision, rate)
 
     def begin(self, point: Point, warm_steps: int) -> Begun:
+        from summarizer.compat import compile_s
         from summarizer.tracking.environment import reset_peak_memory
-        from summarizer.tracking.startup import compile_s
 
         before_s = compile_s()
         self._workload = self._side.workload(point)

@@ -20,7 +20,8 @@ BASH = r"""_summarizer_run()
         line="${line#*summarizer.run}"
     elif [[ "${words[0]##*/}" == "summarizer" && "${words[1]}" == "run" ]]; then
         command="${words[0]} run"
-        line="${line#*summarizer*run}"
+        line="${line#*"${words[0]}"}"
+        line="${line#*run}"
     else
         return
     fi

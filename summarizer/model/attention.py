@@ -199,6 +199,7 @@ def choose_attention(model: PreTrainedModel) -> None:
         and not any(getattr(config, setting, None) for setting in UNKNOWN_SETTINGS)
         and not any(part in name for name in names for part in UNKNOWN_PARTS)
     ):
+        _register()
         model.set_attn_implementation(NAME)
         if compat.attention_implementation(model) == NAME:
             mark_packed(model)
@@ -226,5 +227,7 @@ def cache_among(given: Mapping[str, Any]) -> Cache | None:
     return next((value for value in given.values() if isinstance(value, Cache)), None)
 
 
-AttentionInterface.register(NAME, attend)
-AttentionMaskInterface.register(NAME, AttentionMaskInterface()["sdpa"])
+def _register() -> None:
+    """Make the name known to transformers, with masks as its SDPA has them."""
+    AttentionInterface.register(NAME, attend)
+    AttentionMaskInterface.register(NAME, AttentionMaskInterface()["sdpa"])

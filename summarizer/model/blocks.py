@@ -11,15 +11,24 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
+from summarizer import compat
+
 
 def blocks(model: PreTrainedModel) -> list[nn.Module]:
-    """The list of as many modules as the config says that there are hidden layers, in the order of the data.
+    """In the order of the data. None in a model whose code knows no blocks."""
+    found = compat.blocks(model)
+    return _longest_list(model) if found is None else found
 
-    None in a model that keeps its blocks otherwise.
-    """
-    count = getattr(model.config.get_text_config(), "num_hidden_layers", None)
-    lists = (module for module in model.modules() if isinstance(module, nn.ModuleList))
-    return list(next((blocks for blocks in lists if len(blocks) == count), ()))
+
+def _longest_list(model: PreTrainedModel) -> list[nn.Module]:
+    """The longest list of modules of one class, each with parts of its own; of several as long, the first."""
+    lists = [
+        list(module)
+        for module in model.modules()
+        if isinstance(module, nn.ModuleList) and len({type(part) for part in module}) == 1
+    ]
+    whole = [parts for parts in lists if len(list(parts[0].children())) > 1]
+    return max(whole, key=len, default=[])
 
 
 def recompute_blocks(model: PreTrainedModel, count: int | None = None) -> int:

@@ -110,7 +110,7 @@ def rotate(
 def replace_gptj_attention(model: PreTrainedModel) -> bool:
     """Put this attention into every layer of a GPT-J, and say whether all of them took it.
 
-    A layer takes it where its own, a small copy of it, computes the same.
+    They take it where a small copy of each one's own computes the same; else all are left as they are.
     """
     config = model.config
     head_dim = config.hidden_size // config.num_attention_heads
@@ -121,11 +121,11 @@ def replace_gptj_attention(model: PreTrainedModel) -> bool:
         if {part for part, child in module.named_children() if not isinstance(child, nn.Dropout)}
         == set(PROJECTIONS)
     }
+    if not layers or not all(_computes_the_same(module, table, head_dim) for module in layers.values()):
+        return False
     for layer, (name, module) in enumerate(layers.items()):
-        if not _computes_the_same(module, table, head_dim):
-            return False
         model.set_submodule(name, GPTJAttention(module, table, head_dim, layer))
-    return bool(layers)
+    return True
 
 
 def _computes_the_same(module: nn.Module, table: RotaryTable, head_dim: int) -> bool:

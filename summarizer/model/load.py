@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+import transformers
 from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor
 from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, PretrainedConfig, PreTrainedModel
@@ -61,7 +62,10 @@ def _names_another_task(config: PretrainedConfig) -> bool:
     own = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
     named = config.architectures or []
     return bool(named) and not any(
-        name.endswith(("ForCausalLM", "LMHeadModel", "Model")) or name == own.__name__ for name in named
+        name == own.__name__
+        or name.endswith("Model")
+        or (name.endswith("ForCausalLM") and hasattr(transformers, name))
+        for name in named
     )
 
 

@@ -24,7 +24,7 @@ SETTINGS = ("head_dim", "scaling", "num_key_value_groups", "layer_idx")
 
 
 class RotaryAttention(nn.Module):
-    """softmax(scaling q k^T) v, grouped queries, rotary position embeddings on whole heads.
+    """softmax(scaling q k^T) v, grouped queries, rotary position embeddings on heads or on their first part.
 
     Source: Su et al. 2021 (arXiv:2104.09864), a head's halves turned against each other as Llama has it; Ainslie et
     al. 2023 (arXiv:2305.13245) for heads that share keys and values.
@@ -51,11 +51,11 @@ class RotaryAttention(nn.Module):
     def forward(
         self,
         hidden_states: Float[Tensor, "rows t d"],
-        position_embeddings: tuple[Float[Tensor, "#rows t head"], Float[Tensor, "#rows t head"]],
+        position_embeddings: tuple[Float[Tensor, "#rows t turning"], Float[Tensor, "#rows t turning"]],
         attention_mask: Tensor | None = None,
         **more: Any,
     ) -> tuple[Float[Tensor, "rows t d"], None]:
-        """position_embeddings: cosines and sines of each token's angles, those of a head's first half twice."""
+        """position_embeddings: cosines and sines of each token's angles, each twice; as wide as what turns."""
         rows, t, _ = hidden_states.shape
         q, k, v = (
             projection(hidden_states).view(rows, t, -1, self.head_dim)
@@ -74,21 +74,29 @@ class RotaryAttention(nn.Module):
 def rotate_halves(
     q: Float[Tensor, "rows t heads d"],
     k: Float[Tensor, "rows t kv_heads d"],
-    cos: Float[Tensor, "#rows t d"],
-    sin: Float[Tensor, "#rows t d"],
+    cos: Float[Tensor, "#rows t turning"],
+    sin: Float[Tensor, "#rows t turning"],
 ) -> tuple[Float[Tensor, "rows heads t d"], Float[Tensor, "rows kv_heads t d"]]:
-    """Turn each head's number i with its number d / 2 + i by its token's angle; heads come ahead of tokens then."""
+    """Turn each head's number i with its number turning / 2 + i by its token's angle; heads then precede tokens.
+
+    The numbers of a head from `turning` on stay.
+    """
     if rotary.takes(q, cos) and rotary.takes(k, cos):
         q, k = (rotary.rotated(x, cos, sin, neighbours=False).transpose(1, 2) for x in (q, k))
         return q, k
     cos, sin = cos.unsqueeze(1), sin.unsqueeze(1)
-    q, k = (x.transpose(1, 2) for x in (q, k))
-    return q * cos + _swapped(q) * sin, k * cos + _swapped(k) * sin
+    return _turned(q.transpose(1, 2), cos, sin), _turned(k.transpose(1, 2), cos, sin)
 
 
-def _swapped(x: Float[Tensor, "rows heads t d"]) -> Float[Tensor, "rows heads t d"]:
-    half = x.shape[-1] // 2
-    return torch.cat((-x[..., half:], x[..., :half]), dim=-1)
+def _turned(
+    x: Float[Tensor, "rows heads t d"],
+    cos: Float[Tensor, "#rows 1 t turning"],
+    sin: Float[Tensor, "#rows 1 t turning"],
+) -> Float[Tensor, "rows heads t d"]:
+    turning = cos.shape[-1]
+    front, half = x[..., :turning], turning // 2
+    front = front * cos + torch.cat((-front[..., half:], front[..., :half]), dim=-1) * sin
+    return front if turning == x.shape[-1] else torch.cat((front, x[..., turning:]), dim=-1)
 
 
 def replace_rotary_attention(model: PreTrainedModel) -> int:
@@ -123,7 +131,17 @@ def _computes_the_same(module: nn.Module) -> bool:
             for parameter in getattr(asked, name).to_empty(device="cpu").parameters():
                 parameter.data = probe.drawn(*parameter.shape, seed=20)
     x = probe.drawn(2, t, d, seed=4)
-    angles = torch.linspace(-3, 3, t)[:, None] * torch.linspace(0.1, 2, head // 2)
-    cos, sin = (turned.repeat(1, 2).expand(2, -1, -1) for turned in (angles.cos(), angles.sin()))
-    given = {"hidden_states": x, "position_embeddings": (cos, sin), "attention_mask": None}
-    return probe.agree(asked, RotaryAttention(asked), given)
+    # Whole heads turn, or only their first half: a module that is not made for such angles raises, which is fine.
+    whole, part = (_probed(x, turning) for turning in (head, head // 4 * 2))
+    ours = RotaryAttention(asked)
+    if probe.output(asked, **whole) is None:
+        return probe.agree(asked, ours, part)
+    return probe.agree(asked, ours, whole) and (
+        probe.output(asked, **part) is None or probe.agree(asked, ours, part)
+    )
+
+
+def _probed(x: Tensor, turning: int) -> dict[str, Any]:
+    angles = torch.linspace(-3, 3, x.shape[1])[:, None] * torch.linspace(0.1, 2, turning // 2)
+    cos, sin = (turned.repeat(1, 2).expand(len(x), -1, -1) for turned in (angles.cos(), angles.sin()))
+    return {"hidden_states": x, "position_embeddings": (cos, sin), "attention_mask": None}

@@ -10,8 +10,7 @@ import torch
 import torch.nn.functional as F
 from accelerate import init_empty_weights
 from torch import nn
-from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
-from transformers.pytorch_utils import Conv1D
+from transformers import AutoModelForCausalLM, Conv1D, PretrainedConfig, PreTrainedModel
 
 from summarizer.model import gptj_attention, probe
 from summarizer.model.attention import choose_attention, is_packed, mark_packed

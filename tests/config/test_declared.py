@@ -53,14 +53,16 @@ def test_the_source_says_what_the_class_says(path: str) -> None:
 
 def test_many_optimizers_are_read_without_being_imported() -> None:
     assert len(OPTIMIZERS) > 40
-    plain = 0
+    others = set()
     for path in OPTIMIZERS:
         try:
             assert "torch.optim.optimizer.Optimizer" in [one.path for one in declared_class(path).lineage()]
+            declared_class(path).signature()
         except NotPlainError:
-            continue
-        plain += 1
-    assert plain > 0.9 * len(OPTIMIZERS)
+            others.add(path.rpartition(".")[2])
+    assert others <= {"Muon", "Adafactor", "LayerWiseDummyOptimizer"}, (
+        "these are imported, which takes seconds"
+    )
 
 
 def test_an_adapter_s_fields_are_those_of_its_class() -> None:

@@ -16,6 +16,8 @@ from summarizer.model.attention import packs_examples
 from summarizer.model.gptj_attention import GPTJAttention, RotaryTable, replace_gptj_attention, rotate
 from summarizer.model.skeleton import build_skeleton
 
+pytestmark = pytest.mark.versions
+
 CONFIG = GPTJConfig(
     vocab_size=96,
     n_embd=64,

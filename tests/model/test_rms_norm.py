@@ -5,7 +5,7 @@ from copy import deepcopy
 import pytest
 import torch
 from torch import Tensor, nn
-from transformers import Gemma2Config, LlamaConfig, MistralConfig, PretrainedConfig, Qwen3Config
+from transformers import CohereConfig, Gemma2Config, LlamaConfig, MistralConfig, PretrainedConfig, Qwen3Config
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
 from summarizer.model.kernels import rms_norm
@@ -135,6 +135,19 @@ def test_a_weight_that_is_trained_gets_its_gradient() -> None:
         (LlamaConfig(num_hidden_layers=2, hidden_size=32, intermediate_size=32, vocab_size=8), 5),
         (MistralConfig(num_hidden_layers=1, hidden_size=32, intermediate_size=32, vocab_size=8), 3),
         (Qwen3Config(num_hidden_layers=1, hidden_size=32, intermediate_size=32, vocab_size=8), 5),
+        # Its norms of queries and keys have a row of weights for each head.
+        (
+            CohereConfig(
+                num_hidden_layers=1,
+                hidden_size=32,
+                intermediate_size=32,
+                vocab_size=8,
+                num_attention_heads=4,
+                use_qk_norm=True,
+                pad_token_id=0,
+            ),
+            0,
+        ),
         (Gemma2Config(num_hidden_layers=1, hidden_size=32, intermediate_size=32, vocab_size=8), 0),
     ],
     ids=lambda given: getattr(given, "model_type", str(given)),

@@ -12,9 +12,11 @@ from transformers import (
     AutoModelForCausalLM,
     Ernie4_5Config,
     Gemma3TextConfig,
+    Glm4MoeConfig,
     GPTNeoXConfig,
     LlamaConfig,
     MistralConfig,
+    NemotronConfig,
     Olmo2Config,
     PretrainedConfig,
     Qwen2Config,
@@ -50,6 +52,7 @@ TAKING = [
     (Qwen2Config(num_hidden_layers=1, **SIZES), 1),
     (Qwen3Config(num_hidden_layers=1, head_dim=16, **SIZES), 1),
     (Gemma3TextConfig(num_hidden_layers=1, head_dim=16, **SIZES), 1),
+    (NemotronConfig(num_hidden_layers=1, head_dim=16, partial_rotary_factor=0.5, **SIZES), 1),
     (SmolLM3Config(num_hidden_layers=4, no_rope_layer_interval=4, **SIZES), 3),  # the fourth turns nothing
 ]
 LEFT = [
@@ -57,8 +60,11 @@ LEFT = [
     (GPTNeoXConfig(num_hidden_layers=1, **SIZES), 0),  # a part of each head
     (Olmo2Config(num_hidden_layers=1, **SIZES), 0),  # it normalizes all heads as one
 ]
+PARTLY = [
+    (Glm4MoeConfig(num_hidden_layers=1, head_dim=16, first_k_dense_replace=1, **SIZES), 1),
+]
 named = pytest.mark.parametrize(
-    ("config", "count"), TAKING + LEFT, ids=lambda given: getattr(given, "model_type", str(given))
+    ("config", "count"), TAKING + PARTLY + LEFT, ids=lambda given: getattr(given, "model_type", str(given))
 )
 
 

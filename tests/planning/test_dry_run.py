@@ -132,7 +132,8 @@ def test_gptj_6b_is_planned_without_a_weight() -> None:
     weights = linear + 2 * head
     rows = layers * 9 * d + 2 * v  # of outputs, each with a scale
     biases_and_norms = layers * (4 * d + d + 2 * d) + v + 2 * d
-    tables = layers * 2048 * 64
+    # Ours is one for all layers. From 5.24 on transformers' own model computes one too, which nothing reads.
+    tables = (1 + hasattr(run.adapted.model.transformer, "rotary_emb")) * 2048 * 64
     assert cost.at_peak["base"] == weights + 4 * (rows + biases_and_norms + tables)
     trainable = sum(parameter.numel() for parameter in run.adapted.parameters_of(0).values())
     assert trainable == 4_346_752

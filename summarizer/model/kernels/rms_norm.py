@@ -53,7 +53,7 @@ def same_as(module: nn.Module) -> RMSNorm | None:
     """
     parameters = dict(module.named_parameters())
     epsilon = next((value for name in EPSILONS if (value := getattr(module, name, None)) is not None), None)
-    if set(parameters) != {"weight"} or not isinstance(epsilon, float):
+    if set(parameters) != {"weight"} or parameters["weight"].ndim != 1 or not isinstance(epsilon, float):
         return None
     if any(True for _ in (*module.children(), *module.buffers())):
         return None

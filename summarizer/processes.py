@@ -134,8 +134,10 @@ _last: Accelerator | None = None
 def _accelerator(*, on_card: bool) -> Accelerator:
     """The same for all runs of a process, as accelerate keeps its state, unless one alone wants another device."""
     global _last
-    moves = _last is not None and _last.num_processes == 1 and (_last.device.type != "cpu") != on_card
-    if moves:
+    if _last is not None and (_last.device.type != "cpu") != on_card:
+        if _last.num_processes > 1:
+            text = f"the processes of this launch share {_last.device.type}; give runs for another device their own"
+            raise ConfigError.single("trainer.device", text)
         _last = None
         compat.forget_processes()
     if _last is None:

@@ -94,3 +94,7 @@ def test_accelerate_is_joined_once_and_anew_for_another_device(monkeypatch: pyte
     ]
     assert devices == ["cpu", "cpu", "cuda", "cuda", "cpu"]
     assert told == ["cpu", "forgotten", "cuda", "forgotten", "cpu"]
+    monkeypatch.setattr(FakeAccelerator, "num_processes", 2)
+    with pytest.raises(ConfigError, match=r"trainer\.device: the processes of this launch share cpu"):
+        processes._accelerator(on_card=True)
+    assert processes._accelerator(on_card=False).device.type == "cpu"

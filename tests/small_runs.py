@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.util
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import ModuleType
 
 TINY = (
     "data.rows.train=8",
@@ -79,3 +81,14 @@ def run_here(arguments: Sequence[str]) -> None:
         assert summarizer.run.command(list(arguments)) == 0
     finally:
         sys.argv = before
+
+
+def measure_of(study: Path) -> ModuleType:
+    """The module measure.py of a study, which is no package, under a name of its own."""
+    spec = importlib.util.spec_from_file_location(f"{study.name}_study", study / "measure.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module

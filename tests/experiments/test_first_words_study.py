@@ -2,30 +2,16 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import subprocess
 import sys
 from pathlib import Path
-from types import ModuleType
 
 import pytest
-from small_runs import REPOSITORY
+from small_runs import REPOSITORY, measure_of
 
 STUDY = REPOSITORY / "experiments" / "first_words"
-
-
-def imported() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("first_words_study", STUDY / "measure.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-study = imported()
+study = measure_of(STUDY)
 
 
 def test_user_seconds_are_those_of_the_process() -> None:

@@ -2,34 +2,20 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import subprocess
 import sys
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 import torch
-from small_runs import REPOSITORY
+from small_runs import REPOSITORY, measure_of
 
 from summarizer.config.specs import ModelSpec, QuantizationSpec
 from summarizer.model.load import load_base
 
 STUDY = REPOSITORY / "experiments" / "quantization_error"
-
-
-def imported() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("quantization_error", STUDY / "measure.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-study = imported()
+study = measure_of(STUDY)
 
 
 def test_error_is_the_sum_over_the_vocabulary() -> None:

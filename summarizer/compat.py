@@ -311,7 +311,7 @@ def blocks(model: PreTrainedModel) -> list[nn.Module] | None:
     """A model's blocks, in the order of the data: what transformers itself would recompute one by one.
 
     Why private: `gradient_checkpointing_enable` is public, but recomputes all blocks or none, in its own way.
-    Once gone: None; see `summarizer.model.blocks`.
+    Once gone: None; see `summarizer.models.blocks`.
     """
     try:
         from transformers.modeling_layers import GradientCheckpointingLayer

@@ -86,7 +86,7 @@ def _export(asked: argparse.Namespace) -> None:
         with_base=asked.with_base,
     )
 
-    from summarizer.progress import ConsoleHandler
+    from summarizer.console.progress import ConsoleHandler
 
     logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[ConsoleHandler()])
 

@@ -40,7 +40,7 @@ def _dispatch(arguments: Sequence[str]) -> None:
     from summarizer.config.help import asks_for_help, help_text
     from summarizer.runs.folder import check_unused
     from summarizer.runs.launch import follow, is_follower, lead, raise_failures, resume
-    from summarizer.sweep.closing import reported
+    from summarizer.sweeps.closing import reported
 
     if asks_for_completion(arguments):
         print(BASH)
@@ -56,7 +56,7 @@ def _dispatch(arguments: Sequence[str]) -> None:
         return
     folder = [argument.removeprefix("resume=") for argument in arguments if argument.startswith("resume=")]
     if folder and folder[0] not in ("", "null"):
-        from summarizer.sweep.resume import is_sweep, resume_sweep
+        from summarizer.sweeps.resume import is_sweep, resume_sweep
 
         others = [argument for argument in arguments if argument != f"resume={folder[0]}"]
         with lead():

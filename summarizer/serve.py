@@ -80,9 +80,9 @@ def _serve(options: argparse.Namespace) -> None:
     if len({folder.resolve() for folder in folders}) < len(folders):
         raise ConfigError.single("RUN", "the same folder is named twice; once is enough")
 
-    from summarizer.progress import ConsoleHandler
+    from summarizer.console.progress import ConsoleHandler
+    from summarizer.runs.trained_run import read_run
     from summarizer.serving.listening import allowed_hosts, bind, is_loopback
-    from summarizer.trained.run_folder import read_run
 
     logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[ConsoleHandler()])
     logging.getLogger("absl").setLevel(logging.WARNING)  # rouge-score says a line at each scoring
@@ -102,11 +102,11 @@ def _serve(options: argparse.Namespace) -> None:
                 bound.getsockname()[1],
             )
 
+        from summarizer.runs.opened import open_runs
+        from summarizer.runs.summarizer import Summariser
         from summarizer.serving.application import build_application
         from summarizer.serving.listening import serve
         from summarizer.serving.writer import Writer
-        from summarizer.trained.opened import open_runs
-        from summarizer.trained.summariser import Summariser
 
         opened = open_runs(runs, device=options.device, precision=options.precision)
         writer = Writer(lambda spec: Summariser(opened, spec, articles_at_once=1), options.queue)

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
 from summarizer import compat, processes
-from summarizer.model.blocks import blocks
+from summarizer.models.blocks import blocks
 
 pytestmark = pytest.mark.versions
 

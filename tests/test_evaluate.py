@@ -211,7 +211,7 @@ def test_mlperfs_task_has_its_own_prompt_and_verdict(
     flags = ("--protocol", "mlperf", "--data", SAMPLE / "validation.jsonl", "--rows", 1)
     monkeypatch.setattr(mlperf, "MAX_PROMPT_TOKENS", 150)
     read: list[tuple[int, ...]] = []
-    from summarizer.trained.summariser import Summariser
+    from summarizer.runs.summarizer import Summariser
 
     real = Summariser.summaries
 

@@ -28,7 +28,7 @@ from summarizer.exporting.converted import log_probs_of_converted
 from summarizer.exporting.export import export
 from summarizer.exporting.measure import log_probs_of
 from summarizer.exporting.request import build_request
-from summarizer.trained.summariser import Summariser
+from summarizer.runs.summarizer import Summariser
 
 pytestmark = pytest.mark.versions
 

@@ -14,7 +14,7 @@ from small_runs import REPOSITORY, TINY
 
 import summarizer
 from summarizer.__main__ import COMMANDS
-from summarizer.sweep.record import read_record
+from summarizer.sweeps.record import read_record
 from summarizer.tracking.summary import read_summary
 
 INSTALLED = (str(Path(sys.executable).parent / "summarizer"),)

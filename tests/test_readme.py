@@ -60,7 +60,7 @@ def test_command_runs(line: str, tmp_path: Path, command: Command) -> None:
         GPTJForCausalLM(
             GPTJConfig(vocab_size=8192, n_embd=32, n_layer=1, n_head=2, rotary_dim=8)
         ).save_pretrained(folder)
-        AutoTokenizer.from_pretrained(resolve_path("embedded:tiny_gptj", "model/embedded")).save_pretrained(
+        AutoTokenizer.from_pretrained(resolve_path("embedded:tiny_gptj", "models/embedded")).save_pretrained(
             folder
         )
     ended = command(arguments if "--cfg" in line else [*arguments, *QUICK])

@@ -303,7 +303,7 @@ def test_at_a_terminal_summaries_stream_under_their_names(
     script = f"""
 import os, sys
 os.chdir({str(tmp_path)!r})
-import summarizer.trained.summariser as s
+import summarizer.runs.summarizer as s
 real = s.Summariser.stream
 def counted(self, *arguments, **more):
     for number, piece in enumerate(real(self, *arguments, **more)):

@@ -13,7 +13,7 @@ import pytest
 from omegaconf import OmegaConf
 from small_runs import KILL_IN, TINY, Command
 
-from summarizer.sweep.record import SweepRecord, read_record
+from summarizer.sweeps.record import SweepRecord, read_record
 from summarizer.tracking.metrics import read_metrics
 from summarizer.tracking.summary import read_summary
 

@@ -14,10 +14,10 @@ from pathlib import Path
 
 from rich.table import Table
 
-from summarizer.progress import console
-from summarizer.sweep import wording
-from summarizer.sweep.record import SweepRecord, read_record
-from summarizer.sweep.swept import swept
+from summarizer.console.progress import console
+from summarizer.sweeps import wording
+from summarizer.sweeps.record import SweepRecord, read_record
+from summarizer.sweeps.swept import swept
 from summarizer.tracking.metrics import read_metrics
 from summarizer.training.halving import Halving
 

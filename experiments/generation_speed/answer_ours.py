@@ -19,7 +19,7 @@ from summarizer.adapters.peft_config import read_config
 from summarizer.adapters.peft_format import load_adapter
 from summarizer.config.specs import GenerationSpec, ModelSpec, QuantizationSpec
 from summarizer.generation.decode import Decoder
-from summarizer.model.load import Base, load_base
+from summarizer.models.load import Base, load_base
 from summarizer.processes import join_processes, keep_freed_memory
 
 READING = "int8_reading"

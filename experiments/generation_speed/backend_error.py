@@ -14,12 +14,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from summarizer.console.progress import bar
 from summarizer.converting.openvino import Converted, open_converted
 from summarizer.exporting.examples import examples_of
 from summarizer.exporting.measure import Example, LogProbs, Reference, log_probs_of
-from summarizer.progress import bar
-from summarizer.trained.opened import open_runs
-from summarizer.trained.run_folder import read_run
+from summarizer.runs.opened import open_runs
+from summarizer.runs.trained_run import read_run
 
 BACKENDS = ("openvino", "openvino_int4")
 PRECISIONS = ("auto", "fp32")

@@ -14,11 +14,11 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from summarizer.model.formats import blockwise8, fp8
-from summarizer.model.formats.int8_on_cpu import whole_number_product
-from summarizer.model.kernels import coded_rows, dense_rows, few_rows, many_rows
-from summarizer.model.kernels.attend_one import Kept, attend_one
-from summarizer.model.kernels.few_rows import LowRankPairs
+from summarizer.ops import coded_rows, dense_rows, few_rows, many_rows
+from summarizer.ops.attend_one import Kept, attend_one
+from summarizer.ops.few_rows import LowRankPairs
+from summarizer.quantization import blockwise8, fp8
+from summarizer.quantization.int8_on_cpu import whole_number_product
 
 SHAPES = ((4096, 4096), (4096, 16384), (16384, 4096))
 """Inputs and outputs of GPT-J-6B's linear layers."""

@@ -30,12 +30,12 @@ from summarizer.adapters.peft_config import WEIGHTS_FILE
 from summarizer.adapters.peft_format import save_adapter
 from summarizer.config.specs import ModelSpec
 from summarizer.errors import ConfigError
-from summarizer.model.load import load_config
-from summarizer.model.random_base import random_tensors
-from summarizer.model.skeleton import build_skeleton
-from summarizer.model.source import model_folder
-from summarizer.model.stored_base import is_stored_base, read_manifest
-from summarizer.model.streaming import source_tensors
+from summarizer.models.load import load_config
+from summarizer.models.meta_model import build_skeleton
+from summarizer.models.random_base import random_tensors
+from summarizer.models.source import model_folder
+from summarizer.models.stored_base import is_stored_base, read_manifest
+from summarizer.models.streaming import source_tensors
 
 SHARD_BYTES = 1 << 30
 """In memory while it is written."""

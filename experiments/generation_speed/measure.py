@@ -30,8 +30,8 @@ from speed_contenders import EMBEDDED, GPTJ_6B, Contender, Work
 from speed_rows import Row, agreement, row_of, table, write
 from speed_turns import Found, Machine, take_turns
 
+from summarizer.console.progress import ConsoleHandler, bar
 from summarizer.errors import ConfigError
-from summarizer.progress import ConsoleHandler, bar
 from summarizer.tracking.environment import git_state, versions
 
 log = logging.getLogger("generation_speed")
@@ -173,7 +173,7 @@ def parse() -> argparse.Namespace:
     arguments.parser = parser
     fill_in(arguments)
     logging.basicConfig(level=logging.WARNING, handlers=[ConsoleHandler()], format="%(message)s")
-    for name in ("generation_speed", "summarizer.progress"):
+    for name in ("generation_speed", "summarizer.console.progress"):
         logging.getLogger(name).setLevel(logging.INFO)
     return arguments
 

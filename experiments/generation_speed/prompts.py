@@ -14,9 +14,9 @@ from summarizer.config.paths import conf_folder
 from summarizer.config.specs import RunSpec
 from summarizer.data.prompt import build_prompt
 from summarizer.data.splits import build_split
-from summarizer.model.load import load_config
-from summarizer.model.source import model_folder
-from summarizer.model.tokenizer import load_tokenizer
+from summarizer.models.load import load_config
+from summarizer.models.source import model_folder
+from summarizer.models.tokenizer import load_tokenizer
 
 GPTJ_VOCABULARY = 50_257
 """Tokens that have words; the rest of GPT-J's 50,400 rows are padding."""

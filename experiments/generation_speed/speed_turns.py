@@ -14,7 +14,7 @@ from materials import STUDY, Materials, embedding_weights, environment, last_lin
 from memory_rate import memory_rate
 from speed_contenders import ELSEWHERE, Contender, Work, request
 
-from summarizer.progress import Bar
+from summarizer.console.progress import Bar
 
 WORKER = STUDY / "answering.py"
 

@@ -26,15 +26,15 @@ from torch import Tensor, nn
 from summarizer.config.check import check
 from summarizer.config.paths import conf_folder
 from summarizer.config.specs import QuantizationSpec, RunSpec
+from summarizer.console.progress import bar
 from summarizer.data.prompt import build_prompt
 from summarizer.data.splits import build_split
-from summarizer.model.formats import fp8
-from summarizer.model.formats.protocol import WeightFormat
-from summarizer.model.frozen import FrozenWeight
-from summarizer.model.load import load_base
-from summarizer.model.source import model_folder
-from summarizer.model.tokenizer import load_tokenizer
-from summarizer.progress import bar
+from summarizer.models.load import load_base
+from summarizer.models.source import model_folder
+from summarizer.models.tokenizer import load_tokenizer
+from summarizer.quantization import fp8
+from summarizer.quantization.frozen import FrozenWeight
+from summarizer.quantization.protocol import WeightFormat
 
 REFERENCE = "none"
 

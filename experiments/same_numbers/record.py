@@ -1,4 +1,4 @@
-"""Record what a tree of this project computes, and how fast, by its public commands alone; then compare two records.
+"""Record what a tree of this project computes, and how fast, by its public commands; compare records.
 
     python experiments/same_numbers/record.py record --tree . --model SMOLLM2 --rows CNN_DAILYMAIL --out before.json
     python experiments/same_numbers/record.py compare before.json after.json
@@ -65,7 +65,9 @@ class Tree:
         process = self.start(command, *arguments)
         output, errors = process.communicate()
         if process.returncode:
-            raise RuntimeError(f"{command} {arguments}: exit code {process.returncode}\n{errors.decode()[-4000:]}")
+            raise RuntimeError(
+                f"{command} {arguments}: exit code {process.returncode}\n{errors.decode()[-4000:]}"
+            )
         return output.decode()
 
     def timed(self, command: str, *arguments: str) -> tuple[float, float]:
@@ -118,8 +120,12 @@ def of_run(folder: Path) -> dict[str, Any]:
         path.name: [json.loads(line)["prediction"] for line in path.read_text().splitlines()]
         for path in sorted((folder / "predictions").glob("*.jsonl"))
     }
-    scores = {name: summary.get(name) for name in ("status", "steps", "val_loss", "rouge", "baseline", "base")}
-    metrics = [{name: line[name] for name in line if name == "step" or name.startswith(kept)} for line in lines]
+    scores = {
+        name: summary.get(name) for name in ("status", "steps", "val_loss", "rouge", "baseline", "base")
+    }
+    metrics = [
+        {name: line[name] for name in line if name == "step" or name.startswith(kept)} for line in lines
+    ]
     return {"metrics": metrics, "scores": scores, "texts": texts, "adapter": digests(folder / "adapter")}
 
 
@@ -156,7 +162,10 @@ def record(tree: Tree, model: Path) -> dict[str, Any]:
     note("SmolLM2", of_run(work / "smollm2"))
     tree.call("evaluate", "smollm2", "--rows", "8", "--precision", "fp32", "--output", "scored")
     scores = json.loads((work / "scored" / "scores.json").read_text())
-    note("evaluate", {name: scores[name] for name in sorted(scores) if name not in ("wall_s", "versions", "git")})
+    note(
+        "evaluate",
+        {name: scores[name] for name in sorted(scores) if name not in ("wall_s", "versions", "git")},
+    )
     for name, flags in (("greedy", []), ("beam 4", ["--beams", "4"])):
         flags = [*flags, "--precision", "fp32", "--output", f"{name}.jsonl"]
         tree.call("summarize", "smollm2", "articles.jsonl", *flags)
@@ -201,7 +210,7 @@ def differences(before: Any, after: Any, path: str = "") -> Iterator[tuple[str, 
 
 
 def compare(before: Path, after: Path, rounding: float) -> int:
-    """Print what differs, part by part. Returns 1 where a number differs by more than rounding, or a text at all."""
+    """Print what differs, part by part. Returns 1 where a number differs by more than rounding, or a text."""
     left, right = json.loads(before.read_text()), json.loads(after.read_text())
     wrong = False
     for part in left:
@@ -213,7 +222,11 @@ def compare(before: Path, after: Path, rounding: float) -> int:
         worst = max((abs(a - b) / max(abs(a), 1e-12) for _, a, b in numbers), default=0.0)
         failed = bool(others) or not math.isfinite(worst) or worst > rounding
         wrong |= failed
-        verdict = "same bits" if not found else f"{len(numbers)} numbers to {worst:.1e}, {len(bits)} tensors in bits"
+        verdict = (
+            "same bits"
+            if not found
+            else f"{len(numbers)} numbers to {worst:.1e}, {len(bits)} tensors in bits"
+        )
         print(f"{part:20} {'DIFFERS: ' if failed else ''}{verdict}")
         for p, a, b in others[:6]:
             print(f"    {p}: {str(a)[:100]!r} -> {str(b)[:100]!r}")
@@ -221,11 +234,15 @@ def compare(before: Path, after: Path, rounding: float) -> int:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     commands = parser.add_subparsers(dest="command", required=True)
     for name in ("record", "speed"):
         command = commands.add_parser(name)
-        command.add_argument("--tree", action="append", required=True, help="a checkout, or for speed LABEL=CHECKOUT")
+        command.add_argument(
+            "--tree", action="append", required=True, help="a checkout, or for speed LABEL=CHECKOUT"
+        )
         command.add_argument("--model", type=Path, required=True, help="the folder of SmolLM2-135M-Instruct")
         command.add_argument("--rows", type=Path, required=True, help="folder of {train,validation}.jsonl.gz")
         command.add_argument("--out", type=Path, required=True)

@@ -15,7 +15,7 @@ import peer_work
 from sweep_workload import Grid, Trial
 
 from summarizer.errors import ConfigError
-from summarizer.sweep.record import read_record
+from summarizer.sweeps.record import read_record
 from summarizer.tracking.summary import SUMMARY, Summary, read_summary
 
 FUSED, ONE_BY_ONE, PROCESSES, PEER = "fused", "one by one", "a process each", "peer"

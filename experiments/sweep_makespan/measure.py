@@ -27,8 +27,8 @@ from peer_work import BASES, read_work
 from sweep_turns import Turns
 from sweep_workload import EMBEDDED, GPTJ_6B, Setting, grid_of, prepare
 
+from summarizer.console.progress import ConsoleHandler, bar
 from summarizer.errors import ConfigError
-from summarizer.progress import ConsoleHandler, bar
 from summarizer.tracking.environment import git_state, versions
 
 NAMES = {name.replace(" ", "_"): name for name in (FUSED, ONE_BY_ONE, PROCESSES, PEER)}
@@ -51,7 +51,7 @@ def main() -> None:
     arguments = parser.parse_args()
     fill_in(arguments, on_card=arguments.device != "cpu" and torch.cuda.is_available())
     logging.basicConfig(level=logging.WARNING, handlers=[ConsoleHandler()], format="%(message)s")
-    for name in ("sweep_makespan", "summarizer.progress"):
+    for name in ("sweep_makespan", "summarizer.console.progress"):
         logging.getLogger(name).setLevel(logging.INFO)
     try:
         for trials in arguments.trials:

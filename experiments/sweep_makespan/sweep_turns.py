@@ -21,7 +21,7 @@ from contenders import (
 from makespans import Row, row_of
 from sweep_workload import grid_of
 
-from summarizer.progress import Bar
+from summarizer.console.progress import Bar
 
 IMPORTS = "import bitsandbytes, peft, rouge_score, transformers"
 ONE_STEP = (

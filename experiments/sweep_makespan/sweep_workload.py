@@ -21,13 +21,13 @@ from summarizer.data.prompt import Prompt, build_prompt
 from summarizer.data.splits import Split, build_split
 from summarizer.errors import ConfigError, Issue
 from summarizer.generation.transformers_generate import generation_config
-from summarizer.model.load import load_config
-from summarizer.model.random_base import random_tensors
-from summarizer.model.skeleton import build_skeleton
-from summarizer.model.source import model_folder
-from summarizer.model.stored_base import is_stored_base, read_manifest
-from summarizer.model.streaming import source_tensors
-from summarizer.model.tokenizer import check_context, load_tokenizer
+from summarizer.models.load import load_config
+from summarizer.models.meta_model import build_skeleton
+from summarizer.models.random_base import random_tensors
+from summarizer.models.source import model_folder
+from summarizer.models.stored_base import is_stored_base, read_manifest
+from summarizer.models.streaming import source_tensors
+from summarizer.models.tokenizer import check_context, load_tokenizer
 from summarizer.processes import join_processes
 from summarizer.runs.preflight import preflight
 from summarizer.training.course import course_of

@@ -67,8 +67,8 @@ def measured(arguments: argparse.Namespace) -> Any:
 
     from summarizer.config.specs import ModelSpec
     from summarizer.evaluation.rouge import bootstrap
-    from summarizer.model.source import model_folder
-    from summarizer.model.tokenizer import load_tokenizer
+    from summarizer.models.source import model_folder
+    from summarizer.models.tokenizer import load_tokenizer
 
     recipe = read_recipe(HERE / "recipe.yaml")
     texts: dict[str, list[str]] = {}
@@ -112,9 +112,9 @@ def load_model(spec: Any) -> PreTrainedModel:
     from transformers import AutoModelForCausalLM
 
     from summarizer.config.specs import QuantizationSpec
-    from summarizer.model.load import load_base
-    from summarizer.model.source import model_folder
-    from summarizer.model.stored_base import is_stored_base
+    from summarizer.models.load import load_base
+    from summarizer.models.source import model_folder
+    from summarizer.models.stored_base import is_stored_base
 
     if is_stored_base(model_folder(spec)):
         return load_base(spec, QuantizationSpec(format="int8", cache=False), torch.device("cpu")).model
@@ -130,7 +130,7 @@ def window_losses(
     import torch
     from pretraining import held_out_loss
 
-    from summarizer.progress import bar
+    from summarizer.console.progress import bar
 
     count = (len(tokens) - 1) // context
     chosen: Sequence[int] = np.linspace(0, count - 1, min(windows or count, count)).astype(int).tolist()

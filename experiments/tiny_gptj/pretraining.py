@@ -20,8 +20,8 @@ from torch import Tensor, nn
 from transformers import GPTJConfig, GPTJForCausalLM, PreTrainedModel
 
 from summarizer.atomic import new_folder, remove_scratch, write_tensors, write_text
+from summarizer.console.progress import bar
 from summarizer.errors import ConfigError
-from summarizer.progress import bar
 
 CHECKPOINT = "checkpoint"
 MOMENTS = ("exp_avg", "exp_avg_sq")

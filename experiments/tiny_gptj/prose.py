@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 from recipe import TextPart
 
+from summarizer.console.progress import bar
 from summarizer.errors import ConfigError
-from summarizer.progress import bar
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast

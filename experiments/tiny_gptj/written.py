@@ -13,11 +13,11 @@ from pretraining import Course
 from transformers import AutoModelForCausalLM, GPTJForCausalLM
 
 from summarizer.atomic import new_folder, write_text
-from summarizer.model.formats import weight_format
-from summarizer.model.load import load_config
-from summarizer.model.skeleton import build_skeleton
-from summarizer.model.stored_base import write_base
-from summarizer.model.streaming import quantised, source_tensors
+from summarizer.models.load import load_config
+from summarizer.models.meta_model import build_skeleton
+from summarizer.models.stored_base import write_base
+from summarizer.models.streaming import quantised, source_tensors
+from summarizer.quantization import weight_format
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast

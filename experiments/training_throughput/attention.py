@@ -17,8 +17,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from summarizer.model import attention, causal_blocks
-from summarizer.model.kernels import causal
+from summarizer.models import attention, causal_blocks
+from summarizer.ops import causal
 
 Attention = Callable[[Tensor, Tensor, Tensor, list[int], float], Tensor]
 SHAPES = {

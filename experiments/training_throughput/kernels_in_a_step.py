@@ -1,4 +1,4 @@
-"""A training step on a CPU with and without the kernels of `summarizer/model/kernels` that training uses.
+"""A training step on a CPU with and without the kernels of `summarizer/ops` that training uses.
 
     python experiments/training_throughput/kernels_in_a_step.py --trials 8
     python experiments/training_throughput/kernels_in_a_step.py model=hf model.name_or_path=outputs/smollm2 \\
@@ -20,7 +20,7 @@ from unittest.mock import patch
 
 from training_groups import group_of
 
-from summarizer.model.kernels import causal, gelu, rms_norm, rotary, scaled_columns
+from summarizer.ops import causal, gelu, rms_norm, rotary, scaled_columns
 from summarizer.training.step import train_step
 
 DIMS = (2, 4, 8, 16)

@@ -26,8 +26,8 @@ from turns import measured, rounds
 from worker import ContenderFailed, Worker
 from workload import EMBEDDED, GPTJ_6B, Contender, Point, Setting, build_workload
 
+from summarizer.console.progress import ConsoleHandler, bar
 from summarizer.errors import ConfigError
-from summarizer.progress import ConsoleHandler, bar
 from summarizer.tracking.environment import git_state, versions
 
 log = logging.getLogger("training_throughput")
@@ -168,7 +168,7 @@ def parse() -> argparse.Namespace:
     fill_in(arguments, on_card=arguments.device != "cpu" and torch.cuda.is_available())
     handler = ConsoleHandler()
     logging.basicConfig(level=logging.WARNING, handlers=[handler], format="%(message)s")
-    for name in ("training_throughput", "summarizer.progress"):
+    for name in ("training_throughput", "summarizer.console.progress"):
         logging.getLogger(name).setLevel(logging.INFO)
     return arguments
 

@@ -10,12 +10,12 @@ import torch
 from workload import Contender, Point, Setting, Workload, build_workload, model_config
 
 from summarizer.adapters.attach import attach
-from summarizer.model.load import Base, load_base
-from summarizer.model.random_base import random_base
+from summarizer.models.load import Base, load_base
+from summarizer.models.random_base import random_base
 from summarizer.processes import join_processes
 from summarizer.runs.sizing import compiles, size_run
 from summarizer.tracking.recorder import no_recorder
-from summarizer.tracking.utilisation import ModelShape, shape_of
+from summarizer.tracking.utilization import ModelShape, shape_of
 from summarizer.training.course import Course
 from summarizer.training.flat_optimizer import build_optimizer
 from summarizer.training.group import build_group

@@ -29,13 +29,13 @@ from summarizer.adapters.peft_config import WEIGHTS_FILE
 from summarizer.adapters.peft_format import save_adapter
 from summarizer.config.specs import RunSpec
 from summarizer.data.batches import IGNORED_LABEL
-from summarizer.model.load import load_config
-from summarizer.model.random_base import random_tensors
-from summarizer.model.skeleton import build_skeleton
-from summarizer.model.source import model_folder
-from summarizer.model.stored_base import is_stored_base, read_manifest
-from summarizer.model.streaming import source_tensors
-from summarizer.tracking.utilisation import ModelShape, shape_of
+from summarizer.models.load import load_config
+from summarizer.models.meta_model import build_skeleton
+from summarizer.models.random_base import random_tensors
+from summarizer.models.source import model_folder
+from summarizer.models.stored_base import is_stored_base, read_manifest
+from summarizer.models.streaming import source_tensors
+from summarizer.tracking.utilization import ModelShape, shape_of
 
 BATCHES_AHEAD = 4
 """Real rows that lie on the device before a turn; made rows come round again after as many."""

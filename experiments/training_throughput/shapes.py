@@ -17,8 +17,8 @@ from summarizer.data.batches import Batch, collate
 from summarizer.data.prompt import build_prompt
 from summarizer.data.room import SIZES_PER_DOUBLING
 from summarizer.data.splits import build_split
-from summarizer.model.source import model_folder
-from summarizer.model.tokenizer import load_tokenizer
+from summarizer.models.source import model_folder
+from summarizer.models.tokenizer import load_tokenizer
 from summarizer.training.microbatches import Microbatches
 
 

@@ -12,13 +12,13 @@ from summarizer.adapters.attach import attach
 from summarizer.config.paths import conf_folder
 from summarizer.data.prompt import build_prompt
 from summarizer.data.splits import build_split
-from summarizer.model.load import load_base
-from summarizer.model.source import model_folder
-from summarizer.model.tokenizer import load_tokenizer
+from summarizer.models.load import load_base
+from summarizer.models.source import model_folder
+from summarizer.models.tokenizer import load_tokenizer
 from summarizer.processes import join_processes
 from summarizer.runs.preflight import preflight
 from summarizer.tracking.recorder import no_recorder
-from summarizer.tracking.utilisation import shape_of
+from summarizer.tracking.utilization import shape_of
 from summarizer.training.course import Course
 from summarizer.training.flat_optimizer import build_optimizer
 from summarizer.training.group import Group, build_group

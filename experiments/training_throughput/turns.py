@@ -11,8 +11,8 @@ from report import Row, median, percentile, ratio, relative_difference
 from worker import Begun, ContenderFailed, Turn, Worker
 from workload import Contender, Point, Setting
 
-from summarizer.progress import Bar
-from summarizer.tracking.utilisation import utilisation
+from summarizer.console.progress import Bar
+from summarizer.tracking.utilization import utilisation
 
 GRADIENT_ERRORS = 20
 """A gradient's norm may differ by so many times what a loss may: quantization_error has int8's loss 0.4 % off,

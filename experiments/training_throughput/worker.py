@@ -179,7 +179,7 @@ class Turns:
         import torch
 
         from summarizer.processes import DTYPES
-        from summarizer.tracking.utilisation import matrix_rate
+        from summarizer.tracking.utilization import matrix_rate
 
         name = "cpu"
         if self._device.type == "cuda":
@@ -205,7 +205,7 @@ class Turns:
 
     def steps(self, count: int, warm_steps: int) -> Turn:
         from summarizer.tracking.environment import peak_memory_bytes
-        from summarizer.tracking.utilisation import training_flops
+        from summarizer.tracking.utilization import training_flops
 
         self._timed(warm_steps)
         warm = self._side.numbers()

@@ -14,9 +14,9 @@ from summarizer.config.specs import RunSpec
 from summarizer.data.order import EncodedRow, TrainingRows
 from summarizer.data.prompt import Prompt, build_prompt
 from summarizer.data.splits import build_split
-from summarizer.model.load import load_config
-from summarizer.model.source import model_folder
-from summarizer.model.tokenizer import check_context, load_tokenizer
+from summarizer.models.load import load_config
+from summarizer.models.source import model_folder
+from summarizer.models.tokenizer import check_context, load_tokenizer
 from summarizer.runs.preflight import preflight
 
 GPTJ_6B = "gptj_6b"

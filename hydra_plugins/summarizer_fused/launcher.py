@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 
 
 class FusedLauncher(Launcher):
-    """Trains the runs of a sweep that share a base together. The work is done by `summarizer.sweep.launcher`."""
+    """Trains the runs of a sweep that share a base together. The work is done by `summarizer.sweeps.launcher`."""
 
     def __init__(self, over: str | None = None, options: Mapping[str, Any] | None = None) -> None:
         """over: the launcher that takes each group as one job, null being this process.  options: its own."""
@@ -28,7 +28,7 @@ class FusedLauncher(Launcher):
         announce_sweep(typed)
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        from summarizer.sweep.launcher import Launch
+        from summarizer.sweeps.launcher import Launch
 
         launch = Launch(self.hydra_context, self.task_function, self.config, self.over, self.options)
         return launch.batch(job_overrides, initial_job_idx)

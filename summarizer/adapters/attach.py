@@ -22,8 +22,8 @@ from summarizer.data.order import EncodedRow
 from summarizer.data.prompt import Prompt
 from summarizer.data.room import Room
 from summarizer.errors import ConfigError
-from summarizer.model.attention import packs_examples
-from summarizer.model.frozen import FrozenEmbedding, FrozenLinear
+from summarizer.models.attention import packs_examples
+from summarizer.quantization.frozen import FrozenEmbedding, FrozenLinear
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from summarizer.adapters.dropout import dropout_mask
 from summarizer.adapters.protocol import Adapter, Parameters, Role
-from summarizer.model.frozen import FrozenEmbedding, FrozenLinear, in_product_precision
+from summarizer.quantization.frozen import FrozenEmbedding, FrozenLinear, in_product_precision
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,8 @@ from torch import Tensor
 
 from summarizer.adapters.product import low_rank_product
 from summarizer.adapters.protocol import Adapter, Parameters, Role
-from summarizer.model.frozen import FrozenLinear
-from summarizer.model.kernels.few_rows import LowRankPairs
+from summarizer.ops.few_rows import LowRankPairs
+from summarizer.quantization.frozen import FrozenLinear
 
 
 class LoRA(Adapter):

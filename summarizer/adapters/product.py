@@ -8,8 +8,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from summarizer.model.frozen import FrozenLinear, FrozenWeight
-from summarizer.model.kernels.few_rows import LowRankPairs
+from summarizer.ops.few_rows import LowRankPairs
+from summarizer.quantization.frozen import FrozenLinear, FrozenWeight
 
 FEW_TOKENS = 16
 """Of a trial. Up to here a CPU multiplies the pairs in their own fp32: converting them would cost more."""

@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
-from summarizer.model.frozen import FrozenLinear
+from summarizer.quantization.frozen import FrozenLinear
 
 Parameters = Mapping[str, Tensor]
 """One layer's adapter tensors by name. Their first axis is the adapter dim; groups put `n` before it."""

@@ -9,7 +9,7 @@ from dataclasses import fields, is_dataclass
 from typing import Any
 
 from summarizer.comparing.compared import ComparedRun, Comparison
-from summarizer.sweep.swept import Value
+from summarizer.sweeps.swept import Value
 
 
 def as_json(comparison: Comparison) -> str:

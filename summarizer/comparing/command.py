@@ -10,7 +10,6 @@ from pathlib import Path
 
 from rich.console import Console
 
-from summarizer import progress
 from summarizer.atomic import write_text
 from summarizer.comparing.as_json import as_json
 from summarizer.comparing.comparison import LOSS, RANKINGS, compare_runs
@@ -19,6 +18,7 @@ from summarizer.comparing.reading import NeverBeganError, Read, read_run, reason
 from summarizer.comparing.terminal import print_comparison
 from summarizer.config.nearest import suggestion
 from summarizer.config.paths import shown
+from summarizer.console import progress
 from summarizer.errors import ConfigError, Issue, RunsFailed
 from summarizer.runs.logs import log_to_terminal
 from summarizer.runs.mistakes import FAILURE, ended_by_sigterm

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from summarizer.evaluation.rouge import Interval
 from summarizer.evaluation.significance import Difference
-from summarizer.sweep.swept import Value
+from summarizer.sweeps.swept import Value
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from summarizer.comparing.pairing import RowScores
 from summarizer.comparing.reading import Read, finite
 from summarizer.evaluation.predictions import Prediction
 from summarizer.evaluation.rouge import VARIANTS, Interval
-from summarizer.sweep.swept import Value, one_line
+from summarizer.sweeps.swept import Value, one_line
 from summarizer.tracking.names import redact
 from summarizer.tracking.summary import RougeScores
 

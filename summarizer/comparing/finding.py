@@ -9,8 +9,8 @@ from pathlib import Path
 
 from summarizer.config.paths import shown
 from summarizer.errors import ConfigError
-from summarizer.sweep.record import FILE_NAME as SWEEP
-from summarizer.sweep.record import read_record
+from summarizer.sweeps.record import FILE_NAME as SWEEP
+from summarizer.sweeps.record import read_record
 from summarizer.tracking.metrics import METRICS
 from summarizer.tracking.summary import SUMMARY
 from summarizer.tracking.sweep_run import ID_FILE as SWEEP_ID

@@ -12,8 +12,8 @@ from summarizer.comparing.page_curves import points_per_curve, thinned
 from summarizer.comparing.settings import heading, setting
 from summarizer.evaluation.rouge import VARIANTS, Interval
 from summarizer.evaluation.significance import Difference
-from summarizer.sweep.swept import UNSET, Value
-from summarizer.sweep.wording import label
+from summarizer.sweeps.swept import UNSET, Value
+from summarizer.sweeps.wording import label
 
 MODEL_KEYS = ("model.name_or_path", "quantization.format")
 """Of the config: what tells one base from another in a comparison of several."""

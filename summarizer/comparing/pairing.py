@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from summarizer import progress
+from summarizer.console import progress
 from summarizer.evaluation.predictions import Prediction
 from summarizer.evaluation.rouge import VARIANTS, score_pairs
 from summarizer.evaluation.significance import Difference, adjust, compare

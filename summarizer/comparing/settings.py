@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import PurePath
 from typing import Any
 
-from summarizer.sweep.swept import UNSET, Value, one_line
+from summarizer.sweeps.swept import UNSET, Value, one_line
 from summarizer.tracking.names import redact, run_name
 
 NOT_OF_THE_RUN = (

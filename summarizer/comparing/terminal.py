@@ -18,7 +18,7 @@ from summarizer.comparing.comparison import LOSS
 from summarizer.comparing.settings import heading
 from summarizer.scoring.tables import Cell
 from summarizer.scoring.words import smallest_p
-from summarizer.sweep.swept import UNSET
+from summarizer.sweeps.swept import UNSET
 
 MOST_COMMANDS = 20
 """Runs whose commands are printed; of more, only the best of each row set."""

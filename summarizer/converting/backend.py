@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from summarizer.errors import Issue
-from summarizer.trained import opening
-from summarizer.trained.run_folder import TrainedRun
+from summarizer.runs import opening
+from summarizer.runs.trained_run import TrainedRun
 
 if TYPE_CHECKING:
     from summarizer.converting.openvino import Converted
-    from summarizer.trained.opened import Opened
+    from summarizer.runs.opened import Opened
 
 
 def opening_issues(runs: Sequence[TrainedRun], backend: str, *, device: str, precision: str) -> list[Issue]:
@@ -28,7 +28,7 @@ def open_model(
 ) -> Opened | Converted:
     """Runs to write summaries by. Raises ConfigError as `open_runs` and `open_converted` do."""
     if backend == "torch":
-        from summarizer.trained.opened import open_runs
+        from summarizer.runs.opened import open_runs
 
         return open_runs(runs, device=device, precision=precision)
     from summarizer.converting.openvino import open_converted

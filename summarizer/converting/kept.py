@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, TypeVar
 
 from summarizer import atomic
 from summarizer.config.paths import cache_folder
+from summarizer.console.progress import working
 from summarizer.errors import ConfigError
-from summarizer.progress import working
 
 if TYPE_CHECKING:
     from filelock import FileLock

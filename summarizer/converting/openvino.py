@@ -27,18 +27,18 @@ from torch import Tensor
 from summarizer.adapters.lora import LoRA
 from summarizer.config.paths import cache_folder
 from summarizer.config.specs import GenerationSpec
+from summarizer.console.progress import Bar, bar
 from summarizer.converting.kept import kept, require_room
 from summarizer.data.prompt import Prompt, build_prompt
 from summarizer.errors import ConfigError, Issue
 from summarizer.exporting.merge import Merge
 from summarizer.exporting.model_folder import MergedModel
 from summarizer.generation.openvino.known import GRAPH, refusal
-from summarizer.model.load import base_digest, load_config
-from summarizer.model.source import model_folder
-from summarizer.model.tokenizer import check_context, load_tokenizer
-from summarizer.progress import Bar, bar
-from summarizer.trained.opened import open_runs
-from summarizer.trained.run_folder import TrainedRun
+from summarizer.models.load import base_digest, load_config
+from summarizer.models.source import model_folder
+from summarizer.models.tokenizer import check_context, load_tokenizer
+from summarizer.runs.opened import open_runs
+from summarizer.runs.trained_run import TrainedRun
 
 if TYPE_CHECKING:
     from summarizer.exporting.shards import Piece

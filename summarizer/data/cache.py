@@ -16,7 +16,7 @@ from summarizer import atomic
 from summarizer.config.paths import cache_folder
 from summarizer.data.report import SplitReport
 from summarizer.data.rows import BadRow
-from summarizer.data.tokenise import TokenisedRow
+from summarizer.data.tokenize import TokenisedRow
 from summarizer.errors import ConfigError
 
 if TYPE_CHECKING:

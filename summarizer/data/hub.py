@@ -12,9 +12,9 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineMod
 from huggingface_hub.utils.tqdm import tqdm as bar_of_hub
 
 from summarizer.config.specs import DataSpec
+from summarizer.console.library_bars import library_bars
 from summarizer.data.rows import BadRow, RawRow, require_columns
 from summarizer.errors import ConfigError
-from summarizer.library_bars import library_bars
 
 log = logging.getLogger(__name__)
 

@@ -7,7 +7,7 @@ from itertools import islice
 
 from summarizer.data.prompt import Prompt
 from summarizer.data.rows import BadRow
-from summarizer.data.tokenise import TokenisedRow
+from summarizer.data.tokenize import TokenisedRow
 from summarizer.errors import ConfigError
 
 BAD_ROWS_SHOWN = 5

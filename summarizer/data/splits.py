@@ -13,15 +13,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from summarizer import progress
 from summarizer.config.specs import DataSpec
+from summarizer.console import progress
 from summarizer.data.cache import EntryWriter, cached, entry_key, read_entry
 from summarizer.data.order import EncodedRow, epoch_batches, random_stream
 from summarizer.data.prompt import Prompt
 from summarizer.data.report import SplitReport, Tally, check_bad_rows
 from summarizer.data.rows import BadRow, Row
 from summarizer.data.sources import Source, SplitName, open_source
-from summarizer.data.tokenise import checked_rows, tokenise
+from summarizer.data.tokenize import checked_rows, tokenise
 from summarizer.errors import ConfigError
 
 if TYPE_CHECKING:

@@ -9,14 +9,14 @@ from itertools import count, islice
 from typing import TypeVar
 
 from summarizer.config.specs import DataSpec
+from summarizer.console.progress import bar
 from summarizer.data.order import WINDOW_BATCHES, EncodedRow, by_length, permutation, random_stream
 from summarizer.data.prompt import Prompt
 from summarizer.data.report import SplitReport, Tally, check_bad_rows
 from summarizer.data.rows import BadRow, Row
 from summarizer.data.sources import open_source
-from summarizer.data.tokenise import TokenisedRow, checked_rows
+from summarizer.data.tokenize import TokenisedRow, checked_rows
 from summarizer.errors import ConfigError
-from summarizer.progress import bar
 
 T = TypeVar("T")
 

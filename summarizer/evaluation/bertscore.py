@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-from summarizer import progress
+from summarizer.console import progress
 from summarizer.errors import ConfigError
 
 MEASURES = ("precision", "recall", "f1")

@@ -13,14 +13,14 @@ import torch
 
 from summarizer.adapters.attach import AdaptedModel
 from summarizer.config.specs import GenerationSpec
+from summarizer.console.progress import bar
 from summarizer.data.order import EncodedRow
 from summarizer.data.prompt import Prompt
 from summarizer.evaluation.pace import EvaluationPace
 from summarizer.evaluation.row_losses import RowLosses
 from summarizer.generation.decode import Decoder
-from summarizer.model.nll import token_nll
+from summarizer.models.nll import token_nll
 from summarizer.processes import Processes
-from summarizer.progress import bar
 
 T = TypeVar("T")
 

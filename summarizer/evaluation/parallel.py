@@ -8,7 +8,7 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
 from typing import TypeVar
 
-from summarizer import progress
+from summarizer.console import progress
 
 T = TypeVar("T")
 

@@ -18,9 +18,9 @@ from summarizer.config.specs import GenerationSpec
 from summarizer.data.prompt import Prompt
 from summarizer.errors import ConfigError
 from summarizer.exporting.model_folder import generation_config
-from summarizer.model.load import load_config
-from summarizer.model.skeleton import build_skeleton
-from summarizer.trained.run_folder import KEY
+from summarizer.models.load import load_config
+from summarizer.models.meta_model import build_skeleton
+from summarizer.runs.trained_run import KEY
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast

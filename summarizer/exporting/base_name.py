@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import PurePath
 
 from summarizer.config.paths import EMBEDDED_SCHEME, resolve_path
-from summarizer.model.source import EMBEDDED_ROOT
+from summarizer.models.source import EMBEDDED_ROOT
 
 
 def is_hub_name(name_or_path: str) -> bool:

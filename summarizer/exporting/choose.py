@@ -8,16 +8,16 @@ from dataclasses import dataclass
 import torch
 
 from summarizer.config.specs import QuantizationSpec
+from summarizer.console.progress import bar
 from summarizer.errors import ConfigError
 from summarizer.exporting.examples import examples_of
 from summarizer.exporting.measure import Divergence, Reference, log_probs_of
 from summarizer.exporting.merge import Merge, merged_into
 from summarizer.exporting.shards import DTYPES
-from summarizer.model.load import load_base
-from summarizer.model.source import model_folder
-from summarizer.model.stored_base import is_stored_base
-from summarizer.progress import bar
-from summarizer.trained.opened import Opened
+from summarizer.models.load import load_base
+from summarizer.models.source import model_folder
+from summarizer.models.stored_base import is_stored_base
+from summarizer.runs.opened import Opened
 
 log = logging.getLogger(__name__)
 

@@ -18,9 +18,9 @@ from torch import Tensor
 from transformers import PretrainedConfig
 from transformers.utils import logging as transformers_logging
 
+from summarizer.console.progress import working
 from summarizer.errors import ConfigError
 from summarizer.exporting.measure import Example, LogProbs
-from summarizer.progress import working
 
 STORED = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32", "int8": "int8_float32"}
 """CTranslate2's names where ours differ. Of plain int8 it would keep norms and biases in the type of the merged

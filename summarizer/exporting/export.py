@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from summarizer import atomic
 from summarizer.config.paths import EMBEDDED_SCHEME, shown
+from summarizer.console.progress import bar
 from summarizer.data.prompt import Prompt, build_prompt
 from summarizer.errors import ConfigError
 from summarizer.exporting.adapter_folder import write_adapter
@@ -25,13 +26,12 @@ from summarizer.exporting.measure import Reference
 from summarizer.exporting.merge import Merge
 from summarizer.exporting.model_folder import MergedModel
 from summarizer.exporting.request import CTRANSLATE2_DTYPES, Request, output_issues, require_room
-from summarizer.model.load import load_config
-from summarizer.model.source import model_folder
-from summarizer.model.stored_base import is_stored_base
-from summarizer.model.tokenizer import load_tokenizer
-from summarizer.progress import bar
-from summarizer.trained.opened import Opened, open_runs
-from summarizer.trained.run_folder import TrainedRun
+from summarizer.models.load import load_config
+from summarizer.models.source import model_folder
+from summarizer.models.stored_base import is_stored_base
+from summarizer.models.tokenizer import load_tokenizer
+from summarizer.runs.opened import Opened, open_runs
+from summarizer.runs.trained_run import TrainedRun
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from summarizer.progress import Bar
+from summarizer.console.progress import Bar
 
 LogProbs = Callable[["Example"], Float[Tensor, "m v"]]
 """A model's log-probabilities (natural logarithm) at an example's summary tokens, on the CPU."""

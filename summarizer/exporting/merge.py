@@ -18,7 +18,7 @@ from summarizer.adapters.attach import AdaptedModel
 from summarizer.adapters.layer import AdaptedLayer
 from summarizer.adapters.lora import LoRA
 from summarizer.errors import ConfigError
-from summarizer.model.frozen import FrozenEmbedding, FrozenLinear
+from summarizer.quantization.frozen import FrozenEmbedding, FrozenLinear
 
 
 def frozen_layers(model: PreTrainedModel) -> dict[str, FrozenLinear | FrozenEmbedding]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from summarizer.config.nearest import suggestion
 from summarizer.config.paths import nearest_existing
 from summarizer.errors import ConfigError, Issue
-from summarizer.trained.run_folder import TrainedRun, read_run
+from summarizer.runs.trained_run import TrainedRun, read_run
 
 FORMATS = ("peft", "merged", "ctranslate2")
 TRANSFORMERS_DTYPES = ("bf16", "fp16", "fp32")

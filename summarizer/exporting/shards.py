@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from summarizer.atomic import write_tensors
+from summarizer.console.progress import bar
 from summarizer.errors import ConfigError
-from summarizer.progress import bar
 
 SHARD_BYTES = 1 << 30
 """A shard is in memory while it is written, twice, as safetensors copies it; this bounds what that takes."""

@@ -19,10 +19,10 @@ from summarizer.generation.key_values import KeyValues
 from summarizer.generation.search import OneByOne, Search
 from summarizer.generation.token_pass import TokenPass, token_pass
 from summarizer.generation.transformers_generate import generate
-from summarizer.model.attention import attending_by, packs_examples
-from summarizer.model.formats.int8_on_cpu import inputs_in_int8
-from summarizer.model.kernels.few_rows import stored_weights_in_place
-from summarizer.model.nll import head_at
+from summarizer.models.attention import attending_by, packs_examples
+from summarizer.models.nll import head_at
+from summarizer.ops.few_rows import stored_weights_in_place
+from summarizer.quantization.int8_on_cpu import inputs_in_int8
 
 TOKENS_READ_AT_ONCE = 4096
 """Of new prompts in one pass, unless a single one is longer: bounds what their activations take."""

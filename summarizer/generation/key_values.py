@@ -11,10 +11,10 @@ from jaxtyping import Float, Int, Int32, Shaped
 from torch import Tensor
 
 from summarizer.data.batches import moved
-from summarizer.model.attention import packed_attention
-from summarizer.model.frozen import in_product_precision
-from summarizer.model.kernels.attend_one import Kept, attend_one, takes
-from summarizer.model.triton_kernels import attend_token
+from summarizer.models.attention import packed_attention
+from summarizer.ops import attend_token
+from summarizer.ops.attend_one import Kept, attend_one, takes
+from summarizer.quantization.frozen import in_product_precision
 
 
 @dataclass

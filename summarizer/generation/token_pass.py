@@ -24,15 +24,14 @@ from transformers import (
 
 from summarizer import compat
 from summarizer.generation.key_values import KeyValues
-from summarizer.model import probe
-from summarizer.model.attention import is_packed
-from summarizer.model.gptj_attention import GPTJAttention
-from summarizer.model.kernels import attend_one, between
-from summarizer.model.kernels.attend_one import Turns
-from summarizer.model.kernels.few_rows import FEW_ROWS
-from summarizer.model.kernels.rms_norm import RMSNorm
-from summarizer.model.kernels.tape import Tape, taken_down
-from summarizer.model.rotary_attention import RotaryAttention
+from summarizer.models.attention import is_packed
+from summarizer.models.gptj_attention import GPTJAttention
+from summarizer.models.rotary_attention import RotaryAttention
+from summarizer.ops import attend_one, between, probe
+from summarizer.ops.attend_one import Turns
+from summarizer.ops.few_rows import FEW_ROWS
+from summarizer.ops.rms_norm import RMSNorm
+from summarizer.ops.tape import Tape, taken_down
 
 Angles = Callable[[Tensor], tuple[Tensor, Tensor]]
 """Cosines and sines, each of shape (rows, half), of positions."""

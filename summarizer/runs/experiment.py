@@ -11,6 +11,7 @@ from omegaconf import OmegaConf
 from summarizer.adapters.attach import AdaptedModel, attach, frozen_parameters
 from summarizer.config.paths import shown
 from summarizer.config.specs import RunSpec
+from summarizer.console.trial_display import trial_display, trial_labels
 from summarizer.data.prompt import Prompt, build_prompt
 from summarizer.data.sources import SplitName
 from summarizer.data.splits import Split, build_split
@@ -18,9 +19,9 @@ from summarizer.data.stream import StreamedSplit
 from summarizer.errors import StopRequested
 from summarizer.evaluation.evaluate import Evaluator
 from summarizer.evaluation.scores import Comparison
-from summarizer.model.load import load_base, load_config
-from summarizer.model.source import model_folder
-from summarizer.model.tokenizer import check_context, load_tokenizer
+from summarizer.models.load import load_base, load_config
+from summarizer.models.source import model_folder
+from summarizer.models.tokenizer import check_context, load_tokenizer
 from summarizer.processes import Processes, join_processes
 from summarizer.runs.ended import Ended, best_value
 from summarizer.runs.folder import claimed
@@ -40,7 +41,6 @@ from summarizer.training.course import Course, course_of
 from summarizer.training.group import build_group
 from summarizer.training.loop import fit
 from summarizer.training.stopping import StopSignal, listening
-from summarizer.trial_display import trial_display, trial_labels
 
 log = logging.getLogger(__name__)
 

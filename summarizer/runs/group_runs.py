@@ -11,6 +11,8 @@ from typing import Any
 
 from summarizer.adapters.attach import describe
 from summarizer.adapters.peft_format import load_adapter, save_adapter
+from summarizer.console.trial_display import TrialDisplay
+from summarizer.console.trial_lines import State
 from summarizer.data.order import TrainingRows
 from summarizer.errors import StopRequested
 from summarizer.evaluation.evaluate import Evaluator
@@ -30,15 +32,13 @@ from summarizer.runs.outcome import Outcome
 from summarizer.runs.turns import Turns
 from summarizer.tracking.startup import startup
 from summarizer.tracking.summary import EndedBy, Status
-from summarizer.tracking.utilisation import shape_of
+from summarizer.tracking.utilization import shape_of
 from summarizer.training.checkpoint import load_latest
 from summarizer.training.course import Course
 from summarizer.training.flat_optimizer import build_optimizer
 from summarizer.training.group import Group
 from summarizer.training.loop import Leaving
 from summarizer.training.trial import Trial
-from summarizer.trial_display import TrialDisplay
-from summarizer.trial_lines import State
 
 log = logging.getLogger(__name__)
 

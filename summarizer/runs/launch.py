@@ -136,7 +136,7 @@ def _importing(jobs: Sequence[Job]) -> Iterator[None]:
     Raises ConfigError where one of those cannot be imported here.
     """
     from summarizer.config.targets import resolve_target
-    from summarizer.progress import working
+    from summarizer.console.progress import working
 
     if "transformers" in sys.modules:
         yield
@@ -256,7 +256,7 @@ def _require_all_launched() -> None:
 
 def _spawn(jobs: Sequence[Job], count: int) -> list[Ended]:
     """Run a group of jobs in `count` processes of this machine; signals reach all of them."""
-    from summarizer.progress import working
+    from summarizer.console.progress import working
 
     with working(f"importing torch for {count} processes"):
         from torch.multiprocessing.spawn import ProcessExitedException, start_processes

@@ -26,7 +26,7 @@ from summarizer.tracking.summary import (
     TrainLoss,
     write_summary,
 )
-from summarizer.tracking.utilisation import utilisation
+from summarizer.tracking.utilization import utilisation
 from summarizer.training.trial import Trial
 
 log = logging.getLogger(__name__)

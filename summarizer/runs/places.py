@@ -12,11 +12,11 @@ from transformers import PretrainedConfig
 from summarizer import compat
 from summarizer.adapters.protocol import Adapter
 from summarizer.config.specs import RunSpec
-from summarizer.planning.dry_run import SUMMARY_TOKENS, Microbatch
-from summarizer.planning.fitting import device_memory_bytes
-from summarizer.planning.plan import GIB, group_state_bytes
-from summarizer.progress import working
+from summarizer.console.progress import working
 from summarizer.runs.sizing import SHARE, Sizing, dry_run_of, rows_at_once
+from summarizer.training.dry_run import SUMMARY_TOKENS, Microbatch
+from summarizer.training.fitting import device_memory_bytes
+from summarizer.training.plan import GIB, group_state_bytes
 
 GLANCE_TOKENS = 64
 """A dry run over so few takes a second; what it says per token is far too much, and mostly little enough."""

@@ -19,7 +19,7 @@ def preflight(config: DictConfig, *, imported: bool = False) -> specs.RunSpec:
 
     imported: hear also what the classes that it names say themselves, as `check` has it.
     """
-    from summarizer.model.source import check_model_path
+    from summarizer.models.source import check_model_path
     from summarizer.tracking.login import check_tracking
 
     input_rules: tuple[Rule, ...] = (

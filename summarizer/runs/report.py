@@ -14,14 +14,14 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from summarizer.amounts import duration
 from summarizer.config.paths import shown
 from summarizer.config.specs import RunSpec
+from summarizer.console.amounts import duration
+from summarizer.console.progress import console
 from summarizer.evaluation.changes import LOSS, Change, changes
 from summarizer.evaluation.rouge import VARIANTS, Interval
 from summarizer.evaluation.row_losses import loss_interval
 from summarizer.evaluation.scores import Comparison
-from summarizer.progress import console
 from summarizer.runs.heldout import HeldOut
 from summarizer.runs.next_commands import next_commands, rate_text
 from summarizer.runs.verdicts import articles, sentences

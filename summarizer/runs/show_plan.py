@@ -8,21 +8,21 @@ from collections.abc import Sequence
 from omegaconf import OmegaConf
 
 from summarizer import compat
+from summarizer.console.progress import console, working
 from summarizer.data.prompt import build_prompt
 from summarizer.data.splits import build_split
 from summarizer.errors import ConfigError
-from summarizer.model.load import load_config
-from summarizer.model.source import model_folder
-from summarizer.model.tokenizer import check_context, load_tokenizer
-from summarizer.planning.dry_run import Microbatch
-from summarizer.planning.plan import Plan, Work, build_plan
+from summarizer.models.load import load_config
+from summarizer.models.source import model_folder
+from summarizer.models.tokenizer import check_context, load_tokenizer
 from summarizer.processes import join_processes, leave_processes
-from summarizer.progress import console, working
 from summarizer.runs.job import Job
 from summarizer.runs.places import plan_places, widest
 from summarizer.runs.preflight import preflight
 from summarizer.runs.sizing import dry_run_of, rows_at_once, size_run
 from summarizer.training.course import total_steps
+from summarizer.training.dry_run import Microbatch
+from summarizer.training.plan import Plan, Work, build_plan
 
 log = logging.getLogger(__name__)
 

@@ -13,13 +13,13 @@ from transformers import PretrainedConfig, PreTrainedModel
 
 from summarizer import compat
 from summarizer.config.specs import RunSpec
+from summarizer.console.progress import working
 from summarizer.errors import ConfigError
-from summarizer.model.blocks import blocks, compile_blocks, recompute_blocks
-from summarizer.planning.dry_run import DryRun, Microbatch, dry_run
-from summarizer.planning.fitting import device_memory_bytes, largest_fitting
-from summarizer.planning.plan import GIB, group_state_bytes
-from summarizer.progress import working
+from summarizer.models.blocks import blocks, compile_blocks, recompute_blocks
+from summarizer.training.dry_run import DryRun, Microbatch, dry_run
+from summarizer.training.fitting import device_memory_bytes, largest_fitting
 from summarizer.training.microbatches import Microbatches
+from summarizer.training.plan import GIB, group_state_bytes
 
 SHARE = 0.9
 """Of a device's free memory that a plan may take: kernels' own workspaces and fragmentation are not planned."""

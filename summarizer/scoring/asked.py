@@ -15,10 +15,10 @@ from summarizer.config.specs import GenerationSpec
 from summarizer.data.sources import SplitName
 from summarizer.errors import ConfigError, Issue, sound
 from summarizer.evaluation import mlperf
+from summarizer.runs.trained_run import KEY, TrainedRun, base_differences, read_run
 from summarizer.scoring.record import Protocol
 from summarizer.scoring.rows import ALL, RowChoice
 from summarizer.summaries.settings import FLAGS, chosen_generation, differences, whole_number
-from summarizer.trained.run_folder import KEY, TrainedRun, base_differences, read_run
 
 FOLDER = "evaluations"
 """Inside a run folder."""

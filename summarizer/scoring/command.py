@@ -30,8 +30,8 @@ from summarizer.summaries.settings import made_with
 from summarizer.tracking.environment import git_state
 
 if TYPE_CHECKING:
+    from summarizer.runs.summarizer import Prepared, Summariser
     from summarizer.scoring.systems import EncoderScores, System
-    from summarizer.trained.summariser import Prepared, Summariser
 
 BASE = "base alone"
 
@@ -112,14 +112,14 @@ def _systems(
 
 def _opened(ask: Asked, backend: str) -> Summariser:
     from summarizer.converting.backend import open_model
-    from summarizer.trained.summariser import Summariser
+    from summarizer.runs.summarizer import Summariser
 
     opened = open_model(ask.runs, backend, device=ask.request.device, precision=ask.request.precision)
     return Summariser(opened, ask.generation, articles_at_once=ask.articles_at_once)
 
 
 def _prepared_for_mlperf(summariser: Summariser, article: str) -> Prepared:
-    from summarizer.trained.summariser import Prepared
+    from summarizer.runs.summarizer import Prepared
 
     tokenizer = summariser.opened.prompt.text
     whole: list[int] = tokenizer.encode(mlperf.prompt(article), add_special_tokens=False).ids

@@ -15,7 +15,7 @@ from summarizer.summaries.settings import FLAGS
 from summarizer.tracking.summary import Measured, Part, broken
 
 if TYPE_CHECKING:
-    from summarizer.trained.summariser import Summariser
+    from summarizer.runs.summarizer import Summariser
 
 
 class KeptLoss(Part):
@@ -64,7 +64,7 @@ def loss_path(predictions: Path) -> Path:
 
 def _measure(summariser: Summariser, rows: Sequence[EncodedRow], trials: Sequence[int] | None) -> list[float]:
     from summarizer.evaluation.evaluate import Evaluator
-    from summarizer.trained.opened import Opened
+    from summarizer.runs.opened import Opened
 
     opened = summariser.opened
     assert isinstance(opened, Opened), "torch measures losses, whatever writes the summaries"

@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from summarizer.config.paths import shown
+from summarizer.console.progress import bar
 from summarizer.errors import ConfigError, Issue
-from summarizer.progress import bar
 from summarizer.summaries.items import Item
 from summarizer.summaries.output import Summary, SummaryFile, continued
 
 if TYPE_CHECKING:
-    from summarizer.trained.summariser import Prepared, Summariser
+    from summarizer.runs.summarizer import Prepared, Summariser
 
 log = logging.getLogger(__name__)
 

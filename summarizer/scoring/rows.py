@@ -12,6 +12,7 @@ from omegaconf import OmegaConf
 
 from summarizer.config.paths import conf_folder
 from summarizer.config.specs import Columns, DataSpec, RowLimits
+from summarizer.console.progress import bar
 from summarizer.data.order import EncodedRow
 from summarizer.data.prompt import Prompt
 from summarizer.data.report import first_bad_rows
@@ -20,7 +21,6 @@ from summarizer.data.sources import SplitName, open_source
 from summarizer.data.splits import build_split
 from summarizer.errors import ConfigError, Issue
 from summarizer.evaluation import mlperf
-from summarizer.progress import bar
 
 ALL = "all"
 FILES = "--data"

@@ -19,9 +19,9 @@ def rows_for(ask: Asked) -> ScoredRows:
     leave no room for an article.
     """
     from summarizer.data.prompt import build_prompt
-    from summarizer.model.load import load_config
-    from summarizer.model.source import model_folder
-    from summarizer.model.tokenizer import load_tokenizer
+    from summarizer.models.load import load_config
+    from summarizer.models.source import model_folder
+    from summarizer.models.tokenizer import load_tokenizer
 
     spec = ask.runs[0].spec
     folder = model_folder(spec.model)

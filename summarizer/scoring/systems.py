@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from summarizer import progress
+from summarizer.console import progress
 from summarizer.evaluation import mlperf
 from summarizer.evaluation.baselines import lead, random_sentences
 from summarizer.evaluation.measured import Measured, Rows, measured, side_by_side

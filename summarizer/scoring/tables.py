@@ -14,7 +14,7 @@ from summarizer.evaluation import mlperf
 from summarizer.evaluation.measured import MEANING
 from summarizer.scoring.record import Evaluation, StatisticPart, SystemPart
 from summarizer.scoring.words import about_the_comparisons, in_words
-from summarizer.sweep.table import escaped
+from summarizer.sweeps.table import escaped
 from summarizer.tracking.summary import Score
 
 NOTHING = "–"

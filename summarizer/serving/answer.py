@@ -9,10 +9,10 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from summarizer.evaluation.rouge import score_pairs
+from summarizer.runs.summarizer import Prepared, Summariser
 from summarizer.serving.copied import copied
 from summarizer.serving.request import SummaryRequest
 from summarizer.serving.variants import Variant
-from summarizer.trained.summariser import Prepared, Summariser
 
 Event = dict[str, Any]
 """One line of the answer: `event` says which, the rest is plain JSON."""

@@ -23,6 +23,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from summarizer.errors import ConfigError
+from summarizer.runs.opened import Opened
 from summarizer.serving.answer import Event
 from summarizer.serving.guard import AllowedHosts, Guard
 from summarizer.serving.request import (
@@ -35,7 +36,6 @@ from summarizer.serving.request import (
 )
 from summarizer.serving.variants import base_name, variants_of
 from summarizer.serving.writer import LineFullError, StoppingError, Ticket, Writer
-from summarizer.trained.opened import Opened
 
 PAGE = Path(__file__).parent / "page"
 FILES = {

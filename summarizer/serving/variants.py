@@ -9,7 +9,7 @@ from pathlib import Path, PurePath
 
 from summarizer.config.paths import EMBEDDED_SCHEME, resolve_path
 from summarizer.config.specs import ModelSpec
-from summarizer.trained.run_folder import TrainedRun
+from summarizer.runs.trained_run import TrainedRun
 
 BASE_ID = "base"
 BASE_NAME = "base alone"

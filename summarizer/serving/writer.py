@@ -10,9 +10,9 @@ from collections import deque
 from collections.abc import Callable
 
 from summarizer.config.specs import GenerationSpec
+from summarizer.runs.summarizer import Summariser
 from summarizer.serving.answer import Event, Unwanted, answer
 from summarizer.serving.request import SummaryRequest
-from summarizer.trained.summariser import Summariser
 
 LONGEST_WAIT_S = 120
 """The most that a refused client is told to wait, however long the line."""

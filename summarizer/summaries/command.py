@@ -12,18 +12,18 @@ from typing import TYPE_CHECKING
 
 from summarizer.config.paths import shown
 from summarizer.config.specs import GenerationSpec
+from summarizer.console.progress import bar
 from summarizer.errors import ConfigError, Issue, RunsFailed, sound
-from summarizer.progress import bar
 from summarizer.runs.logs import log_to_terminal
 from summarizer.runs.mistakes import MISTAKE, ended_by_sigterm, say
+from summarizer.runs.trained_run import TrainedRun, read_run
 from summarizer.summaries.inputs import STDIN, read_items
 from summarizer.summaries.items import BadItem, Item, ItemColumns
 from summarizer.summaries.output import SummaryFile, continued, lock_path, output_issues, settings_path
 from summarizer.summaries.settings import chosen_generation, made_with, require_room, whole_number
-from summarizer.trained.run_folder import TrainedRun, read_run
 
 if TYPE_CHECKING:
-    from summarizer.trained.summariser import Summariser
+    from summarizer.runs.summarizer import Summariser
 
 log = logging.getLogger(__name__)
 
@@ -170,9 +170,9 @@ def _opened(request: Request, run: TrainedRun, generation: GenerationSpec, at_on
     from summarizer.converting.backend import open_model
     from summarizer.converting.openvino import Converted
     from summarizer.data.prompt import build_prompt
-    from summarizer.model.source import model_folder
-    from summarizer.model.tokenizer import load_tokenizer
-    from summarizer.trained.summariser import Summariser
+    from summarizer.models.source import model_folder
+    from summarizer.models.tokenizer import load_tokenizer
+    from summarizer.runs.summarizer import Summariser
 
     tokenizer = load_tokenizer(model_folder(run.spec.model, weights=False))
     require_room(build_prompt(run.spec.prompt, tokenizer), generation)  # before a base of gigabytes is loaded

@@ -11,7 +11,7 @@ from summarizer.config.messages import issues_of, shown
 from summarizer.config.rules import RULES, SoundValues, broken_rules
 from summarizer.config.specs import GenerationSpec, RunSpec
 from summarizer.errors import ConfigError, Issue
-from summarizer.trained.run_folder import TrainedRun
+from summarizer.runs.trained_run import TrainedRun
 
 if TYPE_CHECKING:
     from summarizer.data.prompt import Prompt

@@ -12,10 +12,10 @@ import sys
 from collections.abc import Sequence
 from unicodedata import category
 
-from summarizer.progress import bar
+from summarizer.console.progress import bar
+from summarizer.runs.summarizer import Summariser
 from summarizer.summaries.items import CONTROL, Item
 from summarizer.summaries.writing import Rate, summaries_in_order
-from summarizer.trained.summariser import Summariser
 
 log = logging.getLogger(__name__)
 

@@ -8,11 +8,11 @@ from collections.abc import Callable, Iterator, Sequence
 
 import torch
 
+from summarizer.console.progress import Bar
 from summarizer.errors import RunsFailed
-from summarizer.progress import Bar
+from summarizer.runs.summarizer import Prepared, Summariser
 from summarizer.summaries.items import Item
 from summarizer.summaries.output import Summary
-from summarizer.trained.summariser import Prepared, Summariser
 
 PREPARED_AT_ONCE = 2048
 """Items that are held as tokens; the decoder sorts them by length, and its slots run empty at their end alone."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from summarizer.adapters.attach import AdaptedModel
 from summarizer.data.prompt import Prompt
 from summarizer.processes import Processes, keep_freed_memory
-from summarizer.tracking.utilisation import matrix_rate
+from summarizer.tracking.utilization import matrix_rate
 from summarizer.training.loss_scale import LossScaling, build_scaling
 from summarizer.training.microbatches import Microbatches
 from summarizer.training.trial import Trial

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from summarizer.compat import compile_s
 from summarizer.errors import NonFiniteLossError
 from summarizer.tracking.environment import peak_memory_bytes
-from summarizer.tracking.utilisation import utilisation
+from summarizer.tracking.utilization import utilisation
 from summarizer.training.group import Group
 from summarizer.training.step import Measured
 from summarizer.training.trial import Trial

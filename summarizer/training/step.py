@@ -13,9 +13,9 @@ from torch import Tensor
 from summarizer.data.batches import moved
 from summarizer.data.order import EncodedRow
 from summarizer.data.prompt import Prompt
-from summarizer.model.blocks import begin_pass
-from summarizer.model.nll import summary_nll
-from summarizer.tracking.utilisation import training_flops
+from summarizer.models.blocks import begin_pass
+from summarizer.models.nll import summary_nll
+from summarizer.tracking.utilization import training_flops
 from summarizer.training.clipping import clip_gradients
 from summarizer.training.group import Group
 from summarizer.training.trial import Trial

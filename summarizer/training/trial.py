@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from summarizer.config.specs import RunSpec
 from summarizer.data.order import EncodedRow, TrainingRows
 from summarizer.tracking.recorder import Recorder
-from summarizer.tracking.utilisation import ModelShape
+from summarizer.tracking.utilization import ModelShape
 from summarizer.training.course import Course
 from summarizer.training.schedule import rate_factor
 

@@ -15,8 +15,8 @@ from summarizer.adapters.attach import AdaptedModel, attach, describe, roles
 from summarizer.adapters.lora import LoRA
 from summarizer.data.batches import Batch
 from summarizer.errors import ConfigError
-from summarizer.model.blocks import recompute_blocks
-from summarizer.model.skeleton import build_skeleton
+from summarizer.models.blocks import recompute_blocks
+from summarizer.models.meta_model import build_skeleton
 
 
 @pytest.fixture(scope="module")

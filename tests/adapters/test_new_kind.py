@@ -10,7 +10,7 @@ from tiny_bases import adapted, logits, saved, token_ids
 from torch import Tensor
 
 from summarizer.adapters.protocol import Adapter, Parameters, Role
-from summarizer.model.frozen import FrozenLinear
+from summarizer.quantization.frozen import FrozenLinear
 
 
 class InputAverage(Adapter):

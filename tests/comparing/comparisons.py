@@ -11,7 +11,7 @@ from itertools import product
 from summarizer.comparing.compared import ComparedRun, Comparison, Point, Row, RowSet, ScoredText, Scores
 from summarizer.evaluation.rouge import VARIANTS, Interval
 from summarizer.evaluation.significance import Difference
-from summarizer.sweep.swept import Value
+from summarizer.sweeps.swept import Value
 
 ROWS = RowSet("validation", 100, "a" * 64)
 DIMS, RATES = (2, 4, 8, 16), ("1e-4", "3e-4", "1e-3", "3e-3")

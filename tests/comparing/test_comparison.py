@@ -16,7 +16,7 @@ from summarizer.comparing.finding import Place
 from summarizer.comparing.reading import read_run
 from summarizer.evaluation.predictions import Prediction, read_predictions, write_predictions
 from summarizer.evaluation.significance import holm
-from summarizer.sweep.record import PlannedRun, begin
+from summarizer.sweeps.record import PlannedRun, begin
 
 
 def compared(*folders: Path, by: str = "val/loss", with_articles: bool = False) -> Comparison:

@@ -7,7 +7,7 @@ import pytest
 from invented_runs import make_run
 
 from summarizer.comparing.finding import Found, Place, find
-from summarizer.sweep.record import PlannedRun, begin
+from summarizer.sweeps.record import PlannedRun, begin
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from summarizer.config.check import check
 from summarizer.config.plain import to_plain
 from summarizer.config.targets import Target
 from summarizer.errors import ConfigError
-from summarizer.model import load
+from summarizer.models import load
 from summarizer.runs.preflight import preflight
 
 

@@ -22,9 +22,9 @@ from summarizer.converting.openvino import open_converted
 from summarizer.errors import ConfigError
 from summarizer.exporting.merge import Merge
 from summarizer.exporting.model_folder import MergedModel
-from summarizer.model.formats import int8
-from summarizer.trained.run_folder import TrainedRun, read_run
-from summarizer.trained.summariser import Summariser
+from summarizer.quantization import int8
+from summarizer.runs.summarizer import Summariser
+from summarizer.runs.trained_run import TrainedRun, read_run
 
 NO_OPENVINO = "openvino is not installed: pip install '.[openvino]'"
 KINDS = ("gptj", "llama_tied", "llama_untied")

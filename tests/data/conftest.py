@@ -12,7 +12,7 @@ import transformers
 
 from summarizer.config.paths import PACKAGE
 from summarizer.config.specs import Columns, DataSpec, PromptSpec, RowLimits
-from summarizer.data import tokenise
+from summarizer.data import tokenize as tokenise
 from summarizer.data.prompt import Prompt, build_prompt
 
 COMPLETION = PromptSpec(

@@ -12,8 +12,8 @@ import datasets
 import pytest
 from data_examples import example_rows
 
-from summarizer import progress
 from summarizer.config.specs import DataSpec
+from summarizer.console import progress
 from summarizer.data.prompt import Prompt
 from summarizer.data.sources import _made_from
 from summarizer.data.splits import build_split

@@ -10,7 +10,7 @@ import pytest
 from data_examples import example_rows
 
 from summarizer.config.specs import DataSpec
-from summarizer.data import tokenise
+from summarizer.data import tokenize as tokenise
 from summarizer.data.prompt import Prompt
 from summarizer.data.report import SplitReport
 from summarizer.data.rows import BadRow

@@ -8,17 +8,17 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 
-from summarizer import progress
 from summarizer.adapters.attach import attach
 from summarizer.config.check import check
 from summarizer.config.paths import conf_folder
+from summarizer.console import progress
 from summarizer.data.prompt import build_prompt
 from summarizer.data.splits import build_split
 from summarizer.evaluation import evaluate
 from summarizer.evaluation.evaluate import Evaluator
-from summarizer.model.load import load_base
-from summarizer.model.source import model_folder
-from summarizer.model.tokenizer import load_tokenizer
+from summarizer.models.load import load_base
+from summarizer.models.source import model_folder
+from summarizer.models.tokenizer import load_tokenizer
 from summarizer.processes import join_processes
 
 

@@ -238,7 +238,7 @@ def test_the_openvino_graph_computes_the_model(config: Any, tmp_path: Path) -> N
 
     from summarizer.generation.openvino.running import EXACT
     from summarizer.generation.openvino.stored import GROUPS, quantise_groups
-    from summarizer.model.formats.int8 import quantise
+    from summarizer.quantization.int8 import quantise
 
     torch.manual_seed(0)
     untied = type(config)(

@@ -12,7 +12,7 @@ import torch
 from small_runs import REPOSITORY, measure_of
 
 from summarizer.config.specs import ModelSpec, QuantizationSpec
-from summarizer.model.load import load_base
+from summarizer.models.load import load_base
 
 STUDY = REPOSITORY / "experiments" / "quantization_error"
 study = measure_of(STUDY)

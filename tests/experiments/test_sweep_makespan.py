@@ -29,12 +29,12 @@ from makespans import Row
 from peer_work import PeerWork, read_work
 from sweep_workload import Setting, grid_of
 
+from summarizer.console.progress import Bar
 from summarizer.data.prompt import build_prompt
 from summarizer.data.splits import build_split
 from summarizer.errors import ConfigError
-from summarizer.model.source import model_folder
-from summarizer.model.tokenizer import load_tokenizer
-from summarizer.progress import Bar
+from summarizer.models.source import model_folder
+from summarizer.models.tokenizer import load_tokenizer
 from summarizer.tracking.summary import Summary
 
 STUDY = REPOSITORY / "experiments" / "sweep_makespan"
@@ -278,7 +278,7 @@ def test_the_peer_s_weights_are_the_embedded_base_s(tmp_path: Path) -> None:
     from transformers import AutoModelForCausalLM
 
     from summarizer.config.specs import QuantizationSpec
-    from summarizer.model.load import load_base
+    from summarizer.models.load import load_base
 
     given = prepared(Setting(sweep_workload.EMBEDDED, None, "cpu", SMALL), None, tmp_path)
     theirs = AutoModelForCausalLM.from_pretrained(given.model, dtype=torch.float32)

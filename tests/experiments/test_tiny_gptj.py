@@ -27,7 +27,7 @@ from recipe import Recipe, TextPart, TokenizerPart, read_recipe
 
 from summarizer.config.paths import PACKAGE
 from summarizer.errors import ConfigError
-from summarizer.model.stored_base import read_base
+from summarizer.models.stored_base import read_base
 
 STUDY = REPOSITORY / "experiments" / "tiny_gptj"
 PROSE = (
@@ -109,7 +109,7 @@ def test_the_recipe_makes_a_model_of_the_shipped_one_s_shape() -> None:
     with torch.device("meta"):
         model = pretraining.build_model(recipe)
     assert sum(parameter.numel() for parameter in model.parameters()) == 12_637_952
-    shipped = json.loads((PACKAGE / "model/embedded/tiny_gptj/config.json").read_text())
+    shipped = json.loads((PACKAGE / "models/embedded/tiny_gptj/config.json").read_text())
     made = model.config.to_dict()
     same = ("n_embd", "n_layer", "n_head", "rotary_dim", "n_positions", "vocab_size", "activation_function")
     assert {key: made[key] for key in same} == {key: shipped[key] for key in same}

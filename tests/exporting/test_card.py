@@ -17,7 +17,7 @@ from summarizer.data.prompt import build_prompt
 from summarizer.errors import ConfigError
 from summarizer.exporting.base_name import base_name, is_hub_name
 from summarizer.exporting.card import Card
-from summarizer.model.tokenizer import load_tokenizer
+from summarizer.models.tokenizer import load_tokenizer
 from summarizer.tracking.summary import write_summary
 
 

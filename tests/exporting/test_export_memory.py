@@ -10,7 +10,7 @@ from private_memory import needs_proc, report_of
 from trained_runs import EMBEDDED
 from transformers import AutoTokenizer, LlamaConfig
 
-from summarizer.model.skeleton import build_skeleton
+from summarizer.models.meta_model import build_skeleton
 
 MEASURE = """
 import gc, json, sys
@@ -23,8 +23,8 @@ from summarizer.config.specs import GenerationSpec
 from summarizer.exporting.converted import convert
 from summarizer.exporting.merge import Merge
 from summarizer.exporting.model_folder import MergedModel
-from summarizer.model.load import load_config
-from summarizer.model.tokenizer import load_tokenizer
+from summarizer.models.load import load_config
+from summarizer.models.tokenizer import load_tokenizer
 from summarizer.data.prompt import build_prompt
 from summarizer.config.specs import PromptSpec
 

@@ -15,11 +15,11 @@ from summarizer.adapters.attach import attach
 from summarizer.adapters.peft_format import save_adapter
 from summarizer.config.check import check
 from summarizer.config.specs import RunSpec
+from summarizer.console.progress import bar
 from summarizer.errors import ConfigError
 from summarizer.exporting.choose import choose
 from summarizer.exporting.examples import MOST_ROWS, MOST_TOKENS, examples_of
 from summarizer.exporting.measure import Reference, log_probs_of
-from summarizer.progress import bar
 
 
 def random_answer(seed: int) -> torch.Tensor:

@@ -15,8 +15,8 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from summarizer.errors import ConfigError
 from summarizer.exporting.merge import Merge, merged_into
 from summarizer.exporting.model_folder import MergedModel
-from summarizer.model.load import load_config
-from summarizer.trained.opened import Opened
+from summarizer.models.load import load_config
+from summarizer.runs.opened import Opened
 
 pytestmark = pytest.mark.versions
 

@@ -21,9 +21,9 @@ from summarizer.adapters.peft_format import save_adapter
 from summarizer.config.paths import resolve_path
 from summarizer.evaluation.rouge import VARIANTS, Interval
 from summarizer.exporting.measure import Example
+from summarizer.runs.opened import Opened, open_runs
+from summarizer.runs.trained_run import read_run
 from summarizer.tracking.summary import BaseScores, RougeScores, Summary, write_summary
-from summarizer.trained.opened import Opened, open_runs
-from summarizer.trained.run_folder import read_run
 
 __all__ = [
     "ARTICLE",
@@ -38,7 +38,7 @@ __all__ = [
     "save_run",
 ]
 
-EMBEDDED = resolve_path("embedded:tiny_gptj", "model/embedded")
+EMBEDDED = resolve_path("embedded:tiny_gptj", "models/embedded")
 MORE: dict[str, tuple[str, dict[str, Any]]] = {"olmo2": ("Olmo2Config", LLAMA_LIKE)}
 """That CTranslate2 does not know."""
 ARTICLE = "The bridge over the river was closed on Monday. Engineers found cracks in two of its pillars."

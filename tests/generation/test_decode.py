@@ -18,7 +18,7 @@ from transformers import GenerationConfig, GPTJConfig, GPTJForCausalLM, PreTrain
 from summarizer.adapters.attach import AdaptedModel, attach
 from summarizer.generation import beams, decode, key_values
 from summarizer.generation.decode import Decoder
-from summarizer.model.kernels import attend_one, few_rows
+from summarizer.ops import attend_one, few_rows
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "adapters"))
 from tiny_bases import adapted, fill_randomly, load, lora, plain, saved

@@ -21,10 +21,10 @@ from summarizer.generation import decode, graphed_pass
 from summarizer.generation import key_values as key_values_file
 from summarizer.generation.graphed_pass import FixedPass, GraphedPass
 from summarizer.generation.key_values import KeyValues
-from summarizer.model.attention import attending_by
-from summarizer.model.kernels.few_rows import stored_weights_in_place
-from summarizer.model.triton_kernels import few_rows
-from summarizer.planning.skeleton import fake_base
+from summarizer.models.attention import attending_by
+from summarizer.ops import few_rows_triton as few_rows
+from summarizer.ops.few_rows import stored_weights_in_place
+from summarizer.training.fake_base import fake_base
 
 sys.path += [str(Path(__file__).resolve().parents[1] / folder) for folder in ("adapters", "model")]
 sys.path.append(str(Path(__file__).resolve().parent))

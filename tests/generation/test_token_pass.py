@@ -14,9 +14,9 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from summarizer import compat
 from summarizer.adapters.attach import AdaptedModel, attach
 from summarizer.generation import decode, token_pass
-from summarizer.model.formats.protocol import DenseProducts
-from summarizer.model.frozen import FrozenEmbedding, FrozenLinear
-from summarizer.model.kernels import between, dense_rows
+from summarizer.ops import between, dense_rows
+from summarizer.quantization.frozen import FrozenEmbedding, FrozenLinear
+from summarizer.quantization.protocol import DenseProducts
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "adapters"))
 sys.path.append(str(Path(__file__).resolve().parent))

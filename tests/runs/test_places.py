@@ -12,15 +12,15 @@ from transformers import AutoModelForCausalLM, GPTJConfig, LlamaConfig, Pretrain
 from summarizer import compat
 from summarizer.config.specs import RunSpec
 from summarizer.errors import ConfigError
-from summarizer.planning.dry_run import Microbatch
-from summarizer.planning.plan import group_state_bytes
 from summarizer.runs import places, sizing
 from summarizer.runs.job import Job
 from summarizer.runs.places import evaluation_rows, plan_places, widest
 from summarizer.runs.preflight import preflight
 from summarizer.runs.show_plan import show_plan
 from summarizer.runs.sizing import Sizing, dry_run_of, size_run
+from summarizer.training.dry_run import Microbatch
 from summarizer.training.microbatches import Microbatches
+from summarizer.training.plan import group_state_bytes
 
 CPU = torch.device("cpu")
 ALL_AT_ONCE = Sizing(0, Microbatches(None, None))

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from grids import GRID, assert_as_alone, assert_same_run, grid, numbers, train_one_by_one, watched_sizes
 
+from summarizer.console.trial_display import TrialDisplay
 from summarizer.errors import NonFiniteLossError
 from summarizer.evaluation.pace import EvaluationPace
 from summarizer.runs import experiment, outcome
@@ -16,7 +17,6 @@ from summarizer.runs.group_runs import GroupRuns
 from summarizer.tracking.metrics import read_metrics
 from summarizer.tracking.summary import read_summary
 from summarizer.training import loop, step
-from summarizer.trial_display import TrialDisplay
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ from transformers import GPTJConfig
 from summarizer.config.paths import conf_folder
 from summarizer.config.specs import RunSpec
 from summarizer.errors import ConfigError
-from summarizer.model.blocks import blocks
+from summarizer.models.blocks import blocks
 from summarizer.runs import sizing
 from summarizer.runs.preflight import preflight
 from summarizer.runs.sizing import Sizing, dry_run_of, planned_bytes, size_run

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 from served import Client, opened_runs, served
 
-from summarizer.trained.opened import Opened
+from summarizer.runs.opened import Opened
 
 
 @pytest.fixture(scope="session")

@@ -20,13 +20,13 @@ from summarizer.adapters.peft_format import save_adapter
 from summarizer.config.check import check
 from summarizer.config.paths import conf_folder
 from summarizer.config.specs import GenerationSpec
-from summarizer.model.load import load_base
+from summarizer.models.load import load_base
+from summarizer.runs.opened import Opened, open_runs
+from summarizer.runs.summarizer import Prepared, Summariser
+from summarizer.runs.trained_run import ADAPTER, read_run
 from summarizer.serving.application import build_application
 from summarizer.serving.listening import Server, allowed_hosts, bind
 from summarizer.serving.writer import Writer
-from summarizer.trained.opened import Opened, open_runs
-from summarizer.trained.run_folder import ADAPTER, read_run
-from summarizer.trained.summariser import Prepared, Summariser
 
 ARTICLE = (
     "Pupils at Dunmarch Primary will have no homework for a whole year. The trial has split parents in the "

@@ -10,9 +10,9 @@ from rouge_score.rouge_scorer import RougeScorer
 from served import ARTICLE, Client, until
 
 from summarizer.evaluation.sentences import split_sentences
+from summarizer.runs.opened import Opened
+from summarizer.runs.summarizer import Summariser
 from summarizer.serving.request import MOST_ARTICLE_CHARACTERS, MOST_BODY_BYTES, MOST_REFERENCE_CHARACTERS
-from summarizer.trained.opened import Opened
-from summarizer.trained.summariser import Summariser
 
 pytestmark = pytest.mark.versions
 

@@ -10,7 +10,7 @@ import pytest
 from headless import complaints, forget, requested
 from served import ARTICLE, REFERENCE, Client, Gated, served, until
 
-from summarizer.trained.opened import Opened
+from summarizer.runs.opened import Opened
 
 
 @pytest.fixture

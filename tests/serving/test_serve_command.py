@@ -14,8 +14,8 @@ import pytest
 from served import ARTICLE, run_folders
 
 from summarizer import serve
+from summarizer.runs import opened
 from summarizer.serving.listening import bind
-from summarizer.trained import opened
 
 
 @pytest.fixture(scope="module")

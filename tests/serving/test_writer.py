@@ -9,8 +9,8 @@ import pytest
 from served import ARTICLE, Client, Gated, served, until
 
 from summarizer.config.specs import GenerationSpec
-from summarizer.trained.opened import Opened
-from summarizer.trained.summariser import Prepared, Summariser
+from summarizer.runs.opened import Opened
+from summarizer.runs.summarizer import Prepared, Summariser
 
 ONE = {"article": ARTICLE, "runs": ["0"]}
 

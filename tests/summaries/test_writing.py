@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import torch
 
+from summarizer.console.progress import Bar
 from summarizer.errors import RunsFailed
-from summarizer.progress import Bar
 from summarizer.summaries import writing
 from summarizer.summaries.items import Item
 from summarizer.summaries.writing import Rate, summaries_as_done, summaries_in_order

@@ -28,12 +28,12 @@ from transformers import GPTJConfig, LlamaConfig, PretrainedConfig
 from summarizer.adapters.attach import attach
 from summarizer.data.prompt import build_prompt
 from summarizer.data.splits import build_split
-from summarizer.model import attention
-from summarizer.model.blocks import recompute_blocks
-from summarizer.model.source import model_folder
-from summarizer.model.tokenizer import load_tokenizer
-from summarizer.planning.skeleton import fake_base
+from summarizer.models import attention
+from summarizer.models.blocks import recompute_blocks
+from summarizer.models.source import model_folder
+from summarizer.models.tokenizer import load_tokenizer
 from summarizer.processes import Processes
+from summarizer.training.fake_base import fake_base
 from summarizer.training.group import Group
 from summarizer.training.loss_scale import build_scaling
 from summarizer.training.microbatches import Microbatches

@@ -11,7 +11,7 @@ from torch._dynamo.utils import counters
 from torch._inductor.cudagraph_trees import get_manager
 from training_groups import build_group, spec_of
 
-from summarizer.model.blocks import compile_blocks
+from summarizer.models.blocks import compile_blocks
 from summarizer.training.step import train_step
 
 STEPS = 8

@@ -21,7 +21,7 @@ from torch._dynamo.utils import counters
 from torch._inductor.compile_fx import compile_fx
 from training_groups import build_group, spec_of
 
-from summarizer.model import attention, blocks
+from summarizer.models import attention, blocks
 from summarizer.training.group import Group
 from summarizer.training.step import train_step
 

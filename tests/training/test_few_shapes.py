@@ -15,7 +15,7 @@ from summarizer.data.batches import Batch
 from summarizer.data.order import EncodedRow
 from summarizer.data.prompt import Prompt
 from summarizer.data.room import Room
-from summarizer.model.nll import summary_nll
+from summarizer.models.nll import summary_nll
 from summarizer.training.group import Group
 from summarizer.training.step import backpropagate
 

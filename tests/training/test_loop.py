@@ -19,8 +19,8 @@ from summarizer.adapters.peft_format import save_adapter
 from summarizer.data.order import EncodedRow
 from summarizer.data.prompt import Prompt
 from summarizer.errors import NonFiniteLossError
-from summarizer.model.load import load_config
-from summarizer.model.source import model_folder
+from summarizer.models.load import load_config
+from summarizer.models.source import model_folder
 from summarizer.training.course import Course, total_steps
 from summarizer.training.loop import note_evaluation
 from summarizer.training.schedule import rate_factor

@@ -17,10 +17,10 @@ from transformers import GPTJConfig, GPTJForCausalLM
 from summarizer.adapters.attach import AdaptedModel, attach
 from summarizer.config.specs import ModelSpec
 from summarizer.data.order import EncodedRow
-from summarizer.model.frozen import FrozenLinear, FrozenWeight
-from summarizer.model.load import load_base
+from summarizer.models.load import load_base
+from summarizer.quantization.frozen import FrozenLinear, FrozenWeight
 from summarizer.tracking.recorder import no_recorder
-from summarizer.tracking.utilisation import shape_of
+from summarizer.tracking.utilization import shape_of
 from summarizer.training.checkpoint import load_latest, save_checkpoint
 from summarizer.training.clipping import clip_gradients
 from summarizer.training.course import course_of

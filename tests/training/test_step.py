@@ -10,7 +10,7 @@ import pytest
 from torch.utils._python_dispatch import TorchDispatchMode
 from training_groups import build_group, spec_of
 
-from summarizer.model.formats import weight_format
+from summarizer.quantization import weight_format
 from summarizer.training.group import Group
 from summarizer.training.step import train_step
 
@@ -40,7 +40,7 @@ def operators_of_a_step(group: Group) -> Counter[str]:
 
 def test_nothing_in_a_step_waits_for_the_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """But the lengths of the examples, which CPU attention reads where a card's kernel takes them as they are."""
-    from summarizer.model import attention
+    from summarizer.models import attention
 
     monkeypatch.setattr(
         attention, "_stretch_by_stretch", lambda q, k, v, borders, scaling: q * k.mean() * v.mean()

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from summarizer.generation.openvino.runtime import ops, ov
-from summarizer.model.formats import int8
+from summarizer.quantization import int8
 
 GROUPS = {"int8": (64, 32, 16), "int4": (128, 64, 32, 16)}
 """How many weights of a row share a step: the first that divides the row. Source: 128 is NNCF's default for int4.

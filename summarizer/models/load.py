@@ -1,0 +1,167 @@
+"""A frozen base, ready to carry adapters: from its checkpoint, quantised, or from the cache of such bases."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import re
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import transformers
+from huggingface_hub.errors import StrictDataclassError
+from torch import Tensor
+from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, PretrainedConfig, PreTrainedModel
+
+from summarizer import atomic
+from summarizer.config.paths import cache_folder
+from summarizer.config.specs import ModelSpec, QuantizationSpec
+from summarizer.console.progress import bar
+from summarizer.errors import ConfigError
+from summarizer.models.checkpoint_files import checkpoint_files
+from summarizer.models.meta_model import Skeleton, build_skeleton
+from summarizer.models.source import model_folder
+from summarizer.models.stored_base import is_stored_base, read_base, read_manifest, write_base
+from summarizer.models.streaming import fill, quantised, source_tensors
+from summarizer.quantization import weight_format
+
+KEY = "model.name_or_path"
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Base:
+    """The frozen model and where it came from."""
+
+    model: PreTrainedModel
+    name: str
+    format: str
+    stored_bytes: int
+    unconverted: dict[str, str]
+
+
+def load_config(folder: Path) -> PretrainedConfig:
+    """A model folder's config. Raises ConfigError where it is broken, or not a causal language model's."""
+    try:
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    except (OSError, ValueError, KeyError, TypeError, StrictDataclassError) as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ConfigError.single(KEY, f"{folder}/config.json cannot be used: {reason}") from error
+    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING or _names_another_task(config):
+        what = ", ".join(config.architectures or []) or config.model_type
+        raise ConfigError.single(KEY, f"{folder}/config.json is of {what}, not a causal language model")
+    return config
+
+
+def _names_another_task(config: PretrainedConfig) -> bool:
+    """Whether a checkpoint says that it was saved for something else than the next token, as BERT's do."""
+    own = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+    named = config.architectures or []
+    return bool(named) and not any(
+        name == own.__name__
+        or name.endswith("Model")
+        or (name.endswith("ForCausalLM") and hasattr(transformers, name))
+        for name in named
+    )
+
+
+def load_base(spec: ModelSpec, quantization: QuantizationSpec, device: torch.device) -> Base:
+    """Load, quantise where that is not done yet, and place the base on `device`.
+
+    Host memory stays near the quantised size: tensors are memory-mapped and leave one by one. With
+    `quantization.cache` the quantised base is kept in the cache folder and memory-mapped from then on.
+    Raises ConfigError on a checkpoint that is missing, truncated, or lacks tensors that the model needs.
+    """
+    start_s = time.monotonic()
+    folder = model_folder(spec)
+    skeleton = build_skeleton(load_config(folder), quantization.format)
+    if is_stored_base(folder) and _is_stored_as(folder, quantization.format):
+        tensors: Iterable[tuple[str, Tensor]] = _read(folder)
+    elif quantization.cache:
+        tensors = _read(_cached(spec, folder, skeleton, quantization.format, device))
+    else:
+        tensors = _quantised(skeleton, folder, quantization.format, device)
+    fill(skeleton, tensors, device)
+    stored_bytes = sum(weight.stored_bytes for weight in skeleton.weights.values())
+    log.info(
+        "base: %s, %s, %.1f MB in %d weights, loaded in %.1f s",
+        spec.name_or_path,
+        quantization.format,
+        stored_bytes / 1e6,
+        len(skeleton.weights),
+        time.monotonic() - start_s,
+    )
+    for name, reason in skeleton.unconverted.items():
+        log.warning("base: %s stays as it is, neither quantised nor adapted: %s", name, reason)
+    return Base(skeleton.model, spec.name_or_path, quantization.format, stored_bytes, skeleton.unconverted)
+
+
+def _is_stored_as(folder: Path, format_name: str) -> bool:
+    manifest = read_manifest(folder)
+    return (manifest.format, manifest.format_version) == (format_name, weight_format(format_name).version)
+
+
+def _read(folder: Path) -> Iterator[tuple[str, Tensor]]:
+    """The tensors of a stored base, as long as they take to be put where they belong."""
+    files = [folder / name for name in read_manifest(folder).files]
+    total_bytes = sum(file.stat().st_size for file in files if file.is_file())
+    with bar("loading the base", total_bytes, unit="bytes") as progress:
+        for name, tensor in read_base(folder):
+            yield name, tensor
+            progress.advance(tensor.nbytes)
+        progress.reach(total_bytes, total_bytes)  # headers and padding are no tensors
+
+
+def _quantised(
+    skeleton: Skeleton, folder: Path, format_name: str, device: torch.device
+) -> Iterator[tuple[str, Tensor]]:
+    stored = None
+    if is_stored_base(folder):  # in another format: back to dense weights, one at a time
+        stored = build_skeleton(load_config(folder), read_manifest(folder).format)
+    return quantised(skeleton, source_tensors(folder, stored), folder, format_name, device)
+
+
+def _cached(
+    spec: ModelSpec, folder: Path, skeleton: Skeleton, format_name: str, device: torch.device
+) -> Path:
+    """The folder of the quantised base in the cache, made now where it is not there yet or is broken."""
+    name = re.split("[/:]", spec.name_or_path.rstrip("/"))[-1]
+    target = cache_folder() / "bases" / f"{name}-{format_name}-{base_digest(folder, format_name)}"
+    if is_stored_base(target):
+        try:
+            for _ in read_base(target):
+                pass
+            return target
+        except ConfigError as error:
+            log.warning("base: the cached copy is broken and made anew: %s", error)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with atomic.new_folder(target) as scratch:
+        version = weight_format(format_name).version
+        write_base(
+            scratch,
+            _quantised(skeleton, folder, format_name, device),
+            format_name,
+            version,
+            spec.name_or_path,
+        )
+    log.info("base: quantised copy kept at %s", target)
+    return target
+
+
+def base_digest(folder: Path, format_name: str) -> str:
+    """What a quantised base was made from: each file's name, size and time; the config; the format."""
+    files = (
+        [folder / read for read in read_manifest(folder).files]
+        if is_stored_base(folder)
+        else checkpoint_files(folder)
+    )
+    made_from = {
+        "files": [(file.resolve().name, file.stat().st_size, file.stat().st_mtime_ns) for file in files],
+        "config": hashlib.sha256((folder / "config.json").read_bytes()).hexdigest(),
+        "format": (format_name, weight_format(format_name).version),
+    }
+    return hashlib.sha256(json.dumps(made_from).encode()).hexdigest()[:16]

@@ -1,0 +1,143 @@
+"""The model's modules without its weights, every linear and embedding layer replaced by a frozen one."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, field
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from accelerate import init_empty_weights
+from torch import nn
+from transformers import AutoModelForCausalLM, Conv1D, PretrainedConfig, PreTrainedModel
+
+from summarizer.models import gptj_attention
+from summarizer.models.attention import choose_attention, is_packed, mark_packed
+from summarizer.models.rotary_attention import replace_rotary_attention
+from summarizer.ops import probe
+from summarizer.ops.gelu import TanhGELU
+from summarizer.ops.rms_norm import same_as
+from summarizer.quantization.frozen import FrozenEmbedding, FrozenLinear, FrozenWeight
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class Skeleton:
+    """What loading fills in. Names are those of the original model's `state_dict`."""
+
+    model: PreTrainedModel
+    weights: dict[str, FrozenWeight] = field(default_factory=dict)
+    """Stored weights by the name that the checkpoint gives them; a tied head is not among them."""
+    unconverted: dict[str, str] = field(default_factory=dict)
+    """Linear or embedding layers left as they are, and why."""
+    copies: dict[str, str] = field(default_factory=dict)
+    """A stored weight that checkpoints leave out because it equals another tensor: that tensor's name."""
+    tied_head: str | None = None
+    """A head's weight that is the embedding's; some checkpoints hold it all the same."""
+
+    @property
+    def plain(self) -> dict[str, torch.Tensor]:
+        """Parameters and biases that keep their precision, by the checkpoint's name."""
+        named = dict(self.model.named_parameters())
+        for name, module in self.model.named_modules():
+            if isinstance(module, FrozenLinear) and module.bias is not None:
+                named[f"{name}.bias"] = module.bias
+        return named
+
+    @property
+    def buffers(self) -> dict[str, torch.Tensor]:
+        """Buffers that a checkpoint may hold; where it does not, the model's own values stay."""
+        saved, plain = self.model.state_dict(keep_vars=True), self.plain
+        return {
+            name: buffer for name, buffer in self.model.named_buffers() if name in saved and name not in plain
+        }
+
+
+def build_skeleton(config: PretrainedConfig, format_name: str) -> Skeleton:
+    """Parameters on the meta device, buffers (rotary tables) real: the latter are computed, not loaded."""
+    _turn_off_dropout(config)
+    with init_empty_weights(include_buffers=False):
+        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    choose_attention(model)
+    _own_attention(model)
+    model.requires_grad_(False)
+    skeleton = Skeleton(model)
+    for name, module in list(model.named_modules()):
+        if (layer := _frozen(name, module, format_name, skeleton)) is not None:
+            model.set_submodule(name, layer)
+    _tie_head(skeleton)
+    _fuse_elementwise(model)
+    return skeleton
+
+
+def _own_attention(model: PreTrainedModel) -> None:
+    if model.config.model_type == gptj_attention.MODEL_TYPE:
+        if gptj_attention.replace_gptj_attention(model):
+            mark_packed(model)
+        else:
+            log.warning(
+                "base: GPT-J's attention in this version of transformers computes something else than ours; "
+                "its own is taken, which is slower"
+            )
+    elif is_packed(model):
+        replace_rotary_attention(model)
+
+
+def _frozen(name: str, module: nn.Module, format_name: str, skeleton: Skeleton) -> nn.Module | None:
+    layer: nn.Module
+    if isinstance(module, nn.Linear | Conv1D):
+        transposed = isinstance(module, Conv1D)
+        if not probe.is_product(module, transposed=transposed):
+            skeleton.unconverted[name] = f"{type(module).__name__} computes more than a product"
+            return None
+        rows, columns = module.weight.shape
+        weight = FrozenWeight(format_name, (columns, rows) if transposed else (rows, columns))
+        weight.transposed_in_checkpoint = transposed
+        layer = FrozenLinear(weight, bias=module.bias is not None)
+    elif isinstance(module, nn.Embedding):
+        if not probe.is_lookup(module):
+            skeleton.unconverted[name] = f"{type(module).__name__} computes more than a lookup"
+            return None
+        rows, columns = module.weight.shape
+        layer = FrozenEmbedding(FrozenWeight(format_name, (rows, columns)))
+    else:
+        return None
+    skeleton.weights[f"{name}.weight"] = layer.weight
+    return layer
+
+
+def _tie_head(skeleton: Skeleton) -> None:
+    model = skeleton.model
+    head, embedding = model.get_output_embeddings(), model.get_input_embeddings()
+    tied = getattr(model.config.get_text_config(), "tie_word_embeddings", False)
+    if not tied or not isinstance(head, FrozenLinear):
+        return
+    (name,) = [name for name, weight in skeleton.weights.items() if weight is head.weight]
+    skeleton.tied_head = name
+    if isinstance(embedding, FrozenEmbedding):
+        del skeleton.weights[name]
+        head.weight = embedding.weight
+    else:  # the embedding keeps its own code and precision; the head is quantised from the same tensor
+        (of,) = [path for path, module in model.named_modules() if module is embedding]
+        skeleton.copies[name] = f"{of}.weight"
+
+
+def _fuse_elementwise(model: PreTrainedModel) -> None:
+    # The same function in one kernel, which keeps its input for backward; written out GELU keeps five tensors as
+    # wide, 5 GiB in GPT-J-6B at 2 x 1024 tokens.
+    for name, module in list(model.named_modules()):
+        if probe.is_function(module, partial(F.gelu, approximate="tanh")):
+            model.set_submodule(name, TanhGELU())
+        elif (norm := same_as(module)) is not None:
+            model.set_submodule(name, norm)
+
+
+def _turn_off_dropout(config: PretrainedConfig) -> None:
+    # The base is frozen: noise in it would only blur the adapter's gradients, and every trial of a group
+    # would have to draw it alike.
+    for part in {id(part): part for part in (config, config.get_text_config())}.values():
+        for name, value in vars(part).items():
+            if "drop" in name and isinstance(value, float):
+                setattr(part, name, 0.0)

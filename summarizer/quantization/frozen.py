@@ -1,0 +1,187 @@
+"""Layers whose weights are frozen and stored in a weight format; the rest of the model never notices."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NoReturn
+
+import torch
+from jaxtyping import Float, Float32, Int
+from torch import Tensor, nn
+
+from summarizer.errors import ConfigError
+from summarizer.ops.few_rows import LowRankPairs, are_few_in_place, are_few_on_a_card
+from summarizer.quantization import weight_format
+
+
+class FrozenWeight(nn.Module):
+    """One stored weight of shape (d_out, d_in). Tied layers share one."""
+
+    def __init__(self, format_name: str, shape: tuple[int, int]) -> None:
+        super().__init__()
+        self.format = weight_format(format_name)
+        self.shape = shape
+        self.transposed_in_checkpoint = False
+        """Checkpoints hold it as (d_in, d_out), as GPT-2's Conv1D does."""
+        self._part_names: tuple[str, ...] = ()
+
+    def load(self, parts: Mapping[str, Tensor]) -> None:
+        """Take the stored tensors as buffers, without a copy."""
+        for name, part in parts.items():
+            self.register_buffer(name, part, persistent=False)
+        self._part_names = tuple(parts)
+
+    @property
+    def parts(self) -> dict[str, Tensor]:
+        if not self._part_names:
+            raise RuntimeError("a frozen weight is used before it is loaded")
+        return {name: getattr(self, name) for name in self._part_names}
+
+    @property
+    def stored_bytes(self) -> int:
+        return sum(part.nbytes for part in self.parts.values())
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What models that look at `layer.weight.dtype` see: activations between layers are fp32."""
+        return torch.float32
+
+    @property
+    def device(self) -> torch.device:
+        return next(iter(self.parts.values())).device
+
+    def dense(self, dtype: torch.dtype) -> Float[Tensor, "d_out d_in"]:
+        return self.format.dequantise(self.parts, self.shape, dtype)
+
+    @classmethod
+    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> NoReturn:
+        """Torch calls this where a model uses `layer.weight` as a tensor, past the layer and its adapter."""
+        name = getattr(func, "__name__", func)
+        raise ConfigError.single(
+            "model.name_or_path",
+            f"this model's code reads the weight of one of its layers by itself (in {name}), "
+            "so its layers cannot be frozen and adapted",
+        )
+
+    def product(self, x: Float[Tensor, "... d_in"]) -> Float[Tensor, "... d_out"]:
+        """x @ W.T without a graph: for passes that write their own backward."""
+        return self.format.product(x, self.parts, self.shape)
+
+    def few_rows_product(
+        self,
+        x: Float[Tensor, "... d_in"],
+        bias: Float[Tensor, " d_out"] | None = None,
+        pairs: LowRankPairs | None = None,
+    ) -> Float32[Tensor, "... d_out"] | None:
+        """x @ W.T + bias and what adapters add, for a few rows that are to be multiplied with the weight as stored.
+
+        Takes x before it is put into the precision of products, and makes no graph. None is: the usual way.
+        """
+        if torch.is_grad_enabled():
+            return None
+        if are_few_in_place(x, self.format.few_rows):
+            rows = x.reshape(-1, x.shape[-1]).float()
+        elif are_few_on_a_card(x):
+            # A row alone is multiplied in fp32 whatever it comes in; to convert it would be a launch more.
+            alone = x.numel() == x.shape[-1]
+            rows = (x if alone else in_product_precision(x)).reshape(-1, x.shape[-1])
+        else:
+            return None
+        y = self.format.few_rows_product(rows, self.parts, self.shape, bias, pairs)
+        return None if y is None else y.reshape(*x.shape[:-1], -1)
+
+    def many_rows_product(
+        self,
+        x: Float[Tensor, "... d_in"],
+        bias: Float[Tensor, " d_out"] | None = None,
+        pairs: LowRankPairs | None = None,
+    ) -> Float[Tensor, "... d_out"] | None:
+        """The same for the rows of prompts, in the precision of x, which is that of products. Makes no graph."""
+        if torch.is_grad_enabled():
+            return None
+        y = self.format.many_rows_product(x.reshape(-1, x.shape[-1]), self.parts, self.shape, bias, pairs)
+        return None if y is None else y.reshape(*x.shape[:-1], -1)
+
+    def product_backward(self, grad: Float[Tensor, "... d_out"]) -> Float[Tensor, "... d_in"]:
+        """grad @ W."""
+        return self.format.product_backward(grad, self.parts, self.shape)
+
+    def rows(self, ids: Int[Tensor, " ..."], dtype: torch.dtype) -> Float[Tensor, "... d_in"]:
+        return self.format.rows(self.parts, self.shape, ids, dtype)
+
+
+class _FrozenProduct(torch.autograd.Function):
+    """x @ W.T with W dequantised in each pass anew: backward keeps the stored weight, never a dense one."""
+
+    @staticmethod
+    def forward(ctx: torch.autograd.function.FunctionCtx, x: Tensor, weight: FrozenWeight) -> Tensor:
+        ctx.weight = weight  # type: ignore[attr-defined]
+        return weight.product(x)
+
+    @staticmethod
+    def backward(ctx: torch.autograd.function.FunctionCtx, *grads: Tensor) -> tuple[Tensor, None]:
+        (grad,) = grads
+        return ctx.weight.product_backward(grad), None  # type: ignore[attr-defined]
+
+
+class FrozenLinear(nn.Module):
+    """y = x @ W.T + bias with a frozen stored W."""
+
+    bias: Tensor | None
+
+    def __init__(self, weight: FrozenWeight, *, bias: bool) -> None:
+        super().__init__()
+        self.out_features, self.in_features = weight.shape
+        self.weight = weight
+        self.register_buffer("bias", torch.empty(self.out_features, device="meta") if bias else None)
+
+    def forward(self, x: Float[Tensor, "... d_in"]) -> Float[Tensor, "... d_out"]:
+        if (few := self.weight.few_rows_product(x, self.bias)) is not None:
+            return few
+        x = in_product_precision(x)
+        if (many := self.weight.many_rows_product(x, self.bias)) is not None:
+            return many
+        y: Tensor = _FrozenProduct.apply(x, self.weight)  # type: ignore[no-untyped-call]
+        return y if self.bias is None else y + self.bias.to(y.dtype)
+
+    def extra_repr(self) -> str:
+        return f"{self.in_features} -> {self.out_features}, {self.weight.format.name}"
+
+
+def in_product_precision(x: Float[Tensor, ...]) -> Float[Tensor, ...]:
+    """x in the precision that autocast asks for, if it does.
+
+    Converted once and kept beside x, since several layers multiply the same: q, k, v, or both ways into an MLP.
+    """
+    device = x.device.type
+    if not torch.is_autocast_enabled(device):
+        return x
+    dtype = torch.get_autocast_dtype(device)
+    if x.dtype == dtype or torch.compiler.is_compiling():  # a compiler sees by itself that it is the same
+        return x.to(dtype)
+    kept = getattr(x, _CONVERTED, None)
+    needs_graph = torch.is_grad_enabled() and x.requires_grad
+    if kept is None or kept.dtype != dtype or (needs_graph and not kept.requires_grad):
+        kept = x.to(dtype)
+        setattr(x, _CONVERTED, kept)
+    assert isinstance(kept, Tensor)
+    return kept
+
+
+_CONVERTED = "_in_product_precision"
+"""The attribute of a tensor that holds its converted twin, for as long as the tensor itself lives."""
+
+
+class FrozenEmbedding(nn.Module):
+    """Rows of a frozen stored weight, in fp32."""
+
+    def __init__(self, weight: FrozenWeight) -> None:
+        super().__init__()
+        self.num_embeddings, self.embedding_dim = weight.shape
+        self.weight = weight
+
+    def forward(self, ids: Int[Tensor, " ..."]) -> Float[Tensor, "... d"]:
+        return self.weight.rows(ids, torch.float32)
+
+    def extra_repr(self) -> str:
+        return f"{self.num_embeddings} x {self.embedding_dim}, {self.weight.format.name}"

@@ -1,0 +1,108 @@
+"""One frozen base with the adapters of one run, or of several side by side, ready to answer."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from summarizer.adapters.attach import AdaptedModel, attach, roles
+from summarizer.adapters.foreign import adapter_of_folder
+from summarizer.adapters.peft_format import load_adapter
+from summarizer.config.specs import GenerationSpec, RunSpec
+from summarizer.data.prompt import Prompt, build_prompt
+from summarizer.errors import ConfigError
+from summarizer.generation.decode import Decoder
+from summarizer.models.load import Base, load_base, load_config
+from summarizer.models.source import model_folder
+from summarizer.models.tokenizer import check_context, load_tokenizer
+from summarizer.processes import Processes, join_processes, keep_freed_memory
+from summarizer.runs.opening import opening_issues
+from summarizer.runs.trained_run import ADAPTER, KEY, TrainedRun
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Opened:
+    """`runs[i]`'s adapter is trial i of `adapted`."""
+
+    runs: tuple[TrainedRun, ...]
+    tokenizer: PreTrainedTokenizerFast
+    prompt: Prompt
+    base: Base
+    adapted: AdaptedModel
+    processes: Processes
+    reads_in_int8: bool = False
+    """Articles are read by products of 8 bits, on a CPU about twice as fast, and a little less exactly."""
+
+    @property
+    def spec(self) -> RunSpec:
+        """The first run's; in what its base and prompt are, the others' are alike."""
+        return self.runs[0].spec
+
+    @contextmanager
+    def decoding(
+        self,
+        trials: Sequence[int] | None,
+        generation: GenerationSpec,
+        *,
+        at_once: int,
+        on_step: Callable[[int], None] | None = None,
+    ) -> Iterator[Decoder]:
+        """For the block's time: a decoder of these adapters, or of the base alone where they are None."""
+        showing = self.adapted.base_alone() if trials is None else self.adapted.only(trials)
+        with showing, self.processes.autocast():
+            yield Decoder(
+                self.adapted,
+                generation,
+                end_id=self.prompt.end_id,
+                pad_id=self.prompt.pad_id,
+                at_once=at_once,
+                on_step=on_step,
+                read_in_int8=self.reads_in_int8,
+            )
+
+
+def open_runs(runs: Sequence[TrainedRun], *, device: str = "auto", precision: str = "auto") -> Opened:
+    """Load the base that the runs share, once, with each one's adapter.
+
+    device: auto, cpu or cuda.
+    precision: of products, as trainer.precision; or int8, which on a CPU reads articles in whole numbers.
+    Raises ConfigError where the runs differ in more than their adapters, or what they name cannot be had.
+    """
+    if issues := list(opening_issues(runs, device=device, precision=precision)):
+        raise ConfigError(issues)
+    spec = runs[0].spec
+    in_int8 = precision == "int8"
+    processes = join_processes(device=device, precision="auto" if in_int8 else precision, wanted=1)
+    if in_int8:
+        log.info(
+            "articles are read by products of whole numbers, most of 8 bits; %s is of the rest",
+            processes.precision,
+        )
+    keep_freed_memory()
+    folder = model_folder(spec.model)
+    check_context(load_config(folder), spec.prompt)
+    tokenizer = load_tokenizer(folder)
+    prompt = build_prompt(spec.prompt, tokenizer)
+    base = load_base(spec.model, spec.quantization, processes.device)
+    base.model.eval()
+    own = [run.adapter_folder == run.folder / ADAPTER for run in runs]
+    layer_roles = roles(base.model)
+    adapters = [
+        run.spec.adapter.build() if ours else adapter_of_folder(run.adapter_folder, layer_roles, "--adapter")
+        for run, ours in zip(runs, own, strict=True)
+    ]
+    try:
+        adapted = attach(base.model, adapters, seeds=[run.spec.seed for run in runs])
+    except ValueError as error:
+        raise ConfigError.single(KEY, f"{error}; open runs of different kinds one by one") from error
+    for trial, (run, ours) in enumerate(zip(runs, own, strict=True)):
+        load_adapter(adapted, trial, run.adapter_folder, KEY if ours else "--adapter")
+    return Opened(tuple(runs), tokenizer, prompt, base, adapted, processes, in_int8)

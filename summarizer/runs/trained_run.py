@@ -1,0 +1,106 @@
+"""A trained run as its folder describes it, which may come from elsewhere: data, checked like any other."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from omegaconf import OmegaConf
+
+from summarizer.config.check import check
+from summarizer.config.paths import shown
+from summarizer.config.specs import RunSpec
+from summarizer.errors import ConfigError, Issue
+from summarizer.runs.job import job_of_folder
+
+if TYPE_CHECKING:
+    from summarizer.config.specs import ModelSpec
+
+ADAPTER = "adapter"
+KEY = "RUN"
+SHARED = ("model", "quantization", "prompt")
+"""Config groups in which runs over one base must agree."""
+
+
+@dataclass(frozen=True)
+class TrainedRun:
+    """What a run was trained as, and where its adapter lies."""
+
+    folder: Path
+    spec: RunSpec
+    overrides: tuple[str, ...]
+    adapter_folder: Path
+
+    @property
+    def name(self) -> str:
+        """As a person tells it from others: its folder as they see it."""
+        return shown(self.folder)
+
+    def adapter_digest(self) -> str:
+        """Of the adapter's content, so that a run that moved is still the same."""
+        digest = hashlib.sha256()
+        for file in sorted(self.adapter_folder.glob("adapter_*")):
+            digest.update(file.name.encode())
+            with file.open("rb") as content:
+                digest.update(hashlib.file_digest(content, "sha256").digest())
+        return digest.hexdigest()[:16]
+
+
+def read_run(folder: Path, *, model: str | None = None, adapter: Path | None = None) -> TrainedRun:
+    """A run from its folder.
+
+    model: where its base lies now, if that is not where it lay in training.
+    adapter: a PEFT folder to use in place of the run's own adapter.
+    What only training needs, such as the files of its rows, may be gone.
+    Raises ConfigError where the folder is none, its config is broken, or it has no adapter yet.
+    """
+    from summarizer.models.source import check_model_path
+
+    if not (folder / ".hydra" / "config.yaml").is_file() and (hint := _runs_below(folder)):
+        raise ConfigError.single(KEY, f"{folder} is a sweep; name one of its runs, such as {hint}")
+    job = job_of_folder(folder.resolve(), KEY)
+    config = OmegaConf.create(job.config)
+    OmegaConf.update(config, "resume", None)
+    OmegaConf.update(config, "adapter.start_from", None)  # its values are in the adapter that was saved
+    if model is not None:
+        OmegaConf.update(config, "model.name_or_path", model)
+
+    def base_is_there(spec: ModelSpec) -> Iterator[Issue]:
+        for issue in check_model_path(spec.name_or_path):
+            yield Issue(issue.key, f"{issue.message}; --model says where the base lies now")
+
+    spec = check(config, [(("model",), base_is_there)])
+    found = adapter or folder / ADAPTER
+    if not found.is_dir():
+        raise ConfigError.single(
+            KEY if adapter is None else "--adapter",
+            f"{folder} has no adapter: it was never trained to an end; go on with "
+            f"`python -m summarizer.run resume={folder}`"
+            if adapter is None
+            else f"no such folder: {adapter}",
+        )
+    return TrainedRun(folder, spec, job.overrides, found)
+
+
+def base_differences(runs: Sequence[TrainedRun]) -> list[Issue]:
+    """Where the runs are not over one base and prompt, so that they can be neither opened nor compared together."""
+    return [
+        Issue(KEY, f"{run.name} differs from {runs[0].name} in {group}; take them one by one")
+        for run in runs[1:]
+        for group in SHARED
+        if getattr(run.spec, group) != getattr(runs[0].spec, group)
+    ]
+
+
+def _runs_below(folder: Path) -> Path | None:
+    """The best run of a sweep, or any of its runs; None where there is none."""
+    from summarizer.sweeps.record import FILE_NAME, read_record
+
+    if (folder / FILE_NAME).is_file():
+        winner = read_record(folder).winner
+        return None if winner is None else folder / winner.folder
+    runs = sorted(path.parent.parent for path in folder.glob("*/.hydra/config.yaml"))
+    return runs[0] if runs else None

@@ -1,0 +1,171 @@
+"""Every combination of a batch composed as Hydra composes a job, and all of them checked before one begins."""
+
+from __future__ import annotations
+
+import copy
+import os
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hydra.conf import HydraConf
+from hydra.core.config_loader import ConfigLoader
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
+from omegaconf.errors import OmegaConfBaseException
+
+from summarizer.config.diagnose import diagnose
+from summarizer.config.paths import shown
+from summarizer.config.plain import to_plain
+from summarizer.console.progress import bar
+from summarizer.errors import ConfigError, Issue
+from summarizer.runs.job import Job
+from summarizer.runs.preflight import preflight
+from summarizer.sweeps.mistakes import merged
+from summarizer.tracking.metrics import METRICS
+
+SUBDIR = "hydra.sweep.subdir"
+WORTH_A_BAR = 20
+"""Combinations; each takes about a tenth of a second to compose and check."""
+
+
+@dataclass(frozen=True)
+class Combination:
+    """One combination of a sweep, as Hydra's `run_job` would run it."""
+
+    config: DictConfig
+    """All of it, the node `hydra` with the output folder included."""
+    task: DictConfig
+    """The same without `hydra`."""
+    job: Job
+
+    def prepare(self) -> None:
+        """Make the run folder with its `.hydra/`, file by file what Hydra writes there."""
+        self.job.path.mkdir(parents=True, exist_ok=True)
+        if self.config.hydra.output_subdir is None:
+            return
+        folder = self.job.path / self.config.hydra.output_subdir
+        folder.mkdir(exist_ok=True)
+        with composed_for(self.config):
+            nodes = {
+                "config": self.task,
+                "hydra": HydraConfig.instance().cfg,
+                "overrides": self.config.hydra.overrides.task,
+            }
+            for name, node in nodes.items():
+                (folder / f"{name}.yaml").write_text(OmegaConf.to_yaml(node), encoding="utf-8")
+
+
+@contextmanager
+def composed_for(config: DictConfig) -> Iterator[None]:
+    """For the block, `HydraConfig` and the resolver `hydra:` speak of this job."""
+    before = HydraConfig.instance().cfg
+    HydraConfig.instance().set_config(config)
+    try:
+        yield
+    finally:
+        HydraConfig.instance().cfg = before
+
+
+@contextmanager
+def _no_hydra() -> Iterator[None]:
+    """For the block, as if Hydra were not at work: it composes for one command at a time."""
+    working = GlobalHydra.instance()
+    before = working.hydra
+    working.clear()
+    try:
+        yield
+    finally:
+        working.clear()
+        if before is not None:
+            working.initialize(before)
+
+
+def compose_batch(
+    loader: ConfigLoader, master: DictConfig, batch: Sequence[Sequence[str]], first_number: int
+) -> list[Combination]:
+    """Compose and check every combination; writes nothing.
+
+    master: the config of the `-m` command.  batch: each combination's overrides, as the sweeper made them.
+    Raises ConfigError with each mistake of the batch once, and the combinations that it occurs in.
+    """
+    combinations: list[Combination | None] = []
+    found: list[list[Issue]] = []
+    with bar("checking combinations", len(batch), show=len(batch) >= WORTH_A_BAR) as checked:
+        for place, overrides in enumerate(batch):
+            combinations.append(None)
+            try:
+                combinations[place] = combination = _composed(loader, master, overrides, first_number + place)
+            except (HydraException, OmegaConfBaseException) as error:
+                with _no_hydra():
+                    found.append(diagnose([*master.hydra.overrides.hydra, *overrides], error, preflight))
+            else:
+                found.append(list(_mistakes(combination, os.path.abspath(master.hydra.sweep.dir))))
+            checked.advance()
+    composed = [one for one in combinations if one is not None]
+    uses = Counter(one.job.folder for one in composed)
+    for one, issues in zip(combinations, found, strict=True):
+        if one is not None and uses[one.job.folder] > 1:
+            text = "is the folder of more than one run; name what differs in it, such as ${hydra.job.num}"
+            issues.append(Issue(SUBDIR, f"{shown(one.job.path)} {text}"))
+    if issues := merged(found, batch):
+        raise ConfigError(issues)
+    return composed
+
+
+def read_combination(folder: Path, sweep: str) -> Combination:
+    """What `prepare` left in a run folder a moment ago, in another process. Nothing of it is checked."""
+    hydra = OmegaConf.load(folder / ".hydra" / "hydra.yaml")
+    task: Any = OmegaConf.load(folder / ".hydra" / "config.yaml")
+    typed = OmegaConf.create({"hydra": OmegaConf.structured(HydraConf)})
+    OmegaConf.set_struct(typed.hydra, False)  # some of Hydra's groups are not in its class
+    config = OmegaConf.merge(typed, hydra, task)
+    assert isinstance(config, DictConfig)
+    return _combination(config, task, str(folder), sweep)
+
+
+def _composed(loader: ConfigLoader, master: DictConfig, overrides: Sequence[str], number: int) -> Combination:
+    # Step by step what BasicLauncher and run_job do.
+    config = loader.load_sweep_config(master, list(overrides))
+    with open_dict(config):
+        config.hydra.job.id = number
+        config.hydra.job.num = number
+    with composed_for(config):
+        sweep = str(config.hydra.sweep.dir)
+        folder = os.path.abspath(os.path.join(sweep, str(config.hydra.sweep.subdir)))
+        with read_write(config.hydra.runtime), open_dict(config.hydra.runtime):
+            config.hydra.runtime.output_dir = folder
+    task = copy.deepcopy(config)
+    with read_write(task), open_dict(task):
+        del task["hydra"]
+    return _combination(config, task, folder, Path(sweep).name)
+
+
+def _combination(config: DictConfig, task: DictConfig, folder: str, sweep: str) -> Combination:
+    with composed_for(config):
+        plain = to_plain(task)
+    # Not resolved: an interpolation in an override may stand for what no file should hold.
+    as_typed: Any = OmegaConf.to_container(config.hydra.overrides.task, resolve=False)
+    return Combination(config, task, Job(plain, folder, tuple(as_typed), sweep))
+
+
+def _mistakes(combination: Combination, sweep: str) -> Iterator[Issue]:
+    with composed_for(combination.config):
+        try:
+            preflight(combination.task)
+        except ConfigError as error:
+            yield from error.issues
+    folder = combination.job.path
+    if not combination.job.folder.startswith(os.path.join(sweep, "")):
+        yield Issue(SUBDIR, f"{shown(folder)} is no folder below the sweep's, {shown(Path(sweep))}")
+    elif (folder / METRICS).exists():
+        yield Issue(SUBDIR, f"{shown(folder)} holds a run already; give another hydra.sweep.dir")
+    if combination.config.hydra.job.chdir:
+        yield Issue(
+            "hydra.job.chdir", "true: runs that train together have one folder to be in; leave it out"
+        )

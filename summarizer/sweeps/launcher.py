@@ -1,0 +1,178 @@
+"""A batch of a sweep from Hydra's sweeper to its returns: compose, check, prepare, train group after group."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hydra.core.utils import (
+    JobReturn,
+    JobRuntime,
+    JobStatus,
+    configure_log,
+    env_override,
+    setup_globals,
+)
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig, OmegaConf
+
+from summarizer.config.paths import shown
+from summarizer.config.specs import TrackingSpec
+from summarizer.errors import ConfigError
+from summarizer.runs import launch
+from summarizer.runs.ended import Ended
+from summarizer.runs.folder import take_back
+from summarizer.sweeps.closing import report_later
+from summarizer.sweeps.compose import Combination, compose_batch, composed_for
+from summarizer.sweeps.grouping import group_key, grouped
+from summarizer.sweeps.groups import train_group
+from summarizer.sweeps.logs import group_logs
+from summarizer.sweeps.over import OtherLauncher
+from summarizer.sweeps.record import FILE_NAME, PlannedRun, begin, read_record
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Launch:
+    """What Hydra hands a launcher, and this one's own two settings."""
+
+    context: HydraContext
+    task: TaskFunction
+    config: DictConfig
+    """Of the `-m` command."""
+    over: str | None = None
+    options: Mapping[str, Any] | None = None
+
+    @property
+    def sweep(self) -> Path:
+        return Path(os.path.abspath(self.config.hydra.sweep.dir))
+
+    def batch(self, overrides: Sequence[Sequence[str]], first_number: int) -> list[JobReturn]:
+        """Run every combination of a batch; returns what became of each, in the batch's order.
+
+        Raises ConfigError, nothing being written, where a combination is mistaken; StopRequested once the runs
+        that had begun are saved.
+        """
+        setup_globals()
+        configure_log(self.config.hydra.hydra_logging, self.config.hydra.verbose)
+        try:
+            combinations = compose_batch(self.context.config_loader, self.config, overrides, first_number)
+            other = (
+                OtherLauncher.find(self.context, self.config, self.over, self.options or {})
+                if self.over
+                else None
+            )
+        except ConfigError:
+            if first_number == 0:
+                _take_back(self.sweep)
+            raise
+        _say_twins(combinations)
+        groups = grouped([_key(one) for one in combinations])
+        self._prepare(combinations, groups)
+        log.info(
+            "sweep of %d runs, in %d group%s that train%s together: %s",
+            len(combinations),
+            len(groups),
+            *(("", "s") if len(groups) == 1 else ("s", "")),
+            shown(self.sweep),
+        )
+        ended: dict[str, Ended] = {}
+        members = [[combinations[place] for place in places] for places in groups]
+        for results in self._run_over(members, other) if other else map(self._run, members):
+            ended |= {run.folder: run for run in results}
+        if not self._optimising:
+            launch.keep_failures([ended[one.job.folder] for one in combinations])
+        returns = [self._returned(one, ended[one.job.folder]) for one in combinations]
+        self._take_back_plans(combinations, ended)
+        return returns
+
+    def _take_back_plans(self, combinations: Sequence[Combination], ended: Mapping[str, Ended]) -> None:
+        """A plan that was shown leaves nothing."""
+        plans = [
+            one for one in combinations if one.job.config["plan"] and ended[one.job.folder].error is None
+        ]
+        for one in plans:
+            take_back(one.job.path)
+        if plans and not (self.sweep / FILE_NAME).exists():
+            _take_back(self.sweep)
+
+    @property
+    def _optimising(self) -> bool:
+        """A sweeper that optimises must hear of a failure; Hydra's own would only end with it."""
+        return not str(self.config.hydra.sweeper._target_).endswith(".BasicSweeper")
+
+    def _prepare(self, combinations: Sequence[Combination], groups: Sequence[Sequence[int]]) -> None:
+        for one in combinations:
+            one.prepare()
+        before = 0
+        if (self.sweep / FILE_NAME).exists():
+            before = 1 + max((run.group for run in read_record(self.sweep).runs), default=-1)
+        number = {place: before + n for n, places in enumerate(groups) for place in places}
+        planned = [
+            PlannedRun(os.path.relpath(one.job.folder, self.sweep), one.job.overrides, number[place])
+            for place, one in enumerate(combinations)
+            if not one.job.config["plan"]
+        ]
+        if planned:
+            begin(self.sweep, planned, combinations[0].job.config["trainer"]["best_metric"])
+            tracking = TrackingSpec.model_validate(combinations[0].job.config["tracking"])
+            report_later(self.sweep, tracking)
+
+    def _run(self, group: Sequence[Combination]) -> list[Ended]:
+        self._tell_begin(group)
+        with group_logs(group), env_override(group[0].config.hydra.job.env_set):
+            return train_group([one.job for one in group])
+
+    def _run_over(self, groups: Sequence[Sequence[Combination]], other: OtherLauncher) -> list[list[Ended]]:
+        for group in groups:
+            self._tell_begin(group)
+        return other.run([[one.job.folder for one in group] for group in groups])
+
+    def _tell_begin(self, group: Sequence[Combination]) -> None:
+        for one in group:
+            with composed_for(one.config):
+                self.context.callbacks.on_job_start(config=one.config, task_function=self.task)
+
+    def _returned(self, one: Combination, ended: Ended) -> JobReturn:
+        result = JobReturn()
+        result.overrides = one.job.overrides
+        result.cfg = one.task
+        result.hydra_cfg = OmegaConf.masked_copy(one.config, "hydra")
+        result.working_dir = os.getcwd()
+        result.task_name = JobRuntime.instance().get("name")
+        failed = ended.error is not None and self._optimising
+        result.status = JobStatus.FAILED if failed else JobStatus.COMPLETED
+        result.return_value = ended.error if failed else ended.value
+        with composed_for(one.config):
+            self.context.callbacks.on_job_end(config=one.config, job_return=result)
+        return result
+
+
+def _key(one: Combination) -> tuple[str, str]:
+    with composed_for(one.config):
+        environment = OmegaConf.to_container(one.config.hydra.job.env_set, resolve=True)
+    return group_key(one.job.config), json.dumps(environment, sort_keys=True)
+
+
+def _say_twins(combinations: Sequence[Combination]) -> None:
+    """A grid that names a value twice is a slip, a sweeper that proposes a point twice is not: both are run."""
+    folders: dict[str, list[str]] = {}
+    for one in combinations:
+        folders.setdefault(json.dumps(one.job.config, sort_keys=True), []).append(shown(one.job.path))
+    for twins in folders.values():
+        if len(twins) > 1:
+            log.warning("these runs are configured alike, and all are trained: %s", ", ".join(twins))
+
+
+def _take_back(sweep: Path) -> None:
+    """Remove what Hydra's sweeper wrote of a sweep that nothing became of."""
+    (sweep / "multirun.yaml").unlink(missing_ok=True)
+    with suppress(OSError):  # it holds something else
+        sweep.rmdir()

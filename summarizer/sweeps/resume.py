@@ -1,0 +1,111 @@
+"""`resume=SWEEP_FOLDER`: what is finished is kept, what is not goes on or starts."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from omegaconf import OmegaConf
+
+from summarizer.config.paths import shown
+from summarizer.config.specs import TrackingSpec
+from summarizer.errors import ConfigError, Issue
+from summarizer.runs import launch
+from summarizer.runs.folder import claimed
+from summarizer.runs.job import Job, job_of_folder
+from summarizer.runs.logs import folder_logs, log_to_terminal
+from summarizer.runs.preflight import preflight
+from summarizer.sweeps.closing import report_later, reported
+from summarizer.sweeps.grouping import group_key, grouped
+from summarizer.sweeps.groups import train_group
+from summarizer.sweeps.mistakes import merged
+from summarizer.sweeps.record import FILE_NAME, SweepRecord, read_record
+from summarizer.tracking.summary import is_finished
+
+COMMAND_FILE = "multirun.yaml"
+"""Hydra's sweepers write the command's config there before anything else."""
+
+log = logging.getLogger(__name__)
+
+
+def is_sweep(folder: Path) -> bool:
+    """Whether a folder is that of a sweep, begun at least."""
+    return (folder / FILE_NAME).is_file() or (folder / COMMAND_FILE).is_file()
+
+
+def resume_sweep(folder: Path, others: Sequence[str] = ()) -> None:
+    """Go on with a sweep: completed runs and the losers of successive halving are kept.
+
+    Runs that failed are tried again from their last checkpoint. Registers failures for `raise_failures`.
+    Raises ConfigError, nothing having begun, where the folder or a run's config is missing or mistaken, another
+    process runs one of them, or other overrides stand beside it.
+    """
+    if others:
+        text = f"goes on with the runs as they were configured; leave out {' '.join(others)}"
+        raise ConfigError.single("resume", text)
+    folder = folder.resolve()
+    _require_record(folder)
+    log_to_terminal()
+    record = read_record(folder)
+    jobs = _jobs(folder, record)
+    unfinished = {job.folder for job in jobs if not is_finished(job.path)}
+    _require_idle(unfinished)
+    if not unfinished:
+        log.info("all %d runs of %s are finished; there is nothing to resume", len(jobs), shown(folder))
+    _say_what_is_not_planned(folder)
+    with reported():
+        report_later(folder, TrackingSpec.model_validate(jobs[0].config["tracking"]))
+        for places in grouped([group_key(job.config) for job in jobs]):
+            # Those that are finished too: a halving measures the others by what they reported.
+            group = [jobs[place] for place in places]
+            if going_on := [job.folder for job in group if job.folder in unfinished]:
+                with folder_logs(going_on):
+                    launch.keep_failures(train_group(group))
+
+
+def _require_record(folder: Path) -> None:
+    if (folder / FILE_NAME).is_file():
+        return
+    if run := next(folder.glob("*/.hydra/config.yaml"), None):
+        text = f"{folder} has no {FILE_NAME}; resume its runs one by one, as resume={run.parents[1]}"
+    else:
+        text = f"{folder} was stopped before its runs were made; start the sweep again"
+    raise ConfigError.single("resume", text)
+
+
+def _require_idle(folders: Collection[str]) -> None:
+    """A sweep that another process trains keeps its report and its runs' logs to itself."""
+    for folder in sorted(folders):
+        with claimed(Path(folder)):
+            pass
+
+
+def _jobs(sweep: Path, record: SweepRecord) -> list[Job]:
+    """All runs as jobs to be resumed. Raises ConfigError with what is wrong with any of them."""
+    jobs: list[Job] = []
+    found: list[Sequence[Issue]] = []
+    for run in record.runs:
+        try:
+            job = replace(job_of_folder(sweep / run.folder), sweep=sweep.name)
+            preflight(OmegaConf.create(job.config))
+        except ConfigError as error:
+            found.append(error.issues)
+        else:
+            found.append(())
+            jobs.append(job)
+    if issues := merged(found, [run.overrides for run in record.runs]):
+        raise ConfigError(issues)
+    return jobs
+
+
+def _say_what_is_not_planned(folder: Path) -> None:
+    """Batches that a sweeper had not launched are in no plan."""
+    if not (folder / COMMAND_FILE).is_file():
+        return
+    sweeper = OmegaConf.load(folder / COMMAND_FILE).hydra.sweeper
+    if not str(sweeper.get("_target_")).endswith(".BasicSweeper") or sweeper.get("max_batch_size"):
+        log.warning(
+            "only runs that the sweeper had launched go on; those it would have launched later do not"
+        )

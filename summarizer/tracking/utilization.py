@@ -1,0 +1,158 @@
+"""How much of the device a training step uses: model FLOP utilisation.
+
+FLOPs of training adapters beside a frozen base, a product of (m, k) and (k, n) being 2 m k n of them:
+
+- A frozen linear layer of N weights takes 2 N per token forward and 2 N backward, for its input's gradient. Its
+  weights have none, which is where full training takes 2 N more. In all 4 N.
+- The head is such a layer, but only the tokens that predict a summary token pass it.
+- An adapter of P weights takes 2 P forward, and backward 2 P for its input's gradient and 2 P for its own: 6 P.
+- Causal attention: the i-th token of an example meets i keys, whose scores and whose weighted sum of values take
+  2 i w each, with w = heads x head dim. Over t tokens and l layers that is 4 w l t (t + 1) / 2 forward. Both
+  products have two factors that are not frozen, so backward takes twice that. In all 6 w l t (t + 1).
+- Looking up a row of an embedding takes none.
+
+Left out, as Chowdhery et al. 2022 (arXiv:2204.02311, appendix B) leave it out: what the mathematics does not ask
+for (recomputed activations, dequantised weights, padding, keys behind the mask), and what is no product (norms,
+activation functions, softmax, rotations). Where the embedding has no adapter, the lowest adapted layer needs no
+gradient of its input, so that this counts a little too much.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+
+import torch
+from torch import Tensor
+
+from summarizer.adapters.attach import AdaptedModel
+from summarizer.adapters.protocol import Role
+from summarizer.quantization.frozen import FrozenEmbedding, FrozenLinear
+
+RATE_BUDGET_S = 0.25
+"""About how long `matrix_rate` may take."""
+SIDES = {"cpu": (256, 512, 1024), "cuda": (1024, 2048, 4096, 8192)}
+"""Of the square matrices that it multiplies. The largest take 400 MB on a card."""
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class ModelShape:
+    """What the FLOPs of one trial's training depend on, as counts of weights."""
+
+    linear: int
+    """In the frozen linear layers that every token passes."""
+    head: int
+    linear_adapters: int
+    head_adapters: int
+    embedding_adapters: int
+    """Without the table that rows are looked up in."""
+    attention_width: int
+    """Layers x heads x head dim."""
+
+
+@dataclass(frozen=True)
+class TrainingFlops:
+    """FLOPs of forward and backward, by part."""
+
+    linear: int
+    head: int
+    adapters: int
+    attention: int
+
+    @property
+    def total(self) -> int:
+        return self.linear + self.head + self.adapters + self.attention
+
+
+def training_flops(shape: ModelShape, lengths: Sequence[int], summary_tokens: int) -> TrainingFlops:
+    """FLOPs of training on some examples once; the module's docstring derives them.
+
+    lengths: tokens of each example, prompt and summary.  summary_tokens: those that the loss is over, in all.
+    """
+    tokens = sum(lengths)
+    return TrainingFlops(
+        linear=4 * shape.linear * tokens,
+        head=4 * shape.head * summary_tokens,
+        adapters=6 * (shape.linear_adapters + shape.embedding_adapters) * tokens
+        + 6 * shape.head_adapters * summary_tokens,
+        attention=6 * shape.attention_width * sum(t * (t + 1) for t in lengths),
+    )
+
+
+def shape_of(adapted: AdaptedModel, trial: int) -> ModelShape:
+    """The counts of one trial. The model may be on the meta device."""
+    by_base = {id(layer.base): layer.role for layer in adapted.layers.values()}
+    head = adapted.model.get_output_embeddings()
+    frozen: Counter[Role] = Counter()
+    for module in adapted.model.modules():
+        if isinstance(module, FrozenLinear):
+            role = by_base.get(id(module), "head" if module is head else "linear")
+            frozen[role] += module.in_features * module.out_features
+    own: Counter[Role] = Counter()
+    for name, parameter in adapted.parameters_of(trial).items():
+        layer = adapted.layers[name.rpartition(".")[0]]
+        base = layer.base
+        looked_up = isinstance(base, FrozenEmbedding) and base.num_embeddings in parameter.shape
+        own[layer.role] += 0 if looked_up else parameter.numel()
+    config = adapted.model.config.get_text_config()
+    heads = int(config.num_attention_heads)
+    head_dim = int(getattr(config, "head_dim", None) or config.hidden_size // heads)
+    return ModelShape(
+        linear=frozen["linear"],
+        head=frozen["head"],
+        linear_adapters=own["linear"],
+        head_adapters=own["head"],
+        embedding_adapters=own["embedding"],
+        attention_width=int(config.num_hidden_layers) * heads * head_dim,
+    )
+
+
+def utilisation(flops: int, seconds: float, flops_per_s: float) -> float:
+    """Model FLOP utilisation: the share of the device's rate that went into `flops`. 1 is all of it.
+
+    flops_per_s: of all devices that shared the work. Where others used the device while its rate was measured,
+    the share can pass 1.
+    """
+    return flops / seconds / flops_per_s
+
+
+@cache
+def matrix_rate(device: torch.device, dtype: torch.dtype) -> float:
+    """FLOP/s of matrix products on a device, in one precision: the best of a few square ones.
+
+    Measured once per process, best before the base loads; takes about RATE_BUDGET_S, and some times that where a
+    processor has no instructions for the precision.
+    """
+    generator = torch.Generator(device=device).manual_seed(0)
+    best = 0.0
+    sides = SIDES[device.type]
+    for side in sides:
+        a, b = (torch.rand(side, side, generator=generator, device=device).to(dtype) for _ in "ab")
+        seconds = [_seconds_of_product(a, b) for _ in range(2)]
+        while sum(seconds) < RATE_BUDGET_S / len(sides):
+            seconds.append(_seconds_of_product(a, b))
+        best = max(best, 2 * side**3 / min(seconds))
+        # Twice the side is eight times the work. Busy cores make the small products look slow, so not too strict.
+        if 2 * 8 * min(seconds) > 4 * RATE_BUDGET_S:
+            break
+    log.info("matrix rate of %s in %s: %.3g TFLOP/s", device, str(dtype).removeprefix("torch."), best / 1e12)
+    return best
+
+
+def _seconds_of_product(a: Tensor, b: Tensor) -> float:
+    _wait_for(a.device)
+    started_s = time.perf_counter()
+    torch.mm(a, b)
+    _wait_for(a.device)
+    return time.perf_counter() - started_s
+
+
+def _wait_for(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

@@ -1,1 +1,0 @@
-"""What a finished run is good for: its base and adapter opened again, and articles summarised by them."""

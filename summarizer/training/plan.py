@@ -1,0 +1,156 @@
+"""What a run will take, in memory, steps, tokens, arithmetic and time; found before a weight is read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from rich.table import Table
+
+from summarizer.training.dry_run import DryRun, Microbatch
+from summarizer.training.optimizer_state import BuildOptimizer, optimizer_state_bytes
+
+GIB = 2**30
+WHAT = {
+    "base": "frozen weights, norms and tables",
+    "adapters": "trained, in fp32",
+    "gradients": "of the adapters",
+    "optimizer": "its state after the first step",
+    "activations": "kept for the backward pass",
+    "logits": "the head, its logits and the loss",
+    "temporaries": "all else at that moment",
+}
+"""Parts of the memory, in the order in which they are shown."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """How much a run trains, as its data and trainer say."""
+
+    steps: int
+    """Optimizer steps in all."""
+    tokens: int
+    """Of each trial, prompts included and padding not, in all steps."""
+    tokens_per_epoch: int | None
+    """None where only reading to the end would tell."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One group's training."""
+
+    bytes: dict[str, int]
+    """By part, at the moment when most is held: in a step over the largest microbatch."""
+    peak_bytes: int
+    trainable_parameters: int
+    """Of all trials."""
+    microbatch_tokens: int
+    """Of all trials, in the largest microbatch."""
+    flops_per_token: float
+    work: Work
+    trials: int
+
+    @property
+    def tokens(self) -> int:
+        """Of all trials, in all steps."""
+        return self.work.tokens * self.trials
+
+    @property
+    def flops(self) -> float:
+        """In all. Shorter rows than the largest attend to less, so that this is a little too much."""
+        return self.flops_per_token * self.tokens
+
+    @property
+    def flops_per_step(self) -> float:
+        return self.flops / self.work.steps
+
+    def hours(self, tokens_per_s: float) -> float:
+        """Of training alone, at so many tokens of all trials per second."""
+        return self.tokens / tokens_per_s / 3600
+
+    def table(self, tokens_per_s: float | None = None) -> Table:
+        """For a person. tokens_per_s: a rate that was measured, to say the hours by."""
+        table = Table(title="plan: memory of a training step, and the work in all", title_justify="left")
+        table.add_column("")
+        table.add_column("", justify="right")
+        table.add_column("")
+        for part, what in WHAT.items():
+            table.add_row(part, _size(self.bytes[part]), what)
+        shared = f"at {self.microbatch_tokens:,} tokens at once"
+        table.add_row("together", _size(self.peak_bytes), shared, end_section=True)
+        for name, value, what in self._rows(tokens_per_s):
+            table.add_row(name, value, what)
+        return table
+
+    def _rows(self, tokens_per_s: float | None) -> list[tuple[str, str, str]]:
+        work = self.work
+        epoch = "unknown" if work.tokens_per_epoch is None else f"{work.tokens_per_epoch:,}"
+        rows = [
+            ("trainable", f"{self.trainable_parameters:,}", "parameters"),
+            ("steps", f"{work.steps:,}", f"of {work.tokens / work.steps:,.0f} tokens"),
+            ("tokens", f"{work.tokens:,}", f"an epoch: {epoch}"),
+            (
+                "arithmetic",
+                _flops(self.flops),
+                f"{_flops(self.flops_per_step)} a step",
+            ),
+        ]
+        if self.trials > 1:
+            rows.insert(
+                0, ("trials", f"{self.trials:,}", "train together; steps and tokens are those of each")
+            )
+        if tokens_per_s is not None:
+            rows.append(("time", _duration(self.hours(tokens_per_s)), f"at {tokens_per_s:,.0f} tokens/s"))
+        return rows
+
+    def describe(self) -> str:
+        """One line for the log."""
+        parts = ", ".join(f"{part} {_size(self.bytes[part])}" for part in WHAT)
+        return (
+            f"plan: {_size(self.peak_bytes)} at most ({parts}), "
+            f"{self.work.steps:,} steps, {self.tokens:,} tokens, {_flops(self.flops)}"
+        )
+
+
+def _size(count: int) -> str:
+    return f"{count / GIB:,.2f} GiB" if count >= GIB / 10 else f"{count / 2**20:,.1f} MiB"
+
+
+def _duration(hours: float) -> str:
+    if hours >= 1:
+        return f"{hours:,.1f} h"
+    return f"{hours * 60:.0f} min" if hours >= 1 / 60 else f"{hours * 3600:.1f} s"
+
+
+def _flops(count: float) -> str:
+    unit, size = next(
+        (found for found in (("EFLOP", 1e18), ("PFLOP", 1e15)) if count >= found[1]), ("TFLOP", 1e12)
+    )
+    return f"{count / size:,.3g} {unit}"
+
+
+def build_plan(run: DryRun, optimizers: Sequence[BuildOptimizer], microbatch: Microbatch, work: Work) -> Plan:
+    """Plan a group. optimizers: each trial's, in the order of its adapters; microbatch: the largest of the run."""
+    cost = run.cost(microbatch)
+    state_bytes = group_state_bytes(run, optimizers)
+    trials = run.adapted.group.size
+    tokens = microbatch.all_tokens * trials
+    return Plan(
+        bytes={"optimizer": state_bytes} | {str(part): size for part, size in cost.at_peak.items()},
+        peak_bytes=cost.peak_bytes + state_bytes,
+        trainable_parameters=sum(
+            parameter.numel() for i in range(trials) for parameter in run.adapted.parameters_of(i).values()
+        ),
+        microbatch_tokens=tokens,
+        flops_per_token=cost.flops / tokens,
+        work=work,
+        trials=trials,
+    )
+
+
+def group_state_bytes(run: DryRun, optimizers: Sequence[BuildOptimizer]) -> int:
+    """What the optimizers of all trials keep."""
+    return sum(
+        optimizer_state_bytes(build, (tuple(p.shape) for p in run.adapted.parameters_of(trial).values()))
+        for trial, build in enumerate(optimizers)
+    )

@@ -1,0 +1,89 @@
+"""A sweep from the command line through the launcher, with a stand-in for the training and the report."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import hydra
+import pytest
+from hydra.core.utils import JobReturn
+from hydra.plugins.sweeper import Sweeper
+
+from summarizer.config.paths import conf_folder
+from summarizer.config.specs import TrackingSpec
+from summarizer.runs import launch
+from summarizer.runs.ended import Ended
+from summarizer.runs.job import Job
+from summarizer.sweeps.closing import reported
+from summarizer.sweeps.launcher import Launch
+
+
+def count_up(jobs: Sequence[Job]) -> list[Ended]:
+    """Each run's value is the number that its folder is called, or 0."""
+    return [Ended(job.folder, float(job.path.name) if job.path.name.isdigit() else 0.0) for job in jobs]
+
+
+@dataclass
+class Sweeps:
+    """Runs `-m` commands in this process, and keeps what came of them."""
+
+    train: Callable[[Sequence[Job]], list[Ended]] = count_up
+    groups: list[list[Job]] = field(default_factory=list)
+    """As handed to `start`."""
+    kept: list[Ended] = field(default_factory=list)
+    reports: list[Path] = field(default_factory=list)
+    tracked: list[TrackingSpec] = field(default_factory=list)
+    """What each report was told of wandb."""
+    returns: list[JobReturn] = field(default_factory=list)
+
+    @classmethod
+    def stood_in(cls, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Sweeps:
+        """In an empty folder, with nothing trained and nothing reported until the test ends."""
+        made = cls()
+        report = ModuleType("summarizer.sweeps.report")
+        report.report_sweep = made.report  # type: ignore[attr-defined]
+        batch = Launch.batch
+
+        def watched(self: Launch, overrides: Any, first_number: int) -> list[JobReturn]:
+            returns = batch(self, overrides, first_number)
+            made.returns += returns
+            return returns
+
+        monkeypatch.setitem(sys.modules, "summarizer.sweeps.report", report)
+        monkeypatch.setattr(launch, "start", made.start)
+        monkeypatch.setattr(launch, "keep_failures", made.kept.extend, raising=False)
+        monkeypatch.setattr(Launch, "batch", watched)
+        # It would compose everything a first time, which is half of what a test here takes.
+        monkeypatch.setattr(Sweeper, "validate_batch_is_legal", lambda self, batch: None)
+        monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
+        monkeypatch.chdir(folder)
+        return made
+
+    @property
+    def jobs(self) -> list[Job]:
+        return [job for group in self.groups for job in group]
+
+    def start(self, jobs: Sequence[Job]) -> list[Ended]:
+        self.groups.append(list(jobs))
+        return self.train(jobs)
+
+    def report(self, sweep: Path, tracking: TrackingSpec) -> None:
+        self.reports.append(sweep)
+        self.tracked.append(tracking)
+
+    def run(self, *arguments: str) -> None:
+        """Returns when the sweep has ended, and raises what it raises."""
+
+        @hydra.main(version_base="1.3", config_path=str(conf_folder()), config_name="config")
+        def task(_: object) -> None:
+            pytest.fail("the fused launcher trains groups; it does not call Hydra's task function")
+
+        command = ["summarizer", "-m", "hydra/launcher=fused", "hydra.sweep.dir=sweep", *arguments]
+        with pytest.MonkeyPatch.context() as patch, reported():
+            patch.setattr(sys, "argv", command)
+            task()

@@ -1,0 +1,107 @@
+"""`hydra.launcher.over`: each group is one job of another launcher."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from fused_sweeps import Sweeps, count_up
+from hydra.core.override_parser.overrides_parser import OverridesParser
+
+from summarizer.errors import ConfigError, NonFiniteLossError, StopRequested
+from summarizer.runs.ended import Ended
+from summarizer.runs.job import Job
+from summarizer.sweeps.over import _portable, _quoted
+
+OVER_BASIC = ("hydra.launcher.over=basic", "quantization=int8,nf4", "seed=0,1")
+"""Hydra's own launcher needs no plugin, and runs its jobs in this process, where the stand-in is."""
+
+
+@pytest.fixture
+def sweeps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Sweeps:
+    return Sweeps.stood_in(tmp_path, monkeypatch)
+
+
+def test_each_group_is_one_job(sweeps: Sweeps, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WHERE", "it's \\ here")
+    name = "'tracking.name=${hydra:job.num} ${oc.env:WHERE}'"
+    sweeps.run(*OVER_BASIC, name.strip("'"))
+    over = [list(group) for group in sweeps.groups]
+    assert [[job.path.name for job in group] for group in over] == [["0", "1"], ["2", "3"]]
+    assert [result.return_value for result in sweeps.returns] == [0.0, 1.0, 2.0, 3.0]
+    assert sorted(path.name for path in Path("sweep", ".groups").iterdir()) == ["0", "2"]
+    # What a job is told is what it would have been told in this process.
+    sweeps.groups.clear()
+    sweeps.run(*OVER_BASIC[1:], name.strip("'"), "hydra.sweep.dir=here/sweep")
+    for one, other in zip(over, sweeps.groups, strict=True):
+        assert [job.config for job in one] == [job.config for job in other]
+        assert [(job.overrides, job.sweep, job.resumed) for job in one] == [
+            (job.overrides, job.sweep, job.resumed) for job in other
+        ]
+    assert over[1][1].config["tracking"]["name"] == "3 it's \\ here"
+
+
+def test_failures_cross_over(sweeps: Sweeps) -> None:
+    def train(jobs: Sequence[Job]) -> list[Ended]:
+        return [Ended(jobs[0].folder, None, NonFiniteLossError("nan")), *count_up(jobs[1:])]
+
+    sweeps.train = train
+    sweeps.run(*OVER_BASIC)
+    assert [type(run.error).__name__ for run in sweeps.kept] == ["NonFiniteLossError", "NoneType"] * 2
+    assert "run sweep/2 failed: nan" in Path("sweep/2/run.log").read_text()
+
+
+def test_a_stop_crosses_over(sweeps: Sweeps) -> None:
+    def train(jobs: Sequence[Job]) -> list[Ended]:
+        raise StopRequested(15)
+
+    sweeps.train = train
+    with pytest.raises(StopRequested) as caught:
+        sweeps.run(*OVER_BASIC)
+    assert caught.value.signal_number == 15
+    assert sweeps.reports == [Path("sweep").resolve()]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (
+            ["hydra.launcher.over=rq"],
+            "hydra.launcher.over: rq is not installed: pip install hydra-rq-launcher",
+        ),
+        (["hydra.launcher.over=foo"], "hydra.launcher.over: 'foo' is no launcher; there are basic"),
+        (["hydra.launcher.over=fused"], "hydra.launcher.over: fused is the launcher that makes the groups"),
+        (
+            ["hydra.launcher.over=basic", "hydra.launcher.options={n_jobs: 2}"],
+            "hydra.launcher.options.n_jobs: unknown key",
+        ),
+    ],
+)
+def test_what_is_wrong_is_said_before_anything_is_written(
+    sweeps: Sweeps, arguments: list[str], line: str
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        sweeps.run("seed=0,1", *arguments)
+    assert str(caught.value).startswith(line)
+    assert not sweeps.groups
+    assert not list(Path().iterdir())
+
+
+@pytest.mark.parametrize("text", ["plain", "it's", "a\\b", "a\\'b", "${x}, {y: [z]}", "trailing\\\\", "\\'"])
+def test_quoted_text_is_read_back(text: str) -> None:
+    override = OverridesParser.create().parse_override(f"key={_quoted(text)}")
+    assert override.value() == text
+
+
+def test_an_error_that_cannot_cross_leaves_its_text() -> None:
+    class OddError(Exception):
+        def __init__(self, one: int, two: int) -> None:
+            super().__init__(f"{one} and {two}")
+
+    crossed = _portable(OddError(1, 2))
+    assert str(pickle.loads(pickle.dumps(crossed))) == "OddError: 1 and 2"
+    known = ConfigError.single("a", "b")
+    assert _portable(known) is known
+    assert _portable(None) is None

@@ -1,0 +1,96 @@
+"""Groups handed to real plugins, where they are installed, and a sweeper that optimises."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+from omegaconf import OmegaConf
+from small_runs import TINY, Command
+
+from summarizer.sweeps.record import collect, read_record
+from summarizer.tracking.summary import read_summary
+
+SMALL = (
+    *TINY,
+    "trainer.max_steps=2",
+    "evaluation.base=false",
+    "evaluation.rows_during_training=0",
+    "evaluation.rows=1",
+)
+
+
+def needs(plugin: str) -> pytest.MarkDecorator:
+    found = importlib.util.find_spec("hydra_plugins") and importlib.util.find_spec(f"hydra_plugins.{plugin}")
+    package = plugin.replace("_", "-")
+    return pytest.mark.skipif(not found, reason=f"{package} is not installed: pip install {package}")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("over", "options"),
+    [
+        pytest.param("joblib", "{n_jobs: 1}", marks=[needs("hydra_joblib_launcher"), pytest.mark.versions]),
+        pytest.param("submitit_local", "{timeout_min: 10}", marks=needs("hydra_submitit_launcher")),
+        pytest.param("ray", "{ray: {init: {num_cpus: 1}}}", marks=needs("hydra_ray_launcher")),
+    ],
+)
+def test_groups_train_in_jobs_of_another_launcher(
+    tmp_path: Path, command: Command, over: str, options: str
+) -> None:
+    ended = command(
+        [
+            "-m",
+            *SMALL,
+            "adapter.dim=2,4",
+            "quantization=int8,nf4",
+            "hydra.sweep.dir=sweep",
+            f"hydra.launcher.over={over}",
+            f"hydra.launcher.options={options}",
+        ]
+    )
+    assert ended.returncode == 0, ended.stderr
+    runs = read_record(tmp_path / "sweep").runs
+    assert [read_summary(tmp_path / "sweep" / run.folder).status for run in runs] == ["completed"] * 4
+    assert [run.group for run in runs] == [0, 1, 0, 1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "launcher",
+    [
+        "basic",
+        pytest.param("joblib", marks=needs("hydra_joblib_launcher")),
+        pytest.param("submitit_local", marks=needs("hydra_submitit_launcher")),
+    ],
+)
+def test_another_launcher_in_its_place_runs_each_combination(
+    tmp_path: Path, command: Command, launcher: str
+) -> None:
+    ended = command(["-m", *SMALL, "adapter.dim=2,4", "hydra.sweep.dir=sweep", f"hydra/launcher={launcher}"])
+    assert ended.returncode == 0, ended.stderr
+    assert [read_summary(tmp_path / "sweep" / run).status for run in "01"] == ["completed"] * 2
+
+
+@pytest.mark.versions
+@pytest.mark.slow
+@needs("hydra_optuna_sweeper")
+def test_an_optimiser_gets_each_runs_value(tmp_path: Path, command: Command) -> None:
+    ended = command(
+        [
+            "-m",
+            *SMALL,
+            "hydra/sweeper=optuna",
+            "hydra.sweeper.n_trials=4",
+            "hydra.sweeper.n_jobs=2",
+            "optimizer.lr=choice(1e-3,1e-2)",
+            "adapter.dim=choice(2,4)",
+            "hydra.sweep.dir=sweep",
+        ]
+    )
+    assert ended.returncode == 0, ended.stderr
+    found = OmegaConf.load(tmp_path / "sweep" / "optimization_results.yaml")
+    losses = [run.best.value for run in collect(tmp_path / "sweep").runs if run.best is not None]
+    assert len(losses) == 4
+    assert found.best_value == pytest.approx(min(losses))

@@ -1,3 +1,3 @@
-"""Which low-rank adapter, at which dimension and learning rate, makes a frozen language model summarise best?"""
+"""Which low-rank adapter, at which dimension and learning rate, makes a frozen language model summarize best?"""
 
 __version__ = "0.2.0.dev0"

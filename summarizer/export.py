@@ -2,7 +2,7 @@
 
     python -m summarizer.export outputs/2026-11-22/10-15-30-123456 --format peft
     python -m summarizer.export outputs/2026-11-22/10-15-30-123456 --format merged --dtype fp16
-    python -m summarizer.export outputs/2026-11-22/10-15-30-123456 --format ctranslate2 --output summariser-int8
+    python -m summarizer.export outputs/2026-11-22/10-15-30-123456 --format ctranslate2 --output summarizer-int8
 
 Exit code 0 on success, 2 for a user's mistake, 1 for a failure, 128 + the signal's number when it was stopped.
 """
@@ -61,7 +61,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument(
         "--weights",
         metavar="WEIGHTS",
-        help="merge into the weights as the run had them, quantised (trained), or into the checkpoint's own "
+        help="merge into the weights as the run had them, quantized (trained), or into the checkpoint's own "
         "(original); by default into those whose answers are nearer to the unmerged model's",
     )
     made.add_argument("--model", metavar="PATH", help="where the base lies now, if it has moved")

@@ -90,11 +90,11 @@ def _compose_and_run(config: DictConfig) -> float | None:
     # Not resolved: an interpolation in an override may stand for what no file should hold.
     as_typed = OmegaConf.to_container(hydra_config.overrides.task, resolve=False)
     assert isinstance(as_typed, list)
-    # A sweeper that optimises must hear of a failure, and what is kept in another launcher's process is lost.
+    # A sweeper that optimizes must hear of a failure, and what is kept in another launcher's process is lost.
     # Hydra's own sweeper would only end with it, after a line of its own.
     in_this_process = not sweeping or hydra_config.launcher._target_.endswith(".BasicLauncher")
-    optimising = sweeping and not hydra_config.sweeper._target_.endswith(".BasicSweeper")
-    with FailuresKept(folder, keep=in_this_process and not optimising, sweeping=sweeping):
+    optimizing = sweeping and not hydra_config.sweeper._target_.endswith(".BasicSweeper")
+    with FailuresKept(folder, keep=in_this_process and not optimizing, sweeping=sweeping):
         job = Job(
             config=to_plain(config),
             folder=folder,

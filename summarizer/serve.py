@@ -1,4 +1,4 @@
-"""`python -m summarizer.serve`: a page on this machine where adapters summarise pasted articles side by side.
+"""`python -m summarizer.serve`: a page on this machine where adapters summarize pasted articles side by side.
 
     python -m summarizer.serve outputs/2026-11-22/10-15-30-123456
     python -m summarizer.serve outputs/2026-11-23/07-02-50-473744-sweep/0 outputs/2026-11-23/07-02-50-473744-sweep/3
@@ -44,7 +44,7 @@ def command(arguments: Sequence[str]) -> int:
 def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(
         prog=program("serve"),
-        description="Open trained runs over one base, and summarise pasted articles on a web page.",
+        description="Open trained runs over one base, and summarize pasted articles on a web page.",
         allow_abbrev=False,
     )
     made.add_argument("runs", metavar="RUN", nargs="+", type=Path, help="a run's folder; several: one base")
@@ -103,13 +103,13 @@ def _serve(options: argparse.Namespace) -> None:
             )
 
         from summarizer.runs.opened import open_runs
-        from summarizer.runs.summarizer import Summariser
+        from summarizer.runs.summarizer import Summarizer
         from summarizer.serving.application import build_application
         from summarizer.serving.listening import serve
         from summarizer.serving.writer import Writer
 
         opened = open_runs(runs, device=options.device, precision=options.precision)
-        writer = Writer(lambda spec: Summariser(opened, spec, articles_at_once=1), options.queue)
+        writer = Writer(lambda spec: Summarizer(opened, spec, articles_at_once=1), options.queue)
         hosts = allowed_hosts(bound, options.allow_host)
         serve(build_application(opened, writer, hosts), writer, bound)
 

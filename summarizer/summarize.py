@@ -55,22 +55,22 @@ def command(arguments: Sequence[str]) -> int:
     prepare_process()
 
     from summarizer.runs.mistakes import report_mistakes
-    from summarizer.summaries.command import summarise
+    from summarizer.summaries.command import summarize
 
-    return report_mistakes(lambda: summarise(request), arguments)
+    return report_mistakes(lambda: summarize(request), arguments)
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=program("summarize"),
         usage="%(prog)s [options] RUN [FILE ...]",
-        description="Summarise articles by a trained run.",
+        description="Summarize articles by a trained run.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
     parser.add_argument("run", metavar="RUN", type=Path, help="the run's folder")
-    parser.add_argument("files", metavar="FILE", nargs="*", help="what to summarise")
+    parser.add_argument("files", metavar="FILE", nargs="*", help="what to summarize")
     parser.add_argument(
         "-o",
         "--output",
@@ -85,7 +85,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     models = parser.add_argument_group("model")
     which = models.add_mutually_exclusive_group()
-    which.add_argument("--base", action="store_true", help="summarise by the untrained base")
+    which.add_argument("--base", action="store_true", help="summarize by the untrained base")
     which.add_argument(
         "--adapter", metavar="FOLDER", type=Path, help="a PEFT adapter in place of the run's own"
     )

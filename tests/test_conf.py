@@ -18,7 +18,7 @@ from omegaconf import DictConfig
 from summarizer.config.check import SCALARS, check
 from summarizer.config.completion import BASH
 from summarizer.config.paths import conf_folder
-from summarizer.config.specs import RunSpec
+from summarizer.config.schema import RunConfig
 from summarizer.runs.preflight import preflight
 
 GROUPS_AND_LEAST_OPTIONS = {
@@ -54,7 +54,7 @@ def test_every_group_and_option_is_found() -> None:
     for group, least in GROUPS_AND_LEAST_OPTIONS.items():
         assert sum(option.startswith(f"{group}=") for option in found) >= least, group
     assert {option.partition("=")[0] for option in found} == GROUPS_AND_LEAST_OPTIONS.keys()
-    assert GROUPS_AND_LEAST_OPTIONS.keys() - {"experiment"} == RunSpec.model_fields.keys() - set(SCALARS)
+    assert GROUPS_AND_LEAST_OPTIONS.keys() - {"experiment"} == RunConfig.model_fields.keys() - set(SCALARS)
 
 
 @pytest.mark.parametrize("option", options(conf_folder()))

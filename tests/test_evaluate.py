@@ -211,17 +211,17 @@ def test_mlperfs_task_has_its_own_prompt_and_verdict(
     flags = ("--protocol", "mlperf", "--data", SAMPLE / "validation.jsonl", "--rows", 1)
     monkeypatch.setattr(mlperf, "MAX_PROMPT_TOKENS", 150)
     read: list[tuple[int, ...]] = []
-    from summarizer.runs.summarizer import Summariser
+    from summarizer.runs.summarizer import Summarizer
 
-    real = Summariser.summaries
+    real = Summarizer.summaries
 
-    def watched(self: Summariser, articles: object, **more: object) -> object:
+    def watched(self: Summarizer, articles: object, **more: object) -> object:
         assert self.generation == mlperf.generation(self.generation)
         assert self.generation.num_beams == 4
         read.extend(article.prompt_ids for article in articles)  # type: ignore[attr-defined]
         return real(self, articles, **more)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(Summariser, "summaries", watched)
+    monkeypatch.setattr(Summarizer, "summaries", watched)
     code, printed, said = evaluate(run, *flags, "--no-base")
     assert code == 0, said
     from transformers import AutoTokenizer

@@ -28,7 +28,7 @@ from summarizer.exporting.converted import log_probs_of_converted
 from summarizer.exporting.export import export
 from summarizer.exporting.measure import log_probs_of
 from summarizer.exporting.request import build_request
-from summarizer.runs.summarizer import Summariser
+from summarizer.runs.summarizer import Summarizer
 
 pytestmark = pytest.mark.versions
 
@@ -61,8 +61,8 @@ def written_by_the_card(
 
 def summary_of(run: Path) -> str:
     own = opened(run)
-    summariser = Summariser(own, own.spec.generation, articles_at_once=1)
-    ((_, (text,)),) = summariser.summaries([summariser.prepare(ARTICLE)])
+    summarizer = Summarizer(own, own.spec.generation, articles_at_once=1)
+    ((_, (text,)),) = summarizer.summaries([summarizer.prepare(ARTICLE)])
     assert text
     return text
 
@@ -109,7 +109,7 @@ def test_peft_with_its_base(
     base = AutoModelForCausalLM.from_pretrained(folder / "base", dtype=torch.float32)
     model = PeftModel.from_pretrained(base, folder).eval()
     torch.testing.assert_close(logits(model), logits(opened(run).adapted.model), rtol=1e-3, atol=2e-4)
-    assert "as the adapter was trained on it (nf4), dequantised" in lines[0]
+    assert "as the adapter was trained on it (nf4), dequantized" in lines[0]
     assert written_by_the_card(folder, monkeypatch, capsys) == summary_of(run)
 
 

@@ -123,7 +123,7 @@ def test_several_are_printed_under_their_names_and_bad_ones_are_said(
         f"{folder}/empty.txt is empty",
         f"{tmp_path}/none.txt cannot be read: No such file or directory",
     ]
-    assert lines[-1] == "3 of 9 items could not be summarised, as said above."
+    assert lines[-1] == "3 of 9 items could not be summarized, as said above."
 
 
 def test_standard_input_is_read_where_nothing_is_named(
@@ -304,11 +304,11 @@ def test_at_a_terminal_summaries_stream_under_their_names(
 import os, sys
 os.chdir({str(tmp_path)!r})
 import summarizer.runs.summarizer as s
-real = s.Summariser.stream
+real = s.Summarizer.stream
 def counted(self, *arguments, **more):
     for number, piece in enumerate(real(self, *arguments, **more)):
         yield f"[{{number}}]" + piece + ("\\x1b[2J" if number == 0 else "")
-s.Summariser.stream = counted
+s.Summarizer.stream = counted
 from summarizer.summarize import command
 sys.exit(command([{str(trained_run)!r}, "a.txt", "b.txt", "--precision", "fp32"]))
 """

@@ -1,4 +1,4 @@
-"""This project's contender: the base from the cache of quantised bases, the adapter beside it, unmerged.
+"""This project's contender: the base from the cache of quantized bases, the adapter beside it, unmerged.
 
 python answer_ours.py MODEL_FOLDER OUT FORMAT     fills the cache; OUT is made and stays empty
 """
@@ -17,7 +17,7 @@ from summarizer.adapters.attach import attach
 from summarizer.adapters.lora import LoRA
 from summarizer.adapters.peft_config import read_config
 from summarizer.adapters.peft_format import load_adapter
-from summarizer.config.specs import GenerationSpec, ModelSpec, QuantizationSpec
+from summarizer.config.schema import GenerationConfig, ModelConfig, QuantizationConfig
 from summarizer.generation.decode import Decoder
 from summarizer.models.load import Base, load_base
 from summarizer.processes import join_processes, keep_freed_memory
@@ -67,7 +67,7 @@ class Ours:
         return [answers[index][0] for index in range(len(prompts))]
 
     def _decoder(self, new_tokens: int, beams: int, batch: int) -> Decoder:
-        spec = GenerationSpec(
+        spec = GenerationConfig(
             max_new_tokens=new_tokens,
             min_new_tokens=new_tokens,
             num_beams=beams,
@@ -93,8 +93,8 @@ class Ours:
 
 def open_base(folder: str, variant: Any, device: torch.device) -> Base:
     format_name = "int8" if variant == READING else variant
-    model = ModelSpec(name_or_path=folder, revision=None, completion_token=None)
-    return load_base(model, QuantizationSpec(format=format_name, cache=True), device)
+    model = ModelConfig(name_or_path=folder, revision=None, completion_token=None)
+    return load_base(model, QuantizationConfig(format=format_name, cache=True), device)
 
 
 def own_embedding_bytes(model: Any) -> int:

@@ -27,7 +27,7 @@ class Transformers:
         variant, self.device = request["variant"], torch.device(request["device"])
         model = AutoModelForCausalLM.from_pretrained(request["folder"], dtype=DTYPES[variant])
         if variant == "int8":
-            quantise(model, self.device)
+            quantize(model, self.device)
         self._end_id = request["end_id"]
         self.model: Any = model.to(self.device).eval()
         # What the folder says of generation is another task's.
@@ -77,7 +77,7 @@ class Transformers:
         return answers
 
 
-def quantise(model: Any, device: torch.device) -> None:
+def quantize(model: Any, device: torch.device) -> None:
     """LLM.int8() in every linear layer but the head, as ../shared/bench/peer_generate.py does it.
 
     One layer at a time, so that the card never holds the dense model.

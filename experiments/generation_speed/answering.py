@@ -118,7 +118,7 @@ def measure(request: dict[str, Any]) -> dict[str, Any]:
 def memory_rate_of(side: Side, request: dict[str, Any]) -> Callable[[], float] | None:
     """What tells memory's rate, in bytes/s, between two tokens; None beside an engine that goes on meanwhile.
 
-    A card's is its own: it is measured once. A virtual machine's changes within seconds, by what its neighbours do.
+    A card's is its own: it is measured once. A virtual machine's changes within seconds, by what its neighbors do.
     """
     if request["device"] == "cuda":
         rate = card_rate()

@@ -28,7 +28,7 @@ from summarizer.adapters.attach import attach
 from summarizer.adapters.lora import LoRA
 from summarizer.adapters.peft_config import WEIGHTS_FILE
 from summarizer.adapters.peft_format import save_adapter
-from summarizer.config.specs import ModelSpec
+from summarizer.config.schema import ModelConfig
 from summarizer.errors import ConfigError
 from summarizer.models.load import load_config
 from summarizer.models.meta_model import build_skeleton
@@ -114,7 +114,7 @@ def dense_base(model: str, layers: int | None, seed: int, out: Path) -> Path:
         return out
     if layers is not None:
         raise ConfigError.single("--layers", f"wants random weights: {GPTJ_6B} or {RANDOM}FOLDER")
-    folder = model_folder(ModelSpec(name_or_path=model, revision=None, completion_token=None))
+    folder = model_folder(ModelConfig(name_or_path=model, revision=None, completion_token=None))
     if not is_stored_base(folder):
         return folder
     if not out.is_dir():
@@ -216,7 +216,7 @@ def with_pair(weight: Tensor, pair: dict[str, Tensor] | None, factor: float) -> 
 def convert(contender: Contender, materials: Materials, python: str, log: Path) -> Conversion | None:
     """Let an engine's own process make what it opens, and watch its memory.
 
-    This project quantises the base into its cache, others convert the merged weights; None for transformers, which
+    This project quantizes the base into its cache, others convert the merged weights; None for transformers, which
     opens those. Raises RuntimeError with what the converter said last.
     """
     if contender.engine == "transformers":

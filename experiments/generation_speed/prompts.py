@@ -11,7 +11,7 @@ from speed_contenders import EMBEDDED, GPTJ_6B, RANDOM, Work
 
 from summarizer.config.check import check
 from summarizer.config.paths import conf_folder
-from summarizer.config.specs import RunSpec
+from summarizer.config.schema import RunConfig
 from summarizer.data.prompt import build_prompt
 from summarizer.data.splits import build_split
 from summarizer.models.load import load_config
@@ -60,7 +60,7 @@ def build_work(
     )
 
 
-def compose_spec(model: str, rows: str | None, prompt_tokens: int, most: int) -> RunSpec:
+def compose_spec(model: str, rows: str | None, prompt_tokens: int, most: int) -> RunConfig:
     """The project's own config, so that prompts are those of a run."""
     overrides = (
         ["model=tiny_gptj"]

@@ -1,4 +1,4 @@
-"""How far each storage format moves a base from its unquantised self, on real text.
+"""How far each storage format moves a base from its unquantized self, on real text.
 
     python experiments/quantization_error/measure.py --model FOLDER_OR_HUB_NAME \
         --articles ../shared/cnn_dailymail/validation.jsonl.gz --rows 24 --out experiments/quantization_error
@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from summarizer.config.check import check
 from summarizer.config.paths import conf_folder
-from summarizer.config.specs import QuantizationSpec, RunSpec
+from summarizer.config.schema import QuantizationConfig, RunConfig
 from summarizer.console.progress import bar
 from summarizer.data.prompt import build_prompt
 from summarizer.data.splits import build_split
@@ -134,7 +134,7 @@ def pass_text(
     return Passed(log_probabilities.detach(), losses.detach(), gradient)
 
 
-def compose_spec(arguments: argparse.Namespace) -> RunSpec:
+def compose_spec(arguments: argparse.Namespace) -> RunConfig:
     """The run's own config, so that text, prompt and cut are those of a run."""
     overrides = [
         f"model.name_or_path={arguments.model}",
@@ -149,7 +149,7 @@ def compose_spec(arguments: argparse.Namespace) -> RunSpec:
         return check(compose("config", overrides))
 
 
-def read_texts(spec: RunSpec) -> Iterator[tuple[list[int], int]]:
+def read_texts(spec: RunConfig) -> Iterator[tuple[list[int], int]]:
     """Each row's tokens, prompt and summary, and how many of them are the prompt's."""
     prompt = build_prompt(spec.prompt, load_tokenizer(model_folder(spec.model, weights=False)))
     split = build_split(spec.data, "validation", prompt)
@@ -164,7 +164,7 @@ def multiply_by(model: nn.Module, products: WeightFormat) -> None:
 
 
 def measure(
-    spec: RunSpec,
+    spec: RunConfig,
     texts: Sequence[tuple[list[int], int]],
     gradient_texts: int,
     device: torch.device,
@@ -174,7 +174,7 @@ def measure(
     names = [REFERENCE, *dict.fromkeys(variant.format for variant in VARIANTS)]
     models = {
         name: load_base(
-            spec.model, QuantizationSpec.model_validate({"format": name, "cache": False}), device
+            spec.model, QuantizationConfig.model_validate({"format": name, "cache": False}), device
         ).model
         for name in names
     }
@@ -211,7 +211,7 @@ def table(results: dict[str, Any]) -> str:
     lines = [
         "| base | KL, mean | KL, 95th percentile | other first choice | summary loss | gradient's error |",
         "|---|---|---|---|---|---|",
-        f"| unquantised | 0 | 0 | 0 | {reference:.4f} | 0 |",
+        f"| unquantized | 0 | 0 | 0 | {reference:.4f} | 0 |",
     ]
     for label, error in results["variants"].items():
         logits = "| the same | | | "
@@ -231,7 +231,7 @@ def draw(results: dict[str, Any], picture: Path) -> None:
     labels = [label for label, error in results["variants"].items() if "kl_mean" in error]
     for key, marker, name in (("kl_mean", "o", "mean"), ("kl_p95", "|", "95th percentile")):
         axes.plot([results["variants"][label][key] for label in labels], labels, marker, ms=9, label=name)
-    axes.set(xscale="log", xlabel="KL from the unquantised base (nats per token)")
+    axes.set(xscale="log", xlabel="KL from the unquantized base (nats per token)")
     axes.invert_yaxis()
     axes.grid(alpha=0.3)
     axes.legend()

@@ -16,7 +16,7 @@ from peer_work import Example, HeldOutRow, PeerWork
 from transformers import AutoModelForCausalLM, GPTJConfig, PretrainedConfig
 
 from summarizer.config.paths import conf_folder
-from summarizer.config.specs import RunSpec
+from summarizer.config.schema import RunConfig
 from summarizer.data.prompt import Prompt, build_prompt
 from summarizer.data.splits import Split, build_split
 from summarizer.errors import ConfigError, Issue
@@ -112,7 +112,7 @@ def shared_overrides(setting: Setting, tokens: int | None, work: Path) -> list[s
     return [*overrides, *setting.overrides]
 
 
-def compose_spec(overrides: Sequence[str]) -> RunSpec:
+def compose_spec(overrides: Sequence[str]) -> RunConfig:
     """The project's config, checked as a run checks it. Raises ConfigError where the peer cannot do the same."""
     with initialize_config_dir(str(conf_folder()), version_base="1.3"):
         spec = preflight(compose("config", list(overrides)))
@@ -136,7 +136,7 @@ def compose_spec(overrides: Sequence[str]) -> RunSpec:
     return spec
 
 
-def prepare(setting: Setting, tokens: int | None, work: Path) -> tuple[list[str], RunSpec]:
+def prepare(setting: Setting, tokens: int | None, work: Path) -> tuple[list[str], RunConfig]:
     """Write the peer's work, and the model and rows where they are made. What is done here nobody is timed for.
 
     Returns the overrides that every run of this project has, and what they compose to.
@@ -198,7 +198,7 @@ def prepare(setting: Setting, tokens: int | None, work: Path) -> tuple[list[str]
     return overrides, spec
 
 
-def _batches(train: Split, spec: RunSpec, steps: int) -> list[list[int]]:
+def _batches(train: Split, spec: RunConfig, steps: int) -> list[list[int]]:
     """Row numbers of each step, as this project's runs draw them."""
     trainer = spec.trainer
     numbers = {row.id: number for number, row in enumerate(train.encoded(range(len(train))))}
@@ -212,7 +212,7 @@ def _example(prompt: Prompt, article_ids: Sequence[int], target_ids: Sequence[in
     return Example(*prompt.training_ids(article_ids, target_ids))
 
 
-def _held_out(split: Split, count: int | None, prompt: Prompt, spec: RunSpec) -> list[HeldOutRow]:
+def _held_out(split: Split, count: int | None, prompt: Prompt, spec: RunConfig) -> list[HeldOutRow]:
     numbers = list(range(len(split))[:count])
     texts = split.rows.select_columns(["article", "summary"])[numbers]
     return [

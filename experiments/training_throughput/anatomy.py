@@ -47,14 +47,14 @@ COUNTED = {
     "operators": "operators",
     "products": "matrix products",
     "attentions": "fused attentions",
-    "dequantisations": "dequantisations",
-    "dequantised_bytes": "bytes dequantised to",
-    "quantisations": "activations quantised",
+    "dequantizations": "dequantizations",
+    "dequantized_bytes": "bytes dequantized to",
+    "quantizations": "activations quantized",
     "copied_bytes": "bytes moved by copies",
     "touched_bytes": "bytes into and out of operators",
     "host_waits": "host waits (operators)",
     "launches": "kernel launches",
-    "runtime_waits": "stream synchronisations",
+    "runtime_waits": "stream synchronizations",
     "kernel_s": "seconds in kernels",
 }
 """What is counted, as the table's rows name it. The last three are the card's alone."""
@@ -100,10 +100,10 @@ class OperatorCounts(TorchDispatchMode):  # type: ignore[misc]
         if name in PRODUCTS:
             return
         if from_eight and not to_eight and (wide := _wide(outputs)):
-            counts["dequantisations"] += 1
-            counts["dequantised_bytes"] += _bytes(wide)
+            counts["dequantizations"] += 1
+            counts["dequantized_bytes"] += _bytes(wide)
         if to_eight and not from_eight and _wide(inputs):
-            counts["quantisations"] += 1
+            counts["quantizations"] += 1
 
 
 def count_step(step: Callable[[], None], device: torch.device) -> dict[str, float]:

@@ -94,8 +94,8 @@ def place(row: Row, points: Sequence[Point], contenders: Sequence[Contender]) ->
 
 
 def grid(batches: Sequence[int], lengths: Sequence[int], dims: Sequence[int], *, full: bool) -> list[Point]:
-    """All combinations, or the centre (first batch and dim, and 1024 tokens or the first length) and what differs
-    from it in one respect: the centre first."""
+    """All combinations, or the center (first batch and dim, and 1024 tokens or the first length) and what differs
+    from it in one respect: the center first."""
     length = 1024 if 1024 in lengths else lengths[0]
     if full:
         points = [Point(b, t, r) for r in dims for b in batches for t in lengths]
@@ -103,8 +103,8 @@ def grid(batches: Sequence[int], lengths: Sequence[int], dims: Sequence[int], *,
         points = [Point(batches[0], t, dims[0]) for t in lengths]
         points += [Point(b, length, dims[0]) for b in batches[1:]]
         points += [Point(batches[0], length, r) for r in dims[1:]]
-    centre = Point(batches[0], length, dims[0])
-    return sorted(dict.fromkeys(points), key=lambda point: point != centre)
+    center = Point(batches[0], length, dims[0])
+    return sorted(dict.fromkeys(points), key=lambda point: point != center)
 
 
 def plan(arguments: argparse.Namespace) -> tuple[Setting, list[Point], list[Contender]]:

@@ -27,7 +27,7 @@ from workload import Contender, Point, Setting, Workload, build_workload, model_
 from summarizer.adapters.attach import AdaptedModel, attach
 from summarizer.adapters.peft_config import WEIGHTS_FILE
 from summarizer.adapters.peft_format import save_adapter
-from summarizer.config.specs import RunSpec
+from summarizer.config.schema import RunConfig
 from summarizer.data.batches import IGNORED_LABEL
 from summarizer.models.load import load_config
 from summarizer.models.meta_model import build_skeleton
@@ -116,8 +116,8 @@ class Peer:
     def _autocast(self) -> AbstractContextManager[Any]:
         return nullcontext() if self.precision == "fp32" else torch.autocast(self.device.type, torch.bfloat16)
 
-    def _base(self, spec: RunSpec) -> Any:
-        """The model with its dense or quantised weights, one dense tensor at a time where that is possible."""
+    def _base(self, spec: RunConfig) -> Any:
+        """The model with its dense or quantized weights, one dense tensor at a time where that is possible."""
         setting = self._setting
         dtype = torch.float32 if self.kind in ("autocast", "fp32") else torch.bfloat16
         config = model_config(setting, spec)
@@ -151,16 +151,16 @@ class Peer:
             if name not in known:  # a buffer, which the model computes itself
                 continue
             module = model.get_submodule(path)
-            if leaf == "weight" and isinstance(module, nn.Linear) and module is not head and self._quantises:
-                model.set_submodule(path, self._quantised(module, tensor))
+            if leaf == "weight" and isinstance(module, nn.Linear) and module is not head and self._quantizes:
+                model.set_submodule(path, self._quantized(module, tensor))
             else:
                 module._parameters[leaf] = nn.Parameter(tensor.to(self.device, dtype), requires_grad=False)
 
     @property
-    def _quantises(self) -> bool:
+    def _quantizes(self) -> bool:
         return self.kind in ("int8", "nf4")
 
-    def _quantised(self, linear: nn.Linear, weight: Tensor) -> nn.Module:
+    def _quantized(self, linear: nn.Linear, weight: Tensor) -> nn.Module:
         """bitsandbytes' layer, with the settings that transformers gives it by default."""
         sizes, bias = (linear.in_features, linear.out_features), linear.bias is not None
         new: Any
@@ -178,7 +178,7 @@ class Peer:
         return new  # type: ignore[no-any-return]
 
 
-def draw_adapter(config: PretrainedConfig, spec: RunSpec) -> AdaptedModel:
+def draw_adapter(config: PretrainedConfig, spec: RunConfig) -> AdaptedModel:
     """This project's adapters in their initial values, beside layers without weights."""
     skeleton = build_skeleton(config, "none")
     for weight in skeleton.weights.values():

@@ -34,7 +34,7 @@ class Row:
     peak_bytes: int | None = None
     """On a card the most that torch held at once; on a CPU the process's resident memory at its most."""
     mfu: float | None = None
-    """Model FLOP utilisation, by tracking.utilisation's count and the rate measured in the same precision."""
+    """Model FLOP utilization, by tracking.utilization's count and the rate measured in the same precision."""
     start_s: float | None = None
     """From the start of its process: imports, base, adapters."""
     first_step_s: float | None = None

@@ -12,7 +12,7 @@ from worker import Begun, ContenderFailed, Turn, Worker
 from workload import Contender, Point, Setting
 
 from summarizer.console.progress import Bar
-from summarizer.tracking.utilization import utilisation
+from summarizer.tracking.utilization import utilization
 
 GRADIENT_ERRORS = 20
 """A gradient's norm may differ by so many times what a loss may: quantization_error has int8's loss 0.4 % off,
@@ -137,7 +137,7 @@ class Turns:
             step_s_p10=percentile(seconds, 10),
             step_s_p90=percentile(seconds, 90),
             peak_bytes=max(turn.peak_bytes for turn in self.turns),
-            mfu=utilisation(sum(flops), sum(seconds), matrix_flops_per_s),
+            mfu=utilization(sum(flops), sum(seconds), matrix_flops_per_s),
             start_s=started.start_s,
             first_step_s=self.begun.first_step_s,
             compile_s=self.begun.compile_s,

@@ -55,7 +55,7 @@ class Turn:
     seconds: list[float] = field(default_factory=list)
     tokens: list[int] = field(default_factory=list)
     flops: list[int] = field(default_factory=list)
-    """That the mathematics asks for, by tracking.utilisation's count; the same for every contender."""
+    """That the mathematics asks for, by tracking.utilization's count; the same for every contender."""
     numbers: list[tuple[float, float]] = field(default_factory=list)
     peak_bytes: int = 0
     """Since the point began."""

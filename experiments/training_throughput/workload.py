@@ -10,7 +10,7 @@ from hydra import compose, initialize_config_dir
 from transformers import GPTJConfig, PretrainedConfig
 
 from summarizer.config.paths import conf_folder
-from summarizer.config.specs import RunSpec
+from summarizer.config.schema import RunConfig
 from summarizer.data.order import EncodedRow, TrainingRows
 from summarizer.data.prompt import Prompt, build_prompt
 from summarizer.data.splits import build_split
@@ -121,7 +121,7 @@ class Contender:
         return 1e-4 + formats.get(self.base, 0.0) + (0.0 if precision == "fp32" else 0.005)
 
 
-def compose_spec(setting: Setting, point: Point, more: Sequence[str] = ()) -> RunSpec:
+def compose_spec(setting: Setting, point: Point, more: Sequence[str] = ()) -> RunConfig:
     """The project's own config, checked as a run checks it."""
     if setting.random_weights:
         model = ["model=gptj_6b"]
@@ -153,7 +153,7 @@ def compose_spec(setting: Setting, point: Point, more: Sequence[str] = ()) -> Ru
         return preflight(compose("config", overrides))
 
 
-def model_config(setting: Setting, spec: RunSpec) -> PretrainedConfig:
+def model_config(setting: Setting, spec: RunConfig) -> PretrainedConfig:
     if setting.model == GPTJ_6B:
         config: PretrainedConfig = GPTJConfig(use_cache=False)
     elif setting.random_weights:
@@ -190,7 +190,7 @@ class MadeRows:
 class Workload:
     """One point, ready to be trained on by either side."""
 
-    spec: RunSpec
+    spec: RunConfig
     prompt: Prompt
     rows: TrainingRows
 

@@ -58,7 +58,7 @@ def _halves(state: Tensor) -> tuple[Tensor, Tensor]:
 def _folded(state: Tensor, part: Tensor) -> Tensor:
     """One 64-bit state from a state and a further number; int64, which wraps around.
 
-    Source: SplitMix64's step and finaliser, Steele et al. 2014 (doi:10.1145/2660193.2660195).
+    Source: SplitMix64's step and finalizer, Steele et al. 2014 (doi:10.1145/2660193.2660195).
     """
     state = state + part + _signed(0x9E3779B97F4A7C15)
     state = (state ^ _shifted(state, 30)) * _signed(0xBF58476D1CE4E5B9)

@@ -44,7 +44,7 @@ ALLOWED: dict[str, tuple[Any, ...]] = {
     "bias": ("none", None),
     "init_lora_weights": (True, False, None, "gaussian", "orthogonal", "eva"),
 }
-"""Options and the values at which they change nothing. Other initialisations (PiSSA, OLoRA, LoftQ, CorDA)
+"""Options and the values at which they change nothing. Other initializations (PiSSA, OLoRA, LoftQ, CorDA)
 change the base's own weights. An option not named here must be off: one that peft adds later is refused."""
 
 

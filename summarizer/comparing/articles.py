@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from summarizer.config.specs import DataSpec
+from summarizer.config.schema import DataConfig
 from summarizer.data.files import find_files, read_files
 from summarizer.data.rows import BadRow, check_row
 from summarizer.errors import ConfigError
@@ -26,7 +26,7 @@ def from_files(config: Mapping[str, Any], split: str, references: Mapping[str, s
     own, so that a config from elsewhere brings no other text of this machine into a page. Nothing is fetched.
     """
     try:
-        spec = DataSpec.model_validate(config.get("data"))
+        spec = DataConfig.model_validate(config.get("data"))
     except ValidationError:
         return {}
     named = getattr(spec, split)

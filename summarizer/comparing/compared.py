@@ -81,7 +81,7 @@ class ComparedRun:
 
 @dataclass(frozen=True)
 class Row:
-    """An article that several runs summarised."""
+    """An article that several runs summarized."""
 
     id: str
     reference: str

@@ -18,7 +18,7 @@ SCRIPTS = (
     "elements.js",
     "runs.js",
     "metrics.js",
-    "colours.js",
+    "colors.js",
     "scales.js",
     "chart.js",
     "reading.js",

@@ -1,4 +1,4 @@
-"""Curves for the page: means of neighbouring steps where there are more of them than a screen can show."""
+"""Curves for the page: means of neighboring steps where there are more of them than a screen can show."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def points_per_curve(runs: Sequence[ComparedRun]) -> int:
 
 
 def thinned(history: Sequence[Point], most: int) -> dict[str, Any]:
-    """At most about `most` points. Of more, neighbours are averaged: `meanOf` says how many points stand in one.
+    """At most about `most` points. Of more, neighbors are averaged: `meanOf` says how many points stand in one.
 
     The last step always stands for itself. A value that is not finite is null and makes its mean null.
     """

@@ -1,4 +1,4 @@
-"""From a composed config to a `RunSpec`, or one `ConfigError` with a line for each mistake in it."""
+"""From a composed config to a `RunConfig`, or one `ConfigError` with a line for each mistake in it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 from omegaconf import DictConfig
 from pydantic import BaseModel, ValidationError
 
-from summarizer.config import specs
+from summarizer.config import schema
 from summarizer.config.messages import issues_of, shown
 from summarizer.config.nearest import suggestion
 from summarizer.config.plain import plain_mapping
@@ -18,23 +18,25 @@ from summarizer.errors import ConfigError, Issue
 
 TARGET_GROUPS = ("adapter", "optimizer")
 
-SPEC_GROUPS: Mapping[str, type[specs.Spec]] = {
-    "model": specs.ModelSpec,
-    "quantization": specs.QuantizationSpec,
-    "data": specs.DataSpec,
-    "prompt": specs.PromptSpec,
-    "trainer": specs.TrainerSpec,
-    "evaluation": specs.EvaluationSpec,
-    "generation": specs.GenerationSpec,
-    "sweep": specs.SweepSpec,
-    "tracking": specs.TrackingSpec,
+SECTIONS: Mapping[str, type[schema.Section]] = {
+    "model": schema.ModelConfig,
+    "quantization": schema.QuantizationConfig,
+    "data": schema.DataConfig,
+    "prompt": schema.PromptConfig,
+    "trainer": schema.TrainerConfig,
+    "evaluation": schema.EvaluationConfig,
+    "generation": schema.GenerationConfig,
+    "sweep": schema.SweepConfig,
+    "tracking": schema.TrackingConfig,
 }
 
 SCALARS = ("seed", "resume", "plan", "plan_tokens_per_s")
 """The keys of a config that belong to no group."""
 
 
-def check(config: DictConfig, input_rules: Iterable[Rule] = (), *, imported: bool = False) -> specs.RunSpec:
+def check(
+    config: DictConfig, input_rules: Iterable[Rule] = (), *, imported: bool = False
+) -> schema.RunConfig:
     """Type and bound every value of a composed config, and hold the parts against each other.
 
     input_rules: what upper layers have to say of the input that the config names (files, folders, accounts).
@@ -46,10 +48,10 @@ def check(config: DictConfig, input_rules: Iterable[Rule] = (), *, imported: boo
     node = plain_mapping(config, "", open_keys)
     issues = list(_unknown_keys(node))
     parts: dict[str, Any] = {}
-    for group in specs.RunSpec.model_fields:
+    for group in schema.RunConfig.model_fields:
         part: object = None
-        if group in SPEC_GROUPS:
-            part = _validated(SPEC_GROUPS[group], group, node.get(group), issues)
+        if group in SECTIONS:
+            part = _validated(SECTIONS[group], group, node.get(group), issues)
         elif group in TARGET_GROUPS:
             part = _checked_target(group, node.get(group), issues, imported=imported)
         if part is not None:
@@ -62,11 +64,11 @@ def check(config: DictConfig, input_rules: Iterable[Rule] = (), *, imported: boo
     ]
     if issues:
         raise ConfigError(issues)
-    return specs.RunSpec(**{name: node[name] for name in SCALARS}, **parts)
+    return schema.RunConfig(**{name: node[name] for name in SCALARS}, **parts)
 
 
 def _unknown_keys(node: Mapping[str, Any]) -> Iterator[Issue]:
-    known = [*specs.RunSpec.model_fields, "experiment"]
+    known = [*schema.RunConfig.model_fields, "experiment"]
     for key in node:
         if key in known:
             continue
@@ -125,8 +127,8 @@ def _no_group(group: str, node: object) -> Issue:
 
 def _scalars(node: Mapping[str, Any]) -> Iterator[Issue]:
     seed = node.get("seed")
-    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed <= specs.LARGEST_SEED:
-        yield Issue("seed", f"{shown(seed)} is not a whole number from 0 to {specs.LARGEST_SEED}")
+    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed <= schema.LARGEST_SEED:
+        yield Issue("seed", f"{shown(seed)} is not a whole number from 0 to {schema.LARGEST_SEED}")
     if node.get("resume") is not None:
         yield Issue("resume", "stands alone, as `python -m summarizer.run resume=RUN_FOLDER`")
     if not isinstance(node.get("plan"), bool):

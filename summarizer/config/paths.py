@@ -20,7 +20,7 @@ def conf_folder() -> Path:
 
 
 def cache_folder() -> Path:
-    """Quantised bases and tokenised data: $SUMMARIZER_CACHE, or `summarizer` in the user's cache folder."""
+    """Quantized bases and tokenized data: $SUMMARIZER_CACHE, or `summarizer` in the user's cache folder."""
     if chosen := os.environ.get("SUMMARIZER_CACHE"):
         return Path(chosen).expanduser()
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "summarizer"

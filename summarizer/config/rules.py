@@ -7,7 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from summarizer.config import specs
+from summarizer.config import schema
 from summarizer.config.messages import shown
 from summarizer.errors import Issue
 
@@ -37,19 +37,19 @@ def broken_rules(parts: Mapping[str, Any], rules: Iterable[Rule]) -> Iterator[Is
                 yield from rule(*(parts[group] for group in groups))
 
 
-def hub_data_has_a_name(data: specs.DataSpec) -> Iterator[Issue]:
+def hub_data_has_a_name(data: schema.DataConfig) -> Iterator[Issue]:
     if data.source == "hub" and not data.path:
         yield Issue("data.path", "is required with data.source=hub: the name of the data set")
 
 
-def training_ends(trainer: specs.TrainerSpec) -> Iterator[Issue]:
+def training_ends(trainer: schema.TrainerConfig) -> Iterator[Issue]:
     if trainer.epochs is None and trainer.max_steps is None:
         yield Issue(
             "trainer.epochs", "null, and so is trainer.max_steps; give one of them, or training has no end"
         )
 
 
-def batch_divides(trainer: specs.TrainerSpec) -> Iterator[Issue]:
+def batch_divides(trainer: schema.TrainerConfig) -> Iterator[Issue]:
     if trainer.processes and trainer.batch_size % trainer.processes:
         yield Issue(
             "trainer.batch_size",
@@ -57,12 +57,12 @@ def batch_divides(trainer: specs.TrainerSpec) -> Iterator[Issue]:
         )
 
 
-def streaming_needs_steps(data: specs.DataSpec, trainer: specs.TrainerSpec) -> Iterator[Issue]:
+def streaming_needs_steps(data: schema.DataConfig, trainer: schema.TrainerConfig) -> Iterator[Issue]:
     if data.streaming and trainer.max_steps is None:
         yield Issue("trainer.max_steps", "is required with data.streaming: a stream has no known length")
 
 
-def a_stream_is_not_held(data: specs.DataSpec, evaluation: specs.EvaluationSpec) -> Iterator[Issue]:
+def a_stream_is_not_held(data: schema.DataConfig, evaluation: schema.EvaluationConfig) -> Iterator[Issue]:
     if not data.streaming:
         return
     if data.rows_seed is not None and data.rows.train is not None:
@@ -75,14 +75,16 @@ def a_stream_is_not_held(data: specs.DataSpec, evaluation: specs.EvaluationSpec)
         yield Issue("data.rows.train", "is required to evaluate on a streamed train split, which is not kept")
 
 
-def best_metric_is_measured(trainer: specs.TrainerSpec, evaluation: specs.EvaluationSpec) -> Iterator[Issue]:
+def best_metric_is_measured(
+    trainer: schema.TrainerConfig, evaluation: schema.EvaluationConfig
+) -> Iterator[Issue]:
     if trainer.best_metric != "val/loss" and not evaluation.rows_during_training:
         yield Issue(
             "trainer.best_metric", f"{trainer.best_metric!r} needs evaluation.rows_during_training above 0"
         )
 
 
-def splits_are_named(data: specs.DataSpec, evaluation: specs.EvaluationSpec) -> Iterator[Issue]:
+def splits_are_named(data: schema.DataConfig, evaluation: schema.EvaluationConfig) -> Iterator[Issue]:
     if data.validation is None:
         yield Issue(
             "data.validation", "is required; give it as data.validation=... (it picks the best adapter)"
@@ -91,7 +93,7 @@ def splits_are_named(data: specs.DataSpec, evaluation: specs.EvaluationSpec) -> 
         yield Issue("data.test", "is required by evaluation.split=test")
 
 
-def template_has_its_places(prompt: specs.PromptSpec) -> Iterator[Issue]:
+def template_has_its_places(prompt: schema.PromptConfig) -> Iterator[Issue]:
     key, template = "prompt.template", prompt.template
     if template.count("{article}") != 1:
         yield Issue(key, f"{shown(template)} must have {{article}} in it exactly once")
@@ -104,7 +106,7 @@ def template_has_its_places(prompt: specs.PromptSpec) -> Iterator[Issue]:
         )
 
 
-def summary_start_is_marked(prompt: specs.PromptSpec) -> Iterator[Issue]:
+def summary_start_is_marked(prompt: schema.PromptConfig) -> Iterator[Issue]:
     key, token = "prompt.completion_token", prompt.completion_token
     if token is not None and "{completion}" not in prompt.template:
         yield Issue(key, f"{token!r} is not used: prompt.template does not end in {{completion}}")
@@ -113,7 +115,7 @@ def summary_start_is_marked(prompt: specs.PromptSpec) -> Iterator[Issue]:
         yield Issue(key, "null, so that nothing in prompt.template marks where the summary starts")
 
 
-def new_tokens_are_ordered(generation: specs.GenerationSpec) -> Iterator[Issue]:
+def new_tokens_are_ordered(generation: schema.GenerationConfig) -> Iterator[Issue]:
     if generation.min_new_tokens > generation.max_new_tokens:
         yield Issue(
             "generation.min_new_tokens",
@@ -121,7 +123,7 @@ def new_tokens_are_ordered(generation: specs.GenerationSpec) -> Iterator[Issue]:
         )
 
 
-def summary_leaves_room(prompt: specs.PromptSpec, generation: specs.GenerationSpec) -> Iterator[Issue]:
+def summary_leaves_room(prompt: schema.PromptConfig, generation: schema.GenerationConfig) -> Iterator[Issue]:
     if generation.max_new_tokens >= prompt.max_tokens:
         yield Issue(
             "generation.max_new_tokens",

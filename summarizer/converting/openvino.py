@@ -26,7 +26,7 @@ from torch import Tensor
 
 from summarizer.adapters.lora import LoRA
 from summarizer.config.paths import cache_folder
-from summarizer.config.specs import GenerationSpec
+from summarizer.config.schema import GenerationConfig
 from summarizer.console.progress import Bar, bar
 from summarizer.converting.kept import kept, require_room
 from summarizer.data.prompt import Prompt, build_prompt
@@ -99,7 +99,7 @@ def opening_issues(runs: Sequence[TrainedRun], *, device: str, precision: str) -
 
 @dataclass(frozen=True)
 class Converted:
-    """One run, as a `trained.summariser.Model`: trial 0 is its adapter."""
+    """One run, as a `trained.summarizer.Model`: trial 0 is its adapter."""
 
     run: TrainedRun
     weights: Bits
@@ -113,7 +113,7 @@ class Converted:
     def decoding(
         self,
         trials: Sequence[int] | None,
-        generation: GenerationSpec,
+        generation: GenerationConfig,
         *,
         at_once: int,
         on_step: Callable[[int], None] | None = None,

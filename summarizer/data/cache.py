@@ -1,4 +1,4 @@
-"""Tokenised splits on disk: written whole or not at all, memory-mapped the next time."""
+"""Tokenized splits on disk: written whole or not at all, memory-mapped the next time."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 FORMAT = 2
-"""Of an entry; one more when what is stored, or how a text is tokenised, changes."""
+"""Of an entry; one more when what is stored, or how a text is tokenized, changes."""
 SCHEMA = pa.schema(
     [
         ("id", pa.string()),
@@ -117,7 +117,7 @@ def cached(key: str, build: Callable[[Path], None]) -> Entry:
             try:
                 return read_entry(entry)
             except (OSError, ValueError, KeyError, TypeError) as error:
-                log.warning("the tokenised data in %s are damaged (%s); building them again", entry, error)
+                log.warning("the tokenized data in %s are damaged (%s); building them again", entry, error)
         atomic.remove_scratch(home)
         with atomic.new_folder(entry) as folder:
             build(folder)

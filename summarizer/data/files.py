@@ -8,7 +8,7 @@ from pathlib import Path
 
 from summarizer.config.nearest import nearest
 from summarizer.config.paths import resolve_path
-from summarizer.config.specs import Columns, DataSpec
+from summarizer.config.schema import Columns, DataConfig
 from summarizer.data.formats import READERS, format_suffix
 from summarizer.data.rows import BadRow, RawRow, require_columns
 from summarizer.errors import ConfigError, Issue
@@ -44,7 +44,7 @@ def find_files(key: str, patterns: str | list[str]) -> list[Path]:
     return found
 
 
-def check_data_files(spec: DataSpec) -> list[Issue]:
+def check_data_files(spec: DataConfig) -> list[Issue]:
     """What is wrong with the paths of a config, without reading any row: milliseconds."""
     issues: list[Issue] = []
     for split in ("train", "validation", "test"):

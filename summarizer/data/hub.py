@@ -11,7 +11,7 @@ from datasets.utils import tqdm as bar_of_datasets
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
 from huggingface_hub.utils.tqdm import tqdm as bar_of_hub
 
-from summarizer.config.specs import DataSpec
+from summarizer.config.schema import DataConfig
 from summarizer.console.library_bars import library_bars
 from summarizer.data.rows import BadRow, RawRow, require_columns
 from summarizer.errors import ConfigError
@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 
 
 def load_hub_split(
-    spec: DataSpec, split: str, split_name: str
+    spec: DataConfig, split: str, split_name: str
 ) -> datasets.Dataset | datasets.IterableDataset:
     """The hub's rows of one split: on disk, or streamed where `spec.streaming` says so.
 
@@ -51,7 +51,7 @@ def load_hub_split(
 
 
 def read_hub(
-    dataset: datasets.Dataset | datasets.IterableDataset, spec: DataSpec, split_name: str
+    dataset: datasets.Dataset | datasets.IterableDataset, spec: DataConfig, split_name: str
 ) -> Iterator[RawRow | BadRow]:
     """Every row with where it lies ("abisee/cnn_dailymail train row 17"), numbered from 1.
 

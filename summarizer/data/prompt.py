@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from tokenizers import Tokenizer
 
 from summarizer.config.nearest import nearest
-from summarizer.config.specs import PromptSpec
+from summarizer.config.schema import PromptConfig
 from summarizer.errors import ConfigError, Issue
 
 if TYPE_CHECKING:
@@ -23,10 +23,10 @@ SPACE_MARKS = ("Ġ", "▁")
 
 @dataclass(frozen=True, eq=False)
 class Prompt:
-    """Turns texts to tokens and back. Picklable, so that other processes can tokenise.
+    """Turns texts to tokens and back. Picklable, so that other processes can tokenize.
 
     The whole of a training example is before + article + after + target, where target = summary + [end_id].
-    Control tokens come from the template alone: one that an article spells out is tokenised as text.
+    Control tokens come from the template alone: one that an article spells out is tokenized as text.
     """
 
     before: tuple[int, ...]
@@ -125,7 +125,7 @@ class Prompt:
         return ids
 
 
-def build_prompt(spec: PromptSpec, tokenizer: PreTrainedTokenizerFast) -> Prompt:
+def build_prompt(spec: PromptConfig, tokenizer: PreTrainedTokenizerFast) -> Prompt:
     """Bind a template to a model's tokenizer.
 
     Where the summary follows plain text such as "TL;DR:", a space before its first word is part of the

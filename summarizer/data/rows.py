@@ -8,7 +8,7 @@ from functools import lru_cache
 from itertools import chain, islice
 
 from summarizer.config.nearest import nearest
-from summarizer.config.specs import Columns
+from summarizer.config.schema import Columns
 from summarizer.errors import ConfigError, Issue
 
 ROWS_THAT_SHOW_COLUMNS = 100

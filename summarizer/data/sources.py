@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from summarizer.config.specs import DataSpec
+from summarizer.config.schema import DataConfig
 from summarizer.data.files import find_files, read_files
 from summarizer.data.rows import BadRow, RawRow
 from summarizer.errors import ConfigError
@@ -35,7 +35,7 @@ class Source:
     """What a message calls it."""
 
 
-def open_source(spec: DataSpec, split: SplitName) -> Source:
+def open_source(spec: DataConfig, split: SplitName) -> Source:
     """Find a split's rows. Raises ConfigError where the config names none, or none that can be read."""
     named: str | list[str] | None = getattr(spec, split)
     key = f"data.{split}"
@@ -55,7 +55,7 @@ def open_source(spec: DataSpec, split: SplitName) -> Source:
     return _hub_source(spec, split, named)
 
 
-def _hub_source(spec: DataSpec, split: SplitName, split_name: str) -> Source:
+def _hub_source(spec: DataConfig, split: SplitName, split_name: str) -> Source:
     import datasets
 
     from summarizer.data.hub import load_hub_split, read_hub

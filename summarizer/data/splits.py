@@ -1,4 +1,4 @@
-"""A split as a run uses it: read, checked, tokenised, counted, and kept on disk for the next time."""
+"""A split as a run uses it: read, checked, tokenized, counted, and kept on disk for the next time."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from summarizer.config.specs import DataSpec
+from summarizer.config.schema import DataConfig
 from summarizer.console import progress
 from summarizer.data.cache import EntryWriter, cached, entry_key, read_entry
 from summarizer.data.order import EncodedRow, epoch_batches, random_stream
@@ -21,7 +21,7 @@ from summarizer.data.prompt import Prompt
 from summarizer.data.report import SplitReport, Tally, check_bad_rows
 from summarizer.data.rows import BadRow, Row
 from summarizer.data.sources import Source, SplitName, open_source
-from summarizer.data.tokenize import checked_rows, tokenise
+from summarizer.data.tokenize import checked_rows, tokenize
 from summarizer.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -75,8 +75,8 @@ class Split:
                 yield self.encoded(indices)
 
 
-def build_split(spec: DataSpec, split: SplitName, prompt: Prompt) -> Split:
-    """Read a split, or find it tokenised already.
+def build_split(spec: DataConfig, split: SplitName, prompt: Prompt) -> Split:
+    """Read a split, or find it tokenized already.
 
     `data.rows` limits it to the first usable rows, or with `data.rows_seed` to a random draw of them, in the
     order drawn: a smaller draw is the start of a larger one. A draw reads the whole split and holds its rows.
@@ -115,20 +115,20 @@ def build_split(spec: DataSpec, split: SplitName, prompt: Prompt) -> Split:
     return Split(split, rows, report, fingerprint, _training_tokens(rows, prompt))
 
 
-def _build_entry(folder: Path, source: Source, spec: DataSpec, split: SplitName, prompt: Prompt) -> None:
+def _build_entry(folder: Path, source: Source, spec: DataConfig, split: SplitName, prompt: Prompt) -> None:
     limit: int | None = getattr(spec.rows, split)
     rows = checked_rows(source.read(), spec.columns, prompt)
     if limit is not None and spec.rows_seed is not None:
-        # Any row that proves too long once it is tokenised has its place taken by the next one drawn.
+        # Any row that proves too long once it is tokenized has its place taken by the next one drawn.
         rows = _drawn(rows, limit + spec.max_bad_rows + 1, spec.rows_seed, source.total)
     total = min((known for known in (source.total, limit) if known is not None), default=None)
     tally, writer = Tally(split, prompt), EntryWriter(folder)
     try:
         with (
-            progress.bar(f"tokenising {split}", total) as bar,
-            closing(tokenise(rows, prompt, spec.processes, limit)) as tokenised,
+            progress.bar(f"tokenizing {split}", total) as bar,
+            closing(tokenize(rows, prompt, spec.processes, limit)) as tokenized,
         ):
-            for row in tokenised:
+            for row in tokenized:
                 bar.advance()
                 if isinstance(row, BadRow):
                     tally.skip(row)

@@ -8,7 +8,7 @@ from dataclasses import replace
 from itertools import count, islice
 from typing import TypeVar
 
-from summarizer.config.specs import DataSpec
+from summarizer.config.schema import DataConfig
 from summarizer.console.progress import bar
 from summarizer.data.order import WINDOW_BATCHES, EncodedRow, by_length, permutation, random_stream
 from summarizer.data.prompt import Prompt
@@ -28,13 +28,13 @@ class StreamedSplit:
     """Satisfies TrainingRows. Holds `data.shuffle_buffer_rows` rows, and one window of batches, in memory.
 
     Batches are always full: one may hold the last rows of an epoch and the first of the next. Rows are
-    tokenised when their batch is due, so that a resumed run passes over the earlier ones at little cost (it
-    reads them and tokenises their summaries, which tell whether a row is usable).
+    tokenized when their batch is due, so that a resumed run passes over the earlier ones at little cost (it
+    reads them and tokenizes their summaries, which tell whether a row is usable).
     """
 
     name = "train"
 
-    def __init__(self, spec: DataSpec, prompt: Prompt) -> None:
+    def __init__(self, spec: DataConfig, prompt: Prompt) -> None:
         """Raises ConfigError where the split cannot be read, or `data.rows_seed` asks for a draw from it."""
         if spec.rows.train is not None and spec.rows_seed is not None:
             raise ConfigError.single(

@@ -11,7 +11,7 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass
 from itertools import chain, islice
 
-from summarizer.config.specs import Columns
+from summarizer.config.schema import Columns
 from summarizer.data.prompt import Prompt
 from summarizer.data.rows import BadRow, RawRow, Row, check_row
 
@@ -40,12 +40,12 @@ def checked_rows(rows: Iterable[RawRow | BadRow], columns: Columns, prompt: Prom
             yield check_row(raw[1], columns, raw[0], index, prompt.control_tokens)
 
 
-def tokenise(
+def tokenize(
     rows: Iterable[Row | BadRow], prompt: Prompt, processes: int | None, wanted: int | None = None
 ) -> Generator[TokenisedRow | BadRow, None, None]:
-    """The rows in their order, tokenised; one whose summary leaves no room for its article is a BadRow.
+    """The rows in their order, tokenized; one whose summary leaves no room for its article is a BadRow.
 
-    processes: None is one per core that this process may use. Few rows are tokenised in this process.
+    processes: None is one per core that this process may use. Few rows are tokenized in this process.
     wanted: how many the caller will take; None for all.
     """
     stream = iter(rows)

@@ -1,4 +1,4 @@
-"""What a summariser has to beat."""
+"""What a summarizer has to beat."""
 
 from __future__ import annotations
 

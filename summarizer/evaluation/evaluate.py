@@ -12,7 +12,7 @@ from typing import TypeVar
 import torch
 
 from summarizer.adapters.attach import AdaptedModel
-from summarizer.config.specs import GenerationSpec
+from summarizer.config.schema import GenerationConfig
 from summarizer.console.progress import bar
 from summarizer.data.order import EncodedRow
 from summarizer.data.prompt import Prompt
@@ -33,7 +33,7 @@ class Evaluator:
 
     adapted: AdaptedModel
     prompt: Prompt
-    generation: GenerationSpec
+    generation: GenerationConfig
     rows_at_once: int
     """Of each trial. Halved where they do not fit into memory."""
     processes: Processes

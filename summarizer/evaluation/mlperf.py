@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from summarizer.config.specs import GenerationSpec
+from summarizer.config.schema import GenerationConfig
 from summarizer.evaluation.rouge import score_pairs
 from summarizer.evaluation.sentences import split_sentences
 
@@ -58,7 +58,7 @@ def prompt_ids(whole: Sequence[int]) -> list[int]:
     return list(whole)[:MAX_PROMPT_TOKENS]
 
 
-def generation(spec: GenerationSpec) -> GenerationSpec:
+def generation(spec: GenerationConfig) -> GenerationConfig:
     """`spec` with what the task fixes: beams, lengths, early stopping, and the defaults of transformers else."""
     fixed = {
         "max_new_tokens": 128,

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from summarizer.config.specs import EvaluationSpec
+from summarizer.config.schema import EvaluationConfig
 from summarizer.evaluation.baselines import lead
 from summarizer.evaluation.rouge import Interval, bootstrap, score_pairs
 from summarizer.evaluation.row_losses import RowLosses
@@ -48,13 +48,13 @@ class Comparison:
 
 
 def score(
-    summaries: Sequence[str], references: Sequence[str], spec: EvaluationSpec, *, losses: RowLosses | None
+    summaries: Sequence[str], references: Sequence[str], spec: EvaluationConfig, *, losses: RowLosses | None
 ) -> Scores:
     """ROUGE with intervals, by the config's bootstrap."""
     per_row = score_pairs(summaries, references)
     return Scores(losses, bootstrap(per_row, spec.bootstrap_samples, spec.bootstrap_seed), per_row, summaries)
 
 
-def score_lead(articles: Sequence[str], references: Sequence[str], spec: EvaluationSpec) -> Scores:
+def score_lead(articles: Sequence[str], references: Sequence[str], spec: EvaluationConfig) -> Scores:
     """The scores of Lead-3 on these rows."""
     return score([lead(article) for article in articles], references, spec, losses=None)

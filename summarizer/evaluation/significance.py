@@ -63,7 +63,7 @@ def compare(
 
 
 def sign_flip_test(differences: NDArray[np.float64], seed: int, rounds: int = ROUNDS) -> NDArray[np.float64]:
-    """Two-sided p value of each column, shape (metrics,), that its mean is 0, by paired approximate randomisation.
+    """Two-sided p value of each column, shape (metrics,), that its mean is 0, by paired approximate randomization.
 
     differences: first minus second, shape (rows, metrics). Were both systems equally good, each row's scores
     could be swapped, which turns its sign: p is the share of `rounds` random swaps whose mean is at least as far

@@ -14,7 +14,7 @@ from summarizer.adapters.attach import roles
 from summarizer.adapters.foreign import adapter_of_folder
 from summarizer.adapters.peft_config import CONFIG_FILE, WEIGHTS_FILE, read_config
 from summarizer.atomic import write_tensors
-from summarizer.config.specs import GenerationSpec
+from summarizer.config.schema import GenerationConfig
 from summarizer.data.prompt import Prompt
 from summarizer.errors import ConfigError
 from summarizer.exporting.model_folder import generation_config
@@ -34,7 +34,7 @@ def write_adapter(
     base_name: str,
     tokenizer: PreTrainedTokenizerFast,
     prompt: Prompt,
-    generation: GenerationSpec,
+    generation: GenerationConfig,
 ) -> None:
     """Write a run's adapter, checked against its base's layers, with tokenizer and generation settings.
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from huggingface_hub import EvalResult, ModelCardData
 
 from summarizer.config.paths import EMBEDDED_SCHEME
-from summarizer.config.specs import DataSpec, RunSpec
+from summarizer.config.schema import DataConfig, RunConfig
 from summarizer.data.prompt import Prompt
 from summarizer.exporting.base_name import base_name, is_hub_name, last_part
 from summarizer.exporting.card_tables import ROUGE, hyper_parameters, scores
@@ -37,13 +37,13 @@ class Card:
     format: str
     dtype: str | None
     """Of the weights; None for an adapter alone, whose own are fp32."""
-    spec: RunSpec
+    spec: RunConfig
     run_folder: Path
     prompt: Prompt
     end_token: str
     """Of the prompt, as the vocabulary writes it."""
     code: str
-    """That loads the folder and summarises."""
+    """That loads the folder and summarizes."""
     export: Sequence[str]
     """What the export took and what that cost, a line each."""
     limits: Sequence[str]
@@ -56,7 +56,7 @@ class Card:
         base = base_name(spec.model.name_or_path)
         parts = [
             f"---\n{self._front_matter(summary, base)}\n---",
-            f"# {_inline(base)}, adapted to summarise",
+            f"# {_inline(base)}, adapted to summarize",
             WHAT[self.format],
             f"- **Base**: {_base(spec, base)}",
             f"- **Run**: {_status(summary)}",
@@ -119,7 +119,7 @@ def _joined(parts: Sequence[str]) -> str:
     return text + "\n"
 
 
-def _base(spec: RunSpec, base: str) -> str:
+def _base(spec: RunConfig, base: str) -> str:
     name = spec.model.name_or_path
     revision = f", revision `{_inline(spec.model.revision)}`" if spec.model.revision else ""
     where = "" if is_hub_name(name) else " (a folder of the one who trained it, not a name on the hub)"
@@ -137,7 +137,7 @@ def _status(summary: Summary | None) -> str:
     return f"{summary.status}{ended} after {took}{best}"
 
 
-def _prompt_lines(spec: RunSpec, prompt: Prompt, end_token: str) -> list[str]:
+def _prompt_lines(spec: RunConfig, prompt: Prompt, end_token: str) -> list[str]:
     completion = spec.prompt.completion_token
     return [
         "- `{article}` is the article, stripped; `{completion}` is the completion token"
@@ -154,7 +154,7 @@ def _token(token: str) -> str:
     return f"`{token.replace('`', '')}`"
 
 
-def _data_lines(data: DataSpec, summary: Summary | None) -> list[str]:
+def _data_lines(data: DataConfig, summary: Summary | None) -> list[str]:
     if data.source == "hub":
         name = f"`{_inline(str(data.path))}`" + (f", `{_inline(data.config)}`" if data.config else "")
     else:
@@ -171,7 +171,7 @@ def _data_lines(data: DataSpec, summary: Summary | None) -> list[str]:
     ]
 
 
-def _results(data: DataSpec, summary: Summary) -> list[EvalResult]:
+def _results(data: DataConfig, summary: Summary) -> list[EvalResult]:
     assert summary.rouge is not None
     return [
         EvalResult(
@@ -188,7 +188,7 @@ def _results(data: DataSpec, summary: Summary) -> list[EvalResult]:
     ]
 
 
-def _limits(spec: RunSpec) -> list[str]:
+def _limits(spec: RunConfig) -> list[str]:
     return [
         "Summaries can state what an article does not say: check them before use.",
         f"Text beyond {spec.prompt.max_tokens:,} tokens of prompt and summary was never seen, and is cut.",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from summarizer.config.specs import RunSpec
+from summarizer.config.schema import RunConfig
 from summarizer.config.targets import Target
 from summarizer.tracking.summary import RougeScores, Summary
 
@@ -40,7 +40,7 @@ def scores(summary: Summary | None) -> list[str]:
     ]
 
 
-def hyper_parameters(spec: RunSpec, summary: Summary | None) -> str:
+def hyper_parameters(spec: RunConfig, summary: Summary | None) -> str:
     trainer, schedule = spec.trainer, spec.trainer.schedule
     known = {
         **dict(_of_target("adapter", spec.adapter, leave_out=("start_from",))),

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from summarizer.config.specs import QuantizationSpec
+from summarizer.config.schema import QuantizationConfig
 from summarizer.console.progress import bar
 from summarizer.errors import ConfigError
 from summarizer.exporting.examples import examples_of
@@ -99,14 +99,14 @@ def _candidates(opened: Opened, wanted: str | None) -> tuple[dict[str, Merge], s
         if wanted == "original":
             raise ConfigError.single(
                 "--weights",
-                f"original: {spec.model.name_or_path} is kept in a quantised form only; trained is what there is",
+                f"original: {spec.model.name_or_path} is kept in a quantized form only; trained is what there is",
             )
-        return {"trained": trained}, f"{own_format}, dequantised; the base has no others"
+        return {"trained": trained}, f"{own_format}, dequantized; the base has no others"
     if own_format == "none":
-        return {"original": trained}, "the base was not quantised: trained and original are the same"
+        return {"original": trained}, "the base was not quantized: trained and original are the same"
     if wanted == "trained":
-        return {"trained": trained}, f"{own_format}, dequantised; as asked for"
-    base = load_base(spec.model, QuantizationSpec(format="none", cache=False), torch.device("cpu"))
+        return {"trained": trained}, f"{own_format}, dequantized; as asked for"
+    base = load_base(spec.model, QuantizationConfig(format="none", cache=False), torch.device("cpu"))
     original = Merge(opened.adapted, 0, base.model)
     if wanted == "original":
         return {"original": original}, "the checkpoint's own; as asked for"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-from summarizer.config.specs import Columns, DataSpec, RowLimits, RunSpec
+from summarizer.config.schema import Columns, DataConfig, RowLimits, RunConfig
 from summarizer.data.prompt import Prompt
 from summarizer.data.splits import build_split
 from summarizer.errors import ConfigError
@@ -15,7 +15,7 @@ MOST_ROWS = 8
 MOST_TOKENS = 2048
 """Of all examples together: GPT-J-6B takes 12 GFLOP for each token and pass, half a minute on two cores for 400."""
 
-SAMPLE = DataSpec(
+SAMPLE = DataConfig(
     source="files",
     path=None,
     config=None,
@@ -36,7 +36,7 @@ SAMPLE = DataSpec(
 log = logging.getLogger(__name__)
 
 
-def examples_of(spec: RunSpec, prompt: Prompt) -> tuple[list[Example], str]:
+def examples_of(spec: RunConfig, prompt: Prompt) -> tuple[list[Example], str]:
     """A few validation rows as the run's training would see them, and what a person calls them."""
     if reason := _not_at_hand(spec.data):
         log.warning(
@@ -56,7 +56,7 @@ def examples_of(spec: RunSpec, prompt: Prompt) -> tuple[list[Example], str]:
         return _cut(SAMPLE, prompt), "the sample inside the package"
 
 
-def _not_at_hand(data: DataSpec) -> str | None:
+def _not_at_hand(data: DataConfig) -> str | None:
     """Why a run's validation rows would have to be fetched, as far as that is seen without trying."""
     if data.validation is None:
         return "it has none"
@@ -70,7 +70,7 @@ def _not_at_hand(data: DataSpec) -> str | None:
     return f"{data.path} was never fetched to this machine"
 
 
-def _cut(data: DataSpec, prompt: Prompt) -> list[Example]:
+def _cut(data: DataConfig, prompt: Prompt) -> list[Example]:
     split = build_split(data, "validation", prompt)
     examples: list[Example] = []
     for row in split.encoded(range(len(split))):

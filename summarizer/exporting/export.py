@@ -238,10 +238,10 @@ def _peft_limits(run: TrainedRun, base: Path, *, with_base: bool) -> list[str]:
     spec = run.spec
     name, own_format = base_name(spec.model.name_or_path), spec.quantization.format
     if with_base:
-        return [f"`{WITH_BASE}/` is the base as the adapter was trained on it ({own_format}), dequantised."]
+        return [f"`{WITH_BASE}/` is the base as the adapter was trained on it ({own_format}), dequantized."]
     if is_stored_base(base):
         return [
-            f"The base, {name}, is kept in this project's own quantised form, which transformers does not read: "
+            f"The base, {name}, is kept in this project's own quantized form, which transformers does not read: "
             "plain peft needs a dense copy of it (export again with --with-base and another --output), or "
             "--format merged, which needs no base."
         ]

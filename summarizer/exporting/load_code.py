@@ -1,8 +1,8 @@
-"""The lines that load an exported folder and summarise an article: what a model card shows."""
+"""The lines that load an exported folder and summarize an article: what a model card shows."""
 
 from __future__ import annotations
 
-from summarizer.config.specs import GenerationSpec
+from summarizer.config.schema import GenerationConfig
 from summarizer.data.prompt import Prompt
 
 ASK = """\
@@ -14,7 +14,7 @@ print(tokenizer.decode(output[0, len(ids):], skip_special_tokens=True).strip())
 """
 
 
-def merged_code(prompt: Prompt, generation: GenerationSpec) -> str:
+def merged_code(prompt: Prompt, generation: GenerationConfig) -> str:
     return (
         "import torch\n"
         "from transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
@@ -25,7 +25,7 @@ def merged_code(prompt: Prompt, generation: GenerationSpec) -> str:
     )
 
 
-def peft_code(prompt: Prompt, generation: GenerationSpec, base: str) -> str:
+def peft_code(prompt: Prompt, generation: GenerationConfig, base: str) -> str:
     """base: a hub name or a folder, as `from_pretrained` takes it."""
     return (
         "import torch\n"
@@ -39,7 +39,7 @@ def peft_code(prompt: Prompt, generation: GenerationSpec, base: str) -> str:
     )
 
 
-def ctranslate2_code(prompt: Prompt, generation: GenerationSpec) -> str:
+def ctranslate2_code(prompt: Prompt, generation: GenerationConfig) -> str:
     options: dict[str, float] = {
         "max_length": generation.max_new_tokens,
         "min_length": generation.min_new_tokens,
@@ -65,7 +65,7 @@ def ctranslate2_code(prompt: Prompt, generation: GenerationSpec) -> str:
     )
 
 
-def _ask(prompt: Prompt, generation: GenerationSpec) -> str:
+def _ask(prompt: Prompt, generation: GenerationConfig) -> str:
     lead = f"{prompt.article_lead!r} + " if prompt.article_lead else ""
     return ASK.format(
         article=f"{lead}article.strip()",

@@ -51,7 +51,7 @@ class Merge:
     """One trial's adapter in the base that it was trained on, or in another with the same layers.
 
     trial: None leaves the base as it is.  original: with the checkpoint's own weights; None takes those of the
-    base as the adapter was trained on it, dequantised.
+    base as the adapter was trained on it, dequantized.
     """
 
     def __init__(
@@ -78,7 +78,7 @@ class Merge:
             return dense
         left, right = own
         scale = self.adapted.group.adapters[self.trial].scale
-        # Not in place: an unquantised base gives the very tensor that it computes with.
+        # Not in place: an unquantized base gives the very tensor that it computes with.
         return torch.addmm(dense, left.detach(), right.detach(), alpha=scale)
 
     def pair(self, name: str) -> tuple[Float[Tensor, "d_out r"], Float[Tensor, "r d_in"]] | None:

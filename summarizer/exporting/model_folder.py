@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import transformers
 from torch import Tensor
-from transformers import GenerationConfig, PretrainedConfig
+from transformers import PretrainedConfig
 
-from summarizer.config.specs import GenerationSpec
+from summarizer.config.schema import GenerationConfig
 from summarizer.data.prompt import Prompt
 from summarizer.exporting.merge import Merge
 from summarizer.exporting.shards import DTYPES, SHARD_BYTES, Piece, write_pieces
@@ -27,7 +28,7 @@ class MergedModel:
     """As the base's folder has it."""
     tokenizer: PreTrainedTokenizerFast
     prompt: Prompt
-    generation: GenerationSpec
+    generation: transformers.GenerationConfig
 
     def pieces(self) -> list[Piece]:
         """Every tensor of the original model, a head that is still the embedding left out."""
@@ -75,7 +76,7 @@ class MergedModel:
     def _shared_head(self) -> str | None:
         """The head's name where it is still the embedding, so that one tensor on disk serves both.
 
-        A head whose adapter differs from the embedding's, or that was quantised by itself, is none any more.
+        A head whose adapter differs from the embedding's, or that was quantized by itself, is none any more.
         """
         if not getattr(self.config.get_text_config(), "tie_word_embeddings", False):
             return None
@@ -101,15 +102,15 @@ class _Made:
 
 
 def generation_config(
-    spec: GenerationSpec, prompt: Prompt, tokenizer: PreTrainedTokenizerFast
-) -> GenerationConfig:
+    spec: GenerationConfig, prompt: Prompt, tokenizer: PreTrainedTokenizerFast
+) -> transformers.GenerationConfig:
     """A run's generation settings as transformers keeps them in a folder."""
     more: dict[str, float] = {}
     if spec.num_beams > 1:
         more |= {"length_penalty": spec.length_penalty, "early_stopping": spec.early_stopping}
     if spec.do_sample:
         more |= {"temperature": spec.temperature, "top_p": spec.top_p, "top_k": spec.top_k}
-    return GenerationConfig(
+    return transformers.GenerationConfig(
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=prompt.end_id,
         pad_token_id=prompt.pad_id,

@@ -25,7 +25,7 @@ CTRANSLATE2_DTYPES = {
     "fp32": "fp32",
 }
 """How CTranslate2 can store weights, and the type of the merged weights that it is given to make them of: half
-precision for those it quantises, whose own steps are some ten times as coarse."""
+precision for those it quantizes, whose own steps are some ten times as coarse."""
 DEFAULT_DTYPES = {"peft": "bf16", "merged": "bf16", "ctranslate2": "int8"}
 WEIGHTS = ("trained", "original")
 DEVICES = ("auto", "cpu", "cuda")

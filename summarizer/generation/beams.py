@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from summarizer.config.specs import GenerationSpec
+from summarizer.config.schema import GenerationConfig
 from summarizer.generation.search import Chosen, Limits, Warping, is_end_or_full, seed_of, until
 
 NEVER = -1.0e9
@@ -22,7 +22,7 @@ NEVER = -1.0e9
 class BeamSearch:
     """`b` running beams of each slot, and the best `b` that have ended."""
 
-    def __init__(self, slots: int, spec: GenerationSpec, end_id: int, device: torch.device) -> None:
+    def __init__(self, slots: int, spec: GenerationConfig, end_id: int, device: torch.device) -> None:
         self.spec, self.end_id, self.device = spec, end_id, device
         self.limits, self.warping = Limits(spec, end_id), Warping(spec)
         b, g = spec.num_beams, spec.max_new_tokens

@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from summarizer.adapters.attach import AdaptedModel
-from summarizer.config.specs import GenerationSpec
+from summarizer.config.schema import GenerationConfig
 from summarizer.generation.beams import BeamSearch
 from summarizer.generation.graphed_pass import FixedPass, GraphedPass
 from summarizer.generation.key_values import KeyValues
@@ -36,7 +36,7 @@ class Decoder:
     """
 
     adapted: AdaptedModel
-    spec: GenerationSpec
+    spec: GenerationConfig
     end_id: int
     pad_id: int
     at_once: int

@@ -17,7 +17,7 @@ from transformers import (
     TopPLogitsWarper,
 )
 
-from summarizer.config.specs import GenerationSpec
+from summarizer.config.schema import GenerationConfig
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Search(Protocol):
 class Limits:
     """`min_new_tokens` and `no_repeat_ngram_size`, as transformers defines them: over prompt and answer."""
 
-    def __init__(self, spec: GenerationSpec, end_id: int) -> None:
+    def __init__(self, spec: GenerationConfig, end_id: int) -> None:
         self.least, self.end_id = spec.min_new_tokens, end_id
         size = spec.no_repeat_ngram_size
         self.no_repeat = NoRepeatNGramLogitsProcessor(size) if size else None
@@ -81,7 +81,7 @@ class Limits:
 class Warping:
     """`temperature`, `top_k` and `top_p`, in transformers' order. They hold for sampling alone."""
 
-    def __init__(self, spec: GenerationSpec) -> None:
+    def __init__(self, spec: GenerationConfig) -> None:
         least = 1 if spec.num_beams == 1 else 2  # so that a beam has something to go on with beside the end
         self.warpers = [
             TemperatureLogitsWarper(spec.temperature),
@@ -99,7 +99,7 @@ class Warping:
 class OneByOne:
     """The likeliest token, or one drawn: a slot's draws depend on the seed and its prompt alone."""
 
-    def __init__(self, slots: int, spec: GenerationSpec, end_id: int) -> None:
+    def __init__(self, slots: int, spec: GenerationConfig, end_id: int) -> None:
         self.spec, self.end_id = spec, end_id
         self.limits = Limits(spec, end_id)
         self.prompts: list[list[int]] = [[] for _ in range(slots)]

@@ -90,7 +90,7 @@ def _gptj(model: GPTJForCausalLM, key_values: KeyValues, rows: int) -> TokenPass
         sin, cos = attention.rotary_table(positions)
         return cos, sin
 
-    hidden, turns = _inputs(model, rows, attention.rotary_table.rotary_dim // 2, neighbours=True)
+    hidden, turns = _inputs(model, rows, attention.rotary_table.rotary_dim // 2, neighbors=True)
     with taken_down() as tape:
         for layer, block in enumerate(body.h):
             activation = block.mlp.act
@@ -109,7 +109,7 @@ def _llama(model: PreTrainedModel, key_values: KeyValues, rows: int) -> TokenPas
     body = model.model
     attentions = [block.self_attn for block in body.layers]
     _want(all(type(attention) is RotaryAttention and not attention.has_norms for attention in attentions))
-    hidden, turns = _inputs(model, rows, body.layers[0].self_attn.head_dim // 2, neighbours=False)
+    hidden, turns = _inputs(model, rows, body.layers[0].self_attn.head_dim // 2, neighbors=False)
 
     def angles(positions: Tensor) -> tuple[Tensor, Tensor]:
         cos, sin = body.rotary_emb(hidden, positions[:, None])  # each angle twice
@@ -138,10 +138,10 @@ _KNOWN: dict[type[PreTrainedModel], Callable[..., TokenPass]] = {
 """By the exact class: one that is derived from it may compute something else."""
 
 
-def _inputs(model: PreTrainedModel, rows: int, half: int, *, neighbours: bool) -> tuple[Tensor, Turns]:
+def _inputs(model: PreTrainedModel, rows: int, half: int, *, neighbors: bool) -> tuple[Tensor, Turns]:
     """What a pass is given: each row's embedding, and the angles of its position."""
     hidden = torch.empty(rows, model.config.hidden_size)
-    return hidden, Turns(torch.empty(rows, half), torch.empty(rows, half), neighbours)
+    return hidden, Turns(torch.empty(rows, half), torch.empty(rows, half), neighbors)
 
 
 def _attended(

@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from transformers import GenerationConfig, PreTrainedModel
+import transformers
+from transformers import PreTrainedModel
 
-from summarizer.config.specs import GenerationSpec
+from summarizer.config.schema import GenerationConfig
 from summarizer.generation.search import until
 
 
 def generate(
     model: PreTrainedModel,
     prompts: Sequence[Sequence[int]],
-    spec: GenerationSpec,
+    spec: GenerationConfig,
     *,
     trials: int,
     end_id: int,
@@ -44,7 +45,7 @@ def generate(
     return [answers[trial * len(prompts) : (trial + 1) * len(prompts)] for trial in range(trials)]
 
 
-def generation_config(spec: GenerationSpec, *, end_id: int, pad_id: int) -> GenerationConfig:
+def generation_config(spec: GenerationConfig, *, end_id: int, pad_id: int) -> transformers.GenerationConfig:
     """The spec in transformers' own terms. Sampling options are left out of greedy and beam search."""
     sampling = (
         {"temperature": spec.temperature, "top_p": spec.top_p, "top_k": spec.top_k} if spec.do_sample else {}
@@ -54,7 +55,7 @@ def generation_config(spec: GenerationSpec, *, end_id: int, pad_id: int) -> Gene
         if spec.num_beams > 1
         else {}
     )
-    return GenerationConfig(
+    return transformers.GenerationConfig(
         max_new_tokens=spec.max_new_tokens,
         min_new_tokens=spec.min_new_tokens,
         num_beams=spec.num_beams,

@@ -2,7 +2,7 @@
 
 transformers hands the attention mask through to the attention function as it is where it has four dimensions. A
 packed batch puts there, instead of a mask, where its examples begin and end (`Batch.attention_mask`): no mask is
-made, no padding is computed, and an example sees nothing of its neighbours.
+made, no padding is computed, and an example sees nothing of its neighbors.
 """
 
 from __future__ import annotations

@@ -30,7 +30,7 @@ def causal_attention(
     v: Float[Tensor, "t kv_heads d"],
     scaling: float,
 ) -> Float[Tensor, "t heads d"]:
-    """softmax(scaling q k^T + causal mask) v of one example; neighbouring heads share a key head."""
+    """softmax(scaling q k^T + causal mask) v of one example; neighboring heads share a key head."""
     out: Tensor = _CausalAttention.apply(q, k, v, scaling)  # type: ignore[no-untyped-call]
     return out
 

@@ -99,7 +99,7 @@ def rotate(
 ) -> Float[Tensor, "rows t heads d"]:
     """Turn each pair of neighbors among the first `rotated` of a head by its position's angle, in fp32."""
     if rotary.takes(x, cos):
-        return rotary.rotated(x, cos[:, :, 0], sin[:, :, 0], neighbours=True)
+        return rotary.rotated(x, cos[:, :, 0], sin[:, :, 0], neighbors=True)
     turning = x[..., :rotated].float()
     first, second = turning[..., 0::2], turning[..., 1::2]
     turned = torch.stack((first * cos - second * sin, second * cos + first * sin), dim=-1).flatten(-2)

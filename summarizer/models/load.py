@@ -1,4 +1,4 @@
-"""A frozen base, ready to carry adapters: from its checkpoint, quantised, or from the cache of such bases."""
+"""A frozen base, ready to carry adapters: from its checkpoint, quantized, or from the cache of such bases."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, PretrainedConf
 
 from summarizer import atomic
 from summarizer.config.paths import cache_folder
-from summarizer.config.specs import ModelSpec, QuantizationSpec
+from summarizer.config.schema import ModelConfig, QuantizationConfig
 from summarizer.console.progress import bar
 from summarizer.errors import ConfigError
 from summarizer.models.checkpoint_files import checkpoint_files
 from summarizer.models.meta_model import Skeleton, build_skeleton
 from summarizer.models.source import model_folder
 from summarizer.models.stored_base import is_stored_base, read_base, read_manifest, write_base
-from summarizer.models.streaming import fill, quantised, source_tensors
+from summarizer.models.streaming import fill, quantized, source_tensors
 from summarizer.quantization import weight_format
 
 KEY = "model.name_or_path"
@@ -69,11 +69,11 @@ def _names_another_task(config: PretrainedConfig) -> bool:
     )
 
 
-def load_base(spec: ModelSpec, quantization: QuantizationSpec, device: torch.device) -> Base:
-    """Load, quantise where that is not done yet, and place the base on `device`.
+def load_base(spec: ModelConfig, quantization: QuantizationConfig, device: torch.device) -> Base:
+    """Load, quantize where that is not done yet, and place the base on `device`.
 
-    Host memory stays near the quantised size: tensors are memory-mapped and leave one by one. With
-    `quantization.cache` the quantised base is kept in the cache folder and memory-mapped from then on.
+    Host memory stays near the quantized size: tensors are memory-mapped and leave one by one. With
+    `quantization.cache` the quantized base is kept in the cache folder and memory-mapped from then on.
     Raises ConfigError on a checkpoint that is missing, truncated, or lacks tensors that the model needs.
     """
     start_s = time.monotonic()
@@ -84,7 +84,7 @@ def load_base(spec: ModelSpec, quantization: QuantizationSpec, device: torch.dev
     elif quantization.cache:
         tensors = _read(_cached(spec, folder, skeleton, quantization.format, device))
     else:
-        tensors = _quantised(skeleton, folder, quantization.format, device)
+        tensors = _quantized(skeleton, folder, quantization.format, device)
     fill(skeleton, tensors, device)
     stored_bytes = sum(weight.stored_bytes for weight in skeleton.weights.values())
     log.info(
@@ -96,7 +96,7 @@ def load_base(spec: ModelSpec, quantization: QuantizationSpec, device: torch.dev
         time.monotonic() - start_s,
     )
     for name, reason in skeleton.unconverted.items():
-        log.warning("base: %s stays as it is, neither quantised nor adapted: %s", name, reason)
+        log.warning("base: %s stays as it is, neither quantized nor adapted: %s", name, reason)
     return Base(skeleton.model, spec.name_or_path, quantization.format, stored_bytes, skeleton.unconverted)
 
 
@@ -116,19 +116,19 @@ def _read(folder: Path) -> Iterator[tuple[str, Tensor]]:
         progress.reach(total_bytes, total_bytes)  # headers and padding are no tensors
 
 
-def _quantised(
+def _quantized(
     skeleton: Skeleton, folder: Path, format_name: str, device: torch.device
 ) -> Iterator[tuple[str, Tensor]]:
     stored = None
     if is_stored_base(folder):  # in another format: back to dense weights, one at a time
         stored = build_skeleton(load_config(folder), read_manifest(folder).format)
-    return quantised(skeleton, source_tensors(folder, stored), folder, format_name, device)
+    return quantized(skeleton, source_tensors(folder, stored), folder, format_name, device)
 
 
 def _cached(
-    spec: ModelSpec, folder: Path, skeleton: Skeleton, format_name: str, device: torch.device
+    spec: ModelConfig, folder: Path, skeleton: Skeleton, format_name: str, device: torch.device
 ) -> Path:
-    """The folder of the quantised base in the cache, made now where it is not there yet or is broken."""
+    """The folder of the quantized base in the cache, made now where it is not there yet or is broken."""
     name = re.split("[/:]", spec.name_or_path.rstrip("/"))[-1]
     target = cache_folder() / "bases" / f"{name}-{format_name}-{base_digest(folder, format_name)}"
     if is_stored_base(target):
@@ -143,17 +143,17 @@ def _cached(
         version = weight_format(format_name).version
         write_base(
             scratch,
-            _quantised(skeleton, folder, format_name, device),
+            _quantized(skeleton, folder, format_name, device),
             format_name,
             version,
             spec.name_or_path,
         )
-    log.info("base: quantised copy kept at %s", target)
+    log.info("base: quantized copy kept at %s", target)
     return target
 
 
 def base_digest(folder: Path, format_name: str) -> str:
-    """What a quantised base was made from: each file's name, size and time; the config; the format."""
+    """What a quantized base was made from: each file's name, size and time; the config; the format."""
     files = (
         [folder / read for read in read_manifest(folder).files]
         if is_stored_base(folder)

@@ -119,7 +119,7 @@ def _tie_head(skeleton: Skeleton) -> None:
     if isinstance(embedding, FrozenEmbedding):
         del skeleton.weights[name]
         head.weight = embedding.weight
-    else:  # the embedding keeps its own code and precision; the head is quantised from the same tensor
+    else:  # the embedding keeps its own code and precision; the head is quantized from the same tensor
         (of,) = [path for path, module in model.named_modules() if module is embedding]
         skeleton.copies[name] = f"{of}.weight"
 

@@ -12,7 +12,7 @@ from transformers import PretrainedConfig
 
 from summarizer.models.load import Base
 from summarizer.models.meta_model import Skeleton, build_skeleton
-from summarizer.models.streaming import fill, quantised
+from summarizer.models.streaming import fill, quantized
 
 SPREAD = 0.02
 """Standard deviation of every matrix: `initializer_range` of GPT-2 and of nearly every model since."""
@@ -23,13 +23,13 @@ log = logging.getLogger(__name__)
 def random_base(config: PretrainedConfig, format_name: str, device: torch.device, seed: int) -> Base:
     """What `load_base` would give for a checkpoint of `random_tensors`.
 
-    Tensors are drawn one at a time and quantised as they come: the dense model is never in memory. Only the config
+    Tensors are drawn one at a time and quantized as they come: the dense model is never in memory. Only the config
     is read, and changed: its dropout is off.
     """
     skeleton = build_skeleton(config, format_name)
     name = f"random {config.model_type}"
-    # `quantised` names its source in messages alone.
-    parts = quantised(skeleton, random_tensors(skeleton, device, seed), Path(name), format_name, device)
+    # `quantized` names its source in messages alone.
+    parts = quantized(skeleton, random_tensors(skeleton, device, seed), Path(name), format_name, device)
     fill(skeleton, parts, device)
     stored_bytes = sum(weight.stored_bytes for weight in skeleton.weights.values())
     log.info("base: %s, %s, %.1f MB", name, format_name, stored_bytes / 1e6)

@@ -82,7 +82,7 @@ def rotate_halves(
     The numbers of a head from `turning` on stay.
     """
     if rotary.takes(q, cos) and rotary.takes(k, cos):
-        q, k = (rotary.rotated(x, cos, sin, neighbours=False).transpose(1, 2) for x in (q, k))
+        q, k = (rotary.rotated(x, cos, sin, neighbors=False).transpose(1, 2) for x in (q, k))
         return q, k
     cos, sin = cos.unsqueeze(1), sin.unsqueeze(1)
     return _turned(q.transpose(1, 2), cos, sin), _turned(k.transpose(1, 2), cos, sin)

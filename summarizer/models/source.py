@@ -8,7 +8,7 @@ from pathlib import Path
 
 from summarizer.config.nearest import suggestion
 from summarizer.config.paths import EMBEDDED_SCHEME, PACKAGE, resolve_path
-from summarizer.config.specs import ModelSpec
+from summarizer.config.schema import ModelConfig
 from summarizer.console.library_bars import bar_class
 from summarizer.console.progress import together
 from summarizer.errors import ConfigError, Issue
@@ -40,7 +40,7 @@ def check_model_path(name_or_path: str) -> Iterator[Issue]:
         yield Issue(KEY, f"no folder at {name_or_path!r}")
 
 
-def model_folder(spec: ModelSpec, *, weights: bool = True) -> Path:
+def model_folder(spec: ModelConfig, *, weights: bool = True) -> Path:
     """The local folder with the model's files, downloaded from the hub where it is not there yet.
 
     weights: False fetches only config and tokenizer. Raises ConfigError where the model cannot be had.
@@ -51,7 +51,7 @@ def model_folder(spec: ModelSpec, *, weights: bool = True) -> Path:
     return _download(spec, weights=weights)
 
 
-def _download(spec: ModelSpec, *, weights: bool) -> Path:
+def _download(spec: ModelConfig, *, weights: bool) -> Path:
     from huggingface_hub import HfApi, snapshot_download
     from huggingface_hub.utils.tqdm import tqdm
 
@@ -89,7 +89,7 @@ def _download(spec: ModelSpec, *, weights: bool) -> Path:
         ) from error
 
 
-def _downloaded_before(spec: ModelSpec) -> Path | None:
+def _downloaded_before(spec: ModelConfig) -> Path | None:
     """The hub's files on this disk, for a machine without a network."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError

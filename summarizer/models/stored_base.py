@@ -1,4 +1,4 @@
-"""A quantised base on disk: safetensors shards and a manifest, loaded by memory map.
+"""A quantized base on disk: safetensors shards and a manifest, loaded by memory map.
 
 A folder of this kind is what the cache holds and what the package ships as its embedded model.
 """

@@ -1,4 +1,4 @@
-"""From a checkpoint to a skeleton: tensors go by one at a time and are quantised as they come."""
+"""From a checkpoint to a skeleton: tensors go by one at a time and are quantized as they come."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 def source_tensors(folder: Path, stored: Skeleton | None = None) -> Iterator[tuple[str, Tensor]]:
     """The dense tensors of a model folder under the checkpoint's names, memory-mapped where possible.
 
-    stored: for a base stored in another format, the skeleton of that format; its weights are dequantised one
+    stored: for a base stored in another format, the skeleton of that format; its weights are dequantized one
     at a time. Raises ConfigError on missing or broken files.
     """
     if not is_stored_base(folder):
@@ -51,14 +51,14 @@ def source_tensors(folder: Path, stored: Skeleton | None = None) -> Iterator[tup
         yield name, dense.t() if weight.transposed_in_checkpoint else dense
 
 
-def quantised(
+def quantized(
     skeleton: Skeleton,
     source: Iterable[tuple[str, Tensor]],
     folder: Path,
     format_name: str,
     device: torch.device,
 ) -> Iterator[tuple[str, Tensor]]:
-    """Stored tensors of a checkpoint, one source tensor in memory at a time; quantised on `device`.
+    """Stored tensors of a checkpoint, one source tensor in memory at a time; quantized on `device`.
 
     Names are those of a stored base: `layer.weight.PART` for the parts of a weight, else the checkpoint's.
     folder: what messages name as the source. Raises ConfigError where tensors are missing, not finite or of
@@ -69,7 +69,7 @@ def quantised(
     renamed = compat.checkpoint_renamings(skeleton.model)
     missing, unplaced = set(wanted), []
     parameters = {name: math.prod(shape) for name, shape in wanted.items()}
-    label = "reading the base" if format_name == "none" else f"quantising the base to {format_name}"
+    label = "reading the base" if format_name == "none" else f"quantizing the base to {format_name}"
     with bar(label, sum(parameters.values()), unit="parameters") as progress:
         for checkpoint_name, tensor in source:
             name = _placed(checkpoint_name, wanted | optional, skeleton.model.base_model_prefix, renamed)
@@ -133,7 +133,7 @@ def _stored(
         raise ConfigError.single(KEY, f"{where} is {tuple(tensor.shape)}, the model needs {shape}")
     try:
         if name in skeleton.weights:
-            parts = weight_format(format_name).quantise(tensor.to(device))
+            parts = weight_format(format_name).quantize(tensor.to(device))
             yield from ((f"{name}.{part}", value) for part, value in parts.items())
         else:
             if tensor.is_floating_point():

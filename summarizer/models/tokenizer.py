@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from summarizer.config.specs import PromptSpec
+from summarizer.config.schema import PromptConfig
 from summarizer.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
     return tokenizer
 
 
-def check_context(config: PretrainedConfig, prompt: PromptSpec) -> None:
+def check_context(config: PretrainedConfig, prompt: PromptConfig) -> None:
     """Raises ConfigError where prompt.max_tokens is more than the model has positions for."""
     positions = getattr(config.get_text_config(), "max_position_embeddings", None)
     if positions is not None and prompt.max_tokens > positions:

@@ -136,12 +136,12 @@ typedef struct {
     const float *cos, *sin;   /* (slots, beams, half): of the angles by which pairs of a head turn */
     long half;                /* pairs of a head that turn; 0 where positions do not */
     float scale;              /* of the query */
-    int neighbours;           /* pairs are 2i, 2i + 1; else i, half + i */
+    int neighbors;           /* pairs are 2i, 2i + 1; else i, half + i */
 } NewToken;
 
 static void turn(const NewToken *t, float *head, long row) {
     const float *cos = t->cos + row * t->half, *sin = t->sin + row * t->half;
-    long step = t->neighbours ? 2 : 1, apart = t->neighbours ? 1 : t->half;
+    long step = t->neighbors ? 2 : 1, apart = t->neighbors ? 1 : t->half;
     for (long i = 0; i < t->half; i++) {
         float *one = head + i * step, *other = one + apart;
         float turned = *one * cos[i] - *other * sin[i];

@@ -52,7 +52,7 @@ class _NewToken(ctypes.Structure):
         ("sin", ctypes.c_void_p),
         ("half", ctypes.c_long),
         ("scale", ctypes.c_float),
-        ("neighbours", ctypes.c_int),
+        ("neighbors", ctypes.c_int),
     ]
 
 
@@ -80,7 +80,7 @@ class Turns:
 
     cos: Float32[Tensor, "rows half"]
     sin: Float32[Tensor, "rows half"]
-    neighbours: bool
+    neighbors: bool
     """Pairs that turn together are 2i and 2i + 1 of a head, as GPT-J has it; else i and half + i, as Llama."""
 
 
@@ -137,7 +137,7 @@ def attend_new(
         sin=place_of(turns.sin),
         half=turns.cos.shape[1],
         scale=scale,
-        neighbours=turns.neighbours,
+        neighbors=turns.neighbors,
     )
     uses = (query, key, value, turns.cos, turns.sin, *kept.tensors, mixed)
     call(kernels(SOURCE).attend_new, given, uses=uses)

@@ -26,7 +26,7 @@ ATTEND = (
     "attend_token(Tensor q, Tensor k, Tensor v, Tensor prompt_k, Tensor prompt_v, Tensor(a!) answer_k,"
     " Tensor(b!) answer_v, Tensor lengths, float scale) -> Tensor"
 )
-TURN = "turn_neighbours(Tensor q, Tensor k, Tensor table, Tensor positions) -> (Tensor, Tensor)"
+TURN = "turn_neighbors(Tensor q, Tensor k, Tensor table, Tensor positions) -> (Tensor, Tensor)"
 
 
 def takes(query: Float[Tensor, "rows heads 1 d"], kept_prompts: Float[Tensor, "s kv_heads p d"]) -> bool:
@@ -79,7 +79,7 @@ def turned(
     table: Float[Tensor, "positions rotated"],
     positions: Int64[Tensor, " rows"],
 ) -> tuple[Float32[Tensor, "rows heads d"], Float32[Tensor, "rows heads d"]]:
-    """Both with their first `rotated` numbers turned, neighbours together. table: sines, then cosines."""
+    """Both with their first `rotated` numbers turned, neighbors together. table: sines, then cosines."""
     q, k = _operators()[1](query, key, table, positions)
     return q, k
 
@@ -152,7 +152,7 @@ def launch_turning(q: Tensor, k: Tensor, table: Tensor, positions: Tensor) -> tu
     """The turning itself."""
     rows, heads, d = q.shape
     turned_q, turned_k = (torch.empty(q.shape, dtype=torch.float32, device=q.device) for _ in range(2))
-    _kernels().turn_neighbours[(rows * heads,)](
+    _kernels().turn_neighbors[(rows * heads,)](
         q.contiguous(),
         k.contiguous(),
         table,
@@ -182,7 +182,7 @@ def _operators() -> tuple[Any, Any]:
     define(ATTEND, launch_attention, _mixed, device="CUDA")
     define(TURN, launch_turning, _turned, device="CUDA")
     own = torch.ops.summarizer
-    return own.attend_token.default, own.turn_neighbours.default
+    return own.attend_token.default, own.turn_neighbors.default
 
 
 def _kernels() -> Any:

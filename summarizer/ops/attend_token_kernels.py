@@ -129,7 +129,7 @@ def join_splits(
 
 
 @triton.jit
-def turn_neighbours(
+def turn_neighbors(
     q_ptr,
     k_ptr,
     table_ptr,
@@ -154,5 +154,5 @@ def turn_neighbours(
         x_ptr = q_ptr if which == 0 else k_ptr
         y_ptr = q_out_ptr if which == 0 else k_out_ptr
         x = tl.load(x_ptr + base + width, mask=inside, other=0.0).to(tl.float32)
-        neighbour = tl.load(x_ptr + base + (width ^ 1), mask=turns, other=0.0).to(tl.float32)
-        tl.store(y_ptr + base + width, x * cos + neighbour * sin, mask=inside)
+        neighbor = tl.load(x_ptr + base + (width ^ 1), mask=turns, other=0.0).to(tl.float32)
+        tl.store(y_ptr + base + width, x * cos + neighbor * sin, mask=inside)

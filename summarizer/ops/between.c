@@ -10,7 +10,7 @@ typedef struct {
     float *y;                   /* (rows, d) */
     long rows, d;
     float epsilon;
-    int centred; /* a layer norm; else by the root mean square alone */
+    int centerd; /* a layer norm; else by the root mean square alone */
 } Norm;
 
 int norm(const Norm *n) {
@@ -19,7 +19,7 @@ int norm(const Norm *n) {
         float *y = n->y + row * n->d;
         __m512 sums = _mm512_setzero_ps(), squares = sums;
         float mean = 0;
-        if (n->centred) {
+        if (n->centerd) {
             for (long i = 0; i < n->d; i += FLOATS)
                 sums = _mm512_add_ps(sums, _mm512_maskz_loadu_ps(first(n->d - i), x + i));
             mean = _mm512_reduce_add_ps(sums) / n->d;

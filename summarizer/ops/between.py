@@ -26,7 +26,7 @@ class _Norm(ctypes.Structure):
         ("rows", ctypes.c_long),
         ("d", ctypes.c_long),
         ("epsilon", ctypes.c_float),
-        ("centred", ctypes.c_int),
+        ("centerd", ctypes.c_int),
     ]
 
 
@@ -59,17 +59,17 @@ def layer_norm(
     epsilon: float,
 ) -> Float32[Tensor, "rows d"]:
     """`torch.nn.functional.layer_norm` over the last axis. Only where `is_at_hand`, as all of these."""
-    return _norm(x, weight, bias, epsilon, centred=True)
+    return _norm(x, weight, bias, epsilon, centerd=True)
 
 
 def rms_norm(
     x: Float32[Tensor, "rows d"], weight: Float32[Tensor, " d"], epsilon: float
 ) -> Float32[Tensor, "rows d"]:
     """`torch.nn.functional.rms_norm` over the last axis."""
-    return _norm(x, weight, None, epsilon, centred=False)
+    return _norm(x, weight, None, epsilon, centerd=False)
 
 
-def _norm(x: Tensor, weight: Tensor, bias: Tensor | None, epsilon: float, *, centred: bool) -> Tensor:
+def _norm(x: Tensor, weight: Tensor, bias: Tensor | None, epsilon: float, *, centerd: bool) -> Tensor:
     y = torch.empty_like(x)
     given = _Norm(
         x=place_of(x),
@@ -79,7 +79,7 @@ def _norm(x: Tensor, weight: Tensor, bias: Tensor | None, epsilon: float, *, cen
         rows=len(x),
         d=x.shape[1],
         epsilon=epsilon,
-        centred=centred,
+        centerd=centerd,
     )
     call(kernels(SOURCE).norm, given, uses=(x, weight, bias, y))
     return y

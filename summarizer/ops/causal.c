@@ -3,7 +3,7 @@
  * Products are of pairs of bf16 summed in fp32, in tiles of ROWS x 64 numbers that stay in registers; scores and their
  * exponentials never leave the caches. Kept between the passes: the output and one logarithm for each query, as in
  * FlashAttention (Dao 2023, arXiv:2307.08691). One thread has one head of one example to itself, and sums in an order that
- * is always the same: neighbours, their order and the number of threads change no bit.
+ * is always the same: neighbors, their order and the number of threads change no bit.
  */
 #include <math.h>
 #include <stdint.h>

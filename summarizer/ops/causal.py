@@ -57,7 +57,7 @@ def causal_attention(
     lengths: Sequence[int],
     scaling: float,
 ) -> BFloat16[Tensor, "tokens heads d"]:
-    """softmax(scaling q k^T + causal mask) v of each example by itself; neighbouring heads share a key head.
+    """softmax(scaling q k^T + causal mask) v of each example by itself; neighboring heads share a key head.
 
     lengths: of the examples, one behind the other, in tokens. Only where it `takes` the queries.
     """

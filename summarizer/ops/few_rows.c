@@ -81,14 +81,14 @@ int int8_product(const Product *p, const int8_t *w /* (n, k) */, const float *sc
     return failed;
 }
 
-/* ---- nf4: a register holds 128 weights, two blocks; its 32 words hold 4 neighbours each, the first in the high half of
+/* ---- nf4: a register holds 128 weights, two blocks; its 32 words hold 4 neighbors each, the first in the high half of
  * the lower byte. A lane has 8 products, of one block, and their sum has 32 bits: 8 * CODES * LEVELS < 2^31. ---- */
 
 typedef struct {
     int16_t *words; /* (m, padded): by register of weights, then by place of the four in a word, then by word */
     long padded;    /* k up to whole registers of weights */
     float *steps;   /* (m); NaN for a row with a value that is not finite */
-    __m512i levels; /* twice: the lookup reads five bits of a word, of which the fifth is a neighbour's */
+    __m512i levels; /* twice: the lookup reads five bits of a word, of which the fifth is a neighbor's */
 } Words;
 
 static void by_places(const Product *p, Words *w, long row) {

@@ -6,7 +6,7 @@
  * bits: sums are exact, whatever the order and the threads. What 128 on every weight adds is where the sums begin.
  *
  * A tile is ROWS rows of x by COLUMNS rows of W, whose sums stay in registers. x and W are laid so that a tile reads both
- * from front to end: x by four neighbouring columns of ROWS rows, once for all; W by four of COLUMNS rows, a chunk that the
+ * from front to end: x by four neighboring columns of ROWS rows, once for all; W by four of COLUMNS rows, a chunk that the
  * second cache holds at a time.
  */
 #include <math.h>

@@ -1,4 +1,4 @@
-/* RMS normalisation of rows in fp32 and its gradient, each in one pass over memory: a row stays in the first cache
+/* RMS normalization of rows in fp32 and its gradient, each in one pass over memory: a row stays in the first cache
  * between its sum and its product.
  *
  * Source: Zhang and Sennrich 2019 (arXiv:1910.07467).

@@ -1,4 +1,4 @@
-"""RMS normalisation as Llama has it: rms_norm.c for tensors in fp32 on a CPU, torch's operations for others."""
+"""RMS normalization as Llama has it: rms_norm.c for tensors in fp32 on a CPU, torch's operations for others."""
 
 from __future__ import annotations
 

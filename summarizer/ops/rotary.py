@@ -26,37 +26,37 @@ def rotated(
     cos: Float[Tensor, "#rows t width"],
     sin: Float[Tensor, "#rows t width"],
     *,
-    neighbours: bool,
+    neighbors: bool,
 ) -> Float[Tensor, "rows t heads d"]:
     """Turn pairs of a head's numbers by their token's angles, in fp32. Only where `takes`.
 
-    neighbours: the first 2 width of a head turn, number 2i with 2i + 1; else the first width, number i with
+    neighbors: the first 2 width of a head turn, number 2i with 2i + 1; else the first width, number i with
     width / 2 + i. The others stay.
     """
-    y: Tensor = _Rotation.apply(x, cos, sin, neighbours)  # type: ignore[no-untyped-call]
+    y: Tensor = _Rotation.apply(x, cos, sin, neighbors)  # type: ignore[no-untyped-call]
     return y
 
 
 class _Rotation(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor, neighbours: bool) -> Tensor:
+    def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor, neighbors: bool) -> Tensor:
         ctx.save_for_backward(cos, sin)
-        ctx.neighbours = neighbours
-        y: Tensor = torch.ops.summarizer.rotate(x, cos, sin, neighbours, False)
+        ctx.neighbors = neighbors
+        y: Tensor = torch.ops.summarizer.rotate(x, cos, sin, neighbors, False)
         return y
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None]:
         return (
-            torch.ops.summarizer.rotate(grads[0], *ctx.saved_tensors, ctx.neighbours, True),
+            torch.ops.summarizer.rotate(grads[0], *ctx.saved_tensors, ctx.neighbors, True),
             None,
             None,
             None,
         )
 
 
-def _rotate(x: Tensor, cos: Tensor, sin: Tensor, neighbours: bool, back: bool) -> Tensor:
-    x, cos, sin, y = x.contiguous(), cos.contiguous(), sin.contiguous(), _made(x, cos, sin, neighbours, back)
+def _rotate(x: Tensor, cos: Tensor, sin: Tensor, neighbors: bool, back: bool) -> Tensor:
+    x, cos, sin, y = x.contiguous(), cos.contiguous(), sin.contiguous(), _made(x, cos, sin, neighbors, back)
     rows, t, heads, d = x.shape
     kernels(SOURCE).rotate(
         numbers_of(x),
@@ -66,8 +66,8 @@ def _rotate(x: Tensor, cos: Tensor, sin: Tensor, neighbours: bool, back: bool) -
         count(heads),
         count(d),
         count(cos.shape[0] * t),
-        count(cos.shape[-1] // (1 if neighbours else 2)),
-        c_int(neighbours),
+        count(cos.shape[-1] // (1 if neighbors else 2)),
+        c_int(neighbors),
         c_int(back),
         numbers_of(y),
         threads(),
@@ -75,12 +75,12 @@ def _rotate(x: Tensor, cos: Tensor, sin: Tensor, neighbours: bool, back: bool) -
     return y
 
 
-def _made(x: Tensor, cos: Tensor, sin: Tensor, neighbours: bool, back: bool) -> Tensor:
+def _made(x: Tensor, cos: Tensor, sin: Tensor, neighbors: bool, back: bool) -> Tensor:
     rows, t, _, d = x.shape
     assert cos.shape == sin.shape, "an angle's cosine and its sine"
     assert cos.shape[:2] in ((rows, t), (1, t)), "angles for each token"
-    assert cos.shape[-1] * (2 if neighbours else 1) <= d, "no more angles than numbers"
+    assert cos.shape[-1] * (2 if neighbors else 1) <= d, "no more angles than numbers"
     return x.new_empty(x.shape)
 
 
-define("rotate(Tensor x, Tensor cos, Tensor sin, bool neighbours, bool back) -> Tensor", _rotate, _made)
+define("rotate(Tensor x, Tensor cos, Tensor sin, bool neighbors, bool back) -> Tensor", _rotate, _made)

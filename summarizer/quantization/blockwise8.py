@@ -1,6 +1,6 @@
 """Dynamic 8-bit map over blocks of 4,096 weights: what the reference experiment stored its base in.
 
-Source: block-wise dynamic quantisation, Dettmers et al. 2021 (arXiv:2110.02861), as bitsandbytes has it.
+Source: block-wise dynamic quantization, Dettmers et al. 2021 (arXiv:2110.02861), as bitsandbytes has it.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class _DynamicBlocks(DenseProducts):
     version = 1
     few_rows = 128  # a dense copy is as fast from 180 rows on (two cores with AVX-512, bf16 products)
 
-    def quantise(self, weight: Tensor) -> dict[str, Tensor]:
+    def quantize(self, weight: Tensor) -> dict[str, Tensor]:
         require_finite(weight)
         q, state = bnb.quantize_blockwise(weight.float().contiguous(), blocksize=BLOCK)
         return {"q": q, "absmax": state.absmax, "code": state.code}
@@ -38,7 +38,7 @@ class _DynamicBlocks(DenseProducts):
             "code": ((256,), torch.float32),
         }
 
-    def dequantise(self, parts: Parts, shape: tuple[int, int], dtype: torch.dtype) -> Tensor:
+    def dequantize(self, parts: Parts, shape: tuple[int, int], dtype: torch.dtype) -> Tensor:
         full: Tensor = bnb.dequantize_blockwise(
             parts["q"], absmax=parts["absmax"], code=parts["code"], blocksize=BLOCK
         )

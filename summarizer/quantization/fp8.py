@@ -1,7 +1,7 @@
 """8-bit floats (e4m3), one fp32 scale for each output row: storage that Hopper's tensor cores multiply directly.
 
-Where they do, activations are quantised too (8-bit weights, 8-bit activations: W8A8). Elsewhere the weight is
-dequantised and multiplied in the precision of the activations.
+Where they do, activations are quantized too (8-bit weights, 8-bit activations: W8A8). Elsewhere the weight is
+dequantized and multiplied in the precision of the activations.
 """
 
 from __future__ import annotations
@@ -24,27 +24,27 @@ class _WeightOnly(DenseProducts):
     version = 1
     few_rows = 128  # a dense copy is as fast from 210 rows on (two cores with AVX-512, bf16 products)
 
-    def quantise(self, weight: Tensor) -> dict[str, Tensor]:
+    def quantize(self, weight: Tensor) -> dict[str, Tensor]:
         require_finite(weight)
         q = torch.empty(weight.shape, dtype=fp8_products.E4M3, device=weight.device)
         scale = torch.empty(weight.shape[0], 1, device=weight.device)
         rows_at_once = max(WEIGHTS_AT_ONCE // weight.shape[1], 1)
         for start in range(0, weight.shape[0], rows_at_once):
             rows = slice(start, start + rows_at_once)
-            q[rows], scale[rows] = fp8_products.quantise_rows(weight[rows])
+            q[rows], scale[rows] = fp8_products.quantize_rows(weight[rows])
         return {"q": q, "scale": scale}
 
     def stored_parts(self, shape: tuple[int, int], dtype: torch.dtype) -> PartShapes:
         return {"q": (shape, fp8_products.E4M3), "scale": ((shape[0], 1), torch.float32)}
 
-    def dequantise(self, parts: Parts, shape: tuple[int, int], dtype: torch.dtype) -> Tensor:
+    def dequantize(self, parts: Parts, shape: tuple[int, int], dtype: torch.dtype) -> Tensor:
         return (parts["q"].float() * parts["scale"]).to(dtype)
 
     def factors(
         self, parts: Parts, shape: tuple[int, int], dtype: torch.dtype
     ) -> tuple[Tensor, Tensor | None]:
         if dtype == torch.float16:  # as int8: a sum of unscaled products can pass its largest number
-            return self.dequantise(parts, shape, dtype), None
+            return self.dequantize(parts, shape, dtype), None
         return parts["q"].to(dtype), parts["scale"].squeeze(1)  # exact: bf16 holds every e4m3 number
 
     def rows(
@@ -53,8 +53,8 @@ class _WeightOnly(DenseProducts):
         return (parts["q"][ids].float() * parts["scale"][ids]).to(dtype)
 
 
-class _Quantising(_WeightOnly):
-    """Activations and gradients quantised too, on any device: off CUDA an emulation, to study the error by."""
+class _Quantizing(_WeightOnly):
+    """Activations and gradients quantized too, on any device: off CUDA an emulation, to study the error by."""
 
     def __init__(self, gradients: torch.dtype = fp8_products.E4M3) -> None:
         self.gradients = gradients
@@ -67,8 +67,8 @@ class _Quantising(_WeightOnly):
 
 
 WEIGHT_ONLY = _WeightOnly()
-W8A8 = _Quantising()
-W8A8_E5M2_GRADIENTS = _Quantising(torch.float8_e5m2)
+W8A8 = _Quantizing()
+W8A8_E5M2_GRADIENTS = _Quantizing(torch.float8_e5m2)
 
 
 class _Fp8(_WeightOnly):

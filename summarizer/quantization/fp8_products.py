@@ -1,6 +1,6 @@
 """Products of 8-bit floats with one scale for each row: what the tensor cores of Hopper multiply directly.
 
-Activations and gradients are quantised as they come, each row (one token) by its own largest number, so that
+Activations and gradients are quantized as they come, each row (one token) by its own largest number, so that
 no token's result depends on another's, and no trial's on another trial's.
 """
 
@@ -28,7 +28,7 @@ def has_fp8_products(x: Tensor, shape: tuple[int, int]) -> bool:
     return (card.major, card.minor) >= (8, 9) and shape[0] % 16 == 0 and shape[1] % 16 == 0
 
 
-def quantise_rows(
+def quantize_rows(
     x: Float[Tensor, "rows d"], to: torch.dtype = E4M3
 ) -> tuple[Float[Tensor, "rows d"], Float32[Tensor, "rows 1"]]:
     """Each row over its scale, which puts its largest number on the largest of `to`; and the scales.
@@ -65,8 +65,8 @@ def scaled_product(
 def product(
     x: Float[Tensor, "... d_in"], q: Float[Tensor, "d_out d_in"], scale: Float32[Tensor, "d_out 1"]
 ) -> Float[Tensor, "... d_out"]:
-    """x @ (q * scale).T with x quantised row by row, in the precision of x."""
-    rows, row_scale = quantise_rows(x.reshape(-1, q.shape[1]))
+    """x @ (q * scale).T with x quantized row by row, in the precision of x."""
+    rows, row_scale = quantize_rows(x.reshape(-1, q.shape[1]))
     return scaled_product(rows, row_scale, q, scale, x.dtype).reshape(*x.shape[:-1], q.shape[0])
 
 
@@ -76,16 +76,16 @@ def product_backward(
     scale: Float32[Tensor, "d_out 1"],
     to: torch.dtype = E4M3,
 ) -> Float[Tensor, "... d_in"]:
-    """grad @ (q * scale) with grad quantised row by row, in the precision of grad.
+    """grad @ (q * scale) with grad quantized row by row, in the precision of grad.
 
     The weight's scales lie along the summed axis, where a product takes none: they go into grad before it is
-    quantised. Tensor cores want q with the summed axis last, so it is transposed in each pass anew (a copy of
+    quantized. Tensor cores want q with the summed axis last, so it is transposed in each pass anew (a copy of
     one byte a weight).
 
     e4m3, not e5m2: the scale of each row already follows the size of gradients, within one row e4m3 spans 2^17, and
     its rounding is half as coarse. torchao's row-wise recipe does the same.
     """
-    rows, row_scale = quantise_rows(grad.reshape(-1, q.shape[0]).float() * scale.t(), to)
+    rows, row_scale = quantize_rows(grad.reshape(-1, q.shape[0]).float() * scale.t(), to)
     transposed = q.t().clone(memory_format=torch.contiguous_format)
     y = scaled_product(rows, row_scale, transposed, scale.new_ones(q.shape[1], 1), grad.dtype)
     return y.reshape(*grad.shape[:-1], q.shape[1])

@@ -51,7 +51,7 @@ class FrozenWeight(nn.Module):
         return next(iter(self.parts.values())).device
 
     def dense(self, dtype: torch.dtype) -> Float[Tensor, "d_out d_in"]:
-        return self.format.dequantise(self.parts, self.shape, dtype)
+        return self.format.dequantize(self.parts, self.shape, dtype)
 
     @classmethod
     def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> NoReturn:
@@ -111,7 +111,7 @@ class FrozenWeight(nn.Module):
 
 
 class _FrozenProduct(torch.autograd.Function):
-    """x @ W.T with W dequantised in each pass anew: backward keeps the stored weight, never a dense one."""
+    """x @ W.T with W dequantized in each pass anew: backward keeps the stored weight, never a dense one."""
 
     @staticmethod
     def forward(ctx: torch.autograd.function.FunctionCtx, x: Tensor, weight: FrozenWeight) -> Tensor:

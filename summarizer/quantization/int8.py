@@ -1,6 +1,6 @@
 """Row-wise absmax int8, weight-only: one fp32 scale for each output row.
 
-Source: absmax quantisation, Dettmers et al. 2022 (arXiv:2208.07339), without the outlier columns, which
+Source: absmax quantization, Dettmers et al. 2022 (arXiv:2208.07339), without the outlier columns, which
 couple the rows of a batch: there, one trial's activations change another's result.
 """
 
@@ -19,10 +19,10 @@ from summarizer.quantization.protocol import DenseProducts, Parts, PartShapes, r
 LEVELS = 127
 """Steps on each side of zero; -128 is left out so that the grid is symmetric."""
 WEIGHTS_AT_ONCE = 1 << 20
-"""How many weights are dense at a time: bounds what quantising the largest matrix adds to a load's peak."""
+"""How many weights are dense at a time: bounds what quantizing the largest matrix adds to a load's peak."""
 
 
-def quantise(
+def quantize(
     weight: Float[Tensor, "d_out d_in"],
 ) -> tuple[Int8[Tensor, "d_out d_in"], Float32[Tensor, "d_out 1"]]:
     """The nearest point of each row's grid, and the grid's step. A row of zeros gets a step of 1."""
@@ -38,7 +38,7 @@ def quantise(
     return q, scale
 
 
-def dequantise(
+def dequantize(
     q: Int8[Tensor, "... d_in"], scale: Float32[Tensor, "... 1"], dtype: torch.dtype
 ) -> Float[Tensor, "... d_in"]:
     """Recover weights (or some rows of them) from row-wise absmax int8. scale: weight units per step."""
@@ -50,22 +50,22 @@ class _RowwiseInt8(DenseProducts):
     name = "int8"
     version = 1
 
-    def quantise(self, weight: Tensor) -> dict[str, Tensor]:
+    def quantize(self, weight: Tensor) -> dict[str, Tensor]:
         require_finite(weight)
-        q, scale = quantise(weight)
+        q, scale = quantize(weight)
         return {"q": q, "scale": scale}
 
     def stored_parts(self, shape: tuple[int, int], dtype: torch.dtype) -> PartShapes:
         return {"q": (shape, torch.int8), "scale": ((shape[0], 1), torch.float32)}
 
-    def dequantise(self, parts: Parts, shape: tuple[int, int], dtype: torch.dtype) -> Tensor:
-        return dequantise(parts["q"], parts["scale"], dtype)
+    def dequantize(self, parts: Parts, shape: tuple[int, int], dtype: torch.dtype) -> Tensor:
+        return dequantize(parts["q"], parts["scale"], dtype)
 
     def factors(
         self, parts: Parts, shape: tuple[int, int], dtype: torch.dtype
     ) -> tuple[Tensor, Tensor | None]:
         if dtype == torch.float16:  # whose largest number, 65,504, a sum of unscaled products can pass
-            return self.dequantise(parts, shape, dtype), None
+            return self.dequantize(parts, shape, dtype), None
         # bf16 holds every whole number up to 256, so that q loses nothing; and a plain conversion takes a
         # twentieth of the time of a product with the scale (measured on a CPU, 8192 x 320).
         return parts["q"].to(dtype), parts["scale"].squeeze(1)
@@ -96,7 +96,7 @@ class _RowwiseInt8(DenseProducts):
     def rows(
         self, parts: Parts, shape: tuple[int, int], ids: Int[Tensor, " ..."], dtype: torch.dtype
     ) -> Tensor:
-        return dequantise(parts["q"][ids], parts["scale"][ids], dtype)
+        return dequantize(parts["q"][ids], parts["scale"][ids], dtype)
 
 
 FORMAT = _RowwiseInt8()

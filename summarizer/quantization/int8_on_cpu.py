@@ -14,7 +14,7 @@ from summarizer.ops import many_rows
 from summarizer.ops.few_rows import LowRankPairs, are_few_in_place, is_in_place
 
 MANY_ROWS = 32
-"""From here on quantising the inputs costs little beside the product."""
+"""From here on quantizing the inputs costs little beside the product."""
 LARGEST_COLUMNS = 32
 """One in so many columns of the inputs is kept apart. KL to fp32 at summary tokens, SmolLM2-135M on four real rows:
 bf16 products 0.0016 nats, whole numbers with none apart 0.022, 1 in 64 0.0070, 1 in 32 0.0041, 1 in 16 0.0033, all

@@ -20,7 +20,7 @@ from summarizer.quantization.protocol import DenseProducts, Parts, PartShapes, r
 BLOCK = 64
 """Weights that share one absmax. Source: QLoRA, section 2."""
 WEIGHTS_AT_ONCE = 1 << 22
-"""A multiple of BLOCK. bitsandbytes' quantiser on the CPU needs several dense copies of what it is given."""
+"""A multiple of BLOCK. bitsandbytes' quantizer on the CPU needs several dense copies of what it is given."""
 
 
 class _NormalFloat4(DenseProducts):
@@ -28,7 +28,7 @@ class _NormalFloat4(DenseProducts):
     version = 1
     few_rows = 128  # a dense copy is as fast from 180 rows on (two cores with AVX-512, bf16 products)
 
-    def quantise(self, weight: Tensor) -> dict[str, Tensor]:
+    def quantize(self, weight: Tensor) -> dict[str, Tensor]:
         require_finite(weight)
         packed, absmax = [], []
         dense = weight.contiguous().reshape(-1)
@@ -47,7 +47,7 @@ class _NormalFloat4(DenseProducts):
             "code": ((16,), torch.float32),
         }
 
-    def dequantise(self, parts: Parts, shape: tuple[int, int], dtype: torch.dtype) -> Tensor:
+    def dequantize(self, parts: Parts, shape: tuple[int, int], dtype: torch.dtype) -> Tensor:
         # bitsandbytes 0.50.2 on the CPU gives wrong weights where rows are a multiple of 16 long but not of a
         # block, and leaves its kernel for torch.compile where they are odd. Blocks ignore rows: the bytes are
         # read as rows of one block each, or all as one row.

@@ -11,18 +11,18 @@ from summarizer.ops.few_rows import LowRankPairs
 from summarizer.quantization.protocol import DenseProducts, Parts, PartShapes, require_finite
 
 
-class _Unquantised(DenseProducts):
+class _Unquantized(DenseProducts):
     name = "none"
     version = 1
 
-    def quantise(self, weight: Tensor) -> dict[str, Tensor]:
+    def quantize(self, weight: Tensor) -> dict[str, Tensor]:
         require_finite(weight)
         return {"weight": weight.contiguous()}
 
     def stored_parts(self, shape: tuple[int, int], dtype: torch.dtype) -> PartShapes:
         return {"weight": (shape, dtype)}
 
-    def dequantise(self, parts: Parts, shape: tuple[int, int], dtype: torch.dtype) -> Tensor:
+    def dequantize(self, parts: Parts, shape: tuple[int, int], dtype: torch.dtype) -> Tensor:
         return parts["weight"].to(dtype)
 
     def few_rows_product(
@@ -44,4 +44,4 @@ class _Unquantised(DenseProducts):
         return parts["weight"][ids].to(dtype)
 
 
-FORMAT = _Unquantised()
+FORMAT = _Unquantized()

@@ -29,15 +29,15 @@ class WeightFormat(Protocol):
     few_rows: int
     """Up to so many rows, `few_rows_product` takes less time on a CPU than `product` or `many_rows_product`."""
 
-    def quantise(self, weight: Float[Tensor, "d_out d_in"]) -> dict[str, Tensor]:
+    def quantize(self, weight: Float[Tensor, "d_out d_in"]) -> dict[str, Tensor]:
         """Store a weight. Raises ValueError on a weight that is not finite."""
         ...
 
     def stored_parts(self, shape: tuple[int, int], dtype: torch.dtype) -> PartShapes:
-        """What `quantise` would return for a weight of that shape and type, without one."""
+        """What `quantize` would return for a weight of that shape and type, without one."""
         ...
 
-    def dequantise(
+    def dequantize(
         self, parts: Parts, shape: tuple[int, int], dtype: torch.dtype
     ) -> Float[Tensor, "d_out d_in"]:
         """Recover the whole weight."""
@@ -88,11 +88,11 @@ class WeightFormat(Protocol):
 
 
 class DenseProducts:
-    """Both products with the weight dequantised whole, in each pass anew: what most formats do."""
+    """Both products with the weight dequantized whole, in each pass anew: what most formats do."""
 
     few_rows = FEW_ROWS
 
-    def dequantise(
+    def dequantize(
         self, parts: Parts, shape: tuple[int, int], dtype: torch.dtype
     ) -> Float[Tensor, "d_out d_in"]:
         raise NotImplementedError
@@ -104,7 +104,7 @@ class DenseProducts:
 
         A factor on the product's output can cost less than one on every weight.
         """
-        return self.dequantise(parts, shape, dtype), None
+        return self.dequantize(parts, shape, dtype), None
 
     def product(self, x: Tensor, parts: Parts, shape: tuple[int, int]) -> Tensor:
         matrix, factor = self.factors(parts, shape, x.dtype)

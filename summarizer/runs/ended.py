@@ -23,7 +23,7 @@ class Ended:
     folder: str
     """The run folder."""
     value: float | None
-    """The best value of `trainer.best_metric`, what a sweeper optimises; None without an evaluation."""
+    """The best value of `trainer.best_metric`, what a sweeper optimizes; None without an evaluation."""
     error: Exception | None = None
     """What ended it before its time."""
     said: bool = False

@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 
 from summarizer.adapters.attach import AdaptedModel, attach, frozen_parameters
 from summarizer.config.paths import shown
-from summarizer.config.specs import RunSpec
+from summarizer.config.schema import RunConfig
 from summarizer.console.trial_display import trial_display, trial_labels
 from summarizer.data.prompt import Prompt, build_prompt
 from summarizer.data.sources import SplitName
@@ -186,7 +186,7 @@ def _finished(
     )
 
 
-def _read_splits(spec: RunSpec, prompt: Prompt) -> tuple[Split | StreamedSplit, HeldOut, HeldOut]:
+def _read_splits(spec: RunConfig, prompt: Prompt) -> tuple[Split | StreamedSplit, HeldOut, HeldOut]:
     """Rows to train on, to evaluate on during training, and to score at the end."""
     training: Split | StreamedSplit
     if spec.data.streaming:

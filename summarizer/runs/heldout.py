@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from summarizer.config.specs import RunSpec
+from summarizer.config.schema import RunConfig
 from summarizer.data.order import EncodedRow
 from summarizer.data.splits import Split
 from summarizer.evaluation.evaluate import Evaluator
@@ -58,7 +58,7 @@ class OnTheWay:
     samples: list[SampleSummary]
 
 
-def rows_on_the_way(spec: RunSpec, rows: HeldOut) -> tuple[int, int]:
+def rows_on_the_way(spec: RunConfig, rows: HeldOut) -> tuple[int, int]:
     """How many rows give the loss, and how many get summaries."""
     every = len(rows.rows)
     asked = every if spec.evaluation.loss_rows is None else spec.evaluation.loss_rows
@@ -66,7 +66,7 @@ def rows_on_the_way(spec: RunSpec, rows: HeldOut) -> tuple[int, int]:
 
 
 def evaluate_on_the_way(
-    evaluator: Evaluator, spec: RunSpec, rows: HeldOut, trials: Sequence[int] | None
+    evaluator: Evaluator, spec: RunConfig, rows: HeldOut, trials: Sequence[int] | None
 ) -> list[OnTheWay]:
     """Loss, and ROUGE of a few rows, of each of these trials; None: of the base alone."""
     losses = evaluator.losses(rows.first(spec.evaluation.loss_rows).rows, trials)
@@ -91,7 +91,7 @@ class Yardsticks:
     lead: Scores
 
 
-def yardsticks(evaluator: Evaluator, spec: RunSpec, rows: HeldOut) -> Yardsticks:
+def yardsticks(evaluator: Evaluator, spec: RunConfig, rows: HeldOut) -> Yardsticks:
     base = None
     if spec.evaluation.base:
         (losses,), (written,) = evaluator.row_losses(rows.rows, None), evaluator.summaries(rows.rows, None)
@@ -100,7 +100,7 @@ def yardsticks(evaluator: Evaluator, spec: RunSpec, rows: HeldOut) -> Yardsticks
 
 
 def final_scores(
-    evaluator: Evaluator, spec: RunSpec, rows: HeldOut, trials: Sequence[int], beside: Yardsticks
+    evaluator: Evaluator, spec: RunConfig, rows: HeldOut, trials: Sequence[int], beside: Yardsticks
 ) -> list[Comparison]:
     """Each of these trials' scores on the final rows, beside the yardsticks'."""
     losses, summaries = evaluator.row_losses(rows.rows, trials), evaluator.summaries(rows.rows, trials)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from summarizer.config.paths import own_python, shown
-from summarizer.config.specs import RunSpec
+from summarizer.config.schema import RunConfig
 from summarizer.tracking.names import redact
 
 OWN_TO_THE_RUN = ("hydra.", "resume=", "adapter.start_from=", "tracking.name=")
@@ -19,11 +19,11 @@ HIGH_RATE = 1e-3
 """From here on the other rate is a lower one."""
 
 
-def next_commands(spec: RunSpec, overrides: Sequence[str], folder: Path) -> list[tuple[str, str]]:
+def next_commands(spec: RunConfig, overrides: Sequence[str], folder: Path) -> list[tuple[str, str]]:
     """What each is for, and the command. overrides: those that the run was started with."""
-    summarise = f"{own_python()} -m summarizer.summarize {shlex.quote(shown(folder))} article.txt"
+    summarize = f"{own_python()} -m summarizer.summarize {shlex.quote(shown(folder))} article.txt"
     return [
-        ("Summarise an article of your own, a text file:", summarise),
+        ("Summarize an article of your own, a text file:", summarize),
         (
             "Ask which dimension and learning rate do better, in four runs that train together:",
             _sweep(spec, overrides),
@@ -31,7 +31,7 @@ def next_commands(spec: RunSpec, overrides: Sequence[str], folder: Path) -> list
     ]
 
 
-def _sweep(spec: RunSpec, overrides: Sequence[str]) -> str:
+def _sweep(spec: RunConfig, overrides: Sequence[str]) -> str:
     swept: dict[str, str] = {}
     dim, lr = spec.adapter.arguments.get("dim"), spec.optimizer.arguments.get("lr")
     if isinstance(dim, int):

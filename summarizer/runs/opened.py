@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from summarizer.adapters.attach import AdaptedModel, attach, roles
 from summarizer.adapters.foreign import adapter_of_folder
 from summarizer.adapters.peft_format import load_adapter
-from summarizer.config.specs import GenerationSpec, RunSpec
+from summarizer.config.schema import GenerationConfig, RunConfig
 from summarizer.data.prompt import Prompt, build_prompt
 from summarizer.errors import ConfigError
 from summarizer.generation.decode import Decoder
@@ -42,7 +42,7 @@ class Opened:
     """Articles are read by products of 8 bits, on a CPU about twice as fast, and a little less exactly."""
 
     @property
-    def spec(self) -> RunSpec:
+    def spec(self) -> RunConfig:
         """The first run's; in what its base and prompt are, the others' are alike."""
         return self.runs[0].spec
 
@@ -50,7 +50,7 @@ class Opened:
     def decoding(
         self,
         trials: Sequence[int] | None,
-        generation: GenerationSpec,
+        generation: GenerationConfig,
         *,
         at_once: int,
         on_step: Callable[[int], None] | None = None,

@@ -21,5 +21,5 @@ def opening_issues(runs: Sequence[TrainedRun], *, device: str, precision: str) -
     if precision == "int8" and (on_card or runs[0].spec.quantization.format != "int8"):
         yield Issue(
             "--precision",
-            "int8 is for bases that are quantised to int8, on a CPU; leave it out for the best there is",
+            "int8 is for bases that are quantized to int8, on a CPU; leave it out for the best there is",
         )

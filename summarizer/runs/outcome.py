@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from summarizer.config.specs import RunSpec
+from summarizer.config.schema import RunConfig
 from summarizer.evaluation.scores import Comparison
 from summarizer.runs.ended import Ended
 from summarizer.runs.job import Job
@@ -26,7 +26,7 @@ from summarizer.tracking.summary import (
     TrainLoss,
     write_summary,
 )
-from summarizer.tracking.utilization import utilisation
+from summarizer.tracking.utilization import utilization
 from summarizer.training.trial import Trial
 
 log = logging.getLogger(__name__)
@@ -37,7 +37,7 @@ class Outcome:
     """Filled in as a run goes on; `close` writes what is known by then."""
 
     job: Job
-    spec: RunSpec
+    spec: RunConfig
     writes: bool
     """Only the main process writes the summary."""
     device: torch.device
@@ -94,7 +94,7 @@ class Outcome:
             "tokens": reached.tokens,
             "wall_s": reached.wall_s,
             "tokens_per_s": reached.tokens / reached.train_s if reached.train_s else None,
-            "mfu": utilisation(reached.flops, reached.train_s, self.flops_per_s)
+            "mfu": utilization(reached.flops, reached.train_s, self.flops_per_s)
             if reached.train_s and self.flops_per_s
             else None,
             "trainable_parameters": trial.trainable_parameters,

@@ -11,7 +11,7 @@ from transformers import PretrainedConfig
 
 from summarizer import compat
 from summarizer.adapters.protocol import Adapter
-from summarizer.config.specs import RunSpec
+from summarizer.config.schema import RunConfig
 from summarizer.console.progress import working
 from summarizer.runs.sizing import SHARE, Sizing, dry_run_of, rows_at_once
 from summarizer.training.dry_run import SUMMARY_TOKENS, Microbatch
@@ -45,7 +45,7 @@ class Need:
 
 
 def plan_places(
-    specs: Sequence[RunSpec],
+    specs: Sequence[RunConfig],
     sizing: Sizing,
     config: PretrainedConfig,
     dtype: torch.dtype,
@@ -90,7 +90,7 @@ def plan_places(
     return replace(sizing, microbatches=replace(sizing.microbatches, tokens=tokens))
 
 
-def evaluation_rows(spec: RunSpec, config: PretrainedConfig, trials: int, free_bytes: int) -> int:
+def evaluation_rows(spec: RunConfig, config: PretrainedConfig, trials: int, free_bytes: int) -> int:
     """Held-out rows of each trial that generate at once: evaluation.batch_size, or what keys and values leave.
 
     free_bytes: of the device; half of it is left to all else.
@@ -104,7 +104,7 @@ def evaluation_rows(spec: RunSpec, config: PretrainedConfig, trials: int, free_b
     return max(min(spec.evaluation.batch_size, free_bytes // (2 * row_bytes)), 1)
 
 
-def widest(specs: Sequence[RunSpec]) -> RunSpec:
+def widest(specs: Sequence[RunConfig]) -> RunConfig:
     """The run whose adapters are the largest: the group's stacks are as wide as its."""
     return max(specs, key=lambda spec: _width(spec.adapter.build()))
 
@@ -115,7 +115,7 @@ def _width(adapter: Adapter) -> int:
 
 
 def _need(
-    specs: Sequence[RunSpec], sizing: Sizing, config: PretrainedConfig, dtype: torch.dtype, tokens: int
+    specs: Sequence[RunConfig], sizing: Sizing, config: PretrainedConfig, dtype: torch.dtype, tokens: int
 ) -> Need:
     """As a step over one row of `tokens` takes it, and longer rows in proportion; of every trial what most take."""
     spec = widest(specs)

@@ -7,14 +7,14 @@ from pathlib import Path
 
 from omegaconf import MISSING, DictConfig
 
-from summarizer.config import specs
+from summarizer.config import schema
 from summarizer.config.check import check
 from summarizer.config.rules import Rule, splits_are_named
 from summarizer.config.targets import Target
 from summarizer.errors import ConfigError, Issue
 
 
-def preflight(config: DictConfig, *, imported: bool = False) -> specs.RunSpec:
+def preflight(config: DictConfig, *, imported: bool = False) -> schema.RunConfig:
     """The typed run that a composed config describes. Raises ConfigError with a line for each mistake.
 
     imported: hear also what the classes that it names say themselves, as `check` has it.
@@ -32,7 +32,7 @@ def preflight(config: DictConfig, *, imported: bool = False) -> specs.RunSpec:
     return check(config, input_rules, imported=imported)
 
 
-def _splits_are_there(data: specs.DataSpec, evaluation: specs.EvaluationSpec) -> Iterator[Issue]:
+def _splits_are_there(data: schema.DataConfig, evaluation: schema.EvaluationConfig) -> Iterator[Issue]:
     from summarizer.data.files import check_data_files
 
     issues = check_data_files(data)
@@ -60,7 +60,7 @@ def _start_is_there(adapter: Target) -> Iterator[Issue]:
         yield Issue("adapter.start_from", f"{folder} has no {WEIGHTS_FILE}")
 
 
-def _device_is_there(trainer: specs.TrainerSpec) -> Iterator[Issue]:
+def _device_is_there(trainer: schema.TrainerConfig) -> Iterator[Issue]:
     if trainer.device == "cuda":
         import torch
 

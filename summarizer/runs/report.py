@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from summarizer.config.paths import shown
-from summarizer.config.specs import RunSpec
+from summarizer.config.schema import RunConfig
 from summarizer.console.amounts import duration
 from summarizer.console.progress import console
 from summarizer.evaluation.changes import LOSS, Change, changes
@@ -49,7 +49,7 @@ FILES = {
 class Finished:
     """A run by itself, trained to its end and scored."""
 
-    spec: RunSpec
+    spec: RunConfig
     folder: Path
     overrides: Sequence[str]
     known: Mapping[str, Any]

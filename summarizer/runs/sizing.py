@@ -12,7 +12,7 @@ import torch
 from transformers import PretrainedConfig, PreTrainedModel
 
 from summarizer import compat
-from summarizer.config.specs import RunSpec
+from summarizer.config.schema import RunConfig
 from summarizer.console.progress import working
 from summarizer.errors import ConfigError
 from summarizer.models.blocks import blocks, compile_blocks, recompute_blocks
@@ -57,12 +57,12 @@ class Sizing:
             log.warning("trainer.compile: this model's code knows no blocks, so nothing is compiled")
 
 
-def compiles(spec: RunSpec, device: torch.device) -> bool:
+def compiles(spec: RunConfig, device: torch.device) -> bool:
     wanted = spec.trainer.compile
     return device.type == "cuda" if wanted == "auto" else bool(wanted)
 
 
-def size_run(spec: RunSpec, config: PretrainedConfig, dtype: torch.dtype, device: torch.device) -> Sizing:
+def size_run(spec: RunConfig, config: PretrainedConfig, dtype: torch.dtype, device: torch.device) -> Sizing:
     """As the trainer's config says; what it leaves to the plan is planned for rows of prompt.max_tokens.
 
     Call before the base is on the device. Raises ConfigError where not even one example fits.
@@ -102,13 +102,13 @@ def size_run(spec: RunSpec, config: PretrainedConfig, dtype: torch.dtype, device
     return Sizing(recomputed, microbatches)
 
 
-def rows_at_once(spec: RunSpec) -> int:
+def rows_at_once(spec: RunConfig) -> int:
     """The most examples of a trial in one forward pass, before a limit of tokens."""
     return min(spec.trainer.microbatch_size or spec.trainer.batch_size, spec.trainer.batch_size)
 
 
 def dry_run_of(
-    specs: Sequence[RunSpec], config: PretrainedConfig, dtype: torch.dtype, sizing: Sizing
+    specs: Sequence[RunConfig], config: PretrainedConfig, dtype: torch.dtype, sizing: Sizing
 ) -> DryRun:
     """Of runs that train as one group."""
     return dry_run(
@@ -120,14 +120,14 @@ def dry_run_of(
     )
 
 
-def planned_bytes(run: DryRun, spec: RunSpec, rows: int) -> int:
+def planned_bytes(run: DryRun, spec: RunConfig, rows: int) -> int:
     """At most held in a step over so many full rows."""
     state_bytes = group_state_bytes(run, [spec.optimizer.build])
     return run.cost(Microbatch(rows, spec.prompt.max_tokens)).peak_bytes + state_bytes
 
 
 def _blocks_to_recompute(
-    spec: RunSpec, config: PretrainedConfig, dtype: torch.dtype, rows: int, memory_bytes: int
+    spec: RunConfig, config: PretrainedConfig, dtype: torch.dtype, rows: int, memory_bytes: int
 ) -> int | None:
     """As few as let `rows` rows fit; None, for all, where that is not enough either."""
 

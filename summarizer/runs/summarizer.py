@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from summarizer.config.specs import GenerationSpec
+from summarizer.config.schema import GenerationConfig
 from summarizer.data.prompt import Prompt
 
 
@@ -20,7 +20,7 @@ class Decoding(Protocol):
 
 
 class Model(Protocol):
-    """What summarises: opened runs (`trained.opened`), or a run as another engine's model."""
+    """What summarizes: opened runs (`trained.opened`), or a run as another engine's model."""
 
     @property
     def prompt(self) -> Prompt: ...
@@ -28,7 +28,7 @@ class Model(Protocol):
     def decoding(
         self,
         trials: Sequence[int] | None,
-        generation: GenerationSpec,
+        generation: GenerationConfig,
         *,
         at_once: int,
         on_step: Callable[[int], None] | None,
@@ -47,10 +47,10 @@ class Prepared:
     """Of the article, at its end: what did not fit into prompt.max_tokens beside the summary, as in training."""
 
 
-class Summariser:
+class Summarizer:
     """Writes summaries as `generation` says: of every opened adapter, or of the base alone."""
 
-    def __init__(self, opened: Model, generation: GenerationSpec, *, articles_at_once: int) -> None:
+    def __init__(self, opened: Model, generation: GenerationConfig, *, articles_at_once: int) -> None:
         self.opened = opened
         self.generation = generation
         self.articles_at_once = articles_at_once

@@ -12,12 +12,12 @@ from omegaconf import OmegaConf
 
 from summarizer.config.check import check
 from summarizer.config.paths import shown
-from summarizer.config.specs import RunSpec
+from summarizer.config.schema import RunConfig
 from summarizer.errors import ConfigError, Issue
 from summarizer.runs.job import job_of_folder
 
 if TYPE_CHECKING:
-    from summarizer.config.specs import ModelSpec
+    from summarizer.config.schema import ModelConfig
 
 ADAPTER = "adapter"
 KEY = "RUN"
@@ -30,7 +30,7 @@ class TrainedRun:
     """What a run was trained as, and where its adapter lies."""
 
     folder: Path
-    spec: RunSpec
+    spec: RunConfig
     overrides: tuple[str, ...]
     adapter_folder: Path
 
@@ -68,7 +68,7 @@ def read_run(folder: Path, *, model: str | None = None, adapter: Path | None = N
     if model is not None:
         OmegaConf.update(config, "model.name_or_path", model)
 
-    def base_is_there(spec: ModelSpec) -> Iterator[Issue]:
+    def base_is_there(spec: ModelConfig) -> Iterator[Issue]:
         for issue in check_model_path(spec.name_or_path):
             yield Issue(issue.key, f"{issue.message}; --model says where the base lies now")
 

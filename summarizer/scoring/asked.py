@@ -11,7 +11,7 @@ from typing import cast, get_args
 
 from summarizer.config.nearest import suggestion
 from summarizer.config.paths import nearest_existing
-from summarizer.config.specs import GenerationSpec
+from summarizer.config.schema import GenerationConfig
 from summarizer.data.sources import SplitName
 from summarizer.errors import ConfigError, Issue, sound
 from summarizer.evaluation import mlperf
@@ -62,7 +62,7 @@ class Asked:
     """What the scores call the rows' split."""
     protocol: Protocol
     choice: RowChoice
-    generation: GenerationSpec
+    generation: GenerationConfig
     articles_at_once: int
     bertscore: tuple[Path, int] | None
 
@@ -191,7 +191,7 @@ def _choice(request: Request) -> RowChoice:
     return replace(choice, rows=rows, max_bad_rows=bad)
 
 
-def _generation(request: Request, runs: Sequence[TrainedRun]) -> GenerationSpec:
+def _generation(request: Request, runs: Sequence[TrainedRun]) -> GenerationConfig:
     if request.protocol == "mlperf":
         backend = request.generation.get("backend", runs[0].spec.generation.backend)
         return mlperf.generation(runs[0].spec.generation).model_copy(update={"backend": backend})

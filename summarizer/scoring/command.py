@@ -30,7 +30,7 @@ from summarizer.summaries.settings import made_with
 from summarizer.tracking.environment import git_state
 
 if TYPE_CHECKING:
-    from summarizer.runs.summarizer import Prepared, Summariser
+    from summarizer.runs.summarizer import Prepared, Summarizer
     from summarizer.scoring.systems import EncoderScores, System
 
 BASE = "base alone"
@@ -83,7 +83,7 @@ def _systems(
     from summarizer.scoring.systems import System, baselines
 
     @cache
-    def opened(backend: str) -> Summariser:
+    def opened(backend: str) -> Summarizer:
         return _opened(ask, backend)
 
     fill(
@@ -110,18 +110,18 @@ def _systems(
     return systems + baselines(rows, ask.runs[0].spec.evaluation.bootstrap_seed)
 
 
-def _opened(ask: Asked, backend: str) -> Summariser:
+def _opened(ask: Asked, backend: str) -> Summarizer:
     from summarizer.converting.backend import open_model
-    from summarizer.runs.summarizer import Summariser
+    from summarizer.runs.summarizer import Summarizer
 
     opened = open_model(ask.runs, backend, device=ask.request.device, precision=ask.request.precision)
-    return Summariser(opened, ask.generation, articles_at_once=ask.articles_at_once)
+    return Summarizer(opened, ask.generation, articles_at_once=ask.articles_at_once)
 
 
-def _prepared_for_mlperf(summariser: Summariser, article: str) -> Prepared:
+def _prepared_for_mlperf(summarizer: Summarizer, article: str) -> Prepared:
     from summarizer.runs.summarizer import Prepared
 
-    tokenizer = summariser.opened.prompt.text
+    tokenizer = summarizer.opened.prompt.text
     whole: list[int] = tokenizer.encode(mlperf.prompt(article), add_special_tokens=False).ids
     ids = mlperf.prompt_ids(whole)
     return Prepared(tuple(ids), len(whole), len(whole) - len(ids))

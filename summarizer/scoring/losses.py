@@ -15,7 +15,7 @@ from summarizer.summaries.settings import FLAGS
 from summarizer.tracking.summary import Measured, Part, broken
 
 if TYPE_CHECKING:
-    from summarizer.runs.summarizer import Summariser
+    from summarizer.runs.summarizer import Summarizer
 
 
 class KeptLoss(Part):
@@ -30,7 +30,7 @@ def losses(
     writers: Sequence[Writer],
     rows: Callable[[], Sequence[EncodedRow]],
     texts_sha256: str,
-    opened: Callable[[], Summariser],
+    opened: Callable[[], Summarizer],
 ) -> dict[str, float | None]:
     """Each writer's mean loss by its name; the model is opened only where one was not measured before.
 
@@ -62,17 +62,17 @@ def loss_path(predictions: Path) -> Path:
     return predictions.with_suffix(".loss.json")
 
 
-def _measure(summariser: Summariser, rows: Sequence[EncodedRow], trials: Sequence[int] | None) -> list[float]:
+def _measure(summarizer: Summarizer, rows: Sequence[EncodedRow], trials: Sequence[int] | None) -> list[float]:
     from summarizer.evaluation.evaluate import Evaluator
     from summarizer.runs.opened import Opened
 
-    opened = summariser.opened
+    opened = summarizer.opened
     assert isinstance(opened, Opened), "torch measures losses, whatever writes the summaries"
     evaluator = Evaluator(
         adapted=opened.adapted,
         prompt=opened.prompt,
-        generation=summariser.generation,
-        rows_at_once=summariser.articles_at_once,
+        generation=summarizer.generation,
+        rows_at_once=summarizer.articles_at_once,
         processes=opened.processes,
         between_batches=lambda: None,
     )

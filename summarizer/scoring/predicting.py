@@ -17,14 +17,14 @@ from summarizer.summaries.items import Item
 from summarizer.summaries.output import Summary, SummaryFile, continued
 
 if TYPE_CHECKING:
-    from summarizer.runs.summarizer import Prepared, Summariser
+    from summarizer.runs.summarizer import Prepared, Summarizer
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Writer:
-    """A language model that summarises: a run's adapter over the base, or the base alone."""
+    """A language model that summarizes: a run's adapter over the base, or the base alone."""
 
     name: str
     trial: int | None
@@ -53,8 +53,8 @@ def opened_files(writers: Sequence[Writer], items: Sequence[Item]) -> Iterator[d
 def fill(
     writers: Sequence[Writer],
     files: Mapping[str, SummaryFile],
-    opened: Callable[[], Summariser],
-    prepare: Callable[[Summariser, str], Prepared] | None,
+    opened: Callable[[], Summarizer],
+    prepare: Callable[[Summarizer, str], Prepared] | None,
 ) -> None:
     """Write what the files do not hold yet; the model is opened only where there is something.
 
@@ -65,7 +65,7 @@ def fill(
 
     for trials, left in _left(writers, files):
         of_trials = [writer for writer in writers if writer.trial in trials]
-        summariser = opened()
+        summarizer = opened()
         label = "summaries of the base" if trials == (None,) else "summaries"
         held = min(files[writer.name].held for writer in of_trials)
         if held:
@@ -73,7 +73,7 @@ def fill(
         with bar(label, len(left) + held, done=held) as progress:
             adapters = [trial for trial in trials if trial is not None] or None
             for index, prepared, texts in texts_as_done(
-                summariser, left, adapters, Rate(progress), prepare or prepared_by_run
+                summarizer, left, adapters, Rate(progress), prepare or prepared_by_run
             ):
                 for writer, text in zip(of_trials, texts, strict=True):
                     files[writer.name].append(

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from omegaconf import OmegaConf
 
 from summarizer.config.paths import conf_folder
-from summarizer.config.specs import Columns, DataSpec, RowLimits
+from summarizer.config.schema import Columns, DataConfig, RowLimits
 from summarizer.console.progress import bar
 from summarizer.data.order import EncodedRow
 from summarizer.data.prompt import Prompt
@@ -71,7 +71,7 @@ class ScoredRows:
         return hashlib.sha256(texts.encode()).hexdigest()
 
 
-def own_rows(spec: DataSpec, split: SplitName, label: str, choice: RowChoice, prompt: Prompt) -> ScoredRows:
+def own_rows(spec: DataConfig, split: SplitName, label: str, choice: RowChoice, prompt: Prompt) -> ScoredRows:
     """Rows of a run's own data, or of the files chosen: those that the run itself would be scored on.
 
     label: what a message and the scores call the split.
@@ -102,7 +102,7 @@ def own_rows(spec: DataSpec, split: SplitName, label: str, choice: RowChoice, pr
 def mlperf_rows(choice: RowChoice) -> ScoredRows:
     """The rows of MLPerf's task, from the hub, or from files that are said to hold them."""
     task = OmegaConf.to_container(OmegaConf.load(conf_folder() / "data" / "cnn_dailymail.yaml"))
-    spec = data_of(DataSpec.model_validate(task), "validation", choice)
+    spec = data_of(DataConfig.model_validate(task), "validation", choice)
     limit = choice.rows if isinstance(choice.rows, int) else None
     rows: list[Row] = []
     bad: list[BadRow] = []
@@ -149,7 +149,7 @@ def mlperf_rows(choice: RowChoice) -> ScoredRows:
     )
 
 
-def data_of(spec: DataSpec, split: SplitName, choice: RowChoice) -> DataSpec:
+def data_of(spec: DataConfig, split: SplitName, choice: RowChoice) -> DataConfig:
     """A run's data config with what the command line says of the rows in its place."""
     changed: dict[str, object] = {}
     limits = spec.rows
@@ -169,7 +169,7 @@ def data_of(spec: DataSpec, split: SplitName, choice: RowChoice) -> DataSpec:
     return _numbered_without_ids(found, split) if choice.files and choice.id is None else found
 
 
-def described(spec: DataSpec, split: SplitName) -> str:
+def described(spec: DataConfig, split: SplitName) -> str:
     """Where the rows come from, as a person names it."""
     if spec.source == "hub":
         return " ".join(part for part in (spec.path, spec.config, spec.revision) if part)
@@ -177,7 +177,7 @@ def described(spec: DataSpec, split: SplitName) -> str:
     return named if isinstance(named, str) else ", ".join(named)
 
 
-def _numbered_without_ids(spec: DataSpec, split: SplitName) -> DataSpec:
+def _numbered_without_ids(spec: DataConfig, split: SplitName) -> DataConfig:
     """The same, its rows numbered where the files lack the column that the run's own ids are in."""
     try:
         next(iter(open_source(spec, split).read()), None)
@@ -187,7 +187,7 @@ def _numbered_without_ids(spec: DataSpec, split: SplitName) -> DataSpec:
     return spec  # anything else that is wrong is said where the rows are read in earnest
 
 
-def _limit_notes(spec: DataSpec, split: SplitName, choice: RowChoice, count: int) -> tuple[str, ...]:
+def _limit_notes(spec: DataConfig, split: SplitName, choice: RowChoice, count: int) -> tuple[str, ...]:
     limit: int | None = getattr(spec.rows, split)
     if limit is None:
         return ()

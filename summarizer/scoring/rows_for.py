@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from summarizer.config.specs import RunSpec
+from summarizer.config.schema import RunConfig
 from summarizer.errors import ConfigError, Issue
 from summarizer.evaluation import mlperf
 from summarizer.scoring.asked import Asked
@@ -75,7 +75,7 @@ def _require_same_rows(ask: Asked) -> None:
         raise ConfigError(issues)
 
 
-def _mlperf_notes(spec: RunSpec) -> tuple[str, ...]:
+def _mlperf_notes(spec: RunConfig) -> tuple[str, ...]:
     notes = [
         "the adapter was trained with the run's own prompt; the protocol reads articles with another one"
     ]

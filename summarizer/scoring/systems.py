@@ -72,7 +72,7 @@ EncoderScores = Callable[[Sequence[str], Sequence[str]], dict[str, NDArray[np.fl
 
 
 def baselines(rows: ScoredRows, seed: int) -> list[System]:
-    """What a summariser has to beat. seed: of Random-3."""
+    """What a summarizer has to beat. seed: of Random-3."""
     drawn = [
         random_sentences(article, seed, row_id)
         for article, row_id in zip(rows.articles, rows.ids, strict=True)

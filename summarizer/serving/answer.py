@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from summarizer.evaluation.rouge import score_pairs
-from summarizer.runs.summarizer import Prepared, Summariser
+from summarizer.runs.summarizer import Prepared, Summarizer
 from summarizer.serving.copied import copied
 from summarizer.serving.request import SummaryRequest
 from summarizer.serving.variants import Variant
@@ -22,7 +22,7 @@ class Unwanted(Exception):  # noqa: N818 - no error: what became of a request
     """Nobody waits for the answer any more."""
 
 
-def answer(summariser: Summariser, request: SummaryRequest, wanted: Callable[[], bool]) -> Iterator[Event]:
+def answer(summarizer: Summarizer, request: SummaryRequest, wanted: Callable[[], bool]) -> Iterator[Event]:
     """The events of a request: all adapters write side by side over the base, then the base alone does.
 
     wanted: asked between tokens. Raises Unwanted once it says no, leaving the model as it was.
@@ -32,7 +32,7 @@ def answer(summariser: Summariser, request: SummaryRequest, wanted: Callable[[],
         if not wanted():
             raise Unwanted
 
-    article = summariser.prepare(request.article)
+    article = summarizer.prepare(request.article)
     yield {
         "event": "article",
         "article_tokens": article.article_tokens,
@@ -41,7 +41,7 @@ def answer(summariser: Summariser, request: SummaryRequest, wanted: Callable[[],
     adapters = [variant for variant in request.variants if variant.trial is not None]
     alone = [variant for variant in request.variants if variant.trial is None]
     for together in filter(None, (adapters, alone)):
-        yield from _side_by_side(summariser, article, together, request, require_wanted)
+        yield from _side_by_side(summarizer, article, together, request, require_wanted)
     yield {"event": "done"}
 
 
@@ -55,7 +55,7 @@ class _Writing:
 
 
 def _side_by_side(
-    summariser: Summariser,
+    summarizer: Summarizer,
     article: Prepared,
     variants: Sequence[Variant],
     request: SummaryRequest,
@@ -67,7 +67,7 @@ def _side_by_side(
         yield {"event": "started", "run": variant.id}
     start_s = time.perf_counter()
     written = [_Writing() for _ in variants]
-    with closing(_pieces(summariser, article, variants, require_wanted)) as pieces:
+    with closing(_pieces(summarizer, article, variants, require_wanted)) as pieces:
         for place, piece in pieces:
             require_wanted()
             own = written[place]
@@ -81,14 +81,14 @@ def _side_by_side(
             "event": "summary",
             "run": variant.id,
             "summary": own.summary,
-            **_speed(summariser, own, own.last_s or total_s),
+            **_speed(summarizer, own, own.last_s or total_s),
             "rouge": None if request.reference is None else _rouge(own.summary, request.reference),
             "copied": asdict(copied(request.article, own.summary)),
         }
 
 
 def _pieces(
-    summariser: Summariser,
+    summarizer: Summarizer,
     article: Prepared,
     variants: Sequence[Variant],
     require_wanted: Callable[[], None],
@@ -96,16 +96,16 @@ def _pieces(
     """Pieces of text, each with the place of its variant."""
     named = [variant.trial for variant in variants if variant.trial is not None]
     trials = named or None
-    if summariser.generation.num_beams == 1:
-        yield from summariser.streams(article, trials=trials)
+    if summarizer.generation.num_beams == 1:
+        yield from summarizer.streams(article, trials=trials)
         return
     # The best beam is known only at the end; until then each step is where the work can be left.
-    for _, texts in summariser.summaries([article], trials=trials, on_step=lambda _: require_wanted()):
+    for _, texts in summarizer.summaries([article], trials=trials, on_step=lambda _: require_wanted()):
         yield from enumerate(texts)
 
 
-def _speed(summariser: Summariser, written: _Writing, total_s: float) -> Event:
-    tokens = len(summariser.opened.prompt.encode_target(written.summary)) - 1 if written.summary else 0
+def _speed(summarizer: Summarizer, written: _Writing, total_s: float) -> Event:
+    tokens = len(summarizer.opened.prompt.encode_target(written.summary)) - 1 if written.summary else 0
     return {
         "summary_tokens": tokens,  # of the text as the tokenizer writes it, without the end token
         "first_text_s": written.first_s,  # None: it is empty

@@ -9,7 +9,7 @@ from itertools import islice
 from typing import Any
 
 from summarizer.config.nearest import suggestion
-from summarizer.config.specs import GenerationSpec
+from summarizer.config.schema import GenerationConfig
 from summarizer.data.prompt import Prompt
 from summarizer.errors import ConfigError, Issue
 from summarizer.serving.variants import Variant
@@ -51,10 +51,10 @@ class SummaryRequest:
     reference: str | None
     variants: tuple[Variant, ...]
     """At least one, none twice."""
-    generation: GenerationSpec
+    generation: GenerationConfig
 
 
-def settings_of(generation: GenerationSpec, prompt: Prompt) -> dict[str, Setting]:
+def settings_of(generation: GenerationConfig, prompt: Prompt) -> dict[str, Setting]:
     """What a request may set and how far, by the key of `generation`.
 
     A run's own setting is always within; no setting leaves the article without room in the prompt.
@@ -77,7 +77,7 @@ def read_request(
     body: bytes,
     variants: Mapping[str, Variant],
     settings: Mapping[str, Setting],
-    generation: GenerationSpec,
+    generation: GenerationConfig,
 ) -> SummaryRequest:
     """A request from its JSON. `generation` holds what it leaves as it is.
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath
 
 from summarizer.config.paths import EMBEDDED_SCHEME, resolve_path
-from summarizer.config.specs import ModelSpec
+from summarizer.config.schema import ModelConfig
 from summarizer.runs.trained_run import TrainedRun
 
 BASE_ID = "base"
@@ -66,7 +66,7 @@ def telling_overrides(overrides: Sequence[Sequence[str]]) -> list[str]:
     ]
 
 
-def base_name(model: ModelSpec) -> str:
+def base_name(model: ModelConfig) -> str:
     """The base as a page may name it: a folder by its last part, anything else in full."""
     name = model.name_or_path
     if name.startswith(EMBEDDED_SCHEME) or not resolve_path(name, "").is_dir():

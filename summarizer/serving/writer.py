@@ -9,8 +9,8 @@ import time
 from collections import deque
 from collections.abc import Callable
 
-from summarizer.config.specs import GenerationSpec
-from summarizer.runs.summarizer import Summariser
+from summarizer.config.schema import GenerationConfig
+from summarizer.runs.summarizer import Summarizer
 from summarizer.serving.answer import Event, Unwanted, answer
 from summarizer.serving.request import SummaryRequest
 
@@ -44,8 +44,8 @@ class Ticket:
 class Writer:
     """Answers requests one after the other; at most `places` wait while one is being answered."""
 
-    def __init__(self, summariser_of: Callable[[GenerationSpec], Summariser], places: int) -> None:
-        self._summariser_of, self._places = summariser_of, places
+    def __init__(self, summarizer_of: Callable[[GenerationConfig], Summarizer], places: int) -> None:
+        self._summarizer_of, self._places = summarizer_of, places
         self._line: deque[Ticket] = deque()
         self._now: Ticket | None = None
         self._changed = threading.Condition()
@@ -129,8 +129,8 @@ class Writer:
         start_s = time.perf_counter()
         tokens = 0
         try:
-            summariser = self._summariser_of(ticket.request.generation)
-            for event in answer(summariser, ticket.request, lambda: not ticket.dropped.is_set()):
+            summarizer = self._summarizer_of(ticket.request.generation)
+            for event in answer(summarizer, ticket.request, lambda: not ticket.dropped.is_set()):
                 tokens += event.get("summary_tokens", 0)
                 ticket.send(event)
         except Unwanted:

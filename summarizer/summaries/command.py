@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from summarizer.config.paths import shown
-from summarizer.config.specs import GenerationSpec
+from summarizer.config.schema import GenerationConfig
 from summarizer.console.progress import bar
 from summarizer.errors import ConfigError, Issue, RunsFailed, sound
 from summarizer.runs.logs import log_to_terminal
@@ -23,7 +23,7 @@ from summarizer.summaries.output import SummaryFile, continued, lock_path, outpu
 from summarizer.summaries.settings import chosen_generation, made_with, require_room, whole_number
 
 if TYPE_CHECKING:
-    from summarizer.runs.summarizer import Summariser
+    from summarizer.runs.summarizer import Summarizer
 
 log = logging.getLogger(__name__)
 
@@ -47,8 +47,8 @@ class Request:
     precision: str
 
 
-def summarise(request: Request) -> None:
-    """Summarise all that can be, then raise RunsFailed where something could not.
+def summarize(request: Request) -> None:
+    """Summarize all that can be, then raise RunsFailed where something could not.
 
     Raises ConfigError before the model is loaded for what is wrong with the run, the flags or the output.
     """
@@ -56,7 +56,7 @@ def summarise(request: Request) -> None:
     run, generation, at_once = _checked(request)
     items, bad = _sorted_out(request, run)
 
-    def opened() -> Summariser:
+    def opened() -> Summarizer:
         return _opened(request, run, generation, at_once)
 
     with ended_by_sigterm():
@@ -70,11 +70,11 @@ def summarise(request: Request) -> None:
                 _fill(file, items, opened, None if request.base else [0], run.spec.prompt.max_tokens)
     if bad:
         raise RunsFailed(
-            f"{bad} of {len(items) + bad} items could not be summarised, as said above.", MISTAKE
+            f"{bad} of {len(items) + bad} items could not be summarized, as said above.", MISTAKE
         )
 
 
-def _checked(request: Request) -> tuple[TrainedRun, GenerationSpec, int]:
+def _checked(request: Request) -> tuple[TrainedRun, GenerationConfig, int]:
     """The run, how it writes, and how many articles at once. Raises ConfigError with every mistaken flag."""
     issues: list[Issue] = []
     run = sound(lambda: read_run(request.run, model=request.model, adapter=request.adapter), issues)
@@ -85,7 +85,7 @@ def _checked(request: Request) -> tuple[TrainedRun, GenerationSpec, int]:
     if request.output is not None:
         issues += output_issues(request.output, request.files)
     if not request.files and sys.stdin.isatty():
-        issues.append(Issue("FILE", "name a file or folder to summarise, or pipe an article in"))
+        issues.append(Issue("FILE", "name a file or folder to summarize, or pipe an article in"))
     if run and generation:
         from summarizer.converting.backend import opening_issues
 
@@ -98,7 +98,7 @@ def _checked(request: Request) -> tuple[TrainedRun, GenerationSpec, int]:
 
 
 def _sorted_out(request: Request, run: TrainedRun) -> tuple[list[Item], int]:
-    """The items that can be summarised, and how many cannot: each of those is named on standard error."""
+    """The items that can be summarized, and how many cannot: each of those is named on standard error."""
     columns = run.spec.data.columns
     output = request.output
     written = () if output is None else (output, settings_path(output), lock_path(output))
@@ -128,7 +128,7 @@ def _sorted_out(request: Request, run: TrainedRun) -> tuple[list[Item], int]:
 def _fill(
     file: SummaryFile,
     items: Sequence[Item],
-    opened: Callable[[], Summariser],
+    opened: Callable[[], Summarizer],
     trials: Sequence[int] | None,
     max_tokens: int,
 ) -> None:
@@ -142,10 +142,10 @@ def _fill(
         log.info("%s: going on after %d of %d summaries", shown(file.path), before, len(items))
     try:
         if file.left:
-            summariser = opened()
+            summarizer = opened()
             start_s = time.monotonic()
             with bar("summaries", len(items), done=before) as shown_bar:
-                for _, summary in summaries_as_done(summariser, file.left, trials, Rate(shown_bar)):
+                for _, summary in summaries_as_done(summarizer, file.left, trials, Rate(shown_bar)):
                     file.append(summary)
         file.put_in_order()
     except KeyboardInterrupt:
@@ -166,17 +166,17 @@ def _how_long(before: int, done: int, elapsed_s: float) -> str:
     return f"{done} of them written now in {elapsed_s:.1f} s" + (f", {before} before" if before else "")
 
 
-def _opened(request: Request, run: TrainedRun, generation: GenerationSpec, at_once: int) -> Summariser:
+def _opened(request: Request, run: TrainedRun, generation: GenerationConfig, at_once: int) -> Summarizer:
     from summarizer.converting.backend import open_model
     from summarizer.converting.openvino import Converted
     from summarizer.data.prompt import build_prompt
     from summarizer.models.source import model_folder
     from summarizer.models.tokenizer import load_tokenizer
-    from summarizer.runs.summarizer import Summariser
+    from summarizer.runs.summarizer import Summarizer
 
     tokenizer = load_tokenizer(model_folder(run.spec.model, weights=False))
     require_room(build_prompt(run.spec.prompt, tokenizer), generation)  # before a base of gigabytes is loaded
     opened = open_model([run], generation.backend, device=request.device, precision=request.precision)
     if isinstance(opened, Converted):
         opened.running(base_alone=request.base)  # before the bar of the summaries begins
-    return Summariser(opened, generation, articles_at_once=at_once)
+    return Summarizer(opened, generation, articles_at_once=at_once)

@@ -18,7 +18,7 @@ NUMBERS = (
     ("max_new_tokens", "--max-new-tokens", "longest summary, in tokens"),
     ("min_new_tokens", "--min-new-tokens", "shortest summary, in tokens"),
     ("num_beams", "--beams", "1 is greedy search"),
-    ("length_penalty", "--length-penalty", "above 0 favours longer summaries among beams"),
+    ("length_penalty", "--length-penalty", "above 0 favors longer summaries among beams"),
     (
         "no_repeat_ngram_size",
         "--no-repeat-ngram-size",

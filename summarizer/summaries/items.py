@@ -1,4 +1,4 @@
-"""What there is to summarise: each article with its name, and what cannot be one, with the reason."""
+"""What there is to summarize: each article with its name, and what cannot be one, with the reason."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Item:
 
 @dataclass(frozen=True)
 class BadItem:
-    """What cannot be summarised. reason: words that follow its source, such as "is empty"."""
+    """What cannot be summarized. reason: words that follow its source, such as "is empty"."""
 
     source: str
     reason: str

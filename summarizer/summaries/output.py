@@ -147,7 +147,7 @@ def continued(path: Path, items: Sequence[Item], settings: Mapping[str, Any]) ->
 
 
 def output_issues(path: Path, read: Sequence[str]) -> Iterator[Issue]:
-    """Why a path cannot be this command's output.  read: the files that it is to summarise."""
+    """Why a path cannot be this command's output.  read: the files that it is to summarize."""
     if path.suffix != SUFFIX:
         yield Issue(KEY, f"{path} must end in {SUFFIX}: it gets one JSON object a line")
     if path.exists() and not path.is_file():
@@ -155,7 +155,7 @@ def output_issues(path: Path, read: Sequence[str]) -> Iterator[Issue]:
     if not (above := nearest_existing(path.parent)).is_dir():
         yield Issue(KEY, f"{above} is a file, so that no folder can be made below it")
     if path.resolve() in {Path(name).resolve() for name in read}:
-        yield Issue(KEY, f"{path} is one of the files to summarise")
+        yield Issue(KEY, f"{path} is one of the files to summarize")
 
 
 def _key(item: Item) -> Key:

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from summarizer.config.messages import issues_of, shown
 from summarizer.config.rules import RULES, SoundValues, broken_rules
-from summarizer.config.specs import GenerationSpec, RunSpec
+from summarizer.config.schema import GenerationConfig, RunConfig
 from summarizer.errors import ConfigError, Issue
 from summarizer.runs.trained_run import TrainedRun
 
@@ -33,22 +33,22 @@ FLAGS: Mapping[str, str] = {
 """By the key of the config group `generation` that each stands for."""
 
 
-def chosen_generation(spec: RunSpec, typed: Mapping[str, str | bool]) -> GenerationSpec:
+def chosen_generation(spec: RunConfig, typed: Mapping[str, str | bool]) -> GenerationConfig:
     """The run's generation settings with what was typed, by key, in their place.
 
     Raises ConfigError with every mistake, under the names of the flags.
     """
     raw = spec.generation.model_dump() | {key: _value(value) for key, value in typed.items()}
     issues: list[Issue] = []
-    generation: GenerationSpec | SoundValues
+    generation: GenerationConfig | SoundValues
     try:
-        generation = GenerationSpec.model_validate(raw)
+        generation = GenerationConfig.model_validate(raw)
     except ValidationError as error:
-        issues += issues_of(error, GenerationSpec, "generation")
+        issues += issues_of(error, GenerationConfig, "generation")
         mistaken = {detail["loc"][0] for detail in error.errors(include_url=False)}
         generation = SoundValues({key: value for key, value in raw.items() if key not in mistaken})
     issues += broken_rules({"prompt": spec.prompt, "generation": generation}, RULES)
-    if isinstance(generation, GenerationSpec):
+    if isinstance(generation, GenerationConfig):
         issues += _without_effect(generation, typed)
     if issues or isinstance(generation, SoundValues):
         raise ConfigError(as_typed(issues))
@@ -60,7 +60,7 @@ def as_typed(issues: Iterable[Issue]) -> list[Issue]:
     return [Issue(_flag(issue.key), _flags_in(issue.message)) for issue in issues]
 
 
-def require_room(prompt: Prompt, generation: GenerationSpec) -> None:
+def require_room(prompt: Prompt, generation: GenerationConfig) -> None:
     """Raises ConfigError, under the flags' names, where the longest summary leaves no room for an article."""
     try:
         prompt.generation_ids([], generation.max_new_tokens)
@@ -76,7 +76,7 @@ def whole_number(flag: str, text: str) -> int:
     return value
 
 
-def made_with(run: TrainedRun, generation: GenerationSpec, *, base: bool, precision: str) -> dict[str, Any]:
+def made_with(run: TrainedRun, generation: GenerationConfig, *, base: bool, precision: str) -> dict[str, Any]:
     """Everything but the article that decides on a summary's words, as flat JSON.
 
     The adapter is named by its content, so that a run that moved is still the same.
@@ -104,7 +104,7 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _without_effect(generation: GenerationSpec, typed: Mapping[str, str | bool]) -> Iterable[Issue]:
+def _without_effect(generation: GenerationConfig, typed: Mapping[str, str | bool]) -> Iterable[Issue]:
     for key in ("temperature", "top_p", "top_k"):
         if key in typed and not generation.do_sample:
             yield Issue(FLAGS[key], "has no effect without --sample")

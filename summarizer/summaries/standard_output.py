@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from unicodedata import category
 
 from summarizer.console.progress import bar
-from summarizer.runs.summarizer import Summariser
+from summarizer.runs.summarizer import Summarizer
 from summarizer.summaries.items import CONTROL, Item
 from summarizer.summaries.writing import Rate, summaries_in_order
 
@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 
 
 def print_summaries(
-    summariser: Summariser, items: Sequence[Item], trial: int | None, *, headed: bool
+    summarizer: Summarizer, items: Sequence[Item], trial: int | None, *, headed: bool
 ) -> None:
     """Print a summary of each item by one opened adapter, or by the base alone where `trial` is None."""
     if isinstance(sys.stdout, io.TextIOWrapper):
@@ -29,38 +29,38 @@ def print_summaries(
             errors="replace"
         )  # a locale without the summary's letters does not end the command
     if len(items) == 1 or sys.stdout.isatty():
-        _stream(summariser, items, trial, headed=headed)
+        _stream(summarizer, items, trial, headed=headed)
         return
     cut = 0
     with bar("summaries", len(items)) as shown:
         for number, summary in enumerate(
-            summaries_in_order(summariser, items, None if trial is None else [trial], Rate(shown))
+            summaries_in_order(summarizer, items, None if trial is None else [trial], Rate(shown))
         ):
             cut += summary.cut_tokens > 0
             print(f"{_heading(summary.item, first=number == 0)}{_clean(summary.prediction)}", flush=True)
     if cut:
-        log.warning("%s", cut_text(cut, len(items), summariser.opened.prompt.max_tokens))
+        log.warning("%s", cut_text(cut, len(items), summarizer.opened.prompt.max_tokens))
 
 
 def cut_text(cut: int, articles: int, max_tokens: int) -> str:
     return f"{cut} of {articles} articles were cut at their end to fit prompt.max_tokens={max_tokens}"
 
 
-def _stream(summariser: Summariser, items: Sequence[Item], trial: int | None, *, headed: bool) -> None:
+def _stream(summarizer: Summarizer, items: Sequence[Item], trial: int | None, *, headed: bool) -> None:
     for number, item in enumerate(items):
-        prepared = summariser.prepare(item.article)
+        prepared = summarizer.prepare(item.article)
         if prepared.cut_tokens:
             log.warning(
                 "%s: %s tokens, of which the last %s were cut to fit prompt.max_tokens=%d with the summary",
                 item.source,
                 f"{prepared.article_tokens:,}",
                 f"{prepared.cut_tokens:,}",
-                summariser.opened.prompt.max_tokens,
+                summarizer.opened.prompt.max_tokens,
             )
         if headed:
             print(_heading(item, first=number == 0), end="", flush=True)
         try:
-            for piece in summariser.stream(prepared, trial=trial):
+            for piece in summarizer.stream(prepared, trial=trial):
                 print(_clean(piece), end="", flush=True)
         finally:
             print(flush=True)
@@ -71,7 +71,7 @@ def _heading(item: Item, *, first: bool) -> str:
 
 
 def _clean(text: str) -> str:
-    """At a terminal, text that cannot move its cursor or colour it, whatever a model writes."""
+    """At a terminal, text that cannot move its cursor or color it, whatever a model writes."""
     if not sys.stdout.isatty():
         return text
     return "".join(letter if category(letter) != CONTROL or letter in "\n\t" else "\ufffd" for letter in text)

@@ -1,4 +1,4 @@
-"""The rows of a JSONL, JSON, CSV or Parquet file as items to summarise."""
+"""The rows of a JSONL, JSON, CSV or Parquet file as items to summarize."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ import torch
 
 from summarizer.console.progress import Bar
 from summarizer.errors import RunsFailed
-from summarizer.runs.summarizer import Prepared, Summariser
+from summarizer.runs.summarizer import Prepared, Summarizer
 from summarizer.summaries.items import Item
 from summarizer.summaries.output import Summary
 
@@ -48,17 +48,17 @@ class Rate:
         self._bar.note(f"{pace}{self._tokens / elapsed_s:.0f} tokens/s")
 
 
-def prepared_by_run(summariser: Summariser, article: str) -> Prepared:
+def prepared_by_run(summarizer: Summarizer, article: str) -> Prepared:
     """By the run's own prompt, cut as in training."""
-    return summariser.prepare(article)
+    return summarizer.prepare(article)
 
 
 def texts_as_done(
-    summariser: Summariser,
+    summarizer: Summarizer,
     items: Sequence[Item],
     trials: Sequence[int] | None,
     rate: Rate,
-    prepare: Callable[[Summariser, str], Prepared] = prepared_by_run,
+    prepare: Callable[[Summarizer, str], Prepared] = prepared_by_run,
 ) -> Iterator[tuple[int, Prepared, list[str]]]:
     """Each item's place, what was read of it, and its summary by each of these adapters (None: by the base alone).
 
@@ -67,50 +67,50 @@ def texts_as_done(
     """
     for start in range(0, len(items), PREPARED_AT_ONCE):
         part = items[start : start + PREPARED_AT_ONCE]
-        left = {start + place: prepare(summariser, item.article) for place, item in enumerate(part)}
+        left = {start + place: prepare(summarizer, item.article) for place, item in enumerate(part)}
         while left:
             asked = list(left.items())
             try:
                 articles = [article for _, article in asked]
-                for place, texts in summariser.summaries(articles, trials=trials, on_step=rate.step):
+                for place, texts in summarizer.summaries(articles, trials=trials, on_step=rate.step):
                     index, article = asked[place]
                     del left[index]
                     yield index, article, texts
                     rate.summary()
             except torch.OutOfMemoryError as error:
-                _take_half(summariser, error)
+                _take_half(summarizer, error)
 
 
 def summaries_as_done(
-    summariser: Summariser, items: Sequence[Item], trials: Sequence[int] | None, rate: Rate
+    summarizer: Summarizer, items: Sequence[Item], trials: Sequence[int] | None, rate: Rate
 ) -> Iterator[tuple[int, Summary]]:
     """Each item's place and its summary by one adapter, or by the base alone where `trials` is None."""
-    for index, article, texts in texts_as_done(summariser, items, trials, rate):
+    for index, article, texts in texts_as_done(summarizer, items, trials, rate):
         yield index, Summary(items[index], texts[0], article.article_tokens, article.cut_tokens)
 
 
 def summaries_in_order(
-    summariser: Summariser, items: Sequence[Item], trials: Sequence[int] | None, rate: Rate
+    summarizer: Summarizer, items: Sequence[Item], trials: Sequence[int] | None, rate: Rate
 ) -> Iterator[Summary]:
     """The summaries, each as soon as all before it are out."""
-    ahead = BATCHES_AHEAD * summariser.articles_at_once
+    ahead = BATCHES_AHEAD * summarizer.articles_at_once
     for start in range(0, len(items), ahead):
         done: dict[int, Summary] = {}
         following = 0
-        for index, summary in summaries_as_done(summariser, items[start : start + ahead], trials, rate):
+        for index, summary in summaries_as_done(summarizer, items[start : start + ahead], trials, rate):
             done[index] = summary
             while following in done:
                 yield done.pop(following)
                 following += 1
 
 
-def _take_half(summariser: Summariser, error: torch.OutOfMemoryError) -> None:
-    at_once = summariser.articles_at_once
+def _take_half(summarizer: Summarizer, error: torch.OutOfMemoryError) -> None:
+    at_once = summarizer.articles_at_once
     if at_once == 1:
         raise RunsFailed(
             "The device's memory does not hold one article beside the model; of several runs, take one at a time.",
             1,
         ) from error
     torch.cuda.empty_cache()
-    summariser.articles_at_once = at_once // 2
+    summarizer.articles_at_once = at_once // 2
     log.warning("out of memory with %d articles at once; going on with %d", at_once, at_once // 2)

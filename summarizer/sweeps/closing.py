@@ -12,9 +12,9 @@ from summarizer.config.paths import shown
 from summarizer.errors import ConfigError
 
 if TYPE_CHECKING:
-    from summarizer.config.specs import TrackingSpec
+    from summarizer.config.schema import TrackingConfig
 
-_due: list[dict[Path, TrackingSpec]] = []
+_due: list[dict[Path, TrackingConfig]] = []
 """The sweeps to report, for each `reported` block that is open, and where wandb is to hear of them."""
 
 log = logging.getLogger(__name__)
@@ -38,13 +38,13 @@ def reported() -> Iterator[None]:
         _report(sweep, tracking)
 
 
-def report_later(sweep: Path, tracking: TrackingSpec) -> None:
+def report_later(sweep: Path, tracking: TrackingConfig) -> None:
     """Have the sweep reported at the end of the innermost `reported` block."""
     assert _due, "launch a sweep in a `reported` block"
     _due[-1][sweep] = tracking
 
 
-def _report(sweep: Path, tracking: TrackingSpec) -> None:
+def _report(sweep: Path, tracking: TrackingConfig) -> None:
     from summarizer.sweeps.report import report_sweep  # it draws, which most commands never do
 
     report_sweep(sweep, tracking)

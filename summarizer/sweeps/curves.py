@@ -1,4 +1,4 @@
-"""The losses of all runs of a sweep over their steps, coloured by the swept key that tells most of them apart."""
+"""The losses of all runs of a sweep over their steps, colored by the swept key that tells most of them apart."""
 
 from __future__ import annotations
 
@@ -40,11 +40,11 @@ def draw_curves(sweep: Path, record: SweepRecord, swept: Swept) -> Figure:
     from matplotlib.figure import Figure
 
     curves = [read_curve(sweep, run) for run in reversed(record.ranked())]  # the best is drawn last, on top
-    colour_key, line_key = keys_of_looks(record, swept)
+    color_key, line_key = keys_of_looks(record, swept)
     figure = Figure(figsize=(11, 5.2), layout="constrained")
     left, right = figure.subplots(1, 2, sharex=True, sharey=True)
     window = max(max((len(curve.train) for curve in curves), default=0) // SMOOTHED_FRACTION, 1)
-    looks = _Looks(swept, colour_key, line_key)
+    looks = _Looks(swept, color_key, line_key)
     for curve in curves:
         style = looks.of(curve.run)
         _plot(left, smooth(curve.train, window), style)
@@ -90,12 +90,12 @@ def smooth(points: Sequence[tuple[int, float]], window: int) -> list[tuple[int, 
 
 
 def keys_of_looks(record: SweepRecord, swept: Swept) -> tuple[str | None, str | None]:
-    """The key for colours, which explains most of the variance of the best values, and the next for line styles."""
+    """The key for colors, which explains most of the variance of the best values, and the next for line styles."""
     scored = [run for run in record.runs if run.best and run.rank]
     by_share = sorted(swept.keys, key=lambda key: -_explained(scored, swept, key))
-    colour = by_share[0] if by_share else None
+    color = by_share[0] if by_share else None
     others = [key for key in by_share[1:] if len(swept.values(key)) <= len(LINES)]
-    return colour, others[0] if others else None
+    return color, others[0] if others else None
 
 
 def _explained(runs: Sequence[RunResult], swept: Swept, key: str) -> float:
@@ -113,22 +113,22 @@ def _explained(runs: Sequence[RunResult], swept: Swept, key: str) -> float:
 
 
 class _Looks:
-    """Colour by one key, line style by another."""
+    """Color by one key, line style by another."""
 
-    def __init__(self, swept: Swept, colour_key: str | None, line_key: str | None) -> None:
+    def __init__(self, swept: Swept, color_key: str | None, line_key: str | None) -> None:
         import matplotlib
 
-        self._swept, self._colour_key, self._line_key = swept, colour_key, line_key
+        self._swept, self._color_key, self._line_key = swept, color_key, line_key
         ramp = matplotlib.colormaps["viridis"]
-        values = swept.values(colour_key) if colour_key else []
+        values = swept.values(color_key) if color_key else []
         # The last tenth is too pale for a line on white.
-        self._colours = {value: ramp(0.9 * i / max(len(values) - 1, 1)) for i, value in enumerate(values)}
+        self._colors = {value: ramp(0.9 * i / max(len(values) - 1, 1)) for i, value in enumerate(values)}
         self._lines = dict(zip(swept.values(line_key), LINES, strict=False)) if line_key else {}
 
     def of(self, run: RunResult) -> dict[str, Any]:
         values: Mapping[str, Value] = self._swept.of[run.folder]
         return {
-            "color": self._colours[values[self._colour_key]] if self._colour_key else "#00457c",
+            "color": self._colors[values[self._color_key]] if self._color_key else "#00457c",
             "linestyle": self._lines[values[self._line_key]] if self._line_key else "-",
             "linewidth": 3.0 if run.rank == 1 else 1.3,
             "alpha": 1.0 if run.rank == 1 else 0.85,
@@ -138,10 +138,10 @@ class _Looks:
         from matplotlib.lines import Line2D
 
         handles: list[Any] = []
-        if self._colour_key:
-            handles.append(Line2D([], [], ls="none", label=self._colour_key))
+        if self._color_key:
+            handles.append(Line2D([], [], ls="none", label=self._color_key))
             handles += [
-                Line2D([], [], color=colour, lw=3, label=short(v.text)) for v, colour in self._colours.items()
+                Line2D([], [], color=color, lw=3, label=short(v.text)) for v, color in self._colors.items()
             ]
         if self._line_key:
             handles.append(Line2D([], [], ls="none", label=self._line_key))
@@ -160,9 +160,9 @@ def _mark_end(axes: Axes, points: Sequence[tuple[int, float]], looks: _Looks, ru
     if not points or run.status not in ENDS:
         return
     step, loss = points[-1]
-    colour = FAILED if run.status == "failed" else looks.of(run)["color"]
+    color = FAILED if run.status == "failed" else looks.of(run)["color"]
     loss = min(loss, axes.get_ylim()[1])
-    axes.plot(step, loss, ENDS[run.status][0], color=colour, ms=7, mew=2, clip_on=False, zorder=5)
+    axes.plot(step, loss, ENDS[run.status][0], color=color, ms=7, mew=2, clip_on=False, zorder=5)
 
 
 def _end_handles(record: SweepRecord) -> list[Any]:

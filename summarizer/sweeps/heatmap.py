@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from summarizer.sweeps.looks import (
     Places,
     Scale,
-    colour_bar,
+    color_bar,
     footnotes,
     heading,
     is_dark,
@@ -108,7 +108,7 @@ def _draw_panels(record: SweepRecord, swept: Swept, layout: Layout) -> Figure:
             axes.set_title(f"{layout.panels} = {short(panel.text)}", fontsize="medium")
     grid[0].set_ylabel(label(layout.y))
     if scale is not None:
-        colour_bar(figure, grid, record, scale)
+        color_bar(figure, grid, record, scale)
     return figure
 
 
@@ -136,8 +136,8 @@ def _draw_cells(
             fontsize="medium" if run.status == "completed" else "small",
         )
         if run.rank == 1:
-            for colour, width, above in (("white", 6, 3), ("black", 3, 4)):
-                inner = Rectangle((i - 0.46, j - 0.46), 0.92, 0.92, fill=False, ec=colour, lw=width)
+            for color, width, above in (("white", 6, 3), ("black", 3, 4)):
+                inner = Rectangle((i - 0.46, j - 0.46), 0.92, 0.92, fill=False, ec=color, lw=width)
                 axes.add_patch(inner).set_zorder(above)
     x.apply(axes, "x")
     y.apply(axes, "y")

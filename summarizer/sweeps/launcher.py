@@ -23,7 +23,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
 from summarizer.config.paths import shown
-from summarizer.config.specs import TrackingSpec
+from summarizer.config.schema import TrackingConfig
 from summarizer.errors import ConfigError
 from summarizer.runs import launch
 from summarizer.runs.ended import Ended
@@ -87,7 +87,7 @@ class Launch:
         members = [[combinations[place] for place in places] for places in groups]
         for results in self._run_over(members, other) if other else map(self._run, members):
             ended |= {run.folder: run for run in results}
-        if not self._optimising:
+        if not self._optimizing:
             launch.keep_failures([ended[one.job.folder] for one in combinations])
         returns = [self._returned(one, ended[one.job.folder]) for one in combinations]
         self._take_back_plans(combinations, ended)
@@ -104,8 +104,8 @@ class Launch:
             _take_back(self.sweep)
 
     @property
-    def _optimising(self) -> bool:
-        """A sweeper that optimises must hear of a failure; Hydra's own would only end with it."""
+    def _optimizing(self) -> bool:
+        """A sweeper that optimizes must hear of a failure; Hydra's own would only end with it."""
         return not str(self.config.hydra.sweeper._target_).endswith(".BasicSweeper")
 
     def _prepare(self, combinations: Sequence[Combination], groups: Sequence[Sequence[int]]) -> None:
@@ -122,7 +122,7 @@ class Launch:
         ]
         if planned:
             begin(self.sweep, planned, combinations[0].job.config["trainer"]["best_metric"])
-            tracking = TrackingSpec.model_validate(combinations[0].job.config["tracking"])
+            tracking = TrackingConfig.model_validate(combinations[0].job.config["tracking"])
             report_later(self.sweep, tracking)
 
     def _run(self, group: Sequence[Combination]) -> list[Ended]:
@@ -147,7 +147,7 @@ class Launch:
         result.hydra_cfg = OmegaConf.masked_copy(one.config, "hydra")
         result.working_dir = os.getcwd()
         result.task_name = JobRuntime.instance().get("name")
-        failed = ended.error is not None and self._optimising
+        failed = ended.error is not None and self._optimizing
         result.status = JobStatus.FAILED if failed else JobStatus.COMPLETED
         result.return_value = ended.error if failed else ended.value
         with composed_for(one.config):

@@ -1,4 +1,4 @@
-"""What the pictures of a sweep share: places along an axis, colours of values, texts of runs."""
+"""What the pictures of a sweep share: places along an axis, colors of values, texts of runs."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-COLOURS = "cividis"
-"""Made to look the same to people with and without colour vision deficiency (Nuñez et al. 2018)."""
+COLORS = "cividis"
+"""Made to look the same to people with and without color vision deficiency (Nuñez et al. 2018)."""
 DONE, FAILED, UNFINISHED = "#00457c", "#b3261e", "0.4"
 MOST_CATEGORIES = 12
 """Different numbers that get a place each along an axis; more of them, as a sampler draws, lie to scale."""
@@ -69,16 +69,16 @@ class Places:
 
 @dataclass(frozen=True)
 class Scale:
-    """From values of the metric to colours: the best is the brightest."""
+    """From values of the metric to colors: the best is the brightest."""
 
     norm: Any
-    colours: Any
+    colors: Any
     extend: Literal["neither", "min", "max"]
     """Where values lie beyond the scale."""
 
     def of(self, run: RunResult) -> Any:
-        """Only what trained to its end has a colour, since only that is compared."""
-        return self.colours(self.norm(run.best.value)) if run.status == "completed" and run.best else "0.92"
+        """Only what trained to its end has a color, since only that is compared."""
+        return self.colors(self.norm(run.best.value)) if run.status == "completed" and run.best else "0.92"
 
 
 def scale_of(record: SweepRecord, runs: Sequence[RunResult]) -> Scale | None:
@@ -94,17 +94,17 @@ def scale_of(record: SweepRecord, runs: Sequence[RunResult]) -> Scale | None:
     beyond = best < limit < max(costs)
     ends = sorted(record.metric.cost(cost) for cost in (best, limit if beyond else max(costs)))
     low, high = ends if ends[0] < ends[1] else (ends[0] - 0.5, ends[1] + 0.5)
-    colours = matplotlib.colormaps[COLOURS + ("_r" if lower_is_better else "")]
+    colors = matplotlib.colormaps[COLORS + ("_r" if lower_is_better else "")]
     extend: Literal["neither", "min", "max"] = (
         "neither" if not beyond else "max" if lower_is_better else "min"
     )
-    return Scale(Normalize(low, high, clip=True), colours, extend)
+    return Scale(Normalize(low, high, clip=True), colors, extend)
 
 
-def colour_bar(figure: Figure, axes: Sequence[Axes], record: SweepRecord, scale: Scale) -> None:
+def color_bar(figure: Figure, axes: Sequence[Axes], record: SweepRecord, scale: Scale) -> None:
     from matplotlib.cm import ScalarMappable
 
-    mappable = ScalarMappable(scale.norm, scale.colours)
+    mappable = ScalarMappable(scale.norm, scale.colors)
     bar = figure.colorbar(mappable, ax=list(axes), extend=scale.extend, pad=0.02)
     bar.set_label(f"best {metric_name(record.metric)}\n({metric_unit(record.metric)})")
     bar.outline.set_visible(False)
@@ -135,9 +135,9 @@ def short(text: str) -> str:
     return text if len(text) <= LONGEST_LABEL else text[: LONGEST_LABEL - 1] + "…"
 
 
-def is_dark(colour: Any) -> bool:
+def is_dark(color: Any) -> bool:
     """Whether white text reads better on it: luminance below 0.4 (ITU-R BT.709 weights)."""
     from matplotlib.colors import to_rgb
 
-    red, green, blue = to_rgb(colour)
+    red, green, blue = to_rgb(color)
     return 0.2126 * red + 0.7152 * green + 0.0722 * blue < 0.4

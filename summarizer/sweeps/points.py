@@ -53,13 +53,13 @@ def draw_scatter(
     y: Places,
     scale: Scale | None,
 ) -> None:
-    """A point for each run at its two values, coloured by the metric."""
+    """A point for each run at its two values, colored by the metric."""
     x.apply(axes, "x")
     y.apply(axes, "y")
     along_x = sorted(cells)
     for (across, up), run in reversed(list(cells.items())):  # the best is drawn last, on top
         at = (x.of(across), y.of(up))
-        above = along_x.index((across, up)) % 2 == 0  # neighbours' texts would touch
+        above = along_x.index((across, up)) % 2 == 0  # neighbors' texts would touch
         first = run.rank == 1
         if run.status == "failed":
             axes.plot(*at, "x", ms=9, mew=2.5, color=FAILED)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from summarizer.atomic import write_text
 from summarizer.config.paths import own_python, shown
-from summarizer.config.specs import TrackingSpec
+from summarizer.config.schema import TrackingConfig
 from summarizer.console.progress import console
 from summarizer.sweeps.pictures import CURVES, HEATMAP, save_pictures
 from summarizer.sweeps.record import SweepRecord, collect, write_record
@@ -30,7 +30,7 @@ WIDEST = 1000
 """Characters of a line, where it goes to a file."""
 
 
-def report_sweep(sweep: Path, tracking: TrackingSpec | None = None) -> SweepRecord:
+def report_sweep(sweep: Path, tracking: TrackingConfig | None = None) -> SweepRecord:
     """Read what the runs of a sweep folder have come to, write it there, and show it; at any time, any number of
     times. With `tracking` it goes to a wandb run of the sweep's group too, whose failure is only a log line.
 

@@ -10,7 +10,7 @@ from omegaconf.errors import OmegaConfBaseException
 from pydantic import AfterValidator
 from yaml import YAMLError  # type: ignore[import-untyped]
 
-from summarizer.config.specs import TrainerSpec
+from summarizer.config.schema import TrainerConfig
 from summarizer.errors import ConfigError
 from summarizer.tracking.metrics import METRICS, read_metrics
 from summarizer.tracking.summary import SUMMARY, EndedBy, Measured, Part, RougeScores, read_summary
@@ -135,14 +135,14 @@ def _best(rows: list[dict[str, Any]], metric: Metric) -> Best | None:
     return min(found, key=lambda best: metric.cost(best.value), default=None)
 
 
-def _config(folder: Path) -> tuple[TrainerSpec, bool] | None:
+def _config(folder: Path) -> tuple[TrainerConfig, bool] | None:
     """A run's trainer and whether its data is streamed; None where Hydra was told to keep no config."""
     path = folder / ".hydra" / "config.yaml"
     if not path.is_file():
         return None
     try:
         config = OmegaConf.load(path)
-        trainer = TrainerSpec.model_validate(OmegaConf.to_container(config.trainer, resolve=True))
+        trainer = TrainerConfig.model_validate(OmegaConf.to_container(config.trainer, resolve=True))
         return trainer, bool(config.data.streaming)
     except (OSError, ValueError, AttributeError, YAMLError, OmegaConfBaseException) as error:
         raise ConfigError.single(str(path), f"cannot be read: {' '.join(str(error).split())}") from error

@@ -10,7 +10,7 @@ from pathlib import Path
 from omegaconf import OmegaConf
 
 from summarizer.config.paths import shown
-from summarizer.config.specs import TrackingSpec
+from summarizer.config.schema import TrackingConfig
 from summarizer.errors import ConfigError, Issue
 from summarizer.runs import launch
 from summarizer.runs.folder import claimed
@@ -56,7 +56,7 @@ def resume_sweep(folder: Path, others: Sequence[str] = ()) -> None:
         log.info("all %d runs of %s are finished; there is nothing to resume", len(jobs), shown(folder))
     _say_what_is_not_planned(folder)
     with reported():
-        report_later(folder, TrackingSpec.model_validate(jobs[0].config["tracking"]))
+        report_later(folder, TrackingConfig.model_validate(jobs[0].config["tracking"]))
         for places in grouped([group_key(job.config) for job in jobs]):
             # Those that are finished too: a halving measures the others by what they reported.
             group = [jobs[place] for place in places]

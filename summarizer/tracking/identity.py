@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from summarizer.atomic import write_text
-from summarizer.config.specs import TrackingSpec
+from summarizer.config.schema import TrackingConfig
 from summarizer.errors import ConfigError
 
 KEPT = re.compile(r"(?:(?P<entity>[\w-]+)/(?P<project>[^/\\#?%:]{1,128})/)?(?P<id>[0-9a-z]{1,64})")
@@ -31,7 +31,7 @@ class Identity:
     entity: str | None
 
 
-def identity_of(spec: TrackingSpec, file: Path, resumed: bool) -> Identity:
+def identity_of(spec: TrackingConfig, file: Path, resumed: bool) -> Identity:
     """That of an agent's run, of a resumed run whose `file` says it, or a new one, whose id is kept there.
 
     Raises ConfigError where the file holds something else.

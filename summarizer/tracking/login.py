@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 
 from summarizer import compat
-from summarizer.config.specs import TrackingSpec
+from summarizer.config.schema import TrackingConfig
 from summarizer.errors import Issue
 from summarizer.tracking.identity import agent_sweep
 
@@ -18,7 +18,7 @@ OLD_MODES = {"dryrun": "offline", "run": "online"}
 """wandb's former names of them, which it still takes."""
 
 
-def check_tracking(spec: TrackingSpec) -> list[Issue]:
+def check_tracking(spec: TrackingConfig) -> list[Issue]:
     """One issue if wandb cannot be used as the config asks; nothing is sent anywhere.
 
     Online needs a key, which may come from WANDB_API_KEY, WANDB_IDENTITY_TOKEN_FILE or the netrc file that

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from summarizer.config.specs import TrackingSpec
+from summarizer.config.schema import TrackingConfig
 from summarizer.tracking.metrics import METRICS, MetricsFile
 from summarizer.tracking.names import run_name
 from summarizer.tracking.summary import Status
@@ -43,7 +43,7 @@ class Recorder:
 
 
 def open_recorder(
-    spec: TrackingSpec,
+    spec: TrackingConfig,
     folder: Path,
     *,
     overrides: Sequence[str],

@@ -97,7 +97,7 @@ class Summary(Part):
     wall_s: Measured = None
     tokens_per_s: Measured = None
     mfu: Measured = None
-    """Model FLOP utilisation over the training steps, as `tracking.utilisation` derives it; 1 is all of it."""
+    """Model FLOP utilization over the training steps, as `tracking.utilization` derives it; 1 is all of it."""
     startup_s: dict[str, float] | None = None
     """Seconds from the command to the end of the first step, by part."""
     peak_memory_bytes: int | None = None

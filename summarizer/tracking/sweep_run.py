@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from summarizer.config.paths import shown
-from summarizer.config.specs import TrackingSpec
+from summarizer.config.schema import TrackingConfig
 from summarizer.tracking.identity import agent_sweep, identity_of
 from summarizer.tracking.names import MAX_CHARACTERS
 from summarizer.tracking.wandb_run import private_settings
@@ -35,7 +35,7 @@ class SweepTable:
     summary: Mapping[str, Cell]
 
 
-def log_sweep(spec: TrackingSpec, sweep: Path, contents: SweepTable) -> bool:
+def log_sweep(spec: TrackingConfig, sweep: Path, contents: SweepTable) -> bool:
     """Log a sweep to a wandb run whose files go below the sweep folder; again, to the same wandb run.
 
     The group is that of the sweep's runs: `spec.group`, or the sweep folder's name.
@@ -56,7 +56,7 @@ def log_sweep(spec: TrackingSpec, sweep: Path, contents: SweepTable) -> bool:
     return True
 
 
-def _log(spec: TrackingSpec, sweep: Path, contents: SweepTable) -> str:
+def _log(spec: TrackingConfig, sweep: Path, contents: SweepTable) -> str:
     import wandb
 
     group = spec.group or sweep.resolve().name

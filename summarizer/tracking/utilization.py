@@ -1,4 +1,4 @@
-"""How much of the device a training step uses: model FLOP utilisation.
+"""How much of the device a training step uses: model FLOP utilization.
 
 FLOPs of training adapters beside a frozen base, a product of (m, k) and (k, n) being 2 m k n of them:
 
@@ -12,7 +12,7 @@ FLOPs of training adapters beside a frozen base, a product of (m, k) and (k, n) 
 - Looking up a row of an embedding takes none.
 
 Left out, as Chowdhery et al. 2022 (arXiv:2204.02311, appendix B) leave it out: what the mathematics does not ask
-for (recomputed activations, dequantised weights, padding, keys behind the mask), and what is no product (norms,
+for (recomputed activations, dequantized weights, padding, keys behind the mask), and what is no product (norms,
 activation functions, softmax, rotations). Where the embedding has no adapter, the lowest adapted layer needs no
 gradient of its input, so that this counts a little too much.
 """
@@ -113,8 +113,8 @@ def shape_of(adapted: AdaptedModel, trial: int) -> ModelShape:
     )
 
 
-def utilisation(flops: int, seconds: float, flops_per_s: float) -> float:
-    """Model FLOP utilisation: the share of the device's rate that went into `flops`. 1 is all of it.
+def utilization(flops: int, seconds: float, flops_per_s: float) -> float:
+    """Model FLOP utilization: the share of the device's rate that went into `flops`. 1 is all of it.
 
     flops_per_s: of all devices that shared the work. Where others used the device while its rate was measured,
     the share can pass 1.

@@ -15,7 +15,7 @@ from typing import Any
 
 from summarizer import compat
 from summarizer.config.paths import shown
-from summarizer.config.specs import TrackingSpec
+from summarizer.config.schema import TrackingConfig
 from summarizer.errors import ConfigError
 from summarizer.evaluation.predictions import read_predictions
 from summarizer.tracking.identity import agent_sweep, identity_of, keep_agents_identity
@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 
 
 def open_tracker(
-    spec: TrackingSpec,
+    spec: TrackingConfig,
     folder: Path,
     *,
     name: str,
@@ -108,7 +108,7 @@ class WandbTracker:
     given to it again; what the run has recorded after them and wandb has not, `replay` makes up for.
     """
 
-    def __init__(self, run: Any, spec: TrackingSpec, folder: Path, recorded_through: int) -> None:
+    def __init__(self, run: Any, spec: TrackingConfig, folder: Path, recorded_through: int) -> None:
         """folder: the run folder.  recorded_through: the last step that wandb has; -1 for none."""
         self._run, self._spec, self._folder = run, spec, folder
         self._wandb_folder = Path(run.settings.sync_dir)

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from summarizer.config.specs import TrainerSpec
+from summarizer.config.schema import TrainerConfig
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Course:
         return round(step / self.steps_per_epoch, 4) if self.steps_per_epoch else 0.0
 
 
-def course_of(trainer: TrainerSpec, steps_per_epoch: int | None) -> Course:
+def course_of(trainer: TrainerConfig, steps_per_epoch: int | None) -> Course:
     """What a trainer's config asks for. steps_per_epoch: None where only reading to the end would tell."""
     total = total_steps(trainer, steps_per_epoch)
     return Course(
@@ -47,7 +47,7 @@ def course_of(trainer: TrainerSpec, steps_per_epoch: int | None) -> Course:
     )
 
 
-def total_steps(trainer: TrainerSpec, steps_per_epoch: int | None) -> int:
+def total_steps(trainer: TrainerConfig, steps_per_epoch: int | None) -> int:
     """Optimizer steps that a config asks for: its epochs (a part of one in whole steps), or fewer by max_steps."""
     limits = [trainer.max_steps] if trainer.max_steps is not None else []
     if trainer.epochs is not None and steps_per_epoch is not None:

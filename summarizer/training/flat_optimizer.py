@@ -2,7 +2,7 @@
 
 An adapter has some hundred small tensors, and bitsandbytes launches a kernel, and waits for the card, at each.
 Where a step treats each number by itself, it may as well see the tensors laid end to end: to the last bit the
-same, since quantised state is kept in blocks and each tensor starts a block of its own.
+same, since quantized state is kept in blocks and each tensor starts a block of its own.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from summarizer import compat
-from summarizer.config.specs import RunSpec
+from summarizer.config.schema import RunConfig
 from summarizer.config.targets import import_target
 
 ELEMENTWISE = {
@@ -37,7 +37,7 @@ cache suffers beyond it (AdamW over 5.7 million numbers on one CPU core, Novembe
 Build = Callable[[list[nn.Parameter]], torch.optim.Optimizer]
 
 
-def build_optimizer(spec: RunSpec, parameters: dict[str, nn.Parameter]) -> torch.optim.Optimizer:
+def build_optimizer(spec: RunConfig, parameters: dict[str, nn.Parameter]) -> torch.optim.Optimizer:
     """The config's optimizer over one trial's parameters, flat where that changes nothing."""
     own = list(parameters.values())
     build: Build = spec.optimizer.build
@@ -45,7 +45,7 @@ def build_optimizer(spec: RunSpec, parameters: dict[str, nn.Parameter]) -> torch
     fused = spec.optimizer.arguments.get("fused")
     alike = len({(parameter.device, parameter.dtype) for parameter in own}) == 1
     elementwise = is_elementwise(import_target(spec.optimizer.path))
-    if alike and not fused and elementwise and _smallest_quantised(build) is not None:
+    if alike and not fused and elementwise and _smallest_quantized(build) is not None:
         return FlatOptimizer(build, own)
     return build(own)
 
@@ -175,7 +175,7 @@ def _span(size: int) -> int:
 
 def _laid_out(build: Build, parameters: Sequence[nn.Parameter]) -> Iterator[tuple[list[nn.Parameter], bool]]:
     """Which parameters lie in a flat tensor together, in order, and whether they are too small for 8-bit state."""
-    limit = _smallest_quantised(build) or 0
+    limit = _smallest_quantized(build) or 0
     for small in (False, True):
         members: list[nn.Parameter] = []
         numbers = 0
@@ -191,6 +191,6 @@ def _laid_out(build: Build, parameters: Sequence[nn.Parameter]) -> Iterator[tupl
             yield members, small
 
 
-def _smallest_quantised(build: Build) -> int | None:
+def _smallest_quantized(build: Build) -> int | None:
     """As `compat.smallest_8bit_state` of what it builds."""
     return compat.smallest_8bit_state(build([nn.Parameter(torch.zeros(1))]))

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from summarizer.compat import compile_s
 from summarizer.errors import NonFiniteLossError
 from summarizer.tracking.environment import peak_memory_bytes
-from summarizer.tracking.utilization import utilisation
+from summarizer.tracking.utilization import utilization
 from summarizer.training.group import Group
 from summarizer.training.step import Measured
 from summarizer.training.trial import Trial
@@ -55,7 +55,7 @@ class StepRecords:
         self._since_s, self._compiled_s = now_s, compiled_s
         group = self._group
         # The device's, hence of all trials together.
-        mfu = utilisation(sum(measured.flops), seconds, group.flops_per_s)
+        mfu = utilization(sum(measured.flops), seconds, group.flops_per_s)
         self._tokens += sum(measured.tokens)
         self._train_s += seconds
         shown: dict[Trial, float] = {}

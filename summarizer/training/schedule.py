@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 
-from summarizer.config.specs import ScheduleSpec
+from summarizer.config.schema import ScheduleConfig
 
 
-def rate_factor(schedule: ScheduleSpec, step: int, total_steps: int) -> float:
+def rate_factor(schedule: ScheduleConfig, step: int, total_steps: int) -> float:
     """What optimizer.lr is multiplied by at optimizer step `step` (the first is 1) of `total_steps`.
 
     Rises linearly over the warm-up, whose last step has the full rate; then stays, or falls to `final_fraction`

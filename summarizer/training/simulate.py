@@ -58,7 +58,7 @@ class _Ledger:
     """A storage's number, and whether it came (or went)."""
     alive: dict[int, int] = field(default_factory=dict)
     """By the storage's id, which Python keeps as long as the storage lives: its number."""
-    finalisers: list[weakref.finalize[..., Any]] = field(default_factory=list)
+    finalizers: list[weakref.finalize[..., Any]] = field(default_factory=list)
 
     def add(self, tensor: Tensor, part: Part | None) -> int | None:
         """The storage's number where it is new."""
@@ -69,7 +69,7 @@ class _Ledger:
         self.storages.append(_Storage(storage.nbytes(), part))
         self.events.append((number, True))
         self.alive[id(storage)] = number
-        self.finalisers.append(weakref.finalize(storage, self._remove, id(storage), number))
+        self.finalizers.append(weakref.finalize(storage, self._remove, id(storage), number))
         return number
 
     def _remove(self, identity: int, number: int) -> None:
@@ -78,8 +78,8 @@ class _Ledger:
             self.events.append((number, False))
 
     def close(self) -> None:
-        for finaliser in self.finalisers:
-            finaliser.detach()
+        for finalizer in self.finalizers:
+            finalizer.detach()
 
     def peak(self) -> tuple[int, dict[Part, int]]:
         """The largest sum, and its parts; by going through the events again, now that all parts are known."""

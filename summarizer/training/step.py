@@ -45,7 +45,7 @@ class Measured:
     tokens: list[int]
     """Trained on in each trial, prompts included, padding not."""
     flops: list[int]
-    """That each trial's training takes, by `utilisation`'s count."""
+    """That each trial's training takes, by `utilization`'s count."""
     row_ids: list[list[str]]
     errors: list[Exception | None]
     """What kept a trial's optimizer from its step."""

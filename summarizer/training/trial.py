@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from summarizer.config.specs import RunSpec
+from summarizer.config.schema import RunConfig
 from summarizer.data.order import EncodedRow, TrainingRows
 from summarizer.tracking.recorder import Recorder
 from summarizer.tracking.utilization import ModelShape
@@ -31,7 +31,7 @@ class Reached:
     tokens: int = 0
     """Non-padding tokens trained on, prompts included."""
     flops: int = 0
-    """Of its whole group in the trial's steps, by `tracking.utilisation`'s count."""
+    """Of its whole group in the trial's steps, by `tracking.utilization`'s count."""
     train_s: float = 0.0
     """Seconds spent in training steps."""
     wall_s: float = 0.0
@@ -61,7 +61,7 @@ class Reached:
 class Trial:
     """What belongs to one run and to no other of its group."""
 
-    spec: RunSpec
+    spec: RunConfig
     folder: Path
     parameters: dict[str, nn.Parameter]
     optimizer: torch.optim.Optimizer
@@ -100,8 +100,8 @@ class Trial:
 
     def say(self, level: int, message: str, *values: object) -> None:
         """Log what concerns this trial alone: it goes to its own run.log, and to the terminal with its label."""
-        labelled = f"{self.label}: {message}" if self.label else message
-        log.log(level, labelled, *values, extra={"run": str(self.folder)})
+        labeled = f"{self.label}: {message}" if self.label else message
+        log.log(level, labeled, *values, extra={"run": str(self.folder)})
 
     def count_time(self) -> None:
         now_s = time.monotonic()

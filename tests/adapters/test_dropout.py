@@ -100,16 +100,16 @@ def test_in_every_precision_the_same_features_are_dropped(dtype: torch.dtype) ->
     assert torch.equal(other, single.to(dtype) if dtype != torch.float64 else single.double())
 
 
-def centred(mask: Tensor, keep: float) -> Tensor:
+def centerd(mask: Tensor, keep: float) -> Tensor:
     """Of mean 0 and variance 1 under independent draws."""
     return ((mask > 0).float() - keep) / math.sqrt(keep * (1 - keep))
 
 
 @pytest.mark.parametrize("keep", [0.5, 0.9])
-def test_neighbours_are_independent(keep: float) -> None:
+def test_neighbors_are_independent(keep: float) -> None:
     """Correlations of masks that differ by one in one number are as small as chance makes them."""
     tokens, features = torch.arange(4000), 256
-    here = centred(masks([5], [9], 4, tokens, features, keep), keep)
+    here = centerd(masks([5], [9], 4, tokens, features, keep), keep)
     others = {
         "seed": masks([6], [9], 4, tokens, features, keep),
         "step": masks([5], [10], 4, tokens, features, keep),
@@ -119,13 +119,13 @@ def test_neighbours_are_independent(keep: float) -> None:
     }
     others["seed and step swapped"] = masks([9], [5], 4, tokens, features, keep)
     for name, other in others.items():
-        score = (here * centred(other, keep)).sum().item() / math.sqrt(here.numel())
+        score = (here * centerd(other, keep)).sum().item() / math.sqrt(here.numel())
         assert abs(score) < 4.5, name
 
 
 @pytest.mark.parametrize("keep", [0.5, 0.9])
 def test_every_pair_of_features_and_of_tokens_is_independent(keep: float) -> None:
-    draws = centred(masks([5], [9], 4, torch.arange(30_000), 256, keep), keep)[0]
+    draws = centerd(masks([5], [9], 4, torch.arange(30_000), 256, keep), keep)[0]
     for name, side in (("features", draws), ("tokens", draws.reshape(-1, 100).T.reshape(100, -1).T)):
         scores = (side.T @ side / math.sqrt(len(side))).fill_diagonal_(0)
         pairs = scores.shape[0] * (scores.shape[0] - 1) / 2
@@ -144,7 +144,7 @@ def test_counts_spread_as_binomial_ones_do() -> None:
         assert abs(ratio - 1) < 5 * math.sqrt(2 / len(counts))
 
 
-def test_words_of_eight_neighbouring_bits_are_uniform() -> None:
+def test_words_of_eight_neighboring_bits_are_uniform() -> None:
     """Chi-square over the 256 patterns of eight features, of eight tokens, and of eight steps."""
     weights = 2 ** torch.arange(8)
     by_feature = masks([3], [1], 2, torch.arange(8000), 256)[0].reshape(-1, 8)

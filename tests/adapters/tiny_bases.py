@@ -1,4 +1,4 @@
-"""Tiny unquantised bases, once under this project's adapters and once as transformers has them."""
+"""Tiny unquantized bases, once under this project's adapters and once as transformers has them."""
 
 from __future__ import annotations
 

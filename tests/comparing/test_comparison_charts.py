@@ -64,7 +64,7 @@ def test_of_many_settings_three_stand_before_the_scores_and_nothing_is_cut(opene
     systems = texts(browser, "#tables .systems th")
     assert [name for name in systems if name.startswith("Lead-3")] == ["Lead-3"]
     assert len([name for name in systems if name.startswith("base alone")]) == 2
-    assert one(browser, "#curves-colour").get_attribute("value") == "run"
+    assert one(browser, "#curves-color").get_attribute("value") == "run"
     past = browser.execute_script(
         "const box = document.querySelector('#parallel-chart .scroller'); return box.scrollWidth - box.clientWidth"
     )
@@ -172,9 +172,9 @@ def test_dots_are_seen_on_dark_paper(opened: Open) -> None:
     browser = opened(sweep(12))
     for _ in range(2):  # light, then dark
         press(browser, "#theme")
-    assert one(browser, "#theme").text == "Colours: dark"
+    assert one(browser, "#theme").text == "Colors: dark"
     luminances: list[float] = browser.execute_script(
-        "const light = (colour) => colour.match(/\\d+/g).slice(0, 3).map((value) => value / 255)"
+        "const light = (color) => color.match(/\\d+/g).slice(0, 3).map((value) => value / 255)"
         ".map((v) => (v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4))"
         ".reduce((sum, v, i) => sum + v * [0.2126, 0.7152, 0.0722][i], 0);"
         "const dots = [...document.querySelectorAll('#scatter-chart .dot:not([fill=none])')];"

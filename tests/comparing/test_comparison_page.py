@@ -102,9 +102,9 @@ def test_the_keyboard_is_enough(opened: Open) -> None:
     assert browser.switch_to.active_element.tag_name == "svg", "the focus stays where it was"
 
 
-def luminance(colour: str) -> float:
+def luminance(color: str) -> float:
     """WCAG 2.2, relative luminance."""
-    parts = [int(part) / 255 for part in re.findall(r"\d+", colour)[:3]]
+    parts = [int(part) / 255 for part in re.findall(r"\d+", color)[:3]]
     red, green, blue = (p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in parts)
     return 0.2126 * red + 0.7152 * green + 0.0722 * blue
 
@@ -133,11 +133,11 @@ def test_dark_follows_the_system_and_the_button(opened: Open) -> None:
         assert paper() < 0.02
         assert least_contrast() > 4.5
         press(browser, "#theme")
-        assert (one(browser, "#theme").text, paper() > 0.9) == ("Colours: light", True)
+        assert (one(browser, "#theme").text, paper() > 0.9) == ("Colors: light", True)
     finally:
         browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
     press(browser, "#theme")
-    assert (one(browser, "#theme").text, paper() < 0.02) == ("Colours: dark", True)
+    assert (one(browser, "#theme").text, paper() < 0.02) == ("Colors: dark", True)
 
 
 def test_nothing_that_a_run_says_becomes_part_of_the_page(opened: Open) -> None:

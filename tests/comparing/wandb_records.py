@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 import wandb
 
-from summarizer.config.specs import TrackingSpec
+from summarizer.config.schema import TrackingConfig
 from summarizer.tracking.names import run_name
 from summarizer.tracking.tracker import SampleSummary
 from summarizer.tracking.wandb_run import open_tracker
 
-SPEC = TrackingSpec(
+SPEC = TrackingConfig(
     mode="offline", project="p", entity=None, name=None, group=None, tags=[], log_adapter=False
 )
 

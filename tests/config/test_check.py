@@ -10,7 +10,7 @@ import pytest
 from composing import composed, mistakes
 from omegaconf import OmegaConf
 
-from summarizer.config import specs
+from summarizer.config import schema
 from summarizer.config.check import check
 from summarizer.config.plain import to_plain
 from summarizer.config.targets import Target
@@ -170,7 +170,7 @@ def test_all_at_once(overrides: list[str], keys: list[str]) -> None:
 
 
 def test_the_rules_allow_what_works() -> None:
-    """The neighbours of what is refused."""
+    """The neighbors of what is refused."""
     for overrides in (
         ["data.streaming=true", "trainer.max_steps=3", "data.rows_seed=3"],
         ["data.streaming=true", "trainer.max_steps=3", "data.rows.train=3", "evaluation.split=train"],
@@ -217,7 +217,7 @@ def test_a_start_folder_is_looked_into(tmp_path: Path) -> None:
 def test_no_float_of_any_group_may_be_infinite() -> None:
     floats = [
         (spec, name)
-        for spec in specs.Spec.__subclasses__()
+        for spec in schema.Section.__subclasses__()
         for name, field in spec.model_fields.items()
         if "float" in str(field.annotation)
     ]

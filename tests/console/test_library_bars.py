@@ -89,9 +89,9 @@ from summarizer.console import progress
 progress.PLAIN_LINE_EVERY_S = {every!r}
 logging.basicConfig(level="INFO", handlers=[progress.ConsoleHandler()])
 logging.getLogger("httpx").setLevel("WARNING")
-from summarizer.config.specs import ModelSpec
+from summarizer.config.schema import ModelConfig
 from summarizer.models.source import model_folder
-folder = model_folder(ModelSpec(name_or_path="a/model", revision=None, completion_token=None))
+folder = model_folder(ModelConfig(name_or_path="a/model", revision=None, completion_token=None))
 print("DONE", sorted(path.name for path in folder.iterdir()))
 """
 

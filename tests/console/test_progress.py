@@ -142,7 +142,7 @@ with progress.working("planning"):
     assert "planning: took 1 s" in text
 
 
-def test_a_pipe_stays_one_where_colours_are_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_pipe_stays_one_where_colors_are_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     """As in a notebook, whose kernel sets it for the commands that its cells start."""
     monkeypatch.setenv("FORCE_COLOR", "1")
     done = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True, timeout=60)

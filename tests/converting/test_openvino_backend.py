@@ -16,14 +16,14 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 sys.path.append(str(Path(__file__).resolve().parents[1] / "exporting"))
 from trained_runs import ARTICLE, opened, save_run
 
-from summarizer.config.specs import GenerationSpec
+from summarizer.config.schema import GenerationConfig
 from summarizer.converting import openvino as backend
 from summarizer.converting.openvino import open_converted
 from summarizer.errors import ConfigError
 from summarizer.exporting.merge import Merge
 from summarizer.exporting.model_folder import MergedModel
 from summarizer.quantization import int8
-from summarizer.runs.summarizer import Summariser
+from summarizer.runs.summarizer import Summarizer
 from summarizer.runs.trained_run import TrainedRun, read_run
 
 NO_OPENVINO = "openvino is not installed: pip install '.[openvino]'"
@@ -51,7 +51,7 @@ def rounded(model: PreTrainedModel, bits: str) -> PreTrainedModel:
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if name.endswith(("lm_head.weight", "wte.weight", "embed_tokens.weight")):
-                parameter.copy_(int8.dequantise(*int8.quantise(parameter), torch.float32))
+                parameter.copy_(int8.dequantize(*int8.quantize(parameter), torch.float32))
             elif parameter.dim() > 1:
                 sizes = (64, 32, 16) if bits == "int8" else (128, 64, 32, 16)
                 group = next(size for size in sizes if parameter.shape[1] % size == 0)
@@ -79,19 +79,19 @@ def reference(run: Path, folder: Path, *, trial: int | None = 0, bits: str = "in
     return rounded(AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval(), bits)
 
 
-def asked(run: TrainedRun, **changes: Any) -> GenerationSpec:
+def asked(run: TrainedRun, **changes: Any) -> GenerationConfig:
     return run.spec.generation.model_copy(update=changes)
 
 
-def by_transformers(model: PreTrainedModel, summariser: Summariser, spec: GenerationSpec) -> list[str]:
+def by_transformers(model: PreTrainedModel, summarizer: Summarizer, spec: GenerationConfig) -> list[str]:
     from summarizer.generation.transformers_generate import generate
 
-    prompt = summariser.opened.prompt
+    prompt = summarizer.opened.prompt
     return [
         prompt.decode(
             generate(
                 model,
-                [summariser.prepare(article).prompt_ids],
+                [summarizer.prepare(article).prompt_ids],
                 spec,
                 trials=1,
                 end_id=prompt.end_id,
@@ -103,8 +103,8 @@ def by_transformers(model: PreTrainedModel, summariser: Summariser, spec: Genera
     ]
 
 
-def summaries(summariser: Summariser, trials: list[int] | None) -> list[str]:
-    done = dict(summariser.summaries([summariser.prepare(one) for one in ARTICLES], trials=trials))
+def summaries(summarizer: Summarizer, trials: list[int] | None) -> list[str]:
+    done = dict(summarizer.summaries([summarizer.prepare(one) for one in ARTICLES], trials=trials))
     return [done[index][0] for index in range(len(ARTICLES))]
 
 
@@ -119,14 +119,14 @@ def test_summaries_are_those_of_the_merged_and_rounded_weights(
     model = reference(runs[kind], tmp_path / "merged")
     for changes in SEARCHES:
         spec = asked(run, **changes)
-        summariser = Summariser(converted, spec, articles_at_once=4)
-        found = summaries(summariser, [0])
-        assert found == by_transformers(model, summariser, spec), changes
+        summarizer = Summarizer(converted, spec, articles_at_once=4)
+        found = summaries(summarizer, [0])
+        assert found == by_transformers(model, summarizer, spec), changes
         assert len(set(found)) > 1
-        pieces = list(summariser.stream(summariser.prepare(ARTICLE)))
+        pieces = list(summarizer.stream(summarizer.prepare(ARTICLE)))
         assert "".join(pieces) == found[0]
         assert len(pieces) > 1 or spec.num_beams > 1
-    base = Summariser(converted, asked(run), articles_at_once=1)
+    base = Summarizer(converted, asked(run), articles_at_once=1)
     alone = reference(runs[kind], tmp_path / "base", trial=None)
     assert summaries(base, None) == by_transformers(alone, base, asked(run)) != summaries(base, [0])
 
@@ -134,11 +134,11 @@ def test_summaries_are_those_of_the_merged_and_rounded_weights(
 def test_four_bits_are_rounded_as_said(runs: dict[str, Path], tmp_path: Path) -> None:
     pytest.importorskip("openvino", reason=NO_OPENVINO)
     run = read_run(runs["gptj"])
-    summariser = Summariser(
+    summarizer = Summarizer(
         open_converted([run], "openvino_int4", precision="fp32"), asked(run), articles_at_once=1
     )
     model = reference(runs["gptj"], tmp_path / "merged", bits="int4")
-    assert summaries(summariser, [0]) == by_transformers(model, summariser, asked(run))
+    assert summaries(summarizer, [0]) == by_transformers(model, summarizer, asked(run))
 
 
 def test_draws_are_those_of_the_own_decoder(runs: dict[str, Path]) -> None:
@@ -149,9 +149,9 @@ def test_draws_are_those_of_the_own_decoder(runs: dict[str, Path]) -> None:
 
     def drawn(**changes: Any) -> list[str]:
         spec = asked(run, do_sample=True, **changes)
-        return summaries(Summariser(converted, spec, articles_at_once=1), [0])
+        return summaries(Summarizer(converted, spec, articles_at_once=1), [0])
 
-    greedy = summaries(Summariser(converted, asked(run), articles_at_once=1), [0])
+    greedy = summaries(Summarizer(converted, asked(run), articles_at_once=1), [0])
     assert drawn(temperature=1e-4) == greedy
     assert drawn(temperature=3.0, seed=1) == drawn(temperature=3.0, seed=1) != drawn(temperature=3.0, seed=2)
 
@@ -196,10 +196,10 @@ def test_the_command_drives_it(runs: dict[str, Path], tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     spec = asked(read_run(run), num_beams=2)
-    summariser = Summariser(
+    summarizer = Summarizer(
         open_converted([read_run(run)], "openvino", precision="fp32"), spec, articles_at_once=1
     )
-    texts = summaries(summariser, [0])
+    texts = summaries(summarizer, [0])
     assert done.stdout == "\n".join(f"==> {i}.txt <==\n{text}\n" for i, text in enumerate(texts))
     assert "openvino: the adapter merged into the base, weights in int8" in done.stderr
 

@@ -11,11 +11,11 @@ import pytest
 import transformers
 
 from summarizer.config.paths import PACKAGE
-from summarizer.config.specs import Columns, DataSpec, PromptSpec, RowLimits
-from summarizer.data import tokenize as tokenise
+from summarizer.config.schema import Columns, DataConfig, PromptConfig, RowLimits
+from summarizer.data import tokenize as tokenize
 from summarizer.data.prompt import Prompt, build_prompt
 
-COMPLETION = PromptSpec(
+COMPLETION = PromptConfig(
     template="Article: {article}\n\nSummary: {completion}",
     completion_token="<|extratoken_1|>",
     end_token=None,
@@ -40,8 +40,8 @@ def prompt(tokenizer: transformers.PreTrainedTokenizerFast) -> Prompt:
 
 
 @pytest.fixture
-def data_spec() -> Callable[..., DataSpec]:
-    def build(train: Any, **changes: Any) -> DataSpec:
+def data_spec() -> Callable[..., DataConfig]:
+    def build(train: Any, **changes: Any) -> DataConfig:
         limits = {"train": None, "validation": None, "test": None} | changes.pop("rows", {})
         columns = {"article": "article", "summary": "highlights", "id": "id"} | changes.pop("columns", {})
         fields: dict[str, Any] = {
@@ -60,7 +60,7 @@ def data_spec() -> Callable[..., DataSpec]:
             "max_bad_rows": 0,
             "processes": None,
         }
-        return DataSpec(**(fields | changes))
+        return DataConfig(**(fields | changes))
 
     return build
 
@@ -77,13 +77,13 @@ def write_jsonl(tmp_path: Path) -> Callable[..., str]:
 
 @pytest.fixture
 def encodings(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Grows by the number of rows, each time rows are tokenised in this process."""
+    """Grows by the number of rows, each time rows are tokenized in this process."""
     counted: list[int] = []
-    original = tokenise._encode
+    original = tokenize._encode
 
     def counting(rows: Any, prompt: Prompt) -> Any:
         counted.append(len(rows))
         return original(rows, prompt)
 
-    monkeypatch.setattr(tokenise, "_encode", counting)
+    monkeypatch.setattr(tokenize, "_encode", counting)
     return counted

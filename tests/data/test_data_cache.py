@@ -12,18 +12,18 @@ import pytest
 from data_examples import example_rows
 
 from summarizer import atomic
-from summarizer.config.specs import DataSpec
+from summarizer.config.schema import DataConfig
 from summarizer.data import sources, splits
 from summarizer.data.cache import SCHEMA
 from summarizer.data.prompt import Prompt
 from summarizer.data.splits import build_split
 from summarizer.errors import ConfigError
 
-SpecBuilder = Callable[..., DataSpec]
+SpecBuilder = Callable[..., DataConfig]
 Writer = Callable[..., str]
 
 
-def test_the_second_time_nothing_is_tokenised(
+def test_the_second_time_nothing_is_tokenized(
     data_spec: SpecBuilder, write_jsonl: Writer, prompt: Prompt, encodings: list[int]
 ) -> None:
     spec = data_spec(write_jsonl(example_rows(20)))
@@ -36,14 +36,14 @@ def test_the_second_time_nothing_is_tokenised(
     assert second.rows.cache_files, "it is memory-mapped"
 
 
-def test_what_changes_the_rows_or_tokens_is_tokenised_again(
+def test_what_changes_the_rows_or_tokens_is_tokenized_again(
     data_spec: SpecBuilder,
     write_jsonl: Writer,
     prompt: Prompt,
     encodings: list[int],
     tokenizer: Any,
 ) -> None:
-    from summarizer.config.specs import PromptSpec
+    from summarizer.config.schema import PromptConfig
     from summarizer.data.prompt import build_prompt
 
     rows = example_rows(3)
@@ -56,7 +56,7 @@ def test_what_changes_the_rows_or_tokens_is_tokenised_again(
     assert os.stat(str(spec.train)).st_size == stat.st_size
     assert build_split(spec, "train", prompt).fingerprint != fingerprint
     other = build_prompt(
-        PromptSpec(template="{article}\nTL;DR:", completion_token=None, end_token=None, max_tokens=64),
+        PromptConfig(template="{article}\nTL;DR:", completion_token=None, end_token=None, max_tokens=64),
         tokenizer,
     )
     build_split(spec, "train", other)
@@ -142,7 +142,7 @@ def test_a_cache_that_cannot_be_written_is_the_users_to_mend(
         build_split(data_spec(write_jsonl(example_rows(2))), "train", prompt)
 
 
-def _built(spec: DataSpec, prompt: Prompt) -> str:
+def _built(spec: DataConfig, prompt: Prompt) -> str:
     return build_split(spec, "train", prompt).fingerprint
 
 

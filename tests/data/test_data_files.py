@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from data_examples import example_rows
 
-from summarizer.config.specs import Columns, DataSpec
+from summarizer.config.schema import Columns, DataConfig
 from summarizer.data.files import check_data_files, find_files, read_files
 from summarizer.data.formats import READERS
 from summarizer.data.rows import BadRow
@@ -210,7 +210,7 @@ def test_every_mistake_in_paths_at_once(tmp_path: Path) -> None:
         assert part in message
 
 
-def test_the_cheap_check_covers_each_split(data_spec: Callable[..., DataSpec], tmp_path: Path) -> None:
+def test_the_cheap_check_covers_each_split(data_spec: Callable[..., DataConfig], tmp_path: Path) -> None:
     good = str(write(tmp_path / "ok.jsonl", AWKWARD))
     assert check_data_files(data_spec(good)) == []
     spec = data_spec("/nowhere/x.jsonl", validation=good, test=["/nowhere/y.csv", good])

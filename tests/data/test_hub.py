@@ -12,7 +12,7 @@ import datasets
 import pytest
 from data_examples import example_rows
 
-from summarizer.config.specs import DataSpec
+from summarizer.config.schema import DataConfig
 from summarizer.console import progress
 from summarizer.data.prompt import Prompt
 from summarizer.data.sources import _made_from
@@ -22,7 +22,7 @@ from summarizer.errors import ConfigError
 
 pytestmark = pytest.mark.versions
 
-SpecBuilder = Callable[..., DataSpec]
+SpecBuilder = Callable[..., DataConfig]
 
 
 @pytest.fixture
@@ -34,7 +34,7 @@ def folder(write_jsonl: Callable[..., str], tmp_path: Path, monkeypatch: pytest.
     return str(tmp_path / "set")
 
 
-def hub(data_spec: SpecBuilder, path: str, **changes: Any) -> DataSpec:
+def hub(data_spec: SpecBuilder, path: str, **changes: Any) -> DataConfig:
     return data_spec(
         changes.pop("train", "train"), source="hub", path=path, validation="validation", **changes
     )
@@ -57,7 +57,7 @@ def test_the_second_time_it_is_found(
 ) -> None:
     spec = hub(data_spec, folder)
     first = build_split(spec, "train", prompt)
-    monkeypatch.setattr("summarizer.data.splits.tokenise", None)
+    monkeypatch.setattr("summarizer.data.splits.tokenize", None)
     assert build_split(spec, "train", prompt).rows.to_list() == first.rows.to_list()
 
 

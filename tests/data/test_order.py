@@ -52,5 +52,5 @@ def test_grouping_saves_padding_and_keeps_the_order_of_lengths_random() -> None:
     grouped = epoch_batches(LENGTHS, 0, 0, 4, shuffle=True, group_by_length=True)
     assert padding(grouped) < padding(plain) / 10
     means = torch.tensor([sum(LENGTHS[row] for row in batch) / 4 for batch in grouped[:-1]])
-    neighbours = torch.corrcoef(torch.stack([means[:-1], means[1:]]))[0, 1]
-    assert abs(neighbours) < 0.2
+    neighbors = torch.corrcoef(torch.stack([means[:-1], means[1:]]))[0, 1]
+    assert abs(neighbors) < 0.2

@@ -7,19 +7,19 @@ import pytest
 import transformers
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, processors
 
-from summarizer.config.specs import PromptSpec
+from summarizer.config.schema import PromptConfig
 from summarizer.data.prompt import Prompt, build_prompt, text_tokenizer
 from summarizer.errors import ConfigError
 
 ARTICLE = "The council met.\n\nIt's 10,000 people — naïve café 東京 \U0001f600 & more:  two  spaces\ttab."
 SUMMARY = "Council met.\nNothing was decided."
-TLDR = PromptSpec(template="{article}\n\nTL;DR:", completion_token=None, end_token=None, max_tokens=128)
+TLDR = PromptConfig(template="{article}\n\nTL;DR:", completion_token=None, end_token=None, max_tokens=128)
 Fast = transformers.PreTrainedTokenizerFast
 
 
-def spec(template: str = "{article}\n\nTL;DR:", **changes: object) -> PromptSpec:
+def spec(template: str = "{article}\n\nTL;DR:", **changes: object) -> PromptConfig:
     fields = {"completion_token": None, "end_token": None, "max_tokens": 128} | changes
-    return PromptSpec(template=template, **fields)  # type: ignore[arg-type]
+    return PromptConfig(template=template, **fields)  # type: ignore[arg-type]
 
 
 def whole(prompt: Prompt, article: str, summary: str) -> list[int]:
@@ -43,7 +43,7 @@ def llama() -> Fast:
     "template",
     ["{article}\n\nTL;DR:", "Article: {article}\n\nSummary: {completion}", "News:\n{article}\nShort:\n"],
 )
-def test_plain_prompts_are_tokenised_as_running_text(tokenizer: Fast, template: str) -> None:
+def test_plain_prompts_are_tokenized_as_running_text(tokenizer: Fast, template: str) -> None:
     prompt = build_prompt(spec(template), tokenizer)
     text = template.replace("{completion}", "").replace("{article}", ARTICLE)
     text += SUMMARY if text.endswith((" ", "\n")) else " " + SUMMARY
@@ -77,7 +77,7 @@ def test_control_tokens_spelled_in_a_text_are_text(tokenizer: Fast, prompt: Prom
     assert prompt.decode(target_ids) == spelled
 
 
-def test_ordinary_text_is_tokenised_as_by_the_original(tokenizer: Fast) -> None:
+def test_ordinary_text_is_tokenized_as_by_the_original(tokenizer: Fast) -> None:
     text = text_tokenizer(tokenizer)
     for example in (ARTICLE, SUMMARY, "", " ", "\n\n\n", "a" * 500, "<|", "|>"):
         assert text.encode(example, add_special_tokens=False).ids == tokenizer(example).input_ids

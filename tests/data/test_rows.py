@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from summarizer.config.specs import Columns
+from summarizer.config.schema import Columns
 from summarizer.data.rows import BadRow, Row, check_row, require_columns
 from summarizer.errors import ConfigError
 

@@ -9,15 +9,15 @@ from typing import Any
 import pytest
 from data_examples import example_rows
 
-from summarizer.config.specs import DataSpec
-from summarizer.data import tokenize as tokenise
+from summarizer.config.schema import DataConfig
+from summarizer.data import tokenize as tokenize
 from summarizer.data.prompt import Prompt
 from summarizer.data.report import SplitReport
 from summarizer.data.rows import BadRow
 from summarizer.data.splits import Split, build_split
 from summarizer.errors import ConfigError
 
-SpecBuilder = Callable[..., DataSpec]
+SpecBuilder = Callable[..., DataConfig]
 Writer = Callable[..., str]
 BAD = {"id": "bad", "article": "", "highlights": "x"}
 
@@ -100,10 +100,10 @@ def test_a_small_limit_starts_no_processes_and_reads_no_further(
     monkeypatch: pytest.MonkeyPatch,
     encodings: list[int],
 ) -> None:
-    monkeypatch.setattr(tokenise, "ROWS_WORTH_PROCESSES", 5)
+    monkeypatch.setattr(tokenize, "ROWS_WORTH_PROCESSES", 5)
     read: list[int] = []
-    check = tokenise.check_row
-    monkeypatch.setattr(tokenise, "check_row", lambda *given: (read.append(given[3]), check(*given))[1])
+    check = tokenize.check_row
+    monkeypatch.setattr(tokenize, "check_row", lambda *given: (read.append(given[3]), check(*given))[1])
     path = write_jsonl(example_rows(9))
     split = build_split(data_spec(path, processes=2, rows={"train": 4}), "train", prompt)
     assert (len(split), sum(encodings), read) == (4, 4, [0, 1, 2, 3])
@@ -193,16 +193,16 @@ def test_batches_go_on_over_epochs_from_any_step(
 def test_many_processes_give_the_rows_of_one(
     prompt: Prompt, monkeypatch: pytest.MonkeyPatch, encodings: list[int]
 ) -> None:
-    monkeypatch.setattr(tokenise, "ROWS_WORTH_PROCESSES", 150)
+    monkeypatch.setattr(tokenize, "ROWS_WORTH_PROCESSES", 150)
     rows = [
-        tokenise.Row(row["id"], row["article"], row["highlights"], f"f row {number}")
+        tokenize.Row(row["id"], row["article"], row["highlights"], f"f row {number}")
         for number, row in enumerate(example_rows(300))
     ]
     mixed: list[Any] = [
         *rows[:7],
         BadRow("f row 8", "empty"),
         *rows[7:],
-        tokenise.Row("l", "a", "w " * 200, "f row x"),
+        tokenize.Row("l", "a", "w " * 200, "f row x"),
     ]
 
     def plain(found: Any) -> list[Any]:
@@ -211,10 +211,10 @@ def test_many_processes_give_the_rows_of_one(
             for row in found
         ]
 
-    one = plain(tokenise.tokenise(mixed, prompt, 1))
+    one = plain(tokenize.tokenize(mixed, prompt, 1))
     assert sum(encodings) == len(mixed) == len(one)
-    assert plain(tokenise.tokenise(mixed, prompt, 2)) == one
-    assert sum(encodings) == len(mixed), "the others were tokenised elsewhere"
+    assert plain(tokenize.tokenize(mixed, prompt, 2)) == one
+    assert sum(encodings) == len(mixed), "the others were tokenized elsewhere"
     assert one[-1] == BadRow("f row x", one[-1].reason)
 
 

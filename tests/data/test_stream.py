@@ -8,7 +8,7 @@ from itertools import chain
 import pytest
 from data_examples import example_rows
 
-from summarizer.config.specs import DataSpec
+from summarizer.config.schema import DataConfig
 from summarizer.data import stream
 from summarizer.data.prompt import Prompt
 from summarizer.data.splits import build_split
@@ -17,7 +17,7 @@ from summarizer.errors import ConfigError
 
 pytestmark = pytest.mark.versions
 
-SpecBuilder = Callable[..., DataSpec]
+SpecBuilder = Callable[..., DataConfig]
 Writer = Callable[..., str]
 BAD = {"id": "bad", "article": None, "highlights": "x"}
 
@@ -69,7 +69,7 @@ def test_a_resumed_stream_goes_on_exactly(
     assert (names(streamed, 0, 32, seed=1, group=group, shuffle=shuffle) == whole) is not shuffle
 
 
-def test_passing_over_rows_tokenises_no_article(
+def test_passing_over_rows_tokenizes_no_article(
     streamed: StreamedSplit, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     articles: list[str] = []

@@ -8,7 +8,7 @@ import yaml
 from nltk.tokenize.punkt import PunktTrainer, save_punkt_params
 
 from summarizer.config.paths import conf_folder
-from summarizer.config.specs import GenerationSpec
+from summarizer.config.schema import GenerationConfig
 from summarizer.evaluation import mlperf
 from summarizer.evaluation.mlperf import REFERENCE, ROWS, mlperf_scores, prompt, prompt_ids, verdict
 from summarizer.evaluation.rouge import score_pairs
@@ -43,7 +43,7 @@ def test_a_long_prompt_is_cut_at_its_end() -> None:
 
 def test_generation_keeps_only_what_the_task_leaves_open() -> None:
     options = yaml.safe_load((conf_folder() / "generation" / "greedy.yaml").read_text())
-    spec = GenerationSpec(**options | {"seed": 77, "no_repeat_ngram_size": 3, "length_penalty": 2.0})
+    spec = GenerationConfig(**options | {"seed": 77, "no_repeat_ngram_size": 3, "length_penalty": 2.0})
     fixed = mlperf.generation(spec)
     changed = {name for name in type(spec).model_fields if getattr(spec, name) != getattr(fixed, name)}
     assert (fixed.num_beams, fixed.min_new_tokens, fixed.max_new_tokens) == (4, 30, 128)

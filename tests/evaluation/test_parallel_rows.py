@@ -108,7 +108,7 @@ def test_a_script_without_a_main_guard_runs_once_and_leaves_nothing_behind(tmp_p
 def pressed_until_it_ends(process: subprocess.Popen[str]) -> tuple[str, str]:
     """Ctrl-C as a terminal sends it: the workers hear it too, while they start.
 
-    Python drops one that comes while a finaliser runs; a person would press again, and so does this.
+    Python drops one that comes while a finalizer runs; a person would press again, and so does this.
     """
     for _ in range(6):
         os.killpg(process.pid, signal.SIGINT)

@@ -237,8 +237,8 @@ def test_the_openvino_graph_computes_the_model(config: Any, tmp_path: Path) -> N
     from answer_openvino import OpenVino, convert
 
     from summarizer.generation.openvino.running import EXACT
-    from summarizer.generation.openvino.stored import GROUPS, quantise_groups
-    from summarizer.quantization.int8 import quantise
+    from summarizer.generation.openvino.stored import GROUPS, quantize_groups
+    from summarizer.quantization.int8 import quantize
 
     torch.manual_seed(0)
     untied = type(config)(
@@ -250,11 +250,11 @@ def test_the_openvino_graph_computes_the_model(config: Any, tmp_path: Path) -> N
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if name.endswith(("lm_head.weight", "wte.weight", "embed_tokens.weight")):
-                q, scale = quantise(parameter)
+                q, scale = quantize(parameter)
                 parameter.copy_(q * scale)
             elif parameter.dim() > 1:
                 group = next(size for size in GROUPS["int8"] if parameter.shape[1] % size == 0)
-                q, scale = quantise_groups(parameter, group, "int8")
+                q, scale = quantize_groups(parameter, group, "int8")
                 parameter.copy_((q * scale).reshape(parameter.shape))
     asked = {"threads": 1, "folder": str(tmp_path / "out"), "embedding_weights": 96 * 32, "end_id": 95}
     side = OpenVino(asked, EXACT)

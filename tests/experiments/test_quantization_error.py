@@ -1,4 +1,4 @@
-"""The study of quantisation error: what it measures, and that its command still runs."""
+"""The study of quantization error: what it measures, and that its command still runs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 import torch
 from small_runs import REPOSITORY, measure_of
 
-from summarizer.config.specs import ModelSpec, QuantizationSpec
+from summarizer.config.schema import ModelConfig, QuantizationConfig
 from summarizer.models.load import load_base
 
 STUDY = REPOSITORY / "experiments" / "quantization_error"
@@ -45,9 +45,9 @@ def test_error_is_the_sum_over_the_vocabulary() -> None:
 
 
 def test_a_pass_is_the_model_s_own_loss_and_gradient() -> None:
-    spec = ModelSpec(name_or_path="embedded:tiny_gptj", revision=None, completion_token=None)
+    spec = ModelConfig(name_or_path="embedded:tiny_gptj", revision=None, completion_token=None)
     device = torch.device("cpu")
-    model = load_base(spec, QuantizationSpec(format="int8", cache=False), device).model
+    model = load_base(spec, QuantizationConfig(format="int8", cache=False), device).model
     ids = [5, 17, 300, 4, 99, 1000, 42, 7]
     got = study.pass_text(model, ids, 5, device, "fp32", backward=True)
     tokens = torch.tensor([ids])

@@ -277,13 +277,13 @@ def test_random_weights_come_with_rows_that_fill_every_example(tmp_path: Path) -
 def test_the_peer_s_weights_are_the_embedded_base_s(tmp_path: Path) -> None:
     from transformers import AutoModelForCausalLM
 
-    from summarizer.config.specs import QuantizationSpec
+    from summarizer.config.schema import QuantizationConfig
     from summarizer.models.load import load_base
 
     given = prepared(Setting(sweep_workload.EMBEDDED, None, "cpu", SMALL), None, tmp_path)
     theirs = AutoModelForCausalLM.from_pretrained(given.model, dtype=torch.float32)
     spec = sweep_workload.compose_spec(["tracking=none"])
-    ours = load_base(spec.model, QuantizationSpec(format="int8", cache=False), torch.device("cpu")).model
+    ours = load_base(spec.model, QuantizationConfig(format="int8", cache=False), torch.device("cpu")).model
     ids = torch.arange(100, 140).unsqueeze(0)
     with torch.no_grad():
         torch.testing.assert_close(theirs(ids).logits, ours(ids).logits, rtol=1e-3, atol=1e-3)

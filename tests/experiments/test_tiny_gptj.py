@@ -22,7 +22,7 @@ sys.path.insert(0, str(REPOSITORY / "experiments" / "tiny_gptj"))
 
 import pretraining
 from bpe import train_tokenizer
-from prose import Tokens, cut, fingerprint, hold_out, read_documents, tokenise, unigram_loss
+from prose import Tokens, cut, fingerprint, hold_out, read_documents, tokenize, unigram_loss
 from recipe import Recipe, TextPart, TokenizerPart, read_recipe
 
 from summarizer.config.paths import PACKAGE
@@ -95,7 +95,7 @@ def test_the_tokenizer_gives_every_text_back_and_is_the_same_again() -> None:
         assert tokenizer.decode(tokenizer(text).input_ids) == text
     again = train_tokenizer(documents, part, 64)
     assert again.backend_tokenizer.to_str() == tokenizer.backend_tokenizer.to_str()
-    encoded = tokenise(documents[:2], tokenizer)
+    encoded = tokenize(documents[:2], tokenizer)
     assert encoded.tolist() == [*tokenizer(documents[0]).input_ids, 0, *tokenizer(documents[1]).input_ids, 0]
     with pytest.raises(ConfigError, match="gives only"):
         train_tokenizer(["too little"], part, 64)

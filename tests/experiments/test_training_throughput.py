@@ -95,7 +95,7 @@ def test_the_table_has_a_line_for_every_row_and_a_column_for_every_peer() -> Non
     assert lines[-1] == "2 x 1024, 2, ours int8: after running out of memory, at most 1 at once"
 
 
-def test_the_grid_begins_at_its_centre() -> None:
+def test_the_grid_begins_at_its_center() -> None:
     points = measure.grid([2, 4], [256, 1024], [2, 16], full=False)
     assert points[0] == Point(2, 1024, 2)
     assert set(points) == {Point(2, 1024, 2), Point(2, 256, 2), Point(4, 1024, 2), Point(2, 1024, 16)}
@@ -143,7 +143,7 @@ def test_made_rows_are_full_and_the_same_for_every_contender() -> None:
 
 @pytest.mark.slow
 def test_both_sides_take_the_same_steps() -> None:
-    """Unquantised and in fp32: the same loss and gradient norm, step after step, as the optimizer moves on."""
+    """Unquantized and in fp32: the same loss and gradient norm, step after step, as the optimizer moves on."""
     numbers = {}
     for contender in (Contender("ours", "none+fp32"), Contender("peer", "fp32")):
         turns = worker.Turns(SETTING, contender, POINT)
@@ -165,15 +165,15 @@ def test_what_a_step_s_operators_are_counted_as() -> None:
     x, scale = torch.randn(4, 512), torch.tensor(0.5)
     counts = anatomy.count_step(lambda: x @ stored.float().t() * scale, torch.device("cpu"))
     assert counts["products"] == 1
-    assert counts["dequantisations"] == 1
-    assert counts["dequantised_bytes"] == 512 * 512 * 4
+    assert counts["dequantizations"] == 1
+    assert counts["dequantized_bytes"] == 512 * 512 * 4
     assert counts["copied_bytes"] == 512 * 512 * (1 + 4)
     assert counts["operators"] == 3
     assert counts["host_waits"] == 0
     assert anatomy.count_step(lambda: torch.ones(2).sum().item(), torch.device("cpu"))["host_waits"] == 1
-    quantised = anatomy.count_step(lambda: torch.zeros(512, 512).to(torch.float8_e4m3fn), torch.device("cpu"))
-    assert (quantised["quantisations"], quantised["dequantisations"]) == (1, 0)
-    table = anatomy.anatomy_table({"ours": counts, "peer": quantised}, {"other": "out of memory"})
+    quantized = anatomy.count_step(lambda: torch.zeros(512, 512).to(torch.float8_e4m3fn), torch.device("cpu"))
+    assert (quantized["quantizations"], quantized["dequantizations"]) == (1, 0)
+    table = anatomy.anatomy_table({"ours": counts, "peer": quantized}, {"other": "out of memory"})
     assert "| matrix products | 1 | 0 |" in table
     assert table.endswith("other: out of memory")
 

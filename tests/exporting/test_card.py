@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 from trained_runs import EMBEDDED, finished, save_run
 
 from summarizer.config.check import check
-from summarizer.config.specs import RunSpec
+from summarizer.config.schema import RunConfig
 from summarizer.data.prompt import build_prompt
 from summarizer.errors import ConfigError
 from summarizer.exporting.base_name import base_name, is_hub_name
@@ -21,7 +21,7 @@ from summarizer.models.tokenizer import load_tokenizer
 from summarizer.tracking.summary import write_summary
 
 
-def spec_of(run: Path, **changes: Any) -> RunSpec:
+def spec_of(run: Path, **changes: Any) -> RunConfig:
     config = OmegaConf.load(run / ".hydra" / "config.yaml")
     for key, value in changes.items():
         OmegaConf.update(config, key.replace("__", "."), value)

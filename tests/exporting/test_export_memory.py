@@ -1,4 +1,4 @@
-"""Exporting needs memory for the quantised base and a shard, not for the dense model that it writes."""
+"""Exporting needs memory for the quantized base and a shard, not for the dense model that it writes."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ sys.path.append(sys.argv[3])
 from private_memory import Peak
 from trained_runs import fill_randomly, load, lora
 from summarizer.adapters.attach import attach
-from summarizer.config.specs import GenerationSpec
+from summarizer.config.schema import GenerationConfig
 from summarizer.exporting.converted import convert
 from summarizer.exporting.merge import Merge
 from summarizer.exporting.model_folder import MergedModel
 from summarizer.models.load import load_config
 from summarizer.models.tokenizer import load_tokenizer
 from summarizer.data.prompt import build_prompt
-from summarizer.config.specs import PromptSpec
+from summarizer.config.schema import PromptConfig
 
 folder, output = Path(sys.argv[1]), Path(sys.argv[2])
 model = attach(load(folder, "int8").model, [lora(2)], [0])
 fill_randomly(model, 0)
 tokenizer = load_tokenizer(folder)
-spec = PromptSpec(
+spec = PromptConfig(
     template="{article} TL;DR:", completion_token=None, end_token=None, max_tokens=64
 )
-generation = GenerationSpec(
+generation = GenerationConfig(
     max_new_tokens=8, min_new_tokens=0, num_beams=1, length_penalty=1.0, early_stopping=False,
     no_repeat_ngram_size=0, do_sample=False, temperature=1.0, top_p=1.0, top_k=50, seed=0,
 )

@@ -14,7 +14,7 @@ from trained_runs import example, fill_randomly, load, lora, opened, save_run
 from summarizer.adapters.attach import attach
 from summarizer.adapters.peft_format import save_adapter
 from summarizer.config.check import check
-from summarizer.config.specs import RunSpec
+from summarizer.config.schema import RunConfig
 from summarizer.console.progress import bar
 from summarizer.errors import ConfigError
 from summarizer.exporting.choose import choose
@@ -87,7 +87,7 @@ def test_the_sample_where_they_are_gone(
     assert reason in caplog.text
 
 
-def spec_with(folder: Path, key: str, value: object) -> RunSpec:
+def spec_with(folder: Path, key: str, value: object) -> RunConfig:
     """The run's spec with another value."""
     config = OmegaConf.load(folder / "run" / ".hydra" / "config.yaml")
     OmegaConf.update(config, key, value)
@@ -119,14 +119,14 @@ def test_only_what_was_asked_for_is_measured(tmp_path: Path) -> None:
     assert trained.unrounded == trained.cost
 
 
-def test_an_unquantised_base_has_one_kind(tmp_path: Path) -> None:
+def test_an_unquantized_base_has_one_kind(tmp_path: Path) -> None:
     choice = choose(opened(save_run("gptj", tmp_path)), None, "fp32")
     assert choice.weights == "original"
-    assert "was not quantised" in choice.why
+    assert "was not quantized" in choice.why
     assert choice.cost.kl < 1e-6
 
 
-def test_a_base_that_is_only_stored_quantised(tmp_path: Path) -> None:
+def test_a_base_that_is_only_stored_quantized(tmp_path: Path) -> None:
     folder = save_run("gptj", tmp_path)
     config = OmegaConf.load(folder / ".hydra" / "config.yaml")
     OmegaConf.update(config, "model.name_or_path", "embedded:tiny_gptj")
@@ -137,7 +137,7 @@ def test_a_base_that_is_only_stored_quantised(tmp_path: Path) -> None:
     save_adapter(model, 0, folder / "adapter", "base")
     run = opened(folder)
     with pytest.raises(
-        ConfigError, match=r"--weights: original: embedded:tiny_gptj is kept in a quantised form"
+        ConfigError, match=r"--weights: original: embedded:tiny_gptj is kept in a quantized form"
     ):
         choose(run, "original", "bf16")
     choice = choose(run, None, "fp32")

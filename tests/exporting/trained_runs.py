@@ -59,7 +59,7 @@ def save_base(kind: str, folder: Path, seed: int = 0) -> Path:
 
 
 def save_run(kind: str, folder: Path, *overrides: str, summary: bool = True, **adapter: Any) -> Path:
-    """`folder/run`, trained (in name only) over `folder/base`, unquantised unless the overrides say otherwise."""
+    """`folder/run`, trained (in name only) over `folder/base`, unquantized unless the overrides say otherwise."""
     base = save_base(kind, folder / "base")
     run = folder / "run"
     everything = ["linear", "head"] if kind == "gemma3" else ["linear", "head", "embedding"]

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from summarizer.config.specs import GenerationSpec
+from summarizer.config.schema import GenerationConfig
 
 
-def greedy(max_new_tokens: int, **changes: Any) -> GenerationSpec:
+def greedy(max_new_tokens: int, **changes: Any) -> GenerationConfig:
     options: dict[str, Any] = {
         "max_new_tokens": max_new_tokens,
         "min_new_tokens": 0,
@@ -21,4 +21,4 @@ def greedy(max_new_tokens: int, **changes: Any) -> GenerationSpec:
         "top_k": 0,
         "seed": 0,
     }
-    return GenerationSpec(**(options | changes))
+    return GenerationConfig(**(options | changes))

@@ -1,4 +1,4 @@
-"""The decoder against `transformers.generate` on the unquantised model, one prompt at a time."""
+"""The decoder against `transformers.generate` on the unquantized model, one prompt at a time."""
 
 from __future__ import annotations
 

@@ -180,7 +180,7 @@ def test_a_pass_stays_on_the_card_and_asks_it_nothing(kind: str, beams: int) -> 
     layers = 2 * (6 if kind == "gptj" else 7) + 1
     assert calls["summarizer.int8_rows.default"] == layers
     assert calls["summarizer.attend_token.default"] == 2
-    assert calls["summarizer.turn_neighbours.default"] == (2 if kind == "gptj" else 0)
+    assert calls["summarizer.turn_neighbors.default"] == (2 if kind == "gptj" else 0)
 
 
 @pytest.mark.usefixtures("with_triton")

@@ -82,7 +82,7 @@ def taken(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
 
 
 def as_stored(folder: Path, base: PreTrainedModel) -> PreTrainedModel:
-    """transformers' model with the weights that the quantised base stands for."""
+    """transformers' model with the weights that the quantized base stands for."""
     reference = plain(folder)
     count = 0
     for name, module in base.named_modules():

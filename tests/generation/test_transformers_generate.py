@@ -1,4 +1,4 @@
-"""Decoding against transformers' own on the unquantised model, one prompt and one trial at a time."""
+"""Decoding against transformers' own on the unquantized model, one prompt and one trial at a time."""
 
 from __future__ import annotations
 

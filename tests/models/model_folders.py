@@ -9,7 +9,7 @@ import torch
 import transformers
 from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
-from summarizer.config.specs import ModelSpec, QuantizationSpec
+from summarizer.config.schema import ModelConfig, QuantizationConfig
 from summarizer.models.load import Base, load_base
 
 COMMON = {"vocab_size": 96, "bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0}
@@ -71,8 +71,8 @@ def save_bin(
 
 
 def load(folder: Path | str, format_name: str = "none", *, cache: bool = False, device: str = "cpu") -> Base:
-    spec = ModelSpec(name_or_path=str(folder), revision=None, completion_token=None)
-    quantization = QuantizationSpec(format=format_name, cache=cache)  # type: ignore[arg-type]
+    spec = ModelConfig(name_or_path=str(folder), revision=None, completion_token=None)
+    quantization = QuantizationConfig(format=format_name, cache=cache)  # type: ignore[arg-type]
     return load_base(spec, quantization, torch.device(device))
 
 

@@ -1,4 +1,4 @@
-"""The cache of quantised bases: made once, keyed by its origin, never half there."""
+"""The cache of quantized bases: made once, keyed by its origin, never half there."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ def folder(tmp_path: Path) -> Path:
 
 
 def forbid(monkeypatch: pytest.MonkeyPatch) -> None:
-    def quantised(*_: object) -> None:
-        raise AssertionError("quantised again")
+    def quantized(*_: object) -> None:
+        raise AssertionError("quantized again")
 
-    monkeypatch.setattr(load_module, "quantised", quantised)
+    monkeypatch.setattr(load_module, "quantized", quantized)
 
 
 @pytest.mark.parametrize("name", ["int8", "blockwise8", "nf4", "fp8"])
@@ -50,7 +50,7 @@ def test_the_second_load_reads_the_cache(
     second = logits(load(folder, name, cache=True).model)
     assert torch.equal(without, first)
     assert torch.equal(first, second)
-    with pytest.raises(AssertionError, match="quantised again"):
+    with pytest.raises(AssertionError, match="quantized again"):
         load(folder, name)
 
 

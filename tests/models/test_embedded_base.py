@@ -14,7 +14,7 @@ from summarizer.config.paths import PACKAGE
 from summarizer.models.load import load_config
 from summarizer.models.meta_model import build_skeleton
 from summarizer.models.stored_base import read_base
-from summarizer.models.streaming import quantised, source_tensors
+from summarizer.models.streaming import quantized, source_tensors
 from summarizer.models.tokenizer import load_tokenizer
 from summarizer.quantization import NAMES
 
@@ -56,7 +56,7 @@ def test_it_converts_to_every_format(name: str) -> None:
 )
 def test_it_is_the_shared_checkpoint_in_int8() -> None:
     skeleton = build_skeleton(load_config(SHARED), "int8")
-    made = dict(quantised(skeleton, source_tensors(SHARED), SHARED, "int8", torch.device("cpu")))
+    made = dict(quantized(skeleton, source_tensors(SHARED), SHARED, "int8", torch.device("cpu")))
     stored = dict(read_base(EMBEDDED))
     assert stored.keys() == made.keys()
     assert all(
@@ -67,7 +67,7 @@ def test_it_is_the_shared_checkpoint_in_int8() -> None:
 @pytest.mark.skipif(
     not SHARED.is_dir(), reason="needs ../shared/tiny_gptj, the checkpoint that it was made from"
 )
-def test_quantising_costs_little() -> None:
+def test_quantizing_costs_little() -> None:
     ids = torch.tensor([load_tokenizer(EMBEDDED)(TEXT).input_ids])
     exact = logits(AutoModelForCausalLM.from_pretrained(SHARED, dtype=torch.float32).eval(), ids)
     stored = logits(load("embedded:tiny_gptj", "int8").model, ids)

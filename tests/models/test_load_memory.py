@@ -1,4 +1,4 @@
-"""Loading an old fp32 checkpoint needs memory for the quantised base, not for the checkpoint."""
+"""Loading an old fp32 checkpoint needs memory for the quantized base, not for the checkpoint."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from summarizer.models.meta_model import build_skeleton
 MEASURE = """
 import json, sys, torch
 from private_memory import Peak
-from summarizer.config.specs import ModelSpec, QuantizationSpec
+from summarizer.config.schema import ModelConfig, QuantizationConfig
 from summarizer.models.load import load_base
 import bitsandbytes
 
 cache = sys.argv[2] == "cache"
-spec = ModelSpec(name_or_path=sys.argv[1], revision=None, completion_token=None)
+spec = ModelConfig(name_or_path=sys.argv[1], revision=None, completion_token=None)
 with Peak() as loading:
-    base = load_base(spec, QuantizationSpec(format="int8", cache=cache), torch.device("cpu"))
+    base = load_base(spec, QuantizationConfig(format="int8", cache=cache), torch.device("cpu"))
 print(json.dumps({"peak": loading.bytes, "stored": base.stored_bytes}))
 """
 
@@ -49,7 +49,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @needs_proc
 @pytest.mark.parametrize("cache", [pytest.param("cache", marks=pytest.mark.slow), "none"])
-def test_peak_memory_is_near_the_quantised_size(
+def test_peak_memory_is_near_the_quantized_size(
     cache: str, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SUMMARIZER_CACHE", str(tmp_path))
@@ -57,7 +57,7 @@ def test_peak_memory_is_near_the_quantised_size(
     reports = [report_of(MEASURE, checkpoint, cache) for _ in range(2 if cache == "cache" else 1)]
     stored = reports[0]["stored"]
     assert stored == pytest.approx(checkpoint_bytes / 4, rel=0.01)
-    # The quantised base, and what one shard adds while it is written; a dense copy would be 4 times as much.
+    # The quantized base, and what one shard adds while it is written; a dense copy would be 4 times as much.
     assert 0.9 * stored < reports[0]["peak"] < 1.5 * stored, reports
     if cache == "cache":  # from the cache it is mapped: private memory holds next to nothing of it
         assert reports[1]["peak"] < 0.2 * stored, reports

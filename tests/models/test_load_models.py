@@ -31,8 +31,8 @@ def test_logits_are_those_of_transformers(kind: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", CONFIGS)
 @pytest.mark.parametrize("name", [name for name in NAMES if name != "none"])
-def test_quantised_logits_are_those_of_the_dequantised_weights(kind: str, name: str, tmp_path: Path) -> None:
-    """The reference is transformers' own model, with the dequantised weights put in place by hand."""
+def test_quantized_logits_are_those_of_the_dequantized_weights(kind: str, name: str, tmp_path: Path) -> None:
+    """The reference is transformers' own model, with the dequantized weights put in place by hand."""
     tiny_model(kind).save_pretrained(tmp_path)
     reference = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32).eval()
     base = load(tmp_path, name)
@@ -79,7 +79,7 @@ def test_every_linear_head_and_embedding_can_be_adapted(
         tiny_model(kind).save_pretrained(tmp_path)
         with caplog.at_level(logging.WARNING):
             load(tmp_path)
-        assert "stays as it is, neither quantised nor adapted" in caplog.text
+        assert "stays as it is, neither quantized nor adapted" in caplog.text
 
 
 @pytest.mark.parametrize("kind", ["gptj", "llama_tied", "gpt2"])
@@ -170,7 +170,7 @@ def test_persistent_buffers_of_a_checkpoint_are_loaded(tmp_path: Path) -> None:
     skeleton = build_skeleton(load_config(tmp_path), "none")
     skeleton.model.transformer.register_buffer("routing", torch.zeros(3))
     assert list(skeleton.buffers) == ["transformer.routing"]
-    from summarizer.models.streaming import fill, quantised, source_tensors
+    from summarizer.models.streaming import fill, quantized, source_tensors
 
     for extra, expected in (
         ({"transformer.routing": torch.tensor([1.0, 2.0, 3.0])}, [1, 2, 3]),
@@ -179,7 +179,7 @@ def test_persistent_buffers_of_a_checkpoint_are_loaded(tmp_path: Path) -> None:
         skeleton.model.transformer.routing = torch.zeros(3)
         tensors = [*source_tensors(tmp_path), *extra.items()]
         fill(
-            skeleton, quantised(skeleton, tensors, tmp_path, "none", torch.device("cpu")), torch.device("cpu")
+            skeleton, quantized(skeleton, tensors, tmp_path, "none", torch.device("cpu")), torch.device("cpu")
         )
         assert skeleton.model.transformer.routing.tolist() == expected
 

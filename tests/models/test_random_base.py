@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM, GPT2Config, GPTJConfig, LlamaConfig, PretrainedConfig
 
-from summarizer.config.specs import ModelSpec, QuantizationSpec
+from summarizer.config.schema import ModelConfig, QuantizationConfig
 from summarizer.models.load import load_base
 from summarizer.models.meta_model import build_skeleton
 from summarizer.models.random_base import random_base, random_tensors
@@ -46,8 +46,8 @@ def test_it_is_the_base_that_loading_such_a_checkpoint_gives(config, format_name
     assert set(absent.missing_keys) <= {"lm_head.weight"}, "only a tied head has no tensor of its own"
     config().save_pretrained(tmp_path)
     save_file(tensors, tmp_path / "model.safetensors")
-    spec = ModelSpec(name_or_path=str(tmp_path), revision=None, completion_token=None)
-    loaded = load_base(spec, QuantizationSpec(format=format_name, cache=False), CPU)
+    spec = ModelConfig(name_or_path=str(tmp_path), revision=None, completion_token=None)
+    loaded = load_base(spec, QuantizationConfig(format=format_name, cache=False), CPU)
     drawn = random_base(config(), format_name, CPU, seed=3)
     assert drawn.stored_bytes == loaded.stored_bytes
     ours, expected = drawn.model.state_dict(), loaded.model.state_dict()

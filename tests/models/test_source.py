@@ -8,7 +8,7 @@ from typing import Any
 import huggingface_hub
 import pytest
 
-from summarizer.config.specs import ModelSpec
+from summarizer.config.schema import ModelConfig
 from summarizer.errors import ConfigError
 from summarizer.models.source import model_folder
 
@@ -27,7 +27,7 @@ def test_a_hub_that_cannot_be_reached_is_one_mistake(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(huggingface_hub.HfApi, "list_repo_files", unreachable)
     monkeypatch.setattr(huggingface_hub, "snapshot_download", unreachable)
-    spec = ModelSpec(name_or_path="outputs/smollm2", revision=None, completion_token=None)
+    spec = ModelConfig(name_or_path="outputs/smollm2", revision=None, completion_token=None)
     with pytest.raises(ConfigError) as caught:
         model_folder(spec, weights=weights)
     assert "'outputs/smollm2' is no folder in " in str(caught.value)
@@ -47,7 +47,7 @@ def test_an_earlier_download_is_used_and_said(
     (tmp_path / "4f3a" / "config.json").write_text("{}")
     monkeypatch.setattr(huggingface_hub.HfApi, "list_repo_files", unreachable)
     monkeypatch.setattr(huggingface_hub, "snapshot_download", unreachable)
-    spec = ModelSpec(name_or_path="someone/model", revision=None, completion_token=None)
+    spec = ModelConfig(name_or_path="someone/model", revision=None, completion_token=None)
     assert model_folder(spec, weights=weights) == tmp_path / "4f3a"
     assert [record.getMessage() for record in caplog.records] == [
         "base: the hub does not give someone/model (no route); revision 4f3a is used, downloaded before"

@@ -77,7 +77,7 @@ def all_kernels() -> Iterator[tuple[str, Any]]:
         yield f"attend {beams}", compiled(kernel, kept, 4, num_stages=2, block_t=TOKENS_AT_ONCE, **shape)
     yield "join", compiled(attend_token_kernels.join_splits, {}, 4, d=256, block_s=32, block_d=256)
     positions = {"positions_ptr": "*i64"}
-    turning = attend_token_kernels.turn_neighbours
+    turning = attend_token_kernels.turn_neighbors
     yield "turn", compiled(turning, positions, 1, d=256, rotated=64, block_d=256)
 
 

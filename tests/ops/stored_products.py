@@ -16,7 +16,7 @@ def layer(
     generator = torch.Generator().manual_seed(seed)
     weight = FrozenWeight(format_name, (d_out, d_in))
     drawn = torch.randn(d_out, d_in, generator=generator).to(dtype)
-    weight.load(weight_format(format_name).quantise(drawn))
+    weight.load(weight_format(format_name).quantize(drawn))
     linear = FrozenLinear(weight, bias=True)
     linear.bias = torch.randn(d_out, generator=generator)
     return linear

@@ -70,9 +70,9 @@ def test_heads_of_a_width_that_is_no_whole_register_are_left_to_torch() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("neighbours", [True, False])
+@pytest.mark.parametrize("neighbors", [True, False])
 @pytest.mark.parametrize("half", [0, 4, 16])
-def test_a_new_token_is_turned_kept_and_attended_to(dtype: torch.dtype, neighbours: bool, half: int) -> None:
+def test_a_new_token_is_turned_kept_and_attended_to(dtype: torch.dtype, neighbors: bool, half: int) -> None:
     """Against the rotations that the models' own code has, kept by torch's rounding."""
     slots, beams, kv_heads, shared, d, written = 2, 3, 2, 2, 32, torch.tensor([1, 5])
     rows, lengths = slots * beams, torch.tensor([4, 11])
@@ -93,7 +93,7 @@ def test_a_new_token_is_turned_kept_and_attended_to(dtype: torch.dtype, neighbou
 
     def turned(x: Tensor) -> Tensor:
         x = x.view(rows, 1, -1, d)
-        if neighbours:
+        if neighbors:
             return rotate(x, angles.sin()[:, None, None], angles.cos()[:, None, None], 2 * half)[:, 0]
         cos, sin = (torch.cat((part, part), -1)[:, None] for part in (angles.cos(), angles.sin()))
         front, rest = x[..., : 2 * half], x[..., 2 * half :]
@@ -103,7 +103,7 @@ def test_a_new_token_is_turned_kept_and_attended_to(dtype: torch.dtype, neighbou
     for kept, new in zip(by_torch, (turned(key), value.view(rows, kv_heads, d)), strict=True):
         kept[torch.arange(rows), :, places] = new.to(dtype)
     right = written_out(0.3 * turned(query)[:, :, None], list(prompts), by_torch, lengths, written)
-    turns = Turns(angles.cos(), angles.sin(), neighbours)
+    turns = Turns(angles.cos(), angles.sin(), neighbors)
     got = attend_new(query, key, value, Kept(prompts, answers, lengths, written), turns, 0.3)
     for kept, other in zip(answers, by_torch, strict=True):  # a product may be rounded once or twice
         assert torch.allclose(

@@ -86,7 +86,7 @@ def test_it_is_the_softmax_over_prompt_and_answer(shape: tuple[int, ...], precis
 
 @interpreted
 @pytest.mark.usefixtures("interpreting")
-def test_neighbours_turn_as_gptj_turns_them() -> None:
+def test_neighbors_turn_as_gptj_turns_them() -> None:
     q, k = drawn(5, 3, 48), drawn(5, 3, 48)
     table, positions = drawn(9, 32), torch.tensor([0, 8, 3, 3, 1])
     sin, cos = table[positions][:, None, None].chunk(2, dim=-1)

@@ -44,7 +44,7 @@ def test_blocks_of_weights_may_end_anywhere(format_name: str, d_in: int, d_out: 
     linear = layer(format_name, d_in, d_out)
     weight = linear.weight.dense(torch.float32)
     sizes = torch.arange(weight.numel()).div(blockwise8.BLOCK, rounding_mode="floor").remainder(3)
-    linear.weight.load(linear.weight.format.quantise(weight * 10.0 ** sizes.reshape(weight.shape)))
+    linear.weight.load(linear.weight.format.quantize(weight * 10.0 ** sizes.reshape(weight.shape)))
     for rows in (1, 2, 3, 4, 7):
         x, pairs = rows_of(rows, d_in), pairs_of(rows, 2, d_in, d_out)
         right = wanted(linear, x, pairs)
@@ -91,6 +91,6 @@ def test_nothing_dense_is_made(format_name: str, monkeypatch: pytest.MonkeyPatch
     linear, x = layer(format_name, 256, 9), rows_of(3, 256)
     right = wanted(linear, x, None)
     kind = type(weight_format(format_name))
-    for name in ("dequantise", "factors", "product"):
+    for name in ("dequantize", "factors", "product"):
         monkeypatch.setattr(kind, name, dense)
     assert (product(linear, x) - right).norm() < BOUND * right.norm()

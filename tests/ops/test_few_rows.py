@@ -94,7 +94,7 @@ def test_it_is_nearer_to_the_exact_product_than_bf16_by_far(
 @in_c
 def test_the_largest_sums_of_nf4_fit_their_32_bits() -> None:
     linear = layer("nf4", 256, 3)
-    linear.weight.load(weight_format("nf4").quantise(torch.tensor([[1.0], [-1.0], [0.5]]).expand(3, 256)))
+    linear.weight.load(weight_format("nf4").quantize(torch.tensor([[1.0], [-1.0], [0.5]]).expand(3, 256)))
     linear.bias = torch.zeros(3)
     assert torch.allclose(product(linear, torch.ones(5, 256)), torch.tensor([256.0, -256.0, 128.0]))
 

@@ -53,7 +53,7 @@ def test_it_and_its_gradient_are_llama_s(t: int, heads: int, d: int, table_rows:
     cos, sin = random(table_rows, t, d, seed=3), random(table_rows, t, d, seed=4)
     ours, exact = x.clone().requires_grad_(), x.double().requires_grad_()
     right_ones = with_gradient(turned_halves(exact, cos.double(), sin.double()), exact, grad.double())
-    found_ones = with_gradient(rotated(ours, cos, sin, neighbours=False), ours, grad)
+    found_ones = with_gradient(rotated(ours, cos, sin, neighbors=False), ours, grad)
     for found, its in zip(found_ones, right_ones, strict=True):
         assert_rounded(found, its)
 
@@ -88,15 +88,15 @@ def test_tensors_may_have_gaps() -> None:
     x, cos, sin = random(2, 5, 3, 32, seed=1).bfloat16(), random(2, 5, 32, seed=2), random(2, 5, 32, seed=3)
     gaps = [part.repeat_interleave(2, dim=-1)[..., ::2] for part in (x, cos, sin)]
     assert not any(part.is_contiguous() for part in gaps)
-    assert torch.equal(rotated(*gaps, neighbours=False), rotated(x, cos, sin, neighbours=False))
+    assert torch.equal(rotated(*gaps, neighbors=False), rotated(x, cos, sin, neighbors=False))
 
 
 @needs_kernel
 def test_a_token_that_is_not_finite_stays_alone() -> None:
     x, cos, sin = random(1, 4, 2, 32, seed=1).bfloat16(), random(1, 4, 32, seed=2), random(1, 4, 32, seed=3)
-    right = rotated(x, cos, sin, neighbours=False)
+    right = rotated(x, cos, sin, neighbors=False)
     x[0, 2, 1, 3] = torch.nan
-    found = rotated(x, cos, sin, neighbours=False)
+    found = rotated(x, cos, sin, neighbors=False)
     assert torch.isnan(found).nonzero().tolist() == [[0, 2, 1, 3], [0, 2, 1, 19]]
     assert torch.equal(found[~torch.isnan(found)], right[~torch.isnan(found)])
 

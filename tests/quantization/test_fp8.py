@@ -35,7 +35,7 @@ def drawn(*shape: int, seed: int = 0, spread: float = 0) -> Tensor:
 
 def layer(products: WeightFormat, shape: tuple[int, int] = SHAPE) -> FrozenLinear:
     weight = FrozenWeight("fp8", shape)
-    weight.load(products.quantise(drawn(*shape)))
+    weight.load(products.quantize(drawn(*shape)))
     weight.format = products
     return FrozenLinear(weight, bias=False)
 
@@ -59,8 +59,8 @@ def test_the_definition_has_the_range_that_torch_says() -> None:
 
 def test_each_weight_is_at_the_nearest_number_of_its_row_s_grid() -> None:
     weight = drawn(5, 37, spread=2)
-    parts = fp8.FORMAT.quantise(weight)
-    back = fp8.FORMAT.dequantise(parts, (5, 37), torch.float32)
+    parts = fp8.FORMAT.quantize(weight)
+    back = fp8.FORMAT.dequantize(parts, (5, 37), torch.float32)
     grid = torch.tensor(E4M3, dtype=torch.float64)
     for row, restored, scale in zip(weight.double(), back.double(), parts["scale"], strict=True):
         step = float(row.abs().max()) / 448
@@ -71,17 +71,17 @@ def test_each_weight_is_at_the_nearest_number_of_its_row_s_grid() -> None:
 
 def test_the_error_is_bounded_by_half_a_unit_in_the_last_place() -> None:
     weight = drawn(64, 129)
-    parts = fp8.FORMAT.quantise(weight)
-    back = fp8.FORMAT.dequantise(parts, (64, 129), torch.float32)
+    parts = fp8.FORMAT.quantize(weight)
+    back = fp8.FORMAT.dequantize(parts, (64, 129), torch.float32)
     bound = torch.maximum(weight.abs() * 2**-4, parts["scale"] * 2**-10)
     assert ((weight - back).abs() <= bound * 1.0001).all()
 
 
 def test_slices_are_the_whole_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     weight = drawn(65, 129)
-    whole = fp8.FORMAT.quantise(weight)
+    whole = fp8.FORMAT.quantize(weight)
     monkeypatch.setattr(fp8, "WEIGHTS_AT_ONCE", 300)
-    sliced = fp8.FORMAT.quantise(weight)
+    sliced = fp8.FORMAT.quantize(weight)
     assert torch.equal(whole["q"].view(torch.uint8), sliced["q"].view(torch.uint8))
     assert torch.equal(whole["scale"], sliced["scale"])
 
@@ -91,7 +91,7 @@ def test_rows_that_no_scale_fits_are_zeros(to: torch.dtype) -> None:
     x = torch.zeros(3, 8)
     x[1] = 1e-38  # its scale would be below what fp32 holds in full
     x[2] = 3e38
-    q, scale = fp8_products.quantise_rows(x, to)
+    q, scale = fp8_products.quantize_rows(x, to)
     assert q[:2].float().count_nonzero() == 0
     assert scale[:2].tolist() == [[1], [1]]
     torch.testing.assert_close(q.float()[2] * scale[2], x[2])
@@ -101,14 +101,14 @@ def test_rows_that_no_scale_fits_are_zeros(to: torch.dtype) -> None:
 def test_activations_that_are_not_finite_show_in_their_own_row_alone(bad: float) -> None:
     x = drawn(3, 32)
     x[1, 5] = bad
-    y = fp8.W8A8.product(x, fp8.W8A8.quantise(drawn(*SHAPE)), SHAPE)
+    y = fp8.W8A8.product(x, fp8.W8A8.quantize(drawn(*SHAPE)), SHAPE)
     assert y[1].isnan().all()
     assert y[[0, 2]].isfinite().all()
 
 
 def test_the_emulated_product_is_the_slow_loop_and_torch_s_operator() -> None:
-    a, a_scale = fp8_products.quantise_rows(drawn(16, 32))
-    b, b_scale = fp8_products.quantise_rows(drawn(48, 32, seed=1))
+    a, a_scale = fp8_products.quantize_rows(drawn(16, 32))
+    b, b_scale = fp8_products.quantize_rows(drawn(48, 32, seed=1))
     got = fp8_products.scaled_product(a, a_scale, b, b_scale, torch.float32)
     by_hand = [
         [
@@ -123,7 +123,7 @@ def test_the_emulated_product_is_the_slow_loop_and_torch_s_operator() -> None:
 
 
 def test_autocast_leaves_the_emulation_alone() -> None:
-    a, a_scale = fp8_products.quantise_rows(drawn(16, 32))
+    a, a_scale = fp8_products.quantize_rows(drawn(16, 32))
     expected = fp8_products.scaled_product(a, a_scale, a, a_scale, torch.float32)
     with torch.autocast("cpu", torch.bfloat16):
         assert torch.equal(fp8_products.scaled_product(a, a_scale, a, a_scale, torch.float32), expected)
@@ -138,7 +138,7 @@ def test_autocast_leaves_the_emulation_alone() -> None:
         (fp8.W8A8_E5M2_GRADIENTS, ((0.01, 0.03), (0.02, 0.06))),
     ],
 )
-def test_products_against_autograd_of_the_dequantised_weight(
+def test_products_against_autograd_of_the_dequantized_weight(
     products: WeightFormat, bounds: tuple[tuple[float, float], ...]
 ) -> None:
     """Weight-only is exact but for the order of sums; W8A8 adds the error of 3 bits (2 in e5m2) of mantissa."""
@@ -154,14 +154,14 @@ def test_products_against_autograd_of_the_dequantised_weight(
         assert low <= error(got, expected) <= high
 
 
-def test_the_quantised_products_are_those_of_dequantised_operands() -> None:
+def test_the_quantized_products_are_those_of_dequantized_operands() -> None:
     """With identical roundings only the order of sums is left."""
     weight = drawn(*SHAPE, spread=1)
-    parts = fp8.W8A8.quantise(weight)
+    parts = fp8.W8A8.quantize(weight)
     x, grad = drawn(5, 32, seed=1, spread=1), drawn(5, 48, seed=2, spread=1)
 
     def rounded(t: Tensor) -> Tensor:
-        q, scale = fp8_products.quantise_rows(t)
+        q, scale = fp8_products.quantize_rows(t)
         return q.float() * scale
 
     torch.testing.assert_close(fp8.W8A8.product(x, parts, SHAPE), rounded(x) @ rounded(weight).t())
@@ -185,7 +185,7 @@ def test_no_row_depends_on_another() -> None:
 def test_fp16_does_not_overflow_where_the_product_does_not() -> None:
     weight = torch.full((16, 512), 0.01)
     x = torch.ones(1, 512, dtype=torch.float16)
-    y = fp8.FORMAT.product(x, fp8.FORMAT.quantise(weight), (16, 512))
+    y = fp8.FORMAT.product(x, fp8.FORMAT.quantize(weight), (16, 512))
     torch.testing.assert_close(y, torch.full((1, 16), 5.12, dtype=torch.float16), rtol=1e-3, atol=0)
 
 
@@ -197,7 +197,7 @@ from summarizer.quantization.frozen import FrozenLinear, FrozenWeight
 torch.manual_seed(0)
 for products in (fp8.FORMAT, fp8.W8A8):
     weight = FrozenWeight("fp8", (48, 32))
-    weight.load(products.quantise(torch.randn(48, 32)))
+    weight.load(products.quantize(torch.randn(48, 32)))
     weight.format = products
     layer = FrozenLinear(weight, bias=False)
     x, grad = torch.randn(3, 5, 32), torch.randn(3, 5, 48)
@@ -292,7 +292,7 @@ def takes_fp8() -> bool:
 @pytest.mark.parametrize("compiled", [False, True])
 def test_the_gpu_multiplies_what_the_cpu_emulates(rows: int, compiled: bool) -> None:
     shape = (512, 1024)
-    parts = fp8.FORMAT.quantise(drawn(*shape))
+    parts = fp8.FORMAT.quantize(drawn(*shape))
     there = {name: part.cuda() for name, part in parts.items()}
     x = drawn(rows, shape[1], seed=1).bfloat16()
     grad = drawn(rows, shape[0], seed=2, spread=1).bfloat16()

@@ -1,4 +1,4 @@
-"""Frozen layers against torch's own, holding the dequantised weight."""
+"""Frozen layers against torch's own, holding the dequantized weight."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from summarizer.quantization.frozen import FrozenEmbedding, FrozenLinear, Frozen
 
 def frozen_weight(name: str, weight: Tensor) -> FrozenWeight:
     stored = FrozenWeight(name, (weight.shape[0], weight.shape[1]))
-    stored.load(weight_format(name).quantise(weight))
+    stored.load(weight_format(name).quantize(weight))
     return stored
 
 

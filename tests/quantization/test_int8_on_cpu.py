@@ -10,7 +10,7 @@ import torch
 from summarizer.models.stored_base import read_base, write_base
 from summarizer.ops import many_rows
 from summarizer.ops.few_rows import FEW_ROWS, stored_weights_in_place
-from summarizer.quantization.int8 import FORMAT, dequantise
+from summarizer.quantization.int8 import FORMAT, dequantize
 from summarizer.quantization.int8_on_cpu import (
     MANY_ROWS,
     inputs_in_int8,
@@ -23,8 +23,8 @@ D_OUT, D_IN = 48, 128
 
 def stored(d_in: int = D_IN) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     generator = torch.Generator().manual_seed(0)
-    parts = FORMAT.quantise(torch.randn(D_OUT, d_in, generator=generator))
-    return parts["q"], parts["scale"], dequantise(parts["q"], parts["scale"], torch.float64)
+    parts = FORMAT.quantize(torch.randn(D_OUT, d_in, generator=generator))
+    return parts["q"], parts["scale"], dequantize(parts["q"], parts["scale"], torch.float64)
 
 
 def relative_error(got: torch.Tensor, x: torch.Tensor, dense: torch.Tensor) -> float:
@@ -121,7 +121,7 @@ def test_whole_numbers_in_c_are_those_of_torch(
     dtype: torch.dtype, rows: int, d_in: int, d_out: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     generator = torch.Generator().manual_seed(4)
-    parts = FORMAT.quantise(torch.randn(d_out, d_in, generator=generator))
+    parts = FORMAT.quantize(torch.randn(d_out, d_in, generator=generator))
     x = torch.randn(rows, d_in, generator=generator)
     x[:, [3, 50]] *= 100
     x[5] = 0

@@ -13,7 +13,7 @@ pytestmark = pytest.mark.versions
 
 SHAPES = [(3, 5), (1, 1), (5, 1), (7, 4097), (65, 129), (130, 62), (16, 64), (32, 48), (9, 160)]
 """Odd ones, and rows that blocks straddle: bitsandbytes' CPU kernel for nf4 is wrong on the last two."""
-QUANTISED = [name for name in NAMES if name != "none"]
+QUANTizED = [name for name in NAMES if name != "none"]
 
 
 def drawn(shape: tuple[int, int]) -> Tensor:
@@ -22,7 +22,7 @@ def drawn(shape: tuple[int, int]) -> Tensor:
 
 def restored(name: str, weight: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
     stored = weight_format(name)
-    return stored.dequantise(stored.quantise(weight), (weight.shape[0], weight.shape[1]), dtype)
+    return stored.dequantize(stored.quantize(weight), (weight.shape[0], weight.shape[1]), dtype)
 
 
 def test_names_are_the_config_s() -> None:
@@ -35,7 +35,7 @@ def test_names_are_the_config_s() -> None:
 @pytest.mark.parametrize("shape", SHAPES)
 def test_int8_is_the_closed_form(shape: tuple[int, int]) -> None:
     weight = drawn(shape)
-    parts = weight_format("int8").quantise(weight)
+    parts = weight_format("int8").quantize(weight)
     for row, q, scale in zip(weight, parts["q"], parts["scale"], strict=True):
         step = max(abs(float(value)) for value in row) / 127
         assert float(scale) == pytest.approx(step, rel=1e-6)
@@ -45,9 +45,9 @@ def test_int8_is_the_closed_form(shape: tuple[int, int]) -> None:
 
 def test_int8_in_slices_is_int8_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     weight = drawn((65, 129))
-    whole = int8.quantise(weight)
+    whole = int8.quantize(weight)
     monkeypatch.setattr(int8, "WEIGHTS_AT_ONCE", 300)
-    sliced = int8.quantise(weight)
+    sliced = int8.quantize(weight)
     assert torch.equal(whole[0], sliced[0])
     assert torch.equal(whole[1], sliced[1])
 
@@ -70,9 +70,9 @@ def test_nf4_in_slices_is_nf4_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     from summarizer.quantization import nf4
 
     weight = drawn((65, 129))
-    whole = nf4.FORMAT.quantise(weight)
+    whole = nf4.FORMAT.quantize(weight)
     monkeypatch.setattr(nf4, "WEIGHTS_AT_ONCE", 128)
-    sliced = nf4.FORMAT.quantise(weight)
+    sliced = nf4.FORMAT.quantize(weight)
     assert all(torch.equal(whole[part], sliced[part]) for part in whole)
 
 
@@ -99,10 +99,10 @@ def test_nf4_is_the_slow_loop(shape: tuple[int, int]) -> None:
 @pytest.mark.parametrize("shape", SHAPES)
 def test_rows_are_rows_of_the_whole(name: str, shape: tuple[int, int]) -> None:
     stored = weight_format(name)
-    parts = stored.quantise(drawn(shape))
+    parts = stored.quantize(drawn(shape))
     ids = torch.tensor([[shape[0] - 1, 0], [0, shape[0] // 2]])
     for dtype in (torch.float32, torch.bfloat16):
-        whole = stored.dequantise(parts, shape, dtype)
+        whole = stored.dequantize(parts, shape, dtype)
         rows = stored.rows(parts, shape, ids, dtype)
         assert whole.dtype == rows.dtype == dtype
         assert tuple(whole.shape) == shape
@@ -139,7 +139,7 @@ def test_zero_and_tiny_rows_come_back(name: str) -> None:
 
 
 def test_int8_scales_are_above_zero() -> None:
-    _, scale = int8.quantise(torch.tensor([[0.0, 0.0], [1e-44, 0.0], [1.0, -2.0]]))
+    _, scale = int8.quantize(torch.tensor([[0.0, 0.0], [1e-44, 0.0], [1.0, -2.0]]))
     assert (scale > 0).all()
 
 
@@ -149,11 +149,11 @@ def test_a_weight_that_is_not_finite_is_refused(name: str, bad: float) -> None:
     weight = drawn((65, 62))
     weight[33, 7] = bad
     with pytest.raises(ValueError, match="NaN or infinite"):
-        weight_format(name).quantise(weight)
+        weight_format(name).quantize(weight)
 
 
-@pytest.mark.parametrize("name", QUANTISED)
-def test_a_half_precision_weight_is_quantised_as_its_fp32_self(name: str) -> None:
+@pytest.mark.parametrize("name", QUANTizED)
+def test_a_half_precision_weight_is_quantized_as_its_fp32_self(name: str) -> None:
     weight = drawn((33, 65)).bfloat16()
     assert torch.equal(restored(name, weight), restored(name, weight.float()))
 
@@ -161,7 +161,7 @@ def test_a_half_precision_weight_is_quantised_as_its_fp32_self(name: str) -> Non
 @pytest.mark.parametrize(("name", "bits"), [("int8", 8), ("blockwise8", 8), ("nf4", 4), ("fp8", 8)])
 def test_size(name: str, bits: int) -> None:
     weight = drawn((256, 512))
-    stored_bytes = sum(part.nbytes for part in weight_format(name).quantise(weight).values())
+    stored_bytes = sum(part.nbytes for part in weight_format(name).quantize(weight).values())
     assert stored_bytes * 8 / weight.numel() == pytest.approx(bits, rel=0.14)
 
 
@@ -171,14 +171,14 @@ def test_size(name: str, bits: int) -> None:
 @pytest.mark.parametrize("shape", [(3, 5), (65, 129), (130, 62)])
 def test_the_gpu_restores_what_the_cpu_restores(name: str, shape: tuple[int, int]) -> None:
     stored = weight_format(name)
-    parts = {part: value.cuda() for part, value in stored.quantise(drawn(shape)).items()}
+    parts = {part: value.cuda() for part, value in stored.quantize(drawn(shape)).items()}
     here = restored(name, drawn(shape))
     torch.testing.assert_close(
-        stored.dequantise(parts, shape, torch.float32).cpu(), here, rtol=1e-6, atol=1e-7
+        stored.dequantize(parts, shape, torch.float32).cpu(), here, rtol=1e-6, atol=1e-7
     )
     ids = torch.tensor([2, 0], device="cuda")
     torch.testing.assert_close(
         stored.rows(parts, shape, ids, torch.float32).cpu(), here[[2, 0]], rtol=1e-6, atol=1e-7
     )
-    there = stored.dequantise(stored.quantise(drawn(shape).cuda()), shape, torch.float32).cpu()
+    there = stored.dequantize(stored.quantize(drawn(shape).cuda()), shape, torch.float32).cpu()
     assert torch.dist(there, drawn(shape)) <= 1.01 * torch.dist(here, drawn(shape)) + 1e-6

@@ -12,7 +12,7 @@ from hydra import compose, initialize_config_dir
 from summarizer.config import paths
 from summarizer.config.check import check
 from summarizer.config.paths import conf_folder
-from summarizer.config.specs import RunSpec
+from summarizer.config.schema import RunConfig
 from summarizer.runs.next_commands import next_commands, rate_text
 
 
@@ -23,7 +23,7 @@ def active_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(paths.shutil, "which", lambda name: "/environment/bin/python")
 
 
-def spec_of(*overrides: str) -> RunSpec:
+def spec_of(*overrides: str) -> RunConfig:
     with initialize_config_dir(str(conf_folder()), version_base="1.3"):
         return check(compose("config", overrides=list(overrides)))
 
@@ -33,8 +33,8 @@ def commands(*overrides: str) -> list[str]:
 
 
 def test_of_the_default_run() -> None:
-    summarise, sweep = commands()
-    assert summarise == "python -m summarizer.summarize 'outputs/a b' article.txt"
+    summarize, sweep = commands()
+    assert summarize == "python -m summarizer.summarize 'outputs/a b' article.txt"
     assert sweep == "python -m summarizer.run -m adapter.dim=2,8 optimizer.lr=1e-4,1e-3"
 
 
@@ -43,11 +43,11 @@ def test_where_the_environment_is_not_active_its_python_is_named(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "executable", str(tmp_path / "my env" / "bin" / "python"))
-    summarise, sweep = commands()
-    assert summarise.startswith("'my env/bin/python' -m summarizer.summarize ")
+    summarize, sweep = commands()
+    assert summarize.startswith("'my env/bin/python' -m summarizer.summarize ")
     assert shlex.split(sweep)[:3] == ["my env/bin/python", "-m", "summarizer.run"]
     monkeypatch.setattr(paths.shutil, "which", lambda name: None)
-    assert commands()[0] == summarise
+    assert commands()[0] == summarize
 
 
 def test_a_sweep_keeps_what_the_run_was_given_but_for_what_it_sweeps() -> None:

@@ -14,7 +14,7 @@ from small_runs import TINY
 from summarizer.errors import ConfigError
 from summarizer.evaluation.predictions import read_predictions
 from summarizer.runs.opened import Opened, open_runs
-from summarizer.runs.summarizer import Summariser
+from summarizer.runs.summarizer import Summarizer
 from summarizer.runs.trained_run import TrainedRun, read_run
 
 
@@ -46,11 +46,11 @@ def articles(opened: Opened) -> tuple[list[str], list[str]]:
 
 
 def test_several_runs_side_by_side_say_what_each_said_in_training(sweep: Path, opened: Opened) -> None:
-    summariser = Summariser(opened, opened.spec.generation, articles_at_once=2)
+    summarizer = Summarizer(opened, opened.spec.generation, articles_at_once=2)
     ids, texts = articles(opened)
-    prepared = [summariser.prepare(text) for text in texts]
-    written = dict(summariser.summaries(prepared, trials=[0, 1]))
-    base = dict(summariser.summaries(prepared, trials=None))
+    prepared = [summarizer.prepare(text) for text in texts]
+    written = dict(summarizer.summaries(prepared, trials=[0, 1]))
+    base = dict(summarizer.summaries(prepared, trials=None))
     for trial in range(2):
         own = {
             row.id: row.prediction
@@ -65,26 +65,26 @@ def test_several_runs_side_by_side_say_what_each_said_in_training(sweep: Path, o
 
 
 def test_a_stream_s_pieces_are_the_summary(opened: Opened) -> None:
-    summariser = Summariser(opened, opened.spec.generation, articles_at_once=1)
-    article = summariser.prepare(articles(opened)[1][0])
-    whole = dict(summariser.summaries([article], trials=[0, 1]))[0]
+    summarizer = Summarizer(opened, opened.spec.generation, articles_at_once=1)
+    article = summarizer.prepare(articles(opened)[1][0])
+    whole = dict(summarizer.summaries([article], trials=[0, 1]))[0]
     pieces: list[list[str]] = [[], []]
-    for trial, piece in summariser.streams(article, trials=[0, 1]):
+    for trial, piece in summarizer.streams(article, trials=[0, 1]):
         pieces[trial].append(piece)
     assert ["".join(own) for own in pieces] == whole
-    assert "".join(summariser.stream(article, trial=1)) == whole[1]
+    assert "".join(summarizer.stream(article, trial=1)) == whole[1]
     assert max(map(len, pieces)) > 1
 
 
 def test_an_article_is_cut_as_in_training_and_the_cut_is_counted(opened: Opened) -> None:
-    summariser = Summariser(opened, opened.spec.generation, articles_at_once=1)
-    short, long = summariser.prepare("One sentence."), summariser.prepare("One sentence. " * 300)
+    summarizer = Summarizer(opened, opened.spec.generation, articles_at_once=1)
+    short, long = summarizer.prepare("One sentence."), summarizer.prepare("One sentence. " * 300)
     assert short.cut_tokens == 0
     assert len(long.prompt_ids) + opened.spec.generation.max_new_tokens == opened.spec.prompt.max_tokens
     kept = len(long.prompt_ids) - len(opened.prompt.before) - len(opened.prompt.after)
     assert kept + long.cut_tokens == long.article_tokens
     with pytest.raises(ValueError, match="empty"):
-        summariser.prepare(" \n")
+        summarizer.prepare(" \n")
 
 
 def test_any_peft_folder_stands_in_for_the_run_s_adapter(sweep: Path, opened: Opened, tmp_path: Path) -> None:
@@ -111,9 +111,9 @@ def test_whole_numbers_are_for_int8_on_a_cpu_and_stay_near(
     assert said.startswith("articles are read by products of whole numbers")
     assert fast.reads_in_int8
     assert not opened.reads_in_int8
-    summariser = Summariser(fast, run.spec.generation, articles_at_once=2)
+    summarizer = Summarizer(fast, run.spec.generation, articles_at_once=2)
     written = dict(
-        summariser.summaries([summariser.prepare(text) for text in articles(opened)[1]], trials=[0])
+        summarizer.summaries([summarizer.prepare(text) for text in articles(opened)[1]], trials=[0])
     )
     assert len(written) == 4
     other = run.spec.model_copy(

@@ -10,7 +10,7 @@ from config.composing import composed
 from transformers import AutoModelForCausalLM, GPTJConfig, LlamaConfig, PretrainedConfig
 
 from summarizer import compat
-from summarizer.config.specs import RunSpec
+from summarizer.config.schema import RunConfig
 from summarizer.errors import ConfigError
 from summarizer.runs import places, sizing
 from summarizer.runs.job import Job
@@ -26,7 +26,7 @@ CPU = torch.device("cpu")
 ALL_AT_ONCE = Sizing(0, Microbatches(None, None))
 
 
-def spec_of(*overrides: str) -> RunSpec:
+def spec_of(*overrides: str) -> RunConfig:
     small = ("prompt.max_tokens=64", "generation.max_new_tokens=16", "optimizer=adamw")
     return preflight(composed(*small, *overrides))
 
@@ -44,7 +44,7 @@ def config() -> GPTJConfig:
     )
 
 
-def direct_bytes(specs: Sequence[RunSpec], rows: int) -> int:
+def direct_bytes(specs: Sequence[RunConfig], rows: int) -> int:
     """Planned for a step of exactly these trials over so many full rows of each."""
     run = dry_run_of(specs, config(), torch.float32, ALL_AT_ONCE)
     tokens = specs[0].prompt.max_tokens
@@ -59,7 +59,7 @@ def give(memory_bytes: float, monkeypatch: pytest.MonkeyPatch) -> None:
         )
 
 
-def planned(specs: Sequence[RunSpec], start: Sizing = ALL_AT_ONCE) -> Sizing:
+def planned(specs: Sequence[RunConfig], start: Sizing = ALL_AT_ONCE) -> Sizing:
     return plan_places(specs, start, config(), torch.float32, CPU)
 
 
@@ -95,7 +95,7 @@ def test_what_a_glance_says_too_much_of_is_looked_at_again(monkeypatch: pytest.M
     spec = spec_of("prompt.max_tokens=256")
     looks: list[int] = []
 
-    def counted(specs: Sequence[RunSpec], *rest: object) -> object:
+    def counted(specs: Sequence[RunConfig], *rest: object) -> object:
         looks.append(len(specs))
         return dry_run_of(specs, *rest)  # type: ignore[arg-type]
 

@@ -83,7 +83,7 @@ def test_one_that_diverges_leaves_and_the_others_are_as_alone(
 
 
 @pytest.mark.slow
-def test_a_neighbour_s_end_does_not_change_a_bit_while_shapes_stay(
+def test_a_neighbor_s_end_does_not_change_a_bit_while_shapes_stay(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A trial beside one that diverges, up to the step at which that leaves, against one beside a healthy one."""

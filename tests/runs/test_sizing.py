@@ -10,7 +10,7 @@ from hydra import compose, initialize_config_dir
 from transformers import GPTJConfig
 
 from summarizer.config.paths import conf_folder
-from summarizer.config.specs import RunSpec
+from summarizer.config.schema import RunConfig
 from summarizer.errors import ConfigError
 from summarizer.models.blocks import blocks
 from summarizer.runs import sizing
@@ -21,7 +21,7 @@ from summarizer.training.microbatches import Microbatches
 CPU = torch.device("cpu")
 
 
-def spec_of(*overrides: str) -> RunSpec:
+def spec_of(*overrides: str) -> RunConfig:
     with initialize_config_dir(str(conf_folder()), version_base="1.3"):
         return preflight(
             compose("config", ["prompt.max_tokens=64", "generation.max_new_tokens=16", *overrides])
@@ -32,12 +32,12 @@ def config() -> GPTJConfig:
     return GPTJConfig(vocab_size=512, n_embd=64, n_layer=4, n_head=4, n_positions=128, rotary_dim=8)
 
 
-def planned(spec: RunSpec, recomputed: int | None, rows: int) -> int:
+def planned(spec: RunConfig, recomputed: int | None, rows: int) -> int:
     run = dry_run_of([spec], config(), torch.float32, Sizing(recomputed, Microbatches(None, None)))
     return planned_bytes(run, spec, rows)
 
 
-def sized(spec: RunSpec, memory_bytes: float, monkeypatch: pytest.MonkeyPatch) -> Sizing:
+def sized(spec: RunConfig, memory_bytes: float, monkeypatch: pytest.MonkeyPatch) -> Sizing:
     monkeypatch.setattr(sizing, "device_memory_bytes", lambda device: int(memory_bytes / sizing.SHARE) + 1)
     return size_run(spec, config(), torch.float32, CPU)
 

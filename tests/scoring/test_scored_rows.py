@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from summarizer.config.specs import Columns, DataSpec, RowLimits
+from summarizer.config.schema import Columns, DataConfig, RowLimits
 from summarizer.errors import ConfigError
 from summarizer.evaluation import mlperf
 from summarizer.scoring.rows import ALL, RowChoice, ScoredRows, data_of, described, mlperf_rows
 
-OWN = DataSpec(
+OWN = DataConfig(
     source="hub",
     path="someone/news",
     config="1.0",

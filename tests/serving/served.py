@@ -19,10 +19,10 @@ from summarizer.adapters.attach import attach
 from summarizer.adapters.peft_format import save_adapter
 from summarizer.config.check import check
 from summarizer.config.paths import conf_folder
-from summarizer.config.specs import GenerationSpec
+from summarizer.config.schema import GenerationConfig
 from summarizer.models.load import load_base
 from summarizer.runs.opened import Opened, open_runs
-from summarizer.runs.summarizer import Prepared, Summariser
+from summarizer.runs.summarizer import Prepared, Summarizer
 from summarizer.runs.trained_run import ADAPTER, read_run
 from summarizer.serving.application import build_application
 from summarizer.serving.listening import Server, allowed_hosts, bind
@@ -34,7 +34,7 @@ ARTICLE = (
 ) * 4
 REFERENCE = "Dunmarch Primary will have no homework for a year."
 
-SummariserOf = Callable[[GenerationSpec], Summariser]
+SummariserOf = Callable[[GenerationConfig], Summarizer]
 
 
 def run_folders(root: Path, *dims: int) -> list[Path]:
@@ -65,7 +65,7 @@ def opened_runs(root: Path) -> Opened:
     return open_runs([read_run(folder) for folder in run_folders(root, 2, 4)], device="cpu", precision="fp32")
 
 
-class Gated(Summariser):
+class Gated(Summarizer):
     """Writes a piece each time that the gate lets one through."""
 
     gate = threading.Semaphore(0)
@@ -133,10 +133,10 @@ def connection_closed(connection: http.client.HTTPConnection) -> Iterator[None]:
 
 
 @contextmanager
-def served(opened: Opened, summariser_of: SummariserOf | None = None, *, places: int = 8) -> Iterator[Client]:
+def served(opened: Opened, summarizer_of: SummariserOf | None = None, *, places: int = 8) -> Iterator[Client]:
     """A real server on a free port of loopback for the block."""
     writer = Writer(
-        summariser_of or (lambda spec: Summariser(opened, spec, articles_at_once=1)), places=places
+        summarizer_of or (lambda spec: Summarizer(opened, spec, articles_at_once=1)), places=places
     )
     with bind("127.0.0.1", 0) as bound:
         port = bound.getsockname()[1]

@@ -11,19 +11,19 @@ from served import ARTICLE, Client, until
 
 from summarizer.evaluation.sentences import split_sentences
 from summarizer.runs.opened import Opened
-from summarizer.runs.summarizer import Summariser
+from summarizer.runs.summarizer import Summarizer
 from summarizer.serving.request import MOST_ARTICLE_CHARACTERS, MOST_BODY_BYTES, MOST_REFERENCE_CHARACTERS
 
 pytestmark = pytest.mark.versions
 
 
-def test_two_adapters_and_the_base_write_what_the_summariser_writes(client: Client, opened: Opened) -> None:
+def test_two_adapters_and_the_base_write_what_the_summarizer_writes(client: Client, opened: Opened) -> None:
     events = client.events({"article": ARTICLE})
-    summariser = Summariser(opened, opened.spec.generation, articles_at_once=1)
-    article = summariser.prepare(ARTICLE)
+    summarizer = Summarizer(opened, opened.spec.generation, articles_at_once=1)
+    article = summarizer.prepare(ARTICLE)
     trials = {"0": [0], "1": [1], "base": None}
     expected = {
-        run: next(summariser.summaries([article], trials=trial))[1][0] for run, trial in trials.items()
+        run: next(summarizer.summaries([article], trials=trial))[1][0] for run, trial in trials.items()
     }
     assert len(set(expected.values())) == 3, "the variants must differ for this test to tell them apart"
     streamed = {
@@ -46,9 +46,9 @@ def test_two_adapters_and_the_base_write_what_the_summariser_writes(client: Clie
 def test_settings_are_followed(client: Client, opened: Opened, beams: int) -> None:
     settings = {"max_new_tokens": 7, "min_new_tokens": 7, "num_beams": beams, "no_repeat_ngram_size": 2}
     events = client.events({"article": ARTICLE, "runs": ["1"], "settings": settings})
-    summariser = Summariser(opened, opened.spec.generation.model_copy(update=settings), articles_at_once=1)
-    article = summariser.prepare(ARTICLE)
-    ((_, (expected,)),) = summariser.summaries([article], trials=[1])
+    summarizer = Summarizer(opened, opened.spec.generation.model_copy(update=settings), articles_at_once=1)
+    article = summarizer.prepare(ARTICLE)
+    ((_, (expected,)),) = summarizer.summaries([article], trials=[1])
     (done,) = [event for event in events if event["event"] == "summary"]
     assert (done["run"], done["summary"]) == ("1", expected)
     assert done["total_s"] >= done["first_text_s"] > 0

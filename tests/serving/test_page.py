@@ -176,17 +176,17 @@ def test_every_field_has_a_label(page: tuple[Any, Client]) -> None:
 
 def contrast(browser: Any, selector: str) -> float:
     """Contrast of a text with the page. Source: WCAG 2.2, relative luminance and contrast ratio."""
-    colours = browser.execute_script(
+    colors = browser.execute_script(
         "const of = (node, key) => getComputedStyle(node)[key].match(/\\d+/g).slice(0, 3).map(Number);"
         "return [of(document.querySelector(arguments[0]), 'color'), of(document.body, 'backgroundColor')]",
         selector,
     )
 
-    def luminance(colour: list[int]) -> float:
+    def luminance(color: list[int]) -> float:
         linear = [
-            (c / 255 / 12.92 if c / 255 <= 0.04045 else ((c / 255 + 0.055) / 1.055) ** 2.4) for c in colour
+            (c / 255 / 12.92 if c / 255 <= 0.04045 else ((c / 255 + 0.055) / 1.055) ** 2.4) for c in color
         ]
         return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
-    high, low = sorted(map(luminance, colours), reverse=True)
+    high, low = sorted(map(luminance, colors), reverse=True)
     return (high + 0.05) / (low + 0.05)

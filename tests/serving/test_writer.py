@@ -8,9 +8,9 @@ from collections.abc import Iterator
 import pytest
 from served import ARTICLE, Client, Gated, served, until
 
-from summarizer.config.specs import GenerationSpec
+from summarizer.config.schema import GenerationConfig
 from summarizer.runs.opened import Opened
-from summarizer.runs.summarizer import Prepared, Summariser
+from summarizer.runs.summarizer import Prepared, Summarizer
 
 ONE = {"article": ARTICLE, "runs": ["0"]}
 
@@ -63,7 +63,7 @@ def test_a_client_that_leaves_is_left_off_between_tokens(gated: Client) -> None:
 def test_beams_are_left_off_between_steps(opened: Opened) -> None:
     steps: list[int] = []
 
-    class Counting(Summariser):
+    class Counting(Summarizer):
         def prepare(self, article: str) -> Prepared:
             Gated.gate.acquire()
             return super().prepare(article)
@@ -89,10 +89,10 @@ def test_beams_are_left_off_between_steps(opened: Opened) -> None:
 def test_a_failure_is_said_and_the_next_request_goes_well(
     opened: Opened, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def build(spec: GenerationSpec) -> Summariser:
+    def build(spec: GenerationConfig) -> Summarizer:
         if spec.max_new_tokens == 1:
             raise RuntimeError("out of something")
-        return Summariser(opened, spec, articles_at_once=1)
+        return Summarizer(opened, spec, articles_at_once=1)
 
     with served(opened, build) as client:
         last = client.events(ONE | {"settings": {"max_new_tokens": 1}})[-1]

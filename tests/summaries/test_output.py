@@ -185,7 +185,7 @@ def test_only_a_regular_jsonl_file_can_be_written(tmp_path: Path) -> None:
         ("-", "must end in"),
         ("folder.jsonl", "no regular file"),
         ("file/below/new.jsonl", "is a file, so that no folder can be made below it"),
-        ("below/../news.jsonl", "is one of the files to summarise"),
+        ("below/../news.jsonl", "is one of the files to summarize"),
     ):
         (issue,) = output_issues(tmp_path / name, read)
         assert reason in issue.message

@@ -7,7 +7,7 @@ from typing import Any, get_args
 
 import pytest
 
-from summarizer.config.specs import Backend, GenerationSpec, PromptSpec
+from summarizer.config.schema import Backend, GenerationConfig, PromptConfig
 from summarizer.errors import ConfigError
 from summarizer.summaries.flags import BACKENDS, GENERATION_KEYS
 from summarizer.summaries.settings import FLAGS, chosen_generation, differences, whole_number
@@ -26,8 +26,8 @@ OWN: dict[str, Any] = {
     "seed": 0,
 }
 SPEC: Any = SimpleNamespace(
-    generation=GenerationSpec(**OWN),
-    prompt=PromptSpec(template="{article}\nTL;DR:", completion_token=None, end_token=None, max_tokens=100),
+    generation=GenerationConfig(**OWN),
+    prompt=PromptConfig(template="{article}\nTL;DR:", completion_token=None, end_token=None, max_tokens=100),
 )
 
 
@@ -38,19 +38,19 @@ def mistakes(**typed: str | bool) -> list[str]:
 
 
 def test_every_setting_has_a_flag() -> None:
-    assert FLAGS.keys() == GenerationSpec.model_fields.keys() == set(GENERATION_KEYS)
+    assert FLAGS.keys() == GenerationConfig.model_fields.keys() == set(GENERATION_KEYS)
     assert get_args(Backend) == BACKENDS
 
 
 def test_the_runs_own_settings_stand_where_nothing_is_typed() -> None:
-    assert chosen_generation(SPEC, {}) == GenerationSpec(**OWN)
+    assert chosen_generation(SPEC, {}) == GenerationConfig(**OWN)
     typed: dict[str, str | bool] = {
         "num_beams": "4",
         "length_penalty": "2",
         "early_stopping": True,
         "seed": "7",
     }
-    assert chosen_generation(SPEC, typed) == GenerationSpec(
+    assert chosen_generation(SPEC, typed) == GenerationConfig(
         **OWN | {"num_beams": 4, "length_penalty": 2.0, "early_stopping": True, "seed": 7}
     )
 

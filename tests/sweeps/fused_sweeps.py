@@ -15,7 +15,7 @@ from hydra.core.utils import JobReturn
 from hydra.plugins.sweeper import Sweeper
 
 from summarizer.config.paths import conf_folder
-from summarizer.config.specs import TrackingSpec
+from summarizer.config.schema import TrackingConfig
 from summarizer.runs import launch
 from summarizer.runs.ended import Ended
 from summarizer.runs.job import Job
@@ -37,7 +37,7 @@ class Sweeps:
     """As handed to `start`."""
     kept: list[Ended] = field(default_factory=list)
     reports: list[Path] = field(default_factory=list)
-    tracked: list[TrackingSpec] = field(default_factory=list)
+    tracked: list[TrackingConfig] = field(default_factory=list)
     """What each report was told of wandb."""
     returns: list[JobReturn] = field(default_factory=list)
 
@@ -72,7 +72,7 @@ class Sweeps:
         self.groups.append(list(jobs))
         return self.train(jobs)
 
-    def report(self, sweep: Path, tracking: TrackingSpec) -> None:
+    def report(self, sweep: Path, tracking: TrackingConfig) -> None:
         self.reports.append(sweep)
         self.tracked.append(tracking)
 

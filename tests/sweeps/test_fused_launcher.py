@@ -16,7 +16,7 @@ from fused_sweeps import Sweeps, count_up
 from hydra.core.utils import JobStatus
 from small_runs import REPOSITORY
 
-from summarizer.config.specs import TrackingSpec
+from summarizer.config.schema import TrackingConfig
 from summarizer.errors import ConfigError, NonFiniteLossError, StopRequested
 from summarizer.runs.ended import Ended
 from summarizer.runs.job import Job
@@ -24,7 +24,7 @@ from summarizer.sweeps.closing import report_later, reported
 
 log = logging.getLogger("summarizer.training.loop")
 
-TRACKING = TrackingSpec(
+TRACKING = TrackingConfig(
     mode="disabled", project="p", entity=None, name=None, group=None, tags=[], log_adapter=False
 )
 
@@ -91,10 +91,10 @@ def test_a_full_disk_ends_the_sweep_with_its_reason_alone(
     assert "go on with resume=sweep" in err
 
 
-def test_an_optimising_sweeper_hears_of_the_failure(sweeps: Sweeps, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_optimizing_sweeper_hears_of_the_failure(sweeps: Sweeps, monkeypatch: pytest.MonkeyPatch) -> None:
     from summarizer.sweeps.launcher import Launch
 
-    monkeypatch.setattr(Launch, "_optimising", True)
+    monkeypatch.setattr(Launch, "_optimizing", True)
     sweeps.train = first_diverges
     with pytest.raises(NonFiniteLossError):  # as Hydra's sweeper, which this really is, passes it on
         sweeps.run("seed=0,1")

@@ -1,4 +1,4 @@
-"""Groups handed to real plugins, where they are installed, and a sweeper that optimises."""
+"""Groups handed to real plugins, where they are installed, and a sweeper that optimizes."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_another_launcher_in_its_place_runs_each_combination(
 @pytest.mark.versions
 @pytest.mark.slow
 @needs("hydra_optuna_sweeper")
-def test_an_optimiser_gets_each_runs_value(tmp_path: Path, command: Command) -> None:
+def test_an_optimizer_gets_each_runs_value(tmp_path: Path, command: Command) -> None:
     ended = command(
         [
             "-m",

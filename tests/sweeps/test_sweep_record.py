@@ -194,13 +194,13 @@ def test_a_run_named_twice_and_a_broken_record_are_refused(tmp_path: Path) -> No
     (tmp_path / "sweep.json").write_text(json.dumps(plain))
     with pytest.raises(ConfigError, match="0 is another run's too"):
         read_record(tmp_path)
-    plain["runs"][1] |= {"group": "x", "colour": 1}
+    plain["runs"][1] |= {"group": "x", "color": 1}
     (tmp_path / "sweep.json").write_text(json.dumps(plain))
     with pytest.raises(ConfigError) as caught:
         read_record(tmp_path)
     assert {issue.key.rpartition(": ")[2] for issue in caught.value.issues} == {
         "runs.1.group",
-        "runs.1.colour",
+        "runs.1.color",
     }
 
 

@@ -212,7 +212,7 @@ def test_each_cell_of_the_heat_map_says_what_its_run_reached(tmp_path: Path) -> 
     assert {tuple(np.round(patch.get_xy(), 2)) for patch in outlined} == {(1.54, 0.54)}  # around the best
 
 
-def test_a_value_far_off_does_not_stretch_the_colours(tmp_path: Path) -> None:
+def test_a_value_far_off_does_not_stretch_the_colors(tmp_path: Path) -> None:
     plan(tmp_path, [[f"a={i}"] for i in range(5)])
     for number, end in enumerate((2.0, 2.1, 2.2, 2.3, 12.0)):
         make_run(tmp_path / str(number), [f"a={number}"], end=end, steps=40)
@@ -270,7 +270,7 @@ def test_one_key_is_drawn_as_points_and_sampled_values_to_scale(tmp_path: Path) 
     assert xs == pytest.approx([10 ** (-5 + i / 7) for i in range(14)])
 
 
-def test_curves_are_smoothed_and_coloured_by_what_tells_runs_apart(tmp_path: Path) -> None:
+def test_curves_are_smoothed_and_colored_by_what_tells_runs_apart(tmp_path: Path) -> None:
     points = [(step, float(step**2 % 7)) for step in range(1, 30)]
     values = [value for _, value in points]
     assert [value for _, value in smooth(points, 4)] == pytest.approx(

@@ -5,12 +5,14 @@ from types import SimpleNamespace
 
 import pytest
 
-from summarizer.config.specs import TrackingSpec
+from summarizer.config.schema import TrackingConfig
 from summarizer.errors import ConfigError
 from summarizer.tracking.identity import Identity, identity_of, keep_agents_identity
 from summarizer.tracking.wandb_run import open_tracker
 
-SPEC = TrackingSpec(mode="online", project="p", entity="e", name=None, group=None, tags=[], log_adapter=False)
+SPEC = TrackingConfig(
+    mode="online", project="p", entity="e", name=None, group=None, tags=[], log_adapter=False
+)
 
 
 @pytest.fixture(autouse=True)

@@ -8,14 +8,14 @@ from urllib.parse import urlsplit
 import pytest
 import wandb
 
-from summarizer.config.specs import TrackingSpec
+from summarizer.config.schema import TrackingConfig
 from summarizer.tracking.login import check_tracking
 
 KEY = "k" * 40
 
 
-def spec(mode: Literal["offline", "online", "disabled"]) -> TrackingSpec:
-    return TrackingSpec(
+def spec(mode: Literal["offline", "online", "disabled"]) -> TrackingConfig:
+    return TrackingConfig(
         mode=mode, project="p", entity=None, name=None, group=None, tags=[], log_adapter=False
     )
 

@@ -9,20 +9,20 @@ import pytest
 import wandb
 from test_wandb_run import own_wandb, recorded  # noqa: F401 - a fixture for this module too
 
-from summarizer.config.specs import TrackingSpec
+from summarizer.config.schema import TrackingConfig
 from summarizer.tracking.sweep_run import ID_FILE, SweepTable, log_sweep
 
 COLUMNS = ["rank", "adapter.dim", "optimizer"]
 ROWS = [[1, 8.0, "adamw"], [None, 2.0, "sgd"]]
 
 
-def spec(mode: Literal["offline", "online", "disabled"] = "offline") -> TrackingSpec:
-    return TrackingSpec(
+def spec(mode: Literal["offline", "online", "disabled"] = "offline") -> TrackingConfig:
+    return TrackingConfig(
         mode=mode, project="p", entity=None, name="mine", group=None, tags=["t"], log_adapter=False
     )
 
 
-def logged(sweep: Path, tracking: TrackingSpec) -> bool:
+def logged(sweep: Path, tracking: TrackingConfig) -> bool:
     sweep.mkdir(exist_ok=True)
     picture = sweep / "heatmap.png"
     from matplotlib.figure import Figure

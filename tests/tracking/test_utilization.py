@@ -13,7 +13,7 @@ from transformers import GPTJConfig, GPTJForCausalLM, LlamaConfig, LlamaForCausa
 
 from summarizer.adapters.attach import attach
 from summarizer.adapters.lora import LoRA
-from summarizer.config.specs import ModelSpec, QuantizationSpec
+from summarizer.config.schema import ModelConfig, QuantizationConfig
 from summarizer.models.load import load_base
 from summarizer.tracking.utilization import (
     ModelShape,
@@ -21,7 +21,7 @@ from summarizer.tracking.utilization import (
     matrix_rate,
     shape_of,
     training_flops,
-    utilisation,
+    utilization,
 )
 
 CPU = torch.device("cpu")
@@ -55,8 +55,8 @@ def lora(dim: int, targets: list[str]) -> LoRA:
 def shape_in(folder: Path, plain: PreTrainedModel, targets: list[str]) -> ModelShape:
     """Of a group whose other trial has more weights, which are none of this one's."""
     plain.save_pretrained(folder)
-    model = ModelSpec(name_or_path=str(folder), revision=None, completion_token=None)
-    base = load_base(model, QuantizationSpec(format="int8", cache=False), CPU).model
+    model = ModelConfig(name_or_path=str(folder), revision=None, completion_token=None)
+    base = load_base(model, QuantizationConfig(format="int8", cache=False), CPU).model
     return shape_of(attach(base, [lora(DIM, targets), lora(9, targets)], [0, 1]), 0)
 
 
@@ -134,7 +134,7 @@ def test_the_rate_is_one_that_the_device_reaches() -> None:
         begun_s = time.perf_counter()
         a @ a
         seconds.append(time.perf_counter() - begun_s)
-    reached = utilisation(2 * 512**3, min(seconds), rate)
+    reached = utilization(2 * 512**3, min(seconds), rate)
     assert 0.2 < reached < 3  # other processes share the cores
 
 
@@ -147,5 +147,5 @@ def test_the_rate_of_a_card() -> None:
     assert torch.cuda.memory_allocated(card) < 2**20, "nothing is kept"
 
 
-def test_utilisation() -> None:
-    assert utilisation(flops=6 * 10**12, seconds=2.0, flops_per_s=12e12) == 0.25
+def test_utilization() -> None:
+    assert utilization(flops=6 * 10**12, seconds=2.0, flops_per_s=12e12) == 0.25

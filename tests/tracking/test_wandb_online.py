@@ -25,7 +25,7 @@ from summarizer.tracking.metrics import read_metrics
 from summarizer.tracking.summary import read_summary
 from summarizer.tracking.wandb_log import read_records
 
-HUB_TOKEN = "hf_" + "recognisable" * 3
+HUB_TOKEN = "hf_" + "recognizable" * 3
 SMALL = (*TINY, "tracking=wandb", "trainer.checkpoint_every_steps=2", "evaluation.sample_summaries=2")
 TIMED = ("train/tokens_per_s", "train/mfu", "train/memory_bytes")
 TABLES = ("samples", "predictions")

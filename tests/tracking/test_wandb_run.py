@@ -15,7 +15,7 @@ import pytest
 import wandb
 from wandb.proto.wandb_internal_pb2 import Record
 
-from summarizer.config.specs import TrackingSpec
+from summarizer.config.schema import TrackingConfig
 from summarizer.errors import ConfigError
 from summarizer.tracking import wandb_run
 from summarizer.tracking.metrics import MetricsFile, read_metrics
@@ -46,8 +46,8 @@ def own_wandb(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 def spec(
     mode: Literal["offline", "online", "disabled"] = "offline", log_adapter: bool = True
-) -> TrackingSpec:
-    return TrackingSpec(
+) -> TrackingConfig:
+    return TrackingConfig(
         mode=mode, project="p", entity=None, name=None, group=None, tags=["t"], log_adapter=log_adapter
     )
 

@@ -149,6 +149,6 @@ def test_gptj_6b_is_planned_without_a_weight() -> None:
 @pytest.mark.parametrize("shape", [(3, 5), (1, 1), (7, 4097), (65, 129), (16, 64)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_stored_parts_are_those_of_a_weight(name: str, shape: tuple[int, int], dtype: torch.dtype) -> None:
-    parts = weight_format(name).quantise(torch.randn(shape).to(dtype))
+    parts = weight_format(name).quantize(torch.randn(shape).to(dtype))
     known = {part: (tuple(tensor.shape), tensor.dtype) for part, tensor in parts.items()}
     assert weight_format(name).stored_parts(shape, dtype) == known

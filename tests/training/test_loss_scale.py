@@ -15,7 +15,7 @@ from training_groups import spec_of
 from transformers import GPTJConfig, GPTJForCausalLM
 
 from summarizer.adapters.attach import AdaptedModel, attach
-from summarizer.config.specs import ModelSpec
+from summarizer.config.schema import ModelConfig
 from summarizer.data.order import EncodedRow
 from summarizer.models.load import load_base
 from summarizer.quantization.frozen import FrozenLinear, FrozenWeight
@@ -66,7 +66,7 @@ def group_of(count: int, folder: Path, loss_scale: float = 2.0**12) -> Group:
     torch.manual_seed(0)
     config = GPTJConfig(vocab_size=VOCABULARY, n_embd=32, n_layer=2, n_head=4, n_positions=64, rotary_dim=4)
     GPTJForCausalLM(config).save_pretrained(folder / "base")
-    model = ModelSpec(name_or_path=str(folder / "base"), revision=None, completion_token=None)
+    model = ModelConfig(name_or_path=str(folder / "base"), revision=None, completion_token=None)
     specs = [
         spec_of(f"adapter.dim={dim}", f"optimizer.lr={rate}", f"seed={seed}", "optimizer=adamw")
         for seed, (dim, rate) in enumerate(DIMS_AND_RATES[:count])
@@ -252,7 +252,7 @@ def test_an_overflow_skips_the_steps_of_its_trial_alone(tmp_path: Path) -> None:
 
 
 def test_a_trial_scales_in_a_group_as_it_does_alone(tmp_path: Path) -> None:
-    """GradScaler's one scale would be halved by the neighbour."""
+    """GradScaler's one scale would be halved by the neighbor."""
     pair, alone = group_of(2, tmp_path / "pair"), group_of(1, tmp_path / "alone")
     pair.trials[1].reached.loss_scale = 2.0**40
     together = train(pair, 4, "fp16", (0, 1))
@@ -306,7 +306,7 @@ def test_frozen_products_pass_fp16s_largest_number_no_sooner_than_their_result(n
     generator = torch.Generator().manual_seed(0)
     dense = torch.rand(16, 4096, generator=generator) * 0.02
     weight = FrozenWeight(name, (16, 4096))
-    weight.load(weight.format.quantise(dense))
+    weight.load(weight.format.quantize(dense))
     layer = FrozenLinear(weight, bias=False)
     x = (torch.rand(3, 4096, generator=generator) * 8).requires_grad_()
     exact = layer(x)

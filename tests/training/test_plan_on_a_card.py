@@ -11,7 +11,7 @@ import torch
 from transformers import AutoModelForCausalLM, GPTJConfig, PreTrainedModel
 
 from summarizer.adapters.attach import attach
-from summarizer.config.specs import ModelSpec, QuantizationSpec
+from summarizer.config.schema import ModelConfig, QuantizationConfig
 from summarizer.models.blocks import recompute_blocks
 from summarizer.models.load import load_base
 from summarizer.training.dry_run import Microbatch, dry_run, training_loss, worst_batch
@@ -54,8 +54,8 @@ def test_a_card_measures_what_was_planned(checkpointing: bool, tmp_path: Path) -
         torch.ones(64, 64, device=device), torch.ones(64, 64, device=device)
     )  # cuBLAS takes its workspace
     before_bytes = torch.cuda.memory_allocated(device)
-    spec = ModelSpec(name_or_path=str(tmp_path), revision=None, completion_token=None)
-    model = load_base(spec, QuantizationSpec(format="int8", cache=False), device).model
+    spec = ModelConfig(name_or_path=str(tmp_path), revision=None, completion_token=None)
+    model = load_base(spec, QuantizationConfig(format="int8", cache=False), device).model
     if prepare is not None:
         prepare(model)
     adapted = attach(model, [lora()], [0])

@@ -8,12 +8,12 @@ import math
 import pytest
 import torch
 
-from summarizer.config.specs import ScheduleSpec
+from summarizer.config.schema import ScheduleConfig
 from summarizer.training.schedule import rate_factor
 
 
 def factors(name: str, warmup: int, final: float, total: int) -> list[float]:
-    schedule = ScheduleSpec(name=name, warmup_steps=warmup, final_fraction=final)  # type: ignore[arg-type]
+    schedule = ScheduleConfig(name=name, warmup_steps=warmup, final_fraction=final)  # type: ignore[arg-type]
     return [rate_factor(schedule, step, total) for step in range(1, total + 1)]
 
 

@@ -51,7 +51,7 @@ def test_nothing_in_a_step_waits_for_the_device(tmp_path: Path, monkeypatch: pyt
         assert sum(seen.values()) > 500
 
 
-def test_a_frozen_weight_is_dequantised_once_in_each_pass(
+def test_a_frozen_weight_is_dequantized_once_in_each_pass(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     group = build_group([spec_of("quantization=int8"), spec_of("quantization=int8", "seed=1")], tmp_path)

@@ -12,7 +12,7 @@ from torch import Tensor
 from summarizer.adapters.attach import attach
 from summarizer.adapters.peft_format import peft_tensors
 from summarizer.config.paths import conf_folder
-from summarizer.config.specs import RunSpec
+from summarizer.config.schema import RunConfig
 from summarizer.data.order import TrainingRows
 from summarizer.data.prompt import build_prompt
 from summarizer.data.splits import build_split
@@ -43,12 +43,12 @@ SMALL = (
 )
 
 
-def spec_of(*overrides: str) -> RunSpec:
+def spec_of(*overrides: str) -> RunConfig:
     with initialize_config_dir(str(conf_folder()), version_base="1.3"):
         return preflight(compose("config", [*SMALL, *overrides]))
 
 
-def build_group(specs: Sequence[RunSpec], folder: Path, device: str = "cpu") -> Group:
+def build_group(specs: Sequence[RunConfig], folder: Path, device: str = "cpu") -> Group:
     """The specs share everything but adapter, optimizer, seed and schedule; all have their places."""
     first = specs[0]
     torch.manual_seed(0)
@@ -66,7 +66,7 @@ def build_group(specs: Sequence[RunSpec], folder: Path, device: str = "cpu") -> 
 
 
 def add_trials(
-    group: Group, specs: Sequence[RunSpec], folders: Sequence[Path], rows: TrainingRows
+    group: Group, specs: Sequence[RunConfig], folders: Sequence[Path], rows: TrainingRows
 ) -> list[Trial]:
     """New trials that the model has been given."""
     first_place = len(group.trials)

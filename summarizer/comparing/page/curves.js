@@ -4,7 +4,7 @@ const HISTORIES = [...new Set(DATA.runs.flatMap((run) => Object.keys(run.history
 const LOSSES = ["train/loss", "val/loss"];
 const curves = {
   show: "losses", log: false, smooth: true,
-  colour: DATA.runs.length > 3 * FEW && DATA.swept.length ? "0" : "run",
+  color: DATA.runs.length > 3 * FEW && DATA.swept.length ? "0" : "run",
 };
 const SMOOTHED = 20;  // training values are means over the last 1/20 of the longest run's points
 const DIRECT = 8;  // lines that have their names at their ends
@@ -44,7 +44,7 @@ function layCurves() {
   const repaint = (field) => (value) => { curves[field] = value; paintCurves(); };
   by("curves-controls").append(select("curves-show", "Show", options, curves.show, repaint("show")));
   if (DATA.swept.length)
-    by("curves-controls").append(select("curves-colour", "Colour by", [...(DATA.runs.length > 3 * FEW ? [] : [["run", "run"]]), ...varying(DATA.runs).map((key) => [String(key), DATA.swept[key].key])], curves.colour, repaint("colour")));
+    by("curves-controls").append(select("curves-color", "Color by", [...(DATA.runs.length > 3 * FEW ? [] : [["run", "run"]]), ...varying(DATA.runs).map((key) => [String(key), DATA.swept[key].key])], curves.color, repaint("color")));
   by("curves-controls").append(
     checkBox("logarithmic", curves.log, repaint("log"), "log"),
     checkBox("smooth training", curves.smooth, repaint("smooth"), "smooth"),
@@ -80,7 +80,7 @@ function paintCurve(box, width, metric) {
   const heading = make("h3", "", historyName(metric));
   box.append(heading);
   if (!lines.length) return box.append(nothing(DATA.runs.some((run) => run.history[metric]) ? `None of the runs that are shown has a ${historyName(metric)}.` : `No run recorded a ${historyName(metric)}.`));
-  const key = curves.colour === "run" ? null : Number(curves.colour);
+  const key = curves.color === "run" ? null : Number(curves.color);
   const few = lines.length <= DIRECT && width >= 480;
   const named = few ? lines : lines.filter((line) => line.run === highlighted());
   const names = named.map((line) => fitted(shortName(line.run), few ? Math.min(190, width * 0.3) : 120));
@@ -111,14 +111,14 @@ function paintCurve(box, width, metric) {
     const look = lookOf(line.run, key);
     const main = line.run === highlighted();
     const dots = line.values.map((value, i) => [x.at(line.steps[i]), clip(value)]);
-    const path = draw("path", { d: `M${dots.map(([px, py]) => `${px.toFixed(1)} ${py.toFixed(1)}`).join("L")}`, class: `line${main ? " main" : lines.length > 20 ? " many" : ""}`, stroke: look.colour, "stroke-dasharray": look.dash });
+    const path = draw("path", { d: `M${dots.map(([px, py]) => `${px.toFixed(1)} ${py.toFixed(1)}`).join("L")}`, class: `line${main ? " main" : lines.length > 20 ? " many" : ""}`, stroke: look.color, "stroke-dasharray": look.dash });
     path.dataset.run = line.run.index;
     svg.append(path);
-    if (dots.length === 1) svg.append(draw("circle", { cx: dots[0][0], cy: dots[0][1], r: 3, fill: look.colour }));
+    if (dots.length === 1) svg.append(draw("circle", { cx: dots[0][0], cy: dots[0][1], r: 3, fill: look.color }));
     const [ex, ey] = dots.at(-1);
     if (line.run.status === "failed" || line.broke) svg.append(draw("path", { d: `M${ex - 4} ${ey - 4}l8 8m0-8l-8 8`, class: "end failed" }));
-    else if (line.run.status === "stopped") svg.append(draw("rect", { x: ex - 3.5, y: ey - 3.5, width: 7, height: 7, fill: look.colour }));
-    if (named.includes(line)) ends.push({ y: ey + 4, x: ex, name: names[named.indexOf(line)], main, title: line.run.name, colour: look.colour });
+    else if (line.run.status === "stopped") svg.append(draw("rect", { x: ex - 3.5, y: ey - 3.5, width: 7, height: 7, fill: look.color }));
+    if (named.includes(line)) ends.push({ y: ey + 4, x: ex, name: names[named.indexOf(line)], main, title: line.run.name, color: look.color });
   }
   const marks = () => lines.flatMap((line) => line.values.map((value, i) => ({ x: x.at(line.steps[i]), y: clip(value), run: line.run, series: line.run.index, words: [line.run.name, `step ${line.steps[i].toLocaleString("en")}`, `${historyName(metric)} ${historyValue(metric, value)}`] })));
   if (width >= 480)
@@ -131,7 +131,7 @@ function paintCurve(box, width, metric) {
   const notes = [];
   if (window > 1) notes.push(`Each point is the mean of ${window} logged values up to it.`);
   const pooled = Math.max(...lines.map((line) => line.run.history[metric].meanOf));
-  if (pooled > 1) notes.push(`Up to ${pooled} neighbouring steps stand in one point.`);
+  if (pooled > 1) notes.push(`Up to ${pooled} neighboring steps stand in one point.`);
   if (grown) notes.push(`${counted(grown, "line")} ${grown === 1 ? "leaves" : "leave"} the picture at its top.`);
   if (curves.log && !logs) notes.push("Not logarithmic: some values are not above 0.");
   if (lines.some((line) => line.run.status === "failed" || line.broke)) notes.push("×: the run failed there.");
@@ -140,9 +140,9 @@ function paintCurve(box, width, metric) {
   if (notes.length) box.append(make("p", "note", notes.join(" ")));
 }
 
-/* Names of lines where they do not stand at the lines' ends; values of the setting that gives the colours. */
+/* Names of lines where they do not stand at the lines' ends; values of the setting that gives the colors. */
 function curveLegend(lines, key, few) {
-  const swatch = (look) => draw("svg", { width: 26, height: 10, "aria-hidden": "true" }, draw("line", { x1: 0, x2: 26, y1: 5, y2: 5, class: "line key", stroke: look.colour, "stroke-dasharray": look.dash }));
+  const swatch = (look) => draw("svg", { width: 26, height: 10, "aria-hidden": "true" }, draw("line", { x1: 0, x2: 26, y1: 5, y2: 5, class: "line key", stroke: look.color, "stroke-dasharray": look.dash }));
   const entry = (look, words) => make("span", "entry", swatch(look), words);
   if (key !== null) {
     const byPlace = new Map(lines.map((line) => [line.run.at[key], line.run]));

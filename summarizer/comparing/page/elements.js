@@ -26,7 +26,7 @@ function button(text, onClick, className = "small") {
   return made;
 }
 
-/* A labelled select; `options` are [value, text] pairs. */
+/* A labeled select; `options` are [value, text] pairs. */
 function select(id, text, options, value, onChange) {
   const made = make("select");
   made.id = id;

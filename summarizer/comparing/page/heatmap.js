@@ -17,7 +17,7 @@ function openingSettings(keys) {
 }
 
 function layHeatmap() {
-  if (!RANKED) return by("heatmap-chart").append(nothing("No run has a number to colour a cell by."));
+  if (!RANKED) return by("heatmap-chart").append(nothing("No run has a number to color a cell by."));
   const controls = by("heatmap-controls");
   const choose = (field) => (value) => {
     const other = field === "x" ? "y" : "x";
@@ -28,7 +28,7 @@ function layHeatmap() {
   controls.append(
     select("heatmap-x", "Across", [], "", choose("x")),
     select("heatmap-y", "Up", [], "", choose("y")),
-    select("heatmap-metric", "Colour", metricOptions(), heat.metric, (value) => { heat.metric = value; paintAll(); }),
+    select("heatmap-metric", "Color", metricOptions(), heat.metric, (value) => { heat.metric = value; paintAll(); }),
   );
   chart(by("heatmap-chart"), paintHeatmap);
 }
@@ -100,18 +100,18 @@ function paintHeatmap(box, width) {
     marks.push({ ...middle, run, series: i, words: [...words, value === null ? `${run.status}, no ${metric.name}` : `${metric.name} ${metric.show(value)}`, ...(run.status === "completed" || value === null ? [] : [run.status]), ...(inside.length > 1 ? [`best of ${inside.length} runs: ${run.name}`] : [])] });
   }));
   readable(box, svg, () => marks);
-  if (scale.known) box.append(colourBar(scale, metric));
+  if (scale.known) box.append(colorBar(scale, metric));
   const notes = [];
   const others = keys.filter((key) => key !== heat.x && key !== heat.y).map((key) => DATA.swept[key].key);
   if ([...cells.values()].some((inside) => inside.length > 1)) notes.push(`Each cell is the best over ${others.join(", ") || "its runs"}.`);
   if (first.some((run) => metric.of(run) === null)) notes.push("× has no value.");
   const unfinished = first.filter((run) => run.status !== "completed" && metric.of(run) !== null);
-  if (unfinished.length) notes.push(unfinished.every((run) => scale.has(run)) ? "■ did not train to its end." : "■ did not train to its end, so it has no colour beside those that did.");
+  if (unfinished.length) notes.push(unfinished.every((run) => scale.has(run)) ? "■ did not train to its end." : "■ did not train to its end, so it has no color beside those that did.");
   if (best) notes.push("The framed cells are the best and the highlighted run.");
   box.append(make("p", "note", notes.join(" ")));
 }
 
-/* Only what trained to its end has a colour, since only that is compared; where nothing did, all have one. */
+/* Only what trained to its end has a color, since only that is compared; where nothing did, all have one. */
 function scaleOfCompleted(runs, metric) {
   const valued = runs.filter((run) => metric.of(run) !== null);
   const done = valued.filter((run) => run.status === "completed");

@@ -5,7 +5,7 @@ const THEMES = ["", "light", "dark"];
 function setTheme(theme) {
   if (theme) document.documentElement.dataset.theme = theme;
   else delete document.documentElement.dataset.theme;
-  by("theme").textContent = { "": "Colours: as the system", light: "Colours: light", dark: "Colours: dark" }[theme];
+  by("theme").textContent = { "": "Colors: as the system", light: "Colors: light", dark: "Colors: dark" }[theme];
   paintAll();
 }
 

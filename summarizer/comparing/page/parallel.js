@@ -9,7 +9,7 @@ function layParallel() {
   const why = DATA.runs.length < 2 ? `Lines across settings need several runs; there is only ${DATA.runs.length ? "one" : "none"} here.`
     : RANKED ? null : "No run has a number to show beside its settings.";
   if (why) return by("parallel-chart").append(nothing(why));
-  by("parallel-controls").append(select("parallel-metric", "Colour and last axis", metricOptions(), across.metric, (value) => { across.metric = value; paintAll(); }));
+  by("parallel-controls").append(select("parallel-metric", "Color and last axis", metricOptions(), across.metric, (value) => { across.metric = value; paintAll(); }));
   chart(by("parallel-chart"), paintParallel);
 }
 
@@ -48,10 +48,10 @@ function paintParallel(box, width) {
     });
     const main = run === highlighted();
     if (main) svg.append(draw("path", { d: bends.join(""), class: "line halo" }));
-    const coloured = shares.has(run);
+    const colored = shares.has(run);
     const path = draw("path", {
-      d: bends.join(""), class: `line${main ? " main" : runs.length > 20 ? " many" : ""}${coloured || main ? "" : " unfinished"}`,
-      stroke: main ? "currentColor" : coloured ? lineColour(shares.share(metric.of(run))) : "", "stroke-dasharray": coloured ? "" : "5 4",
+      d: bends.join(""), class: `line${main ? " main" : runs.length > 20 ? " many" : ""}${colored || main ? "" : " unfinished"}`,
+      stroke: main ? "currentColor" : colored ? lineColor(shares.share(metric.of(run))) : "", "stroke-dasharray": colored ? "" : "5 4",
     });
     path.dataset.run = run.index;
     svg.append(path);
@@ -72,9 +72,9 @@ function paintParallel(box, width) {
   const scroller = make("div", "scroller");
   box.append(scroller);
   readable(scroller, svg, () => marks);
-  box.append(colourBar(shares, metric, lineColour));
+  box.append(colorBar(shares, metric, lineColor));
   const notes = highlighted() && runs.includes(highlighted()) ? [`The thick line is ${highlighted().name}.`] : [];
-  if (!runs.every(shares.has)) notes.push("A dashed line: it did not train to its end, and has no colour beside those that did.");
+  if (!runs.every(shares.has)) notes.push("A dashed line: it did not train to its end, and has no color beside those that did.");
   if (without) notes.push(`${counted(without, "run")} without ${metric.name} ${without === 1 ? "is" : "are"} left out.`);
   if (settings.length + scores.length > axes.length) notes.push(`The first ${axes.length - scores.length} of ${settings.length} settings have an axis.`);
   box.append(make("p", "note", notes.join(" ")));

@@ -1,14 +1,14 @@
-/* Two settings against each other, such as learning rate against dim: a dot for each run, coloured by a metric. */
+/* Two settings against each other, such as learning rate against dim: a dot for each run, colored by a metric. */
 
 const dots = { x: null, y: null, metric: RANKED?.id };
 
 function layScatter() {
-  if (!RANKED) return by("scatter-chart").append(nothing("No run has a number to colour a dot by."));
+  if (!RANKED) return by("scatter-chart").append(nothing("No run has a number to color a dot by."));
   const set = (field) => (value) => { dots[field] = value; paintAll(); };
   by("scatter-controls").append(
     select("scatter-x", "Across", [], "", set("x")),
     select("scatter-y", "Up", [], "", set("y")),
-    select("scatter-metric", "Colour", metricOptions(), dots.metric, set("metric")),
+    select("scatter-metric", "Color", metricOptions(), dots.metric, set("metric")),
   );
   chart(by("scatter-chart"), paintScatter);
 }
@@ -33,7 +33,7 @@ function paintScatter(box, width) {
   const horizontal = axisScale(xOf, runs, left, width - 12, Math.max(2, Math.floor((width - left) / 90)));
   const bottom = bottomOf(horizontal.ticks);
   const up = axisScale(yOf, runs, bottom, 30);
-  const svg = picture(width, height, `${counted(runs.length, "run")} by ${xOf.name} across and ${yOf.name} up, coloured by ${metric.name}`);
+  const svg = picture(width, height, `${counted(runs.length, "run")} by ${xOf.name} across and ${yOf.name} up, colored by ${metric.name}`);
   xAxis(svg, { ticks: horizontal.ticks, left, right: width - 12, y: bottom, label: xOf.label });
   yAxis(svg, { ticks: up.ticks, left, right: width - 12, label: yOf.label });
   const groups = new Map();
@@ -52,7 +52,7 @@ function paintScatter(box, width) {
       const main = run === highlighted();
       if (value === null) svg.append(draw("path", { d: `M${px - 5} ${y - 5}l10 10m0-10l-10 10`, class: "end failed" }));
       else {
-        const dot = draw("circle", { cx: px, cy: y, r: main ? 10 : 7.5, fill: scale.has(run) ? lineColour(scale.share(value)) : "none", class: `dot${main ? " main" : ""}${run.status === "completed" ? "" : " unfinished"}` });
+        const dot = draw("circle", { cx: px, cy: y, r: main ? 10 : 7.5, fill: scale.has(run) ? lineColor(scale.share(value)) : "none", class: `dot${main ? " main" : ""}${run.status === "completed" ? "" : " unfinished"}` });
         dot.dataset.run = run.index;
         svg.append(dot);
       }
@@ -64,10 +64,10 @@ function paintScatter(box, width) {
   marks.sort((a, b) => b.y - a.y || a.x - b.x);
   for (const mark of marks) mark.series = Math.round(mark.y);
   readable(box, svg, () => marks);
-  if (scale.known) box.append(colourBar(scale, metric, lineColour));
+  if (scale.known) box.append(colorBar(scale, metric, lineColor));
   const notes = [];
   if ([...groups.values()].some((same) => same.length > 1)) notes.push("Runs at the same place stand beside each other.");
   if (runs.some((run) => metric.of(run) === null)) notes.push(`× has no ${metric.name}.`);
-  if (runs.some((run) => run.status !== "completed" && metric.of(run) !== null)) notes.push("A dashed edge: it did not train to its end, and has no colour beside those that did.");
+  if (runs.some((run) => run.status !== "completed" && metric.of(run) !== null)) notes.push("A dashed edge: it did not train to its end, and has no color beside those that did.");
   if (notes.length) box.append(make("p", "note", notes.join(" ")));
 }

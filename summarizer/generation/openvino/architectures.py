@@ -32,7 +32,7 @@ def write_graph(config: Mapping[str, Any], read: Weights, folder: Path, bits: Bi
 def _sliced_rotary(weight: Tensor, heads: int, dims: int) -> Tensor:
     """Rows of a projection in the order in which pairs that turn together lie half of `dims` apart.
 
-    GPT-J turns neighbours. Scores do not change where queries' and keys' rows are moved alike.
+    GPT-J turns neighbors. Scores do not change where queries' and keys' rows are moved alike.
     """
     per_head = weight.reshape(heads, -1, weight.shape[1])
     turned = per_head[:, :dims].reshape(heads, dims // 2, 2, -1).transpose(1, 2).flatten(1, 2)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from summarizer.config.specs import GenerationSpec
+from summarizer.config.schema import GenerationConfig
 from summarizer.generation.beams import BeamSearch
 from summarizer.generation.openvino.running import Running
 from summarizer.generation.search import OneByOne, Search
@@ -18,7 +18,7 @@ class OpenVinoDecoder:
     """Writes the answers of the one model that a graph is."""
 
     running: Running
-    spec: GenerationSpec
+    spec: GenerationConfig
     end_id: int
     on_step: Callable[[int], None] | None = None
     """Hears of each step how many tokens it wrote."""

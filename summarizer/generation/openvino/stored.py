@@ -25,7 +25,7 @@ Bits = Literal["int8", "int4"]
 Node = Any  # openvino's own type hints say little more
 
 
-def quantise_groups(weight: Tensor, group: int, bits: Bits) -> tuple[Tensor, Tensor]:
+def quantize_groups(weight: Tensor, group: int, bits: Bits) -> tuple[Tensor, Tensor]:
     """The nearest points of each group's grid, and the grid's step, which is 1 for a group of zeros.
 
     weight: (d_out, d_in), d_in a multiple of `group`. Returns (d_out, groups, group), one number to a byte, and
@@ -72,7 +72,7 @@ class Shelf:
 
     def rows_in_int8(self, weight: Tensor) -> tuple[Node, np.ndarray]:
         """Row-wise absmax, as this project's own int8 is: (d_out, d_in), and steps (d_out, 1)."""
-        q, scale = int8.quantise(weight)
+        q, scale = int8.quantize(weight)
         return self.constant(q.numpy()), scale.numpy()
 
     def dense(self, weight: Tensor, bits: Bits | None) -> Node:
@@ -84,7 +84,7 @@ class Shelf:
         if bits is None or group is None:
             q, steps = self.rows_in_int8(weight)
             return ops.multiply(ops.convert(q, "f32"), ops.constant(steps))
-        stored, scale = quantise_groups(weight, group, bits)
+        stored, scale = quantize_groups(weight, group, bits)
         node = self.int4(stored) if bits == "int4" else self.constant(stored.numpy())
         grouped = ops.multiply(ops.convert(node, "f32"), ops.constant(scale.numpy()))
         shape = ops.constant(np.asarray(weight.shape, dtype=np.int64))

@@ -72,7 +72,7 @@ function request() {
   };
 }
 
-async function summarise() {
+async function summarize() {
   const body = request();
   clearErrors();
   by("cut").textContent = "";
@@ -228,7 +228,7 @@ function marked(text, passages) {
 
 function showInArticle(passage) {
   const box = by("article");
-  if (box.value !== asked) return say("The article was changed since; summarise again to see the passage.");
+  if (box.value !== asked) return say("The article was changed since; summarize again to see the passage.");
   const units = (place) => Array.from(asked).slice(0, place).join("").length;
   const [start, end] = [units(passage.article_start), units(passage.article_end)];
   box.focus({ preventScroll: true });
@@ -272,10 +272,10 @@ function sentence(text) {
 
 by("form").addEventListener("submit", (event) => {
   event.preventDefault();
-  if (!running) summarise();
+  if (!running) summarize();
 });
 by("stop").addEventListener("click", () => running?.abort());
 document.addEventListener("keydown", (event) => {
-  if (event.key === "Enter" && (event.ctrlKey || event.metaKey) && !running) summarise();
+  if (event.key === "Enter" && (event.ctrlKey || event.metaKey) && !running) summarize();
 });
 open();

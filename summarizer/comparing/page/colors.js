@@ -1,4 +1,4 @@
-/* Colours that people with and without colour vision deficiency tell apart, on light and on dark paper. */
+/* Colors that people with and without color vision deficiency tell apart, on light and on dark paper. */
 
 /* Cividis at 17 places (Nuñez, Anderton and Renslow 2018), as matplotlib has it. */
 const CIVIDIS = [
@@ -28,12 +28,12 @@ function cividis(share) {
 const css = (rgb) => `rgb(${rgb.join(",")})`;
 
 /* Of a line or a dot: on white without the palest fifth, on black with the dark end lightened. */
-function lineColour(share) {
+function lineColor(share) {
   if (!isDark()) return css(cividis(0.8 * share));
   return css(cividis(share).map((value) => Math.round(value + (255 - value) * 0.45 * (1 - share))));
 }
 
-/* Whether white reads better than black on a colour: WCAG 2.2 relative luminance below 0.179. */
+/* Whether white reads better than black on a color: WCAG 2.2 relative luminance below 0.179. */
 function needsWhite(rgb) {
   const [r, g, b] = rgb.map((value) => (value / 255 <= 0.04045 ? value / 255 / 12.92 : ((value / 255 + 0.055) / 1.055) ** 2.4));
   return 0.2126 * r + 0.7152 * g + 0.0722 * b < 0.179;
@@ -49,29 +49,29 @@ function shareScale(runs, metric) {
   const clipped = limit > best && limit < worst;
   const last = clipped ? limit : worst;
   const told = (cost) => metric.show(metric.lower ? cost : -cost);
-  const end = told(last) === told(best) ? best : last;  // no colours for differences that are not even shown
+  const end = told(last) === told(best) ? best : last;  // no colors for differences that are not even shown
   const share = (value) => (end === best ? 1 : Math.min(Math.max((end - (metric.lower ? value : -value)) / (end - best), 0), 1));
   return { share, best: metric.lower ? best : -best, worst: metric.lower ? end : -end, clipped, single: end === best };
 }
 
-/* A bar that says which colour is which value. */
-function colourBar(scale, metric, colourOf = (share) => css(cividis(share))) {
+/* A bar that says which color is which value. */
+function colorBar(scale, metric, colorOf = (share) => css(cividis(share))) {
   const bar = draw("svg", { width: 180, height: 14, "aria-hidden": "true", class: "bar" });
   for (let i = 0; i < 60; i += 1)
-    bar.append(draw("rect", { x: 3 * i, y: 0, width: 3.5, height: 14, fill: colourOf(scale.single ? 1 : i / 59) }));
+    bar.append(draw("rect", { x: 3 * i, y: 0, width: 3.5, height: 14, fill: colorOf(scale.single ? 1 : i / 59) }));
   const low = scale.single ? "" : `${metric.show(scale.worst)}${scale.clipped ? " or worse" : ""}`;
   const high = scale.single ? `all ${metric.show(scale.best)}` : `${metric.show(scale.best)} (best)`;
   return make("p", "legend", make("span", "", metricLabel(metric)), make("span", "", low), bar, make("span", "", high));
 }
 
-/* Runs of one row set have a colour and a dash each while there are few; more take the colour of a setting's value. */
+/* Runs of one row set have a color and a dash each while there are few; more take the color of a setting's value. */
 const FEW = OKABE_ITO.length;
 
 function lookOf(run, key) {
   if (key === null) {
     const place = DATA.runs.filter(onRowSet).indexOf(run);
-    return { colour: OKABE_ITO[place % FEW], dash: DASHES[Math.floor(place / FEW) % DASHES.length] };
+    return { color: OKABE_ITO[place % FEW], dash: DASHES[Math.floor(place / FEW) % DASHES.length] };
   }
   const count = DATA.swept[key].values.length;
-  return { colour: lineColour(count < 2 ? 0 : run.at[key] / (count - 1)), dash: "" };
+  return { color: lineColor(count < 2 ? 0 : run.at[key] / (count - 1)), dash: "" };
 }

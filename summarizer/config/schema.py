@@ -23,13 +23,13 @@ Backend = Literal["torch", "openvino", "openvino_int4"]
 NonEmptyList = Annotated[list[NonEmpty], Field(min_length=1)]
 
 
-class Spec(BaseModel):
+class Section(BaseModel):
     """Strict (no silent conversion of types), closed (no unknown key) and immutable."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
-class ModelSpec(Spec):
+class ModelConfig(Section):
     name_or_path: NonEmpty
     """A folder, a hub name, or `embedded:NAME` for a base inside the package."""
     revision: str | None
@@ -38,13 +38,13 @@ class ModelSpec(Spec):
     """A vocabulary entry that the base never saw in pre-training; marks where the summary starts."""
 
 
-class QuantizationSpec(Spec):
+class QuantizationConfig(Section):
     format: Literal["int8", "blockwise8", "nf4", "fp8", "none"]
     cache: bool
-    """Keep the quantised base on disk and memory-map it the next time."""
+    """Keep the quantized base on disk and memory-map it the next time."""
 
 
-class Columns(Spec):
+class Columns(Section):
     """The source's own names for the three fields. A null id numbers the rows."""
 
     article: NonEmpty
@@ -52,7 +52,7 @@ class Columns(Spec):
     id: str | None
 
 
-class RowLimits(Spec):
+class RowLimits(Section):
     """At most so many rows of each split; null is all."""
 
     train: PositiveCount | None
@@ -60,7 +60,7 @@ class RowLimits(Spec):
     test: PositiveCount | None
 
 
-class DataSpec(Spec):
+class DataConfig(Section):
     source: Literal["files", "hub"]
     path: str | None
     """Hub name; null for files."""
@@ -82,10 +82,10 @@ class DataSpec(Spec):
     max_bad_rows: Count
     """Skip up to so many unusable rows per split, named in the log; one more refuses the run."""
     processes: PositiveCount | None
-    """Processes that tokenise; null is one per core."""
+    """Processes that tokenize; null is one per core."""
 
 
-class PromptSpec(Spec):
+class PromptConfig(Section):
     template: NonEmpty
     """Text around one `{article}`, ending in `{completion}` if the completion token is to be used."""
     completion_token: str | None
@@ -95,7 +95,7 @@ class PromptSpec(Spec):
     """Longest prompt and summary together; the article is cut at its end to fit."""
 
 
-class ScheduleSpec(Spec):
+class ScheduleConfig(Section):
     name: Literal["constant", "linear", "cosine"]
     warmup_steps: Count
     """Optimizer steps over which the rate rises from 0."""
@@ -103,14 +103,14 @@ class ScheduleSpec(Spec):
     """What the rate decays to at the last step, as a fraction of optimizer.lr (linear and cosine)."""
 
 
-class EarlyStoppingSpec(Spec):
+class EarlyStoppingConfig(Section):
     patience: PositiveCount | None
     """Evaluations without improvement before the run ends; null never stops early."""
     min_change: Annotated[float, Field(ge=0)]
     """What counts as an improvement, in the metric's own unit."""
 
 
-class TrainerSpec(Spec):
+class TrainerConfig(Section):
     batch_size: PositiveCount
     """Examples per optimizer step, over all processes."""
     microbatch_size: PositiveCount | None
@@ -132,7 +132,7 @@ class TrainerSpec(Spec):
     compile: bool | Literal["auto", "graphs"]
     """Compile the model's blocks; auto does on a card. graphs also records what each launches, for each of the few
     shapes that batches are padded to then, and replays it (CUDA graphs)."""
-    schedule: ScheduleSpec
+    schedule: ScheduleConfig
     log_every_steps: PositiveCount
     evaluate_every_steps: PositiveCount | None
     """Null evaluates at the end of each epoch."""
@@ -141,13 +141,13 @@ class TrainerSpec(Spec):
     keep_checkpoints: PositiveCount
     best_metric: Literal["val/loss", "val/rouge1", "val/rouge2", "val/rougeL", "val/rougeLsum"]
     """Which evaluation decides on the adapter that is saved; a loss is best low, ROUGE best high."""
-    early_stopping: EarlyStoppingSpec
+    early_stopping: EarlyStoppingConfig
     device: Literal["auto", "cpu", "cuda"]
     processes: PositiveCount | None
     """Processes that share each batch; null is as many as the launcher started."""
 
 
-class EvaluationSpec(Spec):
+class EvaluationConfig(Section):
     split: Literal["train", "validation", "test"]
     """The split of the final scores; evaluations during training always use validation."""
     rows: PositiveCount | None
@@ -165,7 +165,7 @@ class EvaluationSpec(Spec):
     """Summaries shown in the log and in wandb at each evaluation."""
 
 
-class GenerationSpec(Spec):
+class GenerationConfig(Section):
     """As `transformers.generate` defines them, but for the backend."""
 
     backend: Backend = "torch"
@@ -184,7 +184,7 @@ class GenerationSpec(Spec):
     seed: Seed
 
 
-class SweepSpec(Spec):
+class SweepConfig(Section):
     """How the runs of a sweep share the device; a run alone has nothing to share."""
 
     places: PositiveCount | Literal["auto"]
@@ -197,7 +197,7 @@ class SweepSpec(Spec):
     """Evaluations before the first decision."""
 
 
-class TrackingSpec(Spec):
+class TrackingConfig(Section):
     mode: Literal["offline", "online", "disabled"]
     project: NonEmpty
     entity: str | None
@@ -210,7 +210,7 @@ class TrackingSpec(Spec):
     """Upload the adapter as a wandb artifact."""
 
 
-class RunSpec(Spec):
+class RunConfig(Section):
     """One run: what a composed config says once it is checked."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, arbitrary_types_allowed=True)
@@ -221,14 +221,14 @@ class RunSpec(Spec):
     """Say what the run would take, and end."""
     plan_tokens_per_s: Annotated[float | int, Field(gt=0)] | None
     """The rate at which the plan says the hours."""
-    model: ModelSpec
-    quantization: QuantizationSpec
+    model: ModelConfig
+    quantization: QuantizationConfig
     adapter: Target
     optimizer: Target
-    data: DataSpec
-    prompt: PromptSpec
-    trainer: TrainerSpec
-    evaluation: EvaluationSpec
-    generation: GenerationSpec
-    sweep: SweepSpec
-    tracking: TrackingSpec
+    data: DataConfig
+    prompt: PromptConfig
+    trainer: TrainerConfig
+    evaluation: EvaluationConfig
+    generation: GenerationConfig
+    sweep: SweepConfig
+    tracking: TrackingConfig

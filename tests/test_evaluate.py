@@ -21,7 +21,7 @@ from summarizer.config.paths import PACKAGE
 from summarizer.evaluate import command
 from summarizer.evaluation import mlperf
 from summarizer.evaluation.predictions import read_predictions
-from summarizer.scoring.record import Evaluation, read_evaluation
+from summarizer.evaluation.record import Evaluation, read_evaluation
 from summarizer.summaries.output import SummaryFile
 from summarizer.tracking.summary import read_summary
 

@@ -16,10 +16,11 @@ from summarizer.comparing.finding import Place, wandb_file
 from summarizer.config.paths import shown
 from summarizer.errors import ConfigError, Issue
 from summarizer.evaluation.predictions import Prediction, read_predictions
+from summarizer.records import broken
 from summarizer.runs.job import job_of_folder
 from summarizer.sweeps.swept import one_line
 from summarizer.tracking.metrics import METRICS, read_metrics
-from summarizer.tracking.summary import SUMMARY, Summary, broken, read_summary
+from summarizer.tracking.summary import SUMMARY, Summary, read_summary
 from summarizer.tracking.wandb_log import WandbLog, read_log
 
 SAMPLES = "samples"

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
 from summarizer.config.schema import RunConfig
-from summarizer.evaluation.scores import Comparison
+from summarizer.evaluation.metrics import Scores
+from summarizer.evaluation.pipeline import ADAPTER, BASE, LEAD
 from summarizer.runs.ended import Ended
 from summarizer.runs.job import Job
 from summarizer.tracking.environment import git_state, peak_memory_bytes, versions
@@ -20,7 +22,6 @@ from summarizer.tracking.summary import (
     SUMMARY,
     BaseScores,
     EndedBy,
-    RougeScores,
     Status,
     Summary,
     TrainLoss,
@@ -74,14 +75,16 @@ class Outcome:
     def ended(self) -> Ended:
         return Ended(self.job.folder, self.best_value, self.error, self.said)
 
-    def add_scores(self, scores: Comparison) -> None:
-        self.known["val_loss"] = scores.adapter.loss
-        self.known["rouge"] = RougeScores.of(scores.adapter.rouge)
-        self.known["baseline"] = RougeScores.of(scores.lead.rouge)
-        if scores.base is not None:
-            self.known["base"] = BaseScores(
-                val_loss=scores.base.loss, rouge=RougeScores.of(scores.base.rouge)
-            )
+    def add_scores(self, scores: Mapping[str, Scores]) -> None:
+        """The final scores, by system."""
+        adapter, base = scores[ADAPTER], scores.get(BASE)
+        self.known |= {
+            "val_loss": adapter.loss,
+            "rouge": dict(adapter.rouge),
+            "baseline": dict(scores[LEAD].rouge),
+        }
+        if base is not None:
+            self.known["base"] = BaseScores(val_loss=base.loss, rouge=dict(base.rouge))
 
     def note_progress(self, trial: Trial) -> None:
         """How far its trial came."""

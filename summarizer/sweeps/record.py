@@ -11,12 +11,11 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from summarizer.atomic import write_text
 from summarizer.errors import ConfigError, Issue
+from summarizer.records import Part, read_part, write_part
 from summarizer.sweeps.references import Reference, collect_references
 from summarizer.sweeps.result import Metric, RunResult, read_result
 from summarizer.tracking.names import redact
-from summarizer.tracking.summary import Part, broken
 
 FILE_NAME = "sweep.json"
 
@@ -104,12 +103,7 @@ def read_record(sweep: Path) -> SweepRecord:
     Raises ConfigError if it is missing, broken, names a run twice or a folder outside the sweep's.
     """
     path = sweep / FILE_NAME
-    try:
-        record = SweepRecord.model_validate_json(path.read_bytes())
-    except OSError as error:
-        raise ConfigError.single(str(path), f"no sweep to read here ({error.strerror})") from error
-    except ValidationError as error:
-        raise broken(path, error) from error
+    record = read_part(path, SweepRecord, "sweep")
     folders = [run.folder for run in record.runs]
     issues = [
         Issue(f"{path}: runs.{number}.folder", text)
@@ -127,7 +121,7 @@ def read_record(sweep: Path) -> SweepRecord:
 
 def write_record(sweep: Path, record: SweepRecord) -> None:
     """Replace sweep.json in one step. Raises OSError, leaving the old file as it was."""
-    write_text(sweep / FILE_NAME, record.model_dump_json(indent=2) + "\n")
+    write_part(sweep / FILE_NAME, record)
 
 
 def collect(sweep: Path) -> SweepRecord:

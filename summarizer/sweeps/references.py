@@ -6,9 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from summarizer.evaluation.metrics import VARIANTS, Rouge
+from summarizer.records import Measured, Part
 from summarizer.sweeps.result import Below, Best, Metric, RunResult
 from summarizer.tracking.metrics import METRICS, read_metrics
-from summarizer.tracking.summary import SUMMARY, Measured, Part, RougeScores, read_summary
+from summarizer.tracking.summary import SUMMARY, read_summary
 
 
 class Reference(Part):
@@ -20,7 +22,7 @@ class Reference(Part):
     best: Best | None = None
     """Of the sweep's metric at step 0, on the rows that the runs' best values are of."""
     val_loss: Measured = None
-    rouge: RougeScores | None = None
+    rouge: Rouge | None = None
     split: str | None = None
     rows: int | None = None
 
@@ -64,7 +66,7 @@ def _agree(one: Reference, other: Reference) -> bool:
 
 
 def _figures(one: Reference) -> list[str | int | float | None]:
-    scores = [getattr(one.rouge, name).value if one.rouge else None for name in RougeScores.model_fields]
+    scores = [one.rouge[name].value if one.rouge else None for name in VARIANTS]
     losses = [one.best.value if one.best else None, one.val_loss]
     return [
         *(one.split, one.rows),

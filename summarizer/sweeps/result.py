@@ -12,8 +12,10 @@ from yaml import YAMLError  # type: ignore[import-untyped]
 
 from summarizer.config.schema import TrainerConfig
 from summarizer.errors import ConfigError
+from summarizer.evaluation.metrics import Rouge
+from summarizer.records import Measured, Part
 from summarizer.tracking.metrics import METRICS, read_metrics
-from summarizer.tracking.summary import SUMMARY, EndedBy, Measured, Part, RougeScores, read_summary
+from summarizer.tracking.summary import SUMMARY, EndedBy, read_summary
 from summarizer.training.course import total_steps
 
 FROM_SUMMARY = (
@@ -74,7 +76,7 @@ class RunResult(Part):
     """Of the evaluations after step 0, which is the untrained base's."""
     val_loss: Measured = None
     """Loss of the final rows (`split`, `rows`), nats per summary token."""
-    rouge: RougeScores | None = None
+    rouge: Rouge | None = None
     """Percent, of the final rows, with 95 % intervals."""
     split: str | None = None
     rows: int | None = None

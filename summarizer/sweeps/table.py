@@ -11,12 +11,12 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from summarizer.evaluation.metrics import VARIANTS, Interval
 from summarizer.sweeps.record import SweepRecord
 from summarizer.sweeps.references import Reference
 from summarizer.sweeps.result import RunResult
 from summarizer.sweeps.swept import Swept, one_line
 from summarizer.sweeps.wording import metric_name, shown, state
-from summarizer.tracking.summary import RougeScores, Score
 
 Cell = str | int | float | None
 
@@ -175,8 +175,8 @@ def _final_columns(split: str, rows: int) -> list[Column]:
         return (run.split, run.rows) == (split, rows)
 
     def rouge(variant: str) -> Column:
-        def score(run: RunResult | Reference) -> Score | None:
-            return getattr(run.rouge, variant) if run.rouge and scored(run) else None
+        def score(run: RunResult | Reference) -> Interval | None:
+            return run.rouge[variant] if run.rouge and scored(run) else None
 
         def text(run: RunResult | Reference) -> str:
             return f"{s.value:.2f} ({s.low:.1f}–{s.high:.1f})" if (s := score(run)) else ""
@@ -199,7 +199,7 @@ def _final_columns(split: str, rows: int) -> list[Column]:
         brief=False,
         beside=loss_text,
     )
-    return [loss, *(rouge(variant) for variant in RougeScores.model_fields)]
+    return [loss, *(rouge(variant) for variant in VARIANTS)]
 
 
 def _whole(value: float | None) -> str:

@@ -2,64 +2,18 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Any, Literal, Protocol
+from typing import Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, field_validator
+from pydantic import field_validator
 
-from summarizer.atomic import write_text
-from summarizer.errors import ConfigError, Issue
+from summarizer.evaluation.metrics import Rouge
+from summarizer.records import GitState, Measured, Part, read_part, write_part
 
 SUMMARY = "summary.json"
 
 Status = Literal["completed", "stopped", "failed"]
 EndedBy = Literal["epochs", "max_steps", "early_stopping", "successive_halving", "signal", "error"]
-
-
-def _null_unless_finite(value: Any) -> Any:
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-Measured = Annotated[float | None, BeforeValidator(_null_unless_finite)]
-"""A number, or null where it is not known or not finite: JSON has no NaN."""
-
-
-class Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Score(Part):
-    """A mean in percent and the bounds of its 95 % interval."""
-
-    value: float
-    low: float
-    high: float
-
-
-class IntervalLike(Protocol):
-    """What `evaluation.rouge.Interval` offers."""
-
-    @property
-    def value(self) -> float: ...
-    @property
-    def low(self) -> float: ...
-    @property
-    def high(self) -> float: ...
-
-
-class RougeScores(Part):
-    rouge1: Score
-    rouge2: Score
-    rougeL: Score  # noqa: N815 - the metric's name
-    rougeLsum: Score  # noqa: N815
-
-    @classmethod
-    def of(cls, intervals: Mapping[str, IntervalLike]) -> RougeScores:
-        """From the intervals of all four variants. Raises ValueError if one is missing."""
-        scores = {name: Score(value=i.value, low=i.low, high=i.high) for name, i in intervals.items()}
-        return cls.model_validate(scores)
 
 
 class TrainLoss(Part):
@@ -73,12 +27,7 @@ class BaseScores(Part):
     """The untrained base on the same rows."""
 
     val_loss: Measured
-    rouge: RougeScores | None
-
-
-class GitState(Part):
-    commit: str
-    dirty: bool
+    rouge: Rouge | None
 
 
 class Summary(Part):
@@ -104,8 +53,8 @@ class Summary(Part):
     trainable_parameters: int | None = None
     train_loss: TrainLoss | None = None
     val_loss: Measured = None
-    rouge: RougeScores | None = None
-    baseline: RougeScores | None = None
+    rouge: Rouge | None = None
+    baseline: Rouge | None = None
     """Lead-3 on the same rows."""
     base: BaseScores | None = None
     split: str | None = None
@@ -128,26 +77,12 @@ class Summary(Part):
 
 def write_summary(folder: Path, summary: Summary) -> None:
     """Replace the run folder's summary.json in one step. Raises OSError, leaving the old file as it was."""
-    write_text(folder / SUMMARY, summary.model_dump_json(indent=2) + "\n")
+    write_part(folder / SUMMARY, summary)
 
 
 def read_summary(folder: Path) -> Summary:
     """The summary of a run folder. Raises ConfigError if there is none, naming each field that is wrong."""
-    path = folder / SUMMARY
-    try:
-        return Summary.model_validate_json(path.read_bytes())
-    except OSError as error:
-        raise ConfigError.single(str(path), f"no summary to read here ({error.strerror})") from error
-    except ValidationError as error:
-        raise broken(path, error) from error
-
-
-def broken(path: Path, error: ValidationError) -> ConfigError:
-    """Each field of a file that is not as its class has it."""
-    return ConfigError(
-        Issue(f"{path}: {'.'.join(map(str, mistake['loc']))}".rstrip(": "), mistake["msg"])
-        for mistake in error.errors()
-    )
+    return read_part(folder / SUMMARY, Summary, "summary")
 
 
 def is_finished(folder: Path) -> bool:

@@ -17,18 +17,17 @@ from summarizer import compat
 from summarizer.config.paths import shown
 from summarizer.config.schema import TrackingConfig
 from summarizer.errors import ConfigError
+from summarizer.evaluation.metrics import VARIANTS
 from summarizer.evaluation.predictions import read_predictions
 from summarizer.tracking.identity import agent_sweep, identity_of, keep_agents_identity
 from summarizer.tracking.metrics import METRICS, read_metrics
 from summarizer.tracking.names import MAX_CHARACTERS, masked
-from summarizer.tracking.summary import RougeScores, Status
+from summarizer.tracking.summary import Status
 from summarizer.tracking.tracker import NoTracker, SampleSummary, Tracker
 from summarizer.tracking.wandb_log import last_recorded_step
 
 ID_FILE = "wandb_id.txt"
-BEST_OF = {"train/loss": "min", "val/loss": "min"} | {
-    f"val/{name}": "max" for name in RougeScores.model_fields
-}
+BEST_OF = {"train/loss": "min", "val/loss": "min"} | {f"val/{name}": "max" for name in VARIANTS}
 """Which value of its history a metric's summary shows, beside the last one."""
 
 log = logging.getLogger(__name__)

@@ -19,11 +19,11 @@ from tiny_bases import adapted, fill_randomly, load, lora
 
 from summarizer.adapters.peft_format import save_adapter
 from summarizer.config.paths import resolve_path
-from summarizer.evaluation.rouge import VARIANTS, Interval
+from summarizer.evaluation.metrics import VARIANTS, Interval
 from summarizer.exporting.measure import Example
 from summarizer.runs.opened import Opened, open_runs
 from summarizer.runs.trained_run import read_run
-from summarizer.tracking.summary import BaseScores, RougeScores, Summary, write_summary
+from summarizer.tracking.summary import BaseScores, Summary, write_summary
 
 __all__ = [
     "ARTICLE",
@@ -95,8 +95,8 @@ def _composed() -> DictConfig:
 
 
 def finished(model: str) -> Summary:
-    def scores(first: float) -> RougeScores:
-        return RougeScores.of({v: Interval(first + i, first - 1, first + 9) for i, v in enumerate(VARIANTS)})
+    def scores(first: float) -> dict[str, Interval]:
+        return {v: Interval(first + i, first - 1, first + 9) for i, v in enumerate(VARIANTS)}
 
     return Summary(
         status="completed",

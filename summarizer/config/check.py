@@ -46,6 +46,8 @@ def check(
     """
     open_keys: dict[str, Issue | None] = {}
     node = plain_mapping(config, "", open_keys)
+    if isinstance(generation := node.get("generation"), dict):
+        generation.pop("backend", None)  # runs of earlier versions name one of several
     issues = list(_unknown_keys(node))
     parts: dict[str, Any] = {}
     for group in schema.RunConfig.model_fields:

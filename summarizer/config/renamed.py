@@ -25,7 +25,9 @@ class Gone:
 RENAMED: Mapping[str, str] = {}
 """The new name of each key by its old one, such as "sweep.places": "sweep.max_concurrent_trials"."""
 
-REMOVED: Mapping[str, Gone] = {}
+REMOVED: Mapping[str, Gone] = {
+    "generation.backend": Gone("torch", "the project's own decoder writes every summary"),
+}
 
 ABSENT = object()
 
@@ -37,7 +39,7 @@ def take_old_keys(config: dict[str, Any]) -> Iterator[Issue]:
             yield Issue(old, f"now {new}")
     for old, gone in REMOVED.items():
         if _take(config, old) is not ABSENT:
-            yield Issue(old, f"is gone: {gone.instead}")
+            yield Issue(old, f"is gone; {gone.instead}")
 
 
 def translate_old_keys(config: dict[str, Any], source: str) -> None:
@@ -55,7 +57,7 @@ def translate_old_keys(config: dict[str, Any], source: str) -> None:
     for old, gone in REMOVED.items():
         value = _take(config, old)
         if value not in (ABSENT, gone.means_nothing):
-            log.warning("%s: %s=%s is gone: %s", source, old, value, gone.instead)
+            log.warning("%s: %s=%s is gone; %s", source, old, value, gone.instead)
 
 
 def _take(config: dict[str, Any], key: str) -> Any:

@@ -26,7 +26,7 @@ def test_an_old_key_in_a_command_is_told_its_new_name() -> None:
         "trainer.rounds: now trainer.epochs",
         "adapter.dim: 'x' is not a whole number of at least 1",
     ]
-    assert mistakes("+generation.engine=ours") == ["generation.engine: is gone: ours writes every summary"]
+    assert mistakes("+generation.engine=ours") == ["generation.engine: is gone; ours writes every summary"]
 
 
 def _run(folder: Path, engine: str) -> Path:
@@ -49,7 +49,7 @@ def test_a_run_folder_of_an_earlier_version_is_read(tmp_path: Path, caplog: pyte
     with caplog.at_level(logging.WARNING):
         job_of_folder(_run(tmp_path / "other", "theirs"))
     (line,) = caplog.messages
-    assert line.endswith("other: generation.engine=theirs is gone: ours writes every summary")
+    assert line.endswith("other: generation.engine=theirs is gone; ours writes every summary")
 
 
 def test_every_old_name_stands_for_a_key_of_today() -> None:

@@ -14,6 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError  # type: ignore[import-untyped]
 
 from summarizer.config.plain import to_plain
+from summarizer.config.renamed import translate_old_keys
 from summarizer.errors import ConfigError, Issue
 
 REFERENCE = re.compile(r"\$\{[A-Za-z_][\w.]*\}")
@@ -70,7 +71,8 @@ def job_of_folder(folder: Path, key: str = "resume") -> Job:
     # Looked for before and after resolving: the pieces of a call could be put together by it.
     raw: dict[Any, Any] = OmegaConf.to_container(config)  # type: ignore[assignment]
     issues = list(_calls(raw, ""))
-    plain = {} if issues else to_plain(config)
+    translate_old_keys(raw, str(folder))
+    plain = {} if issues else to_plain(OmegaConf.create(raw))
     if issues := issues or list(_calls(plain, "")):
         raise ConfigError(issues)
     as_typed: list[Any] = OmegaConf.to_container(overrides)  # type: ignore[assignment]

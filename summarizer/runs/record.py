@@ -21,6 +21,7 @@ from yaml import YAMLError  # type: ignore[import-untyped]
 
 from summarizer.atomic import write_text
 from summarizer.config.plain import to_plain
+from summarizer.config.renamed import translate_old_keys
 from summarizer.config.schema import TrainerConfig
 from summarizer.errors import ConfigError, Issue
 from summarizer.tracking.environment import GitState
@@ -313,7 +314,8 @@ def read_config(folder: Path, key: str = "resume") -> dict[str, Any]:
     # Looked for before and after resolving: the pieces of a call could be put together by it.
     raw: dict[Any, Any] = OmegaConf.to_container(config)  # type: ignore[assignment]
     issues = list(_calls(raw, ""))
-    plain = {} if issues else to_plain(config)
+    translate_old_keys(raw, str(folder))
+    plain = {} if issues else to_plain(OmegaConf.create(raw))
     if issues := issues or list(_calls(plain, "")):
         raise ConfigError(issues)
     return plain

@@ -22,8 +22,8 @@ from summarizer.evaluate import command
 from summarizer.evaluation import mlperf
 from summarizer.evaluation.predictions import read_predictions
 from summarizer.evaluation.record import Evaluation, read_evaluation
+from summarizer.runs.record import read_summary
 from summarizer.summaries.output import SummaryFile
-from summarizer.tracking.summary import read_summary
 
 SAMPLE = PACKAGE / "data" / "sample"
 

@@ -17,10 +17,10 @@ from summarizer.comparing.settings import differing, flat, from_overrides, names
 from summarizer.evaluation.metrics import VARIANTS, Interval
 from summarizer.evaluation.predictions import Prediction
 from summarizer.evaluation.statistics import Difference
+from summarizer.runs.record import SUMMARY
 from summarizer.sweeps.record import FILE_NAME as SWEEP
 from summarizer.sweeps.swept import Value
 from summarizer.tracking.names import redact
-from summarizer.tracking.summary import SUMMARY
 
 LOSS = "val/loss"
 RANKINGS = (LOSS, *VARIANTS)

@@ -9,7 +9,7 @@ from summarizer.evaluation.metrics import Interval, Rouge
 from summarizer.evaluation.mlperf import Verdict
 from summarizer.evaluation.statistics import Difference
 from summarizer.evaluation.text_statistics import Statistic
-from summarizer.records import GitState, Measured, Part, read_part, write_part
+from summarizer.json_files import GitState, Measured, Part, read_part, write_part
 
 Protocol = Literal["own", "mlperf"]
 

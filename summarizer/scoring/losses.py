@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from summarizer.data.order import EncodedRow
-from summarizer.records import Measured, Part, read_part, write_part
+from summarizer.json_files import Measured, Part, read_part, write_part
 from summarizer.scoring.predicting import Writer
 from summarizer.summaries.settings import FLAGS
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from summarizer import __version__
 from summarizer.config.paths import PACKAGE
-from summarizer.records import GitState
+from summarizer.json_files import GitState
 
 if TYPE_CHECKING:
     import torch

@@ -22,8 +22,7 @@ from summarizer.evaluation.predictions import read_predictions
 from summarizer.tracking.identity import agent_sweep, identity_of, keep_agents_identity
 from summarizer.tracking.metrics import METRICS, read_metrics
 from summarizer.tracking.names import MAX_CHARACTERS, masked
-from summarizer.tracking.summary import Status
-from summarizer.tracking.tracker import NoTracker, SampleSummary, Tracker
+from summarizer.tracking.tracker import EndStatus, NoTracker, SampleSummary, Tracker
 from summarizer.tracking.wandb_log import last_recorded_step
 
 ID_FILE = "wandb_id.txt"
@@ -144,7 +143,7 @@ class WandbTracker:
         if self._spec.log_adapter:
             self._guarded(lambda: self._log_artifact(folder))
 
-    def finish(self, status: Status, summary: Mapping[str, Any]) -> None:
+    def finish(self, status: EndStatus, summary: Mapping[str, Any]) -> None:
         """Close the run, one that completed with the table of its predictions.
 
         A failed one ends with exit code 1, by which wandb marks it failed.

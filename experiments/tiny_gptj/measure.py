@@ -64,8 +64,8 @@ def measured(arguments: argparse.Namespace) -> Any:
     import torch
     from prose import fingerprint, read_documents, tokenise
     from recipe import read_recipe
-
     from summarizer.config.specs import ModelSpec
+
     from summarizer.evaluation.rouge import bootstrap
     from summarizer.models.source import model_folder
     from summarizer.models.tokenizer import load_tokenizer
@@ -109,9 +109,9 @@ def read_articles(path: Path) -> list[str]:
 def load_model(spec: Any) -> PreTrainedModel:
     """In fp32: the package's model as it is stored, another by transformers."""
     import torch
+    from summarizer.config.specs import QuantizationSpec
     from transformers import AutoModelForCausalLM
 
-    from summarizer.config.specs import QuantizationSpec
     from summarizer.models.load import load_base
     from summarizer.models.source import model_folder
     from summarizer.models.stored_base import is_stored_base

@@ -87,13 +87,6 @@ def _serve(options: argparse.Namespace) -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[ConsoleHandler()])
     logging.getLogger("absl").setLevel(logging.WARNING)  # rouge-score says a line at each scoring
     runs = [read_run(folder, model=options.model) for folder in folders]
-    for run in runs:
-        if (backend := run.spec.generation.backend) != "torch":
-            logging.warning(
-                "%s: generation.backend=%s is not served; torch answers, with each adapter beside one base",
-                run.name,
-                backend,
-            )
     with bind(options.host, options.port) as bound:
         if not is_loopback(bound):
             logging.warning(

@@ -27,7 +27,6 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("training",),
     ("runs", "sweeps"),
     ("exporting",),
-    ("converting",),
     ("summaries", "scoring", "serving", "comparing"),
     ("run", "summarize", "evaluate", "export", "serve", "compare"),
     ("__main__",),

@@ -2,7 +2,7 @@
 
 python answer_openvino.py MERGED_FOLDER OUT VARIANT     converts
 
-The graph is the project's own (`summarizer.generation.openvino`), which needs little of what the project does.
+The graph is written beside this file (`openvino_models`), where tensors go by one at a time.
 """
 
 from __future__ import annotations
@@ -41,9 +41,9 @@ class OpenVino:
 
     def __init__(self, request: dict[str, Any], settings: dict[str, Any] | None = None) -> None:
         """settings: of the CPU plugin in place of its own."""
-        from summarizer.generation.openvino.known import GRAPH
-        from summarizer.generation.openvino.running import Running, read_graph
-        from summarizer.generation.openvino.runtime import ov
+        from openvino_models import GRAPH
+        from openvino_running import Running, read_graph
+        from openvino_runtime import ov
 
         graph = Path(request["folder"]) / GRAPH
         self._running = Running(read_graph(graph), threads=request["threads"], settings=settings)
@@ -69,13 +69,12 @@ class OpenVino:
     def answer_all(
         self, prompts: list[list[int]], new_tokens: int, beams: int, batch: int
     ) -> list[list[int]]:
-        raise NotImplementedError("not connected: one article at a time is all that its backend does")
+        raise NotImplementedError("not connected: one article at a time is all that its graph does")
 
 
 def convert(folder: Path, out: Path, variant: str) -> None:
     """Write the graph of a model folder into `out`. Raises ValueError for a model that none is written for."""
-    from summarizer.generation.openvino.architectures import write_graph
-    from summarizer.generation.openvino.known import refusal
+    from openvino_models import refusal, write_graph
 
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     if reason := refusal(config):

@@ -129,6 +129,15 @@ def of_run(folder: Path) -> dict[str, Any]:
     return {"metrics": metrics, "scores": scores, "texts": texts, "adapter": digests(folder / "adapter")}
 
 
+def numbers(value: Any) -> Any:
+    """What is numbers in a JSON value, at its place; words may be worded otherwise."""
+    if isinstance(value, dict):
+        return {name: numbers(part) for name, part in value.items()}
+    if isinstance(value, list):
+        return [numbers(part) for part in value]
+    return None if isinstance(value, str) else value
+
+
 def killed_and_resumed(tree: Tree) -> dict[str, Any]:
     """The default run, killed by SIGKILL once its checkpoint of step 50 is whole, then resumed."""
     process = tree.start("run", "hydra.run.dir=killed", "trainer.checkpoint_every_steps=25", *FP32)
@@ -209,6 +218,10 @@ def differences(before: Any, after: Any, path: str = "") -> Iterator[tuple[str, 
         yield path, before, after
 
 
+def is_digest(value: object) -> bool:
+    return isinstance(value, str) and len(value) == 64 and " " not in value
+
+
 def compare(before: Path, after: Path, rounding: float) -> int:
     """Print what differs, part by part. Returns 1 where a number differs by more than rounding, or a text."""
     left, right = json.loads(before.read_text()), json.loads(after.read_text())
@@ -217,7 +230,7 @@ def compare(before: Path, after: Path, rounding: float) -> int:
         found = list(differences(left[part], right.get(part)))
         numbers = [(p, a, b) for p, a, b in found if isinstance(a, float) and isinstance(b, float)]
         # A digest tells only that bits differ; what they do is in the losses and texts.
-        bits = [p for p, a, _ in found if isinstance(a, str) and len(a) == 64 and " " not in a]
+        bits = [p for p, a, b in found if is_digest(a) and is_digest(b)]
         others = [(p, a, b) for p, a, b in found if (p, a, b) not in numbers and p not in bits]
         worst = max((abs(a - b) / max(abs(a), 1e-12) for _, a, b in numbers), default=0.0)
         failed = bool(others) or not math.isfinite(worst) or worst > rounding

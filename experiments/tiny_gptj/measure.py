@@ -62,10 +62,10 @@ def main() -> int:
 
 def measured(arguments: argparse.Namespace) -> Any:
     import torch
-    from prose import fingerprint, read_documents, tokenise
+    from prose import fingerprint, read_documents, tokenize
     from recipe import read_recipe
-    from summarizer.config.specs import ModelSpec
 
+    from summarizer.config.schema import ModelConfig
     from summarizer.evaluation.rouge import bootstrap
     from summarizer.models.source import model_folder
     from summarizer.models.tokenizer import load_tokenizer
@@ -79,11 +79,11 @@ def measured(arguments: argparse.Namespace) -> Any:
     if arguments.articles:
         texts[arguments.articles.name] = read_articles(arguments.articles)
     for name in arguments.model or ["embedded:tiny_gptj"]:
-        spec = ModelSpec(name_or_path=name, revision=None, completion_token=None)
+        spec = ModelConfig(name_or_path=name, revision=None, completion_token=None)
         tokenizer = load_tokenizer(model_folder(spec))
         model = load_model(spec)
         for text, documents in texts.items():
-            tokens = tokenise(documents, tokenizer)[-arguments.tokens :]
+            tokens = tokenize(documents, tokenizer)[-arguments.tokens :]
             losses = window_losses(model, tokens, arguments.context, arguments.windows)
             interval = bootstrap({"loss": losses}, 1000, 0)["loss"]
             yield {
@@ -109,15 +109,15 @@ def read_articles(path: Path) -> list[str]:
 def load_model(spec: Any) -> PreTrainedModel:
     """In fp32: the package's model as it is stored, another by transformers."""
     import torch
-    from summarizer.config.specs import QuantizationSpec
     from transformers import AutoModelForCausalLM
 
+    from summarizer.config.schema import QuantizationConfig
     from summarizer.models.load import load_base
     from summarizer.models.source import model_folder
     from summarizer.models.stored_base import is_stored_base
 
     if is_stored_base(model_folder(spec)):
-        return load_base(spec, QuantizationSpec(format="int8", cache=False), torch.device("cpu")).model
+        return load_base(spec, QuantizationConfig(format="int8", cache=False), torch.device("cpu")).model
     model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(model_folder(spec), dtype=torch.float32)
     return model.eval()
 

@@ -16,7 +16,7 @@ from summarizer.atomic import new_folder, write_text
 from summarizer.models.load import load_config
 from summarizer.models.meta_model import build_skeleton
 from summarizer.models.stored_base import write_base
-from summarizer.models.streaming import quantised, source_tensors
+from summarizer.models.streaming import quantized, source_tensors
 from summarizer.quantization import weight_format
 
 if TYPE_CHECKING:
@@ -39,9 +39,9 @@ def write_model(model: GPTJForCausalLM, tokenizer: PreTrainedTokenizerFast, fold
 
 
 def write_embedded(model_folder: Path, folder: Path) -> None:
-    """`folder` as the package holds its model: quantised row by row from the one in transformers' format."""
+    """`folder` as the package holds its model: quantized row by row from the one in transformers' format."""
     skeleton = build_skeleton(load_config(model_folder), FORMAT)
-    tensors = quantised(skeleton, source_tensors(model_folder), model_folder, FORMAT, torch.device("cpu"))
+    tensors = quantized(skeleton, source_tensors(model_folder), model_folder, FORMAT, torch.device("cpu"))
     with new_folder(folder) as scratch:
         write_base(scratch, tensors, FORMAT, weight_format(FORMAT).version, "tiny_gptj")
         for name in NOT_WEIGHTS:

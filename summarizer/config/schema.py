@@ -19,7 +19,6 @@ LARGEST_SEED = 2**63 - 1
 Seed = Annotated[int, Field(ge=0, le=LARGEST_SEED)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 NonEmpty = Annotated[str, Field(min_length=1)]
-Backend = Literal["torch", "openvino", "openvino_int4"]
 NonEmptyList = Annotated[list[NonEmpty], Field(min_length=1)]
 
 
@@ -166,11 +165,8 @@ class EvaluationConfig(Section):
 
 
 class GenerationConfig(Section):
-    """As `transformers.generate` defines them, but for the backend."""
+    """As `transformers.generate` defines them."""
 
-    backend: Backend = "torch"
-    """What computes the summaries of `summarize` and `evaluate`; training and `serve` are torch's. A default, since
-    runs of earlier versions do not say."""
     max_new_tokens: PositiveCount
     min_new_tokens: Count
     num_beams: PositiveCount

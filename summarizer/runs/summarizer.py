@@ -5,36 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import Protocol
 
 from summarizer.config.schema import GenerationConfig
 from summarizer.data.prompt import Prompt
-
-
-class Decoding(Protocol):
-    """Writes token ids after prompts, by one or several models at once (`generation.decode.Decoder`)."""
-
-    def answers(self, prompts: Sequence[Sequence[int]]) -> Iterator[tuple[int, list[list[int]]]]: ...
-
-    def stream(self, prompt: Sequence[int]) -> Iterator[tuple[int, int]]: ...
-
-
-class Model(Protocol):
-    """What summarizes: opened runs (`trained.opened`), or a run as another engine's model."""
-
-    @property
-    def prompt(self) -> Prompt: ...
-
-    def decoding(
-        self,
-        trials: Sequence[int] | None,
-        generation: GenerationConfig,
-        *,
-        at_once: int,
-        on_step: Callable[[int], None] | None,
-    ) -> AbstractContextManager[Decoding]:
-        """For the block's time: a decoder of these opened adapters, or of the base alone where they are None."""
-        ...
+from summarizer.generation.decode import Decoder
+from summarizer.runs.opened import Opened
 
 
 @dataclass(frozen=True)
@@ -50,7 +25,7 @@ class Prepared:
 class Summarizer:
     """Writes summaries as `generation` says: of every opened adapter, or of the base alone."""
 
-    def __init__(self, opened: Model, generation: GenerationConfig, *, articles_at_once: int) -> None:
+    def __init__(self, opened: Opened, generation: GenerationConfig, *, articles_at_once: int) -> None:
         self.opened = opened
         self.generation = generation
         self.articles_at_once = articles_at_once
@@ -104,7 +79,7 @@ class Summarizer:
 
     def _decoding(
         self, trials: Sequence[int] | None, on_step: Callable[[int], None] | None = None
-    ) -> AbstractContextManager[Decoding]:
+    ) -> AbstractContextManager[Decoder]:
         return self.opened.decoding(trials, self.generation, at_once=self.articles_at_once, on_step=on_step)
 
 

@@ -80,9 +80,9 @@ def asked(request: Request) -> Asked:
     choice = sound(lambda: _choice(request), issues)
     generation = sound(lambda: _generation(request, runs), issues) if runs else None
     if runs and generation is not None:
-        from summarizer.converting.backend import opening_issues
+        from summarizer.runs.opening import opening_issues
 
-        issues += opening_issues(runs, generation.backend, device=request.device, precision=request.precision)
+        issues += opening_issues(runs, device=request.device, precision=request.precision)
     at_once = None
     if request.batch_size is not None:
         at_once = sound(lambda: whole_number("--batch-size", request.batch_size or ""), issues)
@@ -148,7 +148,6 @@ def _split(request: Request, runs: Sequence[TrainedRun] | None) -> SplitName | N
         issues += [
             Issue(FLAGS[key], "has no place beside --protocol mlperf, which fixes it")
             for key in request.generation
-            if key != "backend"
         ]
     if issues:
         raise ConfigError(issues)
@@ -193,8 +192,7 @@ def _choice(request: Request) -> RowChoice:
 
 def _generation(request: Request, runs: Sequence[TrainedRun]) -> GenerationConfig:
     if request.protocol == "mlperf":
-        backend = request.generation.get("backend", runs[0].spec.generation.backend)
-        return mlperf.generation(runs[0].spec.generation).model_copy(update={"backend": backend})
+        return mlperf.generation(runs[0].spec.generation)
     chosen = [chosen_generation(run.spec, request.generation) for run in runs]
     first = {FLAGS[key]: value for key, value in chosen[0].model_dump().items()}
     issues = [

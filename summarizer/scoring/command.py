@@ -83,18 +83,18 @@ def _systems(
     from summarizer.scoring.systems import System, baselines
 
     @cache
-    def opened(backend: str) -> Summarizer:
-        return _opened(ask, backend)
+    def opened() -> Summarizer:
+        return _opened(ask)
 
     fill(
         writers,
         files,
-        partial(opened, ask.generation.backend),
+        opened,
         _prepared_for_mlperf if ask.protocol == "mlperf" else None,
     )
     loss: dict[str, float | None] = {}
     if ask.request.loss and rows.encoded is not None:
-        loss = losses(writers, rows.encoded, rows.texts_sha256, partial(opened, "torch"))
+        loss = losses(writers, rows.encoded, rows.texts_sha256, opened)
     systems = [
         System(
             name=writer.name,
@@ -110,11 +110,11 @@ def _systems(
     return systems + baselines(rows, ask.runs[0].spec.evaluation.bootstrap_seed)
 
 
-def _opened(ask: Asked, backend: str) -> Summarizer:
-    from summarizer.converting.backend import open_model
+def _opened(ask: Asked) -> Summarizer:
+    from summarizer.runs.opened import open_runs
     from summarizer.runs.summarizer import Summarizer
 
-    opened = open_model(ask.runs, backend, device=ask.request.device, precision=ask.request.precision)
+    opened = open_runs(ask.runs, device=ask.request.device, precision=ask.request.precision)
     return Summarizer(opened, ask.generation, articles_at_once=ask.articles_at_once)
 
 

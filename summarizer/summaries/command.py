@@ -87,11 +87,9 @@ def _checked(request: Request) -> tuple[TrainedRun, GenerationConfig, int]:
     if not request.files and sys.stdin.isatty():
         issues.append(Issue("FILE", "name a file or folder to summarize, or pipe an article in"))
     if run and generation:
-        from summarizer.converting.backend import opening_issues
+        from summarizer.runs.opening import opening_issues
 
-        issues += opening_issues(
-            [run], generation.backend, device=request.device, precision=request.precision
-        )
+        issues += opening_issues([run], device=request.device, precision=request.precision)
     if issues or run is None or generation is None or at_once is None:
         raise ConfigError(issues)
     return run, generation, at_once
@@ -167,16 +165,13 @@ def _how_long(before: int, done: int, elapsed_s: float) -> str:
 
 
 def _opened(request: Request, run: TrainedRun, generation: GenerationConfig, at_once: int) -> Summarizer:
-    from summarizer.converting.backend import open_model
-    from summarizer.converting.openvino import Converted
     from summarizer.data.prompt import build_prompt
     from summarizer.models.source import model_folder
     from summarizer.models.tokenizer import load_tokenizer
+    from summarizer.runs.opened import open_runs
     from summarizer.runs.summarizer import Summarizer
 
     tokenizer = load_tokenizer(model_folder(run.spec.model, weights=False))
     require_room(build_prompt(run.spec.prompt, tokenizer), generation)  # before a base of gigabytes is loaded
-    opened = open_model([run], generation.backend, device=request.device, precision=request.precision)
-    if isinstance(opened, Converted):
-        opened.running(base_alone=request.base)  # before the bar of the summaries begins
+    opened = open_runs([run], device=request.device, precision=request.precision)
     return Summarizer(opened, generation, articles_at_once=at_once)

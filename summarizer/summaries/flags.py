@@ -33,12 +33,7 @@ SWITCHES = (
     ("early_stopping", "--early-stopping", "end as soon as as many beams as there are have ended"),
     ("do_sample", "--sample", "draw tokens at random"),
 )
-BACKENDS = ("torch", "openvino", "openvino_int4")
-BACKEND = (
-    "what computes: torch is this project's own decoder; openvino is for a CPU, with the adapter merged into "
-    "weights of 8 bits (_int4: of 4), made once and kept in the cache folder"
-)
-GENERATION_KEYS = ("backend", *(key for key, _, _ in (*NUMBERS, *SWITCHES)))
+GENERATION_KEYS = tuple(key for key, _, _ in (*NUMBERS, *SWITCHES))
 """Of the config group `generation`, in the order of --help."""
 
 
@@ -67,7 +62,6 @@ def add_model_flags(models: TakesFlags) -> None:
 
 def add_generation_flags(parser: argparse.ArgumentParser) -> None:
     generation = parser.add_argument_group("generation", "by default as the run's config says")
-    generation.add_argument("--backend", choices=BACKENDS, help=BACKEND)
     for key, flag, meaning in NUMBERS:
         generation.add_argument(flag, metavar="N", dest=key, help=meaning)
     for key, flag, meaning in SWITCHES:

@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from summarizer.data.prompt import Prompt
 
 FLAGS: Mapping[str, str] = {
-    "backend": "--backend",
     "max_new_tokens": "--max-new-tokens",
     "min_new_tokens": "--min-new-tokens",
     "num_beams": "--beams",

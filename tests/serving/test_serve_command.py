@@ -53,19 +53,6 @@ def test_mistakes_cost_no_load(folders: list[Path], capsys: pytest.CaptureFixtur
 
 
 @pytest.mark.usefixtures("loads_nothing")
-def test_a_backend_that_is_not_served_is_named(
-    folders: list[Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    run = shutil.copytree(folders[0], tmp_path / "run")
-    config = run / ".hydra" / "config.yaml"
-    assert "backend: torch" in config.read_text()
-    config.write_text(config.read_text().replace("backend: torch", "backend: openvino"))
-    with bind("127.0.0.1", 0) as taken:  # which ends the command before anything loads
-        assert serve.command([str(run), "--port", str(taken.getsockname()[1])]) == 2
-    assert "generation.backend=openvino is not served; torch answers" in caplog.text
-
-
-@pytest.mark.usefixtures("loads_nothing")
 def test_missing_packages_are_named_with_the_line_that_installs_them(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from tiny_bases import fill_randomly
 from torch import Tensor
 from torch._dynamo.utils import counters
 from torch._inductor.compile_fx import compile_fx
@@ -25,9 +26,6 @@ from summarizer.models import blocks
 from summarizer.ops import attention
 from summarizer.training.group import Group
 from summarizer.training.step import train_step
-
-sys.path.append(str(Path(__file__).resolve().parents[1] / "adapters"))
-from tiny_bases import fill_randomly
 
 STEPS = 4
 

@@ -15,10 +15,9 @@ from collections.abc import Mapping
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
+from openvino_runtime import ops, ov
+from openvino_weights import Bits, Node, Shelf
 from torch import Tensor
-
-from summarizer.generation.openvino.runtime import ops, ov
-from summarizer.generation.openvino.stored import Bits, Node, Shelf
 
 
 @runtime_checkable

@@ -1,4 +1,4 @@
-"""GPT-J and Llama as OpenVINO graphs."""
+"""GPT-J and Llama as OpenVINO graphs, and which configs they are written for."""
 
 from __future__ import annotations
 
@@ -8,19 +8,47 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from openvino_graph import Graph, Weights
+from openvino_runtime import ops, ov
+from openvino_weights import Bits, Node, Shelf
 from torch import Tensor
 
-from summarizer.generation.openvino.graph import Graph, Weights
-from summarizer.generation.openvino.known import GRAPH, rope_of
-from summarizer.generation.openvino.runtime import ops, ov
-from summarizer.generation.openvino.stored import Bits, Node, Shelf
+GRAPH = "openvino_model.xml"
+"""Beside its weights, openvino_model.bin: the names that OpenVINO's own exporters give them."""
+ACTIVATIONS: Mapping[str, tuple[str, str]] = {
+    "gptj": ("activation_function", "gelu_new"),
+    "llama": ("hidden_act", "silu"),
+}
+"""By model type: the config's key, and the one function that is written."""
+
+
+def refusal(config: Mapping[str, Any]) -> str | None:
+    """Why no graph can be written of a model with this config.json; None where one can."""
+    kind = config["model_type"]
+    if kind not in ACTIVATIONS:
+        return f"no graph is written for {kind} models, only for {' and '.join(ACTIVATIONS)}"
+    key, activation = ACTIVATIONS[kind]
+    if config[key] != activation:
+        return f"no graph is written for {key}={config[key]}, only for {activation}"
+    if kind == "llama" and (rope := rope_of(config).get("rope_type", "default")) != "default":
+        return f"no graph is written for rotary embeddings of type {rope}"
+    return None
+
+
+def rope_of(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A Llama's rotary embeddings, also as config files had them before transformers 5."""
+    rope: Mapping[str, Any] = config.get("rope_parameters") or {
+        "rope_type": (config.get("rope_scaling") or {}).get("rope_type", "default"),
+        "rope_theta": config["rope_theta"],
+    }
+    return rope
 
 
 def write_graph(config: Mapping[str, Any], read: Weights, folder: Path, bits: Bits) -> Path:
-    """Write a model that `known.refusal` has nothing against into `folder`, an existing one, and return its graph.
+    """Write a model that `refusal` has nothing against into `folder`, an existing one, and return its graph.
 
     Memory stays near the largest matrix in fp32; the disk holds the weights twice until the graph is saved.
-    Not atomic by itself, so use it inside `atomic.new_folder`. Raises OSError where the disk refuses.
+    Not atomic by itself. Raises OSError where the disk refuses.
     """
     graph = folder / GRAPH
     with tempfile.TemporaryDirectory(prefix="constants-", dir=folder) as constants:

@@ -7,9 +7,9 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from openvino_runtime import ops, ov
 from torch import Tensor
 
-from summarizer.generation.openvino.runtime import ops, ov
 from summarizer.quantization import int8
 
 GROUPS = {"int8": (64, 32, 16), "int4": (128, 64, 32, 16)}

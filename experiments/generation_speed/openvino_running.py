@@ -9,9 +9,8 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float
+from openvino_runtime import ov
 from torch import Tensor
-
-from summarizer.generation.openvino.runtime import ov
 
 EXACT: dict[str, Any] = {
     "INFERENCE_PRECISION_HINT": "f32",

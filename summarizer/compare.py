@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from summarizer.summaries.flags import parsed, program
 
 if TYPE_CHECKING:
-    from summarizer.comparing.command import Request
+    from summarizer.reports.compare_command import Request
 
 EPILOG = """\
 A PATH is a run's folder, a sweep's, any folder above such, or what wandb keeps offline (offline-run-*, or the
@@ -40,7 +40,7 @@ def command(arguments: Sequence[str]) -> int:
     """Run the command with these arguments and return its exit code. Raises SystemExit for --help and misuse."""
     typed = parsed(_parser(), arguments)
 
-    from summarizer.comparing.command import compare
+    from summarizer.reports.compare_command import compare
     from summarizer.runs.mistakes import report_mistakes
 
     return report_mistakes(lambda: compare(_request(typed)), arguments)
@@ -70,7 +70,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _request(typed: argparse.Namespace) -> Request:
-    from summarizer.comparing.command import Request
+    from summarizer.reports.compare_command import Request
 
     return Request(paths=tuple(typed.paths), by=typed.by, html=typed.html, json=typed.json)
 

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from summarizer.atomic import write_text
+from summarizer.config.shared_flags import GENERATION_KEYS, GenerationFlags
 from summarizer.data.order import EncodedRow
 from summarizer.scoring.predicting import Writer
-from summarizer.summaries.settings import FLAGS
 from summarizer.tracking.summary import Measured, Part, broken
 
 if TYPE_CHECKING:
@@ -90,4 +90,5 @@ def _kept(path: Path) -> KeptLoss | None:
 
 def _decisive(settings: Mapping[str, Any]) -> dict[str, Any]:
     """How a summary is searched for has no part in a loss."""
-    return {key: value for key, value in settings.items() if key not in FLAGS.values()}
+    of_generation = {GenerationFlags.flag(key) for key in GENERATION_KEYS}
+    return {key: value for key, value in settings.items() if key not in of_generation}

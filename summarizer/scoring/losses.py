@@ -11,8 +11,8 @@ from pydantic import ValidationError
 from summarizer.atomic import write_text
 from summarizer.config.shared_flags import GENERATION_KEYS, GenerationFlags
 from summarizer.data.order import EncodedRow
+from summarizer.runs.record import Measured, Part, broken
 from summarizer.scoring.predicting import Writer
-from summarizer.tracking.summary import Measured, Part, broken
 
 if TYPE_CHECKING:
     from summarizer.runs.summarizer import Summarizer

@@ -16,9 +16,9 @@ from summarizer.data.sources import SplitName
 from summarizer.errors import ConfigError, Issue, sound
 from summarizer.evaluation import mlperf
 from summarizer.evaluation.flags import EvaluateFlags
+from summarizer.evaluation.record import Protocol
+from summarizer.evaluation.rows import RowChoice
 from summarizer.runs.trained_run import KEY, TrainedRun, base_differences, read_run
-from summarizer.scoring.record import Protocol
-from summarizer.scoring.rows import RowChoice
 from summarizer.summaries.settings import by_flag, differences
 
 FOLDER = "evaluations"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import subprocess
@@ -32,6 +33,27 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         del os.environ["SUMMARIZER_CACHE"]
     else:
         os.environ["SUMMARIZER_CACHE"] = before
+
+
+@pytest.fixture(autouse=True)
+def _logging_of_its_own() -> Iterator[None]:
+    """A run in this process sets levels and handlers as its config says; the next test finds what tests begin with.
+
+    Set back before a test too, since a session's or a module's fixtures run such runs.
+    """
+    _reset_logging()
+    yield
+    _reset_logging()
+
+
+def _reset_logging() -> None:
+    ours = [name for name in logging.root.manager.loggerDict if name.partition(".")[0] == "summarizer"]
+    for logger in (logging.root, *map(logging.getLogger, ours)):
+        logger.setLevel(logging.WARNING if logger is logging.root else logging.NOTSET)
+        logger.disabled, logger.propagate = False, True
+        for handler in list(logger.handlers):
+            if not type(handler).__module__.startswith("_pytest."):
+                logger.removeHandler(handler)
 
 
 @pytest.fixture

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import sys
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
-from omegaconf import DictConfig, OmegaConf
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
-
-sys.path += [str(Path(__file__).resolve().parents[1] / layer) for layer in ("adapters", "model", "config")]
 from composing import composed
 from model_folders import CONFIGS, LLAMA_LIKE
+from omegaconf import DictConfig, OmegaConf
 from tiny_bases import adapted, fill_randomly, load, lora
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from summarizer.adapters.peft_format import save_adapter
 from summarizer.config.paths import resolve_path

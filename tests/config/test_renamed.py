@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 
 from summarizer.config import renamed
 from summarizer.config.renamed import RENAMED, Gone
-from summarizer.runs.job import job_of_folder
+from summarizer.runs.record import read_configured
 
 
 @pytest.fixture
@@ -41,13 +41,13 @@ def _run(folder: Path, engine: str) -> Path:
 
 @pytest.mark.usefixtures("an_old_version")
 def test_a_run_folder_of_an_earlier_version_is_read(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    config = job_of_folder(_run(tmp_path / "same", "ours")).config
+    config = read_configured(_run(tmp_path / "same", "ours")).config
     assert config["trainer"]["epochs"] == 7
     assert "rounds" not in config["trainer"]
     assert "engine" not in config["generation"]
     assert caplog.messages == []
     with caplog.at_level(logging.WARNING):
-        job_of_folder(_run(tmp_path / "other", "theirs"))
+        read_configured(_run(tmp_path / "other", "theirs"))
     (line,) = caplog.messages
     assert line.endswith("other: generation.engine=theirs is gone; ours writes every summary")
 

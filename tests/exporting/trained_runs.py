@@ -19,8 +19,8 @@ from summarizer.config.paths import resolve_path
 from summarizer.evaluation.rouge import VARIANTS, Interval
 from summarizer.exporting.measure import Example
 from summarizer.runs.opened import Opened, open_runs
+from summarizer.runs.record import BaseScores, RougeScores, RunRecord, write_summary
 from summarizer.runs.trained_run import read_run
-from summarizer.tracking.summary import BaseScores, RougeScores, Summary, write_summary
 
 __all__ = [
     "ARTICLE",
@@ -91,11 +91,11 @@ def _composed() -> DictConfig:
     return composed("model=hf", "model.name_or_path=somewhere", "prompt=tldr", "data=sample", "tracking=none")
 
 
-def finished(model: str) -> Summary:
+def finished(model: str) -> RunRecord:
     def scores(first: float) -> RougeScores:
         return RougeScores.of({v: Interval(first + i, first - 1, first + 9) for i, v in enumerate(VARIANTS)})
 
-    return Summary(
+    return RunRecord(
         status="completed",
         ended_by="epochs",
         overrides=[],

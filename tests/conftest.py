@@ -26,8 +26,12 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 @pytest.fixture(scope="session", autouse=True)
 def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A new cache folder, empty at first: one for all processes where tests run in several."""
     before = os.environ.get("SUMMARIZER_CACHE")
-    os.environ["SUMMARIZER_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+    base = tmp_path_factory.getbasetemp()
+    cache = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "cache"
+    cache.mkdir(exist_ok=True)
+    os.environ["SUMMARIZER_CACHE"] = str(cache)
     yield
     if before is None:
         del os.environ["SUMMARIZER_CACHE"]

@@ -23,6 +23,7 @@ HEAVY = {
     "accelerate",
     "peft",
     "datasets",
+    "pyarrow",
     "matplotlib",
     "wandb",
     "openvino",
@@ -90,6 +91,9 @@ def test_what_answers_at_once(arguments: list[str], environment: dict[str, str],
     assert len(done.stdout) > 50
     assert not imported(done.stderr) & HEAVY
     assert user_s() - before_s < HELP_S
+    assert list(tmp_path.iterdir()) == [], "a question leaves no folder"
+    if arguments[0] != "run":
+        assert "hydra" not in imported(done.stderr)
     # Nor is a config typed that nobody runs.
     assert "pydantic" not in imported(done.stderr)
 
@@ -109,6 +113,7 @@ def test_what_answers_at_once(arguments: list[str], environment: dict[str, str],
         (["optimizer=adamw", "optimizer.betas=[1]"], ["optimizer.betas: 1 is not a number below 1"]),
         (["optimizer=adam9bit"], ["optimizer: 'adam9bit' is not one of"]),
         (["data.train=/nowhere/x.jsonl"], ["data.train: no such file: /nowhere/x.jsonl"]),
+        (["resume=nowhere"], ["resume: "]),
         (["adapter.start_from=."], ["adapter.start_from: . is no PEFT adapter folder"]),
         (["model.name_or_path=/nowhere"], ["model.name_or_path: no folder at '/nowhere'"]),
         (

@@ -173,7 +173,7 @@ def test_a_run_that_says_little_is_compared(sweep: Path, compare: Compare, left:
 def test_mistaken_flags_cost_no_reading(sweep: Path, compare: Compare, tmp_path: Path) -> None:
     code, out, err = compare(sweep, "--by", "rougLsum", "--html", tmp_path, "--json", sweep / "sweep.json")
     assert (code, out) == (2, "")
-    assert "--by: no score 'rougLsum'; did you mean 'rougeLsum'?" in err
+    assert "--by: 'rougLsum' is not one of val/loss, rouge1, rouge2, rougeL, rougeLsum" in err
     assert f"--html: {tmp_path} is a folder" in err
     assert compare(sweep, "--html", tmp_path / "no" / "page.html")[:2] == (2, "")
     assert not (tmp_path / "no").exists()

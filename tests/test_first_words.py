@@ -90,8 +90,8 @@ def test_what_answers_at_once(arguments: list[str], environment: dict[str, str],
     assert len(done.stdout) > 50
     assert not imported(done.stderr) & HEAVY
     assert user_s() - before_s < HELP_S
-    # Nor is a config typed that nobody runs.
-    assert "pydantic" not in imported(done.stderr)
+    # Nor is a config typed that nobody runs; the flags of the other commands are made of types.
+    assert not imported(done.stderr) & ({"pydantic"} if arguments[0] == "run" else {"omegaconf", "hydra"})
 
 
 @pytest.mark.parametrize(
@@ -139,8 +139,8 @@ def test_a_mistake_in_the_config(arguments: list[str], lines: list[str], tmp_pat
         ("summarize", ["RUN", "x", "--batch-size", "x"], "--batch-size: 'x' is not a whole number"),
         ("summarize", ["RUN", "/nowhere"], "/nowhere cannot be read: No such file or directory"),
         ("evaluate", ["/nowhere"], "RUN: /nowhere: no such folder"),
-        ("evaluate", ["RUN", "--rows", "x"], "--rows: 'x' is not a whole number of at least 1, or all"),
-        ("export", ["RUN", "--format", "x"], "--format: unknown format 'x'"),
+        ("evaluate", ["RUN", "--rows", "x"], "--rows: 'x' is not a whole number of at least 1 or all"),
+        ("export", ["RUN", "--format", "x"], "--format: 'x' is not one of peft"),
         ("export", ["/nowhere", "--format", "peft"], "RUN: /nowhere: no such folder"),
         ("compare", ["/nowhere"], "/nowhere: no such folder"),
         ("serve", ["/nowhere"], "RUN: /nowhere: no such folder"),

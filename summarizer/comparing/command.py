@@ -12,11 +12,10 @@ from rich.console import Console
 
 from summarizer.atomic import write_text
 from summarizer.comparing.as_json import as_json
-from summarizer.comparing.comparison import LOSS, RANKINGS, compare_runs
+from summarizer.comparing.comparison import LOSS, compare_runs
 from summarizer.comparing.finding import Found, find
 from summarizer.comparing.reading import NeverBeganError, Read, read_run, reason
 from summarizer.comparing.terminal import print_comparison
-from summarizer.config.nearest import suggestion
 from summarizer.config.paths import shown
 from summarizer.console import progress
 from summarizer.errors import ConfigError, Issue, RunsFailed
@@ -38,6 +37,8 @@ class Request:
     by: str = LOSS
     html: Path | None = None
     json: Path | None = None
+    mistakes: tuple[Issue, ...] = ()
+    """What is wrong with single flags, to be said with what is wrong with the files that they name."""
 
 
 def compare(request: Request) -> None:
@@ -77,9 +78,7 @@ def compare(request: Request) -> None:
 
 def _check(request: Request) -> None:
     """What can be told of the flags alone."""
-    issues = []
-    if request.by not in RANKINGS:
-        issues.append(Issue("--by", f"no score {request.by!r}{suggestion(request.by, RANKINGS)}"))
+    issues = list(request.mistakes)
     for flag, path in (("--html", request.html), ("--json", request.json)):
         if path is not None and (refusal := _refusal(flag, path)):
             issues.append(Issue(flag, refusal))

@@ -18,7 +18,7 @@ from summarizer.adapters.lora import LoRA
 from summarizer.adapters.peft_config import read_config
 from summarizer.adapters.peft_format import load_adapter
 from summarizer.config.schema import GenerationConfig, ModelConfig, QuantizationConfig
-from summarizer.generation.decode import Decoder
+from summarizer.generation.decoder import Decoder
 from summarizer.models.load import Base, load_base
 from summarizer.processes import join_processes, keep_freed_memory
 

@@ -18,7 +18,7 @@ from summarizer.data.order import EncodedRow
 from summarizer.data.prompt import Prompt
 from summarizer.evaluation.pace import EvaluationPace
 from summarizer.evaluation.row_losses import RowLosses
-from summarizer.generation.decode import Decoder
+from summarizer.generation.decoder import Decoder
 from summarizer.models.nll import token_nll
 from summarizer.processes import Processes
 

@@ -1,127 +1,145 @@
-"""Causal attention over packed examples, for every model that lets its attention be chosen.
-
-transformers hands the attention mask through to the attention function as it is where it has four dimensions. A
-packed batch puts there, instead of a mask, where its examples begin and end (`Batch.attention_mask`): no mask is
-made, no padding is computed, and an example sees nothing of its neighbors.
-"""
+"""Causal attention over packed sequences, with rotary positions and, while text is written, a cache of keys and values."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from typing import Any, Protocol, runtime_checkable
+import math
+from dataclasses import dataclass
+from typing import Any, Protocol, cast, runtime_checkable
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int32
+from jaxtyping import Float, Float32, Int, Int32
 from torch import Tensor, nn
 from torch.nn.attention.varlen import varlen_attn
-from transformers import AttentionInterface, AttentionMaskInterface, Cache, PreTrainedModel
 
-from summarizer import compat
 from summarizer.models.causal_blocks import causal_attention
-from summarizer.ops import causal
+from summarizer.ops import causal, rotary
 from summarizer.quantization.frozen import in_product_precision
 
-NAME = "packed"
-"""What a config's attention implementation is called."""
-MARK = "attends_by_summarizer"
-"""The attribute by which a model is known to attend by `attend`."""
-UNKNOWN_PARTS = ("mamba", "conv", "recurrent", "rwkv", "linear_attn", "ssm", "sinks")
-"""In the names of modules that carry a state from token to token, across the borders of packed examples, or that
-attend in a way of their own."""
-UNKNOWN_SETTINGS = ("attn_logit_softcapping", "alibi", "attention_chunk_size")
-"""Of a config: where one is set, attention is more than softmax(q k^T) v."""
-UNKNOWN_REQUESTS = ("softcap", "s_aux", "position_bias")
-"""The same, as attention functions are asked for it."""
 VARLEN_TAKES = frozenset(inspect.signature(varlen_attn).parameters)
 """torch 2.11 and 2.13 name what they take differently, and 2.11 takes less."""
 
 
+@dataclass(frozen=True)
+class Sequences:
+    """Tokens of several sequences, one behind the other, none of which sees another."""
+
+    positions: Int[Tensor, " tokens"]
+    """Of each token in its own sequence, from 0."""
+    cu_seqlens: Int32[Tensor, " ends"]
+    """Where each sequence begins, first 0, and where the last one ends; some at the end may be empty."""
+    rows: int = 1
+    """Equal parts of the tokens that no sequence crosses, such as each trial's."""
+
+
+@dataclass(frozen=True)
+class RotaryTable:
+    """Cosines and sines of each token's angles, one for each pair of a head's numbers that turns.
+
+    Source: Su et al. 2021 (arXiv:2104.09864).
+    """
+
+    cos: Float32[Tensor, "tokens half"]
+    sin: Float32[Tensor, "tokens half"]
+    interleaved: bool
+    """Pairs are numbers 2i and 2i + 1 of a head, as GPT-J has it; else i and half + i, as Llama. Those behind stay."""
+
+    def rotate(self, x: Float[Tensor, "tokens heads d"]) -> Float[Tensor, "tokens heads d"]:
+        """Turn each head by its token's angles, in fp32."""
+        if rotary.takes(x, self.cos):
+            cos, sin = (self.cos, self.sin) if self.interleaved else (self.cos.repeat(1, 2), self.sin.repeat(1, 2))
+            return rotary.rotated(x[None], cos[None], sin[None], interleaved=self.interleaved)[0]
+        cos, sin = self.cos[:, None], self.sin[:, None]
+        turning, half = 2 * cos.shape[-1], cos.shape[-1]
+        front = x[..., :turning].float()
+        pairs = (front[..., 0::2], front[..., 1::2]) if self.interleaved else (front[..., :half], front[..., half:])
+        turned = (pairs[0] * cos - pairs[1] * sin, pairs[1] * cos + pairs[0] * sin)
+        y = torch.stack(turned, dim=-1).flatten(-2) if self.interleaved else torch.cat(turned, dim=-1)
+        return torch.cat((y.to(x.dtype), x[..., turning:]), dim=-1)
+
+
+class RotaryEmbedding(nn.Module):
+    """The angles of positions: each position times each of a few frequencies."""
+
+    def __init__(
+        self, frequencies: Float32[Tensor, " half"], *, interleaved: bool = False, factor: float = 1.0
+    ) -> None:
+        """factor: of cosines and sines, by which some scalings for long contexts sharpen attention."""
+        super().__init__()
+        self.register_buffer("frequencies", frequencies, persistent=False)
+        self.interleaved, self.factor = interleaved, factor
+
+    def forward(self, positions: Int[Tensor, " tokens"]) -> RotaryTable:
+        angles = positions[:, None].float() * cast(Tensor, self.frequencies)
+        return RotaryTable(angles.cos() * self.factor, angles.sin() * self.factor, self.interleaved)
+
+
 @runtime_checkable
-class KeptKeyValues(Protocol):
+class KeyValueCache(Protocol):
     """Keys and values of earlier tokens, and attention to them."""
 
     def attend(
         self,
-        layer: int,
-        query: Float[Tensor, "rows heads t d"],
-        key: Float[Tensor, "rows kv_heads t d"],
-        value: Float[Tensor, "rows kv_heads t d"],
-        scaling: float | None,
-    ) -> Float[Tensor, "rows t heads d"]:
+        layer: CausalAttention,
+        query: Float[Tensor, "tokens heads d"],
+        key: Float[Tensor, "tokens kv_heads d"],
+        value: Float[Tensor, "tokens kv_heads d"],
+        rotary: RotaryTable | None,
+    ) -> Float[Tensor, "tokens heads d"]:
         """Keep the new keys and values, and attend to them and to the earlier ones."""
         ...
 
 
-_key_values: KeptKeyValues | None = None
+class CausalAttention(nn.Module):
+    """softmax(scale q k^T) v over a token's own sequence up to the token itself: what layers of all families share."""
 
+    def __init__(self, layer: int, head_dim: int, window: int | None = None) -> None:
+        """layer: its number, by which a cache keeps its keys. window: the latest tokens that are seen; None: all."""
+        super().__init__()
+        self.layer, self.head_dim, self.window = layer, head_dim, window
+        self.scale = head_dim**-0.5
 
-@contextmanager
-def attending_by(key_values: KeptKeyValues) -> Iterator[None]:
-    """Within the block, every layer's attention is that of `key_values`.
-
-    So no cache of transformers' has to be filled, whose layout knows no beams that share a prompt. Not for two
-    threads at once.
-    """
-    global _key_values
-    _key_values = key_values
-    try:
-        yield
-    finally:
-        _key_values = None
-
-
-def attend(
-    module: nn.Module,
-    query: Float[Tensor, "rows heads t d"],
-    key: Float[Tensor, "rows kv_heads s d"],
-    value: Float[Tensor, "rows kv_heads s d"],
-    attention_mask: Tensor | None,
-    scaling: float | None = None,
-    **more: Any,
-) -> tuple[Float[Tensor, "rows t heads d"], None]:
-    """An attention function as transformers wants it: packed where the mask holds borders, else its own SDPA.
-
-    Within `attending_by`, whatever the mask is, by what keeps the keys and values there.
-    """
-    if _key_values is not None:
-        return _key_values.attend(module.layer_idx, query, key, value, scaling), None  # type: ignore[arg-type]
-    if attention_mask is None or attention_mask.dtype != torch.int32:
-        if attention_mask is not None and attention_mask.is_floating_point():
-            attention_mask = attention_mask.to(
-                query.dtype
-            )  # made for products in fp32, as eager attention has them
-        sdpa = AttentionInterface()["sdpa"]
-        return sdpa(module, query, key, value, attention_mask, scaling=scaling, **more)  # type: ignore[no-any-return]
-    asked = [name for name in UNKNOWN_REQUESTS if more.get(name) is not None]
-    assert not asked, f"packed attention has no {asked}: choose_attention should have left the model alone"
-    return packed_attention(query, key, value, attention_mask.reshape(-1), scaling), None
+    def attend(
+        self,
+        query: Float[Tensor, "tokens heads d"],
+        key: Float[Tensor, "tokens kv_heads d"],
+        value: Float[Tensor, "tokens kv_heads d"],
+        rotary: RotaryTable | None,
+        sequences: Sequences,
+        cache: KeyValueCache | None,
+    ) -> Float[Tensor, "tokens heads_d"]:
+        """rotary: None for a layer that knows no positions."""
+        if cache is not None:
+            return cache.attend(self, query, key, value, rotary).flatten(1)
+        if rotary is not None:
+            query, key = rotary.rotate(query), rotary.rotate(key)
+        return packed_attention(query, key, value, sequences, self.scale, self.window).flatten(1)
 
 
 def packed_attention(
-    query: Float[Tensor, "rows heads t d"],
-    key: Float[Tensor, "rows kv_heads t d"],
-    value: Float[Tensor, "rows kv_heads t d"],
-    borders: Int32[Tensor, " borders"],
-    scaling: float | None = None,
-) -> Float[Tensor, "rows t heads d"]:
-    """Causal attention within each stretch between two borders, which count the tokens of all rows."""
+    query: Float[Tensor, "tokens heads d"],
+    key: Float[Tensor, "tokens kv_heads d"],
+    value: Float[Tensor, "tokens kv_heads d"],
+    sequences: Sequences,
+    scale: float,
+    window: int | None = None,
+) -> Float[Tensor, "tokens heads d"]:
+    """Causal attention within each sequence; neighboring heads share a head of keys and values.
+
+    Source of shared heads: Ainslie et al. 2023 (arXiv:2305.13245).
+    """
     # What autocast does for torch's own attention. Rotations in fp32 leave q and k in fp32, and v not.
     query, key, value = (in_product_precision(tensor) for tensor in (query, key, value))
-    if query.is_cuda and not _has_flash(query):
-        return _masked(query, key, value, borders, scaling)
-    rows, heads, t, d = query.shape
-    # Values of another width than the keys', which no kernel here knows, do not fit these shapes.
-    q, k, v = (tensor.transpose(1, 2).reshape(rows * t, tensor.shape[1], d) for tensor in (query, key, value))
-    take = _flash if q.is_cuda else _stretch_by_stretch
-    mixed: Tensor = take(q, k, v, borders, scaling)
-    return mixed.reshape(rows, t, heads, d)
+    if not query.is_cuda:
+        return _each_alone(query, key, value, sequences.cu_seqlens, scale, window)
+    if _has_flash(query) and (window is None or "window_size" in VARLEN_TAKES):
+        return _flash(query, key, value, sequences.cu_seqlens, scale, window)
+    return _masked(query, key, value, sequences, scale, window)
 
 
 def _has_flash(x: Tensor) -> bool:
-    """Source of the widths: FlashAttention's own checks, which nothing pads for where examples are packed."""
+    """Source of the widths: FlashAttention's own checks, which nothing pads for where sequences are packed."""
     # Of the ways to ask for the capability, the compiler knows this one as a constant.
     ampere_or_later = torch.cuda.get_device_properties(x.device).major >= 8
     width = x.shape[-1]
@@ -129,105 +147,78 @@ def _has_flash(x: Tensor) -> bool:
 
 
 @torch.compiler.disable  # type: ignore[untyped-decorator]
-def _stretch_by_stretch(q: Tensor, k: Tensor, v: Tensor, borders: Tensor, scaling: float | None) -> Tensor:
-    """On the CPU, where reading the borders costs nothing: each example for itself and nothing for padding."""
-    lengths = borders.diff().tolist()
-    scale = q.shape[-1] ** -0.5 if scaling is None else scaling
-    if causal.takes(q):
+def _each_alone(
+    q: Tensor, k: Tensor, v: Tensor, cu_seqlens: Tensor, scale: float, window: int | None
+) -> Tensor:
+    """On the CPU, where reading the lengths costs nothing: each sequence for itself and nothing for padding."""
+    lengths = cu_seqlens.diff().tolist()
+    reaches = window is None or max(lengths) <= window
+    if reaches and causal.takes(q):
         return causal.causal_attention(q, k, v, lengths, scale)
-    stretches = zip(*(torch.split(tensor, lengths) for tensor in (q, k, v)), strict=True)
-    alone = _whole if q.dtype == torch.float32 else causal_attention
-    return torch.cat([alone(query, key, value, scale) for query, key, value in stretches])
+    parts = zip(*(torch.split(tensor, lengths) for tensor in (q, k, v)), strict=True)
+    if not reaches:
+        return torch.cat([_by_sdpa(*part, scale, window) for part in parts])
+    alone = _by_sdpa if q.dtype == torch.float32 else causal_attention
+    return torch.cat([alone(*part, scale) for part in parts])
 
 
-def _whole(q: Tensor, k: Tensor, v: Tensor, scaling: float) -> Tensor:
+def _by_sdpa(q: Tensor, k: Tensor, v: Tensor, scale: float, window: int | None = None) -> Tensor:
+    mask = None
+    if window is not None:
+        places = torch.arange(len(q), device=q.device)
+        apart = places[:, None] - places
+        mask = (apart >= 0) & (apart < window)
     q, k, v = (tensor.transpose(0, 1)[None] for tensor in (q, k, v))
-    mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scaling, enable_gqa=True)
+    mixed = F.scaled_dot_product_attention(
+        q, k, v, attn_mask=mask, is_causal=mask is None, scale=scale, enable_gqa=True
+    )
     return mixed[0].transpose(0, 1)
 
 
-def _flash(q: Tensor, k: Tensor, v: Tensor, borders: Tensor, scaling: float | None) -> Tensor:
-    """FlashAttention over the stretches (Dao 2023, arXiv:2307.08691)."""
-    longest = len(q)  # no stretch has more tokens; it only sizes a grid
-    more: dict[str, Any] = {"window_size": (-1, 0)} if "window_size" in VARLEN_TAKES else {"is_causal": True}
+def _flash(q: Tensor, k: Tensor, v: Tensor, cu_seqlens: Tensor, scale: float, window: int | None) -> Tensor:
+    """FlashAttention over the sequences (Dao 2023, arXiv:2307.08691)."""
+    longest = len(q)  # no sequence has more tokens; it only sizes a grid
+    before = -1 if window is None else window - 1
+    more: dict[str, Any] = (
+        {"window_size": (before, 0)} if "window_size" in VARLEN_TAKES else {"is_causal": True}
+    )
     if q.shape[1] != k.shape[1]:
         if "enable_gqa" in VARLEN_TAKES:
             more["enable_gqa"] = True
         else:
             k, v = (tensor.repeat_interleave(q.shape[1] // tensor.shape[1], dim=1) for tensor in (k, v))
-    if scaling is not None:
-        if "scale" in VARLEN_TAKES:
-            more["scale"] = scaling
-        else:
-            q = q * (scaling * q.shape[-1] ** 0.5)
-    out: Tensor = varlen_attn(q, k, v, borders, borders, longest, longest, **more)  # type: ignore[assignment]
+    if "scale" in VARLEN_TAKES:
+        more["scale"] = scale
+    else:
+        q = q * (scale * math.sqrt(q.shape[-1]))
+    out: Tensor = varlen_attn(q, k, v, cu_seqlens, cu_seqlens, longest, longest, **more)  # type: ignore[assignment]
     return out
 
 
 def _masked(
-    query: Float[Tensor, "rows heads t d"],
-    key: Float[Tensor, "rows kv_heads t d"],
-    value: Float[Tensor, "rows kv_heads t d"],
-    borders: Int32[Tensor, " borders"],
-    scaling: float | None,
-) -> Float[Tensor, "rows t heads d"]:
-    """Where there is no such kernel (fp32, older cards, odd heads): a mask made on the device, without reading it.
+    query: Float[Tensor, "tokens heads d"],
+    key: Float[Tensor, "tokens kv_heads d"],
+    value: Float[Tensor, "tokens kv_heads d"],
+    sequences: Sequences,
+    scale: float,
+    window: int | None,
+) -> Float[Tensor, "tokens heads d"]:
+    """Where there is no such kernel (fp32, older GPUs, odd heads): a mask made on the device, without reading it.
 
     Row by row, so that an overflow in one trial's reaches no other's: 0 x inf is NaN, behind a mask too.
     """
-    rows, heads, t, _ = query.shape
-    places = torch.arange(rows * t, device=query.device).reshape(rows, t)
-    stretch = torch.searchsorted(borders, places, right=True)
-    mask = (stretch[:, None, :, None] == stretch[:, None, None, :]) & (
-        places[:, None, :, None] >= places[:, None, None, :]
+    tokens, heads, _ = query.shape
+    places = torch.arange(tokens, device=query.device).reshape(sequences.rows, -1)
+    sequence = torch.searchsorted(sequences.cu_seqlens, places, right=True)
+    apart = places[:, None, :, None] - places[:, None, None, :]
+    mask = (sequence[:, None, :, None] == sequence[:, None, None, :]) & (apart >= 0)
+    if window is not None:
+        mask &= apart < window
+    by_row = (
+        tensor.repeat_interleave(heads // tensor.shape[1], dim=1)
+        .reshape(sequences.rows, -1, heads, tensor.shape[-1])
+        .transpose(1, 2)
+        for tensor in (query, key, value)
     )
-    key, value = (tensor.repeat_interleave(heads // tensor.shape[1], dim=1) for tensor in (key, value))
-    mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scaling)
-    return mixed.transpose(1, 2)
-
-
-def choose_attention(model: PreTrainedModel) -> None:
-    """Give a model this attention where it attends by SDPA through transformers' interface, and plainly."""
-    config = model.config.get_text_config()
-    names = {part for name, _ in model.named_modules() for part in name.lower().split(".")}
-    if (
-        compat.attention_implementation(model)
-        in ("sdpa", NAME)  # a config that was built from before has ours
-        and compat.attends_through_interface(model)
-        and getattr(config, "is_causal", True)
-        and "position_ids" in inspect.signature(model.forward).parameters
-        and not any(getattr(config, setting, None) for setting in UNKNOWN_SETTINGS)
-        and not any(part in name for name in names for part in UNKNOWN_PARTS)
-    ):
-        _register()
-        model.set_attn_implementation(NAME)
-        if compat.attention_implementation(model) == NAME:
-            mark_packed(model)
-
-
-def mark_packed(model: PreTrainedModel) -> None:
-    """Say of a model that all of its layers attend by `attend`."""
-    setattr(model, MARK, True)
-
-
-def is_packed(model: PreTrainedModel) -> bool:
-    """Whether all of a model's layers attend by `attend`."""
-    return bool(getattr(model, MARK, False))
-
-
-def packs_examples(model: PreTrainedModel, max_tokens: int) -> bool:
-    """Whether several examples in one row, of up to max_tokens each, give what each gives alone."""
-    config = model.config.get_text_config()
-    window = getattr(config, "sliding_window", None) if getattr(config, "use_sliding_window", True) else None
-    return is_packed(model) and (window is None or window >= max_tokens)
-
-
-def cache_among(given: Mapping[str, Any]) -> Cache | None:
-    """The cache of earlier keys and values among what a layer is given: by its type, since its name changes."""
-    return next((value for value in given.values() if isinstance(value, Cache)), None)
-
-
-def _register() -> None:
-    """Make the name known to transformers, with masks as its SDPA has them."""
-    AttentionInterface.register(NAME, attend)
-    AttentionMaskInterface.register(NAME, AttentionMaskInterface()["sdpa"])
+    mixed = F.scaled_dot_product_attention(*by_row, attn_mask=mask, scale=scale)
+    return mixed.transpose(1, 2).flatten(0, 1)

@@ -15,13 +15,14 @@ import torch
 import transformers
 from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor
-from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, PretrainedConfig, PreTrainedModel
+from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, PretrainedConfig
 
 from summarizer import atomic
 from summarizer.config.paths import cache_folder
 from summarizer.config.schema import ModelConfig, QuantizationConfig
 from summarizer.console.progress import bar
 from summarizer.errors import ConfigError
+from summarizer.models.causal_lm import CausalLM
 from summarizer.models.checkpoint_files import checkpoint_files
 from summarizer.models.meta_model import Skeleton, build_skeleton
 from summarizer.models.source import model_folder
@@ -37,7 +38,7 @@ log = logging.getLogger(__name__)
 class Base:
     """The frozen model and where it came from."""
 
-    model: PreTrainedModel
+    model: CausalLM
     name: str
     format: str
     stored_bytes: int

@@ -1,24 +1,28 @@
-"""The model's modules without its weights, every linear and embedding layer replaced by a frozen one."""
+"""A model's modules without its weights, every linear and embedding layer replaced by a frozen one."""
 
 from __future__ import annotations
 
 import logging
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from accelerate import init_empty_weights
 from torch import nn
-from transformers import AutoModelForCausalLM, Conv1D, PretrainedConfig, PreTrainedModel
+from transformers import AutoModelForCausalLM, Conv1D, PretrainedConfig
 
-from summarizer.models import gptj_attention
-from summarizer.models.attention import choose_attention, is_packed, mark_packed
-from summarizer.models.rotary_attention import replace_rotary_attention
+from summarizer.models import gptj, llama
+from summarizer.models.causal_lm import CausalLM
+from summarizer.models.transformers_model import TransformersModel
 from summarizer.ops import probe
 from summarizer.ops.gelu import TanhGELU
 from summarizer.ops.rms_norm import same_as
 from summarizer.quantization.frozen import FrozenEmbedding, FrozenLinear, FrozenWeight
+
+FAMILIES: tuple[Any, ...] = (gptj, llama)
+"""The models of our own: each file has MODEL_TYPES, `unsupported` and `Model`."""
 
 log = logging.getLogger(__name__)
 
@@ -27,7 +31,7 @@ log = logging.getLogger(__name__)
 class Skeleton:
     """What loading fills in. Names are those of the original model's `state_dict`."""
 
-    model: PreTrainedModel
+    model: CausalLM
     weights: dict[str, FrozenWeight] = field(default_factory=dict)
     """Stored weights by the name that the checkpoint gives them; a tied head is not among them."""
     unconverted: dict[str, str] = field(default_factory=dict)
@@ -40,8 +44,8 @@ class Skeleton:
     @property
     def plain(self) -> dict[str, torch.Tensor]:
         """Parameters and biases that keep their precision, by the checkpoint's name."""
-        named = dict(self.model.named_parameters())
-        for name, module in self.model.named_modules():
+        named = dict(self.model.module.named_parameters())
+        for name, module in self.model.module.named_modules():
             if isinstance(module, FrozenLinear) and module.bias is not None:
                 named[f"{name}.bias"] = module.bias
         return named
@@ -49,40 +53,39 @@ class Skeleton:
     @property
     def buffers(self) -> dict[str, torch.Tensor]:
         """Buffers that a checkpoint may hold; where it does not, the model's own values stay."""
-        saved, plain = self.model.state_dict(keep_vars=True), self.plain
-        return {
-            name: buffer for name, buffer in self.model.named_buffers() if name in saved and name not in plain
-        }
+        module, plain = self.model.module, self.plain
+        saved = module.state_dict(keep_vars=True)
+        return {name: buffer for name, buffer in module.named_buffers() if name in saved and name not in plain}
 
 
 def build_skeleton(config: PretrainedConfig, format_name: str) -> Skeleton:
-    """Parameters on the meta device, buffers (rotary tables) real: the latter are computed, not loaded."""
+    """Parameters on the meta device, buffers (rotary frequencies) real: the latter are computed, not loaded."""
     _turn_off_dropout(config)
     with init_empty_weights(include_buffers=False):
-        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
-    choose_attention(model)
-    _own_attention(model)
-    model.requires_grad_(False)
+        model = _own_model(config) or _transformers_model(config)
+    model.module.requires_grad_(False)
     skeleton = Skeleton(model)
-    for name, module in list(model.named_modules()):
+    for name, module in list(model.module.named_modules()):
         if (layer := _frozen(name, module, format_name, skeleton)) is not None:
-            model.set_submodule(name, layer)
+            model.module.set_submodule(name, layer)
     _tie_head(skeleton)
-    _fuse_elementwise(model)
+    if isinstance(model, TransformersModel):
+        _fuse_elementwise(model.module)
     return skeleton
 
 
-def _own_attention(model: PreTrainedModel) -> None:
-    if model.config.model_type == gptj_attention.MODEL_TYPE:
-        if gptj_attention.replace_gptj_attention(model):
-            mark_packed(model)
-        else:
-            log.warning(
-                "base: GPT-J's attention in this version of transformers computes something else than ours; "
-                "its own is taken, which is slower"
-            )
-    elif is_packed(model):
-        replace_rotary_attention(model)
+def _own_model(config: PretrainedConfig) -> CausalLM | None:
+    """Our model of a config's family, where that computes all that the config asks for."""
+    for family in FAMILIES:
+        if config.model_type in family.MODEL_TYPES:
+            if (reason := family.unsupported(config)) is None:
+                return family.Model(config)  # type: ignore[no-any-return]
+            log.info("base: %s is taken from transformers, which is slower: %s", config.model_type, reason)
+    return None
+
+
+def _transformers_model(config: PretrainedConfig) -> CausalLM:
+    return TransformersModel(AutoModelForCausalLM.from_config(config, dtype=torch.float32))
 
 
 def _frozen(name: str, module: nn.Module, format_name: str, skeleton: Skeleton) -> nn.Module | None:
@@ -110,7 +113,7 @@ def _frozen(name: str, module: nn.Module, format_name: str, skeleton: Skeleton) 
 
 def _tie_head(skeleton: Skeleton) -> None:
     model = skeleton.model
-    head, embedding = model.get_output_embeddings(), model.get_input_embeddings()
+    head, embedding = model.head, model.embedding
     tied = getattr(model.config.get_text_config(), "tie_word_embeddings", False)
     if not tied or not isinstance(head, FrozenLinear):
         return
@@ -120,11 +123,11 @@ def _tie_head(skeleton: Skeleton) -> None:
         del skeleton.weights[name]
         head.weight = embedding.weight
     else:  # the embedding keeps its own code and precision; the head is quantized from the same tensor
-        (of,) = [path for path, module in model.named_modules() if module is embedding]
+        (of,) = [path for path, module in model.module.named_modules() if module is embedding]
         skeleton.copies[name] = f"{of}.weight"
 
 
-def _fuse_elementwise(model: PreTrainedModel) -> None:
+def _fuse_elementwise(model: nn.Module) -> None:
     # The same function in one kernel, which keeps its input for backward; written out GELU keeps five tensors as
     # wide, 5 GiB in GPT-J-6B at 2 x 1024 tokens.
     for name, module in list(model.named_modules()):

@@ -13,9 +13,11 @@ from torch import Tensor, nn
 from summarizer import compat
 from summarizer.console.progress import bar
 from summarizer.errors import ConfigError
+from summarizer.models.causal_lm import CausalLM, PackedModel
 from summarizer.models.checkpoint_files import checkpoint_files, read_tensors
 from summarizer.models.meta_model import Skeleton
 from summarizer.models.stored_base import is_stored_base, read_base
+from summarizer.models.transformers_model import TransformersModel
 from summarizer.quantization import weight_format
 from summarizer.quantization.protocol import require_finite
 
@@ -66,13 +68,13 @@ def quantized(
     """
     wanted = {name: weight.shape for name, weight in skeleton.weights.items()} | _shapes(skeleton.plain)
     optional = _shapes(skeleton.buffers)
-    renamed = compat.checkpoint_renamings(skeleton.model)
+    prefix, renamed = _naming(skeleton.model)
     missing, unplaced = set(wanted), []
     parameters = {name: math.prod(shape) for name, shape in wanted.items()}
     label = "reading the base" if format_name == "none" else f"quantizing the base to {format_name}"
     with bar(label, sum(parameters.values()), unit="parameters") as progress:
         for checkpoint_name, tensor in source:
-            name = _placed(checkpoint_name, wanted | optional, skeleton.model.base_model_prefix, renamed)
+            name = _placed(checkpoint_name, wanted | optional, prefix, renamed)
             if name is None or name in skeleton.copies:
                 unplaced.append(checkpoint_name)
                 continue
@@ -88,7 +90,7 @@ def quantized(
         raise ConfigError.single(
             KEY,
             f"{folder} lacks {len(missing)} of the {len(wanted)} tensors that "
-            f"{type(skeleton.model).__name__} needs, such as {min(missing)}",
+            f"{skeleton.model.architecture} needs, such as {min(missing)}",
         )
 
 
@@ -104,7 +106,7 @@ def fill(skeleton: Skeleton, tensors: Iterable[tuple[str, Tensor]], device: torc
         if weight in skeleton.weights:
             parts.setdefault(weight, {})[part] = tensor.to(device)
         elif name in plain or name in buffers:
-            _set_tensor(skeleton.model, name, tensor.to(device))
+            _set_tensor(skeleton.model.module, name, tensor.to(device))
             plain.pop(name, None)
     missing = list(plain)
     for name, frozen in skeleton.weights.items():
@@ -114,8 +116,8 @@ def fill(skeleton: Skeleton, tensors: Iterable[tuple[str, Tensor]], device: torc
         raise ConfigError.single(KEY, f"the stored base lacks {len(missing)} tensors, such as {missing[0]}")
     for name, frozen in skeleton.weights.items():
         frozen.load(parts[name])
-    skeleton.model.to(device)
-    skeleton.model.eval()
+    skeleton.model.module.to(device)
+    skeleton.model.module.eval()
 
 
 def _stored(
@@ -141,6 +143,14 @@ def _stored(
             yield name, tensor.float() if tensor.is_floating_point() else tensor
     except ValueError as error:
         raise ConfigError.single(KEY, f"{where}: {error}") from error
+
+
+def _naming(model: CausalLM) -> tuple[str, Callable[[str], str]]:
+    """What some checkpoints leave out of names or repeat, and from an old name to the one of today."""
+    if isinstance(model, TransformersModel):
+        return model.model.base_model_prefix, compat.checkpoint_renamings(model.model)
+    assert isinstance(model, PackedModel)
+    return model.prefix, lambda name: name
 
 
 def _placed(

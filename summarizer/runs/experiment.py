@@ -180,7 +180,7 @@ def _finished(
         outcome.known,
         scores,
         final,
-        base_parameters=frozen_parameters(adapted.model),
+        base_parameters=frozen_parameters(adapted.model.module),
         training_rows=len(training) if isinstance(training, Split) else None,
         evaluations=course.evaluations_by(outcome.known["steps"]),
     )

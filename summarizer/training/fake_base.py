@@ -8,10 +8,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import PretrainedConfig, PreTrainedModel
+from transformers import PretrainedConfig
 
 from summarizer import compat
 from summarizer.adapters.attach import AdaptedModel
+from summarizer.models.causal_lm import CausalLM
 from summarizer.models.meta_model import build_skeleton
 from summarizer.quantization import weight_format
 from summarizer.training.simulate import Part
@@ -19,7 +20,7 @@ from summarizer.training.simulate import Part
 
 def fake_base(
     config: PretrainedConfig, format_name: str, mode: AbstractContextManager[Any], device: torch.device
-) -> PreTrainedModel:
+) -> CausalLM:
     """The frozen model that `load_base` would give, on fake tensors of `mode`.
 
     Only its config is read. A format that keeps the checkpoint's own type (`none`) takes it from the config.
@@ -35,9 +36,9 @@ def fake_base(
                     for name, (shape, dtype) in parts.items()
                 }
             )
-        for module in skeleton.model.modules():
+        for module in skeleton.model.module.modules():
             _fake_plain_tensors(module, device)
-    skeleton.model.eval()
+    skeleton.model.module.eval()
     return skeleton.model
 
 
@@ -54,9 +55,9 @@ def resident(adapted: AdaptedModel) -> dict[Part, Sequence[Tensor]]:
     """What lies in memory between two steps, by part; without the optimizer's state."""
     adapters = list(adapted.stacks())
     own = {id(adapter) for adapter in adapters}
-    model = adapted.model
+    module = adapted.model.module
     return {
-        "base": [t for t in (*model.parameters(), *model.buffers()) if id(t) not in own],
+        "base": [t for t in (*module.parameters(), *module.buffers()) if id(t) not in own],
         "adapters": [*adapters, adapted.group.scales],
         "gradients": [adapter.grad for adapter in adapters if adapter.grad is not None],
     }

@@ -17,7 +17,7 @@ from transformers import GenerationConfig, GPTJConfig, GPTJForCausalLM, PreTrain
 
 from summarizer.adapters.attach import AdaptedModel, attach
 from summarizer.generation import beams, decode, key_values
-from summarizer.generation.decode import Decoder
+from summarizer.generation.decoder import Decoder
 from summarizer.ops import attend_one, few_rows
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "adapters"))

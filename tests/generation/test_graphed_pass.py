@@ -20,7 +20,7 @@ from summarizer.adapters.attach import attach
 from summarizer.generation import decode, graphed_pass
 from summarizer.generation import key_values as key_values_file
 from summarizer.generation.graphed_pass import FixedPass, GraphedPass
-from summarizer.generation.key_values import KeyValues
+from summarizer.generation.kv_cache import KeyValues
 from summarizer.models.attention import attending_by
 from summarizer.ops import few_rows_triton as few_rows
 from summarizer.ops.few_rows import stored_weights_in_place

@@ -81,8 +81,8 @@ def _compose_and_run(config: DictConfig) -> float | None:
     from summarizer.config.plain import to_plain
     from summarizer.errors import ConfigError
     from summarizer.runs.folder import take_back
-    from summarizer.runs.job import Job
     from summarizer.runs.launch import FailuresKept, raise_alone, start
+    from summarizer.runs.record import RunRecord
 
     hydra_config = HydraConfig.get()
     sweeping = hydra_config.mode == RunMode.MULTIRUN
@@ -95,15 +95,15 @@ def _compose_and_run(config: DictConfig) -> float | None:
     in_this_process = not sweeping or hydra_config.launcher._target_.endswith(".BasicLauncher")
     optimizing = sweeping and not hydra_config.sweeper._target_.endswith(".BasicSweeper")
     with FailuresKept(folder, keep=in_this_process and not optimizing, sweeping=sweeping):
-        job = Job(
+        record = RunRecord(
             config=to_plain(config),
             folder=folder,
             overrides=tuple(as_typed),
             sweep=Path(hydra_config.sweep.dir).name if sweeping else None,
         )
         try:
-            value = raise_alone(start([job]))
-            if job.config["plan"] and not sweeping:
+            value = raise_alone(start([record]))
+            if record.config["plan"] and not sweeping:
                 take_back(Path(folder))
             return value
         except ConfigError:

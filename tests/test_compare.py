@@ -20,7 +20,7 @@ from small_runs import REPOSITORY, TINY, run_here
 
 from summarizer.compare import command
 from summarizer.config.paths import conf_folder
-from summarizer.tracking.summary import Summary, read_summary
+from summarizer.runs.record import RunRecord, read_summary
 
 Ended = tuple[int, str, str]
 Compare = Callable[..., Ended]
@@ -62,7 +62,7 @@ def compare(capsys: pytest.CaptureFixture[str]) -> Compare:
     return run
 
 
-def found_rouge(summary: Summary) -> float:
+def found_rouge(summary: RunRecord) -> float:
     assert summary.rouge is not None
     return summary.rouge.rougeLsum.value
 

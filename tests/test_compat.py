@@ -16,7 +16,7 @@ import torch
 import wandb
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState, PartialState
-from model.model_folders import tiny_config
+from model_folders import tiny_config
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 

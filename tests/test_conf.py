@@ -186,7 +186,7 @@ def test_questions_are_answered_without_torch(arguments: list[str], tmp_path: Pa
 def test_the_config_check_imports_no_torch(tmp_path: Path) -> None:
     code = (
         "import sys, summarizer.config.check, summarizer.config.diagnose, summarizer.runs.preflight\n"
-        "import summarizer.runs.job, summarizer.runs.mistakes, summarizer.runs.folder\n"
+        "import summarizer.runs.record, summarizer.runs.mistakes, summarizer.runs.folder\n"
         "sys.exit(sorted({'torch', 'transformers', 'datasets', 'wandb'} & set(sys.modules)))"
     )
     done = subprocess.run(

@@ -21,9 +21,9 @@ from summarizer.config.paths import PACKAGE
 from summarizer.evaluate import command
 from summarizer.evaluation import mlperf
 from summarizer.evaluation.predictions import read_predictions
+from summarizer.runs.record import read_summary
 from summarizer.scoring.record import Evaluation, read_evaluation
 from summarizer.summaries.output import SummaryFile
-from summarizer.tracking.summary import read_summary
 
 SAMPLE = PACKAGE / "data" / "sample"
 

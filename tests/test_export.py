@@ -17,10 +17,8 @@ import pytest
 import torch
 from huggingface_hub import ModelCard
 from peft import PeftModel
-from transformers import AutoModelForCausalLM
-
-sys.path.append(str(Path(__file__).resolve().parent / "exporting"))
 from trained_runs import ARTICLE, example, logits, opened, save_run
+from transformers import AutoModelForCausalLM
 
 from summarizer import atomic
 from summarizer.errors import ConfigError

@@ -14,8 +14,8 @@ from small_runs import REPOSITORY, TINY
 
 import summarizer
 from summarizer.__main__ import COMMANDS
-from summarizer.sweeps.record import read_record
-from summarizer.tracking.summary import read_summary
+from summarizer.runs.record import read_summary
+from summarizer.sweeps.record import read_sweep
 
 INSTALLED = (str(Path(sys.executable).parent / "summarizer"),)
 AS_MODULE = (sys.executable, "-m", "summarizer")
@@ -134,7 +134,7 @@ def test_a_run_its_summary_and_going_on(tmp_path: Path) -> None:
 def test_a_fused_sweep(tmp_path: Path) -> None:
     ended = typed(AS_MODULE, "run", "adapter.dim=2,4", "-m", *SHORT, "hydra.sweep.dir=sweep", folder=tmp_path)
     assert ended.returncode == 0, ended.stderr
-    runs = read_record(tmp_path / "sweep").runs
+    runs = read_sweep(tmp_path / "sweep").runs
     assert [(run.status, run.group) for run in runs] == [("completed", 0)] * 2
 
 

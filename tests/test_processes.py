@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from small_runs import TINY, Command
 
+from summarizer.runs.record import read_summary
 from summarizer.tracking.metrics import read_metrics
-from summarizer.tracking.summary import read_summary
 
 # Seven rows: the last batch has one, so that one process has none.
 ARGUMENTS = (*TINY, "data.rows.train=7", "trainer.epochs=1", "optimizer.lr=1e-3", "evaluation.rows=3")

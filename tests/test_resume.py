@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 from small_runs import KILL_IN, TINY, Command
 
+from summarizer.runs.record import read_summary
 from summarizer.tracking.metrics import read_metrics
-from summarizer.tracking.summary import read_summary
 
 ARGUMENTS = (
     *TINY,

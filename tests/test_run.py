@@ -12,8 +12,8 @@ from small_runs import SHARED, TINY
 
 from summarizer.evaluation.predictions import read_predictions
 from summarizer.run import command
+from summarizer.runs.record import read_summary
 from summarizer.tracking.metrics import read_metrics
-from summarizer.tracking.summary import read_summary
 
 pytestmark = pytest.mark.versions
 

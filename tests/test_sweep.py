@@ -13,9 +13,9 @@ import pytest
 from omegaconf import OmegaConf
 from small_runs import KILL_IN, TINY, Command
 
-from summarizer.sweeps.record import SweepRecord, read_record
+from summarizer.runs.record import read_summary
+from summarizer.sweeps.record import SweepRecord, read_sweep
 from summarizer.tracking.metrics import read_metrics
-from summarizer.tracking.summary import read_summary
 
 SMALL = (
     *TINY,
@@ -48,7 +48,7 @@ def through(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def assert_same(folder: Path, through: Path) -> None:
-    ours, expected = read_record(folder), read_record(through)
+    ours, expected = read_sweep(folder), read_sweep(through)
     assert len(ours.runs) == 4
     for run, theirs in zip(ours.runs, expected.runs, strict=True):
         assert run.status == theirs.status == "completed"
@@ -108,7 +108,7 @@ def test_stopped_while_the_last_run_waits(
     assert not (folder / "3" / "metrics.jsonl").exists()
     assert len(json.loads((folder / "sweep.json").read_text())["runs"]) == 4
     if number == signal.SIGINT:
-        assert [run.status for run in read_record(folder).runs] == [*["stopped"] * 3, "waiting"]
+        assert [run.status for run in read_sweep(folder).runs] == [*["stopped"] * 3, "waiting"]
     assert command([f"resume={folder}"]).returncode == 0
     assert_same(folder, through)
 

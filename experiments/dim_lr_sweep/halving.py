@@ -16,7 +16,7 @@ from rich.table import Table
 
 from summarizer.console.progress import console
 from summarizer.sweeps import wording
-from summarizer.sweeps.record import SweepRecord, read_record
+from summarizer.sweeps.record import SweepRecord, read_sweep
 from summarizer.sweeps.swept import swept
 from summarizer.tracking.metrics import read_metrics
 from summarizer.training.halving import Halving
@@ -78,7 +78,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("sweep", type=Path, metavar="SWEEP_FOLDER", help="of a full grid")
     sweep = parser.parse_args().sweep
-    record = read_record(sweep)
+    record = read_sweep(sweep)
     values = evaluations(sweep, record)
     lower = record.metric.name == "val/loss"
     sign = 1 if lower else -1

@@ -15,8 +15,8 @@ import peer_work
 from sweep_workload import Grid, Trial
 
 from summarizer.errors import ConfigError
-from summarizer.sweeps.record import read_record
-from summarizer.tracking.summary import SUMMARY, Summary, read_summary
+from summarizer.runs.record import SUMMARY, RunRecord, read_summary
+from summarizer.sweeps.record import read_sweep
 
 FUSED, ONE_BY_ONE, PROCESSES, PEER = "fused", "one by one", "a process each", "peer"
 SYSTEMS = {
@@ -182,7 +182,7 @@ def time_of(run: Path, begun_s: float, group: int) -> TrialTime:
     )
 
 
-def startup_s(summary: Summary) -> float:
+def startup_s(summary: RunRecord) -> float:
     """Without the evaluation and the training step that a summary's start-up goes on through."""
     parts: dict[str, float] = summary.startup_s or {}
     return sum(seconds for part, seconds in parts.items() if part not in INSIDE_OTHERS)
@@ -209,6 +209,6 @@ def peer_time_of(run: Path, begun_s: float, group: int) -> TrialTime:
 def groups_of(sweep: Path) -> dict[str, int]:
     """Number of the group of each run folder. Raises SweepError where nothing was fused."""
     try:
-        return {run.folder: run.group for run in read_record(sweep).runs}
+        return {run.folder: run.group for run in read_sweep(sweep).runs}
     except ConfigError as error:
         raise SweepError(f"not run by the fused launcher: {error}") from error

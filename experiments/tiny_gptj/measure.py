@@ -62,7 +62,7 @@ def main() -> int:
 
 def measured(arguments: argparse.Namespace) -> Any:
     import torch
-    from prose import fingerprint, read_documents, tokenise
+    from prose import fingerprint, read_documents, tokenize
     from recipe import read_recipe
 
     from summarizer.config.schema import ModelConfig
@@ -83,7 +83,7 @@ def measured(arguments: argparse.Namespace) -> Any:
         tokenizer = load_tokenizer(model_folder(spec))
         model = load_model(spec)
         for text, documents in texts.items():
-            tokens = tokenise(documents, tokenizer)[-arguments.tokens :]
+            tokens = tokenize(documents, tokenizer)[-arguments.tokens :]
             losses = window_losses(model, tokens, arguments.context, arguments.windows)
             interval = bootstrap({"loss": losses}, 1000, 0)["loss"]
             yield {

@@ -1,4 +1,4 @@
-"""Text as the model is trained on it: documents from a folder, shuffled, tokenised, the last tokens held out."""
+"""Text as the model is trained on it: documents from a folder, shuffled, tokenized, the last tokens held out."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def fingerprint(documents: Sequence[str]) -> str:
     return digest.hexdigest()
 
 
-def tokenise(documents: Sequence[str], tokenizer: PreTrainedTokenizerFast) -> NDArray[np.uint16]:
+def tokenize(documents: Sequence[str], tokenizer: PreTrainedTokenizerFast) -> NDArray[np.uint16]:
     """All documents' tokens, the end token behind each."""
     parts: list[NDArray[np.uint16]] = []
     with bar("tokens", len(documents)) as progress:

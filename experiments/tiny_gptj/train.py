@@ -53,7 +53,7 @@ def main() -> int:
 
 def train(arguments: argparse.Namespace) -> None:
     from bpe import train_tokenizer
-    from prose import fingerprint, hold_out, read_documents, tokenise, unigram_loss
+    from prose import fingerprint, hold_out, read_documents, tokenize, unigram_loss
     from recipe import read_recipe
 
     from summarizer.errors import ConfigError
@@ -87,7 +87,7 @@ def train(arguments: argparse.Namespace) -> None:
     clock_s = time.monotonic()
     tokenizer = train_tokenizer(documents, recipe.tokenizer, recipe.model.positions)
     clock_s = lap("tokenizer", clock_s)
-    tokens = hold_out(tokenise(documents, tokenizer), recipe.text, recipe.training.context)
+    tokens = hold_out(tokenize(documents, tokenizer), recipe.text, recipe.training.context)
     unigram = unigram_loss(tokens, recipe.tokenizer.size)
     lap("tokens", clock_s)
     training = recipe.training

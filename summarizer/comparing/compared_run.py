@@ -10,9 +10,9 @@ from summarizer.comparing.pairing import RowScores
 from summarizer.comparing.reading import Read, finite
 from summarizer.evaluation.predictions import Prediction
 from summarizer.evaluation.rouge import VARIANTS, Interval
+from summarizer.runs.record import RougeScores
 from summarizer.sweeps.swept import Value, one_line
 from summarizer.tracking.names import redact
-from summarizer.tracking.summary import RougeScores
 
 ENDED = {
     "early_stopping": "ended by early stopping",

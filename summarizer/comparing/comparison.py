@@ -17,10 +17,10 @@ from summarizer.comparing.settings import differing, flat, from_overrides, names
 from summarizer.evaluation.predictions import Prediction
 from summarizer.evaluation.rouge import VARIANTS
 from summarizer.evaluation.significance import Difference
+from summarizer.runs.record import SUMMARY, RougeScores
 from summarizer.sweeps.record import FILE_NAME as SWEEP
 from summarizer.sweeps.swept import Value
 from summarizer.tracking.names import redact
-from summarizer.tracking.summary import SUMMARY, RougeScores
 
 LOSS = "val/loss"
 RANKINGS = (LOSS, *VARIANTS)

@@ -9,10 +9,10 @@ from pathlib import Path
 
 from summarizer.config.paths import shown
 from summarizer.errors import ConfigError
+from summarizer.runs.record import SUMMARY
 from summarizer.sweeps.record import FILE_NAME as SWEEP
-from summarizer.sweeps.record import read_record
+from summarizer.sweeps.record import read_sweep
 from summarizer.tracking.metrics import METRICS
-from summarizer.tracking.summary import SUMMARY
 from summarizer.tracking.sweep_run import ID_FILE as SWEEP_ID
 from summarizer.tracking.wandb_run import ID_FILE
 
@@ -99,7 +99,7 @@ def _candidates(path: Path, found: Found) -> Iterator[Path]:
 def _planned(sweep: Path, found: Found) -> Iterator[Path]:
     """The runs that a sweep's record names, in its order, whichever of them have begun."""
     try:
-        record = read_record(sweep)
+        record = read_sweep(sweep)
     except ConfigError as error:
         found.problems[shown(sweep / SWEEP)] = "; ".join(issue.message for issue in error.issues)
         return

@@ -16,10 +16,9 @@ from summarizer.comparing.finding import Place, wandb_file
 from summarizer.config.paths import shown
 from summarizer.errors import ConfigError, Issue
 from summarizer.evaluation.predictions import Prediction, read_predictions
-from summarizer.runs.job import job_of_folder
+from summarizer.runs.record import SUMMARY, RunRecord, broken, read_configured, read_summary
 from summarizer.sweeps.swept import one_line
 from summarizer.tracking.metrics import METRICS, read_metrics
-from summarizer.tracking.summary import SUMMARY, Summary, broken, read_summary
 from summarizer.tracking.wandb_log import WandbLog, read_log
 
 SAMPLES = "samples"
@@ -42,7 +41,7 @@ class Read:
     config: Mapping[str, Any] = field(default_factory=dict)
     """As composed, nested."""
     overrides: tuple[str, ...] | None = None
-    summary: Summary | None = None
+    summary: RunRecord | None = None
     exit_code: int | None = None
     """By wandb, of a run without a summary."""
     metrics: Sequence[Mapping[str, Any]] = ()
@@ -90,7 +89,7 @@ def _from_folder(folder: Path) -> Read:
     read.summary = read_summary(folder) if has_summary else None
     read.metrics = read_metrics(folder / METRICS) if has_metrics else ()
     if (folder / ".hydra" / "config.yaml").is_file():
-        job = _told(read, folder / ".hydra", lambda: job_of_folder(folder))
+        job = _told(read, folder / ".hydra", lambda: read_configured(folder))
         if job is not None:
             read.config, read.overrides = job.config, job.overrides
     if read.overrides is None and read.summary is not None:
@@ -155,13 +154,13 @@ def _from_wandb(place: Place) -> Read | None:
     return read
 
 
-def _summary(source: str, log: WandbLog) -> Summary | None:
+def _summary(source: str, log: WandbLog) -> RunRecord | None:
     """What the run gave wandb as it ended, which is its whole summary.json; None where it never did."""
     if log.summary.get("status") is None or log.exit_code is None:
         return None
-    known = {name: log.summary[name] for name in Summary.model_fields if name in log.summary}
+    known = {name: log.summary[name] for name in RunRecord.model_fields if name in log.summary}
     try:
-        return Summary.model_validate(known)
+        return RunRecord.model_validate(known)
     except ValidationError as error:
         raise broken(Path(source), error) from error
 

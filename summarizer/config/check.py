@@ -12,6 +12,7 @@ from summarizer.config import schema
 from summarizer.config.messages import issues_of, shown
 from summarizer.config.nearest import suggestion
 from summarizer.config.plain import plain_mapping
+from summarizer.config.renamed import take_old_keys
 from summarizer.config.rules import RULES, Rule, SoundValues, broken_rules
 from summarizer.config.targets import Target, arguments_of, refusal, takes_any
 from summarizer.errors import ConfigError, Issue
@@ -46,9 +47,8 @@ def check(
     """
     open_keys: dict[str, Issue | None] = {}
     node = plain_mapping(config, "", open_keys)
-    if isinstance(generation := node.get("generation"), dict):
-        generation.pop("backend", None)  # runs of earlier versions name one of several
-    issues = list(_unknown_keys(node))
+    issues = list(take_old_keys(node))
+    issues += _unknown_keys(node)
     parts: dict[str, Any] = {}
     for group in schema.RunConfig.model_fields:
         part: object = None

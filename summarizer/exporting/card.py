@@ -18,7 +18,7 @@ from summarizer.config.schema import DataConfig, RunConfig
 from summarizer.data.prompt import Prompt
 from summarizer.exporting.base_name import base_name, is_hub_name, last_part
 from summarizer.exporting.card_tables import ROUGE, hyper_parameters, scores
-from summarizer.tracking.summary import SUMMARY, Summary, read_summary
+from summarizer.runs.record import SUMMARY, RunRecord, read_summary
 
 LIBRARIES = {"peft": "peft", "merged": "transformers", "ctranslate2": "ctranslate2"}
 RELATIONS = {"peft": "adapter", "merged": "finetune", "ctranslate2": "quantized"}
@@ -80,7 +80,7 @@ class Card:
         ]
         return _joined(parts)
 
-    def _front_matter(self, summary: Summary | None, base: str) -> str:
+    def _front_matter(self, summary: RunRecord | None, base: str) -> str:
         data = self.spec.data
         on_hub = data.source == "hub" and data.path is not None and is_hub_name(data.path)
         measured = on_hub and summary is not None and summary.rouge is not None and summary.split is not None
@@ -128,7 +128,7 @@ def _base(spec: RunConfig, base: str) -> str:
     return f"`{_inline(base)}`{revision}{where}, frozen in training as `{spec.quantization.format}`"
 
 
-def _status(summary: Summary | None) -> str:
+def _status(summary: RunRecord | None) -> str:
     if summary is None:
         return "not finished: it has no summary.json, so its scores, steps and losses are not known"
     took = f"{summary.steps:,} steps" if summary.steps is not None else "an unknown number of steps"
@@ -154,7 +154,7 @@ def _token(token: str) -> str:
     return f"`{token.replace('`', '')}`"
 
 
-def _data_lines(data: DataConfig, summary: Summary | None) -> list[str]:
+def _data_lines(data: DataConfig, summary: RunRecord | None) -> list[str]:
     if data.source == "hub":
         name = f"`{_inline(str(data.path))}`" + (f", `{_inline(data.config)}`" if data.config else "")
     else:
@@ -171,7 +171,7 @@ def _data_lines(data: DataConfig, summary: Summary | None) -> list[str]:
     ]
 
 
-def _results(data: DataConfig, summary: Summary) -> list[EvalResult]:
+def _results(data: DataConfig, summary: RunRecord) -> list[EvalResult]:
     assert summary.rouge is not None
     return [
         EvalResult(

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from summarizer.config.schema import RunConfig
 from summarizer.config.targets import Target
-from summarizer.tracking.summary import RougeScores, Summary
+from summarizer.runs.record import RougeScores, RunRecord
 
 ROUGE = {
     "rouge1": "ROUGE-1 F1",
@@ -17,7 +17,7 @@ ROUGE = {
 NONE = "not known"
 
 
-def scores(summary: Summary | None) -> list[str]:
+def scores(summary: RunRecord | None) -> list[str]:
     """Paragraphs: the table, and what its numbers are."""
     if summary is None or summary.rouge is None:
         return ["Not known: the run did not come as far as its final scores."]
@@ -40,7 +40,7 @@ def scores(summary: Summary | None) -> list[str]:
     ]
 
 
-def hyper_parameters(spec: RunConfig, summary: Summary | None) -> str:
+def hyper_parameters(spec: RunConfig, summary: RunRecord | None) -> str:
     trainer, schedule = spec.trainer, spec.trainer.schedule
     known = {
         **dict(_of_target("adapter", spec.adapter, leave_out=("start_from",))),

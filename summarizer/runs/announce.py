@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from summarizer.config.paths import shown
-from summarizer.runs.job import Job
+from summarizer.runs.record import RunRecord
 from summarizer.tracking.names import redact
 
 NAMED = 4
@@ -16,7 +16,7 @@ NAMED = 4
 log = logging.getLogger(__name__)
 
 
-def announce_runs(jobs: Sequence[Job]) -> None:
+def announce_runs(jobs: Sequence[RunRecord]) -> None:
     """Say in two lines what runs that train as one group will do, and where their results go."""
     configs = [job.config for job in jobs]
     log.info("%s", _one_line(f"{_count(jobs)}: {described(configs)}"))
@@ -51,7 +51,7 @@ def described(configs: Sequence[Mapping[str, Any]]) -> str:
     return f"{adapter} on {base}, {kind('optimizer')} lr={part('optimizer', 'lr')}"
 
 
-def _count(jobs: Sequence[Job]) -> str:
+def _count(jobs: Sequence[RunRecord]) -> str:
     if jobs[0].config["plan"]:
         return "plan"
     return "run" if len(jobs) == 1 else f"{len(jobs)} runs"

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from summarizer.config.paths import shown
 from summarizer.errors import ConfigError, NonFiniteLossError, RunsFailed, disk_refusal
-from summarizer.runs.job import Job
+from summarizer.runs.record import RunRecord
 from summarizer.tracking.metrics import METRICS, read_metrics
 
 EXPECTED = (ConfigError, NonFiniteLossError, RunsFailed)
@@ -40,7 +40,7 @@ def say_failed(error: Exception, folders: Sequence[str]) -> None:
     log.error(text, "run" if one else "runs", names, refused or error, exc_info=unexpected, extra=one)
 
 
-def best_value(job: Job) -> float | None:
+def best_value(job: RunRecord) -> float | None:
     """Of `trainer.best_metric`, as the run's metrics.jsonl has it; None where there is none."""
     path = job.path / METRICS
     if not path.is_file():

@@ -27,17 +27,17 @@ from summarizer.runs.ended import Ended, best_value
 from summarizer.runs.folder import claimed
 from summarizer.runs.group_runs import GroupRuns
 from summarizer.runs.heldout import HeldOut, held_out
-from summarizer.runs.job import Job
 from summarizer.runs.outcome import Outcome
 from summarizer.runs.places import plan_places, widest
 from summarizer.runs.preflight import preflight
+from summarizer.runs.record import RunRecord, is_finished
 from summarizer.runs.report import Finished, show_report
 from summarizer.runs.sizing import compiles, size_run
 from summarizer.runs.turns import Turns, halving_of
 from summarizer.tracking.startup import startup
-from summarizer.tracking.summary import EndedBy, Status, is_finished
+from summarizer.tracking.tracker import EndStatus
 from summarizer.training.checkpoint import list_checkpoints, step_of
-from summarizer.training.course import Course, course_of
+from summarizer.training.course import Course, EndedBy, course_of
 from summarizer.training.group import build_group
 from summarizer.training.loop import fit
 from summarizer.training.stopping import StopSignal, listening
@@ -45,7 +45,7 @@ from summarizer.training.stopping import StopSignal, listening
 log = logging.getLogger(__name__)
 
 
-def run_group(jobs: Sequence[Job]) -> list[Ended]:
+def run_group(jobs: Sequence[RunRecord]) -> list[Ended]:
     """Train, evaluate and save the runs of some jobs over one base, each in its folder.
 
     jobs: alike in all that a group shares. Of resumed ones those that are finished stay as they are.
@@ -107,7 +107,7 @@ def _train(
     with processes.main_first():
         training, validation, final = _read_splits(spec, prompt)
     for outcome in pending:
-        outcome.known["data_fingerprint"] = training.fingerprint
+        outcome.learn(data_fingerprint=training.fingerprint)
     startup().lap("tokens")
 
     # ---- base ------------------------------------------------------------------------------------------------
@@ -175,14 +175,12 @@ def _finished(
 ) -> Finished:
     return Finished(
         outcome.spec,
-        outcome.job.path,
-        outcome.job.overrides,
-        outcome.known,
+        outcome.job,
         scores,
         final,
         base_parameters=frozen_parameters(adapted.model.module),
         training_rows=len(training) if isinstance(training, Split) else None,
-        evaluations=course.evaluations_by(outcome.known["steps"]),
+        evaluations=course.evaluations_by(outcome.job.steps or 0),
     )
 
 
@@ -217,7 +215,7 @@ def _steps_done(outcome: Outcome) -> int:
     return step_of(saved[-1]) if saved else 0
 
 
-def _close_rest(outcomes: Sequence[Outcome], status: Status, by: EndedBy, error: BaseException) -> None:
+def _close_rest(outcomes: Sequence[Outcome], status: EndStatus, by: EndedBy, error: BaseException) -> None:
     """Runs that were cut short as the group was. Those that only waited, of a stopped one, wait on."""
     for outcome in outcomes:
         if outcome.status is None and (outcome.records_open or by == "error"):

@@ -31,10 +31,10 @@ from summarizer.runs.heldout import (
 from summarizer.runs.outcome import Outcome
 from summarizer.runs.turns import Turns
 from summarizer.tracking.startup import startup
-from summarizer.tracking.summary import EndedBy, Status
+from summarizer.tracking.tracker import EndStatus
 from summarizer.tracking.utilization import shape_of
 from summarizer.training.checkpoint import load_latest
-from summarizer.training.course import Course
+from summarizer.training.course import Course, EndedBy
 from summarizer.training.flat_optimizer import build_optimizer
 from summarizer.training.group import Group
 from summarizer.training.loop import Leaving
@@ -251,9 +251,9 @@ class GroupRuns:
         self.group.leave([trial])
 
     def _close(
-        self, outcome: Outcome, status: Status, by: EndedBy, error: BaseException | None = None
+        self, outcome: Outcome, status: EndStatus, by: EndedBy, error: BaseException | None = None
     ) -> None:
-        states: dict[Status, State] = {"completed": "done", "stopped": "stopped", "failed": "failed"}
+        states: dict[EndStatus, State] = {"completed": "done", "stopped": "stopped", "failed": "failed"}
         self.display.state(self.outcomes.index(outcome), states[status])
         if status != "stopped":
             self.turns.ended(outcome, failed=status == "failed")
@@ -284,10 +284,10 @@ class GroupRuns:
             except OSError as error:
                 self._close(outcome, "failed", "error", error)
                 continue
-            outcome.known.update(split=self.final.split, rows=len(self.final.rows), adapter="adapter")
+            outcome.learn(split=self.final.split, rows=len(self.final.rows), adapter="adapter")
             outcome.add_scores(of_trial)
             trial.count_time()
-            outcome.known["wall_s"] = trial.reached.wall_s
+            outcome.learn(wall_s=trial.reached.wall_s)
             self._close(outcome, "completed", by)
             self.scores[outcome] = of_trial
             if outcome.job.sweep is not None or len(self.outcomes) > 1:

@@ -19,8 +19,8 @@ from omegaconf import OmegaConf
 from summarizer.config.paths import shown
 from summarizer.errors import ConfigError, RunsFailed, StopRequested
 from summarizer.runs.ended import Ended, best_value, say_failed
-from summarizer.runs.job import Job, job_of_folder, jobs_from_json, jobs_to_json
 from summarizer.runs.logs import folder_logs
+from summarizer.runs.record import RunRecord, read_configured, records_from_json, records_to_json
 from summarizer.tracking.startup import startup
 
 if TYPE_CHECKING:
@@ -45,10 +45,10 @@ class Lead:
     """Begun so far, handed over or not."""
     failed: list[tuple[str, BaseException]] = field(default_factory=list)
 
-    def hand_over(self, jobs: Sequence[Job]) -> None:
+    def hand_over(self, jobs: Sequence[RunRecord]) -> None:
         """To train as a group; none ends it."""
         if self.store is not None:
-            self.store.set(f"job/{self.groups}", jobs_to_json(jobs))
+            self.store.set(f"job/{self.groups}", records_to_json(jobs))
             self.groups += 1
 
 
@@ -90,7 +90,7 @@ def follow() -> None:
     store, number = _rendezvous(), 0
     while True:
         store.wait([f"job/{number}"], WAIT_FOR_JOB)
-        jobs = jobs_from_json(store.get(f"job/{number}").decode())
+        jobs = records_from_json(store.get(f"job/{number}").decode())
         if not jobs:
             return
         startup().restart()
@@ -98,7 +98,7 @@ def follow() -> None:
         number += 1
 
 
-def start(jobs: Sequence[Job]) -> list[Ended]:
+def start(jobs: Sequence[RunRecord]) -> list[Ended]:
     """Run jobs that train as one group, in as many processes as there are or as they ask for.
 
     What is asked of the first here is alike in all of them.
@@ -130,7 +130,7 @@ def start(jobs: Sequence[Job]) -> list[Ended]:
 
 
 @contextmanager
-def _importing(jobs: Sequence[Job]) -> Iterator[None]:
+def _importing(jobs: Sequence[RunRecord]) -> Iterator[None]:
     """Show that the block's imports are under way, and those of the optimizers that the jobs' configs name.
 
     Raises ConfigError where one of those cannot be imported here.
@@ -212,13 +212,13 @@ def raise_failures() -> None:
 
 def resume(folder: Path, others: Sequence[str]) -> None:
     """Go on with the run of a folder. Raises ConfigError where other overrides stand beside it."""
-    from summarizer.tracking.summary import is_finished, read_summary
+    from summarizer.runs.record import is_finished, read_summary
 
     if others:
         raise ConfigError.single(
             "resume", f"goes on with the run as it was configured; leave out {' '.join(others)}"
         )
-    job = job_of_folder(folder.resolve())
+    job = read_configured(folder.resolve())
     with folder_logs([str(folder)]):
         if is_finished(folder):
             halved = read_summary(folder).ended_by == "successive_halving"
@@ -254,7 +254,7 @@ def _require_all_launched() -> None:
                 )
 
 
-def _spawn(jobs: Sequence[Job], count: int) -> list[Ended]:
+def _spawn(jobs: Sequence[RunRecord], count: int) -> list[Ended]:
     """Run a group of jobs in `count` processes of this machine; signals reach all of them."""
     from summarizer.console.progress import working
 
@@ -265,7 +265,11 @@ def _spawn(jobs: Sequence[Job], count: int) -> list[Ended]:
 
     with listening() as stop:
         context = start_processes(
-            _worker, (jobs_to_json(jobs), count, _free_port()), nprocs=count, join=False, start_method="spawn"
+            _worker,
+            (records_to_json(jobs), count, _free_port()),
+            nprocs=count,
+            join=False,
+            start_method="spawn",
         )
         passed_on = False
         try:
@@ -296,7 +300,7 @@ def _worker(rank: int, jobs_text: str, count: int, port: int) -> None:
     prepare_process()
     from summarizer.runs.mistakes import report_mistakes
 
-    jobs = jobs_from_json(jobs_text)
+    jobs = records_from_json(jobs_text)
 
     def run() -> None:
         with _importing(jobs):
@@ -320,9 +324,9 @@ def _worker(rank: int, jobs_text: str, count: int, port: int) -> None:
     sys.exit(code)
 
 
-def _read_end(job: Job) -> Ended:
+def _read_end(job: RunRecord) -> Ended:
     """How a run of other processes ended, which said so themselves."""
-    from summarizer.tracking.summary import read_summary
+    from summarizer.runs.record import read_summary
 
     summary = read_summary(job.path)
     error = RunsFailed(summary.error or "", 1) if summary.status == "failed" else None

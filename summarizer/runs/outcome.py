@@ -11,22 +11,21 @@ import torch
 from summarizer.config.schema import RunConfig
 from summarizer.evaluation.scores import Comparison
 from summarizer.runs.ended import Ended
-from summarizer.runs.job import Job
+from summarizer.runs.record import (
+    SUMMARY,
+    BaseScores,
+    RougeScores,
+    RunRecord,
+    TrainLoss,
+    write_summary,
+)
 from summarizer.tracking.environment import git_state, peak_memory_bytes, versions
 from summarizer.tracking.names import redact
 from summarizer.tracking.recorder import Recorder, no_recorder, open_recorder
 from summarizer.tracking.startup import startup
-from summarizer.tracking.summary import (
-    SUMMARY,
-    BaseScores,
-    EndedBy,
-    RougeScores,
-    Status,
-    Summary,
-    TrainLoss,
-    write_summary,
-)
+from summarizer.tracking.tracker import EndStatus
 from summarizer.tracking.utilization import utilization
+from summarizer.training.course import EndedBy
 from summarizer.training.trial import Trial
 
 log = logging.getLogger(__name__)
@@ -36,13 +35,14 @@ log = logging.getLogger(__name__)
 class Outcome:
     """Filled in as a run goes on; `close` writes what is known by then."""
 
-    job: Job
+    job: RunRecord
+    """What is known of the run so far."""
     spec: RunConfig
     writes: bool
     """Only the main process writes the summary."""
     device: torch.device
     recorder: Recorder = field(default_factory=no_recorder)
-    status: Status | None = None
+    status: EndStatus | None = None
     """None while it waits or trains."""
     error: Exception | None = None
     trained: bool = False
@@ -50,7 +50,6 @@ class Outcome:
     best_value: float | None = None
     flops_per_s: float | None = None
     """The devices' rate, once it is measured."""
-    known: dict[str, Any] = field(default_factory=dict)
     records_open: bool = False
     said: bool = False
     """Whether the log has the error already."""
@@ -74,59 +73,64 @@ class Outcome:
     def ended(self) -> Ended:
         return Ended(self.job.folder, self.best_value, self.error, self.said)
 
+    def learn(self, **values: Any) -> None:
+        """Note in the record what has been found out. values: by the record's fields."""
+        self.job = self.job.model_copy(update=values)
+
     def add_scores(self, scores: Comparison) -> None:
-        self.known["val_loss"] = scores.adapter.loss
-        self.known["rouge"] = RougeScores.of(scores.adapter.rouge)
-        self.known["baseline"] = RougeScores.of(scores.lead.rouge)
-        if scores.base is not None:
-            self.known["base"] = BaseScores(
-                val_loss=scores.base.loss, rouge=RougeScores.of(scores.base.rouge)
-            )
+        base = scores.base
+        self.learn(
+            val_loss=scores.adapter.loss,
+            rouge=RougeScores.of(scores.adapter.rouge),
+            baseline=RougeScores.of(scores.lead.rouge),
+            base=None if base is None else BaseScores(val_loss=base.loss, rouge=RougeScores.of(base.rouge)),
+        )
 
     def note_progress(self, trial: Trial) -> None:
         """How far its trial came."""
         trial.count_time()
         reached = trial.reached
         self.best_value = reached.best_value
-        self.known |= {
-            "steps": reached.step,
-            "best_step": reached.best_step,
-            "tokens": reached.tokens,
-            "wall_s": reached.wall_s,
-            "tokens_per_s": reached.tokens / reached.train_s if reached.train_s else None,
-            "mfu": utilization(reached.flops, reached.train_s, self.flops_per_s)
+        per_epoch = trial.course.steps_per_epoch
+        self.learn(
+            steps=reached.step,
+            best_step=reached.best_step,
+            epochs=reached.step / per_epoch if per_epoch else None,
+            tokens=reached.tokens,
+            wall_s=reached.wall_s,
+            tokens_per_s=reached.tokens / reached.train_s if reached.train_s else None,
+            mfu=utilization(reached.flops, reached.train_s, self.flops_per_s)
             if reached.train_s and self.flops_per_s
             else None,
-            "trainable_parameters": trial.trainable_parameters,
-            "train_loss": TrainLoss(first=reached.first_loss, last=reached.last_loss),
-        }
-        if trial.course.steps_per_epoch:
-            self.known["epochs"] = reached.step / trial.course.steps_per_epoch
+            trainable_parameters=trial.trainable_parameters,
+            train_loss=TrainLoss(first=reached.first_loss, last=reached.last_loss),
+        )
 
-    def close(self, status: Status, ended_by: EndedBy, error: BaseException | None = None) -> None:
+    def close(self, status: EndStatus, ended_by: EndedBy, error: BaseException | None = None) -> None:
         """Write summary.json and end the wandb run, as `status` says."""
         self.status = status
         if isinstance(error, Exception):
             self.error = error
         if not self.writes:
             return
-        summary = Summary(
-            status=status,
-            ended_by=ended_by,
-            error=None if error is None or status == "stopped" else f"{type(error).__name__}: {error}",
-            overrides=[redact(override) for override in self.job.overrides],
-            seed=self.spec.seed,
-            model=self.spec.model.name_or_path,
-            quantization=self.spec.quantization.format,
-            versions=versions(),
-            git=git_state(),
-            peak_memory_bytes=peak_memory_bytes(self.device),
-            startup_s=dict(startup().parts) or None,
-            **self.known,
-        )
-        self.recorder.finish(status, summary.model_dump())
+        ended = {
+            **self.job.model_dump(),
+            "status": status,
+            "ended_by": ended_by,
+            "error": None if error is None or status == "stopped" else f"{type(error).__name__}: {error}",
+            "overrides": [redact(override) for override in self.job.overrides],
+            "seed": self.spec.seed,
+            "model": self.spec.model.name_or_path,
+            "quantization": self.spec.quantization.format,
+            "versions": versions(),
+            "git": git_state(),
+            "peak_memory_bytes": peak_memory_bytes(self.device),
+            "startup_s": dict(startup().parts) or None,
+        }
+        record = RunRecord.model_validate(ended)
+        self.recorder.finish(status, record.summary())
         try:
-            write_summary(self.job.path, summary)
+            write_summary(self.job.path, record)
         except OSError:
             # The disk that ended the run; what it refused first is what its user must hear of.
             if not isinstance(error, OSError):

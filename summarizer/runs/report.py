@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 from rich import box
@@ -24,9 +22,9 @@ from summarizer.evaluation.row_losses import loss_interval
 from summarizer.evaluation.scores import Comparison
 from summarizer.runs.heldout import HeldOut
 from summarizer.runs.next_commands import next_commands, rate_text
+from summarizer.runs.record import SUMMARY, RunRecord
 from summarizer.runs.verdicts import articles, sentences
 from summarizer.tracking.metrics import METRICS
-from summarizer.tracking.summary import SUMMARY
 
 ARTICLE_CHARACTERS = 300
 """Of the article that is shown."""
@@ -50,10 +48,7 @@ class Finished:
     """A run by itself, trained to its end and scored."""
 
     spec: RunConfig
-    folder: Path
-    overrides: Sequence[str]
-    known: Mapping[str, Any]
-    """As its summary.json has it."""
+    record: RunRecord
     scores: Comparison
     rows: HeldOut
     """That it was scored on."""
@@ -87,21 +82,21 @@ def show_report(run: Finished) -> None:
     _heading(out, f"One article, with the median {'change of ' * bool(scores.base)}{TYPICAL_BY} of all")
     for label, text in _example(run):
         _print(out, [f"{label:<11}{text}"], width, indent=11)
-    _heading(out, f"Files in {shown(run.folder)}")
+    _heading(out, f"Files in {shown(run.record.path)}")
     for name, what in FILES.items():
-        path = run.folder / name
+        path = run.record.path / name
         if path.exists():
             _print(out, [f"{name + '/' * path.is_dir():<15}{what}"], width, indent=15)
     _heading(out, "Next")
-    for why, command in next_commands(run.spec, run.overrides, run.folder):
+    for why, command in next_commands(run.spec, run.record.overrides, run.record.path):
         _print(out, [why], width)
         out.print(f"    {command}", markup=False, style="bold")  # whole, so that it can be copied
 
 
 def trained(run: Finished) -> list[str]:
     """Which adapters, on what, for how long."""
-    spec, known = run.spec, run.known
-    trainable, steps = known["trainable_parameters"], known["steps"]
+    spec, record = run.spec, run.record
+    trainable, steps, epochs = record.trainable_parameters or 0, record.steps or 0, record.epochs or 0.0
     dim, rate = spec.adapter.arguments.get("dim"), spec.optimizer.arguments.get("lr")
     of_dim = f" of dimension {dim}" if dim else ""
     lines = [
@@ -112,12 +107,12 @@ def trained(run: Finished) -> list[str]:
     batch = spec.trainer.batch_size
     on = f"{steps:,} steps of {articles(batch)}"
     if run.training_rows is not None:
-        over = f", {known['epochs']:.3g} times over" if known["epochs"] > 1 else ""
+        over = f", {epochs:.3g} times over" if epochs > 1 else ""
         on = f"{articles(min(run.training_rows, steps * batch))}{over} ({on})"
     at = f" at learning rate {rate_text(rate)}" if rate else ""
-    saved = known.get("best_step")
+    saved = record.best_step
     kept = f" Saved is the adapter of step {saved:,}." if saved is not None and saved != steps else ""
-    return [*lines, f"On {on}{at}, in {duration(known['wall_s'])}.{kept}"]
+    return [*lines, f"On {on}{at}, in {duration(record.wall_s or 0.0)}.{kept}"]
 
 
 def score_table(scores: Comparison, *, samples: int, seed: int) -> Table:

@@ -16,9 +16,9 @@ from summarizer.models.load import load_config
 from summarizer.models.source import model_folder
 from summarizer.models.tokenizer import check_context, load_tokenizer
 from summarizer.processes import join_processes, leave_processes
-from summarizer.runs.job import Job
 from summarizer.runs.places import plan_places, widest
 from summarizer.runs.preflight import preflight
+from summarizer.runs.record import RunRecord
 from summarizer.runs.sizing import dry_run_of, rows_at_once, size_run
 from summarizer.training.course import total_steps
 from summarizer.training.dry_run import Microbatch
@@ -27,7 +27,7 @@ from summarizer.training.plan import Plan, Work, build_plan
 log = logging.getLogger(__name__)
 
 
-def show_plan(jobs: Sequence[Job]) -> Plan:
+def show_plan(jobs: Sequence[RunRecord]) -> Plan:
     """Print the plan of runs that would train as a group. Raises ConfigError as they would."""
     specs = [preflight(OmegaConf.create(job.config)) for job in jobs]
     if not compat.can_simulate():

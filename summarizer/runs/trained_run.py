@@ -14,7 +14,7 @@ from summarizer.config.check import check
 from summarizer.config.paths import shown
 from summarizer.config.schema import RunConfig
 from summarizer.errors import ConfigError, Issue
-from summarizer.runs.job import job_of_folder
+from summarizer.runs.record import read_configured
 
 if TYPE_CHECKING:
     from summarizer.config.schema import ModelConfig
@@ -61,7 +61,7 @@ def read_run(folder: Path, *, model: str | None = None, adapter: Path | None = N
 
     if not (folder / ".hydra" / "config.yaml").is_file() and (hint := _runs_below(folder)):
         raise ConfigError.single(KEY, f"{folder} is a sweep; name one of its runs, such as {hint}")
-    job = job_of_folder(folder.resolve(), KEY)
+    job = read_configured(folder.resolve(), KEY)
     config = OmegaConf.create(job.config)
     OmegaConf.update(config, "resume", None)
     OmegaConf.update(config, "adapter.start_from", None)  # its values are in the adapter that was saved
@@ -97,10 +97,10 @@ def base_differences(runs: Sequence[TrainedRun]) -> list[Issue]:
 
 def _runs_below(folder: Path) -> Path | None:
     """The best run of a sweep, or any of its runs; None where there is none."""
-    from summarizer.sweeps.record import FILE_NAME, read_record
+    from summarizer.sweeps.record import FILE_NAME, read_sweep
 
     if (folder / FILE_NAME).is_file():
-        winner = read_record(folder).winner
+        winner = read_sweep(folder).winner
         return None if winner is None else folder / winner.folder
     runs = sorted(path.parent.parent for path in folder.glob("*/.hydra/config.yaml"))
     return runs[0] if runs else None

@@ -10,9 +10,9 @@ from pydantic import ValidationError
 
 from summarizer.atomic import write_text
 from summarizer.data.order import EncodedRow
+from summarizer.runs.record import Measured, Part, broken
 from summarizer.scoring.predicting import Writer
 from summarizer.summaries.settings import FLAGS
-from summarizer.tracking.summary import Measured, Part, broken
 
 if TYPE_CHECKING:
     from summarizer.runs.summarizer import Summarizer

@@ -11,7 +11,8 @@ from pydantic import ValidationError
 from summarizer.atomic import write_text
 from summarizer.errors import ConfigError
 from summarizer.evaluation.text_statistics import Statistic
-from summarizer.tracking.summary import GitState, IntervalLike, Measured, Part, RougeScores, Score, broken
+from summarizer.runs.record import IntervalLike, Measured, Part, RougeScores, Score, broken
+from summarizer.tracking.environment import GitState
 
 Protocol = Literal["own", "mlperf"]
 

@@ -17,6 +17,7 @@ from summarizer.evaluation.measured import Measured, Rows, measured, side_by_sid
 from summarizer.evaluation.rouge import bootstrap, score_pairs
 from summarizer.evaluation.significance import Difference, adjust, compare
 from summarizer.evaluation.text_statistics import mean_statistics, text_statistics
+from summarizer.runs.record import RougeScores, Score
 from summarizer.scoring.record import (
     DifferencePart,
     MlperfFigure,
@@ -28,7 +29,6 @@ from summarizer.scoring.record import (
 )
 from summarizer.scoring.rows import ScoredRows
 from summarizer.tracking.environment import versions
-from summarizer.tracking.summary import RougeScores, Score
 
 LEAD, RANDOM = "Lead-3", "Random-3"
 BEST_BY = "rougeLsum"

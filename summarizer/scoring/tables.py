@@ -12,10 +12,10 @@ from rich.text import Text
 
 from summarizer.evaluation import mlperf
 from summarizer.evaluation.measured import MEANING
+from summarizer.runs.record import Score
 from summarizer.scoring.record import Evaluation, StatisticPart, SystemPart
 from summarizer.scoring.words import about_the_comparisons, in_words
 from summarizer.sweeps.table import escaped
-from summarizer.tracking.summary import Score
 
 NOTHING = "–"
 WIDTH_OF_A_PIPE = 200

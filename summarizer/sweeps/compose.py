@@ -24,8 +24,8 @@ from summarizer.config.paths import shown
 from summarizer.config.plain import to_plain
 from summarizer.console.progress import bar
 from summarizer.errors import ConfigError, Issue
-from summarizer.runs.job import Job
 from summarizer.runs.preflight import preflight
+from summarizer.runs.record import RunRecord
 from summarizer.sweeps.mistakes import merged
 from summarizer.tracking.metrics import METRICS
 
@@ -42,7 +42,7 @@ class Combination:
     """All of it, the node `hydra` with the output folder included."""
     task: DictConfig
     """The same without `hydra`."""
-    job: Job
+    job: RunRecord
 
     def prepare(self) -> None:
         """Make the run folder with its `.hydra/`, file by file what Hydra writes there."""
@@ -151,7 +151,9 @@ def _combination(config: DictConfig, task: DictConfig, folder: str, sweep: str) 
         plain = to_plain(task)
     # Not resolved: an interpolation in an override may stand for what no file should hold.
     as_typed: Any = OmegaConf.to_container(config.hydra.overrides.task, resolve=False)
-    return Combination(config, task, Job(plain, folder, tuple(as_typed), sweep))
+    return Combination(
+        config, task, RunRecord(config=plain, folder=folder, overrides=tuple(as_typed), sweep=sweep)
+    )
 
 
 def _mistakes(combination: Combination, sweep: str) -> Iterator[Issue]:

@@ -8,9 +8,9 @@ from pathlib import Path
 from statistics import fmean, median
 from typing import TYPE_CHECKING, Any
 
+from summarizer.runs.record import RunRecord
 from summarizer.sweeps.looks import FAILED, footnotes, heading, short
 from summarizer.sweeps.record import SweepRecord
-from summarizer.sweeps.result import RunResult
 from summarizer.sweeps.swept import Swept, Value
 from summarizer.sweeps.wording import answer, course_question
 from summarizer.tracking.metrics import METRICS, read_metrics
@@ -27,7 +27,7 @@ ENDS = {"failed": ("x", "failed"), "stopped": ("s", "stopped before its end")}
 
 @dataclass(frozen=True)
 class Curve:
-    run: RunResult
+    run: RunRecord
     train: list[tuple[int, float]]
     val: list[tuple[int, float]]
 
@@ -70,7 +70,7 @@ def draw_curves(sweep: Path, record: SweepRecord, swept: Swept) -> Figure:
     return figure
 
 
-def read_curve(sweep: Path, run: RunResult) -> Curve:
+def read_curve(sweep: Path, run: RunRecord) -> Curve:
     """A run's losses by step, without those that were not finite."""
     path = sweep / run.folder / METRICS
     rows = read_metrics(path) if path.is_file() else []
@@ -98,7 +98,7 @@ def keys_of_looks(record: SweepRecord, swept: Swept) -> tuple[str | None, str | 
     return color, others[0] if others else None
 
 
-def _explained(runs: Sequence[RunResult], swept: Swept, key: str) -> float:
+def _explained(runs: Sequence[RunRecord], swept: Swept, key: str) -> float:
     """The share of variance between the values of a key, less what chance gives to many values (adjusted R²)."""
     groups: dict[Value, list[float]] = {}
     for run in runs:
@@ -125,7 +125,7 @@ class _Looks:
         self._colors = {value: ramp(0.9 * i / max(len(values) - 1, 1)) for i, value in enumerate(values)}
         self._lines = dict(zip(swept.values(line_key), LINES, strict=False)) if line_key else {}
 
-    def of(self, run: RunResult) -> dict[str, Any]:
+    def of(self, run: RunRecord) -> dict[str, Any]:
         values: Mapping[str, Value] = self._swept.of[run.folder]
         return {
             "color": self._colors[values[self._color_key]] if self._color_key else "#00457c",
@@ -155,7 +155,7 @@ def _plot(axes: Axes, points: Sequence[tuple[int, float]], style: dict[str, Any]
     axes.plot([step for step, _ in points], [loss for _, loss in points], **style)
 
 
-def _mark_end(axes: Axes, points: Sequence[tuple[int, float]], looks: _Looks, run: RunResult) -> None:
+def _mark_end(axes: Axes, points: Sequence[tuple[int, float]], looks: _Looks, run: RunRecord) -> None:
     """Where a run broke off; at the edge, where its loss has left the picture."""
     if not points or run.status not in ENDS:
         return

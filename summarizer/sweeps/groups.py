@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from summarizer.errors import is_full_disk
 from summarizer.runs import launch
 from summarizer.runs.ended import Ended, say_failed
-from summarizer.runs.job import Job
+from summarizer.runs.record import RunRecord
 
 
-def train_group(jobs: Sequence[Job]) -> list[Ended]:
+def train_group(jobs: Sequence[RunRecord]) -> list[Ended]:
     """Run the jobs of a group together, and say which failed; what stops the group as a whole fails each of them.
 
     Raises StopRequested, the runs being saved, and the error of a full disk that ended every run: it would end

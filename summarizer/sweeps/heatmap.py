@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from itertools import product
 from typing import TYPE_CHECKING
 
+from summarizer.runs.record import RunRecord
 from summarizer.sweeps.looks import (
     Places,
     Scale,
@@ -20,7 +21,6 @@ from summarizer.sweeps.looks import (
 )
 from summarizer.sweeps.points import draw_line, draw_scatter
 from summarizer.sweeps.record import SweepRecord
-from summarizer.sweeps.result import RunResult
 from summarizer.sweeps.swept import Swept, Value
 from summarizer.sweeps.wording import answer, label, question
 
@@ -32,7 +32,7 @@ MOST_PANELS = 4
 """Values of a third key that get a heat map each; with more of them the best over that key is shown."""
 HATCHES = {"stopped": "///", "failed": "xxx", "running": "...", "waiting": "..."}
 
-Cells = Mapping[tuple[Value, Value], RunResult]
+Cells = Mapping[tuple[Value, Value], RunRecord]
 """The best run of each combination, by its values along x and along y."""
 
 
@@ -80,7 +80,7 @@ def draw_heatmap(record: SweepRecord, swept: Swept) -> Figure:
 
 def cells_of(record: SweepRecord, swept: Swept, layout: Layout, panel: Value | None) -> Cells:
     """The best run of each combination in a panel."""
-    cells: dict[tuple[Value, Value], RunResult] = {}
+    cells: dict[tuple[Value, Value], RunRecord] = {}
     for run in record.ranked():
         values = swept.of[run.folder]
         if layout.panels is None or values[layout.panels] == panel:

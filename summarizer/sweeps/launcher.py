@@ -28,13 +28,14 @@ from summarizer.errors import ConfigError
 from summarizer.runs import launch
 from summarizer.runs.ended import Ended
 from summarizer.runs.folder import take_back
+from summarizer.runs.record import RunRecord
 from summarizer.sweeps.closing import report_later
 from summarizer.sweeps.compose import Combination, compose_batch, composed_for
 from summarizer.sweeps.grouping import group_key, grouped
 from summarizer.sweeps.groups import train_group
 from summarizer.sweeps.logs import group_logs
 from summarizer.sweeps.over import OtherLauncher
-from summarizer.sweeps.record import FILE_NAME, PlannedRun, begin, read_record
+from summarizer.sweeps.record import FILE_NAME, begin, read_sweep
 
 log = logging.getLogger(__name__)
 
@@ -113,10 +114,14 @@ class Launch:
             one.prepare()
         before = 0
         if (self.sweep / FILE_NAME).exists():
-            before = 1 + max((run.group for run in read_record(self.sweep).runs), default=-1)
+            before = 1 + max((run.group for run in read_sweep(self.sweep).runs), default=-1)
         number = {place: before + n for n, places in enumerate(groups) for place in places}
         planned = [
-            PlannedRun(os.path.relpath(one.job.folder, self.sweep), one.job.overrides, number[place])
+            RunRecord(
+                folder=os.path.relpath(one.job.folder, self.sweep),
+                overrides=one.job.overrides,
+                group=number[place],
+            )
             for place, one in enumerate(combinations)
             if not one.job.config["plan"]
         ]

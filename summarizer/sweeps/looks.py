@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from statistics import median
 from typing import TYPE_CHECKING, Any, Literal
 
+from summarizer.runs.record import RunRecord
 from summarizer.sweeps.record import SweepRecord
-from summarizer.sweeps.result import RunResult
 from summarizer.sweeps.swept import Value
 from summarizer.sweeps.wording import metric_name, metric_unit, shown
 
@@ -76,12 +76,12 @@ class Scale:
     extend: Literal["neither", "min", "max"]
     """Where values lie beyond the scale."""
 
-    def of(self, run: RunResult) -> Any:
+    def of(self, run: RunRecord) -> Any:
         """Only what trained to its end has a color, since only that is compared."""
         return self.colors(self.norm(run.best.value)) if run.status == "completed" and run.best else "0.92"
 
 
-def scale_of(record: SweepRecord, runs: Sequence[RunResult]) -> Scale | None:
+def scale_of(record: SweepRecord, runs: Sequence[RunRecord]) -> Scale | None:
     """The scale for those of `runs` that completed, None without any. One far worse does not stretch it."""
     import matplotlib
     from matplotlib.colors import Normalize
@@ -120,7 +120,7 @@ def footnotes(figure: Figure, notes: Sequence[str]) -> None:
     figure.supxlabel("\n".join(textwrap.fill(note, width) for note in notes), fontsize="small")
 
 
-def run_text(run: RunResult, record: SweepRecord) -> str:
+def run_text(run: RunRecord, record: SweepRecord) -> str:
     """A run in a cell: its best value, and how it stands where it did not complete."""
     value = shown(record.metric, run.best.value) if run.best else ""
     if run.status == "completed":

@@ -6,9 +6,9 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from summarizer.runs.record import RunRecord
 from summarizer.sweeps.looks import DONE, FAILED, UNFINISHED, Places, Scale, run_text
 from summarizer.sweeps.record import SweepRecord
-from summarizer.sweeps.result import RunResult
 from summarizer.sweeps.swept import Swept, Value
 from summarizer.sweeps.wording import label, metric_name, metric_unit
 
@@ -48,7 +48,7 @@ def draw_line(axes: Axes, record: SweepRecord, swept: Swept) -> None:
 def draw_scatter(
     axes: Axes,
     record: SweepRecord,
-    cells: Mapping[tuple[Value, Value], RunResult],
+    cells: Mapping[tuple[Value, Value], RunRecord],
     x: Places,
     y: Places,
     scale: Scale | None,
@@ -90,7 +90,7 @@ def draw_scatter(
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def _draw_run(axes: Axes, record: SweepRecord, run: RunResult, x: float) -> None:
+def _draw_run(axes: Axes, record: SweepRecord, run: RunRecord, x: float) -> None:
     first, done = run.rank == 1, run.status == "completed"
     if run.best is None or run.status == "failed":
         axes.annotate(

@@ -6,17 +6,27 @@ What a run has come to is read from the run's own folder each time; of `sweep.js
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal
 
-from pydantic import ValidationError
+from pydantic import ValidationError, field_serializer
 
 from summarizer.atomic import write_text
 from summarizer.errors import ConfigError, Issue
-from summarizer.sweeps.references import Reference, collect_references
-from summarizer.sweeps.result import Metric, RunResult, read_result
+from summarizer.runs.record import (
+    IN_SWEEP,
+    SUMMARY,
+    Best,
+    Measured,
+    Part,
+    RougeScores,
+    RunRecord,
+    broken,
+    read_record,
+    read_summary,
+)
+from summarizer.tracking.metrics import METRICS, read_metrics
 from summarizer.tracking.names import redact
-from summarizer.tracking.summary import Part, broken
 
 FILE_NAME = "sweep.json"
 
@@ -27,22 +37,45 @@ LIMITS = ("trainer.epochs", "trainer.max_steps", "experiment")
 """Keys that may set how many steps a run asks for, and may differ within a group."""
 
 
-@dataclass(frozen=True)
-class PlannedRun:
-    """One run that a sweep is to make."""
+def _is_below(folder: str) -> bool:
+    path = PurePosixPath(folder)
+    return bool(path.parts) and not path.is_absolute() and ".." not in path.parts and folder.isprintable()
 
-    folder: str
-    """Its path below the sweep folder."""
-    overrides: tuple[str, ...]
-    group: int
-    """Runs of one number may train together."""
+
+class Metric(Part):
+    """What the runs of a sweep are ranked by: `trainer.best_metric`."""
+
+    name: str
+    best: Literal["min", "max"]
+
+    @classmethod
+    def of(cls, name: str) -> Metric:
+        return cls(name=name, best="min" if name == "val/loss" else "max")
+
+    def cost(self, value: float) -> float:
+        """The value with the sign by which lower is better."""
+        return value if self.best == "min" else -value
+
+
+class Reference(Part):
+    """Scores that no run of the sweep trained for. Null is what no run has found out."""
+
+    system: Literal["base alone", "Lead-3"]
+    runs: tuple[str, ...]
+    """Folders of the runs that it stands beside: runs of other data or another base have others."""
+    best: Best | None = None
+    """Of the sweep's metric at step 0, on the rows that the runs' best values are of."""
+    val_loss: Measured = None
+    rouge: RougeScores | None = None
+    split: str | None = None
+    rows: int | None = None
 
 
 class SweepRecord(Part):
     """A sweep. Null is what cannot be told, since it depends on runs that have not begun."""
 
     metric: Metric
-    runs: tuple[RunResult, ...]
+    runs: tuple[RunRecord, ...]
     """In the order planned; `ranked` has them in the order of a table."""
     samples: int | None = None
     """Examples trained on by all runs together, repeats counted: steps times batch size."""
@@ -54,27 +87,31 @@ class SweepRecord(Part):
     references: tuple[Reference, ...] = ()
     """What the runs are measured by; it has no rank among them."""
 
-    def ranked(self) -> list[RunResult]:
+    @field_serializer("runs")
+    def _rows(self, runs: tuple[RunRecord, ...]) -> list[dict[str, Any]]:
+        return [run.model_dump(mode="json", include=set(IN_SWEEP)) for run in runs]
+
+    def ranked(self) -> list[RunRecord]:
         """Completed runs from best to worst, then stopped ones likewise, running, waiting and failed ones."""
         return sorted(self.runs, key=self._place)
 
     @property
-    def winner(self) -> RunResult | None:
+    def winner(self) -> RunRecord | None:
         """The run of rank 1, which has not trained to its end if none has."""
         return next((run for run in self.ranked() if run.rank == 1), None)
 
-    def _place(self, run: RunResult) -> tuple[int, bool, float]:
+    def _place(self, run: RunRecord) -> tuple[int, bool, float]:
         cost = 0.0 if run.best is None else self.metric.cost(run.best.value)
         return LISTED.index(run.status), run.best is None, cost
 
 
-def begin(sweep: Path, runs: Sequence[PlannedRun], metric: str) -> None:
+def begin(sweep: Path, runs: Sequence[RunRecord], metric: str) -> None:
     """Write the plan, or add to the one there: a sweeper launches batch after batch, a resumed sweep the rest.
 
-    metric: `trainer.best_metric`.
+    runs: waiting; `folder` is the path below the sweep folder.  metric: `trainer.best_metric`.
     Raises ConfigError, leaving the plan as it was, where a folder lies outside the sweep's or is another run's.
     """
-    old = read_record(sweep) if (sweep / FILE_NAME).exists() else None
+    old = read_sweep(sweep) if (sweep / FILE_NAME).exists() else None
     known = {run.folder: run for run in old.runs} if old else {}
     issues = []
     if old and old.metric.name != metric:
@@ -86,19 +123,19 @@ def begin(sweep: Path, runs: Sequence[PlannedRun], metric: str) -> None:
             text = f"{run.folder} is taken by a run with {' '.join(known[run.folder].overrides)}"
             issues.append(Issue("hydra.sweep.subdir", f"{text}; give each run a folder of its own"))
             continue
-        try:
-            planned = RunResult(folder=run.folder, overrides=overrides, group=run.group)
-        except ValidationError as error:
-            issues += [Issue("hydra.sweep.subdir", mistake["msg"]) for mistake in error.errors()]
+        if not _is_below(run.folder):
+            text = f"{run.folder!r} is not a folder below the sweep folder"
+            issues.append(Issue("hydra.sweep.subdir", text))
             continue
+        planned = RunRecord(folder=run.folder, overrides=overrides, group=run.group)
         before = known.get(run.folder, planned)
         known[run.folder] = before.model_copy(update={"group": run.group})
     if issues:
         raise ConfigError(issues)
-    write_record(sweep, SweepRecord(metric=Metric.of(metric), runs=tuple(known.values())))
+    write_sweep(sweep, SweepRecord(metric=Metric.of(metric), runs=tuple(known.values())))
 
 
-def read_record(sweep: Path) -> SweepRecord:
+def read_sweep(sweep: Path) -> SweepRecord:
     """The record in a sweep folder, which may come from elsewhere.
 
     Raises ConfigError if it is missing, broken, names a run twice or a folder outside the sweep's.
@@ -116,7 +153,8 @@ def read_record(sweep: Path) -> SweepRecord:
         for number, folder in enumerate(folders)
         for text, wrong in (
             (f"{folder} is another run's too", folder in folders[:number]),
-            (f"{folder} leads outside the sweep folder", not _inside(sweep, folder)),
+            (f"{folder!r} is not a folder below the sweep folder", not _is_below(folder)),
+            (f"{folder!r} leads outside the sweep folder", _is_below(folder) and not _inside(sweep, folder)),
         )
         if wrong
     ]
@@ -125,7 +163,7 @@ def read_record(sweep: Path) -> SweepRecord:
     return record
 
 
-def write_record(sweep: Path, record: SweepRecord) -> None:
+def write_sweep(sweep: Path, record: SweepRecord) -> None:
     """Replace sweep.json in one step. Raises OSError, leaving the old file as it was."""
     write_text(sweep / FILE_NAME, record.model_dump_json(indent=2) + "\n")
 
@@ -135,12 +173,13 @@ def collect(sweep: Path) -> SweepRecord:
 
     Raises ConfigError with every file that is broken.
     """
-    plan = read_record(sweep)
-    runs: list[RunResult] = []
+    plan = read_sweep(sweep)
+    runs: list[RunRecord] = []
     issues: list[Issue] = []
     for planned in plan.runs:
         try:
-            runs.append(read_result(sweep, planned, plan.metric))
+            known = RunRecord(folder=planned.folder, overrides=planned.overrides, group=planned.group)
+            runs.append(read_record(sweep / planned.folder, known, plan.metric.name))
         except ConfigError as error:
             issues += error.issues
     if issues:
@@ -152,7 +191,7 @@ def collect(sweep: Path) -> SweepRecord:
     would_be, were = _total([_in_full_grid(run) for run in halved]), _total([run.samples for run in halved])
     return SweepRecord(
         metric=plan.metric,
-        runs=_with_ranks(unranked),
+        runs=tuple(RunRecord(**run.model_dump(include=set(IN_SWEEP))) for run in _with_ranks(unranked)),
         samples=_total([run.samples for run in runs]),
         full_grid_samples=full_grid,
         saved_samples=None if would_be is None or were is None else would_be - were,
@@ -161,7 +200,7 @@ def collect(sweep: Path) -> SweepRecord:
     )
 
 
-def _with_ranks(record: SweepRecord) -> tuple[RunResult, ...]:
+def _with_ranks(record: SweepRecord) -> tuple[RunRecord, ...]:
     """Equal values share a rank."""
     places = sorted(
         record._place(run) for run in record.runs if run.best and run.status in ("completed", "stopped")
@@ -174,7 +213,7 @@ def _with_ranks(record: SweepRecord) -> tuple[RunResult, ...]:
     )
 
 
-def _with_planned_steps(run: RunResult, runs: Sequence[RunResult]) -> RunResult:
+def _with_planned_steps(run: RunRecord, runs: Sequence[RunRecord]) -> RunRecord:
     """A run that has not begun asks for as many steps as the others of its group whose limits are its own."""
     alike = [
         other.planned_steps
@@ -186,12 +225,12 @@ def _with_planned_steps(run: RunResult, runs: Sequence[RunResult]) -> RunResult:
     return run.model_copy(update={"planned_steps": alike[0]})
 
 
-def _limits(run: RunResult) -> set[str]:
+def _limits(run: RunRecord) -> set[str]:
     """Its overrides that say how long it trains; all else that does so is shared by a group."""
     return {text for text in run.overrides if text.lstrip("+").partition("=")[0] in LIMITS}
 
 
-def _in_full_grid(run: RunResult) -> int | None:
+def _in_full_grid(run: RunRecord) -> int | None:
     """Examples that the run would have trained on if nothing had stopped it."""
     if run.status in ("completed", "failed"):
         return run.samples
@@ -208,3 +247,54 @@ def _total(parts: Sequence[int | None]) -> int | None:
 def _inside(sweep: Path, folder: str) -> bool:
     """Whether it still lies inside when links are followed."""
     return (sweep / folder).resolve().is_relative_to(sweep.resolve())
+
+
+# ---- the baselines ----------------------------------------------------------------------------------------------
+
+
+def collect_references(sweep: Path, runs: Sequence[RunRecord], metric: Metric) -> tuple[Reference, ...]:
+    """Each once, the bases first. Raises ConfigError where a file of a run's folder is broken."""
+    found = [one for run in runs for one in _references(sweep / run.folder, run, metric)]
+    found.sort(key=lambda one: (one.system != "base alone", one.rouge is None, one.best is None))
+    merged: list[Reference] = []
+    for one in found:
+        place = next((i for i, other in enumerate(merged) if _agree(one, other)), None)
+        if place is None:
+            merged.append(one)
+        else:
+            merged[place] = merged[place].model_copy(update={"runs": merged[place].runs + one.runs})
+    return tuple(merged)
+
+
+def _references(folder: Path, run: RunRecord, metric: Metric) -> list[Reference]:
+    untrained: Best | None = None
+    if (folder / METRICS).is_file():
+        rows = read_metrics(folder / METRICS)
+        values = [row[metric.name] for row in rows if row["step"] == 0 and row.get(metric.name) is not None]
+        untrained = Best(value=values[-1], step=0) if values else None
+    summary = read_summary(folder) if (folder / SUMMARY).is_file() else None
+    base, lead = (summary.base, summary.baseline) if summary else (None, None)
+    of_run: dict[str, Any] = {"runs": (run.folder,), "split": run.split, "rows": run.rows}
+    found = []
+    if untrained or base:
+        scores: dict[str, Any] = {"val_loss": base.val_loss, "rouge": base.rouge} if base else {}
+        found.append(Reference(system="base alone", best=untrained, **scores, **of_run))
+    if lead:
+        found.append(Reference(system="Lead-3", rouge=lead, **of_run))
+    return found
+
+
+def _agree(one: Reference, other: Reference) -> bool:
+    """Whether they say the same, as far as both say anything: groups measure it anew, to the last digits shown."""
+    pairs = zip(_figures(one), _figures(other), strict=True)
+    return one.system == other.system and all(a is None or b is None or a == b for a, b in pairs)
+
+
+def _figures(one: Reference) -> list[str | int | float | None]:
+    scores = [getattr(one.rouge, name).value if one.rouge else None for name in RougeScores.model_fields]
+    losses = [one.best.value if one.best else None, one.val_loss]
+    return [
+        *(one.split, one.rows),
+        *(None if value is None else round(value, 2) for value in scores),
+        *(None if value is None else round(value, 3) for value in losses),
+    ]

@@ -11,7 +11,7 @@ from summarizer.config.paths import own_python, shown
 from summarizer.config.schema import TrackingConfig
 from summarizer.console.progress import console
 from summarizer.sweeps.pictures import CURVES, HEATMAP, save_pictures
-from summarizer.sweeps.record import SweepRecord, collect, write_record
+from summarizer.sweeps.record import SweepRecord, collect, write_sweep
 from summarizer.sweeps.swept import Swept, one_line, swept
 from summarizer.sweeps.table import escaped, markdown_table, plain_rows, terminal_table
 from summarizer.sweeps.wording import (
@@ -38,7 +38,7 @@ def report_sweep(sweep: Path, tracking: TrackingConfig | None = None) -> SweepRe
     """
     record = collect(sweep)
     keys = swept(record.runs)
-    write_record(sweep, record)
+    write_sweep(sweep, record)
     write_text(sweep / REPORT, markdown(sweep.resolve().name, record, keys))
     pictures = save_pictures(sweep, record, keys)
     _show(sweep, record, keys)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from omegaconf import OmegaConf
@@ -14,15 +13,14 @@ from summarizer.config.schema import TrackingConfig
 from summarizer.errors import ConfigError, Issue
 from summarizer.runs import launch
 from summarizer.runs.folder import claimed
-from summarizer.runs.job import Job, job_of_folder
 from summarizer.runs.logs import folder_logs, log_to_terminal
 from summarizer.runs.preflight import preflight
+from summarizer.runs.record import RunRecord, is_finished, read_configured
 from summarizer.sweeps.closing import report_later, reported
 from summarizer.sweeps.grouping import group_key, grouped
 from summarizer.sweeps.groups import train_group
 from summarizer.sweeps.mistakes import merged
-from summarizer.sweeps.record import FILE_NAME, SweepRecord, read_record
-from summarizer.tracking.summary import is_finished
+from summarizer.sweeps.record import FILE_NAME, SweepRecord, read_sweep
 
 COMMAND_FILE = "multirun.yaml"
 """Hydra's sweepers write the command's config there before anything else."""
@@ -48,7 +46,7 @@ def resume_sweep(folder: Path, others: Sequence[str] = ()) -> None:
     folder = folder.resolve()
     _require_record(folder)
     log_to_terminal()
-    record = read_record(folder)
+    record = read_sweep(folder)
     jobs = _jobs(folder, record)
     unfinished = {job.folder for job in jobs if not is_finished(job.path)}
     _require_idle(unfinished)
@@ -82,13 +80,13 @@ def _require_idle(folders: Collection[str]) -> None:
             pass
 
 
-def _jobs(sweep: Path, record: SweepRecord) -> list[Job]:
+def _jobs(sweep: Path, record: SweepRecord) -> list[RunRecord]:
     """All runs as jobs to be resumed. Raises ConfigError with what is wrong with any of them."""
-    jobs: list[Job] = []
+    jobs: list[RunRecord] = []
     found: list[Sequence[Issue]] = []
     for run in record.runs:
         try:
-            job = replace(job_of_folder(sweep / run.folder), sweep=sweep.name)
+            job = read_configured(sweep / run.folder).model_copy(update={"sweep": sweep.name})
             preflight(OmegaConf.create(job.config))
         except ConfigError as error:
             found.append(error.issues)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from summarizer.errors import ConfigError
-from summarizer.sweeps.result import RunResult
+from summarizer.runs.record import RunRecord
 
 if TYPE_CHECKING:
     from hydra.core.override_parser.types import Override
@@ -47,12 +47,12 @@ class Swept:
         """The different values of a key in order: null, numbers, text, then lists and the like."""
         return sorted({values[key] for values in self.of.values()})
 
-    def describe(self, run: RunResult) -> str:
+    def describe(self, run: RunRecord) -> str:
         """What tells this run from the others: `adapter.dim=8 optimizer.lr=3e-4`."""
         return " ".join(f"{key}={self.of[run.folder][key].text}" for key in self.keys)
 
 
-def swept(runs: Sequence[RunResult]) -> Swept:
+def swept(runs: Sequence[RunRecord]) -> Swept:
     """Compare the overrides of a sweep's runs. Raises ConfigError for one that Hydra cannot read."""
     parsed = {run.folder: _parsed(run) for run in runs}
     keys = dict.fromkeys(key for overrides in parsed.values() for key in overrides)
@@ -71,7 +71,7 @@ def one_line(text: str) -> str:
     return " ".join("".join(c if c.isprintable() else " " for c in text).split())
 
 
-def _parsed(run: RunResult) -> dict[str, Override]:
+def _parsed(run: RunRecord) -> dict[str, Override]:
     """By key; of a key given twice the last counts, as for Hydra."""
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException

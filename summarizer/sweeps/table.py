@@ -11,12 +11,10 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from summarizer.sweeps.record import SweepRecord
-from summarizer.sweeps.references import Reference
-from summarizer.sweeps.result import RunResult
+from summarizer.runs.record import RougeScores, RunRecord, Score
+from summarizer.sweeps.record import Reference, SweepRecord
 from summarizer.sweeps.swept import Swept, one_line
 from summarizer.sweeps.wording import metric_name, shown, state
-from summarizer.tracking.summary import RougeScores, Score
 
 Cell = str | int | float | None
 
@@ -29,16 +27,16 @@ def _nothing(_: Reference) -> str:
 class Column:
     heading: tuple[str, ...]
     """Lines; the first alone is the column's name where there is but one."""
-    cell: Callable[[RunResult], Cell]
+    cell: Callable[[RunRecord], Cell]
     """The plain value."""
-    text: Callable[[RunResult], str] | None = None
+    text: Callable[[RunRecord], str] | None = None
     """The value as a person reads it, where that says more."""
     brief: bool = True
     """Whether it has a place in a terminal."""
     beside: Callable[[Reference], str] = _nothing
     """What it says of what the runs are measured by."""
 
-    def shown(self, run: RunResult) -> str:
+    def shown(self, run: RunRecord) -> str:
         value = self.cell(run)
         if value is None:
             return ""
@@ -145,7 +143,7 @@ def escaped(text: str) -> str:
 
 
 def _swept_column(key: str, swept: Swept, record: SweepRecord) -> Column:
-    def cell(run: RunResult) -> Cell:
+    def cell(run: RunRecord) -> Cell:
         value = swept.of[run.folder][key]
         return value.text if value.number is None else value.number
 
@@ -171,14 +169,14 @@ def _final_columns(split: str, rows: int) -> list[Column]:
     """Loss and ROUGE of the runs that were scored on these rows."""
     where = (f"{one_line(split)},", f"{rows:,} rows")
 
-    def scored(run: RunResult | Reference) -> bool:
+    def scored(run: RunRecord | Reference) -> bool:
         return (run.split, run.rows) == (split, rows)
 
     def rouge(variant: str) -> Column:
-        def score(run: RunResult | Reference) -> Score | None:
+        def score(run: RunRecord | Reference) -> Score | None:
             return getattr(run.rouge, variant) if run.rouge and scored(run) else None
 
-        def text(run: RunResult | Reference) -> str:
+        def text(run: RunRecord | Reference) -> str:
             return f"{s.value:.2f} ({s.low:.1f}–{s.high:.1f})" if (s := score(run)) else ""
 
         return Column(
@@ -189,7 +187,7 @@ def _final_columns(split: str, rows: int) -> list[Column]:
             text,
         )
 
-    def loss_text(run: RunResult | Reference) -> str:
+    def loss_text(run: RunRecord | Reference) -> str:
         return "" if run.val_loss is None or not scored(run) else f"{run.val_loss:.3f}"
 
     loss = Column(

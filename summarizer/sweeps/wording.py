@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from summarizer.sweeps.record import SweepRecord
-from summarizer.sweeps.result import Metric, RunResult
+from summarizer.runs.record import RunRecord
+from summarizer.sweeps.record import Metric, SweepRecord
 from summarizer.sweeps.swept import Swept, one_line
 
 UNITS = {
@@ -89,12 +89,12 @@ def answer(record: SweepRecord, swept: Swept) -> str:
     return f"Best: {line}" if winner.status == "completed" else f"Best so far (no run has completed): {line}"
 
 
-def name(run: RunResult, swept: Swept) -> str:
+def name(run: RunRecord, swept: Swept) -> str:
     """A run by what tells it from the others, or by its folder where nothing does."""
     return swept.describe(run) or f"run {run.folder}"
 
 
-def state(run: RunResult) -> str:
+def state(run: RunRecord) -> str:
     """How a run stands: `completed`, `stopped, step 20`."""
     if run.status in ("stopped", "running", "failed") and run.steps:
         return f"{run.status}, step {run.steps}"

@@ -9,8 +9,7 @@ from typing import Any
 from summarizer.config.schema import TrackingConfig
 from summarizer.tracking.metrics import METRICS, MetricsFile
 from summarizer.tracking.names import run_name
-from summarizer.tracking.summary import Status
-from summarizer.tracking.tracker import NoTracker, SampleSummary, Tracker
+from summarizer.tracking.tracker import EndStatus, NoTracker, SampleSummary, Tracker
 from summarizer.tracking.wandb_run import open_tracker
 
 
@@ -38,7 +37,7 @@ class Recorder:
             self._metrics.keep_through(step)
             self._tracker.replay(self._metrics.records())
 
-    def finish(self, status: Status, summary: Mapping[str, Any]) -> None:
+    def finish(self, status: EndStatus, summary: Mapping[str, Any]) -> None:
         self._tracker.finish(status, summary)
 
 

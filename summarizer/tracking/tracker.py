@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
-from summarizer.tracking.summary import Status
+EndStatus = Literal["completed", "stopped", "failed"]
+"""How a run ended."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class Tracker(Protocol):
     def log_adapter(self, folder: Path) -> None:
         """Keep the saved adapter, which must not change any more."""
 
-    def finish(self, status: Status, summary: Mapping[str, Any]) -> None: ...
+    def finish(self, status: EndStatus, summary: Mapping[str, Any]) -> None: ...
 
 
 class NoTracker:
@@ -51,5 +52,5 @@ class NoTracker:
     def log_adapter(self, folder: Path) -> None:
         return
 
-    def finish(self, status: Status, summary: Mapping[str, Any]) -> None:
+    def finish(self, status: EndStatus, summary: Mapping[str, Any]) -> None:
         return

@@ -18,17 +18,15 @@ from summarizer.config.paths import shown
 from summarizer.config.schema import TrackingConfig
 from summarizer.errors import ConfigError
 from summarizer.evaluation.predictions import read_predictions
+from summarizer.evaluation.rouge import VARIANTS
 from summarizer.tracking.identity import agent_sweep, identity_of, keep_agents_identity
 from summarizer.tracking.metrics import METRICS, read_metrics
 from summarizer.tracking.names import MAX_CHARACTERS, masked
-from summarizer.tracking.summary import RougeScores, Status
-from summarizer.tracking.tracker import NoTracker, SampleSummary, Tracker
+from summarizer.tracking.tracker import EndStatus, NoTracker, SampleSummary, Tracker
 from summarizer.tracking.wandb_log import last_recorded_step
 
 ID_FILE = "wandb_id.txt"
-BEST_OF = {"train/loss": "min", "val/loss": "min"} | {
-    f"val/{name}": "max" for name in RougeScores.model_fields
-}
+BEST_OF = {"train/loss": "min", "val/loss": "min"} | {f"val/{name}": "max" for name in VARIANTS}
 """Which value of its history a metric's summary shows, beside the last one."""
 
 log = logging.getLogger(__name__)
@@ -145,7 +143,7 @@ class WandbTracker:
         if self._spec.log_adapter:
             self._guarded(lambda: self._log_artifact(folder))
 
-    def finish(self, status: Status, summary: Mapping[str, Any]) -> None:
+    def finish(self, status: EndStatus, summary: Mapping[str, Any]) -> None:
         """Close the run, one that completed with the table of its predictions.
 
         A failed one ends with exit code 1, by which wandb marks it failed.

@@ -8,6 +8,9 @@ from typing import Literal
 
 from summarizer.config.schema import TrainerConfig
 
+EndedBy = Literal["epochs", "max_steps", "early_stopping", "successive_halving", "signal", "error"]
+"""What ends the training of a trial."""
+
 
 @dataclass(frozen=True)
 class Course:

@@ -13,8 +13,8 @@ import torch
 from summarizer.compat import compile_s
 from summarizer.errors import StopRequested
 from summarizer.tracking.startup import startup
-from summarizer.tracking.summary import EndedBy
 from summarizer.training.checkpoint import save_checkpoint
+from summarizer.training.course import EndedBy
 from summarizer.training.group import Group
 from summarizer.training.records import StepRecords
 from summarizer.training.step import train_step

@@ -11,8 +11,8 @@ from omegaconf import OmegaConf
 
 from summarizer.evaluation.predictions import Prediction, write_predictions
 from summarizer.evaluation.rouge import bootstrap, score_pairs
+from summarizer.runs.record import BaseScores, RougeScores, RunRecord, Score, write_summary
 from summarizer.tracking.metrics import MetricsFile
-from summarizer.tracking.summary import BaseScores, RougeScores, Score, Summary, write_summary
 
 WORDS = [
     "the",
@@ -100,7 +100,7 @@ def make_run(
         "versions": {},
         **(summary or {}),
     }
-    write_summary(folder, Summary(**values))
+    write_summary(folder, RunRecord(**values))
     return folder
 
 
@@ -111,6 +111,8 @@ def without_scores(folder: Path, overrides: Sequence[str] = (), **summary: Any) 
     values = {"status": "failed", "ended_by": "error", "overrides": list(overrides), "seed": 0}
     write_summary(
         folder,
-        Summary(**{**values, **nothing, "model": "tiny", "quantization": "int8", "versions": {}, **summary}),
+        RunRecord(
+            **{**values, **nothing, "model": "tiny", "quantization": "int8", "versions": {}, **summary}
+        ),
     )
     return folder

@@ -16,8 +16,7 @@ from summarizer.comparing.finding import Place, find
 from summarizer.comparing.reading import Read, read_run
 from summarizer.errors import ConfigError
 from summarizer.evaluation.predictions import read_predictions
-from summarizer.runs.job import job_of_folder
-from summarizer.tracking.summary import read_summary
+from summarizer.runs.record import read_configured, read_summary
 from summarizer.tracking.tracker import SampleSummary
 from summarizer.tracking.wandb_log import BLOCK_BYTES, HEADER, KINDS, read_log, read_raw, read_records
 
@@ -40,7 +39,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     samples = [
         SampleSummary(row.id, f"Article of {row.id}.", row.reference, "base", row.prediction) for row in rows
     ]
-    config = dict(job_of_folder(run).config)
+    config = dict(read_configured(run).config)
     config["tracking"] = {"note": LONG}
     summary = read_summary(run).model_dump()
     return run, record(place / "elsewhere", config, OVERRIDES, summary, samples)

@@ -16,7 +16,8 @@ from summarizer.comparing.finding import Place
 from summarizer.comparing.reading import read_run
 from summarizer.evaluation.predictions import Prediction, read_predictions, write_predictions
 from summarizer.evaluation.significance import holm
-from summarizer.sweeps.record import PlannedRun, begin
+from summarizer.runs.record import RunRecord
+from summarizer.sweeps.record import begin
 
 
 def compared(*folders: Path, by: str = "val/loss", with_articles: bool = False) -> Comparison:
@@ -170,7 +171,7 @@ def test_the_settings_of_a_sweep_come_first(tmp_path: Path) -> None:
         make_run(tmp_path / "sweep" / str(i), ["adapter.alpha=3", f"adapter.dim={dim}"], rows=4)
         for i, dim in enumerate((2, 4))
     ]
-    begin(tmp_path / "sweep", [PlannedRun(str(i), (), i) for i in (0, 1)], "val/loss")
+    begin(tmp_path / "sweep", [RunRecord(folder=str(i), overrides=(), group=i) for i in (0, 1)], "val/loss")
     folders += [make_run(tmp_path / str(alpha), [f"adapter.alpha={alpha}"], rows=4) for alpha in (5, 6, 7)]
     assert compared(*folders).swept == ("adapter.dim", "adapter.alpha")
 

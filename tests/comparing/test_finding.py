@@ -7,7 +7,8 @@ import pytest
 from invented_runs import make_run
 
 from summarizer.comparing.finding import Found, Place, find
-from summarizer.sweeps.record import PlannedRun, begin
+from summarizer.runs.record import RunRecord
+from summarizer.sweeps.record import begin
 
 
 @pytest.fixture
@@ -16,7 +17,8 @@ def sweep(tmp_path: Path) -> Path:
     folder = tmp_path / "multirun" / "day" / "time"
     for number in ("9", "10", "2"):
         make_run(folder / number, rows=2)
-    begin(folder, [PlannedRun(number, (), i) for i, number in enumerate(("1", "2", "9", "10"))], "val/loss")
+    runs = [RunRecord(folder=number, group=i) for i, number in enumerate(("1", "2", "9", "10"))]
+    begin(folder, runs, "val/loss")
     return folder
 
 
@@ -42,7 +44,7 @@ def test_a_broken_sweep_record_is_named_and_its_runs_are_found(sweep: Path) -> N
 def test_runs_that_train_together_are_said_to_share(tmp_path: Path) -> None:
     for number in ("0", "1"):
         make_run(tmp_path / number, rows=2)
-    begin(tmp_path, [PlannedRun(number, (), 0) for number in ("0", "1")], "val/loss")
+    begin(tmp_path, [RunRecord(folder=number, overrides=(), group=0) for number in ("0", "1")], "val/loss")
     assert "share their time and memory" in find([tmp_path]).notes[0]
 
 

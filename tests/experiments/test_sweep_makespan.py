@@ -35,7 +35,7 @@ from summarizer.data.splits import build_split
 from summarizer.errors import ConfigError
 from summarizer.models.source import model_folder
 from summarizer.models.tokenizer import load_tokenizer
-from summarizer.tracking.summary import Summary
+from summarizer.runs.record import RunRecord
 
 STUDY = REPOSITORY / "experiments" / "sweep_makespan"
 SMALL = ("data.rows.train=5", "data.rows.validation=3", "evaluation.rows=2", "tracking=none")
@@ -115,7 +115,7 @@ def test_the_row_of_a_longer_sweep_than_was_run() -> None:
 
 def test_the_start_up_ends_where_evaluation_and_training_begin() -> None:
     parts = {"imports": 3.0, "compile": 20.0, "evaluation of the base": 5.0, "first step": 0.5}
-    summary = Summary(
+    summary = RunRecord(
         status="completed", overrides=[], seed=0, startup_s=parts, model="m", quantization="int8", versions={}
     )
     assert contenders.startup_s(summary) == 23

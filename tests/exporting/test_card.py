@@ -18,7 +18,7 @@ from summarizer.errors import ConfigError
 from summarizer.exporting.base_name import base_name, is_hub_name
 from summarizer.exporting.card import Card
 from summarizer.models.tokenizer import load_tokenizer
-from summarizer.tracking.summary import write_summary
+from summarizer.runs.record import write_summary
 
 
 def spec_of(run: Path, **changes: Any) -> RunConfig:

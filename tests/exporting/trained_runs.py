@@ -2,28 +2,25 @@
 
 from __future__ import annotations
 
-import sys
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
-from omegaconf import DictConfig, OmegaConf
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
-
-sys.path += [str(Path(__file__).resolve().parents[1] / layer) for layer in ("adapters", "model", "config")]
 from composing import composed
 from model_folders import CONFIGS, LLAMA_LIKE
+from omegaconf import DictConfig, OmegaConf
 from tiny_bases import adapted, fill_randomly, load, lora
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from summarizer.adapters.peft_format import save_adapter
 from summarizer.config.paths import resolve_path
 from summarizer.evaluation.rouge import VARIANTS, Interval
 from summarizer.exporting.measure import Example
 from summarizer.runs.opened import Opened, open_runs
+from summarizer.runs.record import BaseScores, RougeScores, RunRecord, write_summary
 from summarizer.runs.trained_run import read_run
-from summarizer.tracking.summary import BaseScores, RougeScores, Summary, write_summary
 
 __all__ = [
     "ARTICLE",
@@ -94,11 +91,11 @@ def _composed() -> DictConfig:
     return composed("model=hf", "model.name_or_path=somewhere", "prompt=tldr", "data=sample", "tracking=none")
 
 
-def finished(model: str) -> Summary:
+def finished(model: str) -> RunRecord:
     def scores(first: float) -> RougeScores:
         return RougeScores.of({v: Interval(first + i, first - 1, first + 9) for i, v in enumerate(VARIANTS)})
 
-    return Summary(
+    return RunRecord(
         status="completed",
         ended_by="epochs",
         overrides=[],

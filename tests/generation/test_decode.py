@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,15 +12,13 @@ import torch
 import transformers
 from greedy import greedy
 from packaging.version import Version
+from tiny_bases import adapted, fill_randomly, load, lora, plain, saved
 from transformers import GenerationConfig, GPTJConfig, GPTJForCausalLM, PreTrainedModel
 
 from summarizer.adapters.attach import AdaptedModel, attach
 from summarizer.generation import beams, decode, key_values
 from summarizer.generation.decoder import Decoder
 from summarizer.ops import attend_one, few_rows
-
-sys.path.append(str(Path(__file__).resolve().parents[1] / "adapters"))
-from tiny_bases import adapted, fill_randomly, load, lora, plain, saved
 
 END, PAD, NEW = 7, 0, 9
 PROMPTS = [

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,10 @@ from typing import Any
 import pytest
 import torch
 import transformers
+from fake_card import CARD, bf16_products, fake_card
+from test_decode import END, NEW, PROMPTS, SEARCHES, answers, base, expected, group, likely_end
+from test_token_pass import KINDS, made
+from tiny_bases import fill_randomly, load, lora, plain, saved
 from torch import Tensor
 from torch._subclasses.fake_tensor import DataDependentOutputException
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -25,13 +28,6 @@ from summarizer.models.attention import attending_by
 from summarizer.ops import few_rows_triton as few_rows
 from summarizer.ops.few_rows import stored_weights_in_place
 from summarizer.training.fake_base import fake_base
-
-sys.path += [str(Path(__file__).resolve().parents[1] / folder) for folder in ("adapters", "model")]
-sys.path.append(str(Path(__file__).resolve().parent))
-from fake_card import CARD, bf16_products, fake_card
-from test_decode import END, NEW, PROMPTS, SEARCHES, answers, base, expected, group, likely_end
-from test_token_pass import KINDS, made
-from tiny_bases import fill_randomly, load, lora, plain, saved
 
 FREE = (
     "prim.device",

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import transformers
+from test_decode import NEW, PROMPTS, SEARCHES, answers, expected
+from tiny_bases import fill_randomly, load, lora, plain, saved
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from summarizer import compat
@@ -17,11 +18,6 @@ from summarizer.generation import decode, token_pass
 from summarizer.ops import between, dense_rows
 from summarizer.quantization.frozen import FrozenEmbedding, FrozenLinear
 from summarizer.quantization.protocol import DenseProducts
-
-sys.path.append(str(Path(__file__).resolve().parents[1] / "adapters"))
-sys.path.append(str(Path(__file__).resolve().parent))
-from test_decode import NEW, PROMPTS, SEARCHES, answers, expected
-from tiny_bases import fill_randomly, load, lora, plain, saved
 
 pytestmark = pytest.mark.versions
 

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import random
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from greedy import greedy
+from tiny_bases import adapted, fill_randomly, load, lora, plain, saved
 from transformers import GenerationConfig, PreTrainedModel
 
 from summarizer.adapters.attach import AdaptedModel, attach
 from summarizer.generation.transformers_generate import generate, generation_config
-
-sys.path.append(str(Path(__file__).resolve().parents[1] / "adapters"))
-from tiny_bases import adapted, fill_randomly, load, lora, plain, saved
 
 pytestmark = pytest.mark.versions
 

@@ -14,9 +14,8 @@ from small_runs import TINY
 from summarizer.config.plain import to_plain
 from summarizer.runs.ended import Ended
 from summarizer.runs.experiment import run_group
-from summarizer.runs.job import Job
+from summarizer.runs.record import RunRecord, read_summary
 from summarizer.tracking.metrics import read_metrics
-from summarizer.tracking.summary import read_summary
 from summarizer.training import loop
 from summarizer.training.group import Group
 
@@ -40,11 +39,16 @@ COMMON = (
 TIMES = ("train/tokens_per_s", "train/mfu", "train/memory_bytes")
 
 
-def job(folder: Path, *overrides: str) -> Job:
-    return Job(to_plain(composed(*COMMON, *overrides)), str(folder), overrides, sweep=folder.parent.name)
+def job(folder: Path, *overrides: str) -> RunRecord:
+    return RunRecord(
+        config=to_plain(composed(*COMMON, *overrides)),
+        folder=str(folder),
+        overrides=overrides,
+        sweep=folder.parent.name,
+    )
 
 
-def grid(folder: Path, *more: str, trials: Sequence[tuple[str, ...]] = GRID) -> list[Job]:
+def grid(folder: Path, *more: str, trials: Sequence[tuple[str, ...]] = GRID) -> list[RunRecord]:
     return [job(folder / str(number), *overrides, *more) for number, overrides in enumerate(trials)]
 
 

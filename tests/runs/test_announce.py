@@ -12,7 +12,7 @@ from config.composing import composed
 
 from summarizer.config.plain import to_plain
 from summarizer.runs.announce import announce_runs, announce_sweep, described
-from summarizer.runs.job import Job
+from summarizer.runs.record import RunRecord
 
 
 def config(**values: Any) -> dict[str, Any]:
@@ -29,7 +29,9 @@ def config(**values: Any) -> dict[str, Any]:
 
 def said(caplog: pytest.LogCaptureFixture, *configs: dict[str, Any]) -> list[str]:
     caplog.set_level(logging.INFO)
-    announce_runs([Job(one, str(Path.cwd() / "out" / str(n)), ()) for n, one in enumerate(configs)])
+    announce_runs(
+        [RunRecord(config=one, folder=str(Path.cwd() / "out" / str(n))) for n, one in enumerate(configs)]
+    )
     return caplog.messages
 
 

@@ -17,7 +17,7 @@ from summarizer.generation.decoder import Decoder
 from summarizer.runs import experiment
 from summarizer.runs.experiment import run_group
 from summarizer.runs.group_runs import GroupRuns
-from summarizer.tracking.summary import read_summary
+from summarizer.runs.record import read_summary
 from summarizer.training import loop, step
 from summarizer.training.group import Group
 

@@ -13,9 +13,9 @@ from summarizer import compat
 from summarizer.config.schema import RunConfig
 from summarizer.errors import ConfigError
 from summarizer.runs import places, sizing
-from summarizer.runs.job import Job
 from summarizer.runs.places import evaluation_rows, plan_places, widest
 from summarizer.runs.preflight import preflight
+from summarizer.runs.record import RunRecord
 from summarizer.runs.show_plan import show_plan
 from summarizer.runs.sizing import Sizing, dry_run_of, size_run
 from summarizer.training.dry_run import Microbatch
@@ -219,7 +219,7 @@ def test_where_nothing_can_be_planned_runs_train_one_after_the_other(monkeypatch
         assert (found.places, found.microbatches.tokens) == (at_once, tokens)
         assert found.evaluation_rows == spec.evaluation.batch_size
     with pytest.raises(ConfigError, match="plan: true: a step cannot be planned"):
-        show_plan([Job(composed("plan=true"), "folder", (), None)])
+        show_plan([RunRecord(config=to_plain(composed("plan=true")), folder="folder")])
 
 
 @pytest.mark.parametrize(("memory", "recomputed"), [("fast", 0), ("low", None), ("auto", None)])

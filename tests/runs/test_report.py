@@ -19,6 +19,7 @@ from summarizer.evaluation.row_losses import RowLosses
 from summarizer.evaluation.scores import Comparison, Scores
 from summarizer.runs import report
 from summarizer.runs.heldout import HeldOut
+from summarizer.runs.record import RunRecord
 from summarizer.runs.report import Finished, show_report
 
 ROWS = 12
@@ -40,15 +41,15 @@ def finished(folder: Path, *overrides: str, **changed: Any) -> Finished:
     article = "word " * 200
     values: dict[str, Any] = {
         "spec": spec,
-        "folder": folder,
-        "overrides": overrides,
-        "known": {
-            "trainable_parameters": 103_168,
-            "steps": 150,
-            "epochs": 3.0,
-            "best_step": 100,
-            "wall_s": 71.3,
-        },
+        "record": RunRecord(
+            folder=str(folder),
+            overrides=overrides,
+            trainable_parameters=103_168,
+            steps=150,
+            epochs=3.0,
+            best_step=100,
+            wall_s=71.3,
+        ),
         "scores": scores,
         "rows": HeldOut(
             "validation",
@@ -94,11 +95,13 @@ def test_what_was_trained(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> No
 
 
 def test_fewer_steps_than_articles_and_a_stream(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    known = {"trainable_parameters": 5, "steps": 7, "epochs": 0.14, "best_step": 7, "wall_s": 600.0}
-    text = words(shown(monkeypatch, finished(tmp_path, known=known)))
+    record = RunRecord(
+        folder=str(tmp_path), trainable_parameters=5, steps=7, epochs=0.14, best_step=7, wall_s=600.0
+    )
+    text = words(shown(monkeypatch, finished(tmp_path, record=record)))
     assert "On 14 articles (7 steps of 2 articles) at learning rate 1e-3, in 10 min." in text
     assert "Saved is" not in text
-    streamed = words(shown(monkeypatch, finished(tmp_path, known=known, training_rows=None)))
+    streamed = words(shown(monkeypatch, finished(tmp_path, record=record, training_rows=None)))
     assert "On 7 steps of 2 articles at learning rate 1e-3, in 10 min." in streamed
 
 

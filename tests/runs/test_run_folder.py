@@ -14,8 +14,8 @@ from omegaconf import OmegaConf
 from summarizer.config.plain import to_plain
 from summarizer.errors import ConfigError
 from summarizer.runs.folder import check_unused, claimed, take_back
-from summarizer.runs.job import Job, job_of_folder, jobs_from_json, jobs_to_json
 from summarizer.runs.preflight import preflight
+from summarizer.runs.record import RunRecord, read_configured, records_from_json, records_to_json
 
 HOLD = (
     "import sys; from pathlib import Path; from summarizer.runs.folder import claimed\n"
@@ -81,12 +81,16 @@ def test_a_sweep_that_was_cut_off_is_gone_on_with_as_a_whole(tmp_path: Path) -> 
 
 
 def test_a_job_crosses_process_borders() -> None:
-    job = Job(
-        to_plain(composed()), "/x/ü", ("adapter.dim=2", "prompt.template='\n'"), sweep="s", resumed=True
+    job = RunRecord(
+        config=to_plain(composed()),
+        folder="/x/ü",
+        overrides=("adapter.dim=2", "prompt.template='\n'"),
+        sweep="s",
+        resumed=True,
     )
-    jobs = [job, Job({}, "x", ())]
-    assert jobs_from_json(jobs_to_json(jobs)) == jobs
-    assert jobs_from_json(jobs_to_json([])) == []
+    jobs = [job, RunRecord(folder="x")]
+    assert records_from_json(records_to_json(jobs)) == jobs
+    assert records_from_json(records_to_json([])) == []
 
 
 def run_folder(folder: Path, config: Any, overrides: Any = ("adapter.dim=2",)) -> Path:
@@ -101,13 +105,16 @@ def test_the_job_of_a_folder(tmp_path: Path) -> None:
     folder = run_folder(
         tmp_path / "sweep" / "0", composed("adapter.dim=3"), ["adapter.dim=3", "seed=${oc.env:HOME}"]
     )
-    job = job_of_folder(folder)
-    assert job == Job(
-        to_plain(composed("adapter.dim=3")), str(folder), ("adapter.dim=3", "seed=${oc.env:HOME}"), None, True
+    job = read_configured(folder)
+    assert job == RunRecord(
+        config=to_plain(composed("adapter.dim=3")),
+        folder=str(folder),
+        overrides=("adapter.dim=3", "seed=${oc.env:HOME}"),
+        resumed=True,
     )
     assert job.config["prompt"]["completion_token"] == "<|extratoken_1|>"
     (folder.parent / "multirun.yaml").touch()
-    assert job_of_folder(folder).sweep == "sweep"
+    assert read_configured(folder).sweep == "sweep"
 
 
 @pytest.mark.parametrize(
@@ -122,18 +129,18 @@ def test_the_job_of_a_folder(tmp_path: Path) -> None:
 )
 def test_a_broken_folder(config: str, message: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=message):
-        job_of_folder(run_folder(tmp_path / "x", config))
+        read_configured(run_folder(tmp_path / "x", config))
 
 
 def test_a_missing_folder(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"resume: .*/none: no such folder"):
-        job_of_folder(tmp_path / "none")
+        read_configured(tmp_path / "none")
     with pytest.raises(ConfigError, match=r"no run folder: it has no \.hydra/config\.yaml"):
-        job_of_folder(tmp_path)
+        read_configured(tmp_path)
     folder = run_folder(tmp_path / "x", composed())
     (folder / ".hydra" / "overrides.yaml").unlink()
     with pytest.raises(ConfigError, match="cannot be read"):
-        job_of_folder(folder)
+        read_configured(folder)
 
 
 @pytest.mark.parametrize(
@@ -155,7 +162,7 @@ def test_a_folder_from_elsewhere_calls_nothing(
 ) -> None:
     monkeypatch.setenv("HOME", "/home/secret")
     with pytest.raises(ConfigError, match="is not resolved in a run folder") as caught:
-        job_of_folder(run_folder(tmp_path / "x", config))
+        read_configured(run_folder(tmp_path / "x", config))
     assert "secret" not in str(caught.value)
     assert all(issue.key for issue in caught.value.issues)
 
@@ -163,7 +170,7 @@ def test_a_folder_from_elsewhere_calls_nothing(
 def test_a_target_from_elsewhere_is_refused(tmp_path: Path) -> None:
     config = composed()
     config.optimizer = {"_target_": "os.system", "command": f"touch {tmp_path}/was_here"}
-    job = job_of_folder(run_folder(tmp_path / "x", config))
+    job = read_configured(run_folder(tmp_path / "x", config))
     with pytest.raises(ConfigError, match=r"optimizer\._target_: 'os\.system' is not allowed"):
         preflight(OmegaConf.create(job.config))
     assert not (tmp_path / "was_here").exists()

@@ -14,8 +14,8 @@ from summarizer.evaluation.pace import EvaluationPace
 from summarizer.runs import experiment, outcome
 from summarizer.runs.experiment import run_group
 from summarizer.runs.group_runs import GroupRuns
+from summarizer.runs.record import read_summary
 from summarizer.tracking.metrics import read_metrics
-from summarizer.tracking.summary import read_summary
 from summarizer.training import loop, step
 
 

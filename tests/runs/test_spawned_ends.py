@@ -13,7 +13,7 @@ from config.composing import composed
 from summarizer.config.plain import to_plain
 from summarizer.errors import RunsFailed, StopRequested
 from summarizer.runs import launch
-from summarizer.runs.job import Job
+from summarizer.runs.record import RunRecord
 
 SPAWN = sys.modules[torch.multiprocessing.start_processes.__module__]
 """The module, which torch hides behind a function of its name."""
@@ -38,7 +38,7 @@ class EndedProcess:
 
 def start(monkeypatch: pytest.MonkeyPatch, exit_code: int, signalled: signal.Signals | None = None) -> None:
     monkeypatch.setattr(SPAWN, "start_processes", lambda *_, **__: EndedProcess(exit_code, signalled))
-    launch.start([Job(to_plain(composed("trainer.processes=2", "tracking=none")), "run", ())])
+    launch.start([RunRecord(config=to_plain(composed("trainer.processes=2", "tracking=none")), folder="run")])
 
 
 @pytest.mark.parametrize("exit_code", [128 + signal.SIGTERM, -signal.SIGTERM])

@@ -9,6 +9,7 @@ from rich.console import Console
 from summarizer.errors import ConfigError
 from summarizer.evaluation.rouge import VARIANTS
 from summarizer.evaluation.text_statistics import UNITS
+from summarizer.runs.record import RougeScores, Score
 from summarizer.scoring.record import (
     DifferencePart,
     Evaluation,
@@ -22,7 +23,6 @@ from summarizer.scoring.record import (
 )
 from summarizer.scoring.tables import markdown, print_evaluation
 from summarizer.scoring.words import about_the_comparisons, in_words, smallest_p
-from summarizer.tracking.summary import RougeScores, Score
 
 
 def difference(

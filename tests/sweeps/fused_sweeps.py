@@ -18,12 +18,12 @@ from summarizer.config.paths import conf_folder
 from summarizer.config.schema import TrackingConfig
 from summarizer.runs import launch
 from summarizer.runs.ended import Ended
-from summarizer.runs.job import Job
+from summarizer.runs.record import RunRecord
 from summarizer.sweeps.closing import reported
 from summarizer.sweeps.launcher import Launch
 
 
-def count_up(jobs: Sequence[Job]) -> list[Ended]:
+def count_up(jobs: Sequence[RunRecord]) -> list[Ended]:
     """Each run's value is the number that its folder is called, or 0."""
     return [Ended(job.folder, float(job.path.name) if job.path.name.isdigit() else 0.0) for job in jobs]
 
@@ -32,8 +32,8 @@ def count_up(jobs: Sequence[Job]) -> list[Ended]:
 class Sweeps:
     """Runs `-m` commands in this process, and keeps what came of them."""
 
-    train: Callable[[Sequence[Job]], list[Ended]] = count_up
-    groups: list[list[Job]] = field(default_factory=list)
+    train: Callable[[Sequence[RunRecord]], list[Ended]] = count_up
+    groups: list[list[RunRecord]] = field(default_factory=list)
     """As handed to `start`."""
     kept: list[Ended] = field(default_factory=list)
     reports: list[Path] = field(default_factory=list)
@@ -65,10 +65,10 @@ class Sweeps:
         return made
 
     @property
-    def jobs(self) -> list[Job]:
+    def jobs(self) -> list[RunRecord]:
         return [job for group in self.groups for job in group]
 
-    def start(self, jobs: Sequence[Job]) -> list[Ended]:
+    def start(self, jobs: Sequence[RunRecord]) -> list[Ended]:
         self.groups.append(list(jobs))
         return self.train(jobs)
 

@@ -10,9 +10,9 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from summarizer.config.paths import conf_folder
-from summarizer.sweeps.record import PlannedRun, begin
+from summarizer.runs.record import RougeScores, RunRecord, Score, TrainLoss, write_summary
+from summarizer.sweeps.record import begin
 from summarizer.tracking.metrics import MetricsFile
-from summarizer.tracking.summary import RougeScores, Score, Summary, TrainLoss, write_summary
 
 STEPS_PER_EPOCH = 20
 EVERY = 5
@@ -84,12 +84,13 @@ def make_run(
         **(finished if status == "completed" else {}),
         **(summary or {}),
     }
-    write_summary(folder, Summary(**values))
+    write_summary(folder, RunRecord(**values))
 
 
 def plan(sweep: Path, runs: Sequence[Sequence[str]], metric: str = "val/loss", first: int = 0) -> None:
     """Begin a sweep of these overrides; folders are numbers."""
-    begin(sweep, [PlannedRun(str(first + i), tuple(run), 0) for i, run in enumerate(runs)], metric)
+    planned = [RunRecord(folder=str(first + i), overrides=tuple(run)) for i, run in enumerate(runs)]
+    begin(sweep, planned, metric)
 
 
 def end_of(dim: int, rate: float) -> float:

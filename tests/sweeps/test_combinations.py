@@ -12,7 +12,7 @@ from hydra.core.utils import JobStatus
 from omegaconf import OmegaConf
 
 from summarizer.errors import ConfigError
-from summarizer.sweeps.record import read_record
+from summarizer.sweeps.record import read_sweep
 
 
 @pytest.fixture
@@ -62,7 +62,7 @@ def test_every_combination_runs_once(sweeps: Sweeps, arguments: list[str], expec
     assert overrides_of(sweeps) == expected
     assert Counter(job.path.name for job in sweeps.jobs) == Counter(map(str, range(len(expected))))
     assert all(job.sweep == "sweep" and not job.resumed for job in sweeps.jobs)
-    assert [" ".join(run.overrides) for run in read_record(Path("sweep")).runs] == expected
+    assert [" ".join(run.overrides) for run in read_sweep(Path("sweep")).runs] == expected
     assert sweeps.reports == [Path("sweep").resolve()]
     assert [result.return_value for result in sweeps.returns] == list(range(len(expected)))
     assert all(result.status == JobStatus.COMPLETED for result in sweeps.returns)
@@ -97,7 +97,7 @@ def test_mixed_groups_hold_every_combination(sweeps: Sweeps) -> None:
             len({(job.config["adapter"]["dim"], job.config["optimizer"]["_target_"]) for job in group}) == 4
         )
     assert sorted(int(job.path.name) for job in sweeps.jobs) == list(range(8))
-    record = read_record(Path("sweep"))
+    record = read_sweep(Path("sweep"))
     assert [run.group for run in record.runs] == [0, 0, 1, 1] * 2
     # The returns are in the order of the batch, not in that of the groups.
     assert [result.return_value for result in sweeps.returns] == list(range(8))
@@ -131,7 +131,7 @@ def test_one_folder_for_two_runs_is_refused(sweeps: Sweeps) -> None:
 
 def test_batches_of_a_sweeper_number_their_groups_on(sweeps: Sweeps) -> None:
     sweeps.run("quantization=int8,nf4,int8", "seed=0", "hydra.sweeper.max_batch_size=2")
-    assert [run.group for run in read_record(Path("sweep")).runs] == [0, 1, 2]
+    assert [run.group for run in read_sweep(Path("sweep")).runs] == [0, 1, 2]
 
 
 def test_hydras_own_files_are_what_its_launcher_writes(

@@ -19,7 +19,7 @@ from small_runs import REPOSITORY
 from summarizer.config.schema import TrackingConfig
 from summarizer.errors import ConfigError, NonFiniteLossError, StopRequested
 from summarizer.runs.ended import Ended
-from summarizer.runs.job import Job
+from summarizer.runs.record import RunRecord
 from summarizer.sweeps.closing import report_later, reported
 
 log = logging.getLogger("summarizer.training.loop")
@@ -34,7 +34,7 @@ def sweeps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Sweeps:
     return Sweeps.stood_in(tmp_path, monkeypatch)
 
 
-def first_diverges(jobs: Sequence[Job]) -> list[Ended]:
+def first_diverges(jobs: Sequence[RunRecord]) -> list[Ended]:
     error = NonFiniteLossError("the loss of step 3 is nan")
     return [Ended(jobs[0].folder, None, error), *count_up(jobs[1:])]
 
@@ -55,7 +55,7 @@ def test_a_failing_run_is_kept_for_the_end(sweeps: Sweeps, capfd: pytest.Capture
 def test_what_ends_a_group_fails_each_of_its_runs_but_no_other_group(
     sweeps: Sweeps, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    def train(jobs: Sequence[Job]) -> list[Ended]:
+    def train(jobs: Sequence[RunRecord]) -> list[Ended]:
         if jobs[0].config["quantization"]["format"] == "int8":
             raise ConfigError.single("data.train", "row 3 has no article")
         return count_up(jobs)
@@ -72,7 +72,7 @@ def test_a_full_disk_ends_the_sweep_with_its_reason_alone(
 ) -> None:
     """The next group would only load its base to fail as well."""
 
-    def train(jobs: Sequence[Job]) -> list[Ended]:
+    def train(jobs: Sequence[RunRecord]) -> list[Ended]:
         first, second = (
             Ended(job.folder, None, OSError(errno.ENOSPC, "No space left on device", f"{job.folder}/x"))
             for job in jobs
@@ -104,7 +104,7 @@ def test_an_optimizing_sweeper_hears_of_the_failure(sweeps: Sweeps, monkeypatch:
 
 
 def test_ctrl_c_ends_the_sweep_and_the_report_is_still_written(sweeps: Sweeps) -> None:
-    def train(jobs: Sequence[Job]) -> list[Ended]:
+    def train(jobs: Sequence[RunRecord]) -> list[Ended]:
         raise StopRequested(2)
 
     sweeps.train = train
@@ -160,7 +160,7 @@ def test_a_plan_leaves_no_report(sweeps: Sweeps) -> None:
 def test_environment_of_a_job_and_what_it_keeps_apart(sweeps: Sweeps) -> None:
     seen = []
 
-    def train(jobs: Sequence[Job]) -> list[Ended]:
+    def train(jobs: Sequence[RunRecord]) -> list[Ended]:
         seen.append((os.environ.get("MINE"), len(jobs)))
         return count_up(jobs)
 
@@ -173,7 +173,7 @@ def test_environment_of_a_job_and_what_it_keeps_apart(sweeps: Sweeps) -> None:
 def test_lines_of_a_run_go_to_its_log_and_others_to_all(
     sweeps: Sweeps, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    def train(jobs: Sequence[Job]) -> list[Ended]:
+    def train(jobs: Sequence[RunRecord]) -> list[Ended]:
         log.info("the base is loaded")
         for job in jobs:
             log.info("evaluated dim %d", job.config["adapter"]["dim"], extra={"run": job.folder})

@@ -12,7 +12,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from summarizer.errors import ConfigError, NonFiniteLossError, StopRequested
 from summarizer.runs.ended import Ended
-from summarizer.runs.job import Job
+from summarizer.runs.record import RunRecord
 from summarizer.sweeps.over import _portable, _quoted
 
 OVER_BASIC = ("hydra.launcher.over=basic", "quantization=int8,nf4", "seed=0,1")
@@ -44,7 +44,7 @@ def test_each_group_is_one_job(sweeps: Sweeps, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_failures_cross_over(sweeps: Sweeps) -> None:
-    def train(jobs: Sequence[Job]) -> list[Ended]:
+    def train(jobs: Sequence[RunRecord]) -> list[Ended]:
         return [Ended(jobs[0].folder, None, NonFiniteLossError("nan")), *count_up(jobs[1:])]
 
     sweeps.train = train
@@ -54,7 +54,7 @@ def test_failures_cross_over(sweeps: Sweeps) -> None:
 
 
 def test_a_stop_crosses_over(sweeps: Sweeps) -> None:
-    def train(jobs: Sequence[Job]) -> list[Ended]:
+    def train(jobs: Sequence[RunRecord]) -> list[Ended]:
         raise StopRequested(15)
 
     sweeps.train = train

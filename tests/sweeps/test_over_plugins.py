@@ -9,8 +9,8 @@ import pytest
 from omegaconf import OmegaConf
 from small_runs import TINY, Command
 
-from summarizer.sweeps.record import collect, read_record
-from summarizer.tracking.summary import read_summary
+from summarizer.runs.record import read_summary
+from summarizer.sweeps.record import collect, read_sweep
 
 SMALL = (
     *TINY,
@@ -51,7 +51,7 @@ def test_groups_train_in_jobs_of_another_launcher(
         ]
     )
     assert ended.returncode == 0, ended.stderr
-    runs = read_record(tmp_path / "sweep").runs
+    runs = read_sweep(tmp_path / "sweep").runs
     assert [read_summary(tmp_path / "sweep" / run.folder).status for run in runs] == ["completed"] * 4
     assert [run.group for run in runs] == [0, 1, 0, 1]
 

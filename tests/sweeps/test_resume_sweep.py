@@ -14,9 +14,8 @@ from summarizer.errors import ConfigError
 from summarizer.runs import launch
 from summarizer.runs.ended import Ended
 from summarizer.runs.folder import claimed
-from summarizer.runs.job import Job
+from summarizer.runs.record import RunRecord, write_summary
 from summarizer.sweeps.resume import is_sweep, resume_sweep
-from summarizer.tracking.summary import Summary, write_summary
 
 
 @pytest.fixture
@@ -26,7 +25,7 @@ def sweeps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Sweeps:
 
 def end(folder: Path, status: str, ended_by: str) -> None:
     known = {"overrides": [], "seed": 0, "model": "m", "quantization": "int8", "versions": {}}
-    write_summary(folder, Summary.model_validate({**known, "status": status, "ended_by": ended_by}))
+    write_summary(folder, RunRecord.model_validate({**known, "status": status, "ended_by": ended_by}))
 
 
 def test_only_what_is_unfinished_goes_on(sweeps: Sweeps) -> None:
@@ -44,7 +43,7 @@ def test_only_what_is_unfinished_goes_on(sweeps: Sweeps) -> None:
     sweeps.reports.clear()
     sweeps.tracked.clear()
 
-    def train(jobs: Sequence[Job]) -> list[Ended]:
+    def train(jobs: Sequence[RunRecord]) -> list[Ended]:
         logging.getLogger("summarizer.training.loop").info("it goes on")
         return count_up(jobs)
 

@@ -10,13 +10,13 @@ import pytest
 from synthetic_sweep import GRID, end_of, make_grid, make_run, plan
 
 from summarizer.errors import ConfigError
-from summarizer.sweeps.record import PlannedRun, begin, collect, read_record, write_record
-from summarizer.sweeps.result import RunResult
+from summarizer.runs.record import RunRecord
+from summarizer.sweeps.record import begin, collect, read_sweep, write_sweep
 from summarizer.sweeps.swept import UNSET, swept
 from summarizer.tracking.metrics import MetricsFile
 
 
-def by_folder(sweep: Path) -> dict[str, RunResult]:
+def by_folder(sweep: Path) -> dict[str, RunRecord]:
     return {run.folder: run for run in collect(sweep).runs}
 
 
@@ -88,14 +88,14 @@ def test_samples_saved_are_those_of_the_steps_that_halving_left_out(tmp_path: Pa
 
 
 def test_a_run_that_has_not_begun_asks_for_as_many_steps_as_its_group(tmp_path: Path) -> None:
-    begin(tmp_path, [PlannedRun("0", ("a=0",), 0), PlannedRun("1", ("a=1",), 0)], "val/loss")
+    plan(tmp_path, [["a=0"], ["a=1"]])
     make_run(tmp_path / "0", ["a=0"], end=2.0, steps=10, status=None)
     make_run(tmp_path / "1", ["a=1"], end=2.0, steps=0, status=None)
     (tmp_path / "1" / "metrics.jsonl").unlink()
     record = collect(tmp_path)
     assert [run.status for run in record.runs] == ["running", "waiting"]
     assert (record.samples, record.full_grid_samples) == (40, 320)
-    begin(tmp_path, [PlannedRun("1", ("a=1",), 1)], "val/loss")  # a group of its own
+    begin(tmp_path, [RunRecord(folder="1", overrides=("a=1",), group=1)], "val/loss")  # a group of its own
     assert collect(tmp_path).full_grid_samples is None
 
 
@@ -143,7 +143,7 @@ def test_a_second_batch_adds_to_the_plan_and_a_resumed_one_repeats_it(tmp_path: 
     plan(tmp_path, [["a=1", "tracking.api_key=geheim"]])
     plan(tmp_path, [["a=2"], ["a=3"]], first=1)
     plan(tmp_path, [["a=1", "tracking.api_key=geheim"]])
-    record = read_record(tmp_path)
+    record = read_sweep(tmp_path)
     assert [(run.folder, run.overrides) for run in record.runs] == [
         ("0", ("a=1", "tracking.api_key=***")),
         ("1", ("a=2",)),
@@ -152,7 +152,7 @@ def test_a_second_batch_adds_to_the_plan_and_a_resumed_one_repeats_it(tmp_path: 
     assert "geheim" not in (tmp_path / "sweep.json").read_text()
     before = (tmp_path / "sweep.json").read_bytes()
     with pytest.raises(ConfigError, match=r"2 is taken by a run with a=3") as caught:
-        begin(tmp_path, [PlannedRun("2", ("a=4",), 0), PlannedRun("../x", (), 0)], "val/rouge1")
+        begin(tmp_path, [RunRecord(folder="2", overrides=("a=4",)), RunRecord(folder="../x")], "val/rouge1")
     assert [issue.key for issue in caught.value.issues] == [
         *("trainer.best_metric", "hydra.sweep.subdir", "hydra.sweep.subdir")
     ]
@@ -162,8 +162,8 @@ def test_a_second_batch_adds_to_the_plan_and_a_resumed_one_repeats_it(tmp_path: 
 def test_what_is_written_is_read_again(tmp_path: Path) -> None:
     make_grid(tmp_path, failed=(2,), stopped=(0,))
     record = collect(tmp_path)
-    write_record(tmp_path, record)
-    assert read_record(tmp_path) == record
+    write_sweep(tmp_path, record)
+    assert read_sweep(tmp_path) == record
     assert collect(tmp_path) == record
     plain = json.loads((tmp_path / "sweep.json").read_text())
     assert plain["runs"][7]["rank"] == 1
@@ -187,17 +187,17 @@ def test_a_folder_outside_the_sweep_is_refused(tmp_path: Path, folder: str) -> N
 
 def test_a_run_named_twice_and_a_broken_record_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no sweep to read here"):
-        read_record(tmp_path)
+        read_sweep(tmp_path)
     plan(tmp_path, [["a=1"], ["a=2"]])
     plain = json.loads((tmp_path / "sweep.json").read_text())
     plain["runs"][1]["folder"] = "0"
     (tmp_path / "sweep.json").write_text(json.dumps(plain))
     with pytest.raises(ConfigError, match="0 is another run's too"):
-        read_record(tmp_path)
+        read_sweep(tmp_path)
     plain["runs"][1] |= {"group": "x", "color": 1}
     (tmp_path / "sweep.json").write_text(json.dumps(plain))
     with pytest.raises(ConfigError) as caught:
-        read_record(tmp_path)
+        read_sweep(tmp_path)
     assert {issue.key.rpartition(": ")[2] for issue in caught.value.issues} == {
         "runs.1.group",
         "runs.1.color",
@@ -224,7 +224,7 @@ def test_numbers_sort_as_numbers_and_text_as_text(tmp_path: Path) -> None:
     ]
     random.Random(0).shuffle(runs)
     plan(tmp_path, runs)
-    found = swept(read_record(tmp_path).runs)
+    found = swept(read_sweep(tmp_path).runs)
     assert found.keys == ("adapter.dim", "optimizer.lr", "optimizer")
     assert [value.text for value in found.values("adapter.dim")] == ["2", "4", "8", "16"]
     assert [value.number for value in found.values("optimizer.lr")] == [1e-4, 3e-4, 1e-3]  # however typed
@@ -249,19 +249,19 @@ def test_numbers_sort_as_numbers_and_text_as_text(tmp_path: Path) -> None:
 )
 def test_values_are_read_as_hydra_reads_them(tmp_path: Path, typed: str, text: str) -> None:
     plan(tmp_path, [["+a.b=7"], [f"a.b={typed}"]])
-    found = swept(read_record(tmp_path).runs)
+    found = swept(read_sweep(tmp_path).runs)
     assert found.of["1"]["a.b"].text == text
     assert found.of["0"]["a.b"].text == "7"
 
 
 def test_a_key_that_one_run_leaves_alone_is_swept_too(tmp_path: Path) -> None:
     plan(tmp_path, [["a=1"], ["a=1", "b=2"], ["a=3", "a=1", "b=null"]])
-    found = swept(read_record(tmp_path).runs)
+    found = swept(read_sweep(tmp_path).runs)
     assert found.keys == ("b",)  # of a key given twice the last counts
     assert [found.of[folder]["b"].text for folder in "012"] == [UNSET.text, "2", "null"]
     plan(tmp_path, [["a='"]], first=3)
     with pytest.raises(ConfigError, match="run 3: an override cannot be read"):
-        swept(read_record(tmp_path).runs)
+        swept(read_sweep(tmp_path).runs)
 
 
 def test_the_grid_of_these_tests_is_whole() -> None:

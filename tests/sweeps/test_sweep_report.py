@@ -13,15 +13,15 @@ import pytest
 from matplotlib.figure import Figure
 from synthetic_sweep import end_of, make_grid, make_run, plan
 
+from summarizer.runs.record import BaseScores, RougeScores, Score
 from summarizer.sweeps.curves import draw_curves, keys_of_looks, read_curve, smooth
 from summarizer.sweeps.heatmap import draw_heatmap, layout_of
 from summarizer.sweeps.looks import scale_of
-from summarizer.sweeps.record import collect, read_record
+from summarizer.sweeps.record import collect, read_sweep
 from summarizer.sweeps.report import report_sweep
 from summarizer.sweeps.swept import swept
 from summarizer.sweeps.table import plain_rows
 from summarizer.sweeps.wording import saving
-from summarizer.tracking.summary import BaseScores, RougeScores, Score
 
 pytestmark = pytest.mark.versions
 
@@ -121,7 +121,7 @@ def test_the_base_and_lead_3_stand_beside_the_runs(
         make_run(tmp_path / str(number), [f"a={number}"], end=2.0 + number / 10, summary=measured)
     make_run(tmp_path / "2", ["a=2"], end=5.0, steps=12, status="failed", summary={"error": "OSError: full"})
     record = report_sweep(tmp_path)
-    assert read_record(tmp_path) == record
+    assert read_sweep(tmp_path) == record
     assert [(one.system, one.runs) for one in record.references] == [
         ("base alone", ("0", "1", "2")),
         ("Lead-3", ("0", "1")),

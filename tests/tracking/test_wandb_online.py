@@ -21,8 +21,8 @@ import yaml
 from small_runs import REPOSITORY, TINY
 from wandb_server import ENTITY, KEY, ServedRun, WandbServer, serving
 
+from summarizer.runs.record import read_summary
 from summarizer.tracking.metrics import read_metrics
-from summarizer.tracking.summary import read_summary
 from summarizer.tracking.wandb_log import read_records
 
 HUB_TOKEN = "hf_" + "recognizable" * 3
@@ -137,7 +137,7 @@ def test_a_run_online_is_there_value_by_value(
     assert of_history(served.history) == of_metrics(folder)
     assert len(served.history) == 13  # twelve steps after the base
     best_of(served, folder)
-    told = json.loads(read_summary(folder).model_dump_json())
+    told = read_summary(folder).summary()
     assert len(told) > 20
     assert {key: served.summary.get(key) for key in told} == told
     assert served.exit_codes == [0]
@@ -227,7 +227,7 @@ def test_a_run_killed_offline_is_whole_for_wandbs_reader_and_after_a_sync(
     assert untimed(of_history(served.history)) == untimed(of_metrics(folder))
     best_of(served, folder)
     assert served.summary["status"] == "completed"
-    told = json.loads(read_summary(folder).model_dump_json())
+    told = read_summary(folder).summary()
     assert {key: served.summary.get(key) for key in told} == told
 
 

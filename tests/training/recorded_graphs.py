@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from tiny_bases import fill_randomly
 from torch import Tensor
 from torch._dynamo.utils import counters
 from torch._inductor.compile_fx import compile_fx
@@ -24,9 +25,6 @@ from training_groups import build_group, spec_of
 from summarizer.models import attention, blocks
 from summarizer.training.group import Group
 from summarizer.training.step import train_step
-
-sys.path.append(str(Path(__file__).resolve().parents[1] / "adapters"))
-from tiny_bases import fill_randomly
 
 STEPS = 4
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from model_folders import CONFIGS, load, tiny_config
+from tiny_bases import lora, saved
 from torch import Tensor, nn
 from transformers import GPTJConfig, PreTrainedModel
 
@@ -20,10 +21,6 @@ from summarizer.quantization import NAMES, weight_format
 from summarizer.training.dry_run import Microbatch, dry_run, training_loss, worst_batch
 from summarizer.training.fake_base import resident
 from summarizer.training.simulate import StepCost, step_cost
-
-sys.path += [str(Path(__file__).resolve().parents[1] / folder) for folder in ("adapters", "model")]
-from model_folders import CONFIGS, load, tiny_config
-from tiny_bases import lora, saved
 
 MICROBATCH = Microbatch(rows=2, tokens=24, summary_tokens=6)
 CPU = torch.device("cpu")

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import pytest
 import tokenizers
 import torch
+from tiny_bases import adapted, fill_randomly, lora, saved
 from training_groups import build_group, losses_of, spec_of
 
 from summarizer.adapters.attach import AdaptedModel
@@ -18,9 +18,6 @@ from summarizer.data.room import Room
 from summarizer.models.nll import summary_nll
 from summarizer.training.group import Group
 from summarizer.training.step import backpropagate
-
-sys.path.append(str(Path(__file__).resolve().parents[1] / "adapters"))
-from tiny_bases import adapted, fill_randomly, lora, saved
 
 TRIALS = ("adapter.dim=2", "seed=1,adapter.dim=5", "seed=2,adapter.dropout=0.3")
 PROMPT = Prompt((3,), (4, 5), 0, 0, 30, frozenset(), frozenset(), tokenizers.Tokenizer.from_str(

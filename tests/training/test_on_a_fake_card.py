@@ -17,7 +17,7 @@ VARLEN, NF4 = "torch_attn._varlen_attn_backward", "bitsandbytes.dequantize_4bit"
 
 def ran(script: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     """In a process of its own: what stands in for the card stays in it, and shape checks cannot be compiled."""
-    paths = os.pathsep.join([str(HERE.parents[1]), str(HERE.parent)])
+    paths = os.pathsep.join([str(HERE.parents[1]), *sys.path])
     return subprocess.run(
         [sys.executable, HERE / script, *arguments],
         env={**os.environ, "PYTHONPATH": paths},
@@ -46,7 +46,7 @@ def words(done: subprocess.CompletedProcess[str], name: str) -> list[str]:
     ],
 )  # fmt: skip
 def test_a_step_on_a_card(kind: str, overrides: tuple[str, ...], attention: str, operator: str) -> None:
-    done = ran("fake_card.py", kind, *overrides)
+    done = ran("fake_device.py", kind, *overrides)
     assert done.returncode == 0, done.stderr[-3000:]
     assert words(done, "attention") == [attention]
     seen = words(done, "operators")

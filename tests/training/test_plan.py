@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import io
-import sys
 from functools import partial
-from pathlib import Path
 
 import bitsandbytes as bnb
 import pytest
 import torch
+from model_folders import tiny_config
 from rich.console import Console
 from rich.table import Table
+from tiny_bases import lora
 
 from summarizer.training.dry_run import Microbatch, dry_run
 from summarizer.training.plan import WHAT, Plan, Work, build_plan
-
-sys.path += [str(Path(__file__).resolve().parents[1] / folder) for folder in ("adapters", "model")]
-from model_folders import tiny_config
-from tiny_bases import lora
 
 WORK = Work(steps=300, tokens=60_000, tokens_per_epoch=20_000)
 ADAM = partial(bnb.optim.Adam8bit, lr=1e-4)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from tiny_bases import lora
 from transformers import AutoModelForCausalLM, GPTJConfig, PreTrainedModel
 
 from summarizer.adapters.attach import attach
@@ -15,9 +15,6 @@ from summarizer.config.schema import ModelConfig, QuantizationConfig
 from summarizer.models.blocks import recompute_blocks
 from summarizer.models.load import load_base
 from summarizer.training.dry_run import Microbatch, dry_run, training_loss, worst_batch
-
-sys.path += [str(Path(__file__).resolve().parents[1] / folder) for folder in ("adapters", "model")]
-from tiny_bases import lora
 
 MICROBATCH = Microbatch(rows=2, tokens=512, summary_tokens=64)
 

@@ -8,11 +8,11 @@ from pydantic import ValidationError
 
 from summarizer.errors import ConfigError
 from summarizer.evaluation.rouge import VARIANTS, Interval
-from summarizer.tracking.summary import (
+from summarizer.runs.record import (
     BaseScores,
     GitState,
     RougeScores,
-    Summary,
+    RunRecord,
     TrainLoss,
     read_summary,
     write_summary,
@@ -26,11 +26,12 @@ CONTRACT = {*DESIGN.split(), "mfu", "startup_s", "base", "ended_by", "best_step"
 SCORES = RougeScores.of({variant: Interval(20.0 + i, 19.0, 25.5) for i, variant in enumerate(VARIANTS)})
 
 
-def complete() -> Summary:
-    return Summary(
+def complete(folder: Path = Path()) -> RunRecord:
+    return RunRecord(
+        folder=str(folder),
         status="completed",
         ended_by="epochs",
-        overrides=["adapter.dim=2"],
+        overrides=("adapter.dim=2",),
         seed=0,
         steps=3,
         best_step=2,
@@ -59,8 +60,8 @@ def complete() -> Summary:
 
 
 def test_round_trip_with_the_contracts_fields(tmp_path: Path) -> None:
-    write_summary(tmp_path, complete())
-    assert read_summary(tmp_path) == complete()
+    write_summary(tmp_path, complete(tmp_path))
+    assert read_summary(tmp_path) == complete(tmp_path)
     raw = json.loads((tmp_path / "summary.json").read_text())
     assert set(raw) == CONTRACT
     assert set(raw["rouge"]) == set(raw["baseline"]) == set(VARIANTS)
@@ -70,11 +71,12 @@ def test_round_trip_with_the_contracts_fields(tmp_path: Path) -> None:
 
 
 def test_a_run_that_failed_early_has_nulls_and_no_nan(tmp_path: Path) -> None:
-    failed = Summary(
+    failed = RunRecord(
+        folder=str(tmp_path),
         status="failed",
         ended_by="error",
         error="loss is nan at step 3",
-        overrides=[],
+        overrides=(),
         seed=1,
         model="m",
         quantization="none",
@@ -103,11 +105,11 @@ def test_a_missing_variant_is_refused() -> None:
 @pytest.mark.parametrize("path", ["/tmp/adapter", "../adapter", "a/../../b"])
 def test_the_adapters_path_stays_below(path: str) -> None:
     with pytest.raises(ValidationError, match="below the run folder"):
-        Summary.model_validate({**complete().model_dump(), "adapter": path})
+        RunRecord.model_validate({**complete().model_dump(), "adapter": path})
 
 
 def test_a_broken_file_names_each_field(tmp_path: Path) -> None:
-    raw = json.loads(complete().model_dump_json())
+    raw = complete().summary()
     raw["status"] = "done"
     raw["rouge"]["rouge1"]["low"] = "x"
     (tmp_path / "summary.json").write_text(json.dumps(raw))

@@ -57,7 +57,7 @@ class Decoder:
         if isinstance(model, TransformersModel):
             yield from self._by_transformers(model, prompts)
             return
-        decoding = self._decoding(prompts)
+        decoding = self.decoding(prompts)
         while decoding.goes_on():
             yield from decoding.step()
 
@@ -71,7 +71,7 @@ class Decoder:
                 for trial, tokens in enumerate(answers):
                     yield from ((trial, token) for token in tokens)
             return
-        decoding = self._decoding([prompt])
+        decoding = self.decoding([prompt])
         going_on = list(range(self.trials))
         while decoding.goes_on():
             decoding.step()
@@ -82,10 +82,11 @@ class Decoder:
     def trials(self) -> int:
         return self.adapted.group.size if self.adapted.group.enabled else 1
 
-    def _decoding(self, prompts: Sequence[Sequence[int]]) -> _Decoding:
+    def decoding(self, prompts: Sequence[Sequence[int]]) -> Decoding:
+        """The writing of answers, token by token, by a model of our own."""
         model = self.adapted.model
         assert isinstance(model, PackedModel)
-        return _Decoding(self, model, prompts)
+        return Decoding(self, model, prompts)
 
     def _by_transformers(
         self, model: TransformersModel, prompts: Sequence[Sequence[int]]
@@ -106,7 +107,7 @@ class Decoder:
                 yield index, [of_trial[place] for of_trial in answers]
 
 
-class _Decoding:
+class Decoding:
     """The state of one call: which prompt each slot holds, and what was written there.
 
     A row of slots for each trial, one behind the other, all with the same prompts: the adapted layers want the rows

@@ -46,6 +46,7 @@ class _Decode:
     """Places of prompts and of answers that are looked at: no length is above."""
     beams: int
     _masks: dict[int | None, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    _angles: Float[Tensor, "rows turning"] | None = None
 
     @cached_property
     def rows(self) -> Int[Tensor, " rows"]:
@@ -59,8 +60,9 @@ class _Decode:
         """Both turned on a GPU, by one launch where there is a kernel for it."""
         if not rotary.interleaved:
             return rotary.rotate(query), rotary.rotate(key)
-        table = torch.cat((rotary.sin, rotary.cos), dim=1)
-        return attend_token.turned(query, key, table, self.rows)
+        if self._angles is None:  # the same in every layer
+            self._angles = torch.cat((rotary.sin, rotary.cos), dim=1)
+        return attend_token.turned(query, key, self._angles, self.rows)
 
     def masks(self, window: int | None) -> tuple[Float[Tensor, "rows 1 1 p"], Float[Tensor, "rows 1 1 g"]]:
         """What is added to the scores of the prompt's keys, and of the answer's. window: as attention's."""

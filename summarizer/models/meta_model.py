@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass
-class Skeleton:
+class MetaModel:
     """What loading fills in. Names are those of the original model's `state_dict`."""
 
     model: CausalLM
@@ -58,20 +58,20 @@ class Skeleton:
         return {name: buffer for name, buffer in module.named_buffers() if name in saved and name not in plain}
 
 
-def build_skeleton(config: PretrainedConfig, format_name: str) -> Skeleton:
+def build_meta_model(config: PretrainedConfig, format_name: str) -> MetaModel:
     """Parameters on the meta device, buffers (rotary frequencies) real: the latter are computed, not loaded."""
     _turn_off_dropout(config)
     with init_empty_weights(include_buffers=False):
         model = _own_model(config) or _transformers_model(config)
     model.module.requires_grad_(False)
-    skeleton = Skeleton(model)
+    meta = MetaModel(model)
     for name, module in list(model.module.named_modules()):
-        if (layer := _frozen(name, module, format_name, skeleton)) is not None:
+        if (layer := _frozen(name, module, format_name, meta)) is not None:
             model.module.set_submodule(name, layer)
-    _tie_head(skeleton)
+    _tie_head(meta)
     if isinstance(model, TransformersModel):
         _fuse_elementwise(model.module)
-    return skeleton
+    return meta
 
 
 def _own_model(config: PretrainedConfig) -> CausalLM | None:
@@ -88,12 +88,12 @@ def _transformers_model(config: PretrainedConfig) -> CausalLM:
     return TransformersModel(AutoModelForCausalLM.from_config(config, dtype=torch.float32))
 
 
-def _frozen(name: str, module: nn.Module, format_name: str, skeleton: Skeleton) -> nn.Module | None:
+def _frozen(name: str, module: nn.Module, format_name: str, meta: MetaModel) -> nn.Module | None:
     layer: nn.Module
     if isinstance(module, nn.Linear | Conv1D):
         transposed = isinstance(module, Conv1D)
         if not probe.is_product(module, transposed=transposed):
-            skeleton.unconverted[name] = f"{type(module).__name__} computes more than a product"
+            meta.unconverted[name] = f"{type(module).__name__} computes more than a product"
             return None
         rows, columns = module.weight.shape
         weight = FrozenWeight(format_name, (columns, rows) if transposed else (rows, columns))
@@ -101,30 +101,30 @@ def _frozen(name: str, module: nn.Module, format_name: str, skeleton: Skeleton) 
         layer = FrozenLinear(weight, bias=module.bias is not None)
     elif isinstance(module, nn.Embedding):
         if not probe.is_lookup(module):
-            skeleton.unconverted[name] = f"{type(module).__name__} computes more than a lookup"
+            meta.unconverted[name] = f"{type(module).__name__} computes more than a lookup"
             return None
         rows, columns = module.weight.shape
         layer = FrozenEmbedding(FrozenWeight(format_name, (rows, columns)))
     else:
         return None
-    skeleton.weights[f"{name}.weight"] = layer.weight
+    meta.weights[f"{name}.weight"] = layer.weight
     return layer
 
 
-def _tie_head(skeleton: Skeleton) -> None:
-    model = skeleton.model
+def _tie_head(meta: MetaModel) -> None:
+    model = meta.model
     head, embedding = model.head, model.embedding
     tied = getattr(model.config.get_text_config(), "tie_word_embeddings", False)
     if not tied or not isinstance(head, FrozenLinear):
         return
-    (name,) = [name for name, weight in skeleton.weights.items() if weight is head.weight]
-    skeleton.tied_head = name
+    (name,) = [name for name, weight in meta.weights.items() if weight is head.weight]
+    meta.tied_head = name
     if isinstance(embedding, FrozenEmbedding):
-        del skeleton.weights[name]
+        del meta.weights[name]
         head.weight = embedding.weight
     else:  # the embedding keeps its own code and precision; the head is quantized from the same tensor
         (of,) = [path for path, module in model.module.named_modules() if module is embedding]
-        skeleton.copies[name] = f"{of}.weight"
+        meta.copies[name] = f"{of}.weight"
 
 
 def _fuse_elementwise(model: nn.Module) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from jaxtyping import Float32
@@ -44,7 +45,7 @@ def frequencies_of(config: PretrainedConfig) -> tuple[Float32[Tensor, " half"], 
     return plain, 1.0
 
 
-def _llama3(plain: Tensor, given: dict[str, float]) -> Tensor:
+def _llama3(plain: Tensor, given: dict[str, Any]) -> Tensor:
     """Slow frequencies are divided by the factor, fast ones stay, and those in between go from one to the other."""
     factor, length = given["factor"], given["original_max_position_embeddings"]
     low, high = given["low_freq_factor"], given["high_freq_factor"]
@@ -56,7 +57,7 @@ def _llama3(plain: Tensor, given: dict[str, float]) -> Tensor:
     return torch.where(is_between, between, scaled)
 
 
-def _yarn(plain: Tensor, given: dict[str, float], max_positions: int) -> tuple[Tensor, float]:
+def _yarn(plain: Tensor, given: dict[str, Any], max_positions: int) -> tuple[Tensor, float]:
     """Pairs that turn often within the original length stay, those that turn seldom are divided by the factor."""
     length = given["original_max_position_embeddings"]
     factor = given["factor"] if given["factor"] is not None else max_positions / length
@@ -65,22 +66,22 @@ def _yarn(plain: Tensor, given: dict[str, float], max_positions: int) -> tuple[T
     def pair_that_turns(times: float) -> float:
         return 2 * half * math.log(length / (times * 2 * math.pi)) / (2 * math.log(theta))
 
-    first = pair_that_turns(given.get("beta_fast") or 32)
-    last = pair_that_turns(given.get("beta_slow") or 1)
+    first = pair_that_turns(float(given.get("beta_fast") or 32))
+    last = pair_that_turns(float(given.get("beta_slow") or 1))
     if given.get("truncate", True):
         first, last = math.floor(first), math.ceil(last)
     first, last = max(first, 0), min(last, 2 * half - 1)
     last = last + 0.001 if first == last else last
     ramp = ((torch.arange(half, dtype=torch.float32) - first) / (last - first)).clamp(0, 1)
     scaled = plain / factor * ramp + plain * (1 - ramp)
-    return scaled, _sharpness(given, factor)
+    return scaled, _sharpness(given, float(factor))
 
 
-def _sharpness(given: dict[str, float], factor: float) -> float:
+def _sharpness(given: dict[str, Any], factor: float) -> float:
     def of(scale: float) -> float:
         return 1.0 if factor <= 1 else 0.1 * scale * math.log(factor) + 1.0
 
     if (own := given.get("attention_factor")) is not None:
         return float(own)
     mscale, mscale_all = given.get("mscale"), given.get("mscale_all_dim")
-    return of(mscale) / of(mscale_all) if mscale and mscale_all else of(1)
+    return of(float(mscale)) / of(float(mscale_all)) if mscale and mscale_all else of(1.0)

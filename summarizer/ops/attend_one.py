@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 from dataclasses import dataclass
-from typing import Any
 from pathlib import Path
 
 import torch
@@ -119,7 +118,7 @@ def attend_new(
     key: Float32[Tensor, "rows kv_heads_d"],
     value: Float32[Tensor, "rows kv_heads_d"],
     kept: Kept,
-    turns: Any,
+    turns: Turns,
     scale: float,
 ) -> Float32[Tensor, "rows heads_d"]:
     """The same for a new token as projections give it: turned, its key and value kept in each answer's last place.
@@ -134,13 +133,13 @@ def attend_new(
         query=place_of(query),
         key=place_of(key),
         value=place_of(value),
-        cos=turns and place_of(turns.cos),
-        sin=turns and place_of(turns.sin),
-        half=turns.cos.shape[1] if turns else 0,
+        cos=place_of(turns.cos),
+        sin=place_of(turns.sin),
+        half=turns.cos.shape[1],
         scale=scale,
-        neighbors=bool(turns and turns.interleaved),
+        neighbors=turns.neighbors,
     )
-    uses = (query, key, value, turns and turns.cos, turns and turns.sin, *kept.tensors, mixed)
+    uses = (query, key, value, turns.cos, turns.sin, *kept.tensors, mixed)
     call(kernels(SOURCE).attend_new, given, uses=uses)
     return mixed
 

@@ -13,7 +13,7 @@ from transformers import PretrainedConfig
 from summarizer import compat
 from summarizer.adapters.attach import AdaptedModel
 from summarizer.models.causal_lm import CausalLM
-from summarizer.models.meta_model import build_skeleton
+from summarizer.models.meta_model import build_meta_model
 from summarizer.quantization import weight_format
 from summarizer.training.simulate import Part
 
@@ -25,10 +25,10 @@ def fake_base(
 
     Only its config is read. A format that keeps the checkpoint's own type (`none`) takes it from the config.
     """
-    skeleton = build_skeleton(config, format_name)
+    meta = build_meta_model(config, format_name)
     checkpoint_type = getattr(config.get_text_config(), "dtype", None) or torch.float32
     with mode:
-        for weight in skeleton.weights.values():
+        for weight in meta.weights.values():
             parts = weight_format(format_name).stored_parts(weight.shape, checkpoint_type)
             weight.load(
                 {
@@ -36,10 +36,10 @@ def fake_base(
                     for name, (shape, dtype) in parts.items()
                 }
             )
-        for module in skeleton.model.module.modules():
+        for module in meta.model.module.modules():
             _fake_plain_tensors(module, device)
-    skeleton.model.module.eval()
-    return skeleton.model
+    meta.model.module.eval()
+    return meta.model
 
 
 def _fake_plain_tensors(module: nn.Module, device: torch.device) -> None:

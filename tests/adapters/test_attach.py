@@ -16,7 +16,7 @@ from summarizer.adapters.lora import LoRA
 from summarizer.data.batches import Batch
 from summarizer.errors import ConfigError
 from summarizer.models.blocks import recompute_blocks
-from summarizer.models.meta_model import build_skeleton
+from summarizer.models.meta_model import build_meta_model
 
 
 @pytest.fixture(scope="module")
@@ -29,8 +29,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_gptj_6b_has_the_known_number_of_trainable_parameters() -> None:
     """4,346,752 at dim 2 (MEASURED.md); on the meta device, where its weights take no memory."""
-    skeleton = build_skeleton(GPTJConfig(), "int8")
-    for weight in skeleton.weights.values():
+    meta = build_meta_model(GPTJConfig(), "int8")
+    for weight in meta.weights.values():
         rows = weight.shape[0]
         weight.load(
             {
@@ -38,7 +38,7 @@ def test_gptj_6b_has_the_known_number_of_trainable_parameters() -> None:
                 "scale": torch.empty(rows, 1, device="meta"),
             }
         )
-    model = attach(skeleton.model, [lora(2)], [0])
+    model = attach(meta.model, [lora(2)], [0])
     assert sum(parameter.numel() for parameter in model.parameters_of(0).values()) == 4_346_752
     text = describe(model, 0)
     assert "4,346,752 trainable parameters" in text

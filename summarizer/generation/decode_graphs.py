@@ -22,7 +22,7 @@ from summarizer.generation.kv_cache import KVCache
 from summarizer.models.attention import Sequences
 from summarizer.models.causal_lm import PackedModel
 from summarizer.ops import kernel_graph
-from summarizer.models.attention import RotaryTable
+from summarizer.ops.rotary import RotaryTable
 from summarizer.quantization.frozen import FrozenLinear
 
 EAGER_PASSES = 1

@@ -20,8 +20,8 @@ from summarizer.generation.sampling import OneByOne, Search
 from summarizer.generation.transformers_generate import generate
 from summarizer.models.causal_lm import PackedModel
 from summarizer.models.transformers_model import TransformersModel
-from summarizer.ops.few_rows import stored_weights_in_place
-from summarizer.quantization.int8_on_cpu import inputs_in_int8
+from summarizer.ops.decode_gemm import stored_weights_in_place
+from summarizer.ops.prefill_gemm import int8_activations
 
 TOKENS_READ_AT_ONCE = 4096
 """Of new prompts in one pass, unless a single one is longer: bounds what their activations take."""
@@ -43,7 +43,7 @@ class Decoder:
     on_step: Callable[[int], None] | None = None
     """Hears of each step how many tokens it wrote."""
     read_in_int8: bool = False
-    """Prompts are read within `inputs_in_int8`."""
+    """Prompts are read within `int8_activations`."""
 
     def answers(self, prompts: Sequence[Sequence[int]]) -> Iterator[tuple[int, list[list[int]]]]:
         """Each prompt's number and every trial's tokens after it, end token left out, as soon as they are known.
@@ -197,7 +197,7 @@ class Decoding:
         ids = torch.tensor([token for prompt in own for token in prompt] * trials, device=device)
         lasts = torch.tensor(lengths, device=device).cumsum(0) - 1
         sequences = self.cache.begin_prefill(slots, lengths * trials, rows=trials)
-        reading = inputs_in_int8() if self.decoder.read_in_int8 else nullcontext()
+        reading = int8_activations() if self.decoder.read_in_int8 else nullcontext()
         with reading:
             new = self.model(ids, sequences, self.cache, at=lasts.expand(trials, -1)).float()
         new = new.reshape(len(slots), 1, -1).expand(-1, self.cache.beams, -1)

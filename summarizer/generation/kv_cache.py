@@ -11,11 +11,11 @@ from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
 from summarizer.data.batches import moved
-from summarizer.models.attention import CausalAttention, Sequences, packed_attention
-from summarizer.ops import attend_one, attend_token, kernel_graph
-from summarizer.ops.attend_one import Kept
-from summarizer.models.attention import RotaryTable
-from summarizer.quantization.frozen import in_product_precision
+from summarizer.models.attention import CausalAttention, Sequences
+from summarizer.ops import decode_attention, kernel_graph
+from summarizer.ops.decode_attention import CachedKeyValues
+from summarizer.ops.elementwise import in_compute_dtype
+from summarizer.ops.rotary import RotaryTable, rotate
 
 
 @dataclass
@@ -59,10 +59,10 @@ class _Decode:
     def rotated(self, query: Tensor, key: Tensor, rotary: RotaryTable) -> tuple[Tensor, Tensor]:
         """Both turned on a GPU, by one launch where there is a kernel for it."""
         if not rotary.interleaved:
-            return rotary.rotate(query), rotary.rotate(key)
+            return rotate(query, rotary), rotate(key, rotary)
         if self._angles is None:  # the same in every layer
             self._angles = torch.cat((rotary.sin, rotary.cos), dim=1)
-        return attend_token.turned(query, key, self._angles, self.rows)
+        return decode_attention.rotate_token(query, key, self._angles, self.rows)
 
     def masks(self, window: int | None) -> tuple[Float[Tensor, "rows 1 1 p"], Float[Tensor, "rows 1 1 g"]]:
         """What is added to the scores of the prompt's keys, and of the answer's. window: as attention's."""
@@ -150,22 +150,22 @@ class KVCache:
             return self._prefill(layer, query, key, value, rotary)
         assert self._pass is not None, "begin_prefill or begin_decode comes before a pass"
         prompts, windowed = self.layers[layer.layer][0].of_prompts, not self._sees_all(layer.window)
-        if not windowed and not self.at_fixed_places and attend_one.takes(prompts):
-            mixed = attend_one.attend_new(
+        if not windowed and not self.at_fixed_places and decode_attention.supports(prompts):
+            mixed = decode_attention.attend_new_token(
                 *(x.float().flatten(1) for x in (query, key, value)),
-                self.kept(layer.layer),
+                self.cached(layer.layer),
                 rotary,
                 layer.scale,
             )
             return mixed.reshape(query.shape)
         kernel_graph.require(False, "attention")
-        if not windowed and self.at_fixed_places and attend_token.takes(query, prompts):
+        if not windowed and self.at_fixed_places and decode_attention.supports_on_gpu(query[:, :, None], prompts):
             if rotary is not None:
                 query, key = self._pass.rotated(query, key, rotary)
-            kept = self.kept(layer.layer)
-            return attend_token.attend_token(
-                query, key, value, kept.prompts, kept.answers, self._lengths, layer.scale
-            )
+            q, k, v = (x[:, :, None] for x in (query, key, value))
+            cached = self.cached(layer.layer)
+            mixed = decode_attention.attend_new_token_on_gpu(q, k, v, cached, self._lengths, layer.scale)
+            return mixed[:, 0]
         return self._decode_by_torch(layer, query, key, value, rotary, self._pass)
 
     def _prefill(
@@ -173,24 +173,24 @@ class KVCache:
     ) -> Tensor:
         assert isinstance(self._pass, _Prefill)
         if rotary is not None:
-            query, key = rotary.rotate(query), rotary.rotate(key)
-        key, value = (in_product_precision(tensor) for tensor in (key, value))
+            query, key = rotate(query, rotary), rotate(key, rotary)
+        key, value = (in_compute_dtype(tensor) for tensor in (key, value))
         if layer.layer not in self.layers:
             self.layers[layer.layer] = self._allocated(key), self._allocated(value)
         for new, part in zip((key, value), self.layers[layer.layer], strict=True):
             for slot, own in zip(self._pass.slots, torch.split(new, self._pass.lengths), strict=True):
                 part.of_prompts[slot, :, : len(own)] = own.transpose(0, 1)
-        return packed_attention(query, key, value, self._pass.sequences, layer.scale, layer.window)
+        return layer.attend_packed(query, key, value, self._pass.sequences)
 
     def _sees_all(self, window: int | None) -> bool:
         """Whether a layer's window is so wide that no text here reaches beyond it."""
         return window is None or self.longest_prompt + self.max_new_tokens <= window
 
-    def kept(self, layer: int) -> Kept:
+    def cached(self, layer: int) -> CachedKeyValues:
         """Where a layer's keys and values lie until slots leave, and how many there are in this pass."""
         keys, values = self.layers[layer]
         prompts, answers = self._lengths.unbind()
-        return Kept((keys.of_prompts, values.of_prompts), (keys.of_beams, values.of_beams), prompts, answers)
+        return CachedKeyValues((keys.of_prompts, values.of_prompts), (keys.of_beams, values.of_beams), prompts, answers)
 
     def _decode_by_torch(
         self,
@@ -203,11 +203,11 @@ class KVCache:
     ) -> Float[Tensor, "rows heads d"]:
         """softmax over the prompt's scores and the beam's own, with the prompt's keys read once for all beams."""
         if rotary is not None:
-            query, key = rotary.rotate(query), rotary.rotate(key)
+            query, key = rotate(query, rotary), rotate(key, rotary)
         keys, values = self.layers[layer.layer]
         for new, part in zip((key, value), (keys, values), strict=True):
-            part.of_beams[now.rows, :, now.places] = in_product_precision(new).to(part.of_beams.dtype)
-        query = in_product_precision(query * layer.scale).to(keys.of_prompts.dtype)
+            part.of_beams[now.rows, :, now.places] = in_compute_dtype(new).to(part.of_beams.dtype)
+        query = in_compute_dtype(query * layer.scale).to(keys.of_prompts.dtype)
         kv_heads, p, g = keys.of_prompts.shape[1], *now.longest
         by_beam = query.unflatten(1, (kv_heads, -1))
         masks = now.masks(None if self._sees_all(layer.window) else layer.window)

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from transformers import PretrainedConfig
 
 from summarizer.data.batches import Batch
-from summarizer.models.attention import KeyValueCache, RotaryEmbedding, RotaryTable, Sequences
+from summarizer.models.attention import KeyValueCache, RotaryEmbedding, Sequences
+from summarizer.ops.rotary import RotaryTable
 
 
 class CausalLM(ABC):

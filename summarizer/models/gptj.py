@@ -10,11 +10,12 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import GPTJConfig
 
-from summarizer.models.attention import CausalAttention, KeyValueCache, RotaryEmbedding, RotaryTable, Sequences
+from summarizer.models.attention import CausalAttention, KeyValueCache, RotaryEmbedding, Sequences
 from summarizer.models.causal_lm import PackedModel
 from summarizer.ops.activations import gelu_tanh
 from summarizer.ops.elementwise import add
 from summarizer.ops.norms import layer_norm
+from summarizer.ops.rotary import RotaryTable
 
 MODEL_TYPES = ("gptj",)
 TANH_GELU = ("gelu_new", "gelu_pytorch_tanh")

@@ -14,12 +14,13 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import PretrainedConfig
 
-from summarizer.models.attention import CausalAttention, KeyValueCache, RotaryEmbedding, RotaryTable, Sequences
+from summarizer.models.attention import CausalAttention, KeyValueCache, RotaryEmbedding, Sequences
 from summarizer.models.causal_lm import PackedModel
 from summarizer.models.rotary_scaling import frequencies_of, unsupported_scaling
 from summarizer.ops.activations import silu_mul
 from summarizer.ops.elementwise import add
 from summarizer.ops.norms import RMSNorm
+from summarizer.ops.rotary import RotaryTable
 
 ARCHITECTURES = {
     "llama": "LlamaForCausalLM",

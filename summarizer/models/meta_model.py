@@ -13,12 +13,10 @@ from accelerate import init_empty_weights
 from torch import nn
 from transformers import AutoModelForCausalLM, Conv1D, PretrainedConfig
 
-from summarizer.models import gptj, llama
+from summarizer.models import gptj, llama, probe
 from summarizer.models.causal_lm import CausalLM
 from summarizer.models.transformers_model import TransformersModel
-from summarizer.ops import probe
-from summarizer.ops.gelu import TanhGELU
-from summarizer.ops.rms_norm import same_as
+from summarizer.ops.activations import TanhGELU
 from summarizer.quantization.frozen import FrozenEmbedding, FrozenLinear, FrozenWeight
 
 FAMILIES: tuple[Any, ...] = (gptj, llama)
@@ -133,7 +131,7 @@ def _fuse_elementwise(model: nn.Module) -> None:
     for name, module in list(model.named_modules()):
         if probe.is_function(module, partial(F.gelu, approximate="tanh")):
             model.set_submodule(name, TanhGELU())
-        elif (norm := same_as(module)) is not None:
+        elif (norm := probe.as_rms_norm(module)) is not None:
             model.set_submodule(name, norm)
 
 

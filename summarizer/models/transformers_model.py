@@ -14,8 +14,8 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 
 from summarizer import compat
 from summarizer.data.batches import Batch
-from summarizer.models.attention import Sequences, packed_attention
 from summarizer.models.causal_lm import CausalLM
+from summarizer.ops.attention import packed_attention
 
 PACKED = "packed"
 """What a config's attention implementation is called while sequences are packed."""
@@ -130,13 +130,7 @@ def attend(
     assert attention_mask is None, "packed sequences have no mask"
     cu_seqlens = more.get("cu_seq_lens_q")
     assert cu_seqlens is not None, "this model does not hand on where its sequences begin"
-    rows, heads, t, d = query.shape
-    # Values of another width than the keys', which no kernel here knows, do not fit these shapes.
-    q, k, v = (x.transpose(1, 2).reshape(rows * t, x.shape[1], d) for x in (query, key, value))
-    # A packed pass knows its positions by its angles: these are not looked at.
-    sequences = Sequences(cu_seqlens, cu_seqlens, rows)
-    mixed = packed_attention(q, k, v, sequences, d**-0.5 if scaling is None else scaling)
-    return mixed.reshape(rows, t, heads, d), None
+    return packed_attention(query, key, value, cu_seqlens, scaling), None
 
 
 def _register() -> None:

@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from jaxtyping import Float, Float32, Int
 from torch import Tensor
 
-from summarizer.ops.few_rows import FEW_ROWS, LowRankPairs
-from summarizer.ops.scaled_columns import scale_columns_, scaled_columns
+from summarizer.ops.decode_gemm import DECODE_ROWS, LowRankPairs
+from summarizer.ops.elementwise import scale_columns_, scaled_columns
 
 Parts = Mapping[str, Tensor]
 """A stored weight: named tensors, all that is needed to recover it but its shape."""
@@ -26,8 +26,8 @@ class WeightFormat(Protocol):
     name: str
     version: int
     """Raised when the stored bytes change meaning, so that cached bases of an older version are made anew."""
-    few_rows: int
-    """Up to so many rows, `few_rows_product` takes less time on a CPU than `product` or `many_rows_product`."""
+    decode_rows: int
+    """Up to so many rows, `decode_gemm` takes less time on a CPU than `matmul` or `prefill_gemm`."""
 
     def quantize(self, weight: Float[Tensor, "d_out d_in"]) -> dict[str, Tensor]:
         """Store a weight. Raises ValueError on a weight that is not finite."""
@@ -43,41 +43,43 @@ class WeightFormat(Protocol):
         """Recover the whole weight."""
         ...
 
-    def product(
+    def matmul(
         self, x: Float[Tensor, "... d_in"], parts: Parts, shape: tuple[int, int]
     ) -> Float[Tensor, "... d_out"]:
         """x @ W.T, in the precision of x."""
         ...
 
-    def few_rows_product(
+    def decode_gemm(
         self,
         x: Float[Tensor, "m d_in"],
         parts: Parts,
         shape: tuple[int, int],
+        *,
         bias: Float[Tensor, " d_out"] | None,
         pairs: LowRankPairs | None,
     ) -> Float32[Tensor, "m d_out"] | None:
-        """x @ W.T + bias and what adapters add, on the stored weight as it lies in memory. x is in fp32 on a CPU.
+        """x @ W.T + bias and what adapters add for a few rows, on the stored weight as it lies in memory.
 
-        None where there is no kernel for that.
+        x is in fp32 on a CPU. None where there is no kernel for that.
         """
         ...
 
-    def many_rows_product(
+    def prefill_gemm(
         self,
         x: Float[Tensor, "m d_in"],
         parts: Parts,
         shape: tuple[int, int],
+        *,
         bias: Float[Tensor, " d_out"] | None,
         pairs: LowRankPairs | None,
     ) -> Float[Tensor, "m d_out"] | None:
-        """The same for the rows of prompts, in the precision of x. None where there is no kernel for that."""
+        """`decode_gemm` for the rows of prompts, in the precision of x. None where there is no kernel for that."""
         ...
 
-    def product_backward(
+    def matmul_backward(
         self, grad: Float[Tensor, "... d_out"], parts: Parts, shape: tuple[int, int]
     ) -> Float[Tensor, "... d_in"]:
-        """grad @ W: the gradient of `product` for x."""
+        """grad @ W: the gradient of `matmul` for x."""
         ...
 
     def rows(
@@ -87,10 +89,10 @@ class WeightFormat(Protocol):
         ...
 
 
-class DenseProducts:
-    """Both products with the weight dequantized whole, in each pass anew: what most formats do."""
+class DenseMatmul:
+    """Both matmuls with the weight dequantized whole, in each pass anew: what most formats do."""
 
-    few_rows = FEW_ROWS
+    decode_rows = DECODE_ROWS
 
     def dequantize(
         self, parts: Parts, shape: tuple[int, int], dtype: torch.dtype
@@ -106,27 +108,34 @@ class DenseProducts:
         """
         return self.dequantize(parts, shape, dtype), None
 
-    def product(self, x: Tensor, parts: Parts, shape: tuple[int, int]) -> Tensor:
+    def matmul(self, x: Tensor, parts: Parts, shape: tuple[int, int]) -> Tensor:
         matrix, factor = self.factors(parts, shape, x.dtype)
         y = F.linear(x, matrix)
         return y if factor is None else scale_columns_(y, factor)
 
-    def few_rows_product(
+    def decode_gemm(
         self,
         x: Tensor,
         parts: Parts,
         shape: tuple[int, int],
+        *,
         bias: Tensor | None,
         pairs: LowRankPairs | None,
     ) -> Tensor | None:
         return None
 
-    def many_rows_product(
-        self, x: Tensor, parts: Parts, shape: tuple[int, int], bias: Tensor | None, pairs: LowRankPairs | None
+    def prefill_gemm(
+        self,
+        x: Tensor,
+        parts: Parts,
+        shape: tuple[int, int],
+        *,
+        bias: Tensor | None,
+        pairs: LowRankPairs | None,
     ) -> Tensor | None:
         return None
 
-    def product_backward(self, grad: Tensor, parts: Parts, shape: tuple[int, int]) -> Tensor:
+    def matmul_backward(self, grad: Tensor, parts: Parts, shape: tuple[int, int]) -> Tensor:
         matrix, factor = self.factors(parts, shape, grad.dtype)
         scaled = grad if factor is None else scaled_columns(grad, factor)
         # Flat: of several axes that are not contiguous, torch would make a copy of the matrix for each.

@@ -60,12 +60,12 @@ class Batch:
     attention_mask: Int[Tensor, "rows t"] | None
     """Padded: 1 on an example's own tokens, 0 on padding. Packed: None."""
     cu_seqlens: Int32[Tensor, " ends"] | None
-    """Packed: where each example begins among the tokens of all rows, first 0, and where the last one ends, rows * t.
-    Padding counts as an example, and some at the end may be empty. Padded: None."""
+    """Packed: where each example begins among the tokens of all rows, first 0, and where the last ends:
+    rows * t. Padding counts as an example, and some at the end may be empty. Padded: None."""
     positions: Int[Tensor, "n m"]
     """Where, among a trial's tokens, a token of a summary is predicted."""
     targets: Int[Tensor, "n m"]
-    """The tokens to predict there; IGNORED_LABEL where a trial has fewer than the others, or than there is buckets."""
+    """The tokens to predict there; IGNORED_LABEL behind a trial's last one."""
     token_numbers: Int[Tensor, "rows t"]
     """Of each token in its trial's batch of a step, however that is split."""
 

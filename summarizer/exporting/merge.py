@@ -54,9 +54,7 @@ class Merge:
     base as the adapter was trained on it, dequantized.
     """
 
-    def __init__(
-        self, adapted: AdaptedModel, trial: int | None, original: CausalLM | None = None
-    ) -> None:
+    def __init__(self, adapted: AdaptedModel, trial: int | None, original: CausalLM | None = None) -> None:
         """Raises ConfigError for an adapter of a kind that cannot be merged."""
         self.adapted, self.trial = adapted, trial
         base = original or adapted.model

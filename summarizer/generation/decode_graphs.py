@@ -1,8 +1,8 @@
 """One new token of each beam through a whole model, without Python between its kernels.
 
-A token is some hundred kernels, and Python ahead of each one takes longer than a GPU does for what it launches; on a
-CPU it finds the caches full of weights, and takes about a sixth of a token's time. So the model's forward is recorded
-once, as a kernel graph on a CPU and as a CUDA graph on a GPU, and run from then on.
+A token is some hundred kernels, and Python ahead of each one takes longer than a GPU does for what it launches; on
+a CPU it finds the caches full of weights, and takes about a sixth of a token's time. So the model's forward is
+recorded once, as a kernel graph on a CPU and as a CUDA graph on a GPU, and run from then on.
 """
 
 from __future__ import annotations
@@ -47,17 +47,19 @@ def decode_step(model: PackedModel, cache: KVCache, rows: int) -> DecodeStep:
     """The fastest that there is for a model that has read prompts into the cache."""
     if cache.at_fixed_places:
         return CudaGraphStep(model, cache, rows)
-    return KernelGraphStep.recorded(model, cache, rows) or EagerStep(model, cache)
+    return KernelGraphStep.recorded(model, cache, rows) or EagerStep(model, cache, rows)
 
 
 class EagerStep(DecodeStep):
     """The model's forward as it is."""
 
-    def __init__(self, model: PackedModel, cache: KVCache) -> None:
+    def __init__(self, model: PackedModel, cache: KVCache, rows: int) -> None:
         self.model, self.cache = model, cache
+        self._ends = torch.arange(rows + 1, dtype=torch.int32, device=cache.device)
+        """Each row is a sequence of its own, whose earlier tokens the cache knows."""
 
     def __call__(self, ids: Int[Tensor, " rows"], positions: Int[Tensor, " rows"]) -> Float[Tensor, "rows v"]:
-        logits: Tensor = self.model(ids, _alone(positions), self.cache)
+        logits: Tensor = self.model(ids, Sequences(positions, self._ends), self.cache)
         return logits.float()
 
 
@@ -67,7 +69,9 @@ class EagerStep(DecodeStep):
 class KernelGraphStep(DecodeStep):
     """The kernels of everything behind the embedding, recorded from the forward."""
 
-    def __init__(self, model: PackedModel, graph: kernel_graph.KernelGraph, hidden: Tensor, rotary: RotaryTable) -> None:
+    def __init__(
+        self, model: PackedModel, graph: kernel_graph.KernelGraph, hidden: Tensor, rotary: RotaryTable
+    ) -> None:
         self.model, self.graph, self.hidden, self.rotary = model, graph, hidden, rotary
         self.logits: Float32[Tensor, "rows v"] = torch.empty(0)
 
@@ -76,12 +80,12 @@ class KernelGraphStep(DecodeStep):
         """None where a part of the model has no kernel that can be recorded."""
         if not kernel_graph.available():
             return None
-        positions = torch.zeros(rows, dtype=torch.int64)
-        hidden, rotary = torch.empty(rows, model.config.hidden_size), model.rotary(positions)
+        sequences = Sequences(torch.zeros(rows, dtype=torch.int64), torch.arange(rows + 1, dtype=torch.int32))
+        hidden, rotary = torch.empty(rows, model.config.hidden_size), model.rotary(sequences.positions)
         try:
             with kernel_graph.recorded() as graph, _layers_checked(model):
                 step = cls(model, graph, hidden, rotary)
-                step.logits = model.through_blocks(hidden.view(hidden.shape), rotary, _alone(positions), cache)
+                step.logits = model.through_blocks(hidden, rotary, sequences, cache)
         except kernel_graph.NotRecordableError as reason:
             log.debug("decode: no kernel graph: %s", reason)
             return None
@@ -140,7 +144,7 @@ class CudaGraphStep(DecodeStep):
     """
 
     def __init__(self, model: PackedModel, cache: KVCache, rows: int) -> None:
-        self.eager = EagerStep(model, cache)
+        self.eager = EagerStep(model, cache, rows)
         self.ids, self.positions = torch.zeros(2, rows, dtype=torch.int64, device=cache.device).unbind()
         self._eager_passes = EAGER_PASSES
         self._failed = False
@@ -203,8 +207,3 @@ def _nothing_cached() -> Iterator[None]:
 def _warn(cause: str) -> None:
     """Once for each cause: a pass is captured for every number of slots."""
     log.warning("a token's launches are not captured as a graph but launched one by one, slower: %s", cause)
-
-
-def _alone(positions: Int[Tensor, " rows"]) -> Sequences:
-    """Each row a sequence of its own, whose earlier tokens the cache knows."""
-    return Sequences(positions, positions)

@@ -87,7 +87,7 @@ class _Decode:
 
 @dataclass
 class KVCache:
-    """The keys and values of `s` slots with `b` beams each. A slot holds one prompt; the next one writes over it."""
+    """The keys and values of `s` slots with `b` beams each. A slot holds one prompt; the next writes over it."""
 
     slots: int
     beams: int
@@ -110,10 +110,10 @@ class KVCache:
         self.prompt_lengths, self.written = [1] * self.slots, [0] * self.slots
         self._lengths = torch.ones(2, self.slots, dtype=torch.int64, device=self.device)
 
-    # --- passes -----------------------------------------------------------------------------------------------------
+    # --- passes -----------------------------------------------------------------------------------------------
 
     def begin_prefill(self, slots: Sequence[int], lengths: Sequence[int], rows: int) -> Sequences:
-        """The next pass reads new prompts into these slots. rows: equal parts of the tokens, as `Sequences` has them."""
+        """The next pass reads new prompts into these slots. rows: as `Sequences` has them."""
         for slot, length in zip(slots, lengths, strict=True):
             self.prompt_lengths[slot], self.written[slot] = length, 0
         positions = torch.cat([torch.arange(length) for length in lengths]).to(self.device)
@@ -135,7 +135,7 @@ class KVCache:
         self._pass = _Decode(prompts, answers, longest, self.beams)
         return (prompts + (answers - 1))[:, None].expand(-1, self.beams).reshape(-1)
 
-    # --- attention --------------------------------------------------------------------------------------------------
+    # --- attention --------------------------------------------------------------------------------------------
 
     def attend(
         self,
@@ -151,15 +151,15 @@ class KVCache:
         assert self._pass is not None, "begin_prefill or begin_decode comes before a pass"
         prompts, windowed = self.layers[layer.layer][0].of_prompts, not self._sees_all(layer.window)
         if not windowed and not self.at_fixed_places and decode_attention.supports(prompts):
-            mixed = decode_attention.attend_new_token(
-                *(x.float().flatten(1) for x in (query, key, value)),
-                self.cached(layer.layer),
-                rotary,
-                layer.scale,
-            )
+            q, k, v = (x.float().flatten(1) for x in (query, key, value))
+            mixed = decode_attention.attend_new_token(q, k, v, self.cached(layer.layer), rotary, layer.scale)
             return mixed.reshape(query.shape)
         kernel_graph.require(False, "attention")
-        if not windowed and self.at_fixed_places and decode_attention.supports_on_gpu(query[:, :, None], prompts):
+        if (
+            not windowed
+            and self.at_fixed_places
+            and decode_attention.supports_on_gpu(query[:, :, None], prompts)
+        ):
             if rotary is not None:
                 query, key = self._pass.rotated(query, key, rotary)
             q, k, v = (x[:, :, None] for x in (query, key, value))
@@ -190,7 +190,9 @@ class KVCache:
         """Where a layer's keys and values lie until slots leave, and how many there are in this pass."""
         keys, values = self.layers[layer]
         prompts, answers = self._lengths.unbind()
-        return CachedKeyValues((keys.of_prompts, values.of_prompts), (keys.of_beams, values.of_beams), prompts, answers)
+        return CachedKeyValues(
+            (keys.of_prompts, values.of_prompts), (keys.of_beams, values.of_beams), prompts, answers
+        )
 
     def _decode_by_torch(
         self,
@@ -242,7 +244,7 @@ class KVCache:
             like.new_zeros(self.slots * self.beams, kv_heads, self.max_new_tokens, d),
         )
 
-    # --- slots and beams --------------------------------------------------------------------------------------------
+    # --- slots and beams --------------------------------------------------------------------------------------
 
     def follow(self, sources: Int[Tensor, "s b"]) -> None:
         """Each beam goes on from another one of its slot."""

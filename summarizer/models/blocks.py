@@ -32,10 +32,10 @@ def compile_blocks(model: CausalLM, *, graphs: bool = False) -> int:
     `recompute_blocks`: the compiler decides what of a block to compute anew, and checkpointing by itself would
     compute it uncompiled.
 
-    graphs: on a card, record what a block launches once for each shape that comes, and replay it from then on:
+    graphs: on a GPU, record what a block launches once for each shape that comes, and replay it from then on:
     one launch for each pass of a block. The first two passes of a shape are slow, so batches should have few
-    (`data.batches.PaddingBuckets`), and `begin_pass` stands before each. Source: CUDA graph trees, PyTorch's documentation,
-    torch.compiler_cudagraph_trees.
+    (`data.batches.PaddingBuckets`), and `begin_pass` stands before each. Source: CUDA graph trees, PyTorch's
+    documentation, torch.compiler_cudagraph_trees.
     """
     found = model.blocks
     how: dict[str, Any] = {"mode": "reduce-overhead"} if graphs else {}

@@ -59,11 +59,10 @@ class CausalLM(ABC):
 
 
 class PackedModel(nn.Module, CausalLM):
-    """A model of our own: one forward for training, prefill and decode, over sequences that lie one behind the other.
+    """A model of our own: one forward for training, prefill and decode, over packed sequences.
 
     A family is one file: a class that makes the modules, named as the checkpoint's tensors are, and says which of
-    them is what. Source of the rows of a head that is asked for a few tokens alone: it is the widest layer of all,
-    and a summary is short beside its article.
+    them is what.
     """
 
     prefix: ClassVar[str]
@@ -94,7 +93,9 @@ class PackedModel(nn.Module, CausalLM):
 
         cache: keeps the keys and values of these tokens, and attends to those of earlier ones.
         """
-        return self.through_blocks(self.embedding(ids), self.rotary(sequences.positions), sequences, cache, at)
+        return self.through_blocks(
+            self.embedding(ids), self.rotary(sequences.positions), sequences, cache, at
+        )
 
     def through_blocks(
         self,
@@ -107,14 +108,15 @@ class PackedModel(nn.Module, CausalLM):
         """What follows the embedding: the part that is the same computation for every token."""
         for block in self.blocks:
             hidden = block(hidden, rotary, sequences, cache)
-        if at is not None:
+        if at is not None:  # the head is the widest layer of all, and a summary is short beside its article
             by_trial = hidden.reshape(len(at), -1, hidden.shape[-1])
             hidden = by_trial.gather(1, at[..., None].expand(-1, -1, hidden.shape[-1]))
         logits: Tensor = self.head(self.final_norm(hidden))
         return logits
 
     def summary_logits(self, batch: Batch) -> Float[Tensor, "n m v"]:
-        assert batch.position_ids is not None and batch.cu_seqlens is not None, "our models take packed batches"
+        assert batch.position_ids is not None, "our models take packed batches"
+        assert batch.cu_seqlens is not None, "our models take packed batches"
         sequences = Sequences(batch.position_ids.flatten(), batch.cu_seqlens, rows=len(batch.input_ids))
         logits: Tensor = self(batch.input_ids.flatten(), sequences, at=batch.positions)
         return logits

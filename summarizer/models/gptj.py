@@ -42,7 +42,11 @@ class Attention(CausalAttention):
         self.out_proj = nn.Linear(config.n_embd, config.n_embd, bias=False)
 
     def forward(
-        self, x: Float[Tensor, "tokens d"], rotary: RotaryTable, sequences: Sequences, cache: KeyValueCache | None
+        self,
+        x: Float[Tensor, "tokens d"],
+        rotary: RotaryTable,
+        sequences: Sequences,
+        cache: KeyValueCache | None,
     ) -> Float[Tensor, "tokens d"]:
         q, k, v = (
             projection(x).unflatten(-1, (-1, self.head_dim))
@@ -74,7 +78,11 @@ class Block(nn.Module):
         self.mlp = MLP(config)
 
     def forward(
-        self, x: Float[Tensor, "tokens d"], rotary: RotaryTable, sequences: Sequences, cache: KeyValueCache | None
+        self,
+        x: Float[Tensor, "tokens d"],
+        rotary: RotaryTable,
+        sequences: Sequences,
+        cache: KeyValueCache | None,
     ) -> Float[Tensor, "tokens d"]:
         normed = self.ln_1(x)
         mixed: Tensor = self.attn(normed, rotary, sequences, cache)

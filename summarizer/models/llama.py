@@ -103,7 +103,11 @@ class Attention(CausalAttention):
         self.has_norms = config.head_norms
 
     def forward(
-        self, x: Float[Tensor, "tokens d"], rotary: RotaryTable, sequences: Sequences, cache: KeyValueCache | None
+        self,
+        x: Float[Tensor, "tokens d"],
+        rotary: RotaryTable,
+        sequences: Sequences,
+        cache: KeyValueCache | None,
     ) -> Float[Tensor, "tokens d"]:
         q, k, v = (
             projection(x).unflatten(-1, (-1, self.head_dim))
@@ -139,7 +143,11 @@ class Block(nn.Module):
         self.post_attention_layernorm = rms_norm(config.d, config.epsilon)
 
     def forward(
-        self, x: Float[Tensor, "tokens d"], rotary: RotaryTable, sequences: Sequences, cache: KeyValueCache | None
+        self,
+        x: Float[Tensor, "tokens d"],
+        rotary: RotaryTable,
+        sequences: Sequences,
+        cache: KeyValueCache | None,
     ) -> Float[Tensor, "tokens d"]:
         x = add(x, self.self_attn(self.input_layernorm(x), rotary, sequences, cache))
         return add(x, self.mlp(self.post_attention_layernorm(x)))

@@ -126,9 +126,7 @@ def _quantized(
     return quantized(meta, source_tensors(folder, stored), folder, format_name, device)
 
 
-def _cached(
-    spec: ModelConfig, folder: Path, meta: MetaModel, format_name: str, device: torch.device
-) -> Path:
+def _cached(spec: ModelConfig, folder: Path, meta: MetaModel, format_name: str, device: torch.device) -> Path:
     """The folder of the quantized base in the cache, made now where it is not there yet or is broken."""
     name = re.split("[/:]", spec.name_or_path.rstrip("/"))[-1]
     target = cache_folder() / "bases" / f"{name}-{format_name}-{base_digest(folder, format_name)}"

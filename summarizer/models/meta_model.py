@@ -42,7 +42,7 @@ class MetaModel:
     @property
     def plain(self) -> dict[str, torch.Tensor]:
         """Parameters and biases that keep their precision, by the checkpoint's name."""
-        named = dict(self.model.module.named_parameters())
+        named: dict[str, torch.Tensor] = dict(self.model.module.named_parameters())
         for name, module in self.model.module.named_modules():
             if isinstance(module, FrozenLinear) and module.bias is not None:
                 named[f"{name}.bias"] = module.bias
@@ -53,7 +53,9 @@ class MetaModel:
         """Buffers that a checkpoint may hold; where it does not, the model's own values stay."""
         module, plain = self.model.module, self.plain
         saved = module.state_dict(keep_vars=True)
-        return {name: buffer for name, buffer in module.named_buffers() if name in saved and name not in plain}
+        return {
+            name: buffer for name, buffer in module.named_buffers() if name in saved and name not in plain
+        }
 
 
 def build_meta_model(config: PretrainedConfig, format_name: str) -> MetaModel:

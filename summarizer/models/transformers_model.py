@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
@@ -33,8 +32,8 @@ UNKNOWN_REQUESTS = ("softcap", "s_aux", "position_bias")
 class TransformersModel(CausalLM):
     """A model of transformers whose linear layers and embeddings may be replaced.
 
-    Where its attention goes through transformers' interface, and plainly, sequences are packed; else each is a padded
-    row of its own. Its texts are written by `generate`.
+    Where its attention goes through transformers' interface, and plainly, sequences are packed; else each is a
+    padded row of its own. Its texts are written by `generate`.
     """
 
     def __init__(self, model: PreTrainedModel) -> None:
@@ -50,11 +49,13 @@ class TransformersModel(CausalLM):
 
     @property
     def embedding(self) -> nn.Module:
-        return self.model.get_input_embeddings()
+        embedding: nn.Module = self.model.get_input_embeddings()
+        return embedding
 
     @property
     def head(self) -> nn.Module:
-        return self.model.get_output_embeddings()
+        head: nn.Module = self.model.get_output_embeddings()
+        return head
 
     @property
     def blocks(self) -> list[nn.Module]:
@@ -67,7 +68,9 @@ class TransformersModel(CausalLM):
 
     def packs(self, max_tokens: int) -> bool:
         config = self.config.get_text_config()
-        window = getattr(config, "sliding_window", None) if getattr(config, "use_sliding_window", True) else None
+        window = (
+            getattr(config, "sliding_window", None) if getattr(config, "use_sliding_window", True) else None
+        )
         return self._packs and (window is None or window >= max_tokens)
 
     def summary_logits(self, batch: Batch) -> Float[Tensor, "n m v"]:
@@ -106,7 +109,8 @@ def attends_plainly(model: PreTrainedModel) -> bool:
     config = model.config.get_text_config()
     names = {part for name, _ in model.named_modules() for part in name.lower().split(".")}
     return (
-        compat.attention_implementation(model) in (PADDED, PACKED)  # a config that was built from before has ours
+        compat.attention_implementation(model)
+        in (PADDED, PACKED)  # a config that was built from before has ours
         and compat.attends_through_interface(model)
         and getattr(config, "is_causal", True)
         and "position_ids" in inspect.signature(model.forward).parameters

@@ -9,6 +9,7 @@ bits, or torch's own attention in fp32.
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -134,8 +135,8 @@ def attention_on_cpu(
         return attention_c.causal_attention(q, k, v, lengths, scale)
     sequences = zip(*(torch.split(tensor, lengths) for tensor in (q, k, v)), strict=True)
     if windowed:
-        return torch.cat([whole_attention(*own, scale, window) for own in sequences])
-    alone = whole_attention if q.dtype == torch.float32 else block_attention
+        return torch.cat([whole_attention(q, k, v, scale, window) for q, k, v in sequences])
+    alone: Callable[..., Tensor] = whole_attention if q.dtype == torch.float32 else block_attention
     return torch.cat([alone(query, key, value, scale) for query, key, value in sequences])
 
 

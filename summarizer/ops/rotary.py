@@ -18,7 +18,7 @@ from summarizer.ops.elementwise import BF16_SOURCE
 
 @dataclass(frozen=True)
 class RotaryTable:
-    """Cosines and sines of the angles by which each row's pairs turn; what lies behind the pairs of a head stays."""
+    """Cosines and sines of the angles by which each row's pairs turn. What lies behind a head's pairs stays."""
 
     cos: Float32[Tensor, "rows half"]
     sin: Float32[Tensor, "rows half"]

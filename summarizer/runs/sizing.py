@@ -15,8 +15,8 @@ from summarizer import compat
 from summarizer.config.schema import RunConfig
 from summarizer.console.progress import working
 from summarizer.errors import ConfigError
-from summarizer.models.causal_lm import CausalLM
 from summarizer.models.blocks import compile_blocks, recompute_blocks
+from summarizer.models.causal_lm import CausalLM
 from summarizer.training.dry_run import DryRun, Microbatch, dry_run
 from summarizer.training.fitting import device_memory_bytes, largest_fitting
 from summarizer.training.microbatches import Microbatches

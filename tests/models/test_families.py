@@ -20,7 +20,7 @@ from summarizer.adapters.attach import AdaptedModel, attach
 from summarizer.data.batches import Batch
 from summarizer.generation.decoder import Decoder
 from summarizer.models import meta_model
-from summarizer.models.attention import RotaryTable, Sequences
+from summarizer.models.attention import Sequences
 from summarizer.models.causal_lm import PackedModel
 from summarizer.models.meta_model import build_meta_model
 from summarizer.models.nll import summary_nll
@@ -204,7 +204,7 @@ def test_what_ours_does_not_compute_is_left_to_transformers_and_said(
     assert reason in caplog.text
 
 
-def test_every_setting_that_a_config_declares_is_known(kind: str = "") -> None:
+def test_every_setting_that_a_config_declares_is_known() -> None:
     """A release that gives one of our families a new setting has to be looked at before it is computed by ours."""
     known = {
         *("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"),
@@ -224,23 +224,6 @@ def test_every_setting_that_a_config_declares_is_known(kind: str = "") -> None:
             assert name in known or name.startswith("_") or name in PretrainedConfig.__annotations__, name
             count += 1
     assert count > 100
-
-
-@pytest.mark.parametrize("interleaved", [True, False])
-@pytest.mark.parametrize("d", [16, 24])
-def test_rotation_turns_pairs_by_their_angles(interleaved: bool, d: int) -> None:
-    """Against complex numbers: the two numbers of a pair are one, times e^(i angle)."""
-    x = torch.randn(7, 3, d, generator=torch.Generator().manual_seed(0))
-    angles = torch.randn(7, 8, generator=torch.Generator().manual_seed(1)).double()
-    front = x[..., :16].double()
-    pairs = front.unflatten(-1, (8, 2)).unbind(-1) if interleaved else front.chunk(2, dim=-1)
-    turned = torch.complex(*pairs) * torch.polar(torch.ones_like(angles), angles)[:, None]
-    numbers = (turned.real, turned.imag)
-    right = torch.stack(numbers, dim=-1).flatten(-2) if interleaved else torch.cat(numbers, dim=-1)
-    table = RotaryTable(angles.cos().float(), angles.sin().float(), interleaved)
-    found = table.rotate(x)
-    torch.testing.assert_close(found[..., :16].double(), right, rtol=0, atol=1e-6)
-    assert torch.equal(found[..., 16:], x[..., 16:])
 
 
 def test_a_config_that_a_model_was_built_from_gives_the_same_again() -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from model_folders import CONFIGS, load, logits, save_bin, tiny_config, tiny_model, token_ids
+from model_folders import CONFIGS, load, logits, save_bin, tiny_config, tiny_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
@@ -36,7 +36,7 @@ def test_quantized_logits_are_those_of_the_dequantized_weights(kind: str, name: 
     tiny_model(kind).save_pretrained(tmp_path)
     reference = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32).eval()
     base = load(tmp_path, name)
-    for path, module in base.model.named_modules():
+    for path, module in base.model.module.named_modules():
         if isinstance(module, FrozenLinear | FrozenEmbedding):
             weight = reference.get_submodule(path).weight
             if path == "lm_head" and kind == "gemma3":  # its embedding stays as it is: a weight of its own
@@ -148,7 +148,7 @@ def test_a_half_precision_checkpoint_is_computed_in_fp32(tmp_path: Path) -> None
     model = tiny_model("llama_untied").bfloat16()
     model.save_pretrained(tmp_path)
     base = load(tmp_path)
-    assert {tensor.dtype for tensor in base.model.parameters()} == {torch.float32}
+    assert {tensor.dtype for tensor in base.model.module.parameters()} == {torch.float32}
     got = logits(base.model)
     assert got.dtype == torch.float32
     expected = logits(AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32).eval())
@@ -178,9 +178,7 @@ def test_persistent_buffers_of_a_checkpoint_are_loaded(tmp_path: Path) -> None:
     ):
         meta.model.transformer.routing = torch.zeros(3)
         tensors = [*source_tensors(tmp_path), *extra.items()]
-        fill(
-            meta, quantized(meta, tensors, tmp_path, "none", torch.device("cpu")), torch.device("cpu")
-        )
+        fill(meta, quantized(meta, tensors, tmp_path, "none", torch.device("cpu")), torch.device("cpu"))
         assert meta.model.transformer.routing.tolist() == expected
 
 
@@ -189,4 +187,7 @@ def test_dropout_of_the_base_is_off_in_training_too(tmp_path: Path) -> None:
     model.config.attn_pdrop = model.config.resid_pdrop = model.config.embd_pdrop = 0.5
     model.save_pretrained(tmp_path)
     base = load(tmp_path)
-    assert torch.equal(logits(base.model.train(), token_ids()), logits(base.model.eval(), token_ids()))
+    base.model.module.train()
+    training = logits(base.model)
+    base.model.module.eval()
+    assert torch.equal(training, logits(base.model))

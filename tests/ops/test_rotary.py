@@ -59,7 +59,15 @@ def test_pairs_turn_by_their_angles(interleaved: bool, d: int) -> None:
 @pytest.mark.parametrize("interleaved", [True, False], ids=["as GPT-J", "as Llama"])
 @pytest.mark.parametrize(
     ("rows", "heads", "d", "turning"),
-    [(1, 1, 2, 2), (7, 5, 20, 20), (3, 2, 64, 64), (0, 2, 64, 64), (70, 9, 128, 128), (9, 3, 256, 64), (9, 3, 40, 2)],
+    [
+        (1, 1, 2, 2),
+        (7, 5, 20, 20),
+        (3, 2, 64, 64),
+        (0, 2, 64, 64),
+        (70, 9, 128, 128),
+        (9, 3, 256, 64),
+        (9, 3, 40, 2),
+    ],
 )
 def test_it_and_its_gradient_are_the_nearest_in_bf16(
     rows: int, heads: int, d: int, turning: int, interleaved: bool
@@ -91,7 +99,9 @@ def test_tensors_may_have_gaps() -> None:
     x, cos, sin = random(10, 3, 32, seed=1).bfloat16(), random(10, 16, seed=2), random(10, 16, seed=3)
     gaps = [part.repeat_interleave(2, dim=-1)[..., ::2] for part in (x, cos, sin)]
     assert not any(part.is_contiguous() for part in gaps)
-    assert torch.equal(rotate(gaps[0], RotaryTable(gaps[1], gaps[2], False)), rotate(x, RotaryTable(cos, sin, False)))
+    assert torch.equal(
+        rotate(gaps[0], RotaryTable(gaps[1], gaps[2], False)), rotate(x, RotaryTable(cos, sin, False))
+    )
 
 
 @needs_kernel

@@ -40,12 +40,9 @@ def real_cost(
     batch = worst_batch(adapted, MICROBATCH)
     if batch.position_ids is not None:
         rows = n * MICROBATCH.rows + 1
-        borders = torch.arange(rows, dtype=torch.int32) * MICROBATCH.tokens
-        batch = replace(batch, attention_mask=borders.reshape(1, 1, 1, -1))
+        batch = replace(batch, cu_seqlens=torch.arange(rows, dtype=torch.int32) * MICROBATCH.tokens)
     with adapted.training():
-        return step_cost(
-            lambda: training_loss(adapted, batch, dtype), resident(adapted), model.get_output_embeddings()
-        )
+        return step_cost(lambda: training_loss(adapted, batch, dtype), resident(adapted), model.head)
 
 
 def fake_cost(kind: str, format_name: str, dtype: torch.dtype, prepare: Any, n: int) -> StepCost:

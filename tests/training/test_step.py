@@ -89,7 +89,7 @@ def test_the_head_computes_the_summary_alone(tmp_path: Path, monkeypatch: pytest
     group = build_group([spec_of()], tmp_path)
     rows = group.trials[0].next_batch()
     seen: list[int] = []
-    group.adapted.model.get_output_embeddings().register_forward_hook(
+    group.adapted.model.head.register_forward_hook(
         lambda _, inputs, output: seen.append(output.shape[:-1].numel())
     )
     train_step(group, [rows])

@@ -20,7 +20,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from summarizer.adapters.attach import attach
-from summarizer.generation import key_values as kv_cache
+from summarizer.generation import decode_graphs, decoder, kv_cache
+from summarizer.generation.decode_graphs import CudaGraphStep
+from summarizer.generation.kv_cache import KVCache
+from summarizer.models.causal_lm import PackedModel
 from summarizer.ops import decode_gemm
 from summarizer.ops.decode_gemm import stored_weights_in_place
 from summarizer.training.fake_base import fake_base

@@ -16,6 +16,8 @@ from tiny_bases import adapted, fill_randomly, load, lora, plain, saved
 from transformers import GenerationConfig, GPTJConfig, GPTJForCausalLM, PreTrainedModel
 
 from summarizer.adapters.attach import AdaptedModel, attach
+from summarizer.generation import beam_search, kv_cache
+from summarizer.generation import decoder as decoder_file
 from summarizer.generation.decoder import Decoder
 from summarizer.models.attention import Sequences
 from summarizer.ops import decode_attention, decode_gemm, native

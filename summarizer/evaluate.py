@@ -114,8 +114,8 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _request(typed: argparse.Namespace) -> Request:
+    from summarizer.evaluation.rows import RowChoice
     from summarizer.scoring.asked import Request
-    from summarizer.scoring.rows import RowChoice
 
     return Request(
         runs=tuple(typed.runs),

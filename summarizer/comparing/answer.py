@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from summarizer.comparing.compared import ComparedRun, Comparison, RowSet, Scores
-from summarizer.evaluation.rouge import Interval
-from summarizer.evaluation.significance import Difference, p_text
-
-SURE = 0.05
-"""A p value below it is called unlikely to be luck: the customary 5 %."""
+from summarizer.comparing.compared import ComparedRun, Comparison, RowSet
+from summarizer.evaluation.metrics import Interval, Scores
+from summarizer.evaluation.statistics import Difference
+from summarizer.scoring.words import p_text
 
 
 @dataclass(frozen=True)
@@ -89,12 +87,12 @@ def _lead(comparison: Comparison, best: ComparedRun, following: ComparedRun) -> 
 
 
 def _paired(difference: Difference, begins: str, equal_by: str = "") -> str:
-    mean, p = difference.mean, difference.p_value if difference.p_adjusted is None else difference.p_adjusted
-    span = f"{signed(mean.value)} (95 % interval {signed(mean.low)} to {signed(mean.high)}, p {p_text(p)})"
+    mean, p = difference.mean, p_text(difference.p_holm)
+    span = f"{signed(mean.value)} (95 % interval {signed(mean.low)} to {signed(mean.high)}, p {p})"
     rows = f"paired over {difference.rows:,} {'row' if difference.rows == 1 else 'rows'}"
     verdict = (
         "more than luck in the rows explains; luck in the seed is another matter"
-        if p < SURE
+        if difference.significant
         else f"it may be luck in the rows, so take the two as equal{equal_by}"
     )
     return f"{begins} is {span}, {rows}: {verdict}."

@@ -9,6 +9,8 @@ from dataclasses import fields, is_dataclass
 from typing import Any
 
 from summarizer.comparing.compared import ComparedRun, Comparison
+from summarizer.evaluation.metrics import Scores
+from summarizer.evaluation.statistics import Difference
 from summarizer.sweeps.swept import Value
 
 
@@ -39,8 +41,21 @@ def as_json(comparison: Comparison) -> str:
 def _run(comparison: Comparison, run: ComparedRun) -> dict[str, Any]:
     plain: dict[str, Any] = _plain(run)
     del plain["row_set"]  # it stands below it
-    plain["best_minus_this"] = _plain(comparison.against_best.get(run.name))
+    for system in ("scores", "base", "lead3"):
+        scores: Scores | None = getattr(run, system)
+        plain[system] = None if scores is None else _plain({"loss": scores.loss, "rouge": scores.rouge})
+    against = comparison.against_best.get(run.name)
+    plain["best_minus_this"] = None if against is None else {v: _difference(d) for v, d in against.items()}
     return plain
+
+
+def _difference(difference: Difference) -> dict[str, Any]:
+    return {
+        "mean": _plain(difference.mean),
+        "p_value": difference.p_value,
+        "p_adjusted": difference.p_holm,
+        "rows": difference.rows,
+    }
 
 
 def _plain(value: Any) -> Any:

@@ -6,12 +6,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from summarizer.comparing.answer import signed
-from summarizer.comparing.compared import ComparedRun, Comparison, Scores
+from summarizer.comparing.compared import ComparedRun, Comparison
 from summarizer.comparing.comparison import LOSS
 from summarizer.comparing.settings import heading, setting
-from summarizer.evaluation.rouge import VARIANTS
-from summarizer.evaluation.significance import p_text
+from summarizer.evaluation.metrics import VARIANTS, Scores
 from summarizer.scoring.tables import Cell
+from summarizer.scoring.words import p_text
 
 EMPTY = Cell("")
 GIB = 2**30
@@ -117,8 +117,7 @@ def _behind(comparison: Comparison, run: ComparedRun, variant: str) -> Cell:
     difference = comparison.against_best.get(run.name, {}).get(variant)
     if difference is None:
         return EMPTY
-    p = difference.p_value if difference.p_adjusted is None else difference.p_adjusted
-    return Cell(signed(difference.mean.value), f"p {p_text(p)}")
+    return Cell(signed(difference.mean.value), f"p {p_text(difference.p_holm)}")
 
 
 def _best_on_the_way(run: ComparedRun) -> Cell:

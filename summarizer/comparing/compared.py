@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from summarizer.evaluation.rouge import Interval
-from summarizer.evaluation.significance import Difference
+from summarizer.evaluation.metrics import Scores
+from summarizer.evaluation.statistics import Difference
 from summarizer.sweeps.swept import Value
 
 
@@ -34,16 +34,6 @@ class ScoredText:
 
     text: str
     rouge: Mapping[str, float]
-
-
-@dataclass(frozen=True)
-class Scores:
-    """Of one system, such as a run, the base alone or Lead-3, on one row set."""
-
-    loss: float | None
-    """Nats per summary token."""
-    rouge: Mapping[str, Interval]
-    """Percent, by variant; empty where no summaries were written."""
 
 
 @dataclass(frozen=True)

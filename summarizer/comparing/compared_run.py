@@ -5,12 +5,11 @@ from __future__ import annotations
 import shlex
 from collections.abc import Mapping, Sequence
 
-from summarizer.comparing.compared import ComparedRun, Point, RowSet, ScoredText, Scores
+from summarizer.comparing.compared import ComparedRun, Point, RowSet, ScoredText
 from summarizer.comparing.pairing import RowScores
 from summarizer.comparing.reading import Read, finite
+from summarizer.evaluation.metrics import Interval, Scores
 from summarizer.evaluation.predictions import Prediction
-from summarizer.evaluation.rouge import VARIANTS, Interval
-from summarizer.runs.record import RougeScores
 from summarizer.sweeps.swept import Value, one_line
 from summarizer.tracking.names import redact
 
@@ -80,9 +79,8 @@ def _status(run: Read) -> tuple[str, str | None]:
     return status, f"it gave wandb no summary as it ended with exit code {run.exit_code}"
 
 
-def _scores(loss: float | None, rouge: RougeScores | None) -> Scores:
-    intervals = {} if rouge is None else {variant: getattr(rouge, variant) for variant in VARIANTS}
-    return Scores(loss, {name: Interval(i.value, i.low, i.high) for name, i in intervals.items()})
+def _scores(loss: float | None, rouge: Mapping[str, Interval] | None) -> Scores:
+    return Scores(rouge or {}, loss)
 
 
 def _history(run: Read) -> dict[str, tuple[Point, ...]]:

@@ -14,10 +14,10 @@ from summarizer.comparing.pairing import RowScores, against, score_rows
 from summarizer.comparing.reading import Read
 from summarizer.comparing.row_sets import row_sets
 from summarizer.comparing.settings import differing, flat, from_overrides, names, overridden
+from summarizer.evaluation.metrics import VARIANTS, Interval
 from summarizer.evaluation.predictions import Prediction
-from summarizer.evaluation.rouge import VARIANTS
-from summarizer.evaluation.significance import Difference
-from summarizer.runs.record import SUMMARY, RougeScores
+from summarizer.evaluation.statistics import Difference
+from summarizer.runs.record import SUMMARY
 from summarizer.sweeps.record import FILE_NAME as SWEEP
 from summarizer.sweeps.swept import Value
 from summarizer.tracking.names import redact
@@ -133,7 +133,7 @@ def _cost(run: Read, by: str) -> float | None:
         return None
     if by == LOSS:
         return run.summary.val_loss
-    return None if run.summary.rouge is None else -getattr(run.summary.rouge, by).value
+    return None if run.summary.rouge is None else -run.summary.rouge[by].value
 
 
 def _shown_rows(runs: Sequence[Read]) -> list[Prediction]:
@@ -187,12 +187,14 @@ def _paired(
     return against(members[0], sound, scores)
 
 
-def _differs(scores: RowScores, predictions: Sequence[Prediction], said: RougeScores | None) -> str | None:
+def _differs(
+    scores: RowScores, predictions: Sequence[Prediction], said: Mapping[str, Interval] | None
+) -> str | None:
     """How the summaries do not score what the run's own summary says; None where they do."""
     if said is None:
         return None
     for variant, values in scores.per_row(predictions).items():
-        known: float = getattr(said, variant).value
+        known: float = said[variant].value
         if abs(float(values.mean()) - known) > SAME_SCORE:
             return f"these summaries score {values.mean():.2f} {variant}, but {SUMMARY} says {known:.2f}"
     return None

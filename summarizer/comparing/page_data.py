@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from summarizer.comparing.answer import answers
-from summarizer.comparing.compared import ComparedRun, Comparison, RowSet, ScoredText, Scores
+from summarizer.comparing.compared import ComparedRun, Comparison, RowSet, ScoredText
 from summarizer.comparing.page_curves import points_per_curve, thinned
 from summarizer.comparing.settings import heading, setting
-from summarizer.evaluation.rouge import VARIANTS, Interval
-from summarizer.evaluation.significance import Difference
+from summarizer.evaluation.metrics import VARIANTS, Interval, Scores
+from summarizer.evaluation.statistics import Difference
 from summarizer.sweeps.swept import UNSET, Value
 from summarizer.sweeps.wording import label
 
@@ -156,7 +156,7 @@ def _difference(difference: Difference) -> dict[str, Any]:
     return {
         "mean": _interval(difference.mean),
         "p": difference.p_value,
-        "pAdjusted": difference.p_adjusted,
+        "pAdjusted": difference.p_holm,
         "rows": difference.rows,
     }
 

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from summarizer.console import progress
+from summarizer.evaluation.metrics import VARIANTS, Scores, score_pairs
+from summarizer.evaluation.pipeline import best_against
 from summarizer.evaluation.predictions import Prediction
-from summarizer.evaluation.rouge import VARIANTS, score_pairs
-from summarizer.evaluation.significance import Difference, adjust, compare
+from summarizer.evaluation.statistics import Difference, same_rows
 
 BOOTSTRAP_SAMPLES, SEED = 1000, 0
 """As conf/evaluation/default.yaml has them for a run's own intervals."""
@@ -48,23 +48,17 @@ def against(
     runs: predictions of all rows, by run, the best's among them.
     Rows whose ids occur twice are paired as they stand, where both runs have them in one order.
     """
-    per_row = {name: scores.per_row(predictions) for name, predictions in runs.items()}
-    ids = {name: _distinct([row.id for row in predictions]) for name, predictions in runs.items()}
-    comparisons: dict[str, Mapping[str, Difference]] = {}
-    with progress.bar("pairing", len(runs) - 1) as shown:
-        for name in runs:
-            if name == best:
-                continue
-            comparisons[name] = compare(
-                per_row[best],
-                per_row[name],
-                first_ids=ids[best],
-                second_ids=ids[name],
-                samples=BOOTSTRAP_SAMPLES,
-                seed=SEED,
-            )
-            shown.advance()
-    return adjust(comparisons)
+    ids = _distinct([row.id for row in runs[best]])
+    of_run: dict[str, Scores] = {}
+    for name, predictions in runs.items():
+        order = same_rows(ids, _distinct([row.id for row in predictions]))
+        per_row = {variant: values[order] for variant, values in scores.per_row(predictions).items()}
+        of_run[name] = Scores({}, per_row=per_row)
+    others = {name: found for name, found in of_run.items() if name != best}
+    by_run: dict[str, dict[str, Difference]] = {}
+    for difference in best_against(best, others, of_run[best], samples=BOOTSTRAP_SAMPLES, seed=SEED):
+        by_run.setdefault(difference.second, {})[difference.metric] = difference
+    return by_run
 
 
 def _distinct(ids: Sequence[str]) -> list[str]:

@@ -16,7 +16,8 @@ from summarizer.comparing.finding import Place, wandb_file
 from summarizer.config.paths import shown
 from summarizer.errors import ConfigError, Issue
 from summarizer.evaluation.predictions import Prediction, read_predictions
-from summarizer.runs.record import SUMMARY, RunRecord, broken, read_configured, read_summary
+from summarizer.json_files import broken
+from summarizer.runs.record import SUMMARY, RunRecord, read_configured, read_summary
 from summarizer.sweeps.swept import one_line
 from summarizer.tracking.metrics import METRICS, read_metrics
 from summarizer.tracking.wandb_log import WandbLog, read_log

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 
 from summarizer.comparing.compared import RowSet
 from summarizer.comparing.reading import Read
+from summarizer.evaluation.metrics import VARIANTS
 from summarizer.evaluation.predictions import Prediction
-from summarizer.evaluation.rouge import VARIANTS
 
 Lead = tuple[str, int, tuple[float, ...]]
 
@@ -63,7 +63,7 @@ def _lead(run: Read) -> Lead | None:
     summary = run.summary
     if summary is None or summary.baseline is None or summary.split is None or summary.rows is None:
         return None
-    values = tuple(round(getattr(summary.baseline, variant).value, 9) for variant in VARIANTS)
+    values = tuple(round(summary.baseline[variant].value, 9) for variant in VARIANTS)
     return summary.split, summary.rows, values
 
 

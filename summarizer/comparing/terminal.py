@@ -13,11 +13,12 @@ from rich.text import Text
 
 from summarizer.comparing.answer import answers
 from summarizer.comparing.columns import Column, scored_columns, unscored_columns
-from summarizer.comparing.compared import ComparedRun, Comparison, RowSet, Scores
+from summarizer.comparing.compared import ComparedRun, Comparison, RowSet
 from summarizer.comparing.comparison import LOSS
 from summarizer.comparing.settings import heading
+from summarizer.evaluation.metrics import Scores
+from summarizer.evaluation.statistics import smallest_p, too_few_rows
 from summarizer.scoring.tables import Cell
-from summarizer.scoring.words import smallest_p
 from summarizer.sweeps.swept import UNSET
 
 MOST_COMMANDS = 20
@@ -216,7 +217,7 @@ def _reading(comparison: Comparison, runs: Sequence[ComparedRun]) -> list[str]:
         f"comparison{'' if count == 1 else 's'}. The best was chosen on these very rows, which flatters its lead "
         "a little."
     ]
-    if smallest_p(rows) * count >= 0.05:
+    if too_few_rows(differences):
         lines.append(
             f"So few rows can hardly show a difference: no p value of theirs is below {smallest_p(rows):.2g} "
             "before Holm."

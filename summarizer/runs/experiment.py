@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 
 from omegaconf import OmegaConf
@@ -17,8 +17,8 @@ from summarizer.data.sources import SplitName
 from summarizer.data.splits import Split, build_split
 from summarizer.data.stream import StreamedSplit
 from summarizer.errors import StopRequested
-from summarizer.evaluation.evaluate import Evaluator
-from summarizer.evaluation.scores import Comparison
+from summarizer.evaluation.evaluator import Evaluator
+from summarizer.evaluation.metrics import Scores
 from summarizer.models.load import load_base, load_config
 from summarizer.models.source import model_folder
 from summarizer.models.tokenizer import check_context, load_tokenizer
@@ -167,7 +167,7 @@ def _train(
 
 def _finished(
     outcome: Outcome,
-    scores: Comparison,
+    scores: Mapping[str, Scores],
     final: HeldOut,
     training: Split | StreamedSplit,
     course: Course,

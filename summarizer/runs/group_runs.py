@@ -15,18 +15,18 @@ from summarizer.console.trial_display import TrialDisplay
 from summarizer.console.trial_lines import State
 from summarizer.data.order import TrainingRows
 from summarizer.errors import StopRequested
-from summarizer.evaluation.evaluate import Evaluator
+from summarizer.evaluation.evaluator import Evaluator
+from summarizer.evaluation.metrics import Scores
+from summarizer.evaluation.pipeline import ADAPTER, BASE
 from summarizer.evaluation.predictions import Prediction, write_predictions
-from summarizer.evaluation.scores import Comparison
 from summarizer.runs.ended import say_failed
 from summarizer.runs.heldout import (
     HeldOut,
     OnTheWay,
-    Yardsticks,
     evaluate_on_the_way,
     final_scores,
     rows_on_the_way,
-    yardsticks,
+    score_baselines,
 )
 from summarizer.runs.outcome import Outcome
 from summarizer.runs.turns import Turns
@@ -60,8 +60,8 @@ class GroupRuns:
     tokenizer: Any
     display: TrialDisplay
 
-    scores: dict[Outcome, Comparison] = field(default_factory=dict)
-    """Of the runs that completed."""
+    scores: dict[Outcome, dict[str, Scores]] = field(default_factory=dict)
+    """By system, of the runs that completed."""
 
     def __post_init__(self) -> None:
         self._of: dict[Trial, Outcome] = {}
@@ -150,7 +150,7 @@ class GroupRuns:
             len(self.validation.rows),
             self.validation.split,
         )
-        log.info("step 0, the base alone: %s", _shown(found.metrics))
+        log.info("step 0, the base model: %s", _shown(found.metrics))
         startup().lap("evaluation of the base")
         return found
 
@@ -174,7 +174,7 @@ class GroupRuns:
         loss_rows, summary_rows = rows_on_the_way(self._shared, self.validation)
         seconds = on_the_way * pace.expected_s(loss_rows=loss_rows, summary_rows=summary_rows)
         seconds += ends * pace.expected_s(loss_rows=final_rows, summary_rows=final_rows)
-        if ends and self._shared.evaluation.base and "_yardsticks" not in vars(self):
+        if ends and self._shared.evaluation.base and "_baselines" not in vars(self):
             seconds += pace.expected_s(loss_rows=final_rows, summary_rows=final_rows, base=True)
         return seconds
 
@@ -273,7 +273,7 @@ class GroupRuns:
                     *(trial.reached.skipped_steps, trial.reached.step),
                 )
         with self.display.evaluating([trial.number for trial in trials]):
-            beside = self._yardsticks
+            beside = self._baselines
             scores = final_scores(
                 self.evaluator, self._shared, self.final, self._places(list(trials)), beside
             )
@@ -291,22 +291,22 @@ class GroupRuns:
             self._close(outcome, "completed", by)
             self.scores[outcome] = of_trial
             if outcome.job.sweep is not None or len(self.outcomes) > 1:
-                adapter = of_trial.adapter
+                adapter = of_trial[ADAPTER]
                 found = {"loss": adapter.loss or 0.0} | {name: i.value for name, i in adapter.rouge.items()}
                 trial.say(logging.INFO, "done, scores on %s: %s", self.final.split, _shown(found))
 
     @cached_property
-    def _yardsticks(self) -> Yardsticks:
-        return yardsticks(self.evaluator, self._shared, self.final)
+    def _baselines(self) -> dict[str, Scores]:
+        return score_baselines(self.evaluator, self._shared, self.final)
 
-    def _save_results(self, trial: Trial, scores: Comparison) -> None:
+    def _save_results(self, trial: Trial, scores: Mapping[str, Scores]) -> None:
         if not self._of[trial].writes:
             return
         self._save_adapter(trial)
         _save_predictions(trial.folder, self.final, scores)
-        base_summaries = scores.base.summaries if scores.base else None
+        base_summaries = scores[BASE].summaries if BASE in scores else None
         count = self._shared.evaluation.sample_summaries
-        samples = self.final.samples(count, scores.adapter.summaries, base_summaries)
+        samples = self.final.samples(count, scores[ADAPTER].summaries, base_summaries)
         trial.recorder.log_samples(trial.reached.step, samples)
         trial.recorder.log_adapter(trial.folder / "adapter")
 
@@ -321,9 +321,9 @@ class GroupRuns:
         return [self.group.trials.index(trial) for trial in trials]
 
 
-def _save_predictions(folder: Path, rows: HeldOut, scores: Comparison) -> None:
+def _save_predictions(folder: Path, rows: HeldOut, scores: Mapping[str, Scores]) -> None:
     """`predictions/SPLIT.jsonl`, and `SPLIT.base.jsonl` where the base was scored too."""
-    for suffix, system in (("", scores.adapter), (".base", scores.base)):
+    for suffix, system in (("", scores[ADAPTER]), (".base", scores.get(BASE))):
         if system is not None:
             predictions = [
                 Prediction(id=row.id, prediction=summary, reference=reference)

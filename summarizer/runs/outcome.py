@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
 from summarizer.config.schema import RunConfig
-from summarizer.evaluation.scores import Comparison
+from summarizer.evaluation.metrics import Scores
+from summarizer.evaluation.pipeline import ADAPTER, BASE, LEAD
 from summarizer.runs.ended import Ended
 from summarizer.runs.record import (
     SUMMARY,
     BaseScores,
-    RougeScores,
     RunRecord,
     TrainLoss,
     write_summary,
@@ -77,13 +78,14 @@ class Outcome:
         """Note in the record what has been found out. values: by the record's fields."""
         self.job = self.job.model_copy(update=values)
 
-    def add_scores(self, scores: Comparison) -> None:
-        base = scores.base
+    def add_scores(self, scores: Mapping[str, Scores]) -> None:
+        """The final scores, by system."""
+        adapter, base = scores[ADAPTER], scores.get(BASE)
         self.learn(
-            val_loss=scores.adapter.loss,
-            rouge=RougeScores.of(scores.adapter.rouge),
-            baseline=RougeScores.of(scores.lead.rouge),
-            base=None if base is None else BaseScores(val_loss=base.loss, rouge=RougeScores.of(base.rouge)),
+            val_loss=adapter.loss,
+            rouge=dict(adapter.rouge),
+            baseline=dict(scores[LEAD].rouge),
+            base=None if base is None else BaseScores(val_loss=base.loss, rouge=dict(base.rouge)),
         )
 
     def note_progress(self, trial: Trial) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,10 +16,9 @@ from summarizer.config.paths import shown
 from summarizer.config.schema import RunConfig
 from summarizer.console.amounts import duration
 from summarizer.console.progress import console
-from summarizer.evaluation.changes import LOSS, Change, changes
-from summarizer.evaluation.rouge import VARIANTS, Interval
-from summarizer.evaluation.row_losses import loss_interval
-from summarizer.evaluation.scores import Comparison
+from summarizer.evaluation.metrics import LOSS, VARIANTS, Interval, Scores
+from summarizer.evaluation.pipeline import ADAPTER, BASE, LEAD, changes
+from summarizer.evaluation.statistics import Difference
 from summarizer.runs.heldout import HeldOut
 from summarizer.runs.next_commands import next_commands, rate_text
 from summarizer.runs.record import SUMMARY, RunRecord
@@ -32,7 +31,7 @@ TYPICAL_BY = "rouge1"
 """Decides which article is shown: the first would be a matter of luck, the best one a false promise."""
 WIDEST_TEXT = 100
 """Columns: longer lines are hard to read."""
-NAMES = {"base alone": "before", "adapter": "after", "Lead-3": "Lead-3"}
+NAMES = {BASE: "before", ADAPTER: "after", LEAD: LEAD}
 """In the order of the table."""
 FILES = {
     SUMMARY: "these figures and more, with versions and commit",
@@ -49,7 +48,8 @@ class Finished:
 
     spec: RunConfig
     record: RunRecord
-    scores: Comparison
+    scores: Mapping[str, Scores]
+    """By system."""
     rows: HeldOut
     """That it was scored on."""
     base_parameters: int
@@ -66,8 +66,8 @@ def show_report(run: Finished) -> None:
     evaluation = run.spec.evaluation
     resamples = {"samples": evaluation.bootstrap_samples, "seed": evaluation.bootstrap_seed}
     scores = run.scores
-    changed = changes(scores.base, scores.adapter, **resamples) if scores.base else []
-    beside_lead = changes(scores.lead, scores.adapter, **resamples)
+    changed = changes(scores, BASE, evaluation)
+    beside_lead = changes(scores, LEAD, evaluation)
 
     _heading(out, "What was trained")
     _print(out, trained(run), width)
@@ -79,7 +79,7 @@ def show_report(run: Finished) -> None:
         out.print()
     _print(out, sentences(changed, beside_lead), width)
     _print(out, _notes(run, changed), width, style="dim")
-    _heading(out, f"One article, with the median {'change of ' * bool(scores.base)}{TYPICAL_BY} of all")
+    _heading(out, f"One article, with the median {'change of ' * (BASE in scores)}{TYPICAL_BY} of all")
     for label, text in _example(run):
         _print(out, [f"{label:<11}{text}"], width, indent=11)
     _heading(out, f"Files in {shown(run.record.path)}")
@@ -115,12 +115,12 @@ def trained(run: Finished) -> list[str]:
     return [*lines, f"On {on}{at}, in {duration(record.wall_s or 0.0)}.{kept}"]
 
 
-def score_table(scores: Comparison, *, samples: int, seed: int) -> Table:
+def score_table(scores: Mapping[str, Scores], *, samples: int, seed: int) -> Table:
     """Loss and ROUGE of each system, each above its interval."""
     table = _table("", LOSS, *VARIANTS)
     for name, shown_as in NAMES.items():
-        if (system := scores.systems.get(name)) is not None:
-            loss = loss_interval(system.losses, samples, seed) if system.losses else None
+        if (system := scores.get(name)) is not None:
+            loss = system.row_losses.interval(samples, seed) if system.row_losses else None
             rouge = [system.rouge[variant] for variant in VARIANTS]
             values = ["" if loss is None else f"{loss.value:.3f}", *(f"{one.value:.2f}" for one in rouge)]
             bounds = ["" if loss is None else _bounds(loss, 2), *(_bounds(one, 1) for one in rouge)]
@@ -129,19 +129,19 @@ def score_table(scores: Comparison, *, samples: int, seed: int) -> Table:
     return table
 
 
-def change_table(changed: Sequence[Change]) -> Table:
+def change_table(changed: Sequence[Difference]) -> Table:
     """After minus before, and whether that is more than luck."""
     table = _table("", "change", "95 % interval", "better on", "more than luck?")
-    styles = {"better": "green", "worse": "red", "not shown": ""}
-    words = {"better": "yes, better", "worse": "yes, worse", "not shown": "not shown"}
+    styles = {"better": "green", "worse": "red", "not significant": ""}
+    words = {"better": "yes, better", "worse": "yes, worse", "not significant": "not shown"}
     for change in changed:
-        mean, decimals = change.difference.mean, 3 if change.metric == LOSS else 2
+        mean, decimals = change.mean, 3 if change.metric == LOSS else 2
         equal = f", {change.equal_rows} equal" if change.equal_rows else ""
         table.add_row(
             change.metric,
             f"{mean.value:+.{decimals}f}",
             f"{mean.low:+.{decimals}f} to {mean.high:+.{decimals}f}",
-            f"{change.better_rows} of {change.difference.rows}{equal}",
+            f"{change.better_rows} of {change.rows}{equal}",
             Text(words[change.verdict], style=styles[change.verdict]),
         )
     return table
@@ -154,7 +154,7 @@ def _scored_on(run: Finished) -> str:
     )
 
 
-def _notes(run: Finished, changed: Sequence[Change]) -> Iterator[str]:
+def _notes(run: Finished, changed: Sequence[Difference]) -> Iterator[str]:
     before = (
         "before: the base alone; after: with the adapter; change: after minus before. " if changed else ""
     )
@@ -174,11 +174,11 @@ def _notes(run: Finished, changed: Sequence[Change]) -> Iterator[str]:
         )
 
 
-def typical_row(scores: Comparison) -> int:
+def typical_row(scores: Mapping[str, Scores]) -> int:
     """The row at the median of what the adapter gained over the base, or scored where there is no base."""
-    gained = scores.adapter.per_row[TYPICAL_BY]
-    if scores.base:
-        gained = gained - scores.base.per_row[TYPICAL_BY]
+    gained = scores[ADAPTER].per_row[TYPICAL_BY]
+    if BASE in scores:
+        gained = gained - scores[BASE].per_row[TYPICAL_BY]
     return int(np.argsort(gained, kind="stable")[(len(gained) - 1) // 2])
 
 
@@ -192,7 +192,7 @@ def _example(run: Finished) -> Iterator[tuple[str, str]]:
     )
     yield "article", cut
     for name, shown_as in NAMES.items():
-        if (system := run.scores.systems.get(name)) is not None:
+        if (system := run.scores.get(name)) is not None:
             yield shown_as, " ".join(system.summaries[row].split()) or "(empty)"
     yield "reference", " ".join(run.rows.references[row].split())
 

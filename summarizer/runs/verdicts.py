@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from summarizer.evaluation.changes import LEVEL, LOSS, Change, named
-from summarizer.evaluation.rouge import VARIANTS
+from summarizer.evaluation.metrics import LOSS, VARIANTS
+from summarizer.evaluation.statistics import Difference, Verdict, too_few_rows
 
 
-def sentences(changed: Sequence[Change], beside_lead: Sequence[Change]) -> list[str]:
+def sentences(changed: Sequence[Difference], beside_lead: Sequence[Difference]) -> list[str]:
     """changed: from the base alone to the adapter; empty where the base was not scored.
 
     beside_lead: from Lead-3 to the adapter.
@@ -16,12 +16,12 @@ def sentences(changed: Sequence[Change], beside_lead: Sequence[Change]) -> list[
     return [*_gains(changed), *_lead(beside_lead)]
 
 
-def _gains(changed: Sequence[Change]) -> list[str]:
+def _gains(changed: Sequence[Difference]) -> list[str]:
     if not changed:
         return ["The base alone was not scored (evaluation.base=false), so that no gain can be told."]
     lines = []
     for change in changed:
-        if change.metric == LOSS and change.verdict != "not shown":
+        if change.metric == LOSS and change.verdict != "not significant":
             word = "better" if change.verdict == "better" else "worse"
             lines.append(f"The adapter predicts the reference summaries {word} than the base alone does.")
     if not any(change.metric == LOSS for change in changed):
@@ -31,17 +31,18 @@ def _gains(changed: Sequence[Change]) -> list[str]:
         lines.append(f"The summaries it writes are nearer to the references by {listed(better)}.")
     if worse := named(rouge, "worse"):
         lines.append(f"The summaries it writes are further from the references by {listed(worse)}.")
-    if unclear := named(changed, "not shown"):
+    if unclear := named(changed, "not significant"):
         lines.append(
             f"No change of {listed(unclear, none=True)} is shown: what is seen may be luck in the articles."
         )
-    rows = changed[0].difference.rows
-    if 2.0 ** (1 - rows) * len(changed) >= LEVEL:
-        lines.append(f"{articles(rows).capitalize()} are too few to show any change: score more of them.")
+    if too_few_rows(changed):
+        lines.append(
+            f"{articles(changed[0].rows).capitalize()} are too few to show any change: score more of them."
+        )
     return lines
 
 
-def _lead(beside_lead: Sequence[Change]) -> list[str]:
+def _lead(beside_lead: Sequence[Difference]) -> list[str]:
     lead = "Lead-3, the first three sentences of each article,"
     lines = []
     if behind := named(beside_lead, "worse"):
@@ -50,9 +51,14 @@ def _lead(beside_lead: Sequence[Change]) -> list[str]:
     if ahead := named(beside_lead, "better"):
         lines.append(f"{lead} is behind it by {listed(ahead)}.")
         lead = "Lead-3"
-    if unclear := named(beside_lead, "not shown"):
+    if unclear := named(beside_lead, "not significant"):
         lines.append(f"{lead} is not shown to differ from it by {listed(unclear, none=True)}.")
     return lines
+
+
+def named(found: Sequence[Difference], verdict: Verdict) -> list[str]:
+    """The metrics of which that is the verdict."""
+    return [change.metric for change in found if change.verdict == verdict]
 
 
 def listed(metrics: Sequence[str], *, none: bool = False) -> str:

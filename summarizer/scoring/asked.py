@@ -15,9 +15,9 @@ from summarizer.config.schema import GenerationConfig
 from summarizer.data.sources import SplitName
 from summarizer.errors import ConfigError, Issue, sound
 from summarizer.evaluation import mlperf
+from summarizer.evaluation.record import Protocol
+from summarizer.evaluation.rows import ALL, RowChoice
 from summarizer.runs.trained_run import KEY, TrainedRun, base_differences, read_run
-from summarizer.scoring.record import Protocol
-from summarizer.scoring.rows import ALL, RowChoice
 from summarizer.summaries.settings import FLAGS, chosen_generation, differences, whole_number
 
 FOLDER = "evaluations"

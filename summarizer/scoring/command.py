@@ -16,24 +16,22 @@ from summarizer.atomic import write_text
 from summarizer.config.paths import shown
 from summarizer.errors import ConfigError, Issue
 from summarizer.evaluation import mlperf
-from summarizer.evaluation.measured import rows_of
+from summarizer.evaluation.pipeline import BASE
+from summarizer.evaluation.record import Evaluation, RowsPart, write_evaluation
+from summarizer.evaluation.rows import ScoredRows
 from summarizer.runs.logs import log_to_terminal
 from summarizer.runs.mistakes import ended_by_sigterm, say
 from summarizer.scoring.asked import Asked, Request, asked
 from summarizer.scoring.predicting import Writer, fill, opened_files, predictions
-from summarizer.scoring.record import Evaluation, RowsPart, write_evaluation
-from summarizer.scoring.rows import ScoredRows
 from summarizer.scoring.rows_for import rows_for
 from summarizer.summaries.items import Item
 from summarizer.summaries.output import SummaryFile
 from summarizer.summaries.settings import made_with
-from summarizer.tracking.environment import git_state
+from summarizer.tracking.environment import git_state, versions
 
 if TYPE_CHECKING:
+    from summarizer.evaluation.pipeline import EncoderScores, System
     from summarizer.runs.summarizer import Prepared, Summarizer
-    from summarizer.scoring.systems import EncoderScores, System
-
-BASE = "base alone"
 
 log = logging.getLogger(__name__)
 
@@ -79,8 +77,8 @@ def _writers(ask: Asked) -> list[Writer]:
 def _systems(
     ask: Asked, rows: ScoredRows, writers: Sequence[Writer], files: dict[str, SummaryFile]
 ) -> list[System]:
+    from summarizer.evaluation.pipeline import System, baselines
     from summarizer.scoring.losses import losses
-    from summarizer.scoring.systems import System, baselines
 
     @cache
     def opened() -> Summarizer:
@@ -150,35 +148,34 @@ def _encoder(ask: Asked) -> EncoderScores | None:
 def _evaluation(
     ask: Asked, rows: ScoredRows, systems: Sequence[System], by_encoder: EncoderScores | None
 ) -> Evaluation:
-    from summarizer.scoring.systems import Bootstrap, score_systems, scorer_versions
+    from summarizer.evaluation.pipeline import score_systems, scorer_versions
 
-    which = rows_of(rows.data, rows.split, rows.ids)
     settings = ask.runs[0].spec.evaluation
     log.info("scoring %s", ", ".join(system.name for system in systems))
-    scores = score_systems(
+    scores, references, differences = score_systems(
         systems,
         rows,
-        which,
-        Bootstrap(settings.bootstrap_samples, settings.bootstrap_seed),
+        samples=settings.bootstrap_samples,
+        seed=settings.bootstrap_seed,
         by_encoder=by_encoder,
         by_mlperf=ask.protocol == "mlperf",
     )
     return Evaluation(
         protocol=ask.protocol,
         rows=RowsPart(
-            data=which.data,
-            split=which.split,
-            count=which.count,
-            ids_sha256=which.ids_sha256,
+            data=rows.data,
+            split=rows.split,
+            count=len(rows.ids),
+            ids_sha256=rows.ids_sha256,
             texts_sha256=rows.texts_sha256,
         ),
-        systems=scores.systems,
-        references=scores.references,
-        differences=scores.differences,
+        systems=scores,
+        references=references,
+        differences=differences,
         bertscore_by=None if ask.bertscore is None else f"layer {ask.bertscore[1]} of {ask.bertscore[0]}",
         bootstrap_samples=settings.bootstrap_samples,
         notes=[*rows.notes, *_cut_notes(ask, systems, len(rows.ids))],
-        versions=scorer_versions(),
+        versions=versions() | scorer_versions(),
         git=git_state(),
     )
 

@@ -7,8 +7,8 @@ from dataclasses import replace
 from summarizer.config.schema import RunConfig
 from summarizer.errors import ConfigError, Issue
 from summarizer.evaluation import mlperf
+from summarizer.evaluation.rows import ScoredRows, data_of, mlperf_rows, own_rows
 from summarizer.scoring.asked import Asked
-from summarizer.scoring.rows import ScoredRows, data_of, mlperf_rows, own_rows
 from summarizer.summaries.settings import require_room
 
 

@@ -11,9 +11,9 @@ from rich.table import Table
 from rich.text import Text
 
 from summarizer.evaluation import mlperf
-from summarizer.evaluation.measured import MEANING
-from summarizer.runs.record import Score
-from summarizer.scoring.record import Evaluation, StatisticPart, SystemPart
+from summarizer.evaluation.metrics import MEANING, Interval
+from summarizer.evaluation.record import Evaluation, SystemPart
+from summarizer.evaluation.text_statistics import Statistic
 from summarizer.scoring.words import about_the_comparisons, in_words
 from summarizer.sweeps.table import escaped
 
@@ -88,7 +88,7 @@ def _scores(evaluation: Evaluation) -> Grid:
         cells = [Cell(system.name)]
         if has_loss:
             cells.append(Cell(NOTHING if system.loss is None else f"{system.loss:.3f}"))
-        cells += [_score(getattr(system.rouge, variant)) for variant in variants]
+        cells += [_score(system.rouge[variant]) for variant in variants]
         if has_bertscore:
             cells.append(_score(system.bertscore["f1"]) if system.bertscore else Cell(NOTHING))
         return cells
@@ -119,7 +119,7 @@ def _statistics(evaluation: Evaluation) -> Grid:
     columns = {system.name: system.statistics for system in evaluation.systems}
     columns[REFERENCES] = evaluation.references
 
-    def cell(statistic: StatisticPart) -> Cell:
+    def cell(statistic: Statistic) -> Cell:
         if statistic.mean is None:
             return Cell(NOTHING)
         return Cell(f"{statistic.mean.value:.2f}")
@@ -175,7 +175,7 @@ def _comparisons(evaluation: Evaluation) -> list[str]:
     return [*in_words(evaluation.differences), *about_the_comparisons(evaluation)]
 
 
-def _score(score: Score) -> Cell:
+def _score(score: Interval) -> Cell:
     return Cell(f"{score.value:.2f}", f"{score.low:.1f} to {score.high:.1f}")
 
 

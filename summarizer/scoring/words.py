@@ -4,19 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from summarizer.evaluation.significance import p_text
-from summarizer.scoring.record import DifferencePart, Evaluation
-from summarizer.scoring.systems import BEST_BY
-
-LEVEL = 0.05
-"""Of Holm's adjusted p values, below which a difference counts as shown."""
+from summarizer.evaluation.pipeline import BEST_BY
+from summarizer.evaluation.record import Evaluation
+from summarizer.evaluation.statistics import Difference, smallest_p, too_few_rows
 
 
-def is_shown(difference: DifferencePart) -> bool:
-    return difference.p_holm < LEVEL
+def p_text(p: float) -> str:
+    """As a sentence has it after `p`: `= 0.034`, `< 0.001`."""
+    return "< 0.001" if p < 0.001 else f"= {p:.3f}" if p < 0.1 else f"= {p:.2f}"
 
 
-def in_words(differences: Sequence[DifferencePart]) -> list[str]:
+def in_words(differences: Sequence[Difference]) -> list[str]:
     """A line for all metrics in which a system is better, worse, or not shown to differ from another.
 
     Such as "A is better than B by 1.2 rougeL (0.3 to 2.1, p = 0.010)".
@@ -25,7 +23,7 @@ def in_words(differences: Sequence[DifferencePart]) -> list[str]:
     for difference in differences:
         mean = difference.mean
         p = f"p {p_text(difference.p_holm)}"
-        if is_shown(difference):
+        if difference.significant:
             sign = 1 if mean.value > 0 else -1
             low, high = sorted((sign * mean.low, sign * mean.high))
             word = "better" if sign > 0 else "worse"
@@ -54,13 +52,9 @@ def about_the_comparisons(evaluation: Evaluation) -> list[str]:
             f"{differences[0].first} is the best run by {BEST_BY} on these very rows, so that its lead over other "
             "runs is a little flattered."
         )
-    if (least := smallest_p(rows)) * count >= LEVEL:
+    if too_few_rows(differences):
         lines.append(
-            f"So few rows can hardly show a difference: no p value of theirs is below {least:.2g} before Holm."
+            f"So few rows can hardly show a difference: no p value of theirs is below {smallest_p(rows):.2g} "
+            "before Holm."
         )
     return lines
-
-
-def smallest_p(rows: int) -> float:
-    """Two-sided, where one system is better on every row: both signs of 2**rows."""
-    return float(2.0 ** (1 - rows))

@@ -11,7 +11,8 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from summarizer.runs.record import RougeScores, RunRecord, Score
+from summarizer.evaluation.metrics import VARIANTS, Interval
+from summarizer.runs.record import RunRecord
 from summarizer.sweeps.record import Reference, SweepRecord
 from summarizer.sweeps.swept import Swept, one_line
 from summarizer.sweeps.wording import metric_name, shown, state
@@ -173,8 +174,8 @@ def _final_columns(split: str, rows: int) -> list[Column]:
         return (run.split, run.rows) == (split, rows)
 
     def rouge(variant: str) -> Column:
-        def score(run: RunRecord | Reference) -> Score | None:
-            return getattr(run.rouge, variant) if run.rouge and scored(run) else None
+        def score(run: RunRecord | Reference) -> Interval | None:
+            return run.rouge[variant] if run.rouge and scored(run) else None
 
         def text(run: RunRecord | Reference) -> str:
             return f"{s.value:.2f} ({s.low:.1f}–{s.high:.1f})" if (s := score(run)) else ""
@@ -197,7 +198,7 @@ def _final_columns(split: str, rows: int) -> list[Column]:
         brief=False,
         beside=loss_text,
     )
-    return [loss, *(rouge(variant) for variant in RougeScores.model_fields)]
+    return [loss, *(rouge(variant) for variant in VARIANTS)]
 
 
 def _whole(value: float | None) -> str:

@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import product
 
-from summarizer.comparing.compared import ComparedRun, Comparison, Point, Row, RowSet, ScoredText, Scores
-from summarizer.evaluation.rouge import VARIANTS, Interval
-from summarizer.evaluation.significance import Difference
+from summarizer.comparing.compared import ComparedRun, Comparison, Point, Row, RowSet, ScoredText
+from summarizer.evaluation.metrics import VARIANTS, Interval, Scores
+from summarizer.evaluation.statistics import Difference
 from summarizer.sweeps.swept import Value
 
 ROWS = RowSet("validation", 100, "a" * 64)
@@ -36,10 +36,10 @@ def value_of(text: str) -> Value:
 def scores(loss: float, lsum: float) -> Scores:
     """With the other variants in their usual relation to ROUGE-Lsum."""
     means = dict(zip(VARIANTS, (1.1 * lsum, 0.37 * lsum, 0.83 * lsum, lsum), strict=True))
-    return Scores(loss, {variant: Interval(mean, mean - 1.6, mean + 1.7) for variant, mean in means.items()})
+    return Scores({v: Interval(mean, mean - 1.6, mean + 1.7) for v, mean in means.items()}, loss)
 
 
-BASE, LEAD3 = scores(2.807, 15.74), Scores(None, scores(0, 30.45).rouge)
+BASE, LEAD3 = scores(2.807, 15.74), Scores(scores(0, 30.45).rouge)
 
 
 def run_of(
@@ -127,7 +127,9 @@ def comparison_of(
             gap = first.scores.rouge[variant].value - run.scores.rouge[variant].value
             p = max(1e-4, math.exp(-2 * abs(gap)))
             interval = Interval(gap, gap - 1.2, gap + 1.2)
-            against[run.name][variant] = Difference(interval, p, min(1.0, 3 * p), 100)
+            against[run.name][variant] = Difference(
+                first.name, run.name, variant, interval, p, min(1.0, 3 * p), 100
+            )
     differing = [
         key
         for key in dict.fromkeys(key for run in runs for key in run.config)

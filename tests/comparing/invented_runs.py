@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from omegaconf import OmegaConf
 
+from summarizer.evaluation.metrics import VARIANTS, Interval, bootstrap, score_pairs
 from summarizer.evaluation.predictions import Prediction, write_predictions
-from summarizer.evaluation.rouge import bootstrap, score_pairs
-from summarizer.runs.record import BaseScores, RougeScores, RunRecord, Score, write_summary
+from summarizer.runs.record import BaseScores, RunRecord, write_summary
 from summarizer.tracking.metrics import MetricsFile
 
 WORDS = [
@@ -73,8 +73,7 @@ def make_run(
         predictions.append(Prediction(f"row{i}", text, reference))
     write_predictions(folder / "predictions" / f"{split}.jsonl", predictions)
     per_row = score_pairs([row.prediction for row in predictions], wanted, show=False)
-    level = Score(value=lead, low=lead - 1, high=lead + 1)
-    levels = RougeScores(rouge1=level, rouge2=level, rougeL=level, rougeLsum=level)
+    levels = dict.fromkeys(VARIANTS, Interval(lead, lead - 1, lead + 1))
     metrics = MetricsFile(folder / "metrics.jsonl")
     for step in range(3):
         metrics.log({"step": step, "val/loss": 5.0 - step, "train/loss": 6.0 - step})
@@ -90,7 +89,7 @@ def make_run(
         "peak_memory_bytes": 2**30,
         "trainable_parameters": 1000,
         "val_loss": loss,
-        "rouge": RougeScores.of(bootstrap(per_row, 100, 0)),
+        "rouge": bootstrap(per_row, 100, 0),
         "baseline": levels,
         "base": BaseScores(val_loss=4.0, rouge=levels),
         "split": split,

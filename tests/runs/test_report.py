@@ -14,9 +14,8 @@ from rich.console import Console
 from summarizer.config.check import check
 from summarizer.config.paths import conf_folder
 from summarizer.data.order import EncodedRow
-from summarizer.evaluation.rouge import VARIANTS, bootstrap
-from summarizer.evaluation.row_losses import RowLosses
-from summarizer.evaluation.scores import Comparison, Scores
+from summarizer.evaluation.metrics import VARIANTS, RowLosses, Scores, bootstrap
+from summarizer.evaluation.pipeline import ADAPTER, BASE, LEAD
 from summarizer.runs import report
 from summarizer.runs.heldout import HeldOut
 from summarizer.runs.record import RunRecord
@@ -30,14 +29,15 @@ def system(loss: float | None, rouge: float, summary: str) -> Scores:
     """The same in every row, so that every interval is a point."""
     per_row = dict.fromkeys(VARIANTS, np.full(ROWS, rouge))
     losses = None if loss is None else RowLosses(loss * TOKENS, TOKENS)
-    return Scores(losses, bootstrap(per_row, 20, 0), per_row, [summary] * ROWS)
+    return Scores(bootstrap(per_row, 20, 0), per_row=per_row, row_losses=losses, summaries=[summary] * ROWS)
 
 
 def finished(folder: Path, *overrides: str, **changed: Any) -> Finished:
     with initialize_config_dir(str(conf_folder()), version_base="1.3"):
         spec = check(compose("config", overrides=["evaluation.bootstrap_samples=20", *overrides]))
-    base = system(4.75, 9.0, "[bold]same[/] same") if spec.evaluation.base else None
-    scores = Comparison(system(3.5, 15.5, "A school."), base, system(None, 41.0, "It began."))
+    scores = {ADAPTER: system(3.5, 15.5, "A school."), LEAD: system(None, 41.0, "It began.")}
+    if spec.evaluation.base:
+        scores[BASE] = system(4.75, 9.0, "[bold]same[/] same")
     article = "word " * 200
     values: dict[str, Any] = {
         "spec": spec,
@@ -134,11 +134,10 @@ def test_one_article_whose_texts_are_no_markup(monkeypatch: pytest.MonkeyPatch, 
 def test_the_article_shown_is_neither_the_best_nor_the_worst(base: list[float] | None, row: int) -> None:
     def scored(rouge: list[float]) -> Scores:
         per_row = {"rouge1": np.array(rouge, dtype=float)}
-        return Scores(None, {}, per_row, [""] * len(rouge))
+        return Scores({}, per_row=per_row, summaries=[""] * len(rouge))
 
-    adapter = scored([5, 1, 9, 4, 2])
-    comparison = Comparison(adapter, None if base is None else scored(base), adapter)
-    assert report.typical_row(comparison) == row
+    systems = {ADAPTER: scored([5, 1, 9, 4, 2])} | ({} if base is None else {BASE: scored(base)})
+    assert report.typical_row(systems) == row
 
 
 def test_only_files_that_are_there(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -180,8 +179,7 @@ def test_a_test_split_was_not_chosen_by(monkeypatch: pytest.MonkeyPatch, tmp_pat
 
 def test_a_loss_beyond_all_bounds(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     run = finished(tmp_path)
-    assert run.scores.base is not None
-    scores = Comparison(system(float("nan"), 1.0, ""), run.scores.base, run.scores.lead)
+    scores = {**run.scores, ADAPTER: system(float("nan"), 1.0, "")}
     text = shown(monkeypatch, finished(tmp_path, scores=scores))
     assert "The loss is not a finite number" in words(text)
     assert cells(text, "after  ")[0] == "nan"

@@ -10,7 +10,7 @@ from grids import GRID, assert_as_alone, assert_same_run, grid, numbers, train_o
 
 from summarizer.console.trial_display import TrialDisplay
 from summarizer.errors import NonFiniteLossError
-from summarizer.evaluation.pace import EvaluationPace
+from summarizer.evaluation.evaluator import EvaluationPace
 from summarizer.runs import experiment, outcome
 from summarizer.runs.experiment import run_group
 from summarizer.runs.group_runs import GroupRuns

@@ -4,26 +4,27 @@ from __future__ import annotations
 
 import pytest
 
-from summarizer.evaluation.changes import Change
-from summarizer.evaluation.rouge import VARIANTS, Interval
-from summarizer.evaluation.significance import Difference
+from summarizer.evaluation.metrics import VARIANTS, Interval
+from summarizer.evaluation.statistics import Difference
 from summarizer.runs.verdicts import listed, sentences
 
 
-def change(metric: str, verdict: str, rows: int = 16) -> Change:
+def change(metric: str, verdict: str, rows: int = 16) -> Difference:
     sign = -1 if (metric == "loss") == (verdict == "better") else 1
     mean = Interval(sign * 1.0, *sorted((sign * 0.5, sign * 1.5)))
-    return Change(metric, Difference(mean, 0.001, 0.9 if verdict == "not shown" else 0.01, rows), 9, 0)
+    return Difference(
+        "adapter", "other", metric, mean, 0.001, 0.9 if verdict == "not significant" else 0.01, rows, 9, 0
+    )
 
 
-def gains(rows: int = 16, **verdicts: str) -> list[Change]:
-    of = {"loss": "not shown", **dict.fromkeys(VARIANTS, "not shown"), **verdicts}
+def gains(rows: int = 16, **verdicts: str) -> list[Difference]:
+    of = {"loss": "not significant", **dict.fromkeys(VARIANTS, "not significant"), **verdicts}
     found = [change(metric, verdict, rows) for metric, verdict in of.items()]
     assert {one.metric: one.verdict for one in found} == of
     return found
 
 
-def lead(verdict: str) -> list[Change]:
+def lead(verdict: str) -> list[Difference]:
     return [change(variant, verdict) for variant in VARIANTS]
 
 
@@ -37,7 +38,7 @@ def test_all_shown() -> None:
 
 
 def test_a_loss_that_fell_and_rouge_that_did_not_change() -> None:
-    assert sentences(gains(loss="better", rouge2="worse"), lead("not shown")) == [
+    assert sentences(gains(loss="better", rouge2="worse"), lead("not significant")) == [
         "The adapter predicts the reference summaries better than the base alone does.",
         "The summaries it writes are further from the references by rouge2.",
         "No change of rouge1, rougeL or rougeLsum is shown: what is seen may be luck in the articles.",

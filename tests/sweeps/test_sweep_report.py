@@ -13,7 +13,8 @@ import pytest
 from matplotlib.figure import Figure
 from synthetic_sweep import end_of, make_grid, make_run, plan
 
-from summarizer.runs.record import BaseScores, RougeScores, Score
+from summarizer.evaluation.metrics import VARIANTS, Interval
+from summarizer.runs.record import BaseScores
 from summarizer.sweeps.curves import draw_curves, keys_of_looks, read_curve, smooth
 from summarizer.sweeps.heatmap import draw_heatmap, layout_of
 from summarizer.sweeps.looks import scale_of
@@ -106,9 +107,8 @@ def test_an_unfinished_sweep_is_reported_too(tmp_path: Path) -> None:
     assert [row["status"] for row in runs_of(text)] == ["stopped, step 10", "waiting"]
 
 
-def scores(rouge: float) -> RougeScores:
-    score = Score(value=rouge, low=rouge - 1, high=rouge + 1)
-    return RougeScores(rouge1=score, rouge2=score, rougeL=score, rougeLsum=score)
+def scores(rouge: float) -> dict[str, Interval]:
+    return dict.fromkeys(VARIANTS, Interval(rouge, rouge - 1, rouge + 1))
 
 
 def test_the_base_and_lead_3_stand_beside_the_runs(

@@ -8,7 +8,7 @@ import pytest
 from summarizer.config.schema import Columns, DataConfig, RowLimits
 from summarizer.errors import ConfigError
 from summarizer.evaluation import mlperf
-from summarizer.scoring.rows import ALL, RowChoice, ScoredRows, data_of, described, mlperf_rows
+from summarizer.evaluation.rows import ALL, RowChoice, ScoredRows, data_of, described, mlperf_rows
 
 OWN = DataConfig(
     source="hub",

@@ -4,29 +4,28 @@ import numpy as np
 import pytest
 
 from summarizer.evaluation.baselines import lead, random_sentences
-from summarizer.evaluation.measured import rows_of
-from summarizer.evaluation.rouge import VARIANTS, bootstrap, score_pairs
-from summarizer.evaluation.significance import sign_flip_test
-from summarizer.scoring.rows import ScoredRows
-from summarizer.scoring.systems import LEAD, RANDOM, Bootstrap, Scores, System, baselines, score_systems
+from summarizer.evaluation.metrics import VARIANTS, bootstrap, score_pairs
+from summarizer.evaluation.pipeline import LEAD, RANDOM, System, baselines, score_systems
+from summarizer.evaluation.record import SystemPart
+from summarizer.evaluation.rows import ScoredRows
+from summarizer.evaluation.statistics import Difference, sign_flip_test
+from summarizer.evaluation.text_statistics import Statistic
 
 REFERENCES = [f"The river {word} flooded the town on Monday." for word in "abcdefghijklmnop"]
 ARTICLES = [f"A dry start. {text} Nobody was hurt. More rain is to come. It is wet." for text in REFERENCES]
 ROWS = ScoredRows("rain", "test", [f"r{n}" for n in range(16)], ARTICLES, REFERENCES)
 GOOD = System("good", REFERENCES, folder="runs/good", settings={"adapter": "g"}, loss=1.5)
 POOR = System("poor", ["The river"] * 16, folder="runs/poor", settings={"adapter": "p"})
-BASE = System("base alone", ["Nothing of the kind"] * 16, settings={"adapter": None})
+BASE = System("base model", ["Nothing of the kind"] * 16, settings={"adapter": None})
 
 
-def scored(*systems: System) -> Scores:
-    return score_systems(
-        [*systems, *baselines(ROWS, 7)], ROWS, rows_of(ROWS.data, ROWS.split, ROWS.ids), Bootstrap(50, 3)
-    )
+def scored(*systems: System) -> tuple[list[SystemPart], dict[str, Statistic], list[Difference]]:
+    return score_systems([*systems, *baselines(ROWS, 7)], ROWS, samples=50, seed=3)
 
 
 def test_each_system_has_the_scores_of_its_own_summaries() -> None:
-    found = {system.name: system for system in scored(GOOD, POOR, BASE).systems}
-    assert list(found) == ["good", "poor", "base alone", LEAD, RANDOM]
+    found = {system.name: system for system in scored(GOOD, POOR, BASE)[0]}
+    assert list(found) == ["good", "poor", "base model", LEAD, RANDOM]
     summaries = {
         "good": REFERENCES,
         "poor": POOR.summaries,
@@ -36,7 +35,7 @@ def test_each_system_has_the_scores_of_its_own_summaries() -> None:
     for name, texts in summaries.items():
         expected = bootstrap(score_pairs(texts, REFERENCES, show=False), 50, 3)
         for variant in VARIANTS:
-            score = getattr(found[name].rouge, variant)
+            score = found[name].rouge[variant]
             assert (score.value, score.low, score.high) == (
                 expected[variant].value,
                 expected[variant].low,
@@ -49,14 +48,14 @@ def test_each_system_has_the_scores_of_its_own_summaries() -> None:
 
 
 def test_the_references_are_a_yardstick_for_the_statistics() -> None:
-    of_references = scored(GOOD).references
-    assert of_references == {s.name: s for s in scored(GOOD).systems}["good"].statistics
+    systems, of_references, _ = scored(GOOD)
+    assert of_references == {system.name: system for system in systems}["good"].statistics
 
 
 def test_the_best_run_is_compared_with_all_but_random() -> None:
-    differences = scored(POOR, GOOD, BASE).differences
+    differences = scored(POOR, GOOD, BASE)[2]
     assert {(d.first, d.second) for d in differences} == {
-        ("good", other) for other in ("poor", "base alone", LEAD)
+        ("good", other) for other in ("poor", "base model", LEAD)
     }
     assert len(differences) == 3 * len(VARIANTS)
     by = {(d.second, d.metric): d for d in differences}
@@ -74,10 +73,10 @@ def test_only_language_models_are_judged_by_mlperf() -> None:
     found = score_systems(
         [GOOD, *baselines(ROWS, 7)],
         ROWS,
-        rows_of(ROWS.data, ROWS.split, ROWS.ids),
-        Bootstrap(10, 3),
+        samples=10,
+        seed=3,
         by_mlperf=True,
-    ).systems
+    )[0]
     judged = found[0].mlperf
     assert judged is not None
     assert judged.refusal is not None
@@ -94,10 +93,10 @@ def test_bertscore_stands_beside_rouge() -> None:
     found = score_systems(
         [GOOD, *baselines(ROWS, 7)],
         ROWS,
-        rows_of(ROWS.data, ROWS.split, ROWS.ids),
-        Bootstrap(10, 3),
+        samples=10,
+        seed=3,
         by_encoder=by_encoder,  # type: ignore[arg-type]
-    ).systems
+    )[0]
     assert all(system.bertscore and system.bertscore["f1"].value == 88 for system in found)
 
 

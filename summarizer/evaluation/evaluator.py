@@ -1,4 +1,4 @@
-"""What a group's adapters, or the base alone, do on held-out rows: loss and summaries."""
+"""What a group's adapters, or the base model without them, do on held-out rows: loss and summaries."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import torch
 
@@ -16,20 +16,44 @@ from summarizer.config.schema import GenerationConfig
 from summarizer.console.progress import bar
 from summarizer.data.order import EncodedRow
 from summarizer.data.prompt import Prompt
-from summarizer.evaluation.pace import EvaluationPace
-from summarizer.evaluation.row_losses import RowLosses
+from summarizer.evaluation.metrics import RowLosses
 from summarizer.generation.decoder import Decoder
 from summarizer.models.nll import token_nll
 from summarizer.processes import Processes
 
 T = TypeVar("T")
+Work = Literal["loss", "summaries"]
 
 log = logging.getLogger(__name__)
 
 
+class EvaluationPace:
+    """Seconds for a row of one trial, by what the last rows took.
+
+    The base model is measured apart: trials that are evaluated together share much of the work. Until there is a
+    measure of either, the other's counts for both; what was never measured counts as nothing.
+    """
+
+    def __init__(self) -> None:
+        self._row_s: dict[tuple[Work, bool], float] = {}
+
+    def took(self, work: Work, seconds: float, *, rows: int, trials: int | None) -> None:
+        """trials: how many were evaluated together; None for the base model."""
+        if rows:
+            self._row_s[work, trials is None] = seconds / (rows * (trials or 1))
+
+    def expected_s(self, *, loss_rows: int, summary_rows: int, base: bool = False) -> float:
+        """Of one trial, or of the base model."""
+        rows: dict[Work, int] = {"loss": loss_rows, "summaries": summary_rows}
+        return sum(
+            count * self._row_s.get((work, base), self._row_s.get((work, not base), 0.0))
+            for work, count in rows.items()
+        )
+
+
 @dataclass
 class Evaluator:
-    """Runs trials of a group, or the base alone, over held-out rows."""
+    """Runs trials of a group, or the base model, over held-out rows."""
 
     adapted: AdaptedModel
     prompt: Prompt
@@ -43,7 +67,7 @@ class Evaluator:
     """By what was evaluated so far."""
 
     def losses(self, rows: Sequence[EncodedRow], trials: Sequence[int] | None) -> list[float]:
-        """Mean loss in nats per summary token over all rows, of each of these trials; None: of the base alone."""
+        """Mean loss in nats per summary token over all rows, of each of these trials; None: of the base model."""
         return [losses.mean for losses in self.row_losses(rows, trials)]
 
     def row_losses(self, rows: Sequence[EncodedRow], trials: Sequence[int] | None) -> list[RowLosses]:
@@ -76,7 +100,7 @@ class Evaluator:
         ]
 
     def summaries(self, rows: Sequence[EncodedRow], trials: Sequence[int] | None) -> list[list[str]]:
-        """Each of these trials' summary of each row, in the rows' order; None: one list, of the base alone."""
+        """Each of these trials' summary of each row, in the rows' order; None: one list, of the base model."""
         begun_s = time.monotonic()
         own = self.processes.share(list(enumerate(rows)))
         prompts = [
@@ -158,4 +182,4 @@ class Evaluator:
 
 def _label(work: str, trials: Sequence[int] | None) -> str:
     """Of a bar: beside trials that only wait for it, a person sees whose turn it is."""
-    return f"{work} of the base alone" if trials is None else work
+    return f"{work} of the base model" if trials is None else work

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import subprocess
 import sys
 from pathlib import Path
@@ -7,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from summarizer.evaluation.rouge import VARIANTS, Interval, bootstrap, score_pairs
+from summarizer.evaluation.metrics import VARIANTS, Interval, RowLosses, bootstrap, score_pairs
 
 pytestmark = pytest.mark.versions
 
@@ -95,7 +96,7 @@ def test_logging_configured_anew_does_not_close_a_redirected_standard_error(tmp_
     script = """
 import logging.config, sys
 redirected = sys.stderr = open(sys.argv[1], "w")
-from summarizer.evaluation.rouge import score_pairs
+from summarizer.evaluation.metrics import score_pairs
 score_pairs(["a b"], ["a c"], show=False)
 sys.stderr = sys.__stderr__
 logging.config.dictConfig({"version": 1})
@@ -104,3 +105,21 @@ redirected.close()
 """
     subprocess.run([sys.executable, "-c", script, str(tmp_path / "errors.txt")], check=True)
     assert (tmp_path / "errors.txt").read_text() == "still open"
+
+
+def test_the_mean_is_over_tokens_not_rows() -> None:
+    losses = RowLosses.of([(2.0, 1), (6.0, 6)])
+    assert losses.mean == pytest.approx(8 / 7)
+    assert losses.per_row.tolist() == [2.0, 1.0]
+
+
+def test_the_interval_of_two_rows_is_that_of_all_resamples() -> None:
+    """Two rows have four resamples, equally likely: the outer quantiles are the outer ones of these."""
+    losses = RowLosses.of([(2.0, 1), (6.0, 6)])
+    resamples = [
+        sum(losses.nats[list(drawn)]) / sum(losses.tokens[list(drawn)])
+        for drawn in itertools.product((0, 1), repeat=2)
+    ]
+    found = losses.interval(2000, 0)
+    assert (found.value, found.low, found.high) == pytest.approx((8 / 7, min(resamples), max(resamples)))
+    assert found == losses.interval(2000, 0)

@@ -65,6 +65,12 @@ class ScoredRows:
     """What a reader of the scores has to know of these rows."""
 
     @property
+    def ids_sha256(self) -> str:
+        """Of the rows' ids in their order."""
+        listed = json.dumps(list(self.ids), ensure_ascii=False)
+        return hashlib.sha256(listed.encode()).hexdigest()
+
+    @property
     def texts_sha256(self) -> str:
         """Changes with anything that changes a score."""
         texts = json.dumps([list(self.ids), list(self.articles), list(self.references)], ensure_ascii=False)

@@ -257,7 +257,7 @@ def drawn(model: AdaptedModel, tokens: int, step: int = 0, first_token: int = 0)
     numbers = torch.arange(first_token, first_token + tokens).repeat(model.group.size, 1)
     shape = torch.zeros_like(numbers)
     every = torch.arange(tokens).repeat(model.group.size, 1)
-    model.draw_from(Batch(shape, shape, shape, every, shape, numbers), [step] * model.group.size)
+    model.draw_from(Batch(shape, shape, shape, None, every, shape, numbers), [step] * model.group.size)
 
 
 def trained(model: AdaptedModel, ids: Tensor, step: int = 0) -> Tensor:

@@ -133,7 +133,7 @@ def test_every_pass_reads_the_same_places_in_the_same_shapes(
     fix(monkeypatch, Watched)
     answers(base(folder), PROMPTS[:3], at_once=2, num_beams=beams, min_new_tokens=NEW)
     rows = 2 * beams
-    of_two = [read for read in passes if (rows,) in {shape for _, _, shape in read}]
+    of_two = [read for read in passes if (rows, 96) in {shape for _, _, shape in read}]
     assert len(of_two) >= NEW - 1
     for read in of_two[1:]:
         assert read == of_two[0]
@@ -168,8 +168,12 @@ def calls_of_a_pass(kind: str, layers: int, beams: int) -> Counter[str]:
             adapted = attach(model, [lora(2), lora(3)], [0, 1])
             assert isinstance(model, PackedModel)
             cache = KVCache(2, beams, 16, 8, CARD, at_fixed_places=True)
-            prompts = cache.begin_prefill([0, 1], [16, 16], rows=2)
-            adapted.model(torch.zeros(32, dtype=torch.int64, device=CARD), prompts, cache)
+            heads = config.get_text_config()
+            kv_heads = getattr(heads, "num_key_value_heads", heads.num_attention_heads)
+            head_dim = getattr(heads, "head_dim", None) or heads.hidden_size // heads.num_attention_heads
+            like = torch.empty(1, kv_heads, head_dim, dtype=torch.bfloat16, device=CARD)
+            for layer in range(layers):  # as reading prompts leaves it
+                cache.layers[layer] = cache._allocated(like), cache._allocated(like)
             step = FixedStep(model, cache, 2 * beams)
             cache.begin_decode()
             with OnCard() as watched:

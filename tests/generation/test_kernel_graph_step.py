@@ -49,7 +49,7 @@ KINDS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 OTHERS: dict[str, tuple[str, dict[str, Any]]] = {
     "heads of half a register": ("GPTJConfig", GPTJ | {"n_head": 8, "rotary_dim": 4}),
-    "a window that ends within the text": ("MistralConfig", LLAMA | {"sliding_window": 16, "head_dim": 32}),
+    "a window that ends within the text": ("MistralConfig", LLAMA | {"sliding_window": 8, "head_dim": 32}),
 }
 
 

@@ -73,5 +73,5 @@ def test_transformers_own_code_has_that_loss_too() -> None:
     assert (missing, unexpected) == ([], [])
     ids = text_ids()
     with torch.no_grad():
-        scores = model.logits(ids)
+        scores = model(input_ids=ids).logits
     assert mean_loss(scores, ids) == pytest.approx(LOSS, abs=5e-4)

@@ -159,7 +159,7 @@ def test_a_weight_that_is_trained_gets_its_gradient() -> None:
 )
 def test_a_model_gets_it_where_it_computes_the_same(config: PretrainedConfig, count: int) -> None:
     meta = build_meta_model(config, "int8")
-    found = [name for name, module in meta.model.named_modules() if isinstance(module, RMSNorm)]
+    found = [name for name, module in meta.model.module.named_modules() if isinstance(module, RMSNorm)]
     assert len(found) == count
     assert all(f"{name}.weight" in meta.plain for name in found)
 

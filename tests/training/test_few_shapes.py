@@ -28,13 +28,16 @@ def gradients(group: Group, *, few_shapes: bool) -> tuple[torch.Tensor, list[tor
     """Of the trials' next step: losses, stacks' gradients, and the shapes that came."""
     group.microbatches.few_shapes = few_shapes
     shapes: set[torch.Size] = set()
-    seen = group.adapted.model.register_forward_pre_hook(
-        lambda _, args, kwargs: shapes.add(kwargs["input_ids"].shape), with_kwargs=True
-    )
+    real = group.adapted.model.summary_logits
+
+    def seen(batch: Batch) -> torch.Tensor:
+        shapes.add(batch.input_ids.shape)
+        return real(batch)
+
     group.adapted.zero_grad()
-    with group.adapted.training():
+    with pytest.MonkeyPatch.context() as patched, group.adapted.training():
+        patched.setattr(group.adapted.model, "summary_logits", seen)
         losses = backpropagate(group, [trial.next_batch() for trial in group.trials])
-    seen.remove()
     return losses, [stack.grad.clone() for stack in group.adapted.stacks() if stack.grad is not None], shapes
 
 

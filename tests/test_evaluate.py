@@ -252,8 +252,14 @@ def test_mlperfs_task_has_its_own_prompt_and_verdict(
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("--split", "tset"), ["--split: unknown split 'tset'; did you mean 'test'?"]),
-        (("--protocol", "mlpref"), ["unknown protocol 'mlpref'; did you mean 'mlperf'?"]),
+        (
+            ("--split", "tset"),
+            ["--split: 'tset' is not one of test, validation, train; did you mean 'test'?"],
+        ),
+        (
+            ("--protocol", "mlpref"),
+            ["--protocol: 'mlpref' is not one of own, mlperf; did you mean 'mlperf'?"],
+        ),
         (
             ("--rows", "x", "--batch-size", "0", "--beams", "-1", "--max-bad-rows", "few"),
             [
@@ -405,23 +411,7 @@ def test_at_a_terminal_it_shows_progress_and_a_table_that_fits(run: Path) -> Non
 def test_misuse_is_said(capsys: pytest.CaptureFixture[str]) -> None:
     for arguments, said in (
         (["run", "--spilt", "test"], "unknown flag --spilt; did you mean --split?"),
-        ([], "the following arguments are required: RUN"),
+        ([], "RUN: is required"),
     ):
-        with pytest.raises(SystemExit) as ended:
-            command(arguments)
-        assert ended.value.code == 2
+        assert command(arguments) == 2
         assert said in capsys.readouterr().err
-
-
-def test_help_loads_nothing_heavy() -> None:
-    script = (
-        "import sys; from summarizer.evaluate import command\n"
-        "try: command(['--help'])\n"
-        "except SystemExit: pass\n"
-        "sys.exit(any(name in sys.modules for name in ('torch', 'hydra', 'pydantic', 'transformers')))"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", script], cwd=REPOSITORY, capture_output=True, text=True, timeout=60
-    )
-    assert done.returncode == 0
-    assert "--protocol NAME" in done.stdout

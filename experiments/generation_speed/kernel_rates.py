@@ -16,7 +16,7 @@ import torch
 
 from summarizer.ops import decode_gemm, native, prefill_gemm
 from summarizer.ops.decode_attention import CachedKeyValues, attend_cached
-from summarizer.ops.decode_gemm import LowRankPairs
+from summarizer.ops.decode_gemm import Epilogue, LowRankPairs
 from summarizer.quantization import blockwise8, fp8
 
 SHAPES = ((4096, 4096), (4096, 16384), (16384, 4096))
@@ -57,7 +57,7 @@ def products(k: int, n: int, rows: int) -> dict[str, tuple[float, float]]:
     pairs = LowRankPairs(torch.randn(1, 2, k), torch.randn(1, 2, n), torch.ones(1, 1, 1))
     ways: dict[str, Way] = {
         "int8": lambda i: decode_gemm.int8_gemm(x, q[i], scale),
-        "int8 with adapters": lambda i: decode_gemm.int8_gemm(x, q[i], scale, None, pairs),
+        "int8 with adapters": lambda i: decode_gemm.int8_gemm(x, q[i], scale, Epilogue(pairs=pairs)),
         "torch's int8": lambda i: torch._weight_int8pack_mm(narrow, q[i], ones),
         "nf4": lambda i: decode_gemm.nf4_gemm(x, packed[i], absmax, code),
         "blockwise8": lambda i: decode_gemm.blockwise8_gemm(x, q[i].view(torch.uint8), of_blocks, codes),

@@ -92,6 +92,22 @@ class LowRankPairs:
         return LowRankPairs(self.a.contiguous(), self.b.contiguous(), self.scale.contiguous())
 
 
+@dataclass(frozen=True)
+class Epilogue:
+    """What is added to x W^T where a product is written: a layer's bias, and what adapters beside it give."""
+
+    bias: Float[Tensor, " d_out"] | None = None
+    pairs: LowRankPairs | None = None
+
+    def dense(self) -> tuple[Float32[Tensor, " d_out"] | None, LowRankPairs | None]:
+        """The bias in fp32 and the pairs, without gaps, as kernels read them."""
+        bias = None if self.bias is None else self.bias.float().contiguous()
+        return bias, None if self.pairs is None else self.pairs.dense()
+
+
+NOTHING_ADDED = Epilogue()
+
+
 # --- in C, on a CPU -----------------------------------------------------------------------------------------------
 
 WHOLE_NUMBERS = "decode_gemm.c"
@@ -133,14 +149,13 @@ def int8_gemm(
     x: Float32[Tensor, "m d_in"],
     q: Int8[Tensor, "d_out d_in"],
     scale: Float32[Tensor, "d_out 1"],
-    bias: Float[Tensor, " d_out"] | None = None,
-    pairs: LowRankPairs | None = None,
+    epilogue: Epilogue = NOTHING_ADDED,
 ) -> Float32[Tensor, "m d_out"]:
-    """x W^T + bias + the pairs' products, W row-wise int8. x is rounded to 16 bits of each row's largest value.
+    """x W^T and its epilogue, W row-wise int8. x is rounded to 16 bits of each row's largest value.
 
     A row's result is the same to the last bit whatever the other rows are. Only where it `supports` them.
     """
-    return _in_c(WHOLE_NUMBERS, "int8_product", x, q.shape[0], (q, scale), bias, pairs)
+    return _in_c(WHOLE_NUMBERS, "int8_product", x, q.shape[0], (q, scale), epilogue)
 
 
 def nf4_gemm(
@@ -148,16 +163,15 @@ def nf4_gemm(
     packed: UInt8[Tensor, " bytes"],
     absmax: Float32[Tensor, " blocks"],
     code: Float32[Tensor, " 16"],
-    bias: Float[Tensor, " d_out"] | None = None,
-    pairs: LowRankPairs | None = None,
+    epilogue: Epilogue = NOTHING_ADDED,
 ) -> Float32[Tensor, "m d_out"]:
-    """x W^T + bias + the pairs' products, W nf4, its rows whole blocks. Only where it `supports` them.
+    """x W^T and its epilogue, W nf4, its rows whole blocks. Only where it `supports` them.
 
     x is rounded to 16 bits of each row's largest value, the code to 14 bits of its own. A row's result is the same
     to the last bit whatever the other rows are.
     """
     d_out = 2 * len(packed) // x.shape[1]
-    return _in_c(WHOLE_NUMBERS, "nf4_product", x, d_out, (packed, absmax, code), bias, pairs)
+    return _in_c(WHOLE_NUMBERS, "nf4_product", x, d_out, (packed, absmax, code), epilogue)
 
 
 def blockwise8_gemm(
@@ -165,29 +179,27 @@ def blockwise8_gemm(
     q: UInt8[Tensor, "d_out d_in"],
     absmax: Float32[Tensor, " blocks"],
     code: Float32[Tensor, " 256"],
-    bias: Float[Tensor, " d_out"] | None = None,
-    pairs: LowRankPairs | None = None,
+    epilogue: Epilogue = NOTHING_ADDED,
 ) -> Float32[Tensor, "m d_out"]:
-    """x W^T + bias + the pairs' products, W in blocks of 4,096 with an absmax. Only where it `supports` them.
+    """x W^T and its epilogue, W in blocks of 4,096 with an absmax. Only where it `supports` them.
 
     x is rounded to 16 bits of each row's largest value, the code to 16 bits of its own. A row's result is the same
     to the last bit whatever the other rows are.
     """
-    return _in_c(CODED, "blockwise8_product", x, q.shape[0], (q, absmax, code), bias, pairs)
+    return _in_c(CODED, "blockwise8_product", x, q.shape[0], (q, absmax, code), epilogue)
 
 
 def fp8_gemm(
     x: Float32[Tensor, "m d_in"],
     q: Float[Tensor, "d_out d_in"],
     scale: Float32[Tensor, "d_out 1"],
-    bias: Float[Tensor, " d_out"] | None = None,
-    pairs: LowRankPairs | None = None,
+    epilogue: Epilogue = NOTHING_ADDED,
 ) -> Float32[Tensor, "m d_out"]:
-    """x W^T + bias + the pairs' products, W in e4m3 with a scale for each row. Only where it `supports` them.
+    """x W^T and its epilogue, W in e4m3 with a scale for each row. Only where it `supports` them.
 
     Rounded as `blockwise8_gemm` rounds; W's numbers to 16 bits of the largest, 448.
     """
-    return _in_c(CODED, "fp8_product", x, q.shape[0], (q, scale, _e4m3()), bias, pairs)
+    return _in_c(CODED, "fp8_product", x, q.shape[0], (q, scale, _e4m3()), epilogue)
 
 
 @cache
@@ -199,14 +211,13 @@ def _e4m3() -> Float32[Tensor, " 256"]:
 def dense_gemm(
     x: Float32[Tensor, "m d_in"],
     weight: Float[Tensor, "d_out d_in"],
-    bias: Float[Tensor, " d_out"] | None = None,
-    pairs: LowRankPairs | None = None,
+    epilogue: Epilogue = NOTHING_ADDED,
 ) -> Float32[Tensor, "m d_out"]:
-    """x W^T + bias + the pairs' products, all in fp32. Only where it `supports` them.
+    """x W^T and its epilogue, all in fp32. Only where it `supports` them.
 
     A row's result is the same to the last bit whatever the other rows are.
     """
-    return _in_c(DENSE, _DENSE_KERNELS[weight.dtype], x, weight.shape[0], (weight,), bias, pairs)
+    return _in_c(DENSE, _DENSE_KERNELS[weight.dtype], x, weight.shape[0], (weight,), epilogue)
 
 
 def _in_c(
@@ -215,14 +226,12 @@ def _in_c(
     x: Float32[Tensor, "m d_in"],
     d_out: int,
     weight: tuple[Tensor, ...],
-    bias: Float[Tensor, " d_out"] | None,
-    pairs: LowRankPairs | None,
+    epilogue: Epilogue,
 ) -> Float32[Tensor, "m d_out"]:
     """What a function of a source that includes decode_gemm.h makes of x and of a weight's stored parts."""
     # Bound to names: the kernel reads their memory after this line, from a kernel graph much later.
-    x, bias = x.contiguous(), None if bias is None else bias.float().contiguous()
-    weight = tuple(part.contiguous() for part in weight)
-    pairs = None if pairs is None else pairs.dense()
+    x, weight = x.contiguous(), tuple(part.contiguous() for part in weight)
+    bias, pairs = epilogue.dense()
     y = torch.empty(len(x), d_out)
     product = native.structure(
         _Product,
@@ -300,12 +309,12 @@ def int8_gemm_on_gpu(
     x: Float[Tensor, "m d_in"],
     q: Int8[Tensor, "d_out d_in"],
     scale: Float32[Tensor, "d_out 1"],
-    bias: Float[Tensor, " d_out"] | None = None,
-    pairs: LowRankPairs | None = None,
+    epilogue: Epilogue = NOTHING_ADDED,
 ) -> Float32[Tensor, "m d_out"]:
-    """x W^T + bias + the pairs' products, summed in fp32; the products of x's own 16 or 32 bits."""
+    """x W^T and its epilogue, summed in fp32; the products of x's own 16 or 32 bits."""
+    pairs = epilogue.pairs
     parts = (None, None, None) if pairs is None else (pairs.a, pairs.b, pairs.scale)
-    y: Tensor = _operator()(x, q, scale, bias, *parts)
+    y: Tensor = _operator()(x, q, scale, epilogue.bias, *parts)
     return y
 
 

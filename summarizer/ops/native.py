@@ -152,7 +152,10 @@ def run(source: str, name: str, *arguments: Tensor | int | float | None) -> None
 
 def structure(kind: type[Structure], **values: Any) -> Structure:
     """A C structure with the addresses of dense tensors, which must outlive its use; None is a null pointer."""
-    return kind(**{name: address(v) if isinstance(v, Tensor) else v for name, v in values.items()})
+    for name, value in values.items():
+        if isinstance(value, Tensor):
+            values[name] = address(value)
+    return kind(**values)
 
 
 def address(tensor: Tensor) -> int:

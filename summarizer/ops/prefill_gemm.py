@@ -18,7 +18,7 @@ from torch import Tensor
 
 from summarizer import compat
 from summarizer.ops import native
-from summarizer.ops.decode_gemm import LowRankPairs, is_decode, is_in_place
+from summarizer.ops.decode_gemm import NOTHING_ADDED, Epilogue, is_decode, is_in_place
 
 SOURCE = "prefill_gemm.c"
 MOST_COLUMNS = 1 << 17
@@ -79,15 +79,14 @@ def int8_gemm(
     x: Float[Tensor, "m d_in"],
     q: Int8[Tensor, "d_out d_in"],
     scale: Float32[Tensor, "d_out 1"],
-    bias: Float[Tensor, " d_out"] | None,
-    pairs: LowRankPairs | None,
+    epilogue: Epilogue,
 ) -> Float[Tensor, "m d_out"] | None:
-    """x W^T + bias + what adapters add, in one kernel. None where there is none, or it is not for x."""
+    """x W^T and its epilogue, in one kernel. None where there is none, or it is not for x."""
     rounded = is_prefill_in_int8(x)
     in_place = is_in_place(x) and not is_decode(x)
     if not (rounded or in_place) or not available():
         return None
-    return int8_gemm_in_c(x, q, scale, largest_columns(x) if rounded else None, bias, pairs)
+    return int8_gemm_in_c(x, q, scale, largest_columns(x) if rounded else None, epilogue)
 
 
 def whole_number_gemm(
@@ -156,10 +155,9 @@ def int8_gemm_in_c(
     q: Int8[Tensor, "d_out d_in"],
     scale: Float32[Tensor, "d_out 1"],
     apart: Int64[Tensor, " apart"] | None,
-    bias: Float[Tensor, " d_out"] | None = None,
-    pairs: LowRankPairs | None = None,
+    epilogue: Epilogue = NOTHING_ADDED,
 ) -> Float[Tensor, "m d_out"]:
-    """x W^T + bias + the pairs' products in the precision of x, bf16 or fp32; W row-wise int8.
+    """x W^T and its epilogue in the precision of x, bf16 or fp32; W row-wise int8.
 
     x: rounded to whole numbers on each row's own grid, of 8 bits, and of 16 in the columns `apart` (None: in all).
     What is lost is x beyond these bits, and what the precision of y does not hold. Only where `available`.
@@ -168,8 +166,7 @@ def int8_gemm_in_c(
     # Bound to names: the kernel reads their memory after these lines.
     x, q, scale = x.contiguous(), q.contiguous(), scale.contiguous()
     apart = None if apart is None else apart.contiguous()
-    bias = None if bias is None else bias.float().contiguous()
-    pairs = None if pairs is None else pairs.dense()
+    bias, pairs = epilogue.dense()
     y = torch.empty(len(x), len(q), dtype=x.dtype)
     given = native.structure(
         _Product,

@@ -13,14 +13,14 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 from summarizer.ops import decode_gemm
-from summarizer.ops.decode_gemm import LowRankPairs
-from summarizer.quantization.protocol import DenseMatmul, Parts, PartShapes, require_finite
+from summarizer.ops.decode_gemm import Epilogue
+from summarizer.quantization.protocol import Parts, PartShapes, WeightFormat, require_finite
 
 BLOCK = 4096
 """Weights that share one absmax. Source: the reference experiment, and bitsandbytes' default."""
 
 
-class _DynamicBlocks(DenseMatmul):
+class _DynamicBlocks(WeightFormat):
     name = "blockwise8"
     version = 1
     decode_rows = 128  # a dense copy is as fast from 180 rows on (two cores with AVX-512, bf16 products)
@@ -45,17 +45,11 @@ class _DynamicBlocks(DenseMatmul):
         return full.reshape(shape).to(dtype)
 
     def decode_gemm(
-        self,
-        x: Tensor,
-        parts: Parts,
-        shape: tuple[int, int],
-        *,
-        bias: Tensor | None,
-        pairs: LowRankPairs | None,
+        self, x: Tensor, parts: Parts, shape: tuple[int, int], epilogue: Epilogue
     ) -> Tensor | None:
         if not decode_gemm.supports(x, parts["q"], decode_gemm.CODED):
             return None
-        return decode_gemm.blockwise8_gemm(x, parts["q"], parts["absmax"], parts["code"], bias, pairs)
+        return decode_gemm.blockwise8_gemm(x, parts["q"], parts["absmax"], parts["code"], epilogue)
 
     def rows(
         self, parts: Parts, shape: tuple[int, int], ids: Int[Tensor, " ..."], dtype: torch.dtype

@@ -14,9 +14,9 @@ from torch import Tensor
 
 from summarizer import compat
 from summarizer.ops import decode_gemm
-from summarizer.ops.decode_gemm import LowRankPairs
+from summarizer.ops.decode_gemm import Epilogue
 from summarizer.quantization.int8 import WEIGHTS_AT_ONCE
-from summarizer.quantization.protocol import DenseMatmul, Parts, PartShapes, require_finite
+from summarizer.quantization.protocol import Parts, PartShapes, WeightFormat, require_finite
 
 E4M3 = torch.float8_e4m3fn
 """3 bits of mantissa, 4 of exponent, largest number 448. Source: Micikevicius et al. 2022 (arXiv:2209.05433)."""
@@ -97,7 +97,7 @@ def quantizing_matmul_backward(
     return y.reshape(*grad.shape[:-1], q.shape[1])
 
 
-class _WeightOnly(DenseMatmul):
+class _WeightOnly(WeightFormat):
     """What is stored, and products in the precision of x."""
 
     name = "fp8"
@@ -159,17 +159,11 @@ class _Fp8(_WeightOnly):
         return by.matmul(x, parts, shape)
 
     def decode_gemm(
-        self,
-        x: Tensor,
-        parts: Parts,
-        shape: tuple[int, int],
-        *,
-        bias: Tensor | None,
-        pairs: LowRankPairs | None,
+        self, x: Tensor, parts: Parts, shape: tuple[int, int], epilogue: Epilogue
     ) -> Tensor | None:
         if not decode_gemm.supports(x, parts["q"], decode_gemm.CODED):
             return None
-        return decode_gemm.fp8_gemm(x, parts["q"], parts["scale"], bias, pairs)
+        return decode_gemm.fp8_gemm(x, parts["q"], parts["scale"], epilogue)
 
     def matmul_backward(self, grad: Tensor, parts: Parts, shape: tuple[int, int]) -> Tensor:
         by = W8A8 if has_fp8_matmul(grad, shape) else WEIGHT_ONLY

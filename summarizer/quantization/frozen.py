@@ -10,7 +10,7 @@ from jaxtyping import Float, Float32, Int
 from torch import Tensor, nn
 
 from summarizer.errors import ConfigError
-from summarizer.ops.decode_gemm import LowRankPairs, is_decode, is_decode_on_gpu
+from summarizer.ops.decode_gemm import Epilogue, LowRankPairs, is_decode, is_decode_on_gpu
 from summarizer.ops.elementwise import in_compute_dtype
 from summarizer.quantization import weight_format
 
@@ -88,7 +88,7 @@ class FrozenWeight(nn.Module):
             rows = (x if alone else in_compute_dtype(x)).reshape(-1, x.shape[-1])
         else:
             return None
-        y = self.format.decode_gemm(rows, self.parts, self.shape, bias=bias, pairs=pairs)
+        y = self.format.decode_gemm(rows, self.parts, self.shape, Epilogue(bias, pairs))
         return None if y is None else y.reshape(*x.shape[:-1], -1)
 
     def prefill_gemm(
@@ -100,9 +100,8 @@ class FrozenWeight(nn.Module):
         """The same for the rows of prompts, in the precision of x, which is the compute dtype. Makes no graph."""
         if torch.is_grad_enabled():
             return None
-        y = self.format.prefill_gemm(
-            x.reshape(-1, x.shape[-1]), self.parts, self.shape, bias=bias, pairs=pairs
-        )
+        rows = x.reshape(-1, x.shape[-1])
+        y = self.format.prefill_gemm(rows, self.parts, self.shape, Epilogue(bias, pairs))
         return None if y is None else y.reshape(*x.shape[:-1], -1)
 
     def matmul_backward(self, grad: Float[Tensor, "... d_out"]) -> Float[Tensor, "... d_in"]:

@@ -11,8 +11,8 @@ from jaxtyping import Float, Float32, Int, Int8
 from torch import Tensor
 
 from summarizer.ops import decode_gemm, prefill_gemm
-from summarizer.ops.decode_gemm import LowRankPairs
-from summarizer.quantization.protocol import DenseMatmul, Parts, PartShapes, require_finite
+from summarizer.ops.decode_gemm import Epilogue
+from summarizer.quantization.protocol import Parts, PartShapes, WeightFormat, require_finite
 
 LEVELS = 127
 """Steps on each side of zero; -128 is left out so that the grid is symmetric."""
@@ -56,7 +56,7 @@ def matmul_on_cpu(
     return None if y is None else y.reshape(*x.shape[:-1], -1)
 
 
-class _RowwiseInt8(DenseMatmul):
+class _RowwiseInt8(WeightFormat):
     name = "int8"
     version = 1
 
@@ -85,31 +85,19 @@ class _RowwiseInt8(DenseMatmul):
         return super().matmul(x, parts, shape) if y is None else y
 
     def decode_gemm(
-        self,
-        x: Tensor,
-        parts: Parts,
-        shape: tuple[int, int],
-        *,
-        bias: Tensor | None,
-        pairs: LowRankPairs | None,
+        self, x: Tensor, parts: Parts, shape: tuple[int, int], epilogue: Epilogue
     ) -> Tensor | None:
         q, scale = parts["q"], parts["scale"]
         if x.device.type != "cpu":
             known = decode_gemm.triton_available()
-            return decode_gemm.int8_gemm_on_gpu(x, q, scale, bias, pairs) if known else None
+            return decode_gemm.int8_gemm_on_gpu(x, q, scale, epilogue) if known else None
         known = decode_gemm.supports(x, q, decode_gemm.WHOLE_NUMBERS)
-        return decode_gemm.int8_gemm(x, q, scale, bias, pairs) if known else None
+        return decode_gemm.int8_gemm(x, q, scale, epilogue) if known else None
 
     def prefill_gemm(
-        self,
-        x: Tensor,
-        parts: Parts,
-        shape: tuple[int, int],
-        *,
-        bias: Tensor | None,
-        pairs: LowRankPairs | None,
+        self, x: Tensor, parts: Parts, shape: tuple[int, int], epilogue: Epilogue
     ) -> Tensor | None:
-        return prefill_gemm.int8_gemm(x, parts["q"], parts["scale"], bias, pairs)
+        return prefill_gemm.int8_gemm(x, parts["q"], parts["scale"], epilogue)
 
     def rows(
         self, parts: Parts, shape: tuple[int, int], ids: Int[Tensor, " ..."], dtype: torch.dtype

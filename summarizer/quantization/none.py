@@ -7,11 +7,11 @@ from jaxtyping import Int
 from torch import Tensor
 
 from summarizer.ops import decode_gemm
-from summarizer.ops.decode_gemm import LowRankPairs
-from summarizer.quantization.protocol import DenseMatmul, Parts, PartShapes, require_finite
+from summarizer.ops.decode_gemm import Epilogue
+from summarizer.quantization.protocol import Parts, PartShapes, WeightFormat, require_finite
 
 
-class _Unquantized(DenseMatmul):
+class _Unquantized(WeightFormat):
     name = "none"
     version = 1
 
@@ -26,17 +26,11 @@ class _Unquantized(DenseMatmul):
         return parts["weight"].to(dtype)
 
     def decode_gemm(
-        self,
-        x: Tensor,
-        parts: Parts,
-        shape: tuple[int, int],
-        *,
-        bias: Tensor | None,
-        pairs: LowRankPairs | None,
+        self, x: Tensor, parts: Parts, shape: tuple[int, int], epilogue: Epilogue
     ) -> Tensor | None:
         if not decode_gemm.supports(x, parts["weight"], decode_gemm.DENSE):
             return None
-        return decode_gemm.dense_gemm(x, parts["weight"], bias, pairs)
+        return decode_gemm.dense_gemm(x, parts["weight"], epilogue)
 
     def rows(
         self, parts: Parts, shape: tuple[int, int], ids: Int[Tensor, " ..."], dtype: torch.dtype

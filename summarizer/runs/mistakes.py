@@ -26,6 +26,8 @@ def report_mistakes(run: Callable[[], object], arguments: Sequence[str]) -> int:
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
     try:
         run()
+    except SystemExit:
+        raise  # --help has been answered; below, Hydra would be imported to ask whether it is one of its errors
     except ConfigError as error:
         say(mistake_text(error.issues))
         return MISTAKE

@@ -6,10 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from summarizer.config.shared_flags import GENERATION_KEYS, GenerationFlags
 from summarizer.data.order import EncodedRow
 from summarizer.json_files import Measured, Part, read_part, write_part
 from summarizer.scoring.predicting import Writer
-from summarizer.summaries.settings import FLAGS
 
 if TYPE_CHECKING:
     from summarizer.runs.summarizer import Summarizer
@@ -84,4 +84,5 @@ def _kept(path: Path) -> KeptLoss | None:
 
 def _decisive(settings: Mapping[str, Any]) -> dict[str, Any]:
     """How a summary is searched for has no part in a loss."""
-    return {key: value for key, value in settings.items() if key not in FLAGS.values()}
+    of_generation = {GenerationFlags.flag(key) for key in GENERATION_KEYS}
+    return {key: value for key, value in settings.items() if key not in of_generation}

@@ -19,7 +19,7 @@ from summarizer.generation.decode_graphs import KernelGraphStep
 from summarizer.models.causal_lm import CausalLM
 from summarizer.ops import decode_gemm, kernel_graph
 from summarizer.quantization.frozen import FrozenEmbedding, FrozenLinear
-from summarizer.quantization.protocol import DenseMatmul
+from summarizer.quantization.protocol import WeightFormat
 
 pytestmark = pytest.mark.versions
 
@@ -196,7 +196,7 @@ def test_a_format_without_a_kernel_and_many_rows_go_their_own_way(
     with monkeypatch.context() as patched:
         patched.setattr(decode_gemm, "supports", lambda *given: False)
         answers(attach(load(folder, "none").model, [lora(1)], [0]), PROMPTS[:2])
-    monkeypatch.setattr(DenseMatmul, "decode_rows", 2)
+    monkeypatch.setattr(WeightFormat, "decode_rows", 2)
     answers(attach(load(folder, "int8").model, [lora(1)], [0]), PROMPTS[:3], at_once=3, min_new_tokens=NEW)
     assert taken
     assert not any(taken)

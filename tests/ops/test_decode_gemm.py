@@ -11,7 +11,14 @@ import torch
 from stored_products import layer, pairs_of, product, rows_of, wanted
 
 from summarizer.ops import decode_gemm, native
-from summarizer.ops.decode_gemm import CODED, DECODE_ROWS, DENSE, WHOLE_NUMBERS, stored_weights_in_place
+from summarizer.ops.decode_gemm import (
+    CODED,
+    DECODE_ROWS,
+    DENSE,
+    WHOLE_NUMBERS,
+    Epilogue,
+    stored_weights_in_place,
+)
 from summarizer.quantization import weight_format
 
 KERNELS = {
@@ -189,7 +196,7 @@ def test_rows_on_another_device_are_not_the_kernel_s(format_name: str) -> None:
     """int8 alone has a kernel of a card's own."""
     weight = layer(format_name, 64, 8).weight
     x = torch.empty(2, 64, device="meta")
-    assert weight.format.decode_gemm(x, weight.parts, weight.shape, bias=None, pairs=None) is None
+    assert weight.format.decode_gemm(x, weight.parts, weight.shape, Epilogue()) is None
 
 
 @pytest.mark.usefixtures("fresh_compilation")

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from summarizer.adapters.product import low_rank_product
 from summarizer.ops import prefill_gemm
-from summarizer.ops.decode_gemm import DECODE_ROWS, LowRankPairs, stored_weights_in_place
+from summarizer.ops.decode_gemm import DECODE_ROWS, Epilogue, LowRankPairs, stored_weights_in_place
 from summarizer.ops.prefill_gemm import int8_activations
 from summarizer.quantization.frozen import FrozenLinear
 
@@ -28,7 +28,7 @@ def product(
     linear: FrozenLinear, x: Tensor, apart: Tensor | None = None, pairs: LowRankPairs | None = None
 ) -> Tensor:
     parts = linear.weight.parts
-    return prefill_gemm.int8_gemm_in_c(x, parts["q"], parts["scale"], apart, linear.bias, pairs)
+    return prefill_gemm.int8_gemm_in_c(x, parts["q"], parts["scale"], apart, Epilogue(linear.bias, pairs))
 
 
 def relative_error(got: Tensor, exact: Tensor) -> float:

@@ -99,7 +99,7 @@ def open_base(folder: str, variant: Any, device: torch.device) -> Base:
 
 def own_embedding_bytes(model: Any) -> int:
     """Of an embedding that the head does not share: a token reads one row of it."""
-    layers = (model.get_input_embeddings(), model.get_output_embeddings())
+    layers = (model.embedding, model.head)
     embedding, head = (layer.base.weight for layer in layers)  # both carry the adapter
     return 0 if embedding is head else int(embedding.stored_bytes)
 

@@ -165,7 +165,7 @@ def calls_of_a_pass(kind: str, layers: int, beams: int) -> Counter[str]:
         patched.setattr(kv_cache, "moved", lambda tensor, device: tensor.to(device))  # pins no memory
         model = fake_base(config, "int8", mode, CARD)
         with mode, torch.no_grad(), bf16_products(), stored_weights_in_place():
-            adapted = attach(model, [lora(2), lora(3)], [0, 1])
+            attach(model, [lora(2), lora(3)], [0, 1])
             assert isinstance(model, PackedModel)
             cache = KVCache(2, beams, 16, 8, CARD, at_fixed_places=True)
             heads = config.get_text_config()

@@ -119,7 +119,9 @@ def load_model(spec: Any) -> Any:
 
     if is_stored_base(model_folder(spec)):
         base = load_base(spec, QuantizationConfig(format="int8", cache=False), torch.device("cpu"))
-        return lambda input_ids, use_cache: SimpleNamespace(logits=base.model.logits(input_ids))
+        as_called = torch.nn.Identity()
+        as_called.forward = lambda input_ids, use_cache: SimpleNamespace(logits=base.model.logits(input_ids))
+        return as_called
     model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(model_folder(spec), dtype=torch.float32)
     return model.eval()
 

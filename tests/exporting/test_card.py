@@ -74,7 +74,7 @@ def test_what_a_person_reads(run: Path) -> None:
     text = card(run)
     for said in (
         "| ROUGE-1 F1 | 30.00 (29.0–39.0) | 20.00 (19.0–29.0) | 35.00 (34.0–44.0) |",
-        "| loss, nats per summary token (validation) | 2.5000 | 2.9000 | - |",
+        "| cross-entropy (nats per token) of the reference summaries | 2.5000 | 2.9000 | - |",
         "Split: `validation`, 50 rows",
         "- fingerprint (SHA-256 of ids and texts, in order): `f00d`",
         "- training rows: all",

@@ -183,7 +183,7 @@ def draw_adapter(config: PretrainedConfig, spec: RunConfig) -> AdaptedModel:
     skeleton = build_skeleton(config, "none")
     for weight in skeleton.weights.values():
         weight.load({"weight": torch.empty(0)})  # says on which device adapters go, and no more
-    return attach(skeleton.model, [spec.adapter.build()], [spec.seed])
+    return attach(skeleton.model, [spec.adapter], [spec.seed])
 
 
 def padded(batch: Any, workload: Workload, device: torch.device) -> dict[str, Tensor]:

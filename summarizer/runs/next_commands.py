@@ -33,7 +33,7 @@ def next_commands(spec: RunConfig, overrides: Sequence[str], folder: Path) -> li
 
 def _sweep(spec: RunConfig, overrides: Sequence[str]) -> str:
     swept: dict[str, str] = {}
-    dim, lr = spec.adapter.arguments.get("dim"), spec.optimizer.arguments.get("lr")
+    dim, lr = getattr(spec.adapter, "dim", None), spec.optimizer.arguments.get("lr")
     if isinstance(dim, int):
         swept["adapter.dim"] = f"{dim},{round(dim * SWEPT_APART['adapter.dim'])}"
     if isinstance(lr, int | float):

@@ -9,7 +9,6 @@ import shlex
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -217,21 +216,7 @@ def test_nothing_in_a_config_is_run(sweep: Path, compare: Compare, tmp_path: Pat
     assert "is not resolved in a run folder" in out
 
 
-def test_help_answers_at_once_and_a_reader_that_leaves_is_no_crash(sweep: Path) -> None:
-    before = time.monotonic()
-    found = subprocess.run(
-        [sys.executable, "-m", "summarizer.compare", "--help"], cwd=REPOSITORY, capture_output=True, text=True
-    )
-    assert found.returncode == 0
-    assert "--html FILE" in found.stdout
-    assert time.monotonic() - before < 10, "on a busy machine; 0.2 s by itself"
-    imported = subprocess.run(
-        [sys.executable, "-X", "importtime", "-m", "summarizer.compare", "--help"],
-        cwd=REPOSITORY,
-        capture_output=True,
-        text=True,
-    ).stderr
-    assert not any(f" {heavy}\n" in imported for heavy in ("torch", "wandb", "numpy", "omegaconf", "rich"))
+def test_a_reader_that_leaves_is_no_crash(sweep: Path) -> None:
     left = subprocess.run(
         f"{sys.executable} -m summarizer.compare {sweep} --json {sweep}/found.json | true",
         shell=True,

@@ -258,20 +258,6 @@ def test_misuse_is_said(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> N
     assert "no run folder" in capsys.readouterr().err
 
 
-def test_help_loads_nothing_heavy() -> None:
-    script = (
-        "import sys; from summarizer.summarize import command\n"
-        "try: command(['--help'])\n"
-        "except SystemExit: pass\n"
-        "sys.exit(any(name in sys.modules for name in ('torch', 'omegaconf', 'numpy', 'transformers')))"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", script], cwd=REPOSITORY, capture_output=True, text=True, timeout=60
-    )
-    assert done.returncode == 0
-    assert "--no-repeat-ngram-size" in done.stdout
-
-
 @pytest.mark.slow
 def test_a_killed_process_costs_its_last_line_alone(
     trained_run: Path, news: Path, summarize: Callable[..., Ended], tmp_path: Path

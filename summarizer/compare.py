@@ -2,7 +2,7 @@
 
     python -m summarizer.compare outputs/2026-11-22/10-15-30-123456-sweep
     python -m summarizer.compare outputs/*/* --by rougeLsum --html comparison.html
-    python -m summarizer.compare RUN SWEEP wandb/
+    python -m summarizer.compare RUN SWEEP outputs/
 
 Exit code 0 on success, 2 for a user's mistake, 1 for a failure or where some of the runs could not be read,
 128 + the signal's number when it was stopped.
@@ -21,8 +21,7 @@ from summarizer.config.flags import FilePath, Flags, FolderPath
 from summarizer.runs.mistakes import report_mistakes
 
 EPILOG = """\
-A PATH is a run's folder, a sweep's, any folder above such, or what wandb keeps offline (offline-run-*, or the
-wandb/ folder around it). A run that is found twice is listed once.
+A PATH is a run's folder, a sweep's, or any folder above such. A run that is found twice is listed once.
 
 Only scores of the same rows stand in one table. Each run is paired with the best of its table, row by row: p says
 how likely so large a difference in ROUGE would be if both were equally good, adjusted by Holm for comparing many.
@@ -34,7 +33,7 @@ class CompareFlags(Flags):
     """Compare runs: settings that differ, loss, ROUGE with intervals, time, memory, significance."""
 
     paths: CliPositionalArg[list[FolderPath]] = Field(validation_alias="PATH")
-    """runs, sweeps or wandb folders"""
+    """runs, sweeps, or folders that hold some"""
     by: Literal["val/loss", "rouge1", "rouge2", "rougeL", "rougeLsum"] = "val/loss"
     """what the runs are ranked by"""
     html: FilePath | None = None
@@ -56,7 +55,7 @@ def command(arguments: Sequence[str]) -> int:
 def _compare(arguments: Sequence[str]) -> None:
     flags = CompareFlags.read(arguments, command="compare", usage="PATH [PATH ...]", epilog=EPILOG)
 
-    from summarizer.comparing.command import Request, compare
+    from summarizer.reports.compare_command import Request, compare
 
     compare(Request(tuple(flags.paths), flags.by, flags.html, flags.json_file, flags.mistakes))
 

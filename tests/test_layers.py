@@ -25,9 +25,9 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("evaluation",),
     ("tracking",),
     ("training",),
-    ("runs", "sweeps"),
+    ("runs", "sweeps", "reports"),
     ("exporting",),
-    ("summaries", "scoring", "serving", "comparing"),
+    ("summaries", "scoring", "serving"),
     ("run", "summarize", "evaluate", "export", "serve", "compare"),
     ("__main__",),
 )

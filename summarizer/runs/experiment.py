@@ -23,6 +23,7 @@ from summarizer.models.load import load_base, load_config
 from summarizer.models.source import model_folder
 from summarizer.models.tokenizer import check_context, load_tokenizer
 from summarizer.processes import Processes, join_processes
+from summarizer.reports.run_report import Finished, show_report
 from summarizer.runs.ended import Ended, best_value
 from summarizer.runs.folder import claimed
 from summarizer.runs.group_runs import GroupRuns
@@ -31,7 +32,6 @@ from summarizer.runs.outcome import Outcome
 from summarizer.runs.places import plan_places, widest
 from summarizer.runs.preflight import preflight
 from summarizer.runs.record import RunRecord, is_finished
-from summarizer.runs.report import Finished, show_report
 from summarizer.runs.sizing import compiles, size_run
 from summarizer.runs.turns import Turns, halving_of
 from summarizer.tracking.startup import startup

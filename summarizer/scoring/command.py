@@ -196,7 +196,7 @@ def _cut_notes(ask: EvaluationRequest, systems: Sequence[System], count: int) ->
 
 def _save(ask: EvaluationRequest, evaluation: Evaluation) -> None:
     """scores.json and scores.md; several runs beside each other are a comparison, and leave each one's scores."""
-    from summarizer.scoring.tables import markdown, print_evaluation
+    from summarizer.reports.evaluation_report import markdown, print_evaluation
 
     name = "scores" if len(ask.runs) == 1 else "comparison"
     write_evaluation(ask.place / f"{name}.json", evaluation)

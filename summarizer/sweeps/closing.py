@@ -45,6 +45,6 @@ def report_later(sweep: Path, tracking: TrackingConfig) -> None:
 
 
 def _report(sweep: Path, tracking: TrackingConfig) -> None:
-    from summarizer.sweeps.report import report_sweep  # it draws, which most commands never do
+    from summarizer.reports.sweep_report import report_sweep  # it draws, which most commands never do
 
     report_sweep(sweep, tracking)

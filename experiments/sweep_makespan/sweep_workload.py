@@ -118,7 +118,7 @@ def compose_spec(overrides: Sequence[str]) -> RunConfig:
         spec = preflight(compose("config", list(overrides)), imported=True)
     trainer = spec.trainer
     wanted = {
-        "optimizer._target_": (spec.optimizer.path, "bitsandbytes.optim.Adam8bit"),
+        "optimizer._target_": (spec.optimizer.target, "bitsandbytes.optim.Adam8bit"),
         "adapter._target_": (spec.adapter.path, "summarizer.adapters.lora.LoRA"),
         "adapter.dropout": (spec.adapter.dropout, 0.0),
         "trainer.schedule.name": (trainer.schedule.name, "constant"),

@@ -115,10 +115,10 @@ def shared_overrides(setting: Setting, tokens: int | None, work: Path) -> list[s
 def compose_spec(overrides: Sequence[str]) -> RunConfig:
     """The project's config, checked as a run checks it. Raises ConfigError where the peer cannot do the same."""
     with initialize_config_dir(str(conf_folder()), version_base="1.3"):
-        spec = preflight(compose("config", list(overrides)))
+        spec = preflight(compose("config", list(overrides)), imported=True)
     trainer = spec.trainer
     wanted = {
-        "optimizer._target_": (spec.optimizer.path, "bitsandbytes.optim.Adam8bit"),
+        "optimizer._target_": (spec.optimizer.target, "bitsandbytes.optim.Adam8bit"),
         "adapter._target_": (spec.adapter.path, "summarizer.adapters.lora.LoRA"),
         "adapter.dropout": (spec.adapter.dropout, 0.0),
         "trainer.schedule.name": (trainer.schedule.name, "constant"),

@@ -75,7 +75,7 @@ class GroupRuns:
         if not taken:
             return []
         adapted, first_place = self.group.adapted, self.group.adapted.group.size
-        adapted.add([one.spec.adapter.build() for one in taken], [one.spec.seed for one in taken])
+        adapted.add([one.spec.adapter for one in taken], [one.spec.seed for one in taken])
         admitted: dict[int, Trial] = {}
         for place, outcome in enumerate(taken, first_place):
             try:
@@ -244,7 +244,7 @@ class GroupRuns:
     def _take_up(self, outcome: Outcome) -> None:
         """Read how far a run came that an earlier process left at its rung, where it stays."""
         adapted = self.group.adapted
-        adapted.add([outcome.spec.adapter.build()], [outcome.spec.seed])
+        adapted.add([outcome.spec.adapter], [outcome.spec.seed])
         self.group.enter([trial := self._trial(outcome, 0)])
         outcome.trained = True
         self.left({trial: Leaving("pause")})

@@ -106,7 +106,7 @@ def evaluation_rows(spec: RunConfig, config: PretrainedConfig, trials: int, free
 
 def widest(specs: Sequence[RunConfig]) -> RunConfig:
     """The run whose adapters are the largest: the group's stacks are as wide as its."""
-    return max(specs, key=lambda spec: _width(spec.adapter.build()))
+    return max(specs, key=lambda spec: _width(spec.adapter))
 
 
 def _width(adapter: Adapter) -> int:
@@ -124,7 +124,7 @@ def _need(
     lasting = cost.at_peak["adapters"] + cost.at_peak["gradients"]
     # What an optimizer keeps depends on anything but its rate.
     optimizers = {
-        (one.optimizer.path, str({**one.optimizer.arguments, "lr": None})): one.optimizer.build
+        (one.optimizer.target, str({**one.optimizer.arguments, "lr": None})): one.optimizer.build
         for one in specs
     }.values()
     passing = cost.peak_bytes - cost.at_peak["base"] - lasting

@@ -115,7 +115,7 @@ def dry_run_of(
     return dry_run(
         copy.deepcopy(config),
         specs[0].quantization.format,
-        [spec.adapter.build() for spec in specs],
+        [spec.adapter for spec in specs],
         dtype,
         prepare=lambda model: sizing.prepare(model, compiled=False),
     )

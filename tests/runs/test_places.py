@@ -10,6 +10,7 @@ from config.composing import composed
 from transformers import AutoModelForCausalLM, GPTJConfig, LlamaConfig, PretrainedConfig
 
 from summarizer import compat
+from summarizer.config.plain import to_plain
 from summarizer.config.schema import RunConfig
 from summarizer.errors import ConfigError
 from summarizer.runs import places, sizing
@@ -28,7 +29,7 @@ ALL_AT_ONCE = Sizing(0, Microbatches(None, None))
 
 def spec_of(*overrides: str) -> RunConfig:
     small = ("prompt.max_tokens=64", "generation.max_new_tokens=16", "optimizer=adamw")
-    return preflight(composed(*small, *overrides))
+    return preflight(composed(*small, *overrides), imported=True)
 
 
 def config() -> GPTJConfig:

@@ -23,7 +23,8 @@ CPU = torch.device("cpu")
 def spec_of(*overrides: str) -> RunConfig:
     with initialize_config_dir(str(conf_folder()), version_base="1.3"):
         return preflight(
-            compose("config", ["prompt.max_tokens=64", "generation.max_new_tokens=16", *overrides])
+            compose("config", ["prompt.max_tokens=64", "generation.max_new_tokens=16", *overrides]),
+            imported=True,
         )
 
 

@@ -72,7 +72,7 @@ def group_of(count: int, folder: Path, loss_scale: float = 2.0**12) -> Group:
         for seed, (dim, rate) in enumerate(DIMS_AND_RATES[:count])
     ]
     base = load_base(model, specs[0].quantization, CPU).model
-    adapted = attach(base, [spec.adapter.build() for spec in specs], [spec.seed for spec in specs])
+    adapted = attach(base, [spec.adapter for spec in specs], [spec.seed for spec in specs])
     trials = []
     for index, spec in enumerate(specs):
         own = adapted.parameters_of(index)

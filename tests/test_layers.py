@@ -115,8 +115,8 @@ def test_imports_run_in_no_circle() -> None:
 @pytest.mark.parametrize(
     "planted",
     [
-        "from summarizer.training.loop import fit",
-        "import summarizer.training.loop",
+        "from summarizer.training.trainer import fit",
+        "import summarizer.training.trainer",
         "from summarizer import run",
         "from ..training import loop",
         "def later() -> None:\n    from summarizer.training import loop",

@@ -19,7 +19,7 @@ from summarizer.data.room import SIZES_PER_DOUBLING
 from summarizer.data.splits import build_split
 from summarizer.models.source import model_folder
 from summarizer.models.tokenizer import load_tokenizer
-from summarizer.training.microbatches import Microbatches
+from summarizer.training.step import Microbatches
 
 
 def shape(batch: Batch) -> tuple[int, ...]:

@@ -19,10 +19,9 @@ from summarizer.processes import join_processes
 from summarizer.runs.preflight import preflight
 from summarizer.tracking.recorder import no_recorder
 from summarizer.tracking.utilization import shape_of
-from summarizer.training.course import Course
-from summarizer.training.flat_optimizer import build_optimizer
-from summarizer.training.group import Group, build_group
-from summarizer.training.microbatches import Microbatches
+from summarizer.training.optimizer import build_optimizer
+from summarizer.training.schedule import TrainingSchedule
+from summarizer.training.step import Group, Microbatches, build_group
 from summarizer.training.trial import Trial
 
 TOTAL_STEPS = 1_000_000
@@ -42,7 +41,7 @@ def group_of(dims: Sequence[int], overrides: Sequence[str]) -> Group:
     adapted = attach(base.model, [spec.adapter.build() for spec in specs], [spec.seed for spec in specs])
     rows, course = (
         build_split(first.data, "train", prompt),
-        Course(TOTAL_STEPS, None, TOTAL_STEPS, TOTAL_STEPS, "max_steps"),
+        TrainingSchedule(TOTAL_STEPS, None, TOTAL_STEPS, TOTAL_STEPS, "max_steps"),
     )
     group = build_group(adapted, prompt, processes, Microbatches(None, None))
     trials = []

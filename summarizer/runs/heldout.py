@@ -1,4 +1,4 @@
-"""Held-out rows and what a run does with them: evaluations on the way, scores at the end."""
+"""Held-out rows and what a run does with them: validation during training, scores at the end."""
 
 from __future__ import annotations
 
@@ -51,39 +51,39 @@ def held_out(split: Split, count: int | None = None) -> HeldOut:
 
 
 @dataclass(frozen=True)
-class OnTheWay:
-    """An evaluation during training: of one trial, or of the base alone."""
+class Validation:
+    """An evaluation during training: of one trial, or of the base model."""
 
     metrics: dict[str, float]
     samples: list[SampleSummary]
 
 
-def rows_on_the_way(spec: RunConfig, rows: HeldOut) -> tuple[int, int]:
+def validation_rows(spec: RunConfig, rows: HeldOut) -> tuple[int, int]:
     """How many rows give the loss, and how many get summaries."""
     every = len(rows.rows)
     asked = every if spec.evaluation.loss_rows is None else spec.evaluation.loss_rows
     return min(asked, every), min(spec.evaluation.rows_during_training, every)
 
 
-def evaluate_on_the_way(
+def validate(
     evaluator: Evaluator, spec: RunConfig, rows: HeldOut, trials: Sequence[int] | None
-) -> list[OnTheWay]:
-    """Loss, and ROUGE of a few rows, of each of these trials; None: of the base alone."""
+) -> list[Validation]:
+    """Loss, and ROUGE of a few rows, of each of these trials; None: of the base model."""
     losses = evaluator.losses(rows.first(spec.evaluation.loss_rows).rows, trials)
     if not spec.evaluation.rows_during_training:
-        return [OnTheWay({"val/loss": loss}, []) for loss in losses]
+        return [Validation({"val/loss": loss}, []) for loss in losses]
     scored = rows.first(spec.evaluation.rows_during_training)
     found = []
     for loss, summaries in zip(losses, evaluator.summaries(scored.rows, trials), strict=True):
         per_row = score_pairs(summaries, scored.references, show=False)
         rouge = {f"val/{variant}": float(values.mean()) for variant, values in per_row.items()}
         samples = scored.samples(spec.evaluation.sample_summaries, summaries, None)
-        found.append(OnTheWay({"val/loss": loss} | rouge, samples))
+        found.append(Validation({"val/loss": loss} | rouge, samples))
     return found
 
 
 @dataclass(frozen=True)
-class Yardsticks:
+class Baselines:
     """What the trials of a group are measured by on the final rows: the same for all of them."""
 
     base: Scores | None
@@ -91,18 +91,18 @@ class Yardsticks:
     lead: Scores
 
 
-def yardsticks(evaluator: Evaluator, spec: RunConfig, rows: HeldOut) -> Yardsticks:
+def baselines(evaluator: Evaluator, spec: RunConfig, rows: HeldOut) -> Baselines:
     base = None
     if spec.evaluation.base:
         (losses,), (written,) = evaluator.row_losses(rows.rows, None), evaluator.summaries(rows.rows, None)
         base = score(written, rows.references, spec.evaluation, losses=losses)
-    return Yardsticks(base, score_lead(rows.articles, rows.references, spec.evaluation))
+    return Baselines(base, score_lead(rows.articles, rows.references, spec.evaluation))
 
 
 def final_scores(
-    evaluator: Evaluator, spec: RunConfig, rows: HeldOut, trials: Sequence[int], beside: Yardsticks
+    evaluator: Evaluator, spec: RunConfig, rows: HeldOut, trials: Sequence[int], beside: Baselines
 ) -> list[Comparison]:
-    """Each of these trials' scores on the final rows, beside the yardsticks'."""
+    """Each of these trials' scores on the final rows, beside the baselines'."""
     losses, summaries = evaluator.row_losses(rows.rows, trials), evaluator.summaries(rows.rows, trials)
     return [
         Comparison(score(written, rows.references, spec.evaluation, losses=own), beside.base, beside.lead)

@@ -12,12 +12,12 @@ from safetensors.torch import load_file
 from small_runs import TINY
 
 from summarizer.config.plain import to_plain
-from summarizer.runs.ended import Ended
 from summarizer.runs.experiment import run_group
+from summarizer.runs.mistakes import Ended
 from summarizer.runs.record import RunRecord, read_summary
 from summarizer.tracking.metrics import read_metrics
 from summarizer.training import loop
-from summarizer.training.group import Group
+from summarizer.training.step import Group
 
 GRID = (
     ("adapter.dim=2", "optimizer=adamw", "optimizer.lr=1e-3", "seed=0"),

@@ -11,15 +11,15 @@ from typing import Any
 import pytest
 import torch
 from grids import GRID, assert_as_alone, grid, job, numbers, train_one_by_one, watched_sizes
+from summarizer.runs.group_runs import GroupRuns
 
 from summarizer.errors import StopRequested
 from summarizer.generation.decode import Decoder
 from summarizer.runs import experiment
 from summarizer.runs.experiment import run_group
-from summarizer.runs.group_runs import GroupRuns
 from summarizer.runs.record import read_summary
 from summarizer.training import loop, step
-from summarizer.training.group import Group
+from summarizer.training.step import Group
 
 
 @pytest.fixture(scope="module")
@@ -100,7 +100,7 @@ def test_a_stopped_group_goes_on_exactly(
     steps: int, tmp_path: Path, one_by_one: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One of three waits when the signal comes, one has completed; what is complete stays as it is."""
-    jobs = grid(tmp_path, "sweep.places=2", trials=GRID[:3])
+    jobs = grid(tmp_path, "sweep.max_concurrent_trials=2", trials=GRID[:3])
     stopping(monkeypatch, steps)
     with pytest.raises(StopRequested):
         run_group(jobs)
@@ -177,7 +177,7 @@ def test_losers_are_stopped_and_the_rest_is_as_alone(
     places: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sizes = watched_sizes(monkeypatch)
-    jobs = grid(tmp_path / "sweep", *HALVING, f"sweep.places={places}", trials=LADDER)
+    jobs = grid(tmp_path / "sweep", *HALVING, f"sweep.max_concurrent_trials={places}", trials=LADDER)
     ended = run_group(jobs)
     assert all(run.error is None for run in ended)
     summaries = [read_summary(Path(run.folder)) for run in ended]

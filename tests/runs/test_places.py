@@ -13,14 +13,13 @@ from summarizer import compat
 from summarizer.config.schema import RunConfig
 from summarizer.errors import ConfigError
 from summarizer.runs import places, sizing
-from summarizer.runs.places import evaluation_rows, plan_places, widest
 from summarizer.runs.preflight import preflight
 from summarizer.runs.record import RunRecord
 from summarizer.runs.show_plan import show_plan
-from summarizer.runs.sizing import Sizing, dry_run_of, size_run
 from summarizer.training.dry_run import Microbatch
-from summarizer.training.microbatches import Microbatches
 from summarizer.training.plan import group_state_bytes
+from summarizer.training.sizing import Sizing, dry_run_of, evaluation_rows, plan_slots, size_run, widest
+from summarizer.training.step import Microbatches
 
 CPU = torch.device("cpu")
 ALL_AT_ONCE = Sizing(0, Microbatches(None, None))
@@ -60,7 +59,7 @@ def give(memory_bytes: float, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def planned(specs: Sequence[RunConfig], start: Sizing = ALL_AT_ONCE) -> Sizing:
-    return plan_places(specs, start, config(), torch.float32, CPU)
+    return plan_slots(specs, start, config(), torch.float32, CPU)
 
 
 def test_as_many_train_at_once_as_fit(
@@ -117,7 +116,7 @@ def test_places_as_asked_are_not_planned(
     monkeypatch.setattr(places, "dry_run_of", None)
     give(1, monkeypatch)
     start = Sizing(None, Microbatches(3, 50))
-    sized = planned([spec_of(f"sweep.places={asked}")] * runs, start)
+    sized = planned([spec_of(f"sweep.max_concurrent_trials={asked}")] * runs, start)
     assert sized == Sizing(None, Microbatches(3, 50), places=count, evaluation_rows=1)
 
 
@@ -209,9 +208,9 @@ def test_where_nothing_can_be_planned_runs_train_one_after_the_other(monkeypatch
     give(2**40, monkeypatch)
     for overrides, at_once, tokens in (
         ((), 1, None),
-        (("sweep.places=2",), 2, None),
+        (("sweep.max_concurrent_trials=2",), 2, None),
         (("trainer.batch_tokens=auto",), 1, 64),
-        (("trainer.batch_tokens=auto", "sweep.places=2"), 2, 128),
+        (("trainer.batch_tokens=auto", "sweep.max_concurrent_trials=2"), 2, 128),
     ):
         spec = spec_of(*overrides)
         start = size_run(spec, config(), torch.float32, CPU)

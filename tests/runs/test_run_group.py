@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 from grids import GRID, assert_as_alone, assert_same_run, grid, numbers, train_one_by_one, watched_sizes
+from summarizer.runs.group_runs import GroupRuns
 
 from summarizer.console.trial_display import TrialDisplay
 from summarizer.errors import NonFiniteLossError
 from summarizer.evaluation.pace import EvaluationPace
 from summarizer.runs import experiment, outcome
 from summarizer.runs.experiment import run_group
-from summarizer.runs.group_runs import GroupRuns
 from summarizer.runs.record import read_summary
 from summarizer.tracking.metrics import read_metrics
 from summarizer.training import loop, step
@@ -43,7 +43,7 @@ def test_with_fewer_places_runs_wait_for_them(
 ) -> None:
     """Who comes later trains beside others that are further: their last batches are of different sizes."""
     sizes = watched_sizes(monkeypatch)
-    assert_as_alone(run_group(grid(tmp_path, "sweep.places=3")), one_by_one)
+    assert_as_alone(run_group(grid(tmp_path, "sweep.max_concurrent_trials=3")), one_by_one)
     assert sizes == [3] * 6 + [1] * 6
 
 
@@ -109,7 +109,7 @@ def test_one_that_cannot_be_saved_leaves(
     real = loop.save_checkpoint
 
     def full(trial: Any) -> Any:
-        if trial.folder.name == "0" and trial.reached.step == 3:
+        if trial.folder.name == "0" and trial.state.step == 3:
             raise OSError(28, "No space left on device", str(trial.folder))
         return real(trial)
 
@@ -156,7 +156,12 @@ def test_what_the_disk_refuses_one_run_is_said_at_once(
 def test_what_all_adapt_is_said_once(
     second: str, lines: int, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    short = ("trainer.epochs=null", "trainer.max_steps=1", "evaluation.base=false", "sweep.places=1")
+    short = (
+        "trainer.epochs=null",
+        "trainer.max_steps=1",
+        "evaluation.base=false",
+        "sweep.max_concurrent_trials=1",
+    )
     with caplog.at_level("INFO"):
         run_group(grid(tmp_path, *short, trials=[("adapter.dim=2", "seed=1"), (second, "seed=2")]))
     assert sum("adapted: " in text for text in caplog.messages) == lines
@@ -188,7 +193,7 @@ def test_one_whose_optimizer_fails_leaves(
     real = step.Trial.take_step
 
     def failing(trial: Any, *, skip: bool) -> None:
-        if trial.folder.name == "1" and trial.reached.step == 2:
+        if trial.folder.name == "1" and trial.state.step == 2:
             raise RuntimeError("no such kernel")
         real(trial, skip=skip)
 
@@ -213,7 +218,9 @@ def test_those_that_cannot_begin_do_not_keep_others_from_it(
 
     monkeypatch.setattr(GroupRuns, "_trial", refusing)
     bad = ("adapter.dim=3",)
-    ended = run_group(grid(tmp_path, "sweep.places=2", trials=[bad, (*bad, "seed=1"), GRID[0]]))
+    ended = run_group(
+        grid(tmp_path, "sweep.max_concurrent_trials=2", trials=[bad, (*bad, "seed=1"), GRID[0]])
+    )
     assert [str(run.error) for run in ended[:2]] == ["wandb cannot be opened"] * 2
     assert_as_alone([ended[2]], one_by_one, [0])
 
@@ -255,7 +262,7 @@ def test_the_time_left_counts_the_evaluations_still_to_come(
     told: list[float] = []
     monkeypatch.setattr(EvaluationPace, "expected_s", expected_s)
     monkeypatch.setattr(TrialDisplay, "group", lambda _, tokens_per_s, seconds: told.append(seconds))
-    run_group(grid(tmp_path, "sweep.places=1", trials=GRID[:2]))
+    run_group(grid(tmp_path, "sweep.max_concurrent_trials=1", trials=GRID[:2]))
     on_the_way, end = 4 + 200.0, 2 + 200.0
     left = [[at * on_the_way + end for at in (3, 3, 2, 2, 1, 1)] for _ in range(2)]
     first = [of_first + 3 * on_the_way + end + end + 10_000 for of_first in left[0]]

@@ -15,8 +15,8 @@ from summarizer.errors import ConfigError
 from summarizer.models.blocks import blocks
 from summarizer.runs import sizing
 from summarizer.runs.preflight import preflight
-from summarizer.runs.sizing import Sizing, dry_run_of, planned_bytes, size_run
-from summarizer.training.microbatches import Microbatches
+from summarizer.training.sizing import Sizing, dry_run_of, planned_bytes, size_run
+from summarizer.training.step import Microbatches
 
 CPU = torch.device("cpu")
 

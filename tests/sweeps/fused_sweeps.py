@@ -13,13 +13,13 @@ import hydra
 import pytest
 from hydra.core.utils import JobReturn
 from hydra.plugins.sweeper import Sweeper
+from summarizer.sweeps.closing import reported
 
 from summarizer.config.paths import conf_folder
 from summarizer.config.schema import TrackingConfig
 from summarizer.runs import launch
-from summarizer.runs.ended import Ended
+from summarizer.runs.mistakes import Ended
 from summarizer.runs.record import RunRecord
-from summarizer.sweeps.closing import reported
 from summarizer.sweeps.launcher import Launch
 
 

@@ -15,14 +15,14 @@ import pytest
 from fused_sweeps import Sweeps, count_up
 from hydra.core.utils import JobStatus
 from small_runs import REPOSITORY
+from summarizer.sweeps.closing import report_later, reported
 
 from summarizer.config.schema import TrackingConfig
 from summarizer.errors import ConfigError, NonFiniteLossError, StopRequested
-from summarizer.runs.ended import Ended
+from summarizer.runs.mistakes import Ended
 from summarizer.runs.record import RunRecord
-from summarizer.sweeps.closing import report_later, reported
 
-log = logging.getLogger("summarizer.training.loop")
+log = logging.getLogger("summarizer.training.trainer")
 
 TRACKING = TrackingConfig(
     mode="disabled", project="p", entity=None, name=None, group=None, tags=[], log_adapter=False
@@ -185,7 +185,7 @@ def test_lines_of_a_run_go_to_its_log_and_others_to_all(
     err = capfd.readouterr().err
     for number, dim in enumerate((2, 2, 4, 4)):
         text = Path("sweep", str(number), "run.log").read_text()
-        assert text.count("INFO summarizer.training.loop: the base is loaded") == 1
+        assert text.count("INFO summarizer.training.trainer: the base is loaded") == 1
         assert text.count(f"evaluated dim {dim}") == 1
         assert text.count("evaluated") == 1
         assert err.count(f"evaluated dim {dim}\n") == 2

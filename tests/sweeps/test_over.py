@@ -11,9 +11,9 @@ from fused_sweeps import Sweeps, count_up
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from summarizer.errors import ConfigError, NonFiniteLossError, StopRequested
-from summarizer.runs.ended import Ended
+from summarizer.runs.mistakes import Ended
 from summarizer.runs.record import RunRecord
-from summarizer.sweeps.over import _portable, _quoted
+from summarizer.sweeps.delegate import _portable, _quoted
 
 OVER_BASIC = ("hydra.launcher.over=basic", "quantization=int8,nf4", "seed=0,1")
 """Hydra's own launcher needs no plugin, and runs its jobs in this process, where the stand-in is."""

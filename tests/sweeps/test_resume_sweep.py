@@ -12,8 +12,8 @@ from omegaconf import OmegaConf
 
 from summarizer.errors import ConfigError
 from summarizer.runs import launch
-from summarizer.runs.ended import Ended
 from summarizer.runs.folder import claimed
+from summarizer.runs.mistakes import Ended
 from summarizer.runs.record import RunRecord, write_summary
 from summarizer.sweeps.resume import is_sweep, resume_sweep
 
@@ -44,7 +44,7 @@ def test_only_what_is_unfinished_goes_on(sweeps: Sweeps) -> None:
     sweeps.tracked.clear()
 
     def train(jobs: Sequence[RunRecord]) -> list[Ended]:
-        logging.getLogger("summarizer.training.loop").info("it goes on")
+        logging.getLogger("summarizer.training.trainer").info("it goes on")
         return count_up(jobs)
 
     sweeps.train = train

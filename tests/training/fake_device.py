@@ -33,11 +33,9 @@ from summarizer.models.blocks import recompute_blocks
 from summarizer.models.source import model_folder
 from summarizer.models.tokenizer import load_tokenizer
 from summarizer.processes import Processes
-from summarizer.training.fake_base import fake_base
-from summarizer.training.group import Group
+from summarizer.training.dry_run import fake_base
 from summarizer.training.loss_scale import build_scaling
-from summarizer.training.microbatches import Microbatches
-from summarizer.training.step import train_step
+from summarizer.training.step import Group, Microbatches, train_step
 
 CARD = torch.device("cuda", 0)
 HOPPER = SimpleNamespace(major=9, minor=0)

@@ -23,8 +23,7 @@ from torch._inductor.compile_fx import compile_fx
 from training_groups import build_group, spec_of
 
 from summarizer.models import attention, blocks
-from summarizer.training.group import Group
-from summarizer.training.step import train_step
+from summarizer.training.step import Group, train_step
 
 STEPS = 4
 

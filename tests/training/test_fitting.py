@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from summarizer.training import fitting
-from summarizer.training.fitting import device_memory_bytes, largest_fitting
+from summarizer.training.sizing import device_memory_bytes, largest_fitting
 
 
 @pytest.mark.parametrize("upper", [0, 1, 2, 7, 64, 100])

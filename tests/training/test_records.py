@@ -8,9 +8,8 @@ from training_groups import build_group, spec_of
 
 from summarizer.errors import NonFiniteLossError
 from summarizer.training import records
-from summarizer.training.group import Group
-from summarizer.training.records import StepRecords
-from summarizer.training.step import Measured
+from summarizer.training.step import Group, Measured
+from summarizer.training.trainer import StepRecords
 
 HOPELESS = 7
 """The step whose gradients no scale helps."""
@@ -59,10 +58,10 @@ def test_the_time_of_compiling_is_no_part_of_a_rate(group: Group, monkeypatch: p
     kept = StepRecords(group, nobody)
     kept.resume_clock()
     kept.add(measured(group, 1))
-    assert group.trials[0].reached.train_s == pytest.approx(1.0)
+    assert group.trials[0].state.train_s == pytest.approx(1.0)
     kept.add(measured(group, 2))
-    assert group.trials[0].reached.train_s == pytest.approx(2.0)
-    assert group.trials[0].reached.tokens == 100
+    assert group.trials[0].state.train_s == pytest.approx(2.0)
+    assert group.trials[0].state.tokens == 100
 
 
 def test_on_a_card_a_step_s_time_begins_where_the_one_before_was_read(
@@ -76,7 +75,7 @@ def test_on_a_card_a_step_s_time_begins_where_the_one_before_was_read(
     kept.add(measured(group, 1, arrived=Landing()))
     kept.resume_clock()  # the first step is still on its way: its time goes on
     kept.add(measured(group, 2, arrived=Landing()))
-    assert group.trials[0].reached.train_s == pytest.approx(3.0)
+    assert group.trials[0].state.train_s == pytest.approx(3.0)
 
 
 def test_on_a_card_a_step_is_read_when_the_next_is_under_way(group: Group) -> None:
@@ -85,14 +84,14 @@ def test_on_a_card_a_step_is_read_when_the_next_is_under_way(group: Group) -> No
     kept.resume_clock()
     kept.add(measured(group, 1, arrived=first))
     assert not first.waited
-    assert group.trials[0].reached.last_loss is None
+    assert group.trials[0].state.last_loss is None
     kept.add(measured(group, 2, loss=1.5, arrived=second))
     assert first.waited
     assert not second.waited
-    assert group.trials[0].reached.last_loss == 2.0
+    assert group.trials[0].state.last_loss == 2.0
     kept.catch_up()
     assert second.waited
-    assert group.trials[0].reached.last_loss == 1.5
+    assert group.trials[0].state.last_loss == 1.5
 
 
 def test_a_loss_that_is_not_finite_is_named_with_its_own_step(group: Group) -> None:
@@ -104,7 +103,7 @@ def test_a_loss_that_is_not_finite_is_named_with_its_own_step(group: Group) -> N
     kept.catch_up()
     assert isinstance(kept.failed[trial], NonFiniteLossError)
     assert "step 1 on rows a, b" in str(kept.failed[trial])
-    assert trial.reached.last_loss is None, "and nothing of it is recorded any further"
+    assert trial.state.last_loss is None, "and nothing of it is recorded any further"
 
 
 def test_the_scale_of_a_loss_is_recorded_with_its_own_step(group: Group) -> None:

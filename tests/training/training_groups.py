@@ -24,13 +24,12 @@ from summarizer.processes import join_processes
 from summarizer.runs.preflight import preflight
 from summarizer.tracking.recorder import no_recorder
 from summarizer.tracking.utilization import shape_of
-from summarizer.training.course import course_of
-from summarizer.training.flat_optimizer import build_optimizer
-from summarizer.training.group import Group
-from summarizer.training.group import build_group as group_of
-from summarizer.training.loop import Leaving, fit
-from summarizer.training.microbatches import Microbatches
+from summarizer.training.optimizer import build_optimizer
+from summarizer.training.schedule import training_schedule
+from summarizer.training.step import Group, Microbatches
+from summarizer.training.step import build_group as group_of
 from summarizer.training.stopping import StopSignal
+from summarizer.training.trainer import Exit, fit
 from summarizer.training.trial import Trial
 
 SMALL = (
@@ -74,7 +73,7 @@ def add_trials(
     trials = []
     for place, (spec, folder) in enumerate(zip(specs, folders, strict=True), first_place):
         own = group.adapted.parameters_of(place)
-        course = course_of(spec.trainer, rows.steps_per_epoch(spec.trainer.batch_size))
+        course = training_schedule(spec.trainer, rows.steps_per_epoch(spec.trainer.batch_size))
         optimizer = build_optimizer(spec, own)
         trials.append(
             Trial(spec, folder, own, optimizer, no_recorder(), course, rows, shape_of(group.adapted, place))
@@ -87,7 +86,7 @@ class Watching:
 
     def __init__(self, group: Group, value: Callable[[Trial], float] = lambda trial: 1.0) -> None:
         self.group, self.value = group, value
-        self.why: dict[Trial, Leaving] = {}
+        self.why: dict[Trial, Exit] = {}
         """Of those that left."""
         self.final: dict[Trial, dict[str, Tensor]] = {}
         """Their adapters when they did, under PEFT's names."""
@@ -112,7 +111,7 @@ class Watching:
     def evaluated(self, trials: Sequence[Trial], going_on: Sequence[Trial]) -> list[Trial]:
         return []
 
-    def left(self, trials: Mapping[Trial, Leaving]) -> None:
+    def left(self, trials: Mapping[Trial, Exit]) -> None:
         for trial, why in trials.items():
             self.why[trial] = why
             self.final[trial] = peft_tensors(self.group.adapted, self.group.trials.index(trial))

@@ -21,7 +21,7 @@ from unittest.mock import patch
 from training_groups import group_of
 
 from summarizer.ops import causal, gelu, rms_norm, rotary, scaled_columns
-from summarizer.training.step import train_step
+from summarizer.training.trainer import train_step
 
 DIMS = (2, 4, 8, 16)
 WAYS = {

@@ -17,7 +17,6 @@ from summarizer.models.source import model_folder
 from summarizer.models.tokenizer import load_tokenizer
 from summarizer.processes import join_processes
 from summarizer.runs.preflight import preflight
-from summarizer.tracking.recorder import no_recorder
 from summarizer.tracking.utilization import shape_of
 from summarizer.training.optimizer import build_optimizer
 from summarizer.training.schedule import TrainingSchedule
@@ -47,8 +46,9 @@ def group_of(dims: Sequence[int], overrides: Sequence[str]) -> Group:
     trials = []
     for place, spec in enumerate(specs):
         own = adapted.parameters_of(place)
-        optimizer, shape = build_optimizer(spec, own), shape_of(adapted, place)
-        folder = Path(tempfile.gettempdir())
-        trials.append(Trial(spec, folder, own, optimizer, no_recorder(), course, rows, shape))
+        trial = Trial(spec, Path(tempfile.gettempdir()))
+        trial.schedule, trial.rows = course, rows
+        trial.take_slot(own, build_optimizer(spec, own), shape_of(adapted, place))
+        trials.append(trial)
     group.enter(trials)
     return group

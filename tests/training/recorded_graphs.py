@@ -23,7 +23,8 @@ from torch._inductor.compile_fx import compile_fx
 from training_groups import build_group, spec_of
 
 from summarizer.models import attention, blocks
-from summarizer.training.step import Group, train_step
+from summarizer.training.step import Group
+from summarizer.training.trainer import train_step
 
 STEPS = 4
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import pytest
@@ -19,7 +19,6 @@ from summarizer.config.schema import ModelConfig
 from summarizer.data.order import EncodedRow
 from summarizer.models.load import load_base
 from summarizer.quantization.frozen import FrozenLinear, FrozenWeight
-from summarizer.tracking.recorder import no_recorder
 from summarizer.tracking.utilization import shape_of
 from summarizer.training.checkpoint import load_latest, save_checkpoint
 from summarizer.training.loss_scale import (
@@ -80,21 +79,11 @@ def group_of(count: int, folder: Path, loss_scale: float = 2.0**12) -> Group:
         with torch.no_grad():
             for parameter in own.values():
                 parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.1)
-        reached = TrainerState(loss_scale=loss_scale)
-        optimizer = build_optimizer(spec, own)
-        trials.append(
-            Trial(
-                spec,
-                folder / str(index),
-                own,
-                optimizer,
-                no_recorder(),
-                training_schedule(spec.trainer, 50),
-                NoRows(),
-                shape_of(adapted, index),
-                reached=reached,
-            )
-        )
+        trial = Trial(spec, folder / str(index))
+        trial.schedule, trial.rows = training_schedule(spec.trainer, 50), NoRows()
+        trial.take_slot(own, build_optimizer(spec, own), shape_of(adapted, index))
+        trial.state = TrainerState(loss_scale=loss_scale)
+        trials.append(trial)
     return Group(adapted, trials)
 
 
@@ -138,7 +127,11 @@ def train(group: Group, steps: int, precision: str, trials: Sequence[int]) -> li
         for trial, skip in zip(group.trials, skips, strict=True):
             limits = [trial.spec.trainer.max_grad_norm]
             clip_gradients([[p.grad for p in trial.parameters.values() if p.grad is not None]], limits)
-            trial.take_step(skip=skip)
+            assert trial.optimizer is not None
+            trial.optimizer.param_groups[0]["lr"] = trial.rate
+            if not skip:
+                trial.optimizer.step()
+            trial.state.step += 1
         group.adapted.zero_grad()
         seen.append(losses.tolist())
     return seen
@@ -239,6 +232,7 @@ def test_an_overflow_skips_the_steps_of_its_trial_alone(tmp_path: Path) -> None:
     losses = train(group, 3, "fp16", range(3))
     expected = train(calm, 3, "fp16", range(3))
     assert torch.equal(values(group, 1), start), "not one step was taken"
+    assert driven.optimizer is not None
     assert not driven.optimizer.state, "and the optimizer never heard of them"
     assert (driven.state.skipped_steps, driven.state.loss_scale) == (3, 2.0**37)
     for other in (0, 2):
@@ -276,11 +270,11 @@ def test_other_precisions_are_left_alone(tmp_path: Path) -> None:
     group = group_of(2, tmp_path)
     for precision in ("bf16", "fp32"):
         scaling = build_scaling(precision, group.trials, CPU)
-        before = [trial.state.as_dict() for trial in group.trials]
+        before = [asdict(trial.state) for trial in group.trials]
         assert scaling.scaled(torch.tensor([1.0, 2.0])).item() == 3.0
         assert scaling.update(scaling.unscale()) == [False, False]
         assert scaling.metrics(group.trials[0]) == {}
-        assert [trial.state.as_dict() for trial in group.trials] == before
+        assert [asdict(trial.state) for trial in group.trials] == before
 
 
 def test_a_checkpoint_holds_the_scale(tmp_path: Path) -> None:

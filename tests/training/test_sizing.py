@@ -13,8 +13,8 @@ from summarizer.config.paths import conf_folder
 from summarizer.config.schema import RunConfig
 from summarizer.errors import ConfigError
 from summarizer.models.blocks import blocks
-from summarizer.runs import sizing
 from summarizer.runs.preflight import preflight
+from summarizer.training import sizing
 from summarizer.training.sizing import Sizing, dry_run_of, planned_bytes, size_run
 from summarizer.training.step import Microbatches
 

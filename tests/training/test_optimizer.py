@@ -18,7 +18,7 @@ from torch import nn
 from training_groups import spec_of
 
 from summarizer.config.targets import Target
-from summarizer.training import flat_optimizer
+from summarizer.training import optimizer as flat_optimizer
 from summarizer.training.checkpoint import load_state, save_state
 from summarizer.training.optimizer import FlatOptimizer, build_optimizer, is_elementwise
 

@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# Most tests keep one core busy. TESTS= runs them one after the other, in one process.
+TESTS ?= -n 2 --dist worksteal
 
 # Both: the first holds for what is installed and, in an older pip, for what packages are built with; a newer pip asks
 # the second for that. `-c` alone would leave the newest setuptools to build what comes as source.
@@ -26,10 +28,10 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	touch $@
 
 test: install
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(TESTS)
 
 test-slow: install
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest $(TESTS) -m slow
 
 bench: install
 	$(BIN)/python experiments/training_throughput/measure.py $(ARGS)

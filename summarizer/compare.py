@@ -2,7 +2,7 @@
 
     python -m summarizer.compare outputs/2026-11-22/10-15-30-123456-sweep
     python -m summarizer.compare outputs/*/* --by rougeLsum --html comparison.html
-    python -m summarizer.compare RUN SWEEP wandb/
+    python -m summarizer.compare RUN SWEEP outputs/
 
 Exit code 0 on success, 2 for a user's mistake, 1 for a failure or where some of the runs could not be read,
 128 + the signal's number when it was stopped.
@@ -10,25 +10,36 @@ Exit code 0 on success, 2 for a user's mistake, 1 for a failure or where some of
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Literal
 
-from summarizer.summaries.flags import parsed, program
+from pydantic import Field
+from pydantic_settings import CliPositionalArg
 
-if TYPE_CHECKING:
-    from summarizer.comparing.command import Request
+from summarizer.config.flags import FilePath, Flags, FolderPath
+from summarizer.runs.mistakes import report_mistakes
 
 EPILOG = """\
-A PATH is a run's folder, a sweep's, any folder above such, or what wandb keeps offline (offline-run-*, or the
-wandb/ folder around it). A run that is found twice is listed once.
+A PATH is a run's folder, a sweep's, or any folder above such. A run that is found twice is listed once.
 
 Only scores of the same rows stand in one table. Each run is paired with the best of its table, row by row: p says
 how likely so large a difference in ROUGE would be if both were equally good, adjusted by Holm for comparing many.
 Nothing is trained, generated or fetched.
 """
+
+
+class CompareFlags(Flags):
+    """Compare runs: settings that differ, loss, ROUGE with intervals, time, memory, significance."""
+
+    paths: CliPositionalArg[list[FolderPath]] = Field(validation_alias="PATH")
+    """runs, sweeps, or folders that hold some"""
+    by: Literal["val/loss", "rouge1", "rouge2", "rougeL", "rougeLsum"] = "val/loss"
+    """what the runs are ranked by"""
+    html: FilePath | None = None
+    """write a page of tables, pictures and summaries"""
+    json_file: FilePath | None = Field(None, validation_alias="json")
+    """write all of it for other programs"""
 
 
 def main() -> None:
@@ -37,42 +48,16 @@ def main() -> None:
 
 
 def command(arguments: Sequence[str]) -> int:
-    """Run the command with these arguments and return its exit code. Raises SystemExit for --help and misuse."""
-    typed = parsed(_parser(), arguments)
-
-    from summarizer.comparing.command import compare
-    from summarizer.runs.mistakes import report_mistakes
-
-    return report_mistakes(lambda: compare(_request(typed)), arguments)
+    """Run the command with these arguments and return its exit code. Raises SystemExit for --help."""
+    return report_mistakes(lambda: _compare(arguments), arguments)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog=program("compare"),
-        usage="%(prog)s [options] PATH [PATH ...]",
-        description="Compare runs: settings that differ, loss, ROUGE with intervals, time, memory, significance.",
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    parser.add_argument("paths", metavar="PATH", type=Path, nargs="+", help="runs, sweeps or wandb folders")
-    parser.add_argument(
-        "--by",
-        metavar="SCORE",
-        default="val/loss",
-        help="what the runs are ranked by: val/loss (default), rouge1, rouge2, rougeL or rougeLsum",
-    )
-    parser.add_argument(
-        "--html", metavar="FILE", type=Path, help="write a page of tables, pictures and summaries"
-    )
-    parser.add_argument("--json", metavar="FILE", type=Path, help="write all of it for other programs")
-    return parser
+def _compare(arguments: Sequence[str]) -> None:
+    flags = CompareFlags.read(arguments, command="compare", usage="PATH [PATH ...]", epilog=EPILOG)
 
+    from summarizer.reports.compare_command import Request, compare
 
-def _request(typed: argparse.Namespace) -> Request:
-    from summarizer.comparing.command import Request
-
-    return Request(paths=tuple(typed.paths), by=typed.by, html=typed.html, json=typed.json)
+    compare(Request(tuple(flags.paths), flags.by, flags.html, flags.json_file, flags.mistakes))
 
 
 if __name__ == "__main__":

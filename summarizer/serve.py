@@ -8,21 +8,41 @@ The runs share one loaded base. Ctrl-C ends it, with exit code 130; 2 is a user'
 
 from __future__ import annotations
 
-import argparse
 import logging
 import sys
 from collections.abc import Sequence
 from importlib.util import find_spec
-from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
-from summarizer.errors import ConfigError
-from summarizer.summaries.flags import DEVICE, PRECISION, PRECISIONS, parsed, program
+from pydantic import Field
+from pydantic_settings import CliPositionalArg
 
-WAITING = 8
-"""How many requests may wait by default, besides the one that is being answered."""
+from summarizer.config.flags import FolderPath
+from summarizer.config.schema import Count
+from summarizer.config.shared_flags import PrecisionFlags
+from summarizer.errors import ConfigError, Issue
+from summarizer.runs.mistakes import report_mistakes
+
+if TYPE_CHECKING:
+    from summarizer.runs.trained_run import TrainedRun
 
 NEEDED = {"starlette": "starlette>=1.0", "uvicorn": "uvicorn>=0.40"}
 """Packages of the extra `serve`, as pyproject.toml has them."""
+
+
+class ServeFlags(PrecisionFlags):
+    """Open trained runs over one base model, and summarize pasted articles on a web page."""
+
+    runs: CliPositionalArg[list[FolderPath]] = Field(validation_alias="RUN")
+    """a run's folder; several share one base model"""
+    host: str = "127.0.0.1"
+    """address to listen on"""
+    port: Annotated[int, Field(ge=0, le=65535)] = 8000
+    """port to listen on, 0: any free one"""
+    allow_host: tuple[str, ...] = ()
+    """a further name by which browsers may ask for this server, as behind a proxy; may be repeated"""
+    queue: Count = 8
+    """requests that may wait while one is answered"""
 
 
 def main() -> None:
@@ -31,67 +51,29 @@ def main() -> None:
 
 
 def command(arguments: Sequence[str]) -> int:
-    """Run the command with these arguments and return its exit code. Raises SystemExit as argparse does."""
-    options = parsed(parser(), arguments)
-
-    from summarizer.runs.launch import prepare_process
-    from summarizer.runs.mistakes import report_mistakes
-
-    prepare_process()
-    return report_mistakes(lambda: _serve(options), arguments)
+    """Run the command with these arguments and return its exit code. Raises SystemExit for --help."""
+    return report_mistakes(lambda: _serve(arguments), arguments)
 
 
-def parser() -> argparse.ArgumentParser:
-    made = argparse.ArgumentParser(
-        prog=program("serve"),
-        description="Open trained runs over one base, and summarize pasted articles on a web page.",
-        allow_abbrev=False,
-    )
-    made.add_argument("runs", metavar="RUN", nargs="+", type=Path, help="a run's folder; several: one base")
-    made.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
-    made.add_argument(
-        "--port", type=int, default=8000, help="port to listen on, 0: any free one (default: %(default)s)"
-    )
-    made.add_argument(
-        "--allow-host",
-        metavar="NAME",
-        action="append",
-        default=[],
-        help="a further name by which browsers may ask for this server, as behind a proxy; may be repeated",
-    )
-    made.add_argument(
-        "--queue",
-        metavar="N",
-        type=int,
-        default=WAITING,
-        help="requests that may wait while one is answered (default: %(default)s)",
-    )
-    made.add_argument("--model", metavar="PATH", help="where the base lies now, if it has moved")
-    made.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help=DEVICE)
-    made.add_argument("--precision", choices=PRECISIONS, default="auto", help=PRECISION)
-    return made
-
-
-def _serve(options: argparse.Namespace) -> None:
+def _serve(arguments: Sequence[str]) -> None:
+    flags = ServeFlags.read(arguments, command="serve", usage="RUN [RUN ...]")
     _require_packages()
-    folders: list[Path] = options.runs
-    if options.queue < 0:
-        raise ConfigError.single("--queue", f"{options.queue}; at least 0")
-    if len({folder.resolve() for folder in folders}) < len(folders):
-        raise ConfigError.single("RUN", "the same folder is named twice; once is enough")
 
     from summarizer.console.progress import ConsoleHandler
-    from summarizer.runs.trained_run import read_run
-    from summarizer.serving.listening import allowed_hosts, bind, is_loopback
+    from summarizer.runs.launch import prepare_process
 
+    prepare_process()
     logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[ConsoleHandler()])
     logging.getLogger("absl").setLevel(logging.WARNING)  # rouge-score says a line at each scoring
-    runs = [read_run(folder, model=options.model) for folder in folders]
-    with bind(options.host, options.port) as bound:
+    runs = _runs(flags)
+
+    from summarizer.serving.listening import allowed_hosts, bind, is_loopback
+
+    with bind(flags.host, flags.port) as bound:
         if not is_loopback(bound):
             logging.warning(
                 "--host %s: there is no password; whoever reaches this machine's port %d can use this server",
-                options.host,
+                flags.host,
                 bound.getsockname()[1],
             )
 
@@ -101,10 +83,28 @@ def _serve(options: argparse.Namespace) -> None:
         from summarizer.serving.listening import serve
         from summarizer.serving.writer import Writer
 
-        opened = open_runs(runs, device=options.device, precision=options.precision)
-        writer = Writer(lambda spec: Summarizer(opened, spec, articles_at_once=1), options.queue)
-        hosts = allowed_hosts(bound, options.allow_host)
+        opened = open_runs(runs, device=flags.device, precision=flags.precision)
+        writer = Writer(lambda spec: Summarizer(opened, spec, articles_at_once=1), flags.queue)
+        hosts = allowed_hosts(bound, flags.allow_host)
         serve(build_application(opened, writer, hosts), writer, bound)
+
+
+def _runs(flags: ServeFlags) -> list[TrainedRun]:
+    """The runs to serve. Raises ConfigError with what is wrong with any of them or of the flags."""
+    from summarizer.runs.trained_run import read_run
+
+    issues = list(flags.mistakes)
+    if len({folder.resolve() for folder in flags.runs}) < len(flags.runs):
+        issues.append(Issue("RUN", "the same folder is named twice; once is enough"))
+    runs = []
+    for folder in dict.fromkeys(flags.runs):
+        try:
+            runs.append(read_run(folder, model=flags.model))
+        except ConfigError as error:
+            issues += error.issues
+    if issues:
+        raise ConfigError(issues)
+    return runs
 
 
 def _require_packages() -> None:

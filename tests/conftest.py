@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import subprocess
@@ -25,13 +26,38 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 @pytest.fixture(scope="session", autouse=True)
 def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A new cache folder, empty at first: one for all processes where tests run in several."""
     before = os.environ.get("SUMMARIZER_CACHE")
-    os.environ["SUMMARIZER_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+    base = tmp_path_factory.getbasetemp()
+    cache = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "cache"
+    cache.mkdir(exist_ok=True)
+    os.environ["SUMMARIZER_CACHE"] = str(cache)
     yield
     if before is None:
         del os.environ["SUMMARIZER_CACHE"]
     else:
         os.environ["SUMMARIZER_CACHE"] = before
+
+
+@pytest.fixture(autouse=True)
+def _logging_of_its_own() -> Iterator[None]:
+    """A run in this process sets levels and handlers as its config says; the next test finds what tests begin with.
+
+    Set back before a test too, since a session's or a module's fixtures run such runs.
+    """
+    _reset_logging()
+    yield
+    _reset_logging()
+
+
+def _reset_logging() -> None:
+    ours = [name for name in logging.root.manager.loggerDict if name.partition(".")[0] == "summarizer"]
+    for logger in (logging.root, *map(logging.getLogger, ours)):
+        logger.setLevel(logging.WARNING if logger is logging.root else logging.NOTSET)
+        logger.disabled, logger.propagate = False, True
+        for handler in list(logger.handlers):
+            if not type(handler).__module__.startswith("_pytest."):
+                logger.removeHandler(handler)
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ import itertools
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -161,26 +160,6 @@ def test_tab_completion(typed: str, offered: set[str], tmp_path: Path) -> None:
 @pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
 def test_completion_leaves_other_commands_alone(tmp_path: Path) -> None:
     assert suggestions("python -m summarizer.compare adapter.d", tmp_path) == set()
-
-
-@pytest.mark.parametrize("arguments", [["--help"], ["--cfg", "job"], ["--cfg", "job", "model=hf"]])
-def test_questions_are_answered_without_torch(arguments: list[str], tmp_path: Path) -> None:
-    started = time.monotonic()
-    done = subprocess.run(
-        [sys.executable, "-X", "importtime", "-m", "summarizer.run", *arguments],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
-    seconds = time.monotonic() - started
-    assert done.returncode == 0
-    assert "dim: 2" in done.stdout
-    imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines() if "|" in line}
-    assert {"hydra", "omegaconf"} <= imported, "the list of imports was read"
-    assert not imported & {"torch", "transformers", "datasets", "wandb", "bitsandbytes", "accelerate"}
-    assert list(tmp_path.iterdir()) == [], "a question leaves no folder"
-    assert seconds < 5
 
 
 def test_the_config_check_imports_no_torch(tmp_path: Path) -> None:

@@ -21,8 +21,8 @@ from summarizer.config.paths import PACKAGE
 from summarizer.evaluate import command
 from summarizer.evaluation import mlperf
 from summarizer.evaluation.predictions import read_predictions
+from summarizer.evaluation.record import Evaluation, read_evaluation
 from summarizer.runs.record import read_summary
-from summarizer.scoring.record import Evaluation, read_evaluation
 from summarizer.summaries.output import SummaryFile
 
 SAMPLE = PACKAGE / "data" / "sample"
@@ -83,15 +83,15 @@ def test_a_runs_scores_are_those_that_it_gave_itself(run: Path, evaluate: Evalua
     assert own(run, "validation") != own(run, "validation.base"), "or nothing tells the adapter from the base"
     found, summary = scores(run), read_summary(run)
     adapter, base, lead, random = found.systems
-    assert [system.name for system in found.systems] == ["adapter", "base alone", "Lead-3", "Random-3"]
+    assert [system.name for system in found.systems] == ["adapter", "base model", "Lead-3", "Random-3"]
     assert summary.base is not None
     assert (adapter.rouge, base.rouge, lead.rouge) == (summary.rouge, summary.base.rouge, summary.baseline)
     assert adapter.loss == pytest.approx(summary.val_loss, rel=1e-5)
     assert base.loss == pytest.approx(summary.base.val_loss, rel=1e-5)
     assert (lead.loss, random.loss) == (None, None)
     assert (found.rows.split, found.rows.count) == ("validation", TRAINED_ROWS)
-    assert {difference.second for difference in found.differences} == {"base alone", "Lead-3"}
-    for part in ("rougeLsum", "MLPerf's ROUGE-L, not a paper's", "base alone", "coverage", "hardly show"):
+    assert {difference.second for difference in found.differences} == {"base model", "Lead-3"}
+    for part in ("rougeLsum", "MLPerf's ROUGE-L, not a paper's", "base model", "coverage", "hardly show"):
         assert part in printed
     assert "--rows all lifts it" in printed
     assert adapter.cut_articles
@@ -123,7 +123,7 @@ def test_runs_stand_side_by_side(run: Path, other: Path, evaluate: Evaluate) -> 
     assert lines(other / "evaluations/validation/predictions.jsonl") == own(run, "validation.base")
     found = scores(run, "comparison")
     names = [system.name for system in found.systems]
-    assert names == ["sweep/0", "sweep/1", "base alone", "Lead-3", "Random-3"]
+    assert names == ["sweep/0", "sweep/1", "base model", "Lead-3", "Random-3"]
     assert found.systems[1].rouge == found.systems[2].rouge
     assert found.systems[1].loss == pytest.approx(found.systems[2].loss, rel=1e-6)
     assert found.systems[0].loss == pytest.approx(read_summary(run).val_loss, rel=1e-5)
@@ -252,8 +252,14 @@ def test_mlperfs_task_has_its_own_prompt_and_verdict(
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("--split", "tset"), ["--split: unknown split 'tset'; did you mean 'test'?"]),
-        (("--protocol", "mlpref"), ["unknown protocol 'mlpref'; did you mean 'mlperf'?"]),
+        (
+            ("--split", "tset"),
+            ["--split: 'tset' is not one of test, validation, train; did you mean 'test'?"],
+        ),
+        (
+            ("--protocol", "mlpref"),
+            ["--protocol: 'mlpref' is not one of own, mlperf; did you mean 'mlperf'?"],
+        ),
         (
             ("--rows", "x", "--batch-size", "0", "--beams", "-1", "--max-bad-rows", "few"),
             [
@@ -405,23 +411,7 @@ def test_at_a_terminal_it_shows_progress_and_a_table_that_fits(run: Path) -> Non
 def test_misuse_is_said(capsys: pytest.CaptureFixture[str]) -> None:
     for arguments, said in (
         (["run", "--spilt", "test"], "unknown flag --spilt; did you mean --split?"),
-        ([], "the following arguments are required: RUN"),
+        ([], "RUN: is required"),
     ):
-        with pytest.raises(SystemExit) as ended:
-            command(arguments)
-        assert ended.value.code == 2
+        assert command(arguments) == 2
         assert said in capsys.readouterr().err
-
-
-def test_help_loads_nothing_heavy() -> None:
-    script = (
-        "import sys; from summarizer.evaluate import command\n"
-        "try: command(['--help'])\n"
-        "except SystemExit: pass\n"
-        "sys.exit(any(name in sys.modules for name in ('torch', 'hydra', 'pydantic', 'transformers')))"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", script], cwd=REPOSITORY, capture_output=True, text=True, timeout=60
-    )
-    assert done.returncode == 0
-    assert "--protocol NAME" in done.stdout

@@ -92,7 +92,7 @@ def test_usage_calls_each_command_as_it_was_typed(name: str, tmp_path: Path) -> 
     assert directly.stdout.startswith(f"usage: python -m summarizer.{name} [")
     ended = typed(INSTALLED, name, "nothing here", "--what", folder=tmp_path)
     assert ended.returncode == 2
-    assert f"summarizer {name}: error: " in ended.stderr
+    assert "unknown flag --what" in ended.stderr
 
 
 @pytest.mark.slow

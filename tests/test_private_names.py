@@ -223,7 +223,7 @@ def private_names(modules: dict[str, Module]) -> list[str]:
 
 def test_nothing_private_is_used_outside_compat() -> None:
     modules = read(PACKAGE, PLUGINS)
-    assert len(modules) > 250
+    assert len(modules) > 100
     assert "hydra_plugins/summarizer_fused/launcher.py" in modules
     assert private_names(modules) == []
 

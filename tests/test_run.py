@@ -49,7 +49,9 @@ def test_a_run_leaves_what_the_contract_says(tmp_path: Path, monkeypatch: pytest
     assert (summary.split, summary.rows, summary.quantization) == ("validation", 4, "int8")
     assert summary.rouge is not None
     assert summary.baseline is not None
-    assert summary.baseline.rouge1.value > summary.rouge.rouge1.value  # four rows in, nothing beats Lead-3
+    assert (
+        summary.baseline["rouge1"].value > summary.rouge["rouge1"].value
+    )  # four rows in, nothing beats Lead-3
 
     metrics = read_metrics(folder / "metrics.jsonl")
     trained = [row for row in metrics if "train/loss" in row]

@@ -249,29 +249,13 @@ def test_a_device_that_is_not_there_is_said_before_anything_is_read(summarize: C
 def test_misuse_is_said(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     for arguments, said in (
         ([str(tmp_path), "a.txt", "--beem", "3"], "unknown flag --beem; did you mean --beams?"),
-        ([], "the following arguments are required: RUN"),
-        ([str(tmp_path), "--base", "--adapter", "x"], "not allowed with argument --base"),
+        ([], "RUN: is required"),
+        ([str(tmp_path), "--base", "--adapter", "x"], "--adapter: has no place beside --base"),
     ):
-        with pytest.raises(SystemExit) as ended:
-            command(arguments)
-        assert ended.value.code == 2
+        assert command(arguments) == 2
         assert said in capsys.readouterr().err
     assert command([str(tmp_path), "a.txt"]) == 2
     assert "no run folder" in capsys.readouterr().err
-
-
-def test_help_loads_nothing_heavy() -> None:
-    script = (
-        "import sys; from summarizer.summarize import command\n"
-        "try: command(['--help'])\n"
-        "except SystemExit: pass\n"
-        "sys.exit(any(name in sys.modules for name in ('torch', 'hydra', 'pydantic', 'transformers')))"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", script], cwd=REPOSITORY, capture_output=True, text=True, timeout=60
-    )
-    assert done.returncode == 0
-    assert "--no-repeat-ngram-size" in done.stdout
 
 
 @pytest.mark.slow

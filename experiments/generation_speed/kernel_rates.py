@@ -14,11 +14,10 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from summarizer.ops import coded_rows, dense_rows, few_rows, many_rows
-from summarizer.ops.attend_one import Kept, attend_one
-from summarizer.ops.few_rows import LowRankPairs
+from summarizer.ops import decode_gemm, native, prefill_gemm
+from summarizer.ops.decode_attention import CachedKeyValues, attend_cached
+from summarizer.ops.decode_gemm import Epilogue, LowRankPairs
 from summarizer.quantization import blockwise8, fp8
-from summarizer.quantization.int8_on_cpu import whole_number_product
 
 SHAPES = ((4096, 4096), (4096, 16384), (16384, 4096))
 """Inputs and outputs of GPT-J-6B's linear layers."""
@@ -57,19 +56,19 @@ def products(k: int, n: int, rows: int) -> dict[str, tuple[float, float]]:
     narrow = x.bfloat16()
     pairs = LowRankPairs(torch.randn(1, 2, k), torch.randn(1, 2, n), torch.ones(1, 1, 1))
     ways: dict[str, Way] = {
-        "int8": lambda i: few_rows.int8_product(x, q[i], scale),
-        "int8 with adapters": lambda i: few_rows.int8_product(x, q[i], scale, None, pairs),
+        "int8": lambda i: decode_gemm.int8_gemm(x, q[i], scale),
+        "int8 with adapters": lambda i: decode_gemm.int8_gemm(x, q[i], scale, Epilogue(pairs=pairs)),
         "torch's int8": lambda i: torch._weight_int8pack_mm(narrow, q[i], ones),
-        "nf4": lambda i: few_rows.nf4_product(x, packed[i], absmax, code),
-        "blockwise8": lambda i: coded_rows.blockwise8_product(x, q[i].view(torch.uint8), of_blocks, codes),
-        "blockwise8 made dense": lambda i: blockwise8.FORMAT.product(
+        "nf4": lambda i: decode_gemm.nf4_gemm(x, packed[i], absmax, code),
+        "blockwise8": lambda i: decode_gemm.blockwise8_gemm(x, q[i].view(torch.uint8), of_blocks, codes),
+        "blockwise8 made dense": lambda i: blockwise8.FORMAT.matmul(
             narrow, {"q": q[i].view(torch.uint8), "absmax": of_blocks, "code": codes}, (n, k)
         ),
-        "fp8": lambda i: coded_rows.fp8_product(x, q[i].view(torch.float8_e4m3fn), scale),
-        "fp8 made dense": lambda i: fp8.FORMAT.product(
+        "fp8": lambda i: decode_gemm.fp8_gemm(x, q[i].view(torch.float8_e4m3fn), scale),
+        "fp8 made dense": lambda i: fp8.FORMAT.matmul(
             narrow, {"q": q[i].view(torch.float8_e4m3fn), "scale": scale}, (n, k)
         ),
-        "none in bf16": lambda i: dense_rows.dense_product(x, dense[i % len(dense)]),
+        "none in bf16": lambda i: decode_gemm.dense_gemm(x, dense[i % len(dense)]),
         "torch's bf16": lambda i: torch.nn.functional.linear(narrow, dense[i % len(dense)]),
         "a sum": lambda i: q[i].view(torch.float32).sum(),
     }
@@ -93,8 +92,8 @@ def attention() -> dict[str, float]:
 
     return best_s(
         {
-            "in C": lambda layer: attend_one(
-                query, Kept((kept[layer][0], kept[layer][1]), (answer, answer), lengths, one)
+            "in C": lambda layer: attend_cached(
+                query, CachedKeyValues((kept[layer][0], kept[layer][1]), (answer, answer), lengths, one)
             ),
             "two batched products": by_torch,
             "torch's SDPA": lambda layer: torch.nn.functional.scaled_dot_product_attention(
@@ -112,8 +111,8 @@ def reading(k: int, n: int) -> dict[str, float]:
     whole = torch.randint(-127, 128, (PROMPT, k), dtype=torch.int8)
     return best_s(
         {
-            "8 bits, 16 in the largest columns": lambda _: whole_number_product(x, q, scale),
-            "16 bits in all columns": lambda _: many_rows.int8_product(x, q, scale, None),
+            "8 bits, 16 in the largest columns": lambda _: prefill_gemm.whole_number_gemm(x, q, scale),
+            "16 bits in all columns": lambda _: prefill_gemm.int8_gemm_in_c(x, q, scale, None),
             "torch's _int_mm alone": lambda _: torch._int_mm(whole, q.t()),
             "bf16, weights made dense": lambda _: x @ q.bfloat16().t(),
         },
@@ -144,7 +143,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, nargs="+", default=[1, 4], help="that a product has")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     arguments = parser.parse_args()
-    if not (few_rows.is_at_hand() and coded_rows.is_at_hand()):
+    if not all(map(native.available, (decode_gemm.WHOLE_NUMBERS, decode_gemm.CODED))):
         sys.exit("the kernels want Linux, AVX-512 with VNNI and VBMI, and a C compiler")
     torch.set_num_threads(arguments.threads)
     print(table(arguments.rows))

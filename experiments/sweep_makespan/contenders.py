@@ -175,7 +175,7 @@ def time_of(run: Path, begun_s: float, group: int) -> TrialTime:
         tokens=summary.tokens or 0,
         val_loss=summary.val_loss,
         base_loss=None if summary.base is None else summary.base.val_loss,
-        base_rouge1=summary.base.rouge.rouge1.value if summary.base and summary.base.rouge else None,
+        base_rouge1=summary.base.rouge["rouge1"].value if summary.base and summary.base.rouge else None,
         trainable_parameters=summary.trainable_parameters,
         peak_bytes=summary.peak_memory_bytes,
         group=group,

@@ -26,7 +26,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 from transformers.utils import logging as transformers_logging
 
 from summarizer.evaluation.baselines import lead
-from summarizer.evaluation.rouge import VARIANTS, bootstrap, score_pairs
+from summarizer.evaluation.metrics import VARIANTS, bootstrap, score_pairs
 from summarizer.tracking.environment import peak_memory_bytes
 from summarizer.tracking.startup import Stopwatch
 

@@ -66,7 +66,7 @@ def measured(arguments: argparse.Namespace) -> Any:
     from recipe import read_recipe
 
     from summarizer.config.schema import ModelConfig
-    from summarizer.evaluation.rouge import bootstrap
+    from summarizer.evaluation.metrics import bootstrap
     from summarizer.models.source import model_folder
     from summarizer.models.tokenizer import load_tokenizer
 

@@ -17,8 +17,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from summarizer.models import attention, causal_blocks
-from summarizer.ops import causal
+from summarizer.ops import attention, attention_c
 
 Attention = Callable[[Tensor, Tensor, Tensor, list[int], float], Tensor]
 SHAPES = {
@@ -39,8 +38,8 @@ def alone(take: Callable[[Tensor, Tensor, Tensor, float], Tensor]) -> Attention:
 
 
 def contenders() -> dict[str, Attention]:
-    by_torch = {"blocks": alone(causal_blocks.causal_attention), "torch": alone(attention._whole)}
-    return {"kernel": causal.causal_attention, **by_torch} if causal.is_at_hand() else by_torch
+    by_torch = {"blocks": alone(attention.block_attention), "torch": alone(attention.whole_attention)}
+    return {"kernel": attention_c.causal_attention, **by_torch} if attention_c.available() else by_torch
 
 
 def measure(

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from summarizer.adapters.dropout import dropout_mask
 from summarizer.adapters.protocol import Adapter, Parameters, Role
-from summarizer.quantization.frozen import FrozenEmbedding, FrozenLinear, in_product_precision
+from summarizer.ops.elementwise import in_compute_dtype
+from summarizer.quantization.frozen import FrozenEmbedding, FrozenLinear
 
 
 @dataclass(frozen=True)
@@ -149,9 +150,9 @@ class AdaptedLayer(nn.Module):
             rows: Tensor = self.base(x)
             delta = kind.delta_embedding(x.reshape(group.size, -1), stacked, group.scales)
             return rows + delta.reshape(rows.shape)
-        if (few := kind.few_rows_linear(self.base, x, stacked, group.scales)) is not None:
+        if (few := kind.decode_linear(self.base, x, stacked, group.scales)) is not None:
             return few
-        product_input = in_product_precision(x).reshape(group.size, -1, x.shape[-1])
+        product_input = in_compute_dtype(x).reshape(group.size, -1, x.shape[-1])
         y = kind.adapted_linear(
             self.base,
             product_input,

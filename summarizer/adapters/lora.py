@@ -16,7 +16,7 @@ from torch import Tensor
 
 from summarizer.adapters.product import low_rank_product
 from summarizer.adapters.protocol import Adapter, Parameters, Role
-from summarizer.ops.few_rows import LowRankPairs
+from summarizer.ops.decode_gemm import LowRankPairs
 from summarizer.quantization.frozen import FrozenLinear
 
 
@@ -59,10 +59,10 @@ class LoRA(Adapter):
         return low_rank_product(frozen, x, dropped, stacked["a"], stacked["b"], scale)
 
     @staticmethod
-    def few_rows_linear(
+    def decode_linear(
         frozen: FrozenLinear, x: Float[Tensor, "... d_in"], stacked: Parameters, scale: Float[Tensor, "n 1 1"]
     ) -> Float[Tensor, "... d_out"] | None:
-        return frozen.weight.few_rows_product(x, frozen.bias, LowRankPairs(stacked["a"], stacked["b"], scale))
+        return frozen.weight.decode_gemm(x, frozen.bias, LowRankPairs(stacked["a"], stacked["b"], scale))
 
     @staticmethod
     def delta_embedding(

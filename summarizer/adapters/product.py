@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from summarizer.ops.few_rows import LowRankPairs
+from summarizer.ops.decode_gemm import LowRankPairs
 from summarizer.quantization.frozen import FrozenLinear, FrozenWeight
 
 FEW_TOKENS = 16
@@ -29,7 +29,7 @@ def low_rank_product(
     are added in place to the frozen one's result, so that neither costs a tensor of its own size.
     """
     if dropped is None:
-        many = frozen.weight.many_rows_product(x, frozen.bias, LowRankPairs(a, b, scale))
+        many = frozen.weight.prefill_gemm(x, frozen.bias, LowRankPairs(a, b, scale))
         if many is not None:
             return many
     y: Tensor = _LowRankProduct.apply(x, dropped, a, b, scale, frozen.weight)  # type: ignore[no-untyped-call]
@@ -46,10 +46,10 @@ class _LowRankProduct(torch.autograd.Function):
         if x.device.type == "cpu" and x.shape[1] <= FEW_TOKENS:
             narrow = torch.bmm(inputs.to(a.dtype), a.transpose(1, 2)) * scale
             ctx.save_for_backward(inputs, a, b, scale, narrow.to(x.dtype))
-            return weight.product(x).add_(torch.bmm(narrow, b))
+            return weight.matmul(x).add_(torch.bmm(narrow, b))
         narrow = torch.bmm(inputs, a.to(x.dtype).transpose(1, 2)) * scale.to(x.dtype)
         ctx.save_for_backward(inputs, a, b, scale, narrow)
-        return weight.product(x).baddbmm_(narrow, b.to(x.dtype))
+        return weight.matmul(x).baddbmm_(narrow, b.to(x.dtype))
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
@@ -60,7 +60,7 @@ class _LowRankProduct(torch.autograd.Function):
         grad_b = torch.bmm(narrow.transpose(1, 2), grad).to(b.dtype)
         if not ctx.needs_input_grad[0]:
             return None, None, grad_a, grad_b, None, None
-        grad_x = ctx.weight.product_backward(grad)
+        grad_x = ctx.weight.matmul_backward(grad)
         if ctx.dropped:
             return grad_x, torch.bmm(grad_narrow, a.to(grad.dtype)), grad_a, grad_b, None, None
         return grad_x.baddbmm_(grad_narrow, a.to(grad.dtype)), None, grad_a, grad_b, None, None

@@ -71,7 +71,7 @@ class Adapter(BaseModel, ABC):
         """
 
     @staticmethod
-    def few_rows_linear(
+    def decode_linear(
         frozen: FrozenLinear, x: Float[Tensor, "... d_in"], stacked: Parameters, scale: Float[Tensor, "n 1 1"]
     ) -> Float[Tensor, "... d_out"] | None:
         """The same for a few rows, a trial's together, as writing a token asks for; None is: no faster way."""

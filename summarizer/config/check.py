@@ -93,7 +93,8 @@ def _validated(
     except ValidationError as error:
         issues.extend(issues_of(error, spec, group))
         mistaken = {detail["loc"][0] for detail in error.errors(include_url=False)}
-        return SoundValues({name: _typed(spec, name, node[name]) for name in node if name not in mistaken})
+        sound = {name: _typed(spec, name, node[name]) for name in node if name not in mistaken}
+        return SoundValues(sound, spec)
 
 
 def _typed(spec: type[BaseModel], name: str, value: Any) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from types import NoneType
 from typing import Annotated, Any, Literal, get_args, get_origin
 
@@ -32,14 +33,34 @@ _TYPES = {
 
 
 def issues_of(error: ValidationError, spec: type[BaseModel], group: str) -> Iterator[Issue]:
-    """One issue per mistaken key; a value that fits no member of a union is one mistake, not several."""
+    """One issue per mistaken key of a config group."""
+    for name, message in messages_of(error, spec):
+        yield Issue(f"{group}.{name}", message)
+
+
+def messages_of(
+    error: ValidationError, spec: type[BaseModel], *, typed: bool = False
+) -> Iterator[tuple[str, str]]:
+    """What is wrong with each mistaken field; a value that fits no member of a union is one mistake, not several.
+
+    typed: the values are text of a command line, so that a number is shown without quotes.
+    """
     details: dict[str, Any] = {}
     for detail in error.errors(include_url=False):
-        key = ".".join([group, *_without_union_members(detail["loc"], spec)])
-        if key not in details or _precision(detail) > _precision(details[key]):
-            details[key] = detail
-    for key, detail in details.items():
-        yield Issue(key, _message(detail, spec, key.split(".")[1:]))
+        name = ".".join(_without_union_members(detail["loc"], spec))
+        if name not in details or _precision(detail) > _precision(details[name]):
+            details[name] = detail
+    for name, detail in details.items():
+        value = _number_of(detail["input"]) if typed else detail["input"]
+        yield name, _message({**detail, "input": value}, spec, name.split("."), typed=typed)
+
+
+def _number_of(text: Any) -> Any:
+    """What text says as a number; text that says none stays as it is."""
+    for kind in (int, float):
+        with suppress(ValueError, TypeError):
+            return kind(text)
+    return text
 
 
 def _precision(detail: Any) -> tuple[bool, bool]:
@@ -53,13 +74,14 @@ def shown(value: object) -> str:
     return text if len(text) <= LONGEST_VALUE else text[: LONGEST_VALUE - 2] + " …"
 
 
-def _message(detail: Any, spec: type[BaseModel], names: list[str]) -> str:
+def _message(detail: Any, spec: type[BaseModel], names: list[str], *, typed: bool) -> str:
     kind, value, context = detail["type"], detail["input"], detail.get("ctx", {})
     if kind == "extra_forbidden":
         return f"unknown key{suggestion(names[-1], _model_at(spec, names[:-1]).model_fields)}"
+    field = _model_at(spec, names[:-1]).model_fields.get(names[-1]) if names else None
     if kind == "missing":
         return "is required"
-    if mixed := _alternatives(spec, names):
+    if mixed := _alternatives(spec, names, null=not typed):
         return f"{shown(value)} is not {mixed}"
     if kind == "literal_error":
         options = [option.strip(" '") for option in context["expected"].replace(" or ", ", ").split(",")]
@@ -70,12 +92,11 @@ def _message(detail: Any, spec: type[BaseModel], names: list[str]) -> str:
     wanted = _TYPES.get(kind) or _bound(kind, context)
     if wanted is None:
         return f"{shown(value)}: {detail['msg']}"
-    field = _model_at(spec, names[:-1]).model_fields.get(names[-1]) if names else None
     limits = _limits(field) if field is not None and kind in _TYPES else ""
     return f"{shown(value)} is not {wanted}{limits}"
 
 
-def _alternatives(spec: type[BaseModel], names: list[str]) -> str | None:
+def _alternatives(spec: type[BaseModel], names: list[str], *, null: bool) -> str | None:
     """What a key takes that wants words or something else, such as "a whole number of at least 1 or auto"."""
     field = _model_at(spec, names[:-1]).model_fields.get(names[-1]) if names else None
     members = get_args(field.annotation) if field is not None else ()
@@ -85,7 +106,7 @@ def _alternatives(spec: type[BaseModel], names: list[str]) -> str | None:
     if not words or not any(kind in others for kind in types):
         return None
     offered = [text for kind, text in types.items() if kind in others] + words
-    if NoneType in others:
+    if null and NoneType in others:
         offered.append("null")
     return f"{', '.join(offered[:-1])} or {offered[-1]}"
 

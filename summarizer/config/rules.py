@@ -21,6 +21,12 @@ class SoundValues:
     """What is sound of a group with mistaken values, so that rules can hold the rest of it to account."""
 
     values: Mapping[str, Any]
+    kind: Any = None
+    """What the group would be, were all of it sound."""
+
+    def key(self, name: str) -> str:
+        """What messages call a value of the group, as its own class says."""
+        return str(self.kind.key(name))
 
     def __getattr__(self, name: str) -> Any:
         """A value by name. Raises UnsoundValueError for a mistaken one."""
@@ -118,15 +124,16 @@ def summary_start_is_marked(prompt: schema.PromptConfig) -> Iterator[Issue]:
 def new_tokens_are_ordered(generation: schema.GenerationConfig) -> Iterator[Issue]:
     if generation.min_new_tokens > generation.max_new_tokens:
         yield Issue(
-            "generation.min_new_tokens",
-            f"{generation.min_new_tokens} is above generation.max_new_tokens={generation.max_new_tokens}",
+            generation.key("min_new_tokens"),
+            f"{generation.min_new_tokens} is above "
+            f"{generation.key('max_new_tokens')}={generation.max_new_tokens}",
         )
 
 
 def summary_leaves_room(prompt: schema.PromptConfig, generation: schema.GenerationConfig) -> Iterator[Issue]:
     if generation.max_new_tokens >= prompt.max_tokens:
         yield Issue(
-            "generation.max_new_tokens",
+            generation.key("max_new_tokens"),
             f"{generation.max_new_tokens} leaves no room for an article in "
             f"prompt.max_tokens={prompt.max_tokens}",
         )

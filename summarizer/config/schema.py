@@ -25,7 +25,9 @@ NonEmptyList = Annotated[list[NonEmpty], Field(min_length=1)]
 class Section(BaseModel):
     """Strict (no silent conversion of types), closed (no unknown key) and immutable."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, strict=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
 
 
 class ModelConfig(Section):
@@ -168,16 +170,32 @@ class GenerationConfig(Section):
     """As `transformers.generate` defines them."""
 
     max_new_tokens: PositiveCount
+    """Longest summary, in tokens."""
     min_new_tokens: Count
+    """Shortest summary, in tokens."""
     num_beams: PositiveCount
+    """Beams of the search; 1 is greedy search."""
     length_penalty: float
+    """Above 0 favors longer summaries among beams."""
     early_stopping: bool
+    """End as soon as as many beams as there are have ended."""
     no_repeat_ngram_size: Count
+    """No so many tokens occur twice in a row; 0 is no limit."""
     do_sample: bool
+    """Draw tokens at random."""
     temperature: Annotated[float, Field(gt=0)]
+    """Divides the logits of what is drawn from; needs sampling."""
     top_p: Annotated[float, Field(gt=0, le=1)]
+    """Draw among the likeliest tokens of so much probability; needs sampling."""
     top_k: Count
+    """Draw among so many likeliest tokens, 0 is all; needs sampling."""
     seed: Seed
+    """Of what is drawn."""
+
+    @classmethod
+    def key(cls, name: str) -> str:
+        """What messages call a setting; a class of flags has the flags' names in its place."""
+        return f"generation.{name}"
 
 
 class SweepConfig(Section):

@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import Annotated, Any
 
-from omegaconf import OmegaConf
 from pydantic import BaseModel, ConfigDict, Field, create_model
 
 from summarizer.config.declared import NotPlainError, declared_class
@@ -161,6 +160,8 @@ def takes_any(optimizer: Target) -> bool:
 @cache
 def shipped_optimizers() -> tuple[Mapping[str, Any], ...]:
     """The options of conf/optimizer."""
+    from omegaconf import OmegaConf
+
     files = sorted((conf_folder() / "optimizer").glob("*.yaml"))
     options: Any = [OmegaConf.to_container(OmegaConf.load(file), resolve=False) for file in files]
     return tuple(options)

@@ -79,19 +79,24 @@ class Prompt:
         prompt = [*self.before, *article_ids[: self.room(len(target_ids))], *self.after]
         return [*prompt, *target_ids], len(prompt)
 
+    def generation_refusal(self, max_new_tokens: int) -> str | None:
+        """Why no summary of up to so many tokens can be written, or None where an article token fits beside it."""
+        room = self.room(max_new_tokens)
+        if room >= 1:
+            return None
+        return (
+            f"{max_new_tokens} leaves no room for an article in prompt.max_tokens={self.max_tokens}; "
+            f"at most {max_new_tokens + room - 1}"
+        )
+
     def generation_ids(self, article_ids: Sequence[int], max_new_tokens: int) -> list[int]:
         """The prompt alone, its article cut so that max_new_tokens more stay within max_tokens.
 
         Raises ConfigError where they leave no room for an article.
         """
-        room = self.room(max_new_tokens)
-        if room < 1:
-            raise ConfigError.single(
-                "generation.max_new_tokens",
-                f"{max_new_tokens} leaves no room for an article in prompt.max_tokens={self.max_tokens}; "
-                f"at most {max_new_tokens + room - 1}",
-            )
-        return [*self.before, *article_ids[:room], *self.after]
+        if reason := self.generation_refusal(max_new_tokens):
+            raise ConfigError.single("generation.max_new_tokens", reason)
+        return [*self.before, *article_ids[: self.room(max_new_tokens)], *self.after]
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text up to the first end token, stripped; control tokens in it are dropped."""

@@ -10,8 +10,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from pydantic import ConfigDict
+
 from summarizer.config.schema import GenerationConfig
-from summarizer.evaluation.rouge import score_pairs
+from summarizer.evaluation.metrics import score_pairs
 from summarizer.evaluation.sentences import split_sentences
 
 DATA = "cnn_dailymail"
@@ -131,46 +133,61 @@ def punkt_sentences(text: str) -> list[str]:
 class Figure:
     """One of the task's figures beside the reference's."""
 
+    __pydantic_config__ = ConfigDict(extra="forbid")
+
     name: str
     value: float
     reference: float
-    bounds: Mapping[Level, float]
-    """The least value that passes."""
-
-    def passes(self, level: Level) -> bool:
-        return self.value >= self.bounds[level]
+    passes: Mapping[str, bool]
+    """By level: whether the value reaches that share of the reference."""
 
 
 @dataclass(frozen=True)
 class Verdict:
     """The task's figures, and pass or fail if they are over its rows."""
 
+    __pydantic_config__ = ConfigDict(extra="forbid")
+
     figures: tuple[Figure, ...]
+    passed: Mapping[str, bool | None]
+    """By level: whether every figure reaches its bound; None where there is no verdict."""
     refusal: str | None
     """Why there is no verdict; None where there is one."""
-
-    def passed(self, level: Level) -> bool | None:
-        """Whether every figure reaches its bound; None where there is no verdict."""
-        return None if self.refusal else all(figure.passes(level) for figure in self.figures)
+    sentences_by: str
+    gen_num: int
 
 
-def verdict(scores: Mapping[str, float], gen_len: int, rows: int) -> Verdict:
-    """Judge scores in percent, by variant, such as `MlperfScores.rouge`, over `rows` rows of the split.
-
-    Raises ValueError where one of REFERENCE's variants is missing.
-    """
-    if missing := REFERENCE.keys() - scores.keys():
+def verdict(scores: MlperfScores) -> Verdict:
+    """Judge scores in percent. Raises ValueError where one of REFERENCE's variants is missing."""
+    if missing := REFERENCE.keys() - scores.rouge.keys():
         raise ValueError(f"MLPerf judges {', '.join(REFERENCE)}; missing: {', '.join(sorted(missing))}")
     figures = [
-        Figure(
-            variant,
-            round(scores[variant], DECIMALS),
-            reference,
-            {level: reference * LEVELS[level] for level in LEVELS},
-        )
+        _figure(variant, round(scores.rouge[variant], DECIMALS), reference, LEVELS)
         for variant, reference in REFERENCE.items()
     ]
-    least = REFERENCE_GEN_LEN * GEN_LEN_SHARE
-    figures.append(Figure("gen_len", gen_len, REFERENCE_GEN_LEN, dict.fromkeys(LEVELS, least)))
+    figures.append(
+        _figure("gen_len", scores.gen_len, REFERENCE_GEN_LEN, dict.fromkeys(LEVELS, GEN_LEN_SHARE))
+    )
+    rows = scores.gen_num
     refusal = None if rows == ROWS else f"not the whole split ({rows:,} of {ROWS:,} rows): no verdict"
-    return Verdict(tuple(figures), refusal)
+    return Verdict(
+        figures=tuple(figures),
+        passed={
+            level: None if refusal else all(figure.passes[level] for figure in figures) for level in LEVELS
+        },
+        refusal=refusal,
+        sentences_by=scores.sentences_by,
+        gen_num=rows,
+    )
+
+
+def judge(predictions: Sequence[str], references: Sequence[str]) -> Verdict:
+    """Score and judge the summaries of all rows."""
+    return verdict(mlperf_scores(predictions, references))
+
+
+def _figure(name: str, value: float, reference: float, shares: Mapping[Level, float]) -> Figure:
+    """shares: by level, the least share of the reference that passes."""
+    return Figure(
+        name, value, reference, {level: value >= reference * share for level, share in shares.items()}
+    )

@@ -1,17 +1,20 @@
-"""What summaries are like, whatever their reference: length, copying, novelty, repetition."""
+"""What summaries are like, whatever their reference: length, copied passages, novelty, repetition."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import ConfigDict
 
-from summarizer.evaluation.fragments import fragments, words
+from summarizer.evaluation.metrics import Interval, bootstrap
 from summarizer.evaluation.parallel import map_rows
-from summarizer.evaluation.rouge import Interval, bootstrap
 from summarizer.evaluation.sentences import split_sentences
+
+_WORD = re.compile(r"\d+(?:[.,]\d+)+|[^\W_]+(?:['’][^\W_]+)*")
 
 NOVEL_NGRAMS = (1, 2, 3, 4)
 REPEATED_NGRAM = 3
@@ -32,11 +35,13 @@ UNITS: Mapping[str, str] = {
 class Statistic:
     """The mean of one statistic over the rows that have it."""
 
-    interval: Interval | None
+    __pydantic_config__ = ConfigDict(extra="forbid")
+
+    mean: Interval | None
     """In `unit`; None where no row has it."""
-    rows: int
-    """That have it: a summary of two words has no trigram."""
     unit: str
+    rows: int
+    """How many rows have it: a summary of two words has no trigram."""
 
 
 def text_statistics(
@@ -44,7 +49,7 @@ def text_statistics(
 ) -> dict[str, NDArray[np.float64]]:
     """Each row's value of each of UNITS, shape (rows,); NaN where a summary is too short to have one.
 
-    words, sentences: length, by `fragments.words` and `sentences.split_sentences`.
+    words, sentences: length, by `words` and `sentences.split_sentences`.
     coverage: share of the summary's words that are part of an extractive fragment.
     density: mean length of the fragment that a word of the summary belongs to: sum of squared lengths by words.
     compression: the article's words by the summary's.
@@ -76,7 +81,7 @@ def mean_statistics(
     for name, values in per_row.items():
         present = values[~np.isnan(values)]
         interval = bootstrap({name: present}, samples, seed)[name] if len(present) else None
-        means[name] = Statistic(interval, len(present), UNITS[name])
+        means[name] = Statistic(interval, UNITS[name], len(present))
     return means
 
 
@@ -115,3 +120,58 @@ def _describe_row(article_text: str, summary_text: str) -> list[float]:
 
 def _ngrams(tokens: Sequence[str], n: int) -> list[tuple[str, ...]]:
     return list(zip(*(tokens[k:] for k in range(n)), strict=False))
+
+
+def words(text: str) -> list[str]:
+    """Words and numbers in lower case, without punctuation: "don't" is one, "3.5" is one, "well-known" two.
+
+    Any script with letters; where words are not set apart by spaces, a run of letters counts as one.
+    """
+    return [match.group().lower().replace("’", "'") for match in _WORD.finditer(text)]
+
+
+@dataclass(frozen=True)
+class Fragment:
+    """Words of a summary that stand in its article one after the other."""
+
+    summary_start: int
+    """Index of the first word in the summary."""
+    article_start: int
+    """Index of the same word in the article."""
+    length: int
+    """In words."""
+
+
+def fragments(article: Sequence[str], summary: Sequence[str]) -> list[Fragment]:
+    """The extractive fragments F(A, S) of two texts given as words, in the summary's order, none overlapping.
+
+    Greedy: from each word of the summary the longest run that the article has too, then on behind it. The
+    article is searched as the paper does it, behind a run already tried and not inside it, so that a longer run
+    which starts inside another one is passed over.
+    Source: Grusky et al. 2018 (Newsroom, arXiv:1804.11283), figure 3. Each repetition of a fragment counts, as
+    in the authors' own code.
+    """
+    places: dict[str, list[int]] = {}
+    for place, word in enumerate(article):
+        places.setdefault(word, []).append(place)
+    found: list[Fragment] = []
+    start = 0
+    while start < len(summary):
+        best = Fragment(start, 0, 0)
+        behind = 0
+        for place in places.get(summary[start], ()):
+            if place < behind:
+                continue
+            length = _common_length(article, place, summary, start)
+            behind = place + length
+            if length > best.length:
+                best = Fragment(start, place, length)
+        if best.length:
+            found.append(best)
+        start += max(best.length, 1)
+    return found
+
+
+def _common_length(article: Sequence[str], place: int, summary: Sequence[str], start: int) -> int:
+    most = min(len(article) - place, len(summary) - start)
+    return next((k for k in range(most) if article[place + k] != summary[start + k]), most)

@@ -182,7 +182,7 @@ def _results(data: DataConfig, summary: RunRecord) -> list[EvalResult]:
             dataset_split=summary.split,
             metric_type="rouge",
             metric_name=ROUGE[variant],
-            metric_value=round(getattr(summary.rouge, variant).value, 4),
+            metric_value=round(summary.rouge[variant].value, 4),
         )
         for variant in ROUGE
     ]

@@ -6,7 +6,8 @@ from collections.abc import Iterator, Sequence
 
 from summarizer.config.schema import RunConfig
 from summarizer.config.targets import Target
-from summarizer.runs.record import RougeScores, RunRecord
+from summarizer.evaluation.metrics import Interval
+from summarizer.runs.record import RunRecord
 
 ROUGE = {
     "rouge1": "ROUGE-1 F1",
@@ -21,7 +22,7 @@ def scores(summary: RunRecord | None) -> list[str]:
     """Paragraphs: the table, and what its numbers are."""
     if summary is None or summary.rouge is None:
         return ["Not known: the run did not come as far as its final scores."]
-    columns: dict[str, RougeScores | None] = {
+    columns: dict[str, dict[str, Interval] | None] = {
         "this adapter": summary.rouge,
         "the base alone": summary.base.rouge if summary.base else None,
         "Lead-3": summary.baseline,
@@ -76,10 +77,10 @@ def _of_target(group: str, target: Target, leave_out: Sequence[str] = ()) -> Ite
             yield f"{group}: {name}", "none" if value is None else shown or "none"
 
 
-def _score(column: RougeScores | None, variant: str) -> str:
+def _score(column: dict[str, Interval] | None, variant: str) -> str:
     if column is None:
         return NONE
-    score = getattr(column, variant)
+    score = column[variant]
     return f"{score.value:.2f} ({score.low:.2f} to {score.high:.2f})"
 
 

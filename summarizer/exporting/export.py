@@ -25,7 +25,7 @@ from summarizer.exporting.load_code import ctranslate2_code, merged_code, peft_c
 from summarizer.exporting.measure import Reference
 from summarizer.exporting.merge import Merge
 from summarizer.exporting.model_folder import MergedModel
-from summarizer.exporting.request import CTRANSLATE2_DTYPES, Request, output_issues, require_room
+from summarizer.exporting.request import CTRANSLATE2_DTYPES, ExportRequest, output_issues, require_room
 from summarizer.models.load import load_config
 from summarizer.models.source import model_folder
 from summarizer.models.stored_base import is_stored_base
@@ -55,7 +55,7 @@ MOST_CONVERSION_KL = 1.0
 weights anew with one step a row costs it 0.355 by itself); a converter that misreads a model would cost several."""
 
 
-def export(request: Request) -> Iterator[str]:
+def export(request: ExportRequest) -> Iterator[str]:
     """Do what was asked for, and say what came of it, a line at a time.
 
     Raises ConfigError for a user's mistake and OSError for a full disk; the output folder is then not there.
@@ -72,7 +72,7 @@ def export(request: Request) -> Iterator[str]:
     yield f"how to load it, and what it is: {shown(request.output / CARD)}"
 
 
-def _peft(request: Request) -> list[str]:
+def _peft(request: ExportRequest) -> list[str]:
     run, spec = request.run, request.run.spec
     folder = model_folder(spec.model, weights=False)
     tokenizer = load_tokenizer(folder)
@@ -104,7 +104,7 @@ def _peft(request: Request) -> list[str]:
     return limits
 
 
-def _merged(request: Request) -> list[str]:
+def _merged(request: ExportRequest) -> list[str]:
     opened = open_runs([request.run], device=request.device, precision="fp32")
     end_as_prompted(opened.tokenizer, opened.prompt)
     model = _model(opened, Merge(opened.adapted, 0))
@@ -118,7 +118,7 @@ def _merged(request: Request) -> list[str]:
     return choice.lines()
 
 
-def _ctranslate2(request: Request) -> list[str]:
+def _ctranslate2(request: ExportRequest) -> list[str]:
     spec = request.run.spec
     require_convertible(load_config(model_folder(spec.model, weights=False)))
     parent = request.output.parent
@@ -159,7 +159,7 @@ class _ToConvert:
     lines: list[str]
 
 
-def _merged_to_convert(request: Request, folder: Path) -> _ToConvert:
+def _merged_to_convert(request: ExportRequest, folder: Path) -> _ToConvert:
     opened = open_runs([request.run], device=request.device, precision="fp32")
     end_as_prompted(opened.tokenizer, opened.prompt)
     dtype = CTRANSLATE2_DTYPES[request.dtype]
@@ -172,7 +172,7 @@ def _merged_to_convert(request: Request, folder: Path) -> _ToConvert:
     return _ToConvert(Words(opened.tokenizer, opened.prompt), choice.reference, choice.lines())
 
 
-def _cost_of_conversion(reference: Reference, folder: Path, request: Request) -> str:
+def _cost_of_conversion(reference: Reference, folder: Path, request: ExportRequest) -> str:
     """Raises ConfigError where the converted model answers something else altogether."""
     with bar("measuring the converted model", len(reference.examples)) as progress:
         answer = log_probs_of_converted(folder)
@@ -212,7 +212,7 @@ def _new(folder: Path) -> Iterator[Path]:
 
 def _write_card(
     folder: Path,
-    request: Request,
+    request: ExportRequest,
     words: Words,
     code: str,
     lines: Sequence[str],

@@ -7,13 +7,19 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
-from summarizer.config.nearest import suggestion
+from pydantic import Field
+from pydantic_settings import CliPositionalArg
+
+from summarizer.config.flags import FolderPath
 from summarizer.config.paths import nearest_existing
-from summarizer.errors import ConfigError, Issue
-from summarizer.runs.trained_run import TrainedRun, read_run
+from summarizer.config.shared_flags import BaseModelFlags
+from summarizer.errors import ConfigError, Issue, sound
 
-FORMATS = ("peft", "merged", "ctranslate2")
+if TYPE_CHECKING:
+    from summarizer.runs.trained_run import TrainedRun
+
 TRANSFORMERS_DTYPES = ("bf16", "fp16", "fp32")
 CTRANSLATE2_DTYPES = {
     "int8": "fp16",
@@ -27,15 +33,33 @@ CTRANSLATE2_DTYPES = {
 """How CTranslate2 can store weights, and the type of the merged weights that it is given to make them of: half
 precision for those it quantizes, whose own steps are some ten times as coarse."""
 DEFAULT_DTYPES = {"peft": "bf16", "merged": "bf16", "ctranslate2": "int8"}
-WEIGHTS = ("trained", "original")
-DEVICES = ("auto", "cpu", "cuda")
 PACKAGE = "ctranslate2>=4.8"
 """The first version that was tried with transformers 5."""
 
 
+class ExportFlags(BaseModelFlags):
+    """Write a trained run into a folder that other programs load, with a model card."""
+
+    run: CliPositionalArg[FolderPath] = Field(validation_alias="RUN")
+    """the run's folder"""
+    format: Literal["peft", "merged", "ctranslate2"] | None = None
+    """required: peft (the adapter alone), merged (a model for transformers) or ctranslate2"""
+    dtype: Literal["bf16", "fp16", "fp32", "int8", "int8_float16", "int8_bfloat16", "int8_float32"] | None = (
+        None
+    )
+    """of the weights; default: bf16, for ctranslate2 int8; those of int8 are for ctranslate2 alone"""
+    output: FolderPath | None = None
+    """new or empty (default: RUN/export/FORMAT); made whole or not at all"""
+    weights: Literal["trained", "original"] | None = None
+    """merge into the weights as the run had them, quantized (trained), or into the checkpoint's own (original); by
+    default into those whose answers are nearer to the unmerged model's"""
+    with_base: bool = False
+    """for peft: a dense copy of the base model beside the adapter"""
+
+
 @dataclass(frozen=True)
-class Request:
-    """A checked export."""
+class ExportRequest:
+    """An export whose flags are sound."""
 
     run: TrainedRun
     format: str
@@ -43,65 +67,57 @@ class Request:
     """One of TRANSFORMERS_DTYPES, or of CTRANSLATE2_DTYPES for that format."""
     output: Path
     weights: str | None
-    """One of WEIGHTS; None takes whichever answers nearer to the unmerged model."""
+    """trained or original; None takes whichever answers nearer to the unmerged model."""
     device: str
     with_base: bool
     """Put a dense copy of the base beside a PEFT adapter."""
 
 
-def build_request(
-    run: str,
-    *,
-    format_name: str | None,
-    dtype: str | None,
-    output: str | None,
-    weights: str | None,
-    model: str | None,
-    device: str,
-    with_base: bool,
-) -> Request:
-    """model: where the base lies now, where it has moved since training.
+def requested(flags: ExportFlags) -> ExportRequest:
+    """Raises ConfigError with everything that is wrong with the run and the flags."""
+    from summarizer.runs.trained_run import read_run
 
-    Raises ConfigError with everything that is wrong with the run and the arguments.
-    """
     issues: list[Issue] = []
-    trained = None
-    try:
-        trained = read_run(Path(run), model=model)
-    except ConfigError as error:
-        issues += error.issues
-    issues += _mistaken_names(format_name, dtype, weights, device)
-    if with_base and format_name in ("merged", "ctranslate2"):
-        issues.append(
-            Issue("--with-base", f"goes with --format peft alone: {format_name} holds the base itself")
-        )
-    if format_name == "peft" and weights is not None:
-        issues.append(Issue("--weights", "an adapter for peft is merged into nothing; see --format merged"))
-    if format_name == "peft" and dtype in TRANSFORMERS_DTYPES and not with_base:
-        issues.append(
-            Issue("--dtype", "an adapter stays in fp32, as it was trained; with --with-base it is the base's")
-        )
-    if format_name == "ctranslate2" and importlib.util.find_spec("ctranslate2") is None:
-        issues.append(
-            Issue(
-                "--format",
-                f"ctranslate2 needs a package that is not installed: pip install '{PACKAGE}'",
-            )
-        )
-    target = Path(output).expanduser() if output else Path(run) / "export" / (format_name or "")
-    if output or format_name in FORMATS:
+    trained = sound(lambda: read_run(flags.run, model=flags.model), issues)
+    issues += [*flags.mistakes, *_disagreements(flags)]
+    name = flags.format
+    target = flags.output.expanduser() if flags.output else flags.run / "export" / (name or "")
+    if flags.output or name:
         issues += output_issues(target)
-    if issues or trained is None or format_name is None:
+    if issues or trained is None or name is None:
         raise ConfigError(issues)
-    return Request(
+    return ExportRequest(
         trained,
-        format_name,
-        dtype or DEFAULT_DTYPES[format_name],
+        name,
+        flags.dtype or DEFAULT_DTYPES[name],
         target,
-        weights,
-        device,
-        with_base,
+        flags.weights,
+        flags.device,
+        flags.with_base,
     )
+
+
+def _disagreements(flags: ExportFlags) -> Iterator[Issue]:
+    """Flags that are sound by themselves and have no place beside each other, or none on this machine."""
+    name, dtype = flags.format, flags.dtype
+    if name is None:
+        if "format" not in flags.mistaken:
+            yield Issue("--format", "is required; one of peft, merged, ctranslate2")
+        return
+    if name in ("peft", "merged") and dtype is not None and dtype not in TRANSFORMERS_DTYPES:
+        yield Issue(
+            "--dtype", f"{dtype!r} is a type of --format ctranslate2; {name} takes bf16, fp16 or fp32"
+        )
+    if flags.with_base and name != "peft":
+        yield Issue("--with-base", f"goes with --format peft alone: {name} holds the base model itself")
+    if name == "peft" and flags.weights is not None:
+        yield Issue("--weights", "an adapter for peft is merged into nothing; see --format merged")
+    if name == "peft" and dtype in TRANSFORMERS_DTYPES and not flags.with_base:
+        yield Issue(
+            "--dtype", "an adapter stays in fp32, as it was trained; with --with-base it is the base's"
+        )
+    if name == "ctranslate2" and importlib.util.find_spec("ctranslate2") is None:
+        yield Issue("--format", f"ctranslate2 needs a package that is not installed: pip install '{PACKAGE}'")
 
 
 def require_room(folder: Path, needed_bytes: int) -> None:
@@ -128,25 +144,3 @@ def output_issues(folder: Path) -> Iterator[Issue]:
         yield Issue(
             "--output", f"{nearest_existing(folder)} is a file, so that no folder can be made below it"
         )
-
-
-def _mistaken_names(
-    format_name: str | None, dtype: str | None, weights: str | None, device: str
-) -> Iterator[Issue]:
-    if format_name is None:
-        yield Issue("--format", f"is required; one of {', '.join(FORMATS)}")
-    elif format_name not in FORMATS:
-        yield Issue("--format", f"unknown format {format_name!r}{suggestion(format_name, FORMATS)}")
-    of_transformers = format_name in ("peft", "merged")
-    dtypes = TRANSFORMERS_DTYPES if of_transformers else tuple(CTRANSLATE2_DTYPES)
-    if dtype is not None and dtype not in dtypes:
-        hint = (
-            "; --format ctranslate2 has it"
-            if format_name == "merged" and dtype in CTRANSLATE2_DTYPES
-            else suggestion(dtype, dtypes)
-        )
-        yield Issue("--dtype", f"unknown type {dtype!r}{hint}")
-    if weights is not None and weights not in WEIGHTS:
-        yield Issue("--weights", f"unknown weights {weights!r}{suggestion(weights, WEIGHTS)}")
-    if device not in DEVICES:
-        yield Issue("--device", f"unknown device {device!r}{suggestion(device, DEVICES)}")

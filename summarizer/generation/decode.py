@@ -21,8 +21,8 @@ from summarizer.generation.token_pass import TokenPass, token_pass
 from summarizer.generation.transformers_generate import generate
 from summarizer.models.attention import attending_by, packs_examples
 from summarizer.models.nll import head_at
-from summarizer.ops.few_rows import stored_weights_in_place
-from summarizer.quantization.int8_on_cpu import inputs_in_int8
+from summarizer.ops.decode_gemm import stored_weights_in_place
+from summarizer.ops.prefill_gemm import int8_activations
 
 TOKENS_READ_AT_ONCE = 4096
 """Of new prompts in one pass, unless a single one is longer: bounds what their activations take."""
@@ -44,7 +44,7 @@ class Decoder:
     on_step: Callable[[int], None] | None = None
     """Hears of each step how many tokens it wrote."""
     read_in_int8: bool = False
-    """Prompts are read within `inputs_in_int8`."""
+    """Prompts are read within `int8_activations`."""
 
     def answers(self, prompts: Sequence[Sequence[int]]) -> Iterator[tuple[int, list[list[int]]]]:
         """Each prompt's number and every trial's tokens after it, end token left out, as soon as they are known.
@@ -194,7 +194,7 @@ class _Writing:
         positions = torch.cat([torch.arange(length) for length in lengths]).to(device)
         lasts = torch.tensor(lengths, device=device).cumsum(0) - 1
         borders = self.key_values.begin_reading(slots, lengths * trials)
-        reading = inputs_in_int8() if self.decoder.read_in_int8 else nullcontext()
+        reading = int8_activations() if self.decoder.read_in_int8 else nullcontext()
         with reading, head_at(self.decoder.adapted.model, lasts.expand(trials, -1)):
             new = self._forward(
                 ids.repeat(1, trials), borders.reshape(1, 1, 1, -1), positions.repeat(1, trials)

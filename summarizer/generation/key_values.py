@@ -11,10 +11,10 @@ from jaxtyping import Float, Int, Int32, Shaped
 from torch import Tensor
 
 from summarizer.data.batches import moved
-from summarizer.models.attention import packed_attention
-from summarizer.ops import attend_token
-from summarizer.ops.attend_one import Kept, attend_one, takes
-from summarizer.quantization.frozen import in_product_precision
+from summarizer.ops import decode_attention
+from summarizer.ops.attention import packed_attention
+from summarizer.ops.decode_attention import CachedKeyValues
+from summarizer.ops.elementwise import in_compute_dtype
 
 
 @dataclass
@@ -91,7 +91,7 @@ class KeyValues:
     """Tokens of each slot's beams whose keys are kept."""
     _pass: _Reading | _Writing | None = None
     _lengths: Int[Tensor, "2 s"] = field(init=False)
-    """Of prompts and, with the new token, of answers: written in place, where a tape goes on finding them."""
+    """Of prompts and, with the new token, of answers: written in place, where kernel graphs find them."""
 
     def __post_init__(self) -> None:
         self.prompt_lengths, self.written = [1] * self.slots, [0] * self.slots
@@ -131,14 +131,13 @@ class KeyValues:
             self.at_fixed_places
             and isinstance(self._pass, _Writing)
             and layer in self.layers
-            and attend_token.takes(query, self.layers[layer][0].of_prompts)
+            and decode_attention.supports_on_gpu(query, self.layers[layer][0].of_prompts)
         ):
-            kept_now = self.kept(layer)
             scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-            return attend_token.attend_token(
-                query, key, value, kept_now.prompts, kept_now.answers, self._lengths, scale
+            return decode_attention.attend_new_token_on_gpu(
+                query, key, value, self.kept(layer), self._lengths, scale
             )
-        key, value = (in_product_precision(tensor) for tensor in (key, value))
+        key, value = (in_compute_dtype(tensor) for tensor in (key, value))
         if layer not in self.layers:
             self.layers[layer] = (self._room(key), self._room(value))
         kept = self.layers[layer]
@@ -148,20 +147,22 @@ class KeyValues:
                     self._pass.slots, torch.split(new[0], self._pass.lengths, 1), strict=True
                 ):
                     old.of_prompts[slot, :, : part.shape[1]] = part
-            return packed_attention(in_product_precision(query), key, value, self._pass.borders, scaling)
+            return packed_attention(in_compute_dtype(query), key, value, self._pass.borders, scaling)
         assert isinstance(self._pass, _Writing)
         for new, old in zip((key, value), kept, strict=True):
             old.of_beams[self._pass.rows, :, self._pass.places] = new[:, :, 0]
         query = query * (query.shape[-1] ** -0.5 if scaling is None else scaling)
-        if not self.at_fixed_places and takes(kept[0].of_prompts):
-            return attend_one(query.float(), self.kept(layer))
-        return self._attend_to_both(in_product_precision(query), *kept, self._pass)
+        if not self.at_fixed_places and decode_attention.supports(kept[0].of_prompts):
+            return decode_attention.attend_cached(query.float(), self.kept(layer))
+        return self._attend_to_both(in_compute_dtype(query), *kept, self._pass)
 
-    def kept(self, layer: int) -> Kept:
+    def kept(self, layer: int) -> CachedKeyValues:
         """Where a layer's keys and values lie until slots leave, and how many there are in this pass."""
         keys, values = self.layers[layer]
         prompts, answers = self._lengths.unbind()
-        return Kept((keys.of_prompts, values.of_prompts), (keys.of_beams, values.of_beams), prompts, answers)
+        return CachedKeyValues(
+            (keys.of_prompts, values.of_prompts), (keys.of_beams, values.of_beams), prompts, answers
+        )
 
     def _attend_to_both(
         self,

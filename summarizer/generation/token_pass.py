@@ -1,7 +1,7 @@
-"""One new token of each beam through a whole model of a known kind: its kernels, taken down on a tape.
+"""One new token of each beam through a whole model of a known kind: its kernels, recorded as a graph.
 
-What the modules of the model would do, in their order; the products, with their adapters, are taken down from the
-layers themselves. A model of another kind, or whose layers take other ways than the kernels', has no tape.
+What the modules of the model would do, in their order; the products, with their adapters, are recorded from the
+layers themselves. A model of another kind, or whose layers take other ways than the kernels', has no kernel graph.
 """
 
 from __future__ import annotations
@@ -22,34 +22,30 @@ from transformers import (
     Qwen2ForCausalLM,
 )
 
-from summarizer import compat
 from summarizer.generation.key_values import KeyValues
+from summarizer.models import probe
 from summarizer.models.attention import is_packed
 from summarizer.models.gptj_attention import GPTJAttention
 from summarizer.models.rotary_attention import RotaryAttention
-from summarizer.ops import attend_one, between, probe
-from summarizer.ops.attend_one import Turns
-from summarizer.ops.few_rows import FEW_ROWS
-from summarizer.ops.rms_norm import RMSNorm
-from summarizer.ops.tape import Tape, taken_down
+from summarizer.ops import activations, decode_attention, elementwise, kernel_graph, norms
+from summarizer.ops.decode_gemm import DECODE_ROWS
+from summarizer.ops.kernel_graph import KernelGraph, NotRecordableError, recorded
+from summarizer.ops.norms import RMSNorm
+from summarizer.ops.rotary import RotaryTable
 
 Angles = Callable[[Tensor], tuple[Tensor, Tensor]]
 """Cosines and sines, each of shape (rows, half), of positions."""
 
 
-class _NoKernelError(Exception):
-    """A part of the model that no kernel stands for."""
-
-
 @dataclass(frozen=True)
 class TokenPass:
-    """The pass of a fixed number of rows, with the adapters, keys and values of when it was taken down."""
+    """The pass of a fixed number of rows, with the adapters, keys and values of when it was recorded."""
 
-    tape: Tape
+    graph: KernelGraph
     embedding: nn.Module
     angles: Angles
     hidden: Float32[Tensor, "rows d"]
-    turns: Turns
+    rotary: RotaryTable
     logits: Float32[Tensor, "rows v"]
 
     def __call__(
@@ -58,9 +54,9 @@ class TokenPass:
         """The next token's logits, valid until the next pass. `KeyValues.begin_writing` comes before it."""
         self.hidden.copy_(self.embedding(ids[:, None])[:, 0])
         cos, sin = self.angles(positions)
-        self.turns.cos.copy_(cos)
-        self.turns.sin.copy_(sin)
-        self.tape.run()
+        self.rotary.cos.copy_(cos)
+        self.rotary.sin.copy_(sin)
+        self.graph.run()
         return self.logits
 
 
@@ -70,14 +66,16 @@ def token_pass(model: PreTrainedModel, key_values: KeyValues, rows: int) -> Toke
     Within `stored_weights_in_place`, as what it stands for.
     """
     known = _KNOWN.get(type(model))
-    if rows > FEW_ROWS:
+    if rows > DECODE_ROWS:
         return None
-    fits = all(attend_one.takes(part.of_prompts) for both in key_values.layers.values() for part in both)
-    if known is None or not fits or not (between.is_at_hand() and Tape.is_at_hand()) or not is_packed(model):
+    fits = all(
+        decode_attention.supports(part.of_prompts) for both in key_values.layers.values() for part in both
+    )
+    if known is None or not fits or not kernel_graph.available() or not is_packed(model):
         return None
     try:
         return known(model, key_values, rows)
-    except _NoKernelError:
+    except NotRecordableError:
         return None
 
 
@@ -90,18 +88,18 @@ def _gptj(model: GPTJForCausalLM, key_values: KeyValues, rows: int) -> TokenPass
         sin, cos = attention.rotary_table(positions)
         return cos, sin
 
-    hidden, turns = _inputs(model, rows, attention.rotary_table.rotary_dim // 2, neighbors=True)
-    with taken_down() as tape:
+    hidden, table = _inputs(model, rows, attention.rotary_table.rotary_dim // 2, interleaved=True)
+    with recorded() as graph:
         for layer, block in enumerate(body.h):
             activation = block.mlp.act
             _want(isinstance(activation, nn.GELU) and activation.approximate == "tanh")
             normed = _layer_norm(block.ln_1, hidden)
-            attended = _attended(block.attn, layer, normed, key_values, turns, tape)
-            wide = between.tanh_gelu_(_product(block.mlp.fc_in, normed, tape))
-            between.add_(hidden, _product(block.attn.out_proj, attended, tape))
-            between.add_(hidden, _product(block.mlp.fc_out, wide, tape))
-        logits = _product(model.lm_head, _layer_norm(body.ln_f, hidden), tape)
-    return TokenPass(tape, body.wte, angles, hidden, turns, logits)
+            attended = _attended(block.attn, layer, normed, key_values, table)
+            wide = activations.gelu_tanh(_product(block.mlp.fc_in, normed))
+            elementwise.add(hidden, _product(block.attn.out_proj, attended))
+            elementwise.add(hidden, _product(block.mlp.fc_out, wide))
+        logits = _product(model.lm_head, _layer_norm(body.ln_f, hidden))
+    return TokenPass(graph, body.wte, angles, hidden, table, logits)
 
 
 def _llama(model: PreTrainedModel, key_values: KeyValues, rows: int) -> TokenPass:
@@ -109,24 +107,24 @@ def _llama(model: PreTrainedModel, key_values: KeyValues, rows: int) -> TokenPas
     body = model.model
     attentions = [block.self_attn for block in body.layers]
     _want(all(type(attention) is RotaryAttention and not attention.has_norms for attention in attentions))
-    hidden, turns = _inputs(model, rows, body.layers[0].self_attn.head_dim // 2, neighbors=False)
+    hidden, table = _inputs(model, rows, body.layers[0].self_attn.head_dim // 2, interleaved=False)
 
     def angles(positions: Tensor) -> tuple[Tensor, Tensor]:
         cos, sin = body.rotary_emb(hidden, positions[:, None])  # each angle twice
         return cos[:, 0, : cos.shape[-1] // 2], sin[:, 0, : sin.shape[-1] // 2]
 
-    with taken_down() as tape:
+    with recorded() as graph:
         for layer, block in enumerate(body.layers):
             mlp = block.mlp
             _want(probe.is_function(mlp.act_fn, F.silu))
             normed = _rms_norm(block.input_layernorm, hidden)
-            attended = _attended(block.self_attn, layer, normed, key_values, turns, tape)
-            between.add_(hidden, _product(block.self_attn.o_proj, attended, tape))
+            attended = _attended(block.self_attn, layer, normed, key_values, table)
+            elementwise.add(hidden, _product(block.self_attn.o_proj, attended))
             normed = _rms_norm(block.post_attention_layernorm, hidden)
-            gate, up = (_product(projection, normed, tape) for projection in (mlp.gate_proj, mlp.up_proj))
-            between.add_(hidden, _product(mlp.down_proj, between.silu_times_(gate, up), tape))
-        logits = _product(model.lm_head, _rms_norm(body.norm, hidden), tape)
-    return TokenPass(tape, body.embed_tokens, angles, hidden, turns, logits)
+            gate, up = (_product(projection, normed) for projection in (mlp.gate_proj, mlp.up_proj))
+            elementwise.add(hidden, _product(mlp.down_proj, activations.silu_mul(gate, up)))
+        logits = _product(model.lm_head, _rms_norm(body.norm, hidden))
+    return TokenPass(graph, body.embed_tokens, angles, hidden, table, logits)
 
 
 _KNOWN: dict[type[PreTrainedModel], Callable[..., TokenPass]] = {
@@ -138,44 +136,39 @@ _KNOWN: dict[type[PreTrainedModel], Callable[..., TokenPass]] = {
 """By the exact class: one that is derived from it may compute something else."""
 
 
-def _inputs(model: PreTrainedModel, rows: int, half: int, *, neighbors: bool) -> tuple[Tensor, Turns]:
+def _inputs(model: PreTrainedModel, rows: int, half: int, *, interleaved: bool) -> tuple[Tensor, RotaryTable]:
     """What a pass is given: each row's embedding, and the angles of its position."""
     hidden = torch.empty(rows, model.config.hidden_size)
-    return hidden, Turns(torch.empty(rows, half), torch.empty(rows, half), neighbors)
+    return hidden, RotaryTable(torch.empty(rows, half), torch.empty(rows, half), interleaved)
 
 
 def _attended(
-    attention: Any, layer: int, normed: Tensor, key_values: KeyValues, turns: Turns, tape: Tape
+    attention: Any, layer: int, normed: Tensor, key_values: KeyValues, table: RotaryTable
 ) -> Tensor:
     query, key, value = (
-        _product(projection, normed, tape)
-        for projection in (attention.q_proj, attention.k_proj, attention.v_proj)
+        _product(projection, normed) for projection in (attention.q_proj, attention.k_proj, attention.v_proj)
     )
     scaling = getattr(attention, "scaling", attention.head_dim**-0.5)
-    return attend_one.attend_new(query, key, value, key_values.kept(layer), turns, scaling)
+    return decode_attention.attend_new_token(query, key, value, key_values.kept(layer), table, scaling)
 
 
-def _product(layer: nn.Module, x: Tensor, tape: Tape) -> Tensor:
-    """A layer's product as the layer itself puts it on the tape, adapters and all."""
-    before = len(tape.names)
+def _product(layer: nn.Module, x: Tensor) -> Tensor:
+    """A layer's product as the layer itself records it, adapters and all."""
     y: Tensor = layer(x)
-    # Torch's way, which a layer takes for want of a kernel, would run now and never again.
-    _want(len(tape.names) == before + 1 and y.is_contiguous() and tape.last_uses(x) and tape.last_uses(y))
-    # An adapter that torch added in place would be in this y alone.
-    _want(compat.was_never_written_in_place(y))
+    kernel_graph.require_last(x, y, "a product")
     return y
 
 
 def _layer_norm(module: Any, x: Tensor) -> Tensor:
     _want(type(module) is nn.LayerNorm and module.weight is not None and module.weight.dtype == torch.float32)
-    return between.layer_norm(x, module.weight, module.bias, module.eps)
+    return norms.layer_norm(x, module.weight, module.bias, module.eps)
 
 
 def _rms_norm(module: Any, x: Tensor) -> Tensor:
     _want(type(module) is RMSNorm and module.weight.dtype == torch.float32)
-    return between.rms_norm(x, module.weight, module.epsilon)
+    return norms.rms_norm(x, module.weight, module.epsilon)
 
 
 def _want(by_kernels: bool) -> None:
     if not by_kernels:
-        raise _NoKernelError
+        raise NotRecordableError("a module that computes something else")

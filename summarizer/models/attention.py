@@ -13,16 +13,12 @@ from contextlib import contextmanager
 from typing import Any, Protocol, runtime_checkable
 
 import torch
-import torch.nn.functional as F
-from jaxtyping import Float, Int32
+from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn.attention.varlen import varlen_attn
 from transformers import AttentionInterface, AttentionMaskInterface, Cache, PreTrainedModel
 
 from summarizer import compat
-from summarizer.models.causal_blocks import causal_attention
-from summarizer.ops import causal
-from summarizer.quantization.frozen import in_product_precision
+from summarizer.ops import attention
 
 NAME = "packed"
 """What a config's attention implementation is called."""
@@ -35,8 +31,6 @@ UNKNOWN_SETTINGS = ("attn_logit_softcapping", "alibi", "attention_chunk_size")
 """Of a config: where one is set, attention is more than softmax(q k^T) v."""
 UNKNOWN_REQUESTS = ("softcap", "s_aux", "position_bias")
 """The same, as attention functions are asked for it."""
-VARLEN_TAKES = frozenset(inspect.signature(varlen_attn).parameters)
-"""torch 2.11 and 2.13 name what they take differently, and 2.11 takes less."""
 
 
 @runtime_checkable
@@ -97,93 +91,7 @@ def attend(
         return sdpa(module, query, key, value, attention_mask, scaling=scaling, **more)  # type: ignore[no-any-return]
     asked = [name for name in UNKNOWN_REQUESTS if more.get(name) is not None]
     assert not asked, f"packed attention has no {asked}: choose_attention should have left the model alone"
-    return packed_attention(query, key, value, attention_mask.reshape(-1), scaling), None
-
-
-def packed_attention(
-    query: Float[Tensor, "rows heads t d"],
-    key: Float[Tensor, "rows kv_heads t d"],
-    value: Float[Tensor, "rows kv_heads t d"],
-    borders: Int32[Tensor, " borders"],
-    scaling: float | None = None,
-) -> Float[Tensor, "rows t heads d"]:
-    """Causal attention within each stretch between two borders, which count the tokens of all rows."""
-    # What autocast does for torch's own attention. Rotations in fp32 leave q and k in fp32, and v not.
-    query, key, value = (in_product_precision(tensor) for tensor in (query, key, value))
-    if query.is_cuda and not _has_flash(query):
-        return _masked(query, key, value, borders, scaling)
-    rows, heads, t, d = query.shape
-    # Values of another width than the keys', which no kernel here knows, do not fit these shapes.
-    q, k, v = (tensor.transpose(1, 2).reshape(rows * t, tensor.shape[1], d) for tensor in (query, key, value))
-    take = _flash if q.is_cuda else _stretch_by_stretch
-    mixed: Tensor = take(q, k, v, borders, scaling)
-    return mixed.reshape(rows, t, heads, d)
-
-
-def _has_flash(x: Tensor) -> bool:
-    """Source of the widths: FlashAttention's own checks, which nothing pads for where examples are packed."""
-    # Of the ways to ask for the capability, the compiler knows this one as a constant.
-    ampere_or_later = torch.cuda.get_device_properties(x.device).major >= 8
-    width = x.shape[-1]
-    return x.dtype in (torch.bfloat16, torch.float16) and ampere_or_later and width % 8 == 0 and width <= 256
-
-
-@torch.compiler.disable  # type: ignore[untyped-decorator]
-def _stretch_by_stretch(q: Tensor, k: Tensor, v: Tensor, borders: Tensor, scaling: float | None) -> Tensor:
-    """On the CPU, where reading the borders costs nothing: each example for itself and nothing for padding."""
-    lengths = borders.diff().tolist()
-    scale = q.shape[-1] ** -0.5 if scaling is None else scaling
-    if causal.takes(q):
-        return causal.causal_attention(q, k, v, lengths, scale)
-    stretches = zip(*(torch.split(tensor, lengths) for tensor in (q, k, v)), strict=True)
-    alone = _whole if q.dtype == torch.float32 else causal_attention
-    return torch.cat([alone(query, key, value, scale) for query, key, value in stretches])
-
-
-def _whole(q: Tensor, k: Tensor, v: Tensor, scaling: float) -> Tensor:
-    q, k, v = (tensor.transpose(0, 1)[None] for tensor in (q, k, v))
-    mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scaling, enable_gqa=True)
-    return mixed[0].transpose(0, 1)
-
-
-def _flash(q: Tensor, k: Tensor, v: Tensor, borders: Tensor, scaling: float | None) -> Tensor:
-    """FlashAttention over the stretches (Dao 2023, arXiv:2307.08691)."""
-    longest = len(q)  # no stretch has more tokens; it only sizes a grid
-    more: dict[str, Any] = {"window_size": (-1, 0)} if "window_size" in VARLEN_TAKES else {"is_causal": True}
-    if q.shape[1] != k.shape[1]:
-        if "enable_gqa" in VARLEN_TAKES:
-            more["enable_gqa"] = True
-        else:
-            k, v = (tensor.repeat_interleave(q.shape[1] // tensor.shape[1], dim=1) for tensor in (k, v))
-    if scaling is not None:
-        if "scale" in VARLEN_TAKES:
-            more["scale"] = scaling
-        else:
-            q = q * (scaling * q.shape[-1] ** 0.5)
-    out: Tensor = varlen_attn(q, k, v, borders, borders, longest, longest, **more)  # type: ignore[assignment]
-    return out
-
-
-def _masked(
-    query: Float[Tensor, "rows heads t d"],
-    key: Float[Tensor, "rows kv_heads t d"],
-    value: Float[Tensor, "rows kv_heads t d"],
-    borders: Int32[Tensor, " borders"],
-    scaling: float | None,
-) -> Float[Tensor, "rows t heads d"]:
-    """Where there is no such kernel (fp32, older cards, odd heads): a mask made on the device, without reading it.
-
-    Row by row, so that an overflow in one trial's reaches no other's: 0 x inf is NaN, behind a mask too.
-    """
-    rows, heads, t, _ = query.shape
-    places = torch.arange(rows * t, device=query.device).reshape(rows, t)
-    stretch = torch.searchsorted(borders, places, right=True)
-    mask = (stretch[:, None, :, None] == stretch[:, None, None, :]) & (
-        places[:, None, :, None] >= places[:, None, None, :]
-    )
-    key, value = (tensor.repeat_interleave(heads // tensor.shape[1], dim=1) for tensor in (key, value))
-    mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scaling)
-    return mixed.transpose(1, 2)
+    return attention.packed_attention(query, key, value, attention_mask.reshape(-1), scaling), None
 
 
 def choose_attention(model: PreTrainedModel) -> None:

@@ -15,8 +15,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from summarizer.models import attention
-from summarizer.ops import attend_token, probe, rotary
+from summarizer.models import attention, probe
+from summarizer.ops import decode_attention, rotary
 
 MODEL_TYPE = "gptj"
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "out_proj")
@@ -78,32 +78,18 @@ class GPTJAttention(nn.Module):
             projection(hidden_states).view(rows, t, -1, self.head_dim)
             for projection in (self.q_proj, self.k_proj, self.v_proj)
         )
-        if attend_token.turns(hidden_states):
+        if decode_attention.rotates_on_gpu(hidden_states):
             table, positions = self.rotary_table.table, position_ids.expand(rows, 1).reshape(-1)
-            q, k = (x[:, None] for x in attend_token.turned(q[:, 0], k[:, 0], cast(Tensor, table), positions))
+            both = decode_attention.rotate_token(q[:, 0], k[:, 0], cast(Tensor, table), positions)
+            q, k = (x[:, None] for x in both)
         else:
-            sin, cos = (angles[:, :, None, :] for angles in self.rotary_table(position_ids))
-            q, k = (rotate(tensor, sin, cos, self.rotary_table.rotary_dim) for tensor in (q, k))
+            sin, cos = self.rotary_table(position_ids)
+            q, k = (rotary.rotate(tensor, cos, sin, interleaved=True) for tensor in (q, k))
         q, k, v = (tensor.transpose(1, 2) for tensor in (q, k, v))
         if (cache := attention.cache_among(more)) is not None:
             k, v = cache.update(k, v, self.layer_idx)
         mixed, _ = attention.attend(self, q, k, v, attention_mask)
         return self.out_proj(mixed.reshape(rows, t, -1)), None
-
-
-def rotate(
-    x: Float[Tensor, "rows t heads d"],
-    sin: Float[Tensor, "#rows t 1 half"],
-    cos: Float[Tensor, "#rows t 1 half"],
-    rotated: int,
-) -> Float[Tensor, "rows t heads d"]:
-    """Turn each pair of neighbors among the first `rotated` of a head by its position's angle, in fp32."""
-    if rotary.takes(x, cos):
-        return rotary.rotated(x, cos[:, :, 0], sin[:, :, 0], neighbors=True)
-    turning = x[..., :rotated].float()
-    first, second = turning[..., 0::2], turning[..., 1::2]
-    turned = torch.stack((first * cos - second * sin, second * cos + first * sin), dim=-1).flatten(-2)
-    return torch.cat((turned.to(x.dtype), x[..., rotated:]), dim=-1)
 
 
 def replace_gptj_attention(model: PreTrainedModel) -> bool:

@@ -12,12 +12,10 @@ from accelerate import init_empty_weights
 from torch import nn
 from transformers import AutoModelForCausalLM, Conv1D, PretrainedConfig, PreTrainedModel
 
-from summarizer.models import gptj_attention
+from summarizer.models import gptj_attention, probe
 from summarizer.models.attention import choose_attention, is_packed, mark_packed
 from summarizer.models.rotary_attention import replace_rotary_attention
-from summarizer.ops import probe
-from summarizer.ops.gelu import TanhGELU
-from summarizer.ops.rms_norm import same_as
+from summarizer.ops.activations import TanhGELU
 from summarizer.quantization.frozen import FrozenEmbedding, FrozenLinear, FrozenWeight
 
 log = logging.getLogger(__name__)
@@ -130,7 +128,7 @@ def _fuse_elementwise(model: PreTrainedModel) -> None:
     for name, module in list(model.named_modules()):
         if probe.is_function(module, partial(F.gelu, approximate="tanh")):
             model.set_submodule(name, TanhGELU())
-        elif (norm := same_as(module)) is not None:
+        elif (norm := probe.as_rms_norm(module)) is not None:
             model.set_submodule(name, norm)
 
 

@@ -14,8 +14,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from summarizer.models import attention
-from summarizer.ops import probe, rotary
+from summarizer.models import attention, probe
+from summarizer.ops import rotary
 
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj")
 NORMS = ("q_norm", "k_norm")
@@ -81,22 +81,8 @@ def rotate_halves(
 
     The numbers of a head from `turning` on stay.
     """
-    if rotary.takes(q, cos) and rotary.takes(k, cos):
-        q, k = (rotary.rotated(x, cos, sin, neighbors=False).transpose(1, 2) for x in (q, k))
-        return q, k
-    cos, sin = cos.unsqueeze(1), sin.unsqueeze(1)
-    return _turned(q.transpose(1, 2), cos, sin), _turned(k.transpose(1, 2), cos, sin)
-
-
-def _turned(
-    x: Float[Tensor, "rows heads t d"],
-    cos: Float[Tensor, "#rows 1 t turning"],
-    sin: Float[Tensor, "#rows 1 t turning"],
-) -> Float[Tensor, "rows heads t d"]:
-    turning = cos.shape[-1]
-    front, half = x[..., :turning], turning // 2
-    front = front * cos + torch.cat((-front[..., half:], front[..., :half]), dim=-1) * sin
-    return front if turning == x.shape[-1] else torch.cat((front, x[..., turning:]), dim=-1)
+    q, k = (rotary.rotate(x, cos, sin, interleaved=False).transpose(1, 2) for x in (q, k))
+    return q, k
 
 
 def replace_rotary_attention(model: PreTrainedModel) -> int:

@@ -12,18 +12,18 @@ import torch
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
-from summarizer.ops import coded_rows
-from summarizer.ops.few_rows import LowRankPairs
-from summarizer.quantization.protocol import DenseProducts, Parts, PartShapes, require_finite
+from summarizer.ops import decode_gemm
+from summarizer.ops.decode_gemm import Epilogue
+from summarizer.quantization.protocol import Parts, PartShapes, WeightFormat, require_finite
 
 BLOCK = 4096
 """Weights that share one absmax. Source: the reference experiment, and bitsandbytes' default."""
 
 
-class _DynamicBlocks(DenseProducts):
+class _DynamicBlocks(WeightFormat):
     name = "blockwise8"
     version = 1
-    few_rows = 128  # a dense copy is as fast from 180 rows on (two cores with AVX-512, bf16 products)
+    decode_rows = 128  # a dense copy is as fast from 180 rows on (two cores with AVX-512, bf16 products)
 
     def quantize(self, weight: Tensor) -> dict[str, Tensor]:
         require_finite(weight)
@@ -44,17 +44,12 @@ class _DynamicBlocks(DenseProducts):
         )
         return full.reshape(shape).to(dtype)
 
-    def few_rows_product(
-        self,
-        x: Tensor,
-        parts: Parts,
-        shape: tuple[int, int],
-        bias: Tensor | None,
-        pairs: LowRankPairs | None,
+    def decode_gemm(
+        self, x: Tensor, parts: Parts, shape: tuple[int, int], epilogue: Epilogue
     ) -> Tensor | None:
-        if x.device.type != "cpu" or not coded_rows.is_at_hand():
+        if not decode_gemm.supports(x, parts["q"], decode_gemm.CODED):
             return None
-        return coded_rows.blockwise8_product(x, parts["q"], parts["absmax"], parts["code"], bias, pairs)
+        return decode_gemm.blockwise8_gemm(x, parts["q"], parts["absmax"], parts["code"], epilogue)
 
     def rows(
         self, parts: Parts, shape: tuple[int, int], ids: Int[Tensor, " ..."], dtype: torch.dtype

@@ -10,7 +10,8 @@ from jaxtyping import Float, Float32, Int
 from torch import Tensor, nn
 
 from summarizer.errors import ConfigError
-from summarizer.ops.few_rows import LowRankPairs, are_few_in_place, are_few_on_a_card
+from summarizer.ops.decode_gemm import Epilogue, LowRankPairs, is_decode, is_decode_on_gpu
+from summarizer.ops.elementwise import in_compute_dtype
 from summarizer.quantization import weight_format
 
 
@@ -63,11 +64,11 @@ class FrozenWeight(nn.Module):
             "so its layers cannot be frozen and adapted",
         )
 
-    def product(self, x: Float[Tensor, "... d_in"]) -> Float[Tensor, "... d_out"]:
+    def matmul(self, x: Float[Tensor, "... d_in"]) -> Float[Tensor, "... d_out"]:
         """x @ W.T without a graph: for passes that write their own backward."""
-        return self.format.product(x, self.parts, self.shape)
+        return self.format.matmul(x, self.parts, self.shape)
 
-    def few_rows_product(
+    def decode_gemm(
         self,
         x: Float[Tensor, "... d_in"],
         bias: Float[Tensor, " d_out"] | None = None,
@@ -75,53 +76,54 @@ class FrozenWeight(nn.Module):
     ) -> Float32[Tensor, "... d_out"] | None:
         """x @ W.T + bias and what adapters add, for a few rows that are to be multiplied with the weight as stored.
 
-        Takes x before it is put into the precision of products, and makes no graph. None is: the usual way.
+        Takes x before it is put into the compute dtype, and makes no graph. None is: the usual way.
         """
         if torch.is_grad_enabled():
             return None
-        if are_few_in_place(x, self.format.few_rows):
+        if is_decode(x, self.format.decode_rows):
             rows = x.reshape(-1, x.shape[-1]).float()
-        elif are_few_on_a_card(x):
+        elif is_decode_on_gpu(x):
             # A row alone is multiplied in fp32 whatever it comes in; to convert it would be a launch more.
             alone = x.numel() == x.shape[-1]
-            rows = (x if alone else in_product_precision(x)).reshape(-1, x.shape[-1])
+            rows = (x if alone else in_compute_dtype(x)).reshape(-1, x.shape[-1])
         else:
             return None
-        y = self.format.few_rows_product(rows, self.parts, self.shape, bias, pairs)
+        y = self.format.decode_gemm(rows, self.parts, self.shape, Epilogue(bias, pairs))
         return None if y is None else y.reshape(*x.shape[:-1], -1)
 
-    def many_rows_product(
+    def prefill_gemm(
         self,
         x: Float[Tensor, "... d_in"],
         bias: Float[Tensor, " d_out"] | None = None,
         pairs: LowRankPairs | None = None,
     ) -> Float[Tensor, "... d_out"] | None:
-        """The same for the rows of prompts, in the precision of x, which is that of products. Makes no graph."""
+        """The same for the rows of prompts, in the precision of x, which is the compute dtype. Makes no graph."""
         if torch.is_grad_enabled():
             return None
-        y = self.format.many_rows_product(x.reshape(-1, x.shape[-1]), self.parts, self.shape, bias, pairs)
+        rows = x.reshape(-1, x.shape[-1])
+        y = self.format.prefill_gemm(rows, self.parts, self.shape, Epilogue(bias, pairs))
         return None if y is None else y.reshape(*x.shape[:-1], -1)
 
-    def product_backward(self, grad: Float[Tensor, "... d_out"]) -> Float[Tensor, "... d_in"]:
+    def matmul_backward(self, grad: Float[Tensor, "... d_out"]) -> Float[Tensor, "... d_in"]:
         """grad @ W."""
-        return self.format.product_backward(grad, self.parts, self.shape)
+        return self.format.matmul_backward(grad, self.parts, self.shape)
 
     def rows(self, ids: Int[Tensor, " ..."], dtype: torch.dtype) -> Float[Tensor, "... d_in"]:
         return self.format.rows(self.parts, self.shape, ids, dtype)
 
 
-class _FrozenProduct(torch.autograd.Function):
+class _FrozenMatmul(torch.autograd.Function):
     """x @ W.T with W dequantized in each pass anew: backward keeps the stored weight, never a dense one."""
 
     @staticmethod
     def forward(ctx: torch.autograd.function.FunctionCtx, x: Tensor, weight: FrozenWeight) -> Tensor:
         ctx.weight = weight  # type: ignore[attr-defined]
-        return weight.product(x)
+        return weight.matmul(x)
 
     @staticmethod
     def backward(ctx: torch.autograd.function.FunctionCtx, *grads: Tensor) -> tuple[Tensor, None]:
         (grad,) = grads
-        return ctx.weight.product_backward(grad), None  # type: ignore[attr-defined]
+        return ctx.weight.matmul_backward(grad), None  # type: ignore[attr-defined]
 
 
 class FrozenLinear(nn.Module):
@@ -136,40 +138,16 @@ class FrozenLinear(nn.Module):
         self.register_buffer("bias", torch.empty(self.out_features, device="meta") if bias else None)
 
     def forward(self, x: Float[Tensor, "... d_in"]) -> Float[Tensor, "... d_out"]:
-        if (few := self.weight.few_rows_product(x, self.bias)) is not None:
+        if (few := self.weight.decode_gemm(x, self.bias)) is not None:
             return few
-        x = in_product_precision(x)
-        if (many := self.weight.many_rows_product(x, self.bias)) is not None:
+        x = in_compute_dtype(x)
+        if (many := self.weight.prefill_gemm(x, self.bias)) is not None:
             return many
-        y: Tensor = _FrozenProduct.apply(x, self.weight)  # type: ignore[no-untyped-call]
+        y: Tensor = _FrozenMatmul.apply(x, self.weight)  # type: ignore[no-untyped-call]
         return y if self.bias is None else y + self.bias.to(y.dtype)
 
     def extra_repr(self) -> str:
         return f"{self.in_features} -> {self.out_features}, {self.weight.format.name}"
-
-
-def in_product_precision(x: Float[Tensor, ...]) -> Float[Tensor, ...]:
-    """x in the precision that autocast asks for, if it does.
-
-    Converted once and kept beside x, since several layers multiply the same: q, k, v, or both ways into an MLP.
-    """
-    device = x.device.type
-    if not torch.is_autocast_enabled(device):
-        return x
-    dtype = torch.get_autocast_dtype(device)
-    if x.dtype == dtype or torch.compiler.is_compiling():  # a compiler sees by itself that it is the same
-        return x.to(dtype)
-    kept = getattr(x, _CONVERTED, None)
-    needs_graph = torch.is_grad_enabled() and x.requires_grad
-    if kept is None or kept.dtype != dtype or (needs_graph and not kept.requires_grad):
-        kept = x.to(dtype)
-        setattr(x, _CONVERTED, kept)
-    assert isinstance(kept, Tensor)
-    return kept
-
-
-_CONVERTED = "_in_product_precision"
-"""The attribute of a tensor that holds its converted twin, for as long as the tensor itself lives."""
 
 
 class FrozenEmbedding(nn.Module):

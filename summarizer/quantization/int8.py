@@ -10,11 +10,9 @@ import torch
 from jaxtyping import Float, Float32, Int, Int8
 from torch import Tensor
 
-from summarizer.ops import few_rows
-from summarizer.ops import few_rows_triton as few_rows_on_a_card
-from summarizer.ops.few_rows import LowRankPairs
-from summarizer.quantization.int8_on_cpu import many_rows_product, product_on_cpu
-from summarizer.quantization.protocol import DenseProducts, Parts, PartShapes, require_finite
+from summarizer.ops import decode_gemm, prefill_gemm
+from summarizer.ops.decode_gemm import Epilogue
+from summarizer.quantization.protocol import Parts, PartShapes, WeightFormat, require_finite
 
 LEVELS = 127
 """Steps on each side of zero; -128 is left out so that the grid is symmetric."""
@@ -46,7 +44,19 @@ def dequantize(
     return torch.mul(q, scale).to(dtype)
 
 
-class _RowwiseInt8(DenseProducts):
+def matmul_on_cpu(
+    x: Float[Tensor, "... d_in"], q: Int8[Tensor, "d_out d_in"], scale: Float32[Tensor, "d_out 1"]
+) -> Float[Tensor, "... d_out"] | None:
+    """x @ W.T for few rows, or in whole numbers; None where the dense way is the better one, or x is no CPU's."""
+    rows, y = x.reshape(-1, x.shape[-1]), None
+    if decode_gemm.is_decode(rows):
+        y = decode_gemm.int8_gemm_by_torch(rows, q, scale)
+    if y is None and prefill_gemm.is_prefill_in_int8(rows):
+        y = prefill_gemm.whole_number_gemm(rows, q, scale)
+    return None if y is None else y.reshape(*x.shape[:-1], -1)
+
+
+class _RowwiseInt8(WeightFormat):
     name = "int8"
     version = 1
 
@@ -70,28 +80,24 @@ class _RowwiseInt8(DenseProducts):
         # twentieth of the time of a product with the scale (measured on a CPU, 8192 x 320).
         return parts["q"].to(dtype), parts["scale"].squeeze(1)
 
-    def product(self, x: Tensor, parts: Parts, shape: tuple[int, int]) -> Tensor:
-        y = product_on_cpu(x, parts["q"], parts["scale"])
-        return super().product(x, parts, shape) if y is None else y
+    def matmul(self, x: Tensor, parts: Parts, shape: tuple[int, int]) -> Tensor:
+        y = matmul_on_cpu(x, parts["q"], parts["scale"])
+        return super().matmul(x, parts, shape) if y is None else y
 
-    def few_rows_product(
-        self,
-        x: Tensor,
-        parts: Parts,
-        shape: tuple[int, int],
-        bias: Tensor | None,
-        pairs: LowRankPairs | None,
+    def decode_gemm(
+        self, x: Tensor, parts: Parts, shape: tuple[int, int], epilogue: Epilogue
     ) -> Tensor | None:
-        on_cpu = x.device.type == "cpu"
-        if not (few_rows.is_at_hand() if on_cpu else few_rows_on_a_card.is_at_hand()):
-            return None
-        product = few_rows.int8_product if on_cpu else few_rows_on_a_card.int8_product
-        return product(x, parts["q"], parts["scale"], bias, pairs)
+        q, scale = parts["q"], parts["scale"]
+        if x.device.type != "cpu":
+            known = decode_gemm.triton_available()
+            return decode_gemm.int8_gemm_on_gpu(x, q, scale, epilogue) if known else None
+        known = decode_gemm.supports(x, q, decode_gemm.WHOLE_NUMBERS)
+        return decode_gemm.int8_gemm(x, q, scale, epilogue) if known else None
 
-    def many_rows_product(
-        self, x: Tensor, parts: Parts, shape: tuple[int, int], bias: Tensor | None, pairs: LowRankPairs | None
+    def prefill_gemm(
+        self, x: Tensor, parts: Parts, shape: tuple[int, int], epilogue: Epilogue
     ) -> Tensor | None:
-        return many_rows_product(x, parts["q"], parts["scale"], bias, pairs)
+        return prefill_gemm.int8_gemm(x, parts["q"], parts["scale"], epilogue)
 
     def rows(
         self, parts: Parts, shape: tuple[int, int], ids: Int[Tensor, " ..."], dtype: torch.dtype

@@ -12,10 +12,10 @@ import torch
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
-from summarizer.ops import few_rows
-from summarizer.ops.few_rows import LowRankPairs
+from summarizer.ops import decode_gemm
+from summarizer.ops.decode_gemm import Epilogue
 from summarizer.quantization.blockwise8 import flat_positions
-from summarizer.quantization.protocol import DenseProducts, Parts, PartShapes, require_finite
+from summarizer.quantization.protocol import Parts, PartShapes, WeightFormat, require_finite
 
 BLOCK = 64
 """Weights that share one absmax. Source: QLoRA, section 2."""
@@ -23,10 +23,10 @@ WEIGHTS_AT_ONCE = 1 << 22
 """A multiple of BLOCK. bitsandbytes' quantizer on the CPU needs several dense copies of what it is given."""
 
 
-class _NormalFloat4(DenseProducts):
+class _NormalFloat4(WeightFormat):
     name = "nf4"
     version = 1
-    few_rows = 128  # a dense copy is as fast from 180 rows on (two cores with AVX-512, bf16 products)
+    decode_rows = 128  # a dense copy is as fast from 180 rows on (two cores with AVX-512, bf16 products)
 
     def quantize(self, weight: Tensor) -> dict[str, Tensor]:
         require_finite(weight)
@@ -64,17 +64,12 @@ class _NormalFloat4(DenseProducts):
         full: Tensor = bnb.dequantize_4bit(parts["q"].reshape(-1, 1), quant_state=state)
         return full.reshape(-1)[: shape[0] * shape[1]].reshape(shape)
 
-    def few_rows_product(
-        self,
-        x: Tensor,
-        parts: Parts,
-        shape: tuple[int, int],
-        bias: Tensor | None,
-        pairs: LowRankPairs | None,
+    def decode_gemm(
+        self, x: Tensor, parts: Parts, shape: tuple[int, int], epilogue: Epilogue
     ) -> Tensor | None:
-        if x.device.type != "cpu" or shape[1] % BLOCK or not few_rows.is_at_hand():
+        if shape[1] % BLOCK or not decode_gemm.supports(x, parts["q"], decode_gemm.WHOLE_NUMBERS):
             return None
-        return few_rows.nf4_product(x, parts["q"], parts["absmax"], parts["code"], bias, pairs)
+        return decode_gemm.nf4_gemm(x, parts["q"], parts["absmax"], parts["code"], epilogue)
 
     def rows(
         self, parts: Parts, shape: tuple[int, int], ids: Int[Tensor, " ..."], dtype: torch.dtype

@@ -6,12 +6,12 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from summarizer.ops import dense_rows
-from summarizer.ops.few_rows import LowRankPairs
-from summarizer.quantization.protocol import DenseProducts, Parts, PartShapes, require_finite
+from summarizer.ops import decode_gemm
+from summarizer.ops.decode_gemm import Epilogue
+from summarizer.quantization.protocol import Parts, PartShapes, WeightFormat, require_finite
 
 
-class _Unquantized(DenseProducts):
+class _Unquantized(WeightFormat):
     name = "none"
     version = 1
 
@@ -25,18 +25,12 @@ class _Unquantized(DenseProducts):
     def dequantize(self, parts: Parts, shape: tuple[int, int], dtype: torch.dtype) -> Tensor:
         return parts["weight"].to(dtype)
 
-    def few_rows_product(
-        self,
-        x: Tensor,
-        parts: Parts,
-        shape: tuple[int, int],
-        bias: Tensor | None,
-        pairs: LowRankPairs | None,
+    def decode_gemm(
+        self, x: Tensor, parts: Parts, shape: tuple[int, int], epilogue: Epilogue
     ) -> Tensor | None:
-        weight = parts["weight"]
-        if x.device.type != "cpu" or not dense_rows.is_at_hand(weight.dtype):
+        if not decode_gemm.supports(x, parts["weight"], decode_gemm.DENSE):
             return None
-        return dense_rows.dense_product(x, weight, bias, pairs)
+        return decode_gemm.dense_gemm(x, parts["weight"], epilogue)
 
     def rows(
         self, parts: Parts, shape: tuple[int, int], ids: Int[Tensor, " ..."], dtype: torch.dtype

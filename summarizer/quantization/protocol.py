@@ -1,17 +1,17 @@
-"""What a storage format of frozen weights must be able to do."""
+"""What a storage format of frozen weights can do, and how it multiplies where it has no kernel of its own."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Float32, Int
 from torch import Tensor
 
-from summarizer.ops.few_rows import FEW_ROWS, LowRankPairs
-from summarizer.ops.scaled_columns import scale_columns_, scaled_columns
+from summarizer.ops.decode_gemm import DECODE_ROWS, Epilogue
+from summarizer.ops.elementwise import scale_columns_, scaled_columns
 
 Parts = Mapping[str, Tensor]
 """A stored weight: named tensors, all that is needed to recover it but its shape."""
@@ -19,83 +19,42 @@ PartShapes = dict[str, tuple[tuple[int, ...], torch.dtype]]
 """What parts will look like: each one's shape and type."""
 
 
-@runtime_checkable
-class WeightFormat(Protocol):
-    """Stateless: the tensors live in the layer, the knowledge of them here."""
+class WeightFormat(ABC):
+    """Stateless: the tensors live in the layer, the knowledge of them here.
+
+    A format says how a weight is stored and recovered. Unless it has kernels of its own, its products are of a
+    weight that is dequantized whole, in each pass anew.
+    """
 
     name: str
     version: int
     """Raised when the stored bytes change meaning, so that cached bases of an older version are made anew."""
-    few_rows: int
-    """Up to so many rows, `few_rows_product` takes less time on a CPU than `product` or `many_rows_product`."""
+    decode_rows: int = DECODE_ROWS
+    """Up to so many rows, `decode_gemm` takes less time on a CPU than `matmul` or `prefill_gemm`."""
 
+    # --- storing ---
+
+    @abstractmethod
     def quantize(self, weight: Float[Tensor, "d_out d_in"]) -> dict[str, Tensor]:
         """Store a weight. Raises ValueError on a weight that is not finite."""
-        ...
 
+    @abstractmethod
     def stored_parts(self, shape: tuple[int, int], dtype: torch.dtype) -> PartShapes:
         """What `quantize` would return for a weight of that shape and type, without one."""
-        ...
 
+    @abstractmethod
     def dequantize(
         self, parts: Parts, shape: tuple[int, int], dtype: torch.dtype
     ) -> Float[Tensor, "d_out d_in"]:
         """Recover the whole weight."""
-        ...
 
-    def product(
-        self, x: Float[Tensor, "... d_in"], parts: Parts, shape: tuple[int, int]
-    ) -> Float[Tensor, "... d_out"]:
-        """x @ W.T, in the precision of x."""
-        ...
-
-    def few_rows_product(
-        self,
-        x: Float[Tensor, "m d_in"],
-        parts: Parts,
-        shape: tuple[int, int],
-        bias: Float[Tensor, " d_out"] | None,
-        pairs: LowRankPairs | None,
-    ) -> Float32[Tensor, "m d_out"] | None:
-        """x @ W.T + bias and what adapters add, on the stored weight as it lies in memory. x is in fp32 on a CPU.
-
-        None where there is no kernel for that.
-        """
-        ...
-
-    def many_rows_product(
-        self,
-        x: Float[Tensor, "m d_in"],
-        parts: Parts,
-        shape: tuple[int, int],
-        bias: Float[Tensor, " d_out"] | None,
-        pairs: LowRankPairs | None,
-    ) -> Float[Tensor, "m d_out"] | None:
-        """The same for the rows of prompts, in the precision of x. None where there is no kernel for that."""
-        ...
-
-    def product_backward(
-        self, grad: Float[Tensor, "... d_out"], parts: Parts, shape: tuple[int, int]
-    ) -> Float[Tensor, "... d_in"]:
-        """grad @ W: the gradient of `product` for x."""
-        ...
-
+    @abstractmethod
     def rows(
         self, parts: Parts, shape: tuple[int, int], ids: Int[Tensor, " ..."], dtype: torch.dtype
     ) -> Float[Tensor, "... d_in"]:
         """Recover only the rows in `ids`, as an embedding reads them."""
-        ...
 
-
-class DenseProducts:
-    """Both products with the weight dequantized whole, in each pass anew: what most formats do."""
-
-    few_rows = FEW_ROWS
-
-    def dequantize(
-        self, parts: Parts, shape: tuple[int, int], dtype: torch.dtype
-    ) -> Float[Tensor, "d_out d_in"]:
-        raise NotImplementedError
+    # --- multiplying ---
 
     def factors(
         self, parts: Parts, shape: tuple[int, int], dtype: torch.dtype
@@ -106,31 +65,37 @@ class DenseProducts:
         """
         return self.dequantize(parts, shape, dtype), None
 
-    def product(self, x: Tensor, parts: Parts, shape: tuple[int, int]) -> Tensor:
+    def matmul(
+        self, x: Float[Tensor, "... d_in"], parts: Parts, shape: tuple[int, int]
+    ) -> Float[Tensor, "... d_out"]:
+        """x @ W.T, in the precision of x."""
         matrix, factor = self.factors(parts, shape, x.dtype)
         y = F.linear(x, matrix)
         return y if factor is None else scale_columns_(y, factor)
 
-    def few_rows_product(
-        self,
-        x: Tensor,
-        parts: Parts,
-        shape: tuple[int, int],
-        bias: Tensor | None,
-        pairs: LowRankPairs | None,
-    ) -> Tensor | None:
-        return None
-
-    def many_rows_product(
-        self, x: Tensor, parts: Parts, shape: tuple[int, int], bias: Tensor | None, pairs: LowRankPairs | None
-    ) -> Tensor | None:
-        return None
-
-    def product_backward(self, grad: Tensor, parts: Parts, shape: tuple[int, int]) -> Tensor:
+    def matmul_backward(
+        self, grad: Float[Tensor, "... d_out"], parts: Parts, shape: tuple[int, int]
+    ) -> Float[Tensor, "... d_in"]:
+        """grad @ W: the gradient of `matmul` for x."""
         matrix, factor = self.factors(parts, shape, grad.dtype)
         scaled = grad if factor is None else scaled_columns(grad, factor)
         # Flat: of several axes that are not contiguous, torch would make a copy of the matrix for each.
         return (scaled.reshape(-1, shape[0]) @ matrix).reshape(*grad.shape[:-1], shape[1])
+
+    def decode_gemm(
+        self, x: Float[Tensor, "m d_in"], parts: Parts, shape: tuple[int, int], epilogue: Epilogue
+    ) -> Float32[Tensor, "m d_out"] | None:
+        """x @ W.T and its epilogue, for a few rows, on the stored weight as it lies in memory.
+
+        x is in fp32 on a CPU. None where there is no kernel for that.
+        """
+        return None
+
+    def prefill_gemm(
+        self, x: Float[Tensor, "m d_in"], parts: Parts, shape: tuple[int, int], epilogue: Epilogue
+    ) -> Float[Tensor, "m d_out"] | None:
+        """`decode_gemm` for the rows of prompts, in the precision of x. None where there is no kernel for that."""
+        return None
 
 
 def require_finite(weight: Tensor) -> None:

@@ -16,16 +16,16 @@ from summarizer.console.trial_lines import State
 from summarizer.data.splits import Split
 from summarizer.data.stream import StreamedSplit
 from summarizer.errors import StopRequested
-from summarizer.evaluation.evaluate import Evaluator
+from summarizer.evaluation.evaluator import Evaluator
+from summarizer.evaluation.metrics import Scores
+from summarizer.evaluation.pipeline import ADAPTER, BASE
 from summarizer.evaluation.predictions import Prediction, write_predictions
-from summarizer.evaluation.scores import Comparison
 from summarizer.runs.group_records import GroupRecords
 from summarizer.runs.heldout import (
-    Baselines,
     HeldOut,
     Validation,
-    baselines,
     final_scores,
+    score_baselines,
     validate,
     validation_rows,
 )
@@ -270,22 +270,22 @@ class RunCallbacks:
             self.scheduler.ended(trial, failed=False)
             self.records.complete(trial, by, own, self.data.final)
             if self.records[trial].sweep is not None or len(self._trials) > 1:
-                rouge = {name: i.value for name, i in own.adapter.rouge.items()}
-                found = _shown({"loss": own.adapter.loss or 0.0} | rouge)
+                rouge = {name: i.value for name, i in own[ADAPTER].rouge.items()}
+                found = _shown({"loss": own[ADAPTER].loss or 0.0} | rouge)
                 trial.say(logging.INFO, "done, scores on %s: %s", self.data.final.split, found)
 
     @cached_property
-    def _baselines(self) -> Baselines:
-        return baselines(self.evaluator, self._shared, self.data.final)
+    def _baselines(self) -> dict[str, Scores]:
+        return score_baselines(self.evaluator, self._shared, self.data.final)
 
-    def _save_results(self, trial: Trial, scores: Comparison) -> None:
+    def _save_results(self, trial: Trial, scores: Mapping[str, Scores]) -> None:
         if not self.records.writes:
             return
         self._save_adapter(trial)
         _save_predictions(trial.folder, self.data.final, scores)
-        base_summaries = scores.base.summaries if scores.base else None
+        base_summaries = scores[BASE].summaries if BASE in scores else None
         count = self._shared.evaluation.sample_summaries
-        samples = self.data.final.samples(count, scores.adapter.summaries, base_summaries)
+        samples = self.data.final.samples(count, scores[ADAPTER].summaries, base_summaries)
         trial.recorder.log_samples(trial.state.step, samples)
         trial.recorder.log_adapter(trial.folder / "adapter")
 
@@ -299,9 +299,9 @@ class RunCallbacks:
         return [self.group.trials.index(trial) for trial in trials]
 
 
-def _save_predictions(folder: Path, rows: HeldOut, scores: Comparison) -> None:
+def _save_predictions(folder: Path, rows: HeldOut, scores: Mapping[str, Scores]) -> None:
     """`predictions/SPLIT.jsonl`, and `SPLIT.base.jsonl` where the base model was scored too."""
-    for suffix, system in (("", scores.adapter), (".base", scores.base)):
+    for suffix, system in (("", scores[ADAPTER]), (".base", scores.get(BASE))):
         if system is not None:
             predictions = [
                 Prediction(id=row.id, prediction=summary, reference=reference)

@@ -18,18 +18,18 @@ from summarizer.data.sources import SplitName
 from summarizer.data.splits import Split, build_split
 from summarizer.data.stream import StreamedSplit
 from summarizer.errors import StopRequested
-from summarizer.evaluation.evaluate import Evaluator
+from summarizer.evaluation.evaluator import Evaluator
 from summarizer.models.load import load_base, load_config
 from summarizer.models.source import model_folder
 from summarizer.models.tokenizer import check_context, load_tokenizer
 from summarizer.processes import Processes, join_processes
+from summarizer.reports.run_report import Finished, show_report
 from summarizer.runs.callbacks import Data, RunCallbacks
 from summarizer.runs.folder import claimed
 from summarizer.runs.group_records import GroupRecords
 from summarizer.runs.heldout import held_out
 from summarizer.runs.preflight import preflight
 from summarizer.runs.record import RunRecord
-from summarizer.runs.report import Finished, show_report
 from summarizer.tracking.startup import Stopwatch
 from summarizer.training.checkpoint import list_checkpoints, step_of
 from summarizer.training.schedule import training_schedule

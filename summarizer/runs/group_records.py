@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from summarizer.config.schema import RunConfig
-from summarizer.evaluation.scores import Comparison
+from summarizer.evaluation.metrics import Scores
+from summarizer.evaluation.pipeline import ADAPTER, BASE, LEAD
 from summarizer.processes import Processes
 from summarizer.runs.heldout import HeldOut
 from summarizer.runs.mistakes import say_failed
@@ -13,7 +14,6 @@ from summarizer.runs.record import (
     SUMMARY,
     BaseScores,
     Best,
-    RougeScores,
     RunRecord,
     TrainLoss,
     is_finished,
@@ -48,8 +48,8 @@ class GroupRecords:
         self.data_fingerprint: str | None = None
         self.flops_per_s: float | None = None
         """The devices' rate, once it is measured."""
-        self.scores: dict[Trial, Comparison] = {}
-        """The scores of the runs that completed."""
+        self.scores: dict[Trial, Mapping[str, Scores]] = {}
+        """The scores by system of the runs that completed."""
         self._records = dict(zip(self.trials, records, strict=True))
         self._processes, self._startup = processes, startup
         self._open: set[Trial] = set()
@@ -89,15 +89,15 @@ class GroupRecords:
             )
         self._open.add(trial)
 
-    def complete(self, trial: Trial, by: EndedBy, scores: Comparison, rows: HeldOut) -> None:
+    def complete(self, trial: Trial, by: EndedBy, scores: Mapping[str, Scores], rows: HeldOut) -> None:
         """The run trained to its end, was scored on these rows and saved."""
-        base = scores.base
+        adapter, base = scores[ADAPTER], scores.get(BASE)
         self._records[trial] = self._records[trial].model_copy(
             update={
-                "val_loss": scores.adapter.loss,
-                "rouge": RougeScores.of(scores.adapter.rouge),
-                "baseline": RougeScores.of(scores.lead.rouge),
-                "base": base and BaseScores(val_loss=base.loss, rouge=RougeScores.of(base.rouge)),
+                "val_loss": adapter.loss,
+                "rouge": dict(adapter.rouge),
+                "baseline": dict(scores[LEAD].rouge),
+                "base": base and BaseScores(val_loss=base.loss, rouge=dict(base.rouge)),
                 "split": rows.split,
                 "rows": len(rows.rows),
                 "adapter": "adapter",

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from summarizer.config.schema import RunConfig
 from summarizer.data.order import EncodedRow
 from summarizer.data.splits import Split
-from summarizer.evaluation.evaluate import Evaluator
-from summarizer.evaluation.rouge import score_pairs
-from summarizer.evaluation.scores import Comparison, Scores, score, score_lead
+from summarizer.evaluation.evaluator import Evaluator
+from summarizer.evaluation.metrics import Scores, score_pairs
+from summarizer.evaluation.pipeline import ADAPTER, BASE, LEAD, score_lead, score_summaries
 from summarizer.tracking.tracker import SampleSummary
 
 
@@ -82,29 +82,28 @@ def validate(
     return found
 
 
-@dataclass(frozen=True)
-class Baselines:
-    """What the trials of a group are measured by on the final rows: the same for all of them."""
+def score_baselines(evaluator: Evaluator, spec: RunConfig, rows: HeldOut) -> dict[str, Scores]:
+    """What the trials of a group are measured by on the final rows, the same for all of them.
 
-    base: Scores | None
-    """None where the config does not ask for it."""
-    lead: Scores
-
-
-def baselines(evaluator: Evaluator, spec: RunConfig, rows: HeldOut) -> Baselines:
-    base = None
+    By their names: the base model, where the config asks for it, and Lead-3.
+    """
+    found: dict[str, Scores] = {}
     if spec.evaluation.base:
         (losses,), (written,) = evaluator.row_losses(rows.rows, None), evaluator.summaries(rows.rows, None)
-        base = score(written, rows.references, spec.evaluation, losses=losses)
-    return Baselines(base, score_lead(rows.articles, rows.references, spec.evaluation))
+        found[BASE] = score_summaries(written, rows.references, spec.evaluation, losses)
+    return found | {LEAD: score_lead(rows.articles, rows.references, spec.evaluation)}
 
 
 def final_scores(
-    evaluator: Evaluator, spec: RunConfig, rows: HeldOut, trials: Sequence[int], beside: Baselines
-) -> list[Comparison]:
-    """Each of these trials' scores on the final rows, beside the baselines'."""
+    evaluator: Evaluator,
+    spec: RunConfig,
+    rows: HeldOut,
+    trials: Sequence[int],
+    baselines: Mapping[str, Scores],
+) -> list[dict[str, Scores]]:
+    """Each of these trials' scores on the final rows by the name ADAPTER, beside the baselines'."""
     losses, summaries = evaluator.row_losses(rows.rows, trials), evaluator.summaries(rows.rows, trials)
     return [
-        Comparison(score(written, rows.references, spec.evaluation, losses=own), beside.base, beside.lead)
+        {ADAPTER: score_summaries(written, rows.references, spec.evaluation, own), **baselines}
         for own, written in zip(losses, summaries, strict=True)
     ]

@@ -8,23 +8,14 @@ that its `summary.json` says, and, as a run of a sweep, its row in `sweep.json`.
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Any, Literal, Protocol
+from typing import Any, Literal, get_args
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    TypeAdapter,
-    ValidationError,
-    field_validator,
-)
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, field_validator
 from yaml import YAMLError  # type: ignore[import-untyped]
 
 from summarizer.atomic import write_text
@@ -32,7 +23,8 @@ from summarizer.config.plain import to_plain
 from summarizer.config.renamed import translate_old_keys
 from summarizer.config.schema import TrainerConfig
 from summarizer.errors import ConfigError, Issue
-from summarizer.tracking.environment import GitState
+from summarizer.evaluation.metrics import Rouge
+from summarizer.json_files import GitState, Measured, Part, broken
 from summarizer.tracking.metrics import METRICS, read_metrics
 from summarizer.tracking.tracker import EndStatus
 from summarizer.training.schedule import EndedBy, total_steps
@@ -45,51 +37,7 @@ Status = Literal["waiting", "running", EndStatus]
 """`running` is begun and not ended, whether or not a process is at it now; only the last three are in a summary."""
 
 
-def _null_unless_finite(value: Any) -> Any:
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-Measured = Annotated[float | None, BeforeValidator(_null_unless_finite)]
-"""A number, or null where it is not known or not finite: JSON has no NaN."""
-
-
 # ---- the parts of a record --------------------------------------------------------------------------------------
-
-
-class Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Score(Part):
-    """A mean in percent and the bounds of its 95 % interval."""
-
-    value: float
-    low: float
-    high: float
-
-
-class IntervalLike(Protocol):
-    """What `evaluation.rouge.Interval` offers."""
-
-    @property
-    def value(self) -> float: ...
-    @property
-    def low(self) -> float: ...
-    @property
-    def high(self) -> float: ...
-
-
-class RougeScores(Part):
-    rouge1: Score
-    rouge2: Score
-    rougeL: Score  # noqa: N815 - the metric's name
-    rougeLsum: Score  # noqa: N815
-
-    @classmethod
-    def of(cls, intervals: Mapping[str, IntervalLike]) -> RougeScores:
-        """From the intervals of all four variants. Raises ValueError if one is missing."""
-        scores = {name: Score(value=i.value, low=i.low, high=i.high) for name, i in intervals.items()}
-        return cls.model_validate(scores)
 
 
 class TrainLoss(Part):
@@ -103,7 +51,7 @@ class BaseScores(Part):
     """The scores of the untrained base model on the same rows."""
 
     val_loss: Measured
-    rouge: RougeScores | None
+    rouge: Rouge | None
 
 
 class Best(Part):
@@ -143,9 +91,9 @@ class RunRecord(Part):
     train_loss: TrainLoss | None = None
     val_loss: Measured = None
     """Loss of the final rows (`split`, `rows`), in nats per summary token."""
-    rouge: RougeScores | None = None
+    rouge: Rouge | None = None
     """Percent, of the final rows, with 95 % intervals."""
-    baseline: RougeScores | None = None
+    baseline: Rouge | None = None
     """Lead-3 on the same rows."""
     base: BaseScores | None = None
     split: str | None = None
@@ -154,14 +102,14 @@ class RunRecord(Part):
     quantization: str = ""
     adapter: str | None = None
     """Path of the saved adapter below the run folder."""
-    versions: dict[str, str | None] = {}
+    versions: dict[str, str | None] = Field(default_factory=dict)
     git: GitState | None = None
     data_fingerprint: str | None = None
 
     # What stands around a run, and is no part of its summary.json.
     folder: str = ""
     """The run folder; in `sweep.json` its path below the sweep folder."""
-    config: dict[str, Any] = {}
+    config: dict[str, Any] = Field(default_factory=dict)
     """The composed config, resolved, as plain data."""
     sweep: str | None = None
     """The sweep's folder name, for the runs of one -m command."""
@@ -265,22 +213,17 @@ def record_of_summary(raw: Mapping[str, Any], path: Path) -> RunRecord:
     """The record of what a summary, found at `path`, holds. Raises ConfigError, naming each field that is wrong."""
     wrong = {name: "Extra inputs are not permitted" for name in raw if name not in IN_SUMMARY}
     wrong |= {name: "Field required" for name in REQUIRED if name not in raw}
-    if raw.get("status") in ("waiting", "running"):
+    if "status" in raw and raw["status"] not in get_args(EndStatus):
         wrong["status"] = "Input should be 'completed', 'stopped' or 'failed'"
-    if wrong:
-        raise ConfigError(Issue(f"{path}: {name}", message) for name, message in wrong.items())
+    issues = [Issue(f"{path}: {name}", message) for name, message in wrong.items()]
+    known = {name: value for name, value in raw.items() if name not in wrong}
     try:
-        return RunRecord.model_validate({**raw, "folder": str(path.parent)})
+        record = RunRecord.model_validate({**known, "folder": str(path.parent)})
     except ValidationError as error:
-        raise broken(path, error) from error
-
-
-def broken(path: Path, error: ValidationError) -> ConfigError:
-    """Each field of a file that is not as its class has it."""
-    return ConfigError(
-        Issue(f"{path}: {'.'.join(map(str, mistake['loc']))}".rstrip(": "), mistake["msg"])
-        for mistake in error.errors()
-    )
+        raise ConfigError([*issues, *broken(path, error).issues]) from error
+    if issues:
+        raise ConfigError(issues)
+    return record
 
 
 def is_finished(folder: Path) -> bool:

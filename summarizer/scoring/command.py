@@ -16,29 +16,28 @@ from summarizer.atomic import write_text
 from summarizer.config.paths import shown
 from summarizer.errors import ConfigError, Issue
 from summarizer.evaluation import mlperf
-from summarizer.evaluation.measured import rows_of
+from summarizer.evaluation.flags import EvaluateFlags
+from summarizer.evaluation.pipeline import BASE
+from summarizer.evaluation.record import Evaluation, RowsPart, write_evaluation
+from summarizer.evaluation.rows import ScoredRows
 from summarizer.runs.logs import log_to_terminal
 from summarizer.runs.mistakes import ended_by_sigterm, say
-from summarizer.scoring.asked import Asked, Request, asked
+from summarizer.scoring.asked import EvaluationRequest, requested
 from summarizer.scoring.predicting import Writer, fill, opened_files, predictions
-from summarizer.scoring.record import Evaluation, RowsPart, write_evaluation
-from summarizer.scoring.rows import ScoredRows
 from summarizer.scoring.rows_for import rows_for
 from summarizer.summaries.items import Item
 from summarizer.summaries.output import SummaryFile
 from summarizer.summaries.settings import made_with
-from summarizer.tracking.environment import git_state
+from summarizer.tracking.environment import git_state, versions
 
 if TYPE_CHECKING:
+    from summarizer.evaluation.pipeline import EncoderScores, System
     from summarizer.runs.summarizer import Prepared, Summarizer
-    from summarizer.scoring.systems import EncoderScores, System
-
-BASE = "base alone"
 
 log = logging.getLogger(__name__)
 
 
-def evaluate(request: Request) -> None:
+def evaluate(flags: EvaluateFlags) -> None:
     """Write what summaries are missing, score all systems, print and save the scores.
 
     Raises ConfigError before the model is loaded for what is wrong with the runs, the rows or the flags.
@@ -46,7 +45,7 @@ def evaluate(request: Request) -> None:
     log_to_terminal()
     logging.getLogger("absl").setLevel(logging.WARNING)  # rouge-score tells of its tokenizer, once a system
     with ended_by_sigterm():
-        ask = asked(request)
+        ask = requested(flags)
         score_by_encoder = _encoder(ask)
         rows = rows_for(ask)
         log.info("%s: %d rows of %s", ", ".join(run.name for run in ask.runs), len(rows.ids), rows.data)
@@ -63,24 +62,24 @@ def evaluate(request: Request) -> None:
             _save(ask, evaluation)
 
 
-def _writers(ask: Asked) -> list[Writer]:
+def _writers(ask: EvaluationRequest) -> list[Writer]:
     """The runs, then the base alone if it is asked for."""
     extra = {"--protocol": ask.protocol} if ask.protocol == "mlperf" else {}
 
     def writer(name: str, number: int, *, base: bool) -> Writer:
-        settings = made_with(ask.runs[number], ask.generation, base=base, precision=ask.request.precision)
+        settings = made_with(ask.runs[number], ask.generation, base=base, precision=ask.flags.precision)
         file = ask.places[number] / ("predictions.base.jsonl" if base else "predictions.jsonl")
         return Writer(name, None if base else number, file, settings | extra)
 
     runs = [writer(name, number, base=False) for number, name in enumerate(ask.names)]
-    return [*runs, writer(BASE, 0, base=True)] if ask.request.base else runs
+    return [*runs, writer(BASE, 0, base=True)] if ask.flags.base else runs
 
 
 def _systems(
-    ask: Asked, rows: ScoredRows, writers: Sequence[Writer], files: dict[str, SummaryFile]
+    ask: EvaluationRequest, rows: ScoredRows, writers: Sequence[Writer], files: dict[str, SummaryFile]
 ) -> list[System]:
+    from summarizer.evaluation.pipeline import System, baselines
     from summarizer.scoring.losses import losses
-    from summarizer.scoring.systems import System, baselines
 
     @cache
     def opened() -> Summarizer:
@@ -93,7 +92,7 @@ def _systems(
         _prepared_for_mlperf if ask.protocol == "mlperf" else None,
     )
     loss: dict[str, float | None] = {}
-    if ask.request.loss and rows.encoded is not None:
+    if ask.flags.loss and rows.encoded is not None:
         loss = losses(writers, rows.encoded, rows.texts_sha256, opened)
     systems = [
         System(
@@ -110,11 +109,11 @@ def _systems(
     return systems + baselines(rows, ask.runs[0].spec.evaluation.bootstrap_seed)
 
 
-def _opened(ask: Asked) -> Summarizer:
+def _opened(ask: EvaluationRequest) -> Summarizer:
     from summarizer.runs.opened import open_runs
     from summarizer.runs.summarizer import Summarizer
 
-    opened = open_runs(ask.runs, device=ask.request.device, precision=ask.request.precision)
+    opened = open_runs(ask.runs, device=ask.flags.device, precision=ask.flags.precision)
     return Summarizer(opened, ask.generation, articles_at_once=ask.articles_at_once)
 
 
@@ -127,7 +126,7 @@ def _prepared_for_mlperf(summarizer: Summarizer, article: str) -> Prepared:
     return Prepared(tuple(ids), len(whole), len(whole) - len(ids))
 
 
-def _encoder(ask: Asked) -> EncoderScores | None:
+def _encoder(ask: EvaluationRequest) -> EncoderScores | None:
     """BERTScore, its encoder tried once before a night is spent on summaries."""
     if ask.bertscore is None:
         return None
@@ -136,7 +135,7 @@ def _encoder(ask: Asked) -> EncoderScores | None:
     from summarizer.evaluation.bertscore import bert_score
 
     folder, layer = ask.bertscore
-    on_card = ask.request.device != "cpu" and torch.cuda.is_available()
+    on_card = ask.flags.device != "cpu" and torch.cuda.is_available()
     by_encoder = partial(
         bert_score, folder=folder, layer=layer, device=torch.device("cuda" if on_card else "cpu")
     )
@@ -148,42 +147,41 @@ def _encoder(ask: Asked) -> EncoderScores | None:
 
 
 def _evaluation(
-    ask: Asked, rows: ScoredRows, systems: Sequence[System], by_encoder: EncoderScores | None
+    ask: EvaluationRequest, rows: ScoredRows, systems: Sequence[System], by_encoder: EncoderScores | None
 ) -> Evaluation:
-    from summarizer.scoring.systems import Bootstrap, score_systems, scorer_versions
+    from summarizer.evaluation.pipeline import score_systems, scorer_versions
 
-    which = rows_of(rows.data, rows.split, rows.ids)
     settings = ask.runs[0].spec.evaluation
     log.info("scoring %s", ", ".join(system.name for system in systems))
-    scores = score_systems(
+    scores, references, differences = score_systems(
         systems,
         rows,
-        which,
-        Bootstrap(settings.bootstrap_samples, settings.bootstrap_seed),
+        samples=settings.bootstrap_samples,
+        seed=settings.bootstrap_seed,
         by_encoder=by_encoder,
         by_mlperf=ask.protocol == "mlperf",
     )
     return Evaluation(
         protocol=ask.protocol,
         rows=RowsPart(
-            data=which.data,
-            split=which.split,
-            count=which.count,
-            ids_sha256=which.ids_sha256,
+            data=rows.data,
+            split=rows.split,
+            count=len(rows.ids),
+            ids_sha256=rows.ids_sha256,
             texts_sha256=rows.texts_sha256,
         ),
-        systems=scores.systems,
-        references=scores.references,
-        differences=scores.differences,
+        systems=scores,
+        references=references,
+        differences=differences,
         bertscore_by=None if ask.bertscore is None else f"layer {ask.bertscore[1]} of {ask.bertscore[0]}",
         bootstrap_samples=settings.bootstrap_samples,
         notes=[*rows.notes, *_cut_notes(ask, systems, len(rows.ids))],
-        versions=scorer_versions(),
+        versions=versions() | scorer_versions(),
         git=git_state(),
     )
 
 
-def _cut_notes(ask: Asked, systems: Sequence[System], count: int) -> list[str]:
+def _cut_notes(ask: EvaluationRequest, systems: Sequence[System], count: int) -> list[str]:
     cut = max((system.cut_articles or 0 for system in systems), default=0)
     if not cut:
         return []
@@ -196,9 +194,9 @@ def _cut_notes(ask: Asked, systems: Sequence[System], count: int) -> list[str]:
     return [f"{cut:,} of {count:,} articles were cut at their end to fit {limit}"]
 
 
-def _save(ask: Asked, evaluation: Evaluation) -> None:
+def _save(ask: EvaluationRequest, evaluation: Evaluation) -> None:
     """scores.json and scores.md; several runs beside each other are a comparison, and leave each one's scores."""
-    from summarizer.scoring.tables import markdown, print_evaluation
+    from summarizer.reports.evaluation_report import markdown, print_evaluation
 
     name = "scores" if len(ask.runs) == 1 else "comparison"
     write_evaluation(ask.place / f"{name}.json", evaluation)
@@ -209,7 +207,7 @@ def _save(ask: Asked, evaluation: Evaluation) -> None:
 
 @contextmanager
 def _said_how_to_go_on(
-    ask: Asked, writers: Sequence[Writer], files: dict[str, SummaryFile], count: int
+    ask: EvaluationRequest, writers: Sequence[Writer], files: dict[str, SummaryFile], count: int
 ) -> Iterator[None]:
     """For the block: whoever stops it hears what is kept."""
     try:

@@ -6,13 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import ValidationError
-
-from summarizer.atomic import write_text
+from summarizer.config.shared_flags import GENERATION_KEYS, GenerationFlags
 from summarizer.data.order import EncodedRow
-from summarizer.runs.record import Measured, Part, broken
+from summarizer.json_files import Measured, Part, read_part, write_part
 from summarizer.scoring.predicting import Writer
-from summarizer.summaries.settings import FLAGS
 
 if TYPE_CHECKING:
     from summarizer.runs.summarizer import Summarizer
@@ -52,7 +49,7 @@ def losses(
         trials = [writer.trial for writer in together if writer.trial is not None] or None
         for writer, loss in zip(together, _measure(opened(), encoded, trials), strict=True):
             kept = KeptLoss(settings=_decisive(writer.settings), texts_sha256=texts_sha256, loss=loss)
-            write_text(loss_path(writer.file), kept.model_dump_json(indent=2) + "\n")
+            write_part(loss_path(writer.file), kept)
             found[writer.name] = kept.loss
     return found
 
@@ -63,7 +60,7 @@ def loss_path(predictions: Path) -> Path:
 
 
 def _measure(summarizer: Summarizer, rows: Sequence[EncodedRow], trials: Sequence[int] | None) -> list[float]:
-    from summarizer.evaluation.evaluate import Evaluator
+    from summarizer.evaluation.evaluator import Evaluator
     from summarizer.runs.opened import Opened
 
     opened = summarizer.opened
@@ -82,12 +79,10 @@ def _measure(summarizer: Summarizer, rows: Sequence[EncodedRow], trials: Sequenc
 def _kept(path: Path) -> KeptLoss | None:
     if not path.is_file():
         return None
-    try:
-        return KeptLoss.model_validate_json(path.read_bytes())
-    except ValidationError as error:
-        raise broken(path, error) from error
+    return read_part(path, KeptLoss, "loss")
 
 
 def _decisive(settings: Mapping[str, Any]) -> dict[str, Any]:
     """How a summary is searched for has no part in a loss."""
-    return {key: value for key, value in settings.items() if key not in FLAGS.values()}
+    of_generation = {GenerationFlags.flag(key) for key in GENERATION_KEYS}
+    return {key: value for key, value in settings.items() if key not in of_generation}

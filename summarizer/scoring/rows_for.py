@@ -7,12 +7,12 @@ from dataclasses import replace
 from summarizer.config.schema import RunConfig
 from summarizer.errors import ConfigError, Issue
 from summarizer.evaluation import mlperf
-from summarizer.scoring.asked import Asked
-from summarizer.scoring.rows import ScoredRows, data_of, mlperf_rows, own_rows
+from summarizer.evaluation.rows import ScoredRows, data_of, mlperf_rows, own_rows
+from summarizer.scoring.asked import EvaluationRequest
 from summarizer.summaries.settings import require_room
 
 
-def rows_for(ask: Asked) -> ScoredRows:
+def rows_for(ask: EvaluationRequest) -> ScoredRows:
     """The rows to score on. Nothing but the base's tokenizer and config is read of it.
 
     Raises ConfigError where they cannot be had, where runs have different ones, and where the generation settings
@@ -41,7 +41,7 @@ def rows_for(ask: Asked) -> ScoredRows:
     return own_rows(spec.data, ask.split, ask.label, ask.choice, prompt)
 
 
-def _require_same_rows(ask: Asked) -> None:
+def _require_same_rows(ask: EvaluationRequest) -> None:
     """Runs are compared on the same rows, so that what each calls its split has to be the same."""
     first, *others = (data_of(run.spec.data, ask.split, ask.choice) for run in ask.runs)
     issues = []

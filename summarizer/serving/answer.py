@@ -8,7 +8,7 @@ from contextlib import closing
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from summarizer.evaluation.rouge import score_pairs
+from summarizer.evaluation.metrics import score_pairs
 from summarizer.runs.summarizer import Prepared, Summarizer
 from summarizer.serving.copied import copied
 from summarizer.serving.request import SummaryRequest

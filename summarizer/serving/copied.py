@@ -5,13 +5,13 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from summarizer.evaluation.fragments import fragments
+from summarizer.evaluation.text_statistics import fragments
 
 SHORTEST_WORDS = 3
 """Shorter runs of words are shared by any two texts on one subject: marked, they would hide what was copied."""
 
 _WORD = re.compile(r"\d+(?:[.,]\d+)+|[^\W_]+(?:['’][^\W_]+)*")
-"""As `evaluation.fragments.words` finds them."""
+"""As `evaluation.text_statistics.words` finds them."""
 
 
 @dataclass(frozen=True)

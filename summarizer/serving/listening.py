@@ -6,6 +6,7 @@ import errno
 import ipaddress
 import logging
 import socket
+from collections.abc import Sequence
 
 import uvicorn
 from starlette.types import ASGIApp
@@ -62,7 +63,7 @@ def is_loopback(bound: socket.socket) -> bool:
     return ipaddress.ip_address(bound.getsockname()[0]).is_loopback
 
 
-def allowed_hosts(bound: socket.socket, more: list[str]) -> AllowedHosts:
+def allowed_hosts(bound: socket.socket, more: Sequence[str]) -> AllowedHosts:
     """By which names the server on this socket may be asked, with those that its person named."""
     own = [] if is_loopback(bound) else [socket.gethostname()]
     names = frozenset(name.lower().rstrip(".") for name in ["localhost", *own, *more])

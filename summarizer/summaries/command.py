@@ -5,22 +5,22 @@ from __future__ import annotations
 import logging
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from summarizer.config.paths import shown
 from summarizer.config.schema import GenerationConfig
+from summarizer.config.shared_flags import chosen_generation
 from summarizer.console.progress import bar
 from summarizer.errors import ConfigError, Issue, RunsFailed, sound
 from summarizer.runs.logs import log_to_terminal
 from summarizer.runs.mistakes import MISTAKE, ended_by_sigterm, say
 from summarizer.runs.trained_run import TrainedRun, read_run
+from summarizer.summaries.flags import SummarizeFlags
 from summarizer.summaries.inputs import STDIN, read_items
 from summarizer.summaries.items import BadItem, Item, ItemColumns
 from summarizer.summaries.output import SummaryFile, continued, lock_path, output_issues, settings_path
-from summarizer.summaries.settings import chosen_generation, made_with, require_room, whole_number
+from summarizer.summaries.settings import made_with, require_room
 
 if TYPE_CHECKING:
     from summarizer.runs.summarizer import Summarizer
@@ -28,90 +28,70 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Request:
-    """The command line."""
-
-    run: Path
-    files: tuple[str, ...]
-    column: str | None
-    id_column: str | None
-    output: Path | None
-    base: bool
-    adapter: Path | None
-    model: str | None
-    generation: Mapping[str, str | bool]
-    """What was typed, by key of the config group."""
-    batch_size: str | None
-    device: str
-    precision: str
-
-
-def summarize(request: Request) -> None:
+def summarize(flags: SummarizeFlags) -> None:
     """Summarize all that can be, then raise RunsFailed where something could not.
 
     Raises ConfigError before the model is loaded for what is wrong with the run, the flags or the output.
     """
     log_to_terminal()
-    run, generation, at_once = _checked(request)
-    items, bad = _sorted_out(request, run)
+    run, generation, at_once = _checked(flags)
+    items, bad = _sorted_out(flags, run)
 
     def opened() -> Summarizer:
-        return _opened(request, run, generation, at_once)
+        return _opened(flags, run, generation, at_once)
 
     with ended_by_sigterm():
-        if items and request.output is None:
+        if items and flags.output is None:
             from summarizer.summaries.standard_output import print_summaries
 
-            print_summaries(opened(), items, None if request.base else 0, headed=len(items) + bad > 1)
-        elif items and request.output is not None:
-            settings = made_with(run, generation, base=request.base, precision=request.precision)
-            with continued(request.output, items, settings) as file:
-                _fill(file, items, opened, None if request.base else [0], run.spec.prompt.max_tokens)
+            print_summaries(opened(), items, None if flags.base else 0, headed=len(items) + bad > 1)
+        elif items and flags.output is not None:
+            settings = made_with(run, generation, base=flags.base, precision=flags.precision)
+            with continued(flags.output, items, settings) as file:
+                _fill(file, items, opened, None if flags.base else [0], run.spec.prompt.max_tokens)
     if bad:
         raise RunsFailed(
             f"{bad} of {len(items) + bad} items could not be summarized, as said above.", MISTAKE
         )
 
 
-def _checked(request: Request) -> tuple[TrainedRun, GenerationConfig, int]:
+def _checked(flags: SummarizeFlags) -> tuple[TrainedRun, GenerationConfig, int]:
     """The run, how it writes, and how many articles at once. Raises ConfigError with every mistaken flag."""
-    issues: list[Issue] = []
-    run = sound(lambda: read_run(request.run, model=request.model, adapter=request.adapter), issues)
-    generation = sound(lambda: chosen_generation(run.spec, request.generation), issues) if run else None
-    at_once = run.spec.evaluation.batch_size if run else None
-    if request.batch_size is not None:
-        at_once = sound(lambda: whole_number("--batch-size", request.batch_size or ""), issues)
-    if request.output is not None:
-        issues += output_issues(request.output, request.files)
-    if not request.files and sys.stdin.isatty():
+    issues = list(flags.mistakes)
+    run = sound(lambda: read_run(flags.run, model=flags.model, adapter=flags.adapter), issues)
+    generation = sound(lambda: chosen_generation(run.spec, flags), issues) if run else None
+    if flags.base and flags.adapter is not None:
+        issues.append(Issue("--adapter", "has no place beside --base, which writes without an adapter"))
+    if flags.output is not None:
+        issues += output_issues(flags.output, flags.files)
+    if not flags.files and sys.stdin.isatty():
         issues.append(Issue("FILE", "name a file or folder to summarize, or pipe an article in"))
     if run and generation:
         from summarizer.runs.opening import opening_issues
 
-        issues += opening_issues([run], device=request.device, precision=request.precision)
-    if issues or run is None or generation is None or at_once is None:
+        issues += opening_issues([run], device=flags.device, precision=flags.precision)
+    if issues or run is None or generation is None:
         raise ConfigError(issues)
-    return run, generation, at_once
+    return run, generation, flags.batch_size or run.spec.evaluation.batch_size
 
 
-def _sorted_out(request: Request, run: TrainedRun) -> tuple[list[Item], int]:
+def _sorted_out(flags: SummarizeFlags, run: TrainedRun) -> tuple[list[Item], int]:
     """The items that can be summarized, and how many cannot: each of those is named on standard error."""
     columns = run.spec.data.columns
-    output = request.output
+    output = flags.output
     written = () if output is None else (output, settings_path(output), lock_path(output))
     left_out = {path.resolve() for path in written}
-    if STDIN in request.files and sys.stdin.isatty():
+    if STDIN in flags.files and sys.stdin.isatty():
         say("Paste an article, then press Ctrl-D on a line of its own.")
     items: list[Item] = []
     bad = 0
     for item in read_items(
-        request.files or [STDIN],
+        flags.files or [STDIN],
         ItemColumns(
-            article=request.column or columns.article,
+            article=flags.column or columns.article,
             reference=columns.summary,
-            id=request.id_column or columns.id,
-            id_is_required=request.id_column is not None,
+            id=flags.id_column or columns.id,
+            id_is_required=flags.id_column is not None,
         ),
         left_out=left_out,
     ):
@@ -164,7 +144,7 @@ def _how_long(before: int, done: int, elapsed_s: float) -> str:
     return f"{done} of them written now in {elapsed_s:.1f} s" + (f", {before} before" if before else "")
 
 
-def _opened(request: Request, run: TrainedRun, generation: GenerationConfig, at_once: int) -> Summarizer:
+def _opened(flags: SummarizeFlags, run: TrainedRun, generation: GenerationConfig, at_once: int) -> Summarizer:
     from summarizer.data.prompt import build_prompt
     from summarizer.models.source import model_folder
     from summarizer.models.tokenizer import load_tokenizer
@@ -173,5 +153,5 @@ def _opened(request: Request, run: TrainedRun, generation: GenerationConfig, at_
 
     tokenizer = load_tokenizer(model_folder(run.spec.model, weights=False))
     require_room(build_prompt(run.spec.prompt, tokenizer), generation)  # before a base of gigabytes is loaded
-    opened = open_runs([run], device=request.device, precision=request.precision)
+    opened = open_runs([run], device=flags.device, precision=flags.precision)
     return Summarizer(opened, generation, articles_at_once=at_once)

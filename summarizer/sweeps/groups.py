@@ -120,6 +120,6 @@ class SweepReports:
 
 
 def _report(sweep: Path, tracking: TrackingConfig) -> None:
-    from summarizer.sweeps.report import report_sweep  # it draws, which most commands never do
+    from summarizer.reports.sweep_report import report_sweep  # it draws, which most commands never do
 
     report_sweep(sweep, tracking)

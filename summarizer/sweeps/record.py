@@ -9,19 +9,16 @@ from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
-from pydantic import ValidationError, field_serializer
+from pydantic import field_serializer
 
-from summarizer.atomic import write_text
 from summarizer.errors import ConfigError, Issue
+from summarizer.evaluation.metrics import VARIANTS, Rouge
+from summarizer.json_files import Measured, Part, read_part, write_part
 from summarizer.runs.record import (
     IN_SWEEP,
     SUMMARY,
     Best,
-    Measured,
-    Part,
-    RougeScores,
     RunRecord,
-    broken,
     read_record,
     read_summary,
 )
@@ -66,7 +63,7 @@ class Reference(Part):
     best: Best | None = None
     """Of the sweep's metric at step 0, on the rows that the runs' best values are of."""
     val_loss: Measured = None
-    rouge: RougeScores | None = None
+    rouge: Rouge | None = None
     split: str | None = None
     rows: int | None = None
 
@@ -141,12 +138,7 @@ def read_sweep(sweep: Path) -> SweepRecord:
     Raises ConfigError if it is missing, broken, names a run twice or a folder outside the sweep's.
     """
     path = sweep / FILE_NAME
-    try:
-        record = SweepRecord.model_validate_json(path.read_bytes())
-    except OSError as error:
-        raise ConfigError.single(str(path), f"no sweep to read here ({error.strerror})") from error
-    except ValidationError as error:
-        raise broken(path, error) from error
+    record = read_part(path, SweepRecord, "sweep")
     folders = [run.folder for run in record.runs]
     issues = [
         Issue(f"{path}: runs.{number}.folder", text)
@@ -165,7 +157,7 @@ def read_sweep(sweep: Path) -> SweepRecord:
 
 def write_sweep(sweep: Path, record: SweepRecord) -> None:
     """Replace sweep.json in one step. Raises OSError, leaving the old file as it was."""
-    write_text(sweep / FILE_NAME, record.model_dump_json(indent=2) + "\n")
+    write_part(sweep / FILE_NAME, record)
 
 
 def collect(sweep: Path) -> SweepRecord:
@@ -291,7 +283,7 @@ def _agree(one: Reference, other: Reference) -> bool:
 
 
 def _figures(one: Reference) -> list[str | int | float | None]:
-    scores = [getattr(one.rouge, name).value if one.rouge else None for name in RougeScores.model_fields]
+    scores = [one.rouge[name].value if one.rouge else None for name in VARIANTS]
     losses = [one.best.value if one.best else None, one.val_loss]
     return [
         *(one.split, one.rows),

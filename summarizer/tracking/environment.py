@@ -11,10 +11,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pydantic import BaseModel, ConfigDict
-
 from summarizer import __version__
 from summarizer.config.paths import PACKAGE
+from summarizer.json_files import GitState
 
 if TYPE_CHECKING:
     import torch
@@ -23,13 +22,6 @@ PACKAGES = ("torch", "transformers", "peft", "bitsandbytes", "accelerate", "data
 GIT_TIMEOUT_S = 10.0
 
 log = logging.getLogger(__name__)
-
-
-class GitState(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    commit: str
-    dirty: bool
 
 
 def versions() -> dict[str, str | None]:

@@ -1,4 +1,4 @@
-"""What wandb kept of a run on disk: its `.wandb` file, as wandb itself writes it while offline.
+"""How far wandb's own record of a run came: its `.wandb` file, as wandb itself writes it while offline.
 
 The file is a LevelDB log of protobuf records (LevelDB's doc/log_format.md) after a header of seven bytes, with
 plain CRC-32 checksums. It may come from elsewhere: every block is checked, and nothing in it is run.
@@ -11,7 +11,6 @@ import logging
 import struct
 import zlib
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -45,33 +44,6 @@ since `wandb sync` has to read the files of older versions.
 
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(eq=False)
-class WandbLog:
-    """The records of one file, put together."""
-
-    id: str | None = None
-    job_type: str = ""
-    config: dict[str, Any] = field(default_factory=dict)
-    history: list[dict[str, Any]] = field(default_factory=list)
-    """Nested keys are joined by `/`."""
-    summary: dict[str, Any] = field(default_factory=dict)
-    exit_code: int | None = None
-    """None while it goes on, or where it was killed."""
-
-
-def read_log(file: Path) -> WandbLog:
-    """A run's record. What a kill cut short at its end is left out.
-
-    Raises ConfigError where it is no such file, names no run, or is damaged before its end.
-    """
-    found = WandbLog()
-    for record in read_records(file):
-        _take(found, record)
-    if found.id is None:
-        raise ConfigError.single(str(file), "it is cut off before it names its run")
-    return found
 
 
 def last_recorded_step(folder: Path, run: str) -> int | None:
@@ -166,21 +138,6 @@ def _records(data: bytes) -> Iterator[bytes]:
         if kind in (WHOLE, LAST):
             yield parts
             parts = b""
-
-
-def _take(found: WandbLog, record: Any) -> None:
-    kind = record.WhichOneof("record_type")
-    if kind == "run":
-        found.id, found.job_type = record.run.run_id, record.run.job_type
-        found.config |= _values(record.run.config.update)
-    elif kind == "config":
-        found.config |= _values(record.config.update)
-    elif kind == "history":
-        found.history.append(_values(record.history.item))
-    elif kind == "summary":
-        found.summary |= _values(record.summary.update)
-    elif kind == "exit":
-        found.exit_code = record.exit.exit_code
 
 
 def _values(items: Iterable[Any]) -> dict[str, Any]:

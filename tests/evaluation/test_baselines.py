@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from summarizer.evaluation.baselines import lead, random_sentences
-from summarizer.evaluation.rouge import VARIANTS, score_pairs
+from summarizer.evaluation.metrics import VARIANTS, score_pairs
 
 SHARED = Path(__file__).resolve().parents[2].parent / "shared" / "cnn_dailymail"
 

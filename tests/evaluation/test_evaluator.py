@@ -1,4 +1,4 @@
-"""The loss of each row, against that row alone through the plain model."""
+"""The loss of each row, against that row alone through the plain model; and how long evaluations take."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from summarizer.config.paths import conf_folder
 from summarizer.console import progress
 from summarizer.data.prompt import build_prompt
 from summarizer.data.splits import build_split
-from summarizer.evaluation import evaluate
-from summarizer.evaluation.evaluate import Evaluator
+from summarizer.evaluation import evaluator as evaluator_module
+from summarizer.evaluation.evaluator import EvaluationPace, Evaluator
 from summarizer.models.load import load_base
 from summarizer.models.source import model_folder
 from summarizer.models.tokenizer import load_tokenizer
@@ -24,14 +24,14 @@ from summarizer.processes import join_processes
 
 @pytest.mark.parametrize("rows_at_once", [1, 2, 5])
 def test_row_losses_are_each_row_s_own(rows_at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of the base alone and of two trials: as B is drawn as 0, the adapters change nothing until one is changed."""
+    """Of the base model and of two trials: as B is drawn as 0, the adapters change nothing until one is changed."""
     shown: list[str] = []
 
     def bar(label: str, *arguments: Any, **more: Any) -> Any:
         shown.append(label)
         return progress.bar(label, *arguments, **more)
 
-    monkeypatch.setattr(evaluate, "bar", bar)
+    monkeypatch.setattr(evaluator_module, "bar", bar)
     small = ["prompt.max_tokens=96", "data.rows.validation=3", "data.processes=1", "trainer.precision=fp32"]
     with initialize_config_dir(str(conf_folder()), version_base="1.3"):
         spec = check(compose("config", overrides=small))
@@ -61,7 +61,7 @@ def test_row_losses_are_each_row_s_own(rows_at_once: int, monkeypatch: pytest.Mo
         for losses in found:
             assert losses.nats.tolist() == pytest.approx(nats, rel=1e-5)
             assert losses.tokens.tolist() == expected
-    assert shown == ["loss of the base alone", "loss"]
+    assert shown == ["loss of the base model", "loss"]
     with torch.no_grad():
         for parameter in adapted.parameters_of(1).values():
             parameter.add_(0.01)
@@ -70,3 +70,14 @@ def test_row_losses_are_each_row_s_own(rows_at_once: int, monkeypatch: pytest.Mo
     assert second.nats.tolist() != pytest.approx(nats, rel=1e-3)
     assert evaluator.row_losses(rows, [1])[0].nats.tolist() == pytest.approx(second.nats.tolist(), rel=1e-5)
     assert evaluator.losses(rows, None) == pytest.approx([sum(nats) / sum(expected)], rel=1e-5)
+
+
+def test_a_row_s_pace_is_that_of_the_last_evaluation() -> None:
+    pace = EvaluationPace()
+    assert pace.expected_s(loss_rows=10, summary_rows=10) == 0
+    pace.took("loss", 4.0, rows=8, trials=None)
+    assert pace.expected_s(loss_rows=10, summary_rows=10) == 5.0, "the base's, until a trial was evaluated"
+    pace.took("loss", 4.0, rows=8, trials=5)
+    pace.took("summaries", 30.0, rows=3, trials=5)
+    assert pace.expected_s(loss_rows=10, summary_rows=10) == pytest.approx(1.0 + 20.0)
+    assert pace.expected_s(loss_rows=10, summary_rows=10, base=True) == pytest.approx(5.0 + 20.0)

@@ -14,14 +14,14 @@ import psutil
 import pytest
 
 from summarizer.config.paths import PACKAGE
+from summarizer.evaluation.metrics import VARIANTS, score_pairs
 from summarizer.evaluation.parallel import CHUNK_ROWS, map_rows
-from summarizer.evaluation.rouge import VARIANTS, score_pairs
 
 # No `if __name__ == "__main__"`, and torch loaded with its threads started: what a fork or a spawn would break on.
 SCRIPT = """
 import sys
 import torch
-from summarizer.evaluation.rouge import score_pairs
+from summarizer.evaluation.metrics import score_pairs
 torch.ones(64, 64) @ torch.ones(64, 64)
 print("main", flush=True)
 count = int(sys.argv[1])

@@ -294,7 +294,7 @@ def test_the_quick_command_runs(tmp_path: Path) -> None:
 def test_the_kernels_command_has_a_line_for_every_way(monkeypatch: pytest.MonkeyPatch) -> None:
     import kernel_rates
 
-    if not (kernel_rates.few_rows.is_at_hand() and kernel_rates.coded_rows.is_at_hand()):
+    if not kernel_rates.native.available(kernel_rates.decode_gemm.CODED):
         pytest.skip("the kernels want Linux, AVX-512 with VNNI and VBMI, and a C compiler")
     for name, value in {"SHAPES": ((128, 256),), "WEIGHTS_AT_ONCE": 1, "PASSES": 1, "LAYERS": 1}.items():
         monkeypatch.setattr(kernel_rates, name, value)

@@ -12,17 +12,7 @@ from omegaconf import OmegaConf
 from trained_runs import composed
 
 from summarizer.errors import ConfigError
-from summarizer.exporting.request import Request, build_request, require_room
-
-DEFAULTS: dict[str, Any] = {
-    "format_name": "merged",
-    "dtype": None,
-    "output": None,
-    "weights": None,
-    "model": None,
-    "device": "auto",
-    "with_base": False,
-}
+from summarizer.exporting.request import ExportFlags, ExportRequest, requested, require_room
 
 
 @pytest.fixture(autouse=True)
@@ -34,8 +24,12 @@ def run(tmp_path: Path) -> None:
     OmegaConf.save(OmegaConf.create([]), tmp_path / ".hydra" / "overrides.yaml")
 
 
-def request(run: Path, **more: Any) -> Request:
-    return build_request(str(run), **(DEFAULTS | more))
+def request(run: Path, **more: Any) -> ExportRequest:
+    """The flags as a person types them; None leaves one out, and the format is merged by default."""
+    typed = {"format": "merged", **more}
+    words = [str(run), *(f"--{name.replace('_', '-')}={value}" for name, value in typed.items() if value)]
+    words = [word.removesuffix("=True") for word in words]
+    return requested(ExportFlags.read(words, command="export", usage="RUN"))
 
 
 def mistakes(run: Path, **more: Any) -> list[str]:
@@ -48,7 +42,7 @@ def test_defaults(tmp_path: Path) -> None:
     made = request(tmp_path)
     assert (made.dtype, made.output, made.weights) == ("bf16", tmp_path / "export" / "merged", None)
     if importlib.util.find_spec("ctranslate2"):
-        assert request(tmp_path, format_name="ctranslate2").dtype == "int8"
+        assert request(tmp_path, format="ctranslate2").dtype == "int8"
 
 
 def test_every_mistake_at_once(tmp_path: Path) -> None:
@@ -56,17 +50,18 @@ def test_every_mistake_at_once(tmp_path: Path) -> None:
     (tmp_path / "full" / "theirs").touch()
     said = mistakes(
         tmp_path,
-        format_name="merge",
+        format="merge",
         dtype="b16",
         weights="orginal",
         device="cuda:0",
         output=str(tmp_path / "full"),
     )
     assert said == [
-        "--format: unknown format 'merge'; did you mean 'merged'?",
-        "--dtype: unknown type 'b16'; did you mean 'bf16'?",
-        "--weights: unknown weights 'orginal'; did you mean 'original'?",
-        "--device: unknown device 'cuda:0'; did you mean 'cuda'?",
+        "--device: 'cuda:0' is not one of auto, cpu, cuda; did you mean 'cuda'?",
+        "--format: 'merge' is not one of peft, merged, ctranslate2; did you mean 'merged'?",
+        "--dtype: 'b16' is not one of bf16, fp16, fp32, int8, int8_float16, int8_bfloat16, int8_float32; did you "
+        "mean 'bf16'?",
+        "--weights: 'orginal' is not one of trained, original; did you mean 'original'?",
         f"--output: {tmp_path / 'full'} is not empty, and nothing in it is overwritten; name another folder",
     ]
 
@@ -74,12 +69,15 @@ def test_every_mistake_at_once(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("more", "said"),
     [
-        ({"format_name": None}, "--format: is required; one of peft, merged, ctranslate2"),
-        ({"dtype": "int8"}, "--dtype: unknown type 'int8'; --format ctranslate2 has it"),
-        ({"with_base": True}, "--with-base: goes with --format peft alone: merged holds the base itself"),
-        ({"format_name": "peft", "dtype": "fp16"}, "--dtype: an adapter stays in fp32"),
+        ({"format": None}, "--format: is required; one of peft, merged, ctranslate2"),
+        ({"dtype": "int8"}, "--dtype: 'int8' is a type of --format ctranslate2; merged takes"),
         (
-            {"format_name": "peft", "weights": "trained"},
+            {"with_base": True},
+            "--with-base: goes with --format peft alone: merged holds the base model itself",
+        ),
+        ({"format": "peft", "dtype": "fp16"}, "--dtype: an adapter stays in fp32"),
+        (
+            {"format": "peft", "weights": "trained"},
             "--weights: an adapter for peft is merged into nothing",
         ),
     ],
@@ -91,16 +89,14 @@ def test_one_mistake(more: dict[str, Any], said: str, tmp_path: Path) -> None:
 
 def test_without_a_format_the_other_mistakes_are_said_and_no_more(tmp_path: Path) -> None:
     (tmp_path / "export" / "peft").mkdir(parents=True)  # of an earlier command
-    assert mistakes(tmp_path / "nowhere", format_name=None, dtype="int8", device="gpu") == [
+    assert mistakes(tmp_path / "nowhere", format=None, dtype="int8", device="gpu") == [
         f"RUN: {tmp_path / 'nowhere'}: no such folder",
+        "--device: 'gpu' is not one of auto, cpu, cuda; did you mean 'cpu'?",
         "--format: is required; one of peft, merged, ctranslate2",
-        "--device: unknown device 'gpu'; did you mean 'cpu'?",
     ]
-    (only,) = mistakes(tmp_path, format_name=None)
+    (only,) = mistakes(tmp_path, format=None)
     assert only.startswith("--format")
-    assert "--dtype: unknown type 'int9'; did you mean 'int8'?" in mistakes(
-        tmp_path, format_name=None, dtype="int9"
-    )
+    assert any("'int9' is not one of" in line for line in mistakes(tmp_path, format=None, dtype="int9"))
 
 
 def test_an_output_that_cannot_be(tmp_path: Path) -> None:
@@ -115,7 +111,7 @@ def test_an_output_that_cannot_be(tmp_path: Path) -> None:
 
 def test_ctranslate2_that_is_not_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
-    (only,) = mistakes(tmp_path, format_name="ctranslate2")
+    (only,) = mistakes(tmp_path, format="ctranslate2")
     assert (
         only == "--format: ctranslate2 needs a package that is not installed: pip install 'ctranslate2>=4.8'"
     )

@@ -16,10 +16,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from summarizer.adapters.peft_format import save_adapter
 from summarizer.config.paths import resolve_path
-from summarizer.evaluation.rouge import VARIANTS, Interval
+from summarizer.evaluation.metrics import VARIANTS, Interval
 from summarizer.exporting.measure import Example
 from summarizer.runs.opened import Opened, open_runs
-from summarizer.runs.record import BaseScores, RougeScores, RunRecord, write_summary
+from summarizer.runs.record import BaseScores, RunRecord, write_summary
 from summarizer.runs.trained_run import read_run
 
 __all__ = [
@@ -92,8 +92,8 @@ def _composed() -> DictConfig:
 
 
 def finished(model: str) -> RunRecord:
-    def scores(first: float) -> RougeScores:
-        return RougeScores.of({v: Interval(first + i, first - 1, first + 9) for i, v in enumerate(VARIANTS)})
+    def scores(first: float) -> dict[str, Interval]:
+        return {v: Interval(first + i, first - 1, first + 9) for i, v in enumerate(VARIANTS)}
 
     return RunRecord(
         status="completed",

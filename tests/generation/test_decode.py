@@ -18,7 +18,7 @@ from transformers import GenerationConfig, GPTJConfig, GPTJForCausalLM, PreTrain
 from summarizer.adapters.attach import AdaptedModel, attach
 from summarizer.generation import beams, decode, key_values
 from summarizer.generation.decode import Decoder
-from summarizer.ops import attend_one, few_rows
+from summarizer.ops import decode_attention, decode_gemm, native
 
 END, PAD, NEW = 7, 0, 9
 PROMPTS = [
@@ -270,17 +270,18 @@ def test_tokens_are_the_same_without_the_kernels_in_c(
 ) -> None:
     """As on a processor without AVX-512, or without a compiler; with them, they are asked."""
     asked: list[str] = []
-    for module, name in ((few_rows, "int8_product"), (attend_one, "attend_new")):
+    for module, name in ((decode_gemm, "int8_gemm"), (decode_attention, "attend_new_token")):
         kernel = getattr(module, name)
         monkeypatch.setattr(module, name, lambda *given, k=kernel, n=name: (asked.append(n), k(*given))[1])
     model = attach(load(wide_heads, "int8").model, [lora(2), lora(5)], [0, 1])
     for trial in range(2):
         fill_randomly(model, trial, seed=trial)
     with_them = answers(model, **options)
-    assert set(asked) == ({"int8_product", "attend_new"} if few_rows.is_at_hand() else set())
+    assert set(asked) == (
+        {"int8_gemm", "attend_new_token"} if native.available(decode_gemm.WHOLE_NUMBERS) else set()
+    )
     asked.clear()
-    monkeypatch.setattr(few_rows, "is_at_hand", lambda: False)
-    for module in (key_values, attend_one):
-        monkeypatch.setattr(module, "takes", lambda kept: False)
+    for module in (decode_gemm, decode_attention):
+        monkeypatch.setattr(module, "supports", lambda *given: False)
     assert answers(model, **options) == with_them
     assert not asked

@@ -25,8 +25,8 @@ from summarizer.generation import key_values as key_values_file
 from summarizer.generation.graphed_pass import FixedPass, GraphedPass
 from summarizer.generation.key_values import KeyValues
 from summarizer.models.attention import attending_by
-from summarizer.ops import few_rows_triton as few_rows
-from summarizer.ops.few_rows import stored_weights_in_place
+from summarizer.ops import decode_gemm
+from summarizer.ops.decode_gemm import stored_weights_in_place
 from summarizer.training.dry_run import fake_base
 
 FREE = (
@@ -165,7 +165,7 @@ def calls_of_a_pass(kind: str, layers: int, beams: int) -> Counter[str]:
 
 @pytest.fixture
 def with_triton(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(few_rows, "is_at_hand", lambda: True)
+    monkeypatch.setattr(decode_gemm, "triton_available", lambda: True)
 
 
 @pytest.mark.usefixtures("with_triton")
@@ -176,7 +176,7 @@ def test_a_pass_stays_on_the_card_and_asks_it_nothing(kind: str, beams: int) -> 
     layers = 2 * (6 if kind == "gptj" else 7) + 1
     assert calls["summarizer.int8_rows.default"] == layers
     assert calls["summarizer.attend_token.default"] == 2
-    assert calls["summarizer.turn_neighbors.default"] == (2 if kind == "gptj" else 0)
+    assert calls["summarizer.rotate_token.default"] == (2 if kind == "gptj" else 0)
 
 
 @pytest.mark.usefixtures("with_triton")
@@ -188,7 +188,7 @@ def test_a_block_of_gptj_is_few_launches() -> None:
 
 
 def test_a_number_that_is_asked_for_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(few_rows, "is_at_hand", lambda: True)
+    monkeypatch.setattr(decode_gemm, "triton_available", lambda: True)
     monkeypatch.setattr(FixedPass, "logits", lambda own: own.ids[: int(own.ids.max())])
     with pytest.raises(DataDependentOutputException):
         calls_of_a_pass("gptj", 1, 1)

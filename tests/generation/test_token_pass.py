@@ -15,14 +15,14 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from summarizer import compat
 from summarizer.adapters.attach import AdaptedModel, attach
 from summarizer.generation import decode, token_pass
-from summarizer.ops import between, dense_rows
+from summarizer.ops import decode_gemm, kernel_graph
 from summarizer.quantization.frozen import FrozenEmbedding, FrozenLinear
-from summarizer.quantization.protocol import DenseProducts
+from summarizer.quantization.protocol import WeightFormat
 
 pytestmark = pytest.mark.versions
 
 needs_kernels = pytest.mark.skipif(
-    not between.is_at_hand(),
+    not kernel_graph.available(),
     reason="the kernels want Linux, AVX-512 and a C compiler; the model goes its own way",
 )
 LLAMA: dict[str, Any] = {
@@ -192,9 +192,9 @@ def test_a_format_without_a_kernel_and_many_rows_go_their_own_way(
 ) -> None:
     folder = made(KINDS["gptj"], tmp_path)
     with monkeypatch.context() as patched:
-        patched.setattr(dense_rows, "is_at_hand", lambda dtype: False)
+        patched.setattr(decode_gemm, "supports", lambda *given: False)
         answers(attach(load(folder, "none").model, [lora(1)], [0]), PROMPTS[:2])
-    monkeypatch.setattr(DenseProducts, "few_rows", 2)
+    monkeypatch.setattr(WeightFormat, "decode_rows", 2)
     answers(attach(load(folder, "int8").model, [lora(1)], [0]), PROMPTS[:3], at_once=3, min_new_tokens=NEW)
     assert taken
     assert not any(taken)

@@ -18,14 +18,15 @@ from torch._dynamo.utils import counters
 from model_folders import load
 from summarizer.adapters.attach import attach
 from summarizer.adapters.lora import LoRA
-from summarizer.models import attention, blocks
+from summarizer.models import blocks
+from summarizer.ops import attention
 
 def gradients(compiled):
     torch._dynamo.reset()
     base = load(sys.argv[1], "int8").model
     if compiled:
         blocks.recompute_blocks(base, 1)
-        attention.packed_attention = attention._masked  # as on a card, nothing in it leaves the graph
+        attention.packed_attention = attention.masked_attention  # as on a card, nothing in it leaves the graph
         real = torch.compile
         torch.compile = lambda function, **how: real(function, backend="aot_eager", fullgraph=True, **how)
         assert blocks.compile_blocks(base) == 2

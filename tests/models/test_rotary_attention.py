@@ -24,16 +24,17 @@ from transformers import (
     SmolLM3Config,
 )
 
+from summarizer.models import probe
 from summarizer.models.attention import choose_attention, packs_examples
 from summarizer.models.meta_model import build_skeleton
 from summarizer.models.rotary_attention import RotaryAttention, replace_rotary_attention, rotate_halves
-from summarizer.ops import probe, rotary
-from summarizer.ops.rotary import rotated, takes
+from summarizer.ops import rotary
+from summarizer.ops.rotary import rotate, supports
 
 pytestmark = pytest.mark.versions
 
 needs_kernel = pytest.mark.skipif(
-    not takes(torch.empty(1, dtype=torch.bfloat16), torch.empty(1)),
+    not supports(torch.empty(1, dtype=torch.bfloat16), torch.empty(1)),
     reason="needs a processor with AVX-512 and bf16 and a C compiler",
 )
 SIZES = {
@@ -138,7 +139,7 @@ def test_in_bf16_logits_and_gradients_are_transformers_s(
     replace_rotary_attention(ours)
     used: list[torch.Size] = []
     monkeypatch.setattr(
-        rotary, "rotated", lambda x, *given, **more: used.append(x.shape) or rotated(x, *given, **more)
+        rotary, "rotate", lambda x, *given, **more: used.append(x.shape) or rotate(x, *given, **more)
     )
     ids = torch.randint(8, (2, 11), generator=torch.Generator().manual_seed(1))
     found = []

@@ -15,10 +15,9 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from summarizer.ops import attend_token_kernels
-from summarizer.ops import few_rows_triton_kernels as few_rows_kernels
-from summarizer.ops.attend_token import TOKENS_AT_ONCE
-from summarizer.ops.few_rows_triton import blocks_for
+from summarizer.ops import decode_attention_triton, decode_gemm_triton
+from summarizer.ops.decode_attention import TOKENS_AT_ONCE
+from summarizer.ops.decode_gemm import blocks_for
 
 FP32 = (
     "scale",
@@ -67,17 +66,17 @@ def all_kernels() -> Iterator[tuple[str, Any]]:
         fixed: dict[str, Any] = blocks | {"has_bias": True, "has_pairs": True}
         if rows == 1:
             fixed |= {"narrow_here": True, "block_r": 2}
-        kernel = few_rows_kernels.one_row if rows == 1 else few_rows_kernels.some_rows
+        kernel = decode_gemm_triton.one_row if rows == 1 else decode_gemm_triton.some_rows
         yield f"rows {rows}", compiled(kernel, of_rows, warps, **fixed)
-    yield "narrow", compiled(few_rows_kernels.narrow_rows, {"x_ptr": "*bf16"}, 4, block_r=2, block_k=1024)
+    yield "narrow", compiled(decode_gemm_triton.narrow_rows, {"x_ptr": "*bf16"}, 4, block_r=2, block_k=1024)
     kept = dict.fromkeys(ROOMS, "*bf16") | {"lengths_ptr": "*i64"}
     for beams in (1, 4):
         shape = {"beams": beams, "shared": 1, "d": 256, "block_m": 16, "block_d": 256}
-        kernel = attend_token_kernels.attend_split
+        kernel = decode_attention_triton.attend_split
         yield f"attend {beams}", compiled(kernel, kept, 4, num_stages=2, block_t=TOKENS_AT_ONCE, **shape)
-    yield "join", compiled(attend_token_kernels.join_splits, {}, 4, d=256, block_s=32, block_d=256)
+    yield "join", compiled(decode_attention_triton.join_splits, {}, 4, d=256, block_s=32, block_d=256)
     positions = {"positions_ptr": "*i64"}
-    turning = attend_token_kernels.turn_neighbors
+    turning = decode_attention_triton.rotate_token
     yield "turn", compiled(turning, positions, 1, d=256, rotated=64, block_d=256)
 
 

@@ -19,7 +19,7 @@ def _interpreted() -> bool:
         patched.setenv("TRITON_INTERPRET", "1")
         import triton.runtime.interpreter as interpreter
 
-        from summarizer.ops import attend_token_kernels  # noqa: F401 - made interpreted ones now
+        from summarizer.ops import decode_attention_triton  # noqa: F401 - made interpreted ones now
     _multiply_bf16_as_numbers(interpreter)
     return True
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from summarizer.ops.few_rows import LowRankPairs, stored_weights_in_place
+from summarizer.ops.decode_gemm import LowRankPairs, stored_weights_in_place
 from summarizer.quantization import weight_format
 from summarizer.quantization.frozen import FrozenLinear, FrozenWeight
 
@@ -26,7 +26,7 @@ def layer(
 def product(linear: FrozenLinear, x: Tensor, pairs: LowRankPairs | None = None) -> Tensor:
     """By the kernel for few rows, which must be there."""
     with stored_weights_in_place():
-        y = linear.weight.few_rows_product(x, linear.bias, pairs)
+        y = linear.weight.decode_gemm(x, linear.bias, pairs)
     assert y is not None, "the kernel was not taken"
     return y
 

@@ -4,14 +4,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from summarizer.models.gptj_attention import rotate
-from summarizer.ops import rotary
-from summarizer.ops.rotary import rotated, takes
+from summarizer.ops import native
+from summarizer.ops.rotary import rotate, supports
 
 pytestmark = pytest.mark.versions
 
 needs_kernel = pytest.mark.skipif(
-    not takes(torch.empty(1, dtype=torch.bfloat16), torch.empty(1)),
+    not supports(torch.empty(1, dtype=torch.bfloat16), torch.empty(1)),
     reason="needs a processor with AVX-512 and bf16 and a C compiler",
 )
 HALF_A_UNIT = 2**-8
@@ -53,7 +52,7 @@ def test_it_and_its_gradient_are_llama_s(t: int, heads: int, d: int, table_rows:
     cos, sin = random(table_rows, t, d, seed=3), random(table_rows, t, d, seed=4)
     ours, exact = x.clone().requires_grad_(), x.double().requires_grad_()
     right_ones = with_gradient(turned_halves(exact, cos.double(), sin.double()), exact, grad.double())
-    found_ones = with_gradient(rotated(ours, cos, sin, neighbors=False), ours, grad)
+    found_ones = with_gradient(rotate(ours, cos, sin, interleaved=False), ours, grad)
     for found, its in zip(found_ones, right_ones, strict=True):
         assert_rounded(found, its)
 
@@ -66,8 +65,8 @@ def test_it_and_its_gradient_are_gpt_j_s(d: int, turning: int) -> None:
     ours, exact = x.clone().requires_grad_(), x.double().requires_grad_()
     turned = turned_neighbors(exact[..., :turning], angles.double())
     right_ones = with_gradient(torch.cat((turned, exact[..., turning:]), -1), exact, grad.double())
-    sin, cos = torch.cat((angles.sin(), angles.cos()), -1)[:, :, None].chunk(2, dim=-1)
-    found_ones = with_gradient(rotate(ours, sin, cos, turning), ours, grad)
+    sin, cos = torch.cat((angles.sin(), angles.cos()), -1).chunk(2, dim=-1)
+    found_ones = with_gradient(rotate(ours, cos, sin, interleaved=True), ours, grad)
     for found, its in zip(found_ones, right_ones, strict=True):
         assert_rounded(found, its)
     assert torch.equal(found_ones[0][..., turning:], x[..., turning:])
@@ -75,11 +74,11 @@ def test_it_and_its_gradient_are_gpt_j_s(d: int, turning: int) -> None:
 
 @needs_kernel
 def test_without_the_kernel_gpt_j_s_are_the_same_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
-    x, angles = random(2, 9, 3, 64, seed=1).bfloat16(), random(2, 9, 1, 10, seed=3)
-    found = rotate(x, angles.sin(), angles.cos(), 20)
-    monkeypatch.setattr(rotary, "library", lambda source: None)
+    x, angles = random(2, 9, 3, 64, seed=1).bfloat16(), random(2, 9, 10, seed=3)
+    found = rotate(x, angles.cos(), angles.sin(), interleaved=True)
+    monkeypatch.setattr(native, "library", lambda source: None)
     torch.testing.assert_close(
-        found, rotate(x, angles.sin(), angles.cos(), 20), rtol=2 * HALF_A_UNIT, atol=1e-6
+        found, rotate(x, angles.cos(), angles.sin(), interleaved=True), rtol=2 * HALF_A_UNIT, atol=1e-6
     )
 
 
@@ -88,15 +87,15 @@ def test_tensors_may_have_gaps() -> None:
     x, cos, sin = random(2, 5, 3, 32, seed=1).bfloat16(), random(2, 5, 32, seed=2), random(2, 5, 32, seed=3)
     gaps = [part.repeat_interleave(2, dim=-1)[..., ::2] for part in (x, cos, sin)]
     assert not any(part.is_contiguous() for part in gaps)
-    assert torch.equal(rotated(*gaps, neighbors=False), rotated(x, cos, sin, neighbors=False))
+    assert torch.equal(rotate(*gaps, interleaved=False), rotate(x, cos, sin, interleaved=False))
 
 
 @needs_kernel
 def test_a_token_that_is_not_finite_stays_alone() -> None:
     x, cos, sin = random(1, 4, 2, 32, seed=1).bfloat16(), random(1, 4, 32, seed=2), random(1, 4, 32, seed=3)
-    right = rotated(x, cos, sin, neighbors=False)
+    right = rotate(x, cos, sin, interleaved=False)
     x[0, 2, 1, 3] = torch.nan
-    found = rotated(x, cos, sin, neighbors=False)
+    found = rotate(x, cos, sin, interleaved=False)
     assert torch.isnan(found).nonzero().tolist() == [[0, 2, 1, 3], [0, 2, 1, 19]]
     assert torch.equal(found[~torch.isnan(found)], right[~torch.isnan(found)])
 

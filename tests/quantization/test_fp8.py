@@ -12,7 +12,7 @@ from small_runs import REPOSITORY
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from summarizer.quantization import fp8, fp8_products
+from summarizer.quantization import fp8
 from summarizer.quantization.frozen import FrozenLinear, FrozenWeight
 from summarizer.quantization.protocol import WeightFormat
 
@@ -54,7 +54,7 @@ def error(got: Tensor, expected: Tensor) -> float:
 
 def test_the_definition_has_the_range_that_torch_says() -> None:
     assert len(E4M3) == 254
-    assert max(E4M3) == torch.finfo(fp8_products.E4M3).max == 448
+    assert max(E4M3) == torch.finfo(fp8.E4M3).max == 448
 
 
 def test_each_weight_is_at_the_nearest_number_of_its_row_s_grid() -> None:
@@ -91,7 +91,7 @@ def test_rows_that_no_scale_fits_are_zeros(to: torch.dtype) -> None:
     x = torch.zeros(3, 8)
     x[1] = 1e-38  # its scale would be below what fp32 holds in full
     x[2] = 3e38
-    q, scale = fp8_products.quantize_rows(x, to)
+    q, scale = fp8.quantize_rows(x, to)
     assert q[:2].float().count_nonzero() == 0
     assert scale[:2].tolist() == [[1], [1]]
     torch.testing.assert_close(q.float()[2] * scale[2], x[2])
@@ -101,15 +101,15 @@ def test_rows_that_no_scale_fits_are_zeros(to: torch.dtype) -> None:
 def test_activations_that_are_not_finite_show_in_their_own_row_alone(bad: float) -> None:
     x = drawn(3, 32)
     x[1, 5] = bad
-    y = fp8.W8A8.product(x, fp8.W8A8.quantize(drawn(*SHAPE)), SHAPE)
+    y = fp8.W8A8.matmul(x, fp8.W8A8.quantize(drawn(*SHAPE)), SHAPE)
     assert y[1].isnan().all()
     assert y[[0, 2]].isfinite().all()
 
 
 def test_the_emulated_product_is_the_slow_loop_and_torch_s_operator() -> None:
-    a, a_scale = fp8_products.quantize_rows(drawn(16, 32))
-    b, b_scale = fp8_products.quantize_rows(drawn(48, 32, seed=1))
-    got = fp8_products.scaled_product(a, a_scale, b, b_scale, torch.float32)
+    a, a_scale = fp8.quantize_rows(drawn(16, 32))
+    b, b_scale = fp8.quantize_rows(drawn(48, 32, seed=1))
+    got = fp8.scaled_matmul(a, a_scale, b, b_scale, torch.float32)
     by_hand = [
         [
             sum(float(x) * float(y) for x, y in zip(row, column, strict=True)) * float(s) * float(t)
@@ -123,10 +123,10 @@ def test_the_emulated_product_is_the_slow_loop_and_torch_s_operator() -> None:
 
 
 def test_autocast_leaves_the_emulation_alone() -> None:
-    a, a_scale = fp8_products.quantize_rows(drawn(16, 32))
-    expected = fp8_products.scaled_product(a, a_scale, a, a_scale, torch.float32)
+    a, a_scale = fp8.quantize_rows(drawn(16, 32))
+    expected = fp8.scaled_matmul(a, a_scale, a, a_scale, torch.float32)
     with torch.autocast("cpu", torch.bfloat16):
-        assert torch.equal(fp8_products.scaled_product(a, a_scale, a, a_scale, torch.float32), expected)
+        assert torch.equal(fp8.scaled_matmul(a, a_scale, a, a_scale, torch.float32), expected)
 
 
 @pytest.mark.parametrize(
@@ -161,12 +161,12 @@ def test_the_quantized_products_are_those_of_dequantized_operands() -> None:
     x, grad = drawn(5, 32, seed=1, spread=1), drawn(5, 48, seed=2, spread=1)
 
     def rounded(t: Tensor) -> Tensor:
-        q, scale = fp8_products.quantize_rows(t)
+        q, scale = fp8.quantize_rows(t)
         return q.float() * scale
 
-    torch.testing.assert_close(fp8.W8A8.product(x, parts, SHAPE), rounded(x) @ rounded(weight).t())
+    torch.testing.assert_close(fp8.W8A8.matmul(x, parts, SHAPE), rounded(x) @ rounded(weight).t())
     torch.testing.assert_close(
-        fp8.W8A8.product_backward(grad, parts, SHAPE), rounded(grad * parts["scale"].t()) @ parts["q"].float()
+        fp8.W8A8.matmul_backward(grad, parts, SHAPE), rounded(grad * parts["scale"].t()) @ parts["q"].float()
     )
 
 
@@ -185,7 +185,7 @@ def test_no_row_depends_on_another() -> None:
 def test_fp16_does_not_overflow_where_the_product_does_not() -> None:
     weight = torch.full((16, 512), 0.01)
     x = torch.ones(1, 512, dtype=torch.float16)
-    y = fp8.FORMAT.product(x, fp8.FORMAT.quantize(weight), (16, 512))
+    y = fp8.FORMAT.matmul(x, fp8.FORMAT.quantize(weight), (16, 512))
     torch.testing.assert_close(y, torch.full((1, 16), 5.12, dtype=torch.float16), rtol=1e-3, atol=0)
 
 
@@ -247,10 +247,8 @@ def test_which_products_a_card_takes(
     card = SimpleNamespace(major=capability[0], minor=capability[1])
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: card)
     with FakeTensorMode():
-        assert fp8_products.has_fp8_products(torch.empty(4, shape[1], dtype=dtype, device="cuda"), shape) == (
-            expected
-        )
-    assert not fp8_products.has_fp8_products(torch.empty(4, shape[1], dtype=dtype), shape)
+        assert fp8.has_fp8_matmul(torch.empty(4, shape[1], dtype=dtype, device="cuda"), shape) == (expected)
+    assert not fp8.has_fp8_matmul(torch.empty(4, shape[1], dtype=dtype), shape)
 
 
 def test_torch_s_own_checks_take_what_the_card_would_be_given(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -267,15 +265,15 @@ def test_torch_s_own_checks_take_what_the_card_would_be_given(monkeypatch: pytes
     monkeypatch.setattr(torch, "_scaled_mm", counted)
     with FakeTensorMode():
         parts = {
-            "q": torch.empty(*SHAPE, dtype=fp8_products.E4M3, device="cuda"),
+            "q": torch.empty(*SHAPE, dtype=fp8.E4M3, device="cuda"),
             "scale": torch.empty(SHAPE[0], 1, device="cuda"),
         }
         x = torch.empty(3, 5, SHAPE[1], dtype=torch.bfloat16, device="cuda")
-        y = fp8.FORMAT.product(x, parts, SHAPE)
-        dx = fp8.FORMAT.product_backward(y, parts, SHAPE)
+        y = fp8.FORMAT.matmul(x, parts, SHAPE)
+        dx = fp8.FORMAT.matmul_backward(y, parts, SHAPE)
     assert (y.dtype, tuple(y.shape), y.is_cuda) == (torch.bfloat16, (3, 5, 48), True)
     assert (dx.dtype, tuple(dx.shape)) == (torch.bfloat16, (3, 5, 32))
-    e4m3, fp32 = fp8_products.E4M3, torch.float32
+    e4m3, fp32 = fp8.E4M3, torch.float32
     assert seen == [
         [(e4m3, (15, 32)), (e4m3, (32, 48)), (fp32, (15, 1)), (fp32, (1, 48))],
         [(e4m3, (15, 48)), (e4m3, (48, 32)), (fp32, (15, 1)), (fp32, (1, 32))],
@@ -296,8 +294,8 @@ def test_the_gpu_multiplies_what_the_cpu_emulates(rows: int, compiled: bool) -> 
     there = {name: part.cuda() for name, part in parts.items()}
     x = drawn(rows, shape[1], seed=1).bfloat16()
     grad = drawn(rows, shape[0], seed=2, spread=1).bfloat16()
-    assert fp8_products.has_fp8_products(x.cuda(), shape)
-    for name, given in (("product", x), ("product_backward", grad)):
+    assert fp8.has_fp8_matmul(x.cuda(), shape)
+    for name, given in (("matmul", x), ("matmul_backward", grad)):
         product = getattr(fp8.FORMAT, name)
         if compiled:
             product = torch.compile(product, fullgraph=True)

@@ -73,7 +73,6 @@ def test_one_that_does_not_even_fit_alone_fails_alone(
 def test_an_evaluation_that_does_not_fit_is_split(
     tmp_path: Path, one_by_one: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from summarizer.evaluation import evaluate
 
     seen: list[tuple[int, int]] = []
 

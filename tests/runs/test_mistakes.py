@@ -107,37 +107,6 @@ def test_the_command_says_one_thing(
     assert len(said.splitlines()) == 2
 
 
-@pytest.mark.parametrize(
-    ("words", "also_light"),
-    [
-        ("run adapter.dm=2", {"wandb", "pyarrow"}),  # torch: an optimizer's signature is where its package is
-        ("run -m adapter.dm=2,4", {"wandb", "pyarrow"}),
-        ("run resume=nowhere", {"torch", "wandb", "numpy"}),
-        ("summarize nowhere", {"torch", "wandb"}),
-        ("evaluate nowhere", {"torch", "wandb"}),
-        ("export nowhere --format peft", {"torch", "wandb", "numpy"}),
-        ("serve nowhere", {"torch", "wandb"}),
-        ("compare nowhere", {"torch", "wandb"}),
-    ],
-)
-def test_a_mistake_is_said_before_anything_heavy_is_imported(
-    words: str, also_light: set[str], tmp_path: Path
-) -> None:
-    name, *arguments = words.split()
-    done = subprocess.run(
-        [sys.executable, "-X", "importtime", "-m", f"summarizer.{name}", *arguments],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert done.returncode == 2
-    assert "1 mistake:\n" in done.stderr
-    imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines() if "|" in line}
-    assert {"summarizer.runs.mistakes", "omegaconf"} <= imported, "the list of imports was read"
-    assert not imported & ({"transformers", "datasets", "accelerate", "matplotlib"} | also_light)
-
-
 def test_an_output_that_nobody_reads(tmp_path: Path) -> None:
     done = subprocess.run(
         f"'{sys.executable}' -m summarizer.run --help | true",

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
-from small_runs import TINY
+from small_runs import TINY, run_here
 
 from summarizer.errors import ConfigError
 from summarizer.evaluation.predictions import read_predictions
@@ -25,10 +23,7 @@ def sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
     arguments = ["-m", "adapter.dim=1,3", "optimizer.lr=0.02", "trainer.max_steps=2", *TINY]
     arguments.remove("evaluation.rows_during_training=2")
     arguments += ["evaluation.rows_during_training=0", f"hydra.sweep.dir={folder}"]
-    ended = subprocess.run(
-        [sys.executable, "-m", "summarizer.run", *arguments], capture_output=True, text=True, timeout=250
-    )
-    assert ended.returncode == 0, ended.stderr
+    run_here(arguments)
     return folder
 
 

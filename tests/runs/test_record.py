@@ -7,11 +7,10 @@ import pytest
 from pydantic import ValidationError
 
 from summarizer.errors import ConfigError
-from summarizer.evaluation.rouge import VARIANTS, Interval
+from summarizer.evaluation.metrics import VARIANTS, Interval
+from summarizer.json_files import GitState
 from summarizer.runs.record import (
     BaseScores,
-    GitState,
-    RougeScores,
     RunRecord,
     TrainLoss,
     read_summary,
@@ -23,7 +22,7 @@ DESIGN = """
     train_loss val_loss rouge baseline split rows model quantization versions git data_fingerprint
 """
 CONTRACT = {*DESIGN.split(), "mfu", "startup_s", "base", "ended_by", "best_step", "error", "adapter"}
-SCORES = RougeScores.of({variant: Interval(20.0 + i, 19.0, 25.5) for i, variant in enumerate(VARIANTS)})
+SCORES = {variant: Interval(20.0 + i, 19.0, 25.5) for i, variant in enumerate(VARIANTS)}
 
 
 def complete(folder: Path = Path()) -> RunRecord:
@@ -99,7 +98,9 @@ def test_a_run_that_failed_early_has_nulls_and_no_nan(tmp_path: Path) -> None:
 
 def test_a_missing_variant_is_refused() -> None:
     with pytest.raises(ValidationError, match="rougeLsum"):
-        RougeScores.of({variant: Interval(1, 1, 1) for variant in VARIANTS[:3]})
+        RunRecord.model_validate(
+            {**complete().model_dump(), "rouge": {variant: Interval(1, 1, 1) for variant in VARIANTS[:3]}}
+        )
 
 
 @pytest.mark.parametrize("path", ["/tmp/adapter", "../adapter", "a/../../b"])

@@ -10,7 +10,7 @@ from grids import GRID, assert_as_alone, assert_same_run, grid, numbers, train_o
 
 from summarizer.console.trial_display import TrialDisplay
 from summarizer.errors import NonFiniteLossError
-from summarizer.evaluation.pace import EvaluationPace
+from summarizer.evaluation.evaluator import EvaluationPace
 from summarizer.runs import experiment, group_records
 from summarizer.runs.callbacks import RunCallbacks
 from summarizer.runs.experiment import run_group
@@ -147,7 +147,7 @@ def test_what_the_disk_refuses_one_run_is_said_at_once(
         ("None", False),
     ]
     assert read_summary(tmp_path / "1").status == "completed"
-    (failed,) = (record for record in caplog.records if "failed" in record.message)
+    (failed,) = (record for record in caplog.records if "failed: " in record.message)
     assert failed.message.endswith("0 failed: Cannot write /the/checkpoint: No space left on device.")
     assert failed.exc_info is None
     first_step = next(number for number, text in enumerate(caplog.messages) if "start-up" in text)

@@ -6,8 +6,7 @@ import random
 
 import pytest
 
-from summarizer.evaluation.fragments import words
-from summarizer.evaluation.text_statistics import text_statistics
+from summarizer.evaluation.text_statistics import text_statistics, words
 from summarizer.serving.copied import Passage, copied, word_places
 
 

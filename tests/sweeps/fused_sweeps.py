@@ -61,7 +61,7 @@ class Sweeps:
     def stood_in(cls, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Sweeps:
         """In an empty folder, with nothing trained and nothing reported until the test ends."""
         made = cls()
-        report = ModuleType("summarizer.sweeps.report")
+        report = ModuleType("summarizer.reports.sweep_report")
         report.report_sweep = made.report  # type: ignore[attr-defined]
         batch = Launch.batch
 
@@ -70,7 +70,7 @@ class Sweeps:
             made.returns += returns
             return returns
 
-        monkeypatch.setitem(sys.modules, "summarizer.sweeps.report", report)
+        monkeypatch.setitem(sys.modules, "summarizer.reports.sweep_report", report)
         monkeypatch.setattr(launch, "start", made.start)
         monkeypatch.setattr(Session, "keep", lambda _, ended: made.kept.extend(ended))
         monkeypatch.setattr(Launch, "batch", watched)

@@ -10,7 +10,8 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from summarizer.config.paths import conf_folder
-from summarizer.runs.record import RougeScores, RunRecord, Score, TrainLoss, write_summary
+from summarizer.evaluation.metrics import VARIANTS, Interval
+from summarizer.runs.record import RunRecord, TrainLoss, write_summary
 from summarizer.sweeps.record import begin
 from summarizer.tracking.metrics import MetricsFile
 
@@ -59,9 +60,9 @@ def make_run(
     if status is None:
         return
     ended_by = {"completed": "epochs", "stopped": "successive_halving", "failed": "error"}[status]
-    score = Score(value=30 - end, low=28 - end, high=32 - end)
+    score = Interval(30 - end, 28 - end, 32 - end)
     finished: dict[str, Any] = {
-        "rouge": RougeScores(rouge1=score, rouge2=score, rougeL=score, rougeLsum=score),
+        "rouge": dict.fromkeys(VARIANTS, score),
         "split": "test",
         "rows": 50,
         "val_loss": end + 0.1,

@@ -125,7 +125,7 @@ def test_a_report_that_fails_does_not_hide_what_ended_the_sweep(
         with SweepReports({Path("sweep"): TRACKING}):
             raise StopRequested(2)
 
-    monkeypatch.setattr(sys.modules["summarizer.sweeps.report"], "report_sweep", full)
+    monkeypatch.setattr(sys.modules["summarizer.reports.sweep_report"], "report_sweep", full)
     with pytest.raises(StopRequested):
         stopped()
     assert "the sweep's report could not be written: no space left on device" in caplog.text

@@ -25,7 +25,7 @@ CONFIG: Mapping[str, Any] = {
         "early_stopping": {"patience": None},
         "best_metric": "val/loss",
     },
-    "sweep": {"places": "auto", "stopping": None},
+    "sweep": {"max_concurrent_trials": "auto", "stopping": None},
     "tracking": {"name": None},
     "plan": False,
 }

@@ -33,7 +33,9 @@ def test_completed_runs_are_ranked_by_their_best_evaluation(tmp_path: Path) -> N
     first = record.runs[0]
     assert (first.status, first.ended_by, first.split, first.rows) == ("completed", "epochs", "test", 50)
     assert first.rouge is not None
-    assert (first.rouge.rougeL.low, first.rouge.rougeL.high) == pytest.approx((28 - ends[0], 32 - ends[0]))
+    assert (first.rouge["rougeL"].low, first.rouge["rougeL"].high) == pytest.approx(
+        (28 - ends[0], 32 - ends[0])
+    )
     assert (first.steps, first.planned_steps, first.batch_size, first.tokens) == (40, 40, 4, 4000)
     assert (record.samples, record.full_grid_samples, record.saved_samples) == (12 * 160, 12 * 160, 0)
     assert record.tokens == 12 * 4000

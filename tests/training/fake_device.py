@@ -28,10 +28,10 @@ from transformers import GPTJConfig, LlamaConfig, PretrainedConfig
 from summarizer.adapters.attach import attach
 from summarizer.data.prompt import build_prompt
 from summarizer.data.splits import build_split
-from summarizer.models import attention
 from summarizer.models.blocks import recompute_blocks
 from summarizer.models.source import model_folder
 from summarizer.models.tokenizer import load_tokenizer
+from summarizer.ops import attention
 from summarizer.processes import Processes
 from summarizer.training.dry_run import fake_base
 from summarizer.training.loss_scale import build_scaling
@@ -157,10 +157,10 @@ def main() -> None:
     model = fake_base(CONFIGS[kind], first.quantization.format, mode, CARD)
     if first.trainer.memory == "low":
         recompute_blocks(model)
-    flash, masked = attention._flash, attention._masked
+    flash, masked = attention.flash_attention, attention.masked_attention
     ways: list[str] = []
-    attention._flash = lambda *given: (ways.append("flash"), flash(*given))[1]
-    attention._masked = lambda *given: (ways.append("masked"), masked(*given))[1]
+    attention.flash_attention = lambda *given: (ways.append("flash"), flash(*given))[1]
+    attention.masked_attention = lambda *given: (ways.append("masked"), masked(*given))[1]
     with mode:
         adapted = attach(model, [], [])
         trials: list[Any] = []

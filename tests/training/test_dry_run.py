@@ -16,7 +16,7 @@ from transformers import GPTJConfig, PreTrainedModel
 from summarizer.adapters.attach import attach
 from summarizer.models.attention import packs_examples
 from summarizer.models.blocks import recompute_blocks
-from summarizer.models.causal_blocks import BLOCK
+from summarizer.ops.attention import BLOCK
 from summarizer.quantization import NAMES, weight_format
 from summarizer.training.dry_run import Microbatch, dry_run, resident, training_loss, worst_batch
 from summarizer.training.simulate import StepCost, step_cost

@@ -40,10 +40,10 @@ def operators_of_a_step(group: Group) -> Counter[str]:
 
 def test_nothing_in_a_step_waits_for_the_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """But the lengths of the examples, which CPU attention reads where a card's kernel takes them as they are."""
-    from summarizer.models import attention
+    from summarizer.ops import attention
 
     monkeypatch.setattr(
-        attention, "_stretch_by_stretch", lambda q, k, v, borders, scaling: q * k.mean() * v.mean()
+        attention, "attention_on_cpu", lambda q, k, v, cu_seqlens, scaling: q * k.mean() * v.mean()
     )
     for overrides in ((), ("trainer.microbatch_size=1",), ("trainer.max_grad_norm=null",)):
         seen = operators_of_a_step(build_group([spec_of(*overrides)], tmp_path))
@@ -57,7 +57,7 @@ def test_a_frozen_weight_is_dequantized_once_in_each_pass(
     group = build_group([spec_of("quantization=int8"), spec_of("quantization=int8", "seed=1")], tmp_path)
     int8 = weight_format("int8")
     calls: Counter[str] = Counter()
-    for name in ("product", "product_backward"):
+    for name in ("matmul", "matmul_backward"):
         real = getattr(int8, name)
 
         def counted(*args: Any, name: str = name, real: Any = real) -> Any:
@@ -68,9 +68,7 @@ def test_a_frozen_weight_is_dequantized_once_in_each_pass(
     operators_of_a_step(group)
     linears = sum(layer.role != "embedding" for layer in group.adapted.layers.values())
     assert linears == 37
-    assert calls == {"product": 2 * linears, "product_backward": 2 * linears}, (
-        "two steps, however many trials"
-    )
+    assert calls == {"matmul": 2 * linears, "matmul_backward": 2 * linears}, "two steps, however many trials"
 
 
 def test_more_trials_take_the_same_products(tmp_path: Path) -> None:

@@ -1,0 +1,106 @@
+"""Flags that several commands share: which model, in what precision, and how it generates."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+
+from pydantic import Field, create_model
+
+from summarizer.config.flags import Flags, Metavar
+from summarizer.config.rules import RULES, SoundValues, broken_rules
+from summarizer.config.schema import GenerationConfig, PositiveCount, RunConfig
+from summarizer.errors import ConfigError, Issue
+
+SHORT = {"num_beams": "beams", "do_sample": "sample"}
+"""Settings whose flag is not called as the setting is."""
+GENERATION_KEYS = tuple(GenerationConfig.model_fields)
+
+
+class BaseModelFlags(Flags):
+    """Which base model, and where it computes."""
+
+    HEADING: ClassVar[str] = "model"
+
+    model: Annotated[str, Metavar("PATH")] | None = None
+    """where the base model lies now, if that is not where it lay"""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """auto is the GPU where there is one"""
+
+
+class PrecisionFlags(BaseModelFlags):
+    """The same with the precision of matrix products."""
+
+    HEADING: ClassVar[str] = "model"
+
+    precision: Literal["auto", "fp32", "bf16", "fp16", "int8"] = "auto"
+    """of matrix products; auto is the fastest that the device has, int8 reads articles in whole numbers, faster on
+    a CPU and a little less exactly"""
+
+
+class BatchFlags(PrecisionFlags):
+    """The same with how many articles are read at once."""
+
+    HEADING: ClassVar[str] = "model"
+
+    batch_size: PositiveCount | None = None
+    """articles at once; default: the run's evaluation.batch_size"""
+
+
+def _optional(key: str) -> Any:
+    """A setting's type and bounds as those of a flag that may be left out."""
+    info = GenerationConfig.model_fields[key]
+    kind: Any = Annotated[(info.annotation, *info.metadata)] if info.metadata else info.annotation
+    sentence = info.description or ""
+    meaning = sentence[:1].lower() + sentence[1:].removesuffix(".")
+    return kind | None, Field(None, validation_alias=SHORT.get(key), description=meaning)
+
+
+if TYPE_CHECKING:
+
+    class GenerationFlags(Flags):
+        """A flag for each setting of GenerationConfig."""
+
+else:
+    GenerationFlags = create_model(
+        "GenerationFlags", __base__=Flags, **{key: _optional(key) for key in GENERATION_KEYS}
+    )
+    GenerationFlags.HEADING = "generation, by default as the run's config says"
+
+
+class TypedGeneration(GenerationConfig):
+    """Generation settings that messages call as the flags are called."""
+
+    @classmethod
+    def key(cls, name: str) -> str:
+        return GenerationFlags.flag(name)
+
+
+def typed_generation(flags: GenerationFlags) -> dict[str, Any]:
+    """What was typed of the generation settings, by key."""
+    return {key: value for key in GENERATION_KEYS if (value := getattr(flags, key)) is not None}
+
+
+def chosen_generation(config: RunConfig, flags: GenerationFlags) -> GenerationConfig:
+    """The run's generation settings with what was typed in their place.
+
+    Raises ConfigError with what the flags break together; what is wrong with one of them is in `flags.mistakes`.
+    """
+    typed = typed_generation(flags)
+    values = config.generation.model_dump() | typed
+    sound = {key: value for key, value in values.items() if key not in flags.mistaken}
+    parts = {"prompt": config.prompt, "generation": SoundValues(sound, TypedGeneration)}
+    issues = [*broken_rules(parts, RULES), *_without_effect(SoundValues(sound), typed)]
+    if issues:
+        raise ConfigError(issues)
+    return GenerationConfig.model_validate(values)
+
+
+def _without_effect(generation: SoundValues, typed: Mapping[str, Any]) -> Iterator[Issue]:
+    """Flags that another one would have to be given for; one whose own value is mistaken says nothing."""
+    for key in ("temperature", "top_p", "top_k"):
+        if key in typed and generation.values.get("do_sample") is False:
+            yield Issue(GenerationFlags.flag(key), "has no effect without --sample")
+    for key in ("length_penalty", "early_stopping"):
+        if typed.get(key) and generation.values.get("num_beams") == 1:
+            yield Issue(GenerationFlags.flag(key), "has no effect without --beams above 1")

@@ -1,0 +1,185 @@
+"""What a group's adapters, or the base model without them, do on held-out rows: loss and summaries."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from typing import Literal, TypeVar
+
+import torch
+
+from summarizer.adapters.attach import AdaptedModel
+from summarizer.config.schema import GenerationConfig
+from summarizer.console.progress import bar
+from summarizer.data.order import EncodedRow
+from summarizer.data.prompt import Prompt
+from summarizer.evaluation.metrics import RowLosses
+from summarizer.generation.decode import Decoder
+from summarizer.models.nll import token_nll
+from summarizer.processes import Processes
+
+T = TypeVar("T")
+Work = Literal["loss", "summaries"]
+
+log = logging.getLogger(__name__)
+
+
+class EvaluationPace:
+    """Seconds for a row of one trial, by what the last rows took.
+
+    The base model is measured apart: trials that are evaluated together share much of the work. Until there is a
+    measure of either, the other's counts for both; what was never measured counts as nothing.
+    """
+
+    def __init__(self) -> None:
+        self._row_s: dict[tuple[Work, bool], float] = {}
+
+    def took(self, work: Work, seconds: float, *, rows: int, trials: int | None) -> None:
+        """trials: how many were evaluated together; None for the base model."""
+        if rows:
+            self._row_s[work, trials is None] = seconds / (rows * (trials or 1))
+
+    def expected_s(self, *, loss_rows: int, summary_rows: int, base: bool = False) -> float:
+        """Of one trial, or of the base model."""
+        rows: dict[Work, int] = {"loss": loss_rows, "summaries": summary_rows}
+        return sum(
+            count * self._row_s.get((work, base), self._row_s.get((work, not base), 0.0))
+            for work, count in rows.items()
+        )
+
+
+@dataclass
+class Evaluator:
+    """Runs trials of a group, or the base model, over held-out rows."""
+
+    adapted: AdaptedModel
+    prompt: Prompt
+    generation: GenerationConfig
+    rows_at_once: int
+    """Of each trial. Halved where they do not fit into memory."""
+    processes: Processes
+    between_batches: Callable[[], None]
+    """Called after each batch, to answer a stop signal."""
+    pace: EvaluationPace = field(default_factory=EvaluationPace)
+    """By what was evaluated so far."""
+
+    def losses(self, rows: Sequence[EncodedRow], trials: Sequence[int] | None) -> list[float]:
+        """Mean loss in nats per summary token over all rows, of each of these trials; None: of the base model."""
+        return [losses.mean for losses in self.row_losses(rows, trials)]
+
+    def row_losses(self, rows: Sequence[EncodedRow], trials: Sequence[int] | None) -> list[RowLosses]:
+        """Likewise of each row, in the rows' order."""
+        begun_s = time.monotonic()
+        count = 1 if trials is None else len(trials)
+        own: list[list[float]] = []
+        """Of each row that is this process's: nats by each trial."""
+
+        def add(batch_rows: Sequence[EncodedRow]) -> None:
+            batch = self.adapted.batch([batch_rows] * count, self.prompt)
+            with torch.no_grad(), self.processes.autocast():
+                nll = token_nll(self.adapted.model, batch).double().cpu()
+            lengths = [len(row.target_ids) for row in batch_rows]
+            own.extend(part.sum(dim=1).tolist() for part in torch.split(nll, lengths, dim=1))
+
+        try:
+            with self._showing(trials):
+                self._in_batches(_label("loss", trials), self.processes.share(rows), add)
+        except torch.OutOfMemoryError:
+            return [losses for part in self._halves(trials) for losses in self.row_losses(rows, part)]
+        nats = self.processes.gathered(own)
+        tokens = [len(row.target_ids) for row in rows]
+        self.pace.took(
+            "loss", time.monotonic() - begun_s, rows=len(rows), trials=trials if trials is None else count
+        )
+        return [
+            RowLosses.of([(of_row[trial], n) for of_row, n in zip(nats, tokens, strict=True)])
+            for trial in range(count)
+        ]
+
+    def summaries(self, rows: Sequence[EncodedRow], trials: Sequence[int] | None) -> list[list[str]]:
+        """Each of these trials' summary of each row, in the rows' order; None: one list, of the base model."""
+        begun_s = time.monotonic()
+        own = self.processes.share(list(enumerate(rows)))
+        prompts = [
+            self.prompt.generation_ids(row.article_ids, self.generation.max_new_tokens) for _, row in own
+        ]
+        written: dict[int, list[str]] = {}
+        try:
+            label = _label("summaries", trials)
+            with bar(label, len(own), show=self.processes.is_main) as progress, self._showing(trials):
+                while left := [place for place in range(len(own)) if place not in written]:
+                    try:
+                        for place, texts in self._written([prompts[place] for place in left]):
+                            written[left[place]] = texts
+                            progress.advance()
+                            self.between_batches()
+                    except torch.OutOfMemoryError:
+                        self._halve_rows(len(left))
+        except torch.OutOfMemoryError:
+            return [texts for part in self._halves(trials) for texts in self.summaries(rows, part)]
+        numbered = [(index, written[place]) for place, (index, _) in enumerate(own)]
+        by_row = sorted(self.processes.gathered(numbered))
+        count = 1 if trials is None else len(trials)
+        self.pace.took(
+            "summaries",
+            time.monotonic() - begun_s,
+            rows=len(rows),
+            trials=trials if trials is None else count,
+        )
+        return [[texts[trial] for _, texts in by_row] for trial in range(count)]
+
+    def _written(self, prompts: Sequence[Sequence[int]]) -> Iterator[tuple[int, list[str]]]:
+        """Each prompt's number and every shown trial's text, as soon as it is done."""
+        decoder = Decoder(
+            self.adapted,
+            self.generation,
+            end_id=self.prompt.end_id,
+            pad_id=self.prompt.pad_id,
+            at_once=self.rows_at_once,
+        )
+        with self.processes.autocast():
+            for place, answers in decoder.answers(prompts):
+                yield place, [self.prompt.decode(answer) for answer in answers]
+
+    def _showing(self, trials: Sequence[int] | None) -> AbstractContextManager[None]:
+        return self.adapted.base_alone() if trials is None else self.adapted.only(trials)
+
+    def _in_batches(self, label: str, items: Sequence[T], work: Callable[[Sequence[T]], None]) -> None:
+        """Raises torch.OutOfMemoryError where not even one item fits."""
+        start = 0
+        with bar(label, len(items), show=self.processes.is_main) as progress:
+            while start < len(items):
+                batch = items[start : start + self.rows_at_once]
+                try:
+                    work(batch)
+                except torch.OutOfMemoryError:
+                    self._halve_rows(len(items))
+                    continue
+                start += len(batch)
+                progress.advance(len(batch))
+                self.between_batches()
+
+    def _halve_rows(self, most: int) -> None:
+        """For the handler of an out-of-memory; raised again at one row.  most: rows that there were."""
+        if self.rows_at_once == 1:
+            raise
+        self.rows_at_once = max(min(self.rows_at_once, most) // 2, 1)
+        log.warning("out of memory: from here on %d rows are evaluated at once", self.rows_at_once)
+
+    def _halves(self, trials: Sequence[int] | None) -> list[Sequence[int]]:
+        """For the handler of an out-of-memory at one row of each trial; raised again where no half helps."""
+        if trials is None or len(trials) == 1 or self.processes.count > 1:
+            raise  # with several processes, the others do not hear of it
+        middle = len(trials) // 2
+        log.warning(
+            "out of memory: %d and %d trials are evaluated after each other", middle, len(trials) - middle
+        )
+        return [trials[:middle], trials[middle:]]
+
+
+def _label(work: str, trials: Sequence[int] | None) -> str:
+    """Of a bar: beside trials that only wait for it, a person sees whose turn it is."""
+    return f"{work} of the base model" if trials is None else work

@@ -1,0 +1,176 @@
+"""From summaries to scores and what they show: the one way that `run`, `evaluate` and `compare` go.
+
+Each system's summaries are generated elsewhere (`evaluator.Evaluator`, or files that hold them already). Here they
+are scored, the baselines beside them, and the differences tested, paired by row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from summarizer.config.schema import EvaluationConfig
+from summarizer.console import progress
+from summarizer.evaluation import mlperf
+from summarizer.evaluation.baselines import lead, random_sentences
+from summarizer.evaluation.metrics import VARIANTS, RowLosses, Scores, bootstrap, score
+from summarizer.evaluation.record import SystemPart
+from summarizer.evaluation.rows import ScoredRows
+from summarizer.evaluation.statistics import Difference, compare
+from summarizer.evaluation.text_statistics import Statistic, mean_statistics, text_statistics
+
+ADAPTER, BASE, LEAD, RANDOM = "adapter", "base model", "Lead-3", "Random-3"
+"""What the systems are called: a trained adapter, the base model without it, and the two baselines."""
+BEST_BY = "rougeLsum"
+"""Which of several runs the others are compared with: the variant that papers on CNN/DailyMail report."""
+SCORERS = ("rouge-score", "numpy")
+"""Packages that decide on scores, beside those of a run."""
+
+EncoderScores = Callable[[Sequence[str], Sequence[str]], dict[str, NDArray[np.float64]]]
+"""BERTScore of predictions and references, by measure."""
+
+
+# ---- a run's own end: one adapter, the base model, Lead-3 ------------------------------------------------
+
+
+def score_summaries(
+    summaries: Sequence[str],
+    references: Sequence[str],
+    evaluation: EvaluationConfig,
+    losses: RowLosses | None = None,
+) -> Scores:
+    """Scores with the intervals that a config asks for."""
+    return score(
+        summaries,
+        references,
+        samples=evaluation.bootstrap_samples,
+        seed=evaluation.bootstrap_seed,
+        losses=losses,
+    )
+
+
+def score_lead(articles: Sequence[str], references: Sequence[str], evaluation: EvaluationConfig) -> Scores:
+    """The scores of Lead-3, the first three sentences of each article."""
+    return score_summaries([lead(article) for article in articles], references, evaluation)
+
+
+def changes(systems: Mapping[str, Scores], other: str, evaluation: EvaluationConfig) -> list[Difference]:
+    """The adapter minus another system by the loss and ROUGE; nothing where the other was not scored."""
+    if other not in systems:
+        return []
+    return compare(
+        {(ADAPTER, other): (systems[ADAPTER], systems[other])},
+        samples=evaluation.bootstrap_samples,
+        seed=evaluation.bootstrap_seed,
+    )
+
+
+def best_against(
+    best: str, others: Mapping[str, Scores], scores: Scores, *, samples: int, seed: int
+) -> list[Difference]:
+    """The best system minus each other one by ROUGE, adjusted by Holm over all of them.
+
+    scores: the best system's.
+    """
+    pairs = {(best, name): (scores, other) for name, other in others.items()}
+    with progress.bar("testing differences", len(pairs)) as bar:
+        return compare(pairs, samples=samples, seed=seed, metrics=VARIANTS, advance=bar.advance)
+
+
+# ---- `evaluate`: several systems on chosen rows, with all that can be said of their texts ----------------
+
+
+@dataclass(frozen=True)
+class System:
+    """Summaries of all rows, in their order, and where they come from."""
+
+    name: str
+    summaries: Sequence[str]
+    folder: str | None = None
+    """The run's folder; None for what is no run."""
+    predictions: str | None = None
+    """The path of the file that holds the summaries."""
+    settings: Mapping[str, Any] | None = None
+    """All that decides on the summaries' words; None for what is no language model."""
+    cut_articles: int | None = None
+    loss: float | None = None
+
+
+def baselines(rows: ScoredRows, seed: int) -> list[System]:
+    """What a summarizer has to beat. seed: draws the sentences of Random-3."""
+    drawn = [
+        random_sentences(article, seed, row_id)
+        for article, row_id in zip(rows.articles, rows.ids, strict=True)
+    ]
+    return [System(LEAD, [lead(article) for article in rows.articles]), System(RANDOM, drawn)]
+
+
+def score_systems(
+    systems: Sequence[System],
+    rows: ScoredRows,
+    *,
+    samples: int,
+    seed: int,
+    by_encoder: EncoderScores | None = None,
+    by_mlperf: bool = False,
+) -> tuple[list[SystemPart], dict[str, Statistic], list[Difference]]:
+    """Each system's scores, the references' own text statistics, and how the best run differs from the others.
+
+    systems: those that have a folder are runs; each has a name of its own.
+    samples, seed: of the bootstrap, and the sign flips.
+    Raises ValueError where a system has not as many summaries as there are rows, or two have one name.
+    """
+    if len({system.name for system in systems}) != len(systems):
+        raise ValueError(f"two systems have one name: {[system.name for system in systems]}")
+    scored: dict[str, Scores] = {}
+    parts: list[SystemPart] = []
+    # The bars of each score are lines inside this one.
+    with progress.bar("scoring", len(systems) + 1) as shown:
+        for system in systems:
+            shown.note(system.name)
+            scores = score(system.summaries, rows.references, samples=samples, seed=seed, loss=system.loss)
+            scored[system.name] = scores
+            bertscore = None
+            statistics = _statistics(rows, system.summaries, samples, seed)
+            if by_encoder is not None:
+                bertscore = bootstrap(by_encoder(system.summaries, rows.references), samples, seed)
+            is_model = system.settings is not None
+            parts.append(
+                SystemPart(
+                    name=system.name,
+                    folder=system.folder,
+                    predictions=system.predictions,
+                    settings=None if system.settings is None else dict(system.settings),
+                    cut_articles=system.cut_articles,
+                    loss=system.loss,
+                    rouge=dict(scores.rouge),
+                    bertscore=bertscore,
+                    statistics=statistics,
+                    mlperf=mlperf.judge(system.summaries, rows.references)
+                    if by_mlperf and is_model
+                    else None,
+                )
+            )
+            shown.advance()
+        shown.note("references")
+        of_references = _statistics(rows, rows.references, samples, seed)
+        shown.advance()
+    runs = [system.name for system in systems if system.folder is not None]
+    best = max(runs, key=lambda name: scored[name].rouge[BEST_BY].value)
+    # Random-3 is left out: what is to be beaten in earnest is Lead-3.
+    others = {name: scores for name, scores in scored.items() if name not in (best, RANDOM)}
+    return parts, of_references, best_against(best, others, scored[best], samples=samples, seed=seed)
+
+
+def scorer_versions() -> dict[str, str | None]:
+    """The versions of the packages that decide on a score, beside those of a run."""
+    return {package: metadata.version(package) for package in SCORERS}
+
+
+def _statistics(rows: ScoredRows, summaries: Sequence[str], samples: int, seed: int) -> dict[str, Statistic]:
+    return mean_statistics(text_statistics(rows.articles, summaries), samples, seed)

@@ -1,0 +1,208 @@
+"""Whether one system scores better than another on the same rows, or was lucky in the rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Annotated, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import ConfigDict, Field
+
+from summarizer.evaluation.metrics import LOSS, VARIANTS, Interval, Scores, bootstrap, ratio_interval
+
+SIGNIFICANCE_LEVEL = 0.05
+"""A difference is significant where its p value, adjusted by Holm, is below it: the only threshold there is."""
+ROUNDS = 10_000
+"""Random sign flips: a p value of 0.05 is then known to about 0.004 (two standard errors)."""
+BLOCK_ELEMENTS = 4_000_000
+"""Random signs held at once: 32 MB."""
+
+Verdict = Literal["better", "worse", "not significant"]
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How the mean of one system differs from another's by one metric, paired over the same rows."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid")
+
+    first: str
+    second: str
+    metric: str
+    """LOSS or one of ROUGE's variants."""
+    mean: Interval
+    """First minus second, in the metric's unit, with the 95 % paired bootstrap interval."""
+    p_value: float
+    """Two-sided, for both being equally good; in (0, 1]."""
+    p_holm: float
+    """The p value adjusted by Holm over all the differences that it stands among."""
+    rows: int
+    better_rows: Annotated[int | None, Field(exclude=True)] = None
+    """On how many rows the first system is better; None for a difference that was read from a file."""
+    equal_rows: Annotated[int | None, Field(exclude=True)] = None
+
+    @property
+    def significant(self) -> bool:
+        """Whether it is more than luck in the rows explains."""
+        return self.p_holm < SIGNIFICANCE_LEVEL
+
+    @property
+    def verdict(self) -> Verdict:
+        """Whether the first system is better or worse than the second, if that is significant."""
+        if not self.significant:
+            return "not significant"
+        return "better" if (self.mean.value < 0) == (self.metric == LOSS) else "worse"
+
+
+def compare(
+    pairs: Mapping[tuple[str, str], tuple[Scores, Scores]],
+    *,
+    samples: int,
+    seed: int,
+    metrics: Sequence[str] = (LOSS, *VARIANTS),
+    advance: Callable[[], None] = lambda: None,
+) -> list[Difference]:
+    """For each pair of systems the first minus the second by each metric, adjusted by Holm over all of them.
+
+    pairs: by their names, scores over the same rows in the same order.
+    samples: how many resamples the intervals take.  seed: of the resamples and of the sign flips.
+    metrics: in the order of the answer. The loss has a part only where both systems have one that is finite.
+    advance: called after each pair, to move a progress bar.
+    Raises ValueError where two systems were not scored on the same rows.
+    Source: paired bootstrap, Koehn 2004 (Statistical significance tests for machine translation evaluation),
+    here for the percentile interval of the mean difference; the test is `sign_flip_test`.
+    """
+    found: list[Difference] = []
+    for (first, second), (one, other) in pairs.items():
+        by_metric = {**_loss(first, second, one, other, samples, seed)} if LOSS in metrics else {}
+        if variants := [metric for metric in metrics if metric != LOSS]:
+            by_metric |= _rouge(first, second, one, other, variants, samples, seed)
+        found += [by_metric[metric] for metric in metrics if metric in by_metric]
+        advance()
+    adjusted = holm([difference.p_value for difference in found])
+    return [replace(one, p_holm=p) for one, p in zip(found, adjusted, strict=True)]
+
+
+def _rouge(
+    first: str,
+    second: str,
+    one: Scores,
+    other: Scores,
+    variants: Sequence[str],
+    samples: int,
+    seed: int,
+) -> dict[str, Difference]:
+    if any(one.per_row[variant].shape != other.per_row[variant].shape for variant in variants):
+        raise ValueError(f"{first} and {second} were not scored on the same rows")
+    gains = {variant: one.per_row[variant] - other.per_row[variant] for variant in variants}
+    intervals = bootstrap(gains, samples, seed)
+    p_values = sign_flip_test(np.stack(list(gains.values()), axis=1), seed)
+    return {
+        variant: _difference(first, second, variant, intervals[variant], float(p), gains[variant])
+        for variant, p in zip(gains, p_values, strict=True)
+    }
+
+
+def _loss(
+    first: str, second: str, one: Scores, other: Scores, samples: int, seed: int
+) -> dict[str, Difference]:
+    """Nats per summary token of all rows; p is of the rows' differences in nats."""
+    ours, theirs = one.row_losses, other.row_losses
+    if (
+        ours is None
+        or theirs is None
+        or not (np.isfinite(ours.nats).all() and np.isfinite(theirs.nats).all())
+    ):
+        return {}
+    if not np.array_equal(ours.tokens, theirs.tokens):
+        raise ValueError(f"{first} and {second}: two losses are compared on the same rows")
+    nats = ours.nats - theirs.nats
+    (p,) = sign_flip_test(nats[:, None], seed)
+    mean = ratio_interval(nats, ours.tokens, samples, seed)
+    return {LOSS: _difference(first, second, LOSS, mean, float(p), -nats)}
+
+
+def _difference(
+    first: str, second: str, metric: str, mean: Interval, p: float, gains: NDArray[np.float64]
+) -> Difference:
+    better, equal = int((gains > 0).sum()), int((gains == 0).sum())
+    return Difference(first, second, metric, mean, p, p, len(gains), better, equal)
+
+
+def sign_flip_test(differences: NDArray[np.float64], seed: int, rounds: int = ROUNDS) -> NDArray[np.float64]:
+    """Two-sided p value of each column, shape (metrics,), that its mean is 0, by paired approximate randomization.
+
+    differences: first minus second, shape (rows, metrics). Were both systems equally good, each row's scores
+    could be swapped, which turns its sign: p is the share of `rounds` random swaps whose mean is at least as far
+    from 0, the one observed counted among them. So it is never 0 and at least 1 / (rounds + 1). All metrics see
+    the same swaps.
+    Raises ValueError without a row or a round, and for a score that is not a number.
+    Source: Riezler and Maxwell 2005 (On some pitfalls in automatic evaluation and significance testing for MT),
+    after Noreen 1989; the + 1: Phipson and Smyth 2010 (arXiv:1603.05766).
+    """
+    rows = len(differences)
+    if rows < 1 or rounds < 1:
+        raise ValueError(f"the test needs a row and a round, not {rows} rows and {rounds} rounds")
+    if not np.isfinite(differences).all():
+        raise ValueError("a score is not a finite number")
+    observed = np.abs(differences.sum(axis=0))
+    # Two sums of the same numbers in another order differ by rounding, and such a tie counts as one.
+    bound = observed - 1e-12 * np.abs(differences).sum(axis=0)
+    generator = np.random.default_rng(seed)
+    as_far = np.zeros(differences.shape[1], dtype=np.int64)
+    block = max(BLOCK_ELEMENTS // rows, 1)
+    for start in range(0, rounds, block):
+        size = min(block, rounds - start)
+        signs = 2.0 * generator.integers(0, 2, size=(size, rows), dtype=np.int8) - 1.0
+        as_far += (np.abs(signs @ differences) >= bound).sum(axis=0)
+    p_values: NDArray[np.float64] = (as_far + 1) / (rounds + 1)
+    return p_values
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Adjusted p values, in the order given: below 0.05 with at most 5 % risk of one false find among all.
+
+    Raises ValueError for a p value outside 0 to 1.
+    Source: Holm 1979 (A simple sequentially rejective multiple test procedure).
+    """
+    if any(not 0 <= p <= 1 for p in p_values):
+        raise ValueError(f"p values are from 0 to 1: {list(p_values)}")
+    adjusted = [0.0] * len(p_values)
+    highest = 0.0
+    for rank, index in enumerate(sorted(range(len(p_values)), key=lambda i: p_values[i])):
+        highest = max(highest, min(1.0, (len(p_values) - rank) * p_values[index]))
+        adjusted[index] = highest
+    return adjusted
+
+
+def smallest_p(rows: int) -> float:
+    """The least two-sided p value that so few rows can have: one system is better on each of them.
+
+    Both signs of 2**rows.
+    """
+    return float(2.0 ** (1 - rows))
+
+
+def too_few_rows(differences: Sequence[Difference]) -> bool:
+    """Whether the rows are too few for any of these differences to be significant after Holm's adjustment."""
+    return bool(differences) and smallest_p(differences[0].rows) * len(differences) >= SIGNIFICANCE_LEVEL
+
+
+def same_rows(first: Sequence[str], second: Sequence[str]) -> NDArray[np.int64]:
+    """Where in `second` each of the rows of `first` stands, by their ids.
+
+    Raises ValueError where the two do not hold the same rows, or an id occurs twice in another order.
+    """
+    if list(first) == list(second):
+        return np.arange(len(first))
+    if sorted(first) != sorted(second):
+        only = sorted(set(first) ^ set(second))[:3]
+        raise ValueError(
+            f"two systems are compared on the same rows; {len(first)} and {len(second)} rows, not in both: {only}"
+        )
+    places = {row_id: place for place, row_id in enumerate(second)}
+    if len(places) != len(second):
+        raise ValueError("row ids that occur twice cannot be matched in another order")
+    return np.array([places[row_id] for row_id in first], dtype=np.int64)

@@ -1,0 +1,303 @@
+/* y = x W^T + bias + scale (x A^T) B for many rows of x, as reading a prompt asks for it, with W row-wise int8.
+ *
+ * Each row of x becomes whole numbers on its own grid: of 8 bits for most columns, of 16 for those that are `apart`. These
+ * are two signed bytes (256 high + low), so that all columns have a low one and only those apart a high one, which is
+ * multiplied for itself. VNNI's vpdpbusd sums products of an unsigned byte (a weight + 128) and a signed one (of x) into 32
+ * bits: sums are exact, whatever the order and the threads. What 128 on every weight adds is where the sums begin.
+ *
+ * A tile is ROWS rows of x by COLUMNS rows of W, whose sums stay in registers. x and W are laid so that a tile reads both
+ * from front to end: x by four neighboring columns of ROWS rows, once for all; W by four of COLUMNS rows, a chunk that the
+ * second cache holds at a time.
+ */
+#include <math.h>
+#include <omp.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "vectors.h"
+
+#ifndef __AVX512VNNI__
+#error "made for processors that have AVX-512 with VNNI"
+#endif
+
+#define ROWS 12 /* of x in a tile */
+#define EACH_ROW(DO) DO(0) DO(1) DO(2) DO(3) DO(4) DO(5) DO(6) DO(7) DO(8) DO(9) DO(10) DO(11)
+#define PANELS 2 /* registers of columns in a tile */
+#define COLUMNS (PANELS * FLOATS)
+#define CHUNK (256 << 10) /* bytes of laid weights at a time; 128 to 512 KiB are alike */
+#define LEVELS 127
+#define WIDE_LEVELS 32639 /* 127 * 256 + 127: the largest whole number of two signed bytes */
+
+/* All arrays are dense; shapes in the order of their axes. */
+typedef struct {
+    const void *x; /* (m, k) */
+    long m, k, n;
+    const int8_t *w;    /* (n, k) */
+    const float *scale; /* (n) */
+    const float *bias;  /* (n), or none */
+    const float *a, *b, *pair_scale; /* (trials, dim, k), (trials, dim, n), (trials); rows of x lie trial by trial */
+    long trials, dim;                /* 0 without adapters */
+    const int64_t *apart;            /* (aparts): columns of 16 bits; none: all are */
+    long aparts;
+    void *y;     /* (m, n) */
+    int in_bf16; /* x and y; else in fp32 */
+    int threads;
+} Product;
+
+/* x in whole numbers; columns up to a multiple of BYTES, rows up to one of ROWS, zeros behind the end. */
+typedef struct {
+    long columns, apart_columns;
+    int8_t *low, *high;  /* (rows / ROWS, columns / 4, ROWS, 4) */
+    int32_t *low_begin, *high_begin; /* (rows): -128 times the row's sum */
+    float *steps;        /* (rows); NaN for a row with a value that is not finite */
+    float *narrow;       /* (rows, dim): scale (x A^T) */
+    float *keep;         /* (k): 0 for columns that are apart, else 1 */
+} Whole;
+
+/* 16 numbers of bf16 or fp32 from place `at`, zeros behind the end. */
+INLINE __m512 load(const void *x, long at, __mmask16 there, int in_bf16) {
+    if (!in_bf16) return _mm512_maskz_loadu_ps(there, (const float *)x + at);
+    return widened(_mm256_maskz_loadu_epi16(there, (const uint16_t *)x + at));
+}
+
+/* To the nearest bf16 where that is asked for. */
+INLINE void store(void *y, long at, __mmask16 there, __m512 value, int in_bf16) {
+    if (!in_bf16) {
+        _mm512_mask_storeu_ps((float *)y + at, there, value);
+        return;
+    }
+    __m512i bits = _mm512_castps_si512(value);
+    __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
+    __m512i up = _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)));
+    __mmask16 nan = _mm512_cmp_ps_mask(value, value, _CMP_UNORD_Q); /* whose bits would carry over */
+    up = _mm512_mask_mov_epi32(up, nan, _mm512_set1_epi32(0x7fc00000));
+    _mm256_mask_storeu_epi16((uint16_t *)y + at, there, _mm512_cvtepi32_epi16(_mm512_srli_epi32(up, 16)));
+}
+
+/* The largest absolute value of each column of x (m, k). */
+void column_absmax(const void *x, long m, long k, int in_bf16, float *absmax /* (k) */, int threads) {
+    const long wide = 16 * FLOATS;
+#pragma omp parallel for schedule(static) num_threads(threads)
+    for (long start = 0; start < k; start += wide) {
+        long end = start + wide < k ? start + wide : k;
+        for (long i = start; i < end; i++) absmax[i] = 0;
+        for (long row = 0; row < m; row++)
+            for (long i = start; i < end; i += FLOATS) {
+                __mmask16 there = first(end - i);
+                __m512 size = _mm512_abs_ps(load(x, row * k + i, there, in_bf16));
+                __m512 before = _mm512_maskz_loadu_ps(there, absmax + i);
+                _mm512_mask_storeu_ps(absmax + i, there, _mm512_max_ps(before, size));
+            }
+    }
+}
+
+/* ---- x before the product ---- */
+
+INLINE void put_fours(int8_t *laid, long row, long columns, long column, __m128i sixteen) {
+    int32_t fours[4];
+    _mm_storeu_si128((__m128i *)fours, sixteen);
+    int32_t *to = (int32_t *)laid + (row / ROWS * (columns / 4) + column / 4) * ROWS + row % ROWS;
+    FOR(i, 4) to[i * ROWS] = fours[i];
+}
+
+static int32_t high_bytes_apart(const Product *p, const Whole *x, long row, float inverse) {
+    int32_t sum = 0;
+    int8_t *to = x->high + row / ROWS * ROWS * x->apart_columns + row % ROWS * 4;
+    for (long i = 0; i < p->aparts; i++) {
+        long at = row * p->k + p->apart[i];
+        __m128 value = _mm512_castps512_ps128(load(p->x, at, 1, p->in_bf16));
+        int32_t high = (_mm_cvtss_si32(_mm_mul_ss(value, _mm_set_ss(inverse))) + 128) >> 8;
+        to[i / 4 * 4 * ROWS + i % 4] = (int8_t)high;
+        sum += high;
+    }
+    return sum;
+}
+
+static void whole_numbers(const Product *p, Whole *x, long row) {
+    __m512 largest = _mm512_setzero_ps(), of_all = largest;
+    __mmask16 broken = 0;
+    for (long i = 0; i < p->k; i += FLOATS) {
+        __mmask16 there = first(p->k - i);
+        __m512 size = _mm512_abs_ps(load(p->x, row * p->k + i, there, p->in_bf16));
+        broken |= _mm512_cmp_ps_mask(size, _mm512_set1_ps(INFINITY), _CMP_NLT_UQ);
+        largest = _mm512_max_ps(largest, _mm512_mul_ps(size, _mm512_maskz_loadu_ps(there, x->keep + i)));
+        of_all = _mm512_max_ps(of_all, size);
+    }
+    /* What is apart takes the others' step, if its 16 bits of that are enough. */
+    float step = _mm512_reduce_max_ps(largest) / LEVELS, step_apart = _mm512_reduce_max_ps(of_all) / WIDE_LEVELS;
+    if (step < step_apart) step = step_apart;
+    float inverse = step > 1e-30f && !broken ? 1 / step : 0;
+    __m512i sum = _mm512_setzero_si512(), sum_high = sum;
+    for (long i = 0; i < x->columns; i += FLOATS) {
+        __m512 scaled = _mm512_mul_ps(load(p->x, row * p->k + i, first(p->k - i), p->in_bf16), _mm512_set1_ps(inverse));
+        __m512i q = _mm512_cvtps_epi32(scaled);
+        __m512i high = _mm512_srai_epi32(_mm512_add_epi32(q, _mm512_set1_epi32(128)), 8);
+        __m512i low = _mm512_sub_epi32(q, _mm512_slli_epi32(high, 8));
+        sum = _mm512_add_epi32(sum, low);
+        put_fours(x->low, row, x->columns, i, _mm512_cvtepi32_epi8(low));
+        if (p->apart) continue;
+        sum_high = _mm512_add_epi32(sum_high, high);
+        put_fours(x->high, row, x->columns, i, _mm512_cvtepi32_epi8(high));
+    }
+    int32_t high = p->apart ? high_bytes_apart(p, x, row, inverse) : _mm512_reduce_add_epi32(sum_high);
+    x->low_begin[row] = (int32_t)(-128u * (uint32_t)_mm512_reduce_add_epi32(sum)); /* may wrap around, as sums do */
+    x->high_begin[row] = (int32_t)(-128u * (uint32_t)high);
+    x->steps[row] = broken ? NAN : step;
+}
+
+static void narrow_products(const Product *p, const Whole *x, long row) {
+    long trial = p->trials ? row / (p->m / p->trials) : 0;
+    for (long d = 0; d < p->dim; d++) {
+        const float *a = p->a + (trial * p->dim + d) * p->k;
+        __m512 sums = _mm512_setzero_ps();
+        for (long i = 0; i < p->k; i += FLOATS) {
+            __mmask16 there = first(p->k - i);
+            __m512 own = load(p->x, row * p->k + i, there, p->in_bf16);
+            sums = _mm512_fmadd_ps(own, _mm512_maskz_loadu_ps(there, a + i), sums);
+        }
+        x->narrow[row * p->dim + d] = _mm512_reduce_add_ps(sums) * p->pair_scale[trial];
+    }
+}
+
+/* ---- W as tiles read it ---- */
+
+/* COLUMNS rows of W from `column` on: (columns / 4, COLUMNS, 4), each + 128. */
+static void lay_weights(const Product *p, long column, long columns, uint8_t *laid) {
+    for (long at = 0; at < columns; at += BYTES)
+        FOR(panel, PANELS) {
+            __m512i rows[FLOATS];
+            long left = p->k - at;
+            __mmask64 there = left >= BYTES ? ~0ull : (1ull << left) - 1;
+            FOR(i, FLOATS) {
+                long row = column + panel * FLOATS + i;
+                rows[i] = row < p->n ? _mm512_maskz_loadu_epi8(there, p->w + row * p->k + at) : _mm512_setzero_si512();
+                rows[i] = _mm512_xor_si512(rows[i], _mm512_set1_epi8((char)0x80));
+            }
+            transpose(rows);
+            FOR(i, FLOATS) _mm512_store_si512(laid + ((at / 4 + i) * PANELS + panel) * BYTES, rows[i]);
+        }
+}
+
+static void lay_apart(const Product *p, long column, uint8_t *laid) {
+    for (long j = 0; j < COLUMNS; j++) {
+        const int8_t *w = p->w + (column + j) * p->k;
+        for (long i = 0; i < p->aparts; i++)
+            laid[(i / 4 * COLUMNS + j) * 4 + i % 4] = column + j < p->n ? (uint8_t)w[p->apart[i]] ^ 0x80 : 0;
+    }
+}
+
+/* ---- the product ---- */
+
+/* _mm512_dpbusd_epi32, of whose sums gcc 12 keeps half in memory: 220 GMAC/s on two cores instead of 410. */
+#define ADD_PRODUCTS(sums, weights, x) __asm__("vpdpbusd %2, %1, %0" : "+v"(sums) : "v"(weights), "v"(x))
+
+INLINE void put(float *y, __m512i sums, float weight, int add) {
+    __m512 before = add ? _mm512_loadu_ps(y) : _mm512_setzero_ps();
+    _mm512_storeu_ps(y, _mm512_fmadd_ps(_mm512_cvtepi32_ps(sums), _mm512_set1_ps(weight), before));
+}
+
+/* The sums of one tile, in fp32 and times `weight`, added to `y` or in its place. */
+INLINE void multiply(const int8_t *x, const uint8_t *w, long columns, const int32_t *begin, float weight, int add,
+                     float *y /* (ROWS, COLUMNS) */) {
+#define BEGIN(i) __m512i a##i = _mm512_set1_epi32(begin[i]), b##i = a##i;
+#define STEP(i)                                                                                                   \
+    {                                                                                                             \
+        __m512i four = _mm512_set1_epi32(((const int32_t *)x)[i]);                                                \
+        ADD_PRODUCTS(a##i, a, four);                                                                              \
+        ADD_PRODUCTS(b##i, b, four);                                                                              \
+    }
+#define PUT(i) put(y + i * COLUMNS, a##i, weight, add); put(y + i * COLUMNS + FLOATS, b##i, weight, add);
+    EACH_ROW(BEGIN)
+    for (long at = 0; at < columns; at += 4, x += 4 * ROWS, w += PANELS * BYTES) {
+        __m512i a = _mm512_load_si512(w), b = _mm512_load_si512(w + BYTES);
+        EACH_ROW(STEP)
+    }
+    EACH_ROW(PUT)
+}
+
+static void tile(const Product *p, const Whole *x, const uint8_t *w, const uint8_t *w_apart, long row, long column) {
+    float sums[ROWS * COLUMNS];
+    multiply(x->high + row * x->apart_columns, w_apart, x->apart_columns, x->high_begin + row, 256, 0, sums);
+    multiply(x->low + row * x->columns, w, x->columns, x->low_begin + row, 1, 1, sums);
+    long rows = p->m - row < ROWS ? p->m - row : ROWS, rows_of_trial = p->trials ? p->m / p->trials : p->m;
+    for (long i = 0; i < rows; i++)
+        FOR(j, PANELS) {
+            long at = column + j * FLOATS;
+            __mmask16 there = first(p->n - at);
+            __m512 scale = _mm512_maskz_loadu_ps(there, p->scale + at);
+            __m512 y = _mm512_loadu_ps(sums + i * COLUMNS + j * FLOATS);
+            y = _mm512_mul_ps(_mm512_mul_ps(y, _mm512_set1_ps(x->steps[row + i])), scale);
+            if (p->bias) y = _mm512_add_ps(y, _mm512_maskz_loadu_ps(there, p->bias + at));
+            for (long d = 0; d < p->dim; d++) {
+                const float *b = p->b + ((row + i) / rows_of_trial * p->dim + d) * p->n + at;
+                __m512 weight = _mm512_set1_ps(x->narrow[(row + i) * p->dim + d]);
+                y = _mm512_fmadd_ps(weight, _mm512_maskz_loadu_ps(there, b), y);
+            }
+            store(p->y, (row + i) * p->n + at, there, y, p->in_bf16);
+        }
+}
+
+static int takes_memory(const Product *p, Whole *x, uint8_t **laid, long bytes_of_chunk) {
+    long rows = up_to(p->m, ROWS);
+    x->low = aligned_alloc(BYTES, up_to(rows * x->columns, BYTES));
+    x->high = aligned_alloc(BYTES, up_to(rows * x->apart_columns, BYTES) + BYTES);
+    x->low_begin = calloc(2 * rows, sizeof *x->low_begin);
+    x->steps = malloc((rows * (1 + p->dim) + p->k) * sizeof *x->steps);
+    *laid = aligned_alloc(BYTES, p->threads * bytes_of_chunk);
+    if (!x->low || !x->high || !x->low_begin || !x->steps || !*laid) return 0;
+    x->high_begin = x->low_begin + rows;
+    x->narrow = x->steps + rows;
+    x->keep = x->narrow + rows * p->dim;
+    memset(x->low + p->m / ROWS * ROWS * x->columns, 0, (rows - p->m / ROWS * ROWS) * x->columns);
+    memset(x->high, 0, rows * x->apart_columns);
+    for (long i = 0; i < p->k; i++) x->keep[i] = p->apart != NULL;
+    for (long i = 0; i < p->aparts; i++) x->keep[p->apart[i]] = 0;
+    return 1;
+}
+
+/* Columns from `start` to `end`, in tiles, with W laid in `laid`. */
+static void chunk_of_columns(const Product *p, const Whole *x, long start, long end, uint8_t *laid) {
+    long bytes = COLUMNS * x->columns, bytes_apart = p->apart ? COLUMNS * x->apart_columns : 0;
+    uint8_t *to = laid;
+    for (long column = start; column < end; column += COLUMNS, to += bytes + bytes_apart) {
+        lay_weights(p, column, x->columns, to);
+        if (p->apart) lay_apart(p, column, to + bytes);
+    }
+    for (long row = 0; row < p->m; row += ROWS) {
+        const uint8_t *w = laid;
+        for (long column = start; column < end; column += COLUMNS, w += bytes + bytes_apart)
+            tile(p, x, w, p->apart ? w + bytes : w, row, column);
+    }
+}
+
+/* k is at most 2^17, so that sums hold. Returns 0, or 1 where there is no memory for x and parts of W. */
+int prefill_gemm(const Product *p) {
+    Whole x = {.columns = up_to(p->k, BYTES)};
+    x.apart_columns = p->apart ? up_to(p->aparts, 4) : x.columns;
+    long of_tile = COLUMNS * (x.columns + (p->apart ? x.apart_columns : 0));
+    long tiles = CHUNK / of_tile > 1 ? CHUNK / of_tile : 1, at_once = tiles * COLUMNS;
+    uint8_t *laid = NULL;
+    int there = takes_memory(p, &x, &laid, tiles * of_tile);
+    if (there) {
+#pragma omp parallel num_threads(p->threads)
+        {
+#pragma omp for schedule(static)
+            for (long row = 0; row < p->m; row++) {
+                whole_numbers(p, &x, row);
+                narrow_products(p, &x, row);
+            }
+#pragma omp for schedule(dynamic, 1)
+            for (long column = 0; column < p->n; column += at_once) {
+                long end = column + at_once < p->n ? column + at_once : p->n;
+                chunk_of_columns(p, &x, column, end, laid + omp_get_thread_num() * tiles * of_tile);
+            }
+        }
+    }
+    free(x.low);
+    free(x.high);
+    free(x.low_begin);
+    free(x.steps);
+    free(laid);
+    return !there;
+}

@@ -1,0 +1,201 @@
+"""Matrix products of many rows with stored int8 weights on a CPU, as reading a prompt asks for them.
+
+Both operands are whole numbers, so that no dense copy of the weights is made. Each row of x is rounded on a grid of
+its own: of 16 bits, which loses next to nothing; or, within `int8_activations`, of 8 bits but for the largest
+columns.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
+import torch
+from jaxtyping import Float, Float32, Int8, Int64
+from torch import Tensor
+
+from summarizer import compat
+from summarizer.ops import native
+from summarizer.ops.decode_gemm import NOTHING_ADDED, Epilogue, is_decode, is_in_place
+
+SOURCE = "prefill_gemm.c"
+MOST_COLUMNS = 1 << 17
+"""Columns of x up to which the sums of its products hold in 32 bits."""
+PREFILL_ROWS = 32
+"""From here on quantizing the inputs costs little beside the product."""
+LARGEST_COLUMNS = 32
+"""One in so many columns of the inputs keeps 16 bits. KL to fp32 at summary tokens, SmolLM2-135M on four real rows:
+bf16 products 0.0016 nats, whole numbers with none apart 0.022, 1 in 64 0.0070, 1 in 32 0.0041, 1 in 16 0.0033, all
+(what a prompt is read with otherwise, where prefill_gemm.c is compiled, at half the speed) 0.0006."""
+LEVELS = 127
+"""Steps on each side of zero, as of the weights."""
+WIDE_LEVELS = 127 * 256 + 127
+"""The same of the largest columns: what two signed bytes hold."""
+SMALLEST_STEP = 1e-30
+"""Of a row's grid; a row of smaller numbers counts as zeros."""
+
+
+# --- when ---------------------------------------------------------------------------------------------------------
+
+_int8_activations: ContextVar[bool] = ContextVar("most inputs of products are rounded to int8", default=False)
+
+
+@contextmanager
+def int8_activations() -> Iterator[None]:
+    """Within the block, a CPU's products of many rows are of whole numbers: most inputs are rounded to int8.
+
+    About twice as fast where the processor has VNNI, for an error of its own (LARGEST_COLUMNS). For reading
+    prompts; training never does.
+    """
+    token = _int8_activations.set(True)
+    try:
+        yield
+    finally:
+        _int8_activations.reset(token)
+
+
+def available() -> bool:
+    """Whether this machine has a processor and a compiler for the form in C."""
+    return native.available(SOURCE)
+
+
+def is_prefill_in_int8(rows: Float[Tensor, "m d_in"]) -> bool:
+    """Whether the rows, on a CPU, are to be rounded to int8."""
+    return (
+        len(rows) >= PREFILL_ROWS
+        and rows.device.type == "cpu"
+        and rows.dtype in (torch.bfloat16, torch.float32)
+        and not torch.compiler.is_compiling()
+        and _int8_activations.get()
+    )
+
+
+# --- products -----------------------------------------------------------------------------------------------------
+
+
+def int8_gemm(
+    x: Float[Tensor, "m d_in"],
+    q: Int8[Tensor, "d_out d_in"],
+    scale: Float32[Tensor, "d_out 1"],
+    epilogue: Epilogue,
+) -> Float[Tensor, "m d_out"] | None:
+    """x W^T and its epilogue, in one kernel. None where there is none, or it is not for x."""
+    rounded = is_prefill_in_int8(x)
+    in_place = is_in_place(x) and not is_decode(x)
+    if not (rounded or in_place) or not available():
+        return None
+    return int8_gemm_in_c(x, q, scale, largest_columns(x) if rounded else None, epilogue)
+
+
+def whole_number_gemm(
+    x: Float[Tensor, "m d_in"], q: Int8[Tensor, "d_out d_in"], scale: Float32[Tensor, "d_out 1"]
+) -> Float[Tensor, "m d_out"]:
+    """x W^T in x's precision: each row of x on its own grid of int8, and of 16 bits in its largest columns.
+
+    A few columns are far larger than the rest in any trained model, and would leave the rest few steps of the grid.
+    Source: LLM.int8(), Dettmers et al. 2022 (arXiv:2208.07339), a fixed share of columns for its threshold, and
+    with more steps of the same grid for these, instead of numbers in 16 bits.
+    """
+    largest = largest_columns(x)
+    if available():
+        return int8_gemm_in_c(x, q, scale, largest)
+    return whole_number_gemm_by_torch(x, q, scale, largest)
+
+
+def whole_number_gemm_by_torch(
+    x: Float[Tensor, "m d_in"],
+    q: Int8[Tensor, "d_out d_in"],
+    scale: Float32[Tensor, "d_out 1"],
+    largest: Int64[Tensor, " apart"],
+) -> Float[Tensor, "m d_out"]:
+    """`whole_number_gemm` by torch's own operators. largest: the columns of x that keep 16 bits."""
+    dtype, x = x.dtype, x.float()
+    size = x.abs()
+    step = torch.maximum(
+        size.index_fill(1, largest, 0.0).amax(dim=1, keepdim=True) / LEVELS,
+        size.amax(dim=1, keepdim=True) / WIDE_LEVELS,
+    )
+    step.masked_fill_(~x.isfinite().all(dim=1, keepdim=True), torch.nan)
+    whole = (x * torch.where(step > SMALLEST_STEP, 1 / step, 0.0)).nan_to_num_(0.0).round_().to(torch.int32)
+    high = (whole + 128) >> 8  # 256 high + low, each of a signed byte
+    low = whole - (high << 8)
+    sums = compat.int8_mm(low.to(torch.int8), q.t()).float()  # exact, in int32
+    apart = compat.int8_mm(high[:, largest].to(torch.int8), q[:, largest].t())
+    return (sums + 256 * apart.float()).mul_(step).mul_(scale.t()).to(dtype)
+
+
+def largest_columns(x: Float[Tensor, "m d_in"]) -> Int64[Tensor, " apart"]:
+    """The columns of x that hold its largest numbers, one in LARGEST_COLUMNS."""
+    absmax = column_absmax(x) if available() else x.float().abs().amax(dim=0)
+    return absmax.topk(max(x.shape[1] // LARGEST_COLUMNS, 1)).indices.sort().values
+
+
+# --- in C ---------------------------------------------------------------------------------------------------------
+
+
+class _Product(ctypes.Structure):
+    """`Product` of prefill_gemm.c."""
+
+    _fields_ = [
+        ("x", ctypes.c_void_p),
+        *((name, ctypes.c_long) for name in ("m", "k", "n")),
+        *((name, ctypes.c_void_p) for name in ("w", "scale", "bias", "a", "b", "pair_scale")),
+        *((name, ctypes.c_long) for name in ("trials", "dim")),
+        ("apart", ctypes.c_void_p),
+        ("aparts", ctypes.c_long),
+        ("y", ctypes.c_void_p),
+        *((name, ctypes.c_int) for name in ("in_bf16", "threads")),
+    ]
+
+
+def int8_gemm_in_c(
+    x: Float[Tensor, "m d_in"],
+    q: Int8[Tensor, "d_out d_in"],
+    scale: Float32[Tensor, "d_out 1"],
+    apart: Int64[Tensor, " apart"] | None,
+    epilogue: Epilogue = NOTHING_ADDED,
+) -> Float[Tensor, "m d_out"]:
+    """x W^T and its epilogue in the precision of x, bf16 or fp32; W row-wise int8.
+
+    x: rounded to whole numbers on each row's own grid, of 8 bits, and of 16 in the columns `apart` (None: in all).
+    What is lost is x beyond these bits, and what the precision of y does not hold. Only where `available`.
+    """
+    assert x.shape[1] <= MOST_COLUMNS
+    # Bound to names: the kernel reads their memory after these lines.
+    x, q, scale = x.contiguous(), q.contiguous(), scale.contiguous()
+    apart = None if apart is None else apart.contiguous()
+    bias, pairs = epilogue.dense()
+    y = torch.empty(len(x), len(q), dtype=x.dtype)
+    given = native.structure(
+        _Product,
+        x=x,
+        m=len(x),
+        k=x.shape[1],
+        n=len(q),
+        w=q,
+        scale=scale,
+        bias=bias,
+        a=pairs and pairs.a,
+        b=pairs and pairs.b,
+        pair_scale=pairs and pairs.scale,
+        trials=0 if pairs is None else pairs.a.shape[0],
+        dim=0 if pairs is None else pairs.a.shape[1],
+        apart=apart,
+        aparts=0 if apart is None else len(apart),
+        y=y,
+        in_bf16=x.dtype == torch.bfloat16,
+        threads=torch.get_num_threads(),
+    )
+    if native.kernel(SOURCE, "prefill_gemm")(ctypes.byref(given)):
+        raise MemoryError(f"no memory for {len(x)} rows of {x.shape[1]} numbers")
+    return y
+
+
+def column_absmax(x: Float[Tensor, "m d_in"]) -> Float32[Tensor, " d_in"]:
+    """The largest absolute value of each column, in bf16 or fp32. Only where `available`."""
+    x = x.contiguous()
+    absmax = torch.empty(x.shape[1])
+    native.run(SOURCE, "column_absmax", x, *x.shape, x.dtype == torch.bfloat16, absmax)
+    return absmax

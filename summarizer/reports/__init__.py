@@ -1,0 +1,1 @@
+"""What a person gets to see of results: tables, sentences and pictures, at a terminal, in files and on a page."""

@@ -1,0 +1,277 @@
+"""The comparison as one web page: a single file that needs nothing else, no network and no server."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import html
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import fmean
+from string import Template
+from typing import Any
+
+from summarizer.evaluation.metrics import VARIANTS, Interval, Scores
+from summarizer.evaluation.statistics import Difference
+from summarizer.reports.compared import ComparedRun, Comparison, Point, ScoredText
+from summarizer.reports.sentences import answers
+from summarizer.reports.sweep_sentences import label
+from summarizer.runs.read_runs import RowSet
+from summarizer.runs.settings import heading, setting
+from summarizer.sweeps.swept import UNSET, Value
+
+PARTS = Path(__file__).parent / "page"
+SCRIPTS = (
+    "elements.js",
+    "runs.js",
+    "metrics.js",
+    "colors.js",
+    "scales.js",
+    "chart.js",
+    "reading.js",
+    "table.js",
+    "filters.js",
+    "curves.js",
+    "heatmap.js",
+    "parallel.js",
+    "scatter.js",
+    "predictions.js",
+    "details.js",
+    "page.js",
+)
+"""In the order in which they run; the page has them as one script."""
+
+
+def page(comparison: Comparison) -> str:
+    """The page's HTML, to be written as UTF-8.
+
+    Everything that came from a run, such as names, texts and configs, stands in one block of escaped JSON, and the
+    page's script puts it into the document as text. The page's Content-Security-Policy lets only that script and
+    that style sheet work, by their hashes, and no request leave.
+    """
+    style = (PARTS / "style.css").read_text(encoding="utf-8")
+    script = "\n".join((PARTS / name).read_text(encoding="utf-8") for name in SCRIPTS)
+    policy = (
+        f"default-src 'none'; script-src '{_hash(script)}'; style-src '{_hash(style)}'; img-src data:; "
+        "base-uri 'none'; form-action 'none'"
+    )
+    data = page_data(comparison)
+    template = Template((PARTS / "index.html").read_text(encoding="utf-8"))
+    return template.substitute(
+        policy=html.escape(policy),
+        title=html.escape(_title(comparison)),
+        style=style,
+        data=_json(data),
+        script=script,
+    )
+
+
+def _title(comparison: Comparison) -> str:
+    count = len(comparison.runs)
+    return f"Comparison of {count} {'run' if count == 1 else 'runs'}"
+
+
+def _json(data: Any) -> str:
+    r"""JSON that can stand in a script element: without <, > and &, so that no text in it ends the element.
+
+    All that is not ASCII is escaped too, so that half a surrogate pair in a broken file can be written.
+    Source: HTML, "Restrictions for contents of script elements".
+    """
+    text = json.dumps(data, allow_nan=False, separators=(",", ":"))
+    return text.replace("<", r"\u003c").replace(">", r"\u003e").replace("&", r"\u0026")
+
+
+def _hash(text: str) -> str:
+    """Of an inline script or style, as Content-Security-Policy Level 3 names it."""
+    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+
+
+MODEL_KEYS = ("model.name_or_path", "quantization.format")
+"""Of the config: what tells one base from another in a comparison of several."""
+
+
+def page_data(comparison: Comparison) -> dict[str, Any]:
+    """Plain data: no number in it is infinite or not a number; such a value is null."""
+    values = {key: _values(comparison, key) for key in comparison.swept}
+    places = {key: {value: at for at, value in enumerate(of)} for key, of in values.items()}
+    points = points_per_curve(comparison.runs)
+    base_texts: list[Mapping[str, ScoredText]] = []
+    return {
+        "answers": [{"headline": a.headline, "certainty": a.certainty} for a in answers(comparison)],
+        "rankedBy": comparison.ranked_by,
+        "swept": [
+            {
+                "key": heading(key),
+                "label": label(heading(key)),
+                "values": [
+                    {"text": setting(key, {key: v}), "number": _finite(v.number)} for v in values[key]
+                ],
+            }
+            for key in comparison.swept
+        ],
+        "shared": _shared(comparison),
+        "rowSets": [_row_set(comparison, row_set) for row_set in comparison.row_sets],
+        "runs": [_run(comparison, run, places, points, base_texts) for run in comparison.runs],
+        "baseTexts": [_texts(texts) for texts in base_texts],
+        "problems": [[path, reason] for path, reason in comparison.problems.items()],
+        "notes": list(comparison.notes),
+    }
+
+
+def _values(comparison: Comparison, key: str) -> list[Value]:
+    return sorted({run.config.get(key, UNSET) for run in comparison.runs})
+
+
+def _shared(comparison: Comparison) -> list[list[str]]:
+    """The keys of the config that all runs have with the same value."""
+    first, *others = comparison.runs or (None,)
+    if first is None:
+        return []
+    return [
+        [key, value.text]
+        for key, value in first.config.items()
+        if all(run is not None and run.config.get(key) == value for run in others)
+    ]
+
+
+def _row_set(comparison: Comparison, row_set: RowSet) -> dict[str, Any]:
+    runs = [run for run in comparison.runs if run.row_set == row_set]
+    names = [run.name for run in comparison.runs]
+    best = comparison.best.get(row_set)
+    bases = _distinct([(run, run.base) for run in runs if run.base])
+    lead = next((run.lead3 for run in runs if run.lead3), None)  # of the rows alone, whatever the base
+    return {
+        "split": row_set.split,
+        "rows": row_set.rows,
+        "digest": row_set.digest,
+        "best": None if best is None else names.index(best),
+        "systems": [{"name": f"base alone{_of(run, bases)}", **_scores(scores)} for run, scores in bases]
+        + ([] if lead is None else [{"name": "Lead-3", **_scores(lead)}]),
+        "articles": [
+            {"id": row.id, "reference": row.reference, "article": row.article}
+            for row in comparison.rows.get(row_set, ())
+        ],
+    }
+
+
+def _distinct(systems: Sequence[tuple[ComparedRun, Scores]]) -> list[tuple[ComparedRun, Scores]]:
+    """One of each: runs over the same base share its scores, whose intervals differ by the seed alone."""
+    kept: dict[object, tuple[ComparedRun, Scores]] = {}
+    for run, scores in systems:
+        loss = None if scores.loss is None else f"{scores.loss:.3g}"
+        means = tuple((variant, f"{of.value:.2f}") for variant, of in scores.rouge.items())
+        kept.setdefault((_model(run), loss, means), (run, scores))
+    return list(kept.values())
+
+
+def _of(run: ComparedRun, among: Sequence[tuple[ComparedRun, Scores]]) -> str:
+    """Which of several bases: by its model where that tells them apart, else by a run that has it."""
+    if len(among) == 1:
+        return ""
+    models = [_model(other) for other, _ in among]
+    return f" ({_model(run) if _model(run) and len(set(models)) == len(models) else f'of {run.name}'})"
+
+
+def _model(run: ComparedRun) -> str:
+    return ", ".join(run.config[key].text for key in MODEL_KEYS if key in run.config)
+
+
+def _scores(scores: Scores | None) -> dict[str, Any]:
+    return {
+        "loss": None if scores is None else _finite(scores.loss),
+        "rouge": {
+            variant: _interval(scores.rouge[variant])
+            for variant in VARIANTS
+            if scores is not None and variant in scores.rouge
+        },
+    }
+
+
+def _interval(interval: Interval) -> list[float | None]:
+    return [_finite(interval.value), _finite(interval.low), _finite(interval.high)]
+
+
+def _run(
+    comparison: Comparison,
+    run: ComparedRun,
+    places: Mapping[str, Mapping[Value, int]],
+    points: int,
+    base_texts: list[Mapping[str, ScoredText]],
+) -> dict[str, Any]:
+    if run.base_predictions and run.base_predictions not in base_texts:
+        base_texts.append(run.base_predictions)
+    against = comparison.against_best.get(run.name, {})
+    return {
+        "name": run.name,
+        "source": run.source,
+        "status": run.record.status,
+        "why": run.why,
+        "command": run.command,
+        "at": [places[key][run.config.get(key, UNSET)] for key in comparison.swept],
+        "rowSet": None if run.row_set is None else comparison.row_sets.index(run.row_set),
+        **_scores(run.scores),
+        "against": {variant: _difference(difference) for variant, difference in against.items()},
+        "history": {metric: thinned(history, points) for metric, history in run.history.items() if history},
+        "texts": _texts(run.predictions),
+        "base": base_texts.index(run.base_predictions) if run.base_predictions else None,
+        "wallS": _finite(run.record.wall_s),
+        "tokensPerS": _finite(run.record.tokens_per_s),
+        "memoryBytes": run.record.peak_memory_bytes,
+        "parameters": run.record.trainable_parameters,
+        "steps": run.record.steps,
+        "bestStep": run.record.best_step,
+    }
+
+
+def _difference(difference: Difference) -> dict[str, Any]:
+    return {
+        "mean": _interval(difference.mean),
+        "p": difference.p_value,
+        "pAdjusted": difference.p_holm,
+        "rows": difference.rows,
+    }
+
+
+def _texts(texts: Mapping[str, ScoredText]) -> dict[str, Any]:
+    return {
+        row_id: {"text": scored.text, "rouge": {v: _finite(of) for v, of in scored.rouge.items()}}
+        for row_id, scored in texts.items()
+    }
+
+
+def _finite(number: float | None) -> float | None:
+    """JSON has no other numbers."""
+    return number if number is not None and math.isfinite(number) else None
+
+
+MOST_PER_CURVE = 400
+"""Points: a chart is some 400 to 900 pixels wide."""
+MOST_IN_ALL = 60_000
+"""Points of all curves of a page, which keeps 200 long runs under 2 MB."""
+FEWEST_PER_CURVE = 50
+
+
+def points_per_curve(runs: Sequence[ComparedRun]) -> int:
+    """How many points each curve may have."""
+    curves = sum(len(run.history) for run in runs)
+    return min(MOST_PER_CURVE, max(FEWEST_PER_CURVE, MOST_IN_ALL // max(curves, 1)))
+
+
+def thinned(history: Sequence[Point], most: int) -> dict[str, Any]:
+    """At most about `most` points. Of more, neighbors are averaged: `meanOf` says how many points stand in one.
+
+    The last step always stands for itself. A value that is not finite is null and makes its mean null.
+    """
+    size = math.ceil(len(history) / most)
+    last = history[-1:]
+    groups = [history[i : i + size] for i in range(0, len(history), size)]
+    if size > 1 and len(groups[-1]) > 1:
+        groups[-1:] = [groups[-1][:-1], last]
+    means = [fmean(point.value for point in group) for group in groups]
+    return {
+        "steps": [group[-1].step for group in groups],
+        "values": [float(f"{mean:.5g}") if math.isfinite(mean) else None for mean in means],
+        "meanOf": size,
+    }

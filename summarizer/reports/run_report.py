@@ -1,0 +1,270 @@
+"""The end of a run as a person reads it: what was trained, what it gained, and what to do next."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import textwrap
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from summarizer.config.paths import own_python, shown
+from summarizer.config.schema import RunConfig
+from summarizer.console.amounts import duration
+from summarizer.console.progress import console
+from summarizer.evaluation.metrics import LOSS, VARIANTS, Interval, Scores
+from summarizer.evaluation.pipeline import ADAPTER, BASE, LEAD, changes
+from summarizer.evaluation.statistics import Difference
+from summarizer.reports.sentences import articles, sentences
+from summarizer.runs.heldout import HeldOut
+from summarizer.runs.record import SUMMARY, RunRecord
+from summarizer.tracking.metrics import METRICS
+from summarizer.tracking.names import redact
+
+ARTICLE_CHARACTERS = 300
+"""Of the article that is shown."""
+TYPICAL_BY = "rouge1"
+"""Decides which article is shown: the first would be a matter of luck, the best one a false promise."""
+WIDEST_TEXT = 100
+"""Columns: longer lines are hard to read."""
+NAMES = {BASE: "before", ADAPTER: "after", LEAD: LEAD}
+"""In the order of the table."""
+FILES = {
+    SUMMARY: "these figures and more, with versions and commit",
+    "adapter": "the adapter, in PEFT's format",
+    "predictions": "every summary it wrote, beside its reference",
+    METRICS: "losses, step by step",
+    "wandb": "the run for wandb",
+}
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A run by itself, trained to its end and scored."""
+
+    spec: RunConfig
+    record: RunRecord
+    scores: Mapping[str, Scores]
+    """By system."""
+    rows: HeldOut
+    """That it was scored on."""
+    base_parameters: int
+    training_rows: int | None
+    """Of the training split; None for one that is streamed."""
+    evaluations: int
+    """That the saved adapter was chosen among."""
+
+
+def show_report(run: Finished) -> None:
+    """On standard error, as wide as the terminal; 80 columns where there is none."""
+    out = console()
+    width = min(out.width, WIDEST_TEXT)
+    evaluation = run.spec.evaluation
+    resamples = {"samples": evaluation.bootstrap_samples, "seed": evaluation.bootstrap_seed}
+    scores = run.scores
+    changed = changes(scores, BASE, evaluation)
+    beside_lead = changes(scores, LEAD, evaluation)
+
+    _heading(out, "What was trained")
+    _print(out, trained(run), width)
+    _heading(out, f"What it gives, on {_scored_on(run)}")
+    out.print(score_table(scores, **resamples))
+    out.print()
+    if changed:
+        out.print(change_table(changed))
+        out.print()
+    _print(out, sentences(changed, beside_lead), width)
+    _print(out, _notes(run, changed), width, style="dim")
+    _heading(out, f"One article, with the median {'change of ' * (BASE in scores)}{TYPICAL_BY} of all")
+    for label, text in _example(run):
+        _print(out, [f"{label:<11}{text}"], width, indent=11)
+    _heading(out, f"Files in {shown(run.record.path)}")
+    for name, what in FILES.items():
+        path = run.record.path / name
+        if path.exists():
+            _print(out, [f"{name + '/' * path.is_dir():<15}{what}"], width, indent=15)
+    _heading(out, "Next")
+    for why, command in next_commands(run.spec, run.record.overrides, run.record.path):
+        _print(out, [why], width)
+        out.print(f"    {command}", markup=False, style="bold")  # whole, so that it can be copied
+
+
+def trained(run: Finished) -> list[str]:
+    """Which adapters, on what, for how long."""
+    spec, record = run.spec, run.record
+    trainable, steps, epochs = record.trainable_parameters or 0, record.steps or 0, record.epochs or 0.0
+    dim, rate = spec.adapter.arguments.get("dim"), spec.optimizer.arguments.get("lr")
+    of_dim = f" of dimension {dim}" if dim else ""
+    lines = [
+        f"Adapters{of_dim} beside {spec.model.name_or_path}: {trainable:,} parameters, "
+        f"{100 * trainable / run.base_parameters:.2g} % of the base's {run.base_parameters:,}, which stay as they "
+        f"were{'' if spec.quantization.format == 'none' else f', in {spec.quantization.format}'}."
+    ]
+    batch = spec.trainer.batch_size
+    on = f"{steps:,} steps of {articles(batch)}"
+    if run.training_rows is not None:
+        over = f", {epochs:.3g} times over" if epochs > 1 else ""
+        on = f"{articles(min(run.training_rows, steps * batch))}{over} ({on})"
+    at = f" at learning rate {rate_text(rate)}" if rate else ""
+    saved = record.best_step
+    kept = f" Saved is the adapter of step {saved:,}." if saved is not None and saved != steps else ""
+    return [*lines, f"On {on}{at}, in {duration(record.wall_s or 0.0)}.{kept}"]
+
+
+def score_table(scores: Mapping[str, Scores], *, samples: int, seed: int) -> Table:
+    """Loss and ROUGE of each system, each above its interval."""
+    table = _table("", LOSS, *VARIANTS)
+    for name, shown_as in NAMES.items():
+        if (system := scores.get(name)) is not None:
+            loss = system.row_losses.interval(samples, seed) if system.row_losses else None
+            rouge = [system.rouge[variant] for variant in VARIANTS]
+            values = ["" if loss is None else f"{loss.value:.3f}", *(f"{one.value:.2f}" for one in rouge)]
+            bounds = ["" if loss is None else _bounds(loss, 2), *(_bounds(one, 1) for one in rouge)]
+            table.add_row(shown_as, *values)
+            table.add_row("", *(Text(cell, style="dim") for cell in bounds))
+    return table
+
+
+def change_table(changed: Sequence[Difference]) -> Table:
+    """After minus before, and whether that is more than luck."""
+    table = _table("", "change", "95 % interval", "better on", "more than luck?")
+    styles = {"better": "green", "worse": "red", "not significant": ""}
+    words = {"better": "yes, better", "worse": "yes, worse", "not significant": "not shown"}
+    for change in changed:
+        mean, decimals = change.mean, 3 if change.metric == LOSS else 2
+        equal = f", {change.equal_rows} equal" if change.equal_rows else ""
+        table.add_row(
+            change.metric,
+            f"{mean.value:+.{decimals}f}",
+            f"{mean.low:+.{decimals}f} to {mean.high:+.{decimals}f}",
+            f"{change.better_rows} of {change.rows}{equal}",
+            Text(words[change.verdict], style=styles[change.verdict]),
+        )
+    return table
+
+
+def _scored_on(run: Finished) -> str:
+    split, count = run.rows.split, len(run.rows.rows)
+    return f"{count:,} {split} article{'' if count == 1 else 's'}" + (
+        ", which it was trained on" if split == "train" else ""
+    )
+
+
+def _notes(run: Finished, changed: Sequence[Difference]) -> Iterator[str]:
+    before = (
+        "before: the base alone; after: with the adapter; change: after minus before. " if changed else ""
+    )
+    yield (
+        f"{before}loss: nats per token of the reference summaries, lower is better. ROUGE: F1 in percent, "
+        "higher is better. Intervals: 95 %, by bootstrap of the articles."
+    )
+    if changed:
+        yield (
+            "More than luck: the change's interval, paired by article, leaves out 0, and p (sign flips, adjusted "
+            f"by Holm for {len(changed)} changes) is below 0.05."
+        )
+    if run.rows.split == "validation" and run.evaluations > 1:
+        yield (
+            f"The adapter was chosen among {run.evaluations} evaluations by {run.spec.trainer.best_metric} on "
+            "validation articles, which flatters it a little there."
+        )
+
+
+def typical_row(scores: Mapping[str, Scores]) -> int:
+    """The row at the median of what the adapter gained over the base, or scored where there is no base."""
+    gained = scores[ADAPTER].per_row[TYPICAL_BY]
+    if BASE in scores:
+        gained = gained - scores[BASE].per_row[TYPICAL_BY]
+    return int(np.argsort(gained, kind="stable")[(len(gained) - 1) // 2])
+
+
+def _example(run: Finished) -> Iterator[tuple[str, str]]:
+    row = typical_row(run.scores)
+    article = " ".join(run.rows.articles[row].split())
+    cut = (
+        article
+        if len(article) <= ARTICLE_CHARACTERS
+        else f"{article[:ARTICLE_CHARACTERS].rsplit(' ', 1)[0]} ..."
+    )
+    yield "article", cut
+    for name, shown_as in NAMES.items():
+        if (system := run.scores.get(name)) is not None:
+            yield shown_as, " ".join(system.summaries[row].split()) or "(empty)"
+    yield "reference", " ".join(run.rows.references[row].split())
+
+
+def _table(*headings: str) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    for number, heading in enumerate(headings):
+        table.add_column(heading, justify="right" if number else "left", overflow="fold")
+    return table
+
+
+def _bounds(interval: Interval, decimals: int) -> str:
+    return f"{interval.low:.{decimals}f}–{interval.high:.{decimals}f}"
+
+
+def _heading(out: Console, text: str) -> None:
+    out.print()
+    out.print(text, markup=False, style="bold")
+
+
+def _print(
+    out: Console, paragraphs: Sequence[str] | Iterator[str], width: int, *, indent: int = 0, style: str = ""
+) -> None:
+    for paragraph in paragraphs:
+        lines = textwrap.wrap(
+            paragraph, width, subsequent_indent=" " * indent, break_long_words=False, break_on_hyphens=False
+        )
+        out.print("\n".join(lines), markup=False, style=style)
+
+
+OWN_TO_THE_RUN = ("hydra.", "resume=", "adapter.start_from=", "tracking.name=")
+"""Overrides that a sweep does not take over, beside those that it sweeps."""
+SWEPT_APART = {"adapter.dim": 4.0, "optimizer.lr": 10.0}
+"""How far apart the two values of a key are: near enough for both to train, far enough to differ."""
+HIGH_RATE = 1e-3
+"""From here on the other rate is a lower one."""
+
+
+def next_commands(spec: RunConfig, overrides: Sequence[str], folder: Path) -> list[tuple[str, str]]:
+    """What each is for, and the command. overrides: those that the run was started with."""
+    summarize = f"{own_python()} -m summarizer.summarize {shlex.quote(shown(folder))} article.txt"
+    return [
+        ("Summarize an article of your own, a text file:", summarize),
+        (
+            "Ask which dimension and learning rate do better, in four runs that train together:",
+            _sweep(spec, overrides),
+        ),
+    ]
+
+
+def _sweep(spec: RunConfig, overrides: Sequence[str]) -> str:
+    swept: dict[str, str] = {}
+    dim, lr = spec.adapter.arguments.get("dim"), spec.optimizer.arguments.get("lr")
+    if isinstance(dim, int):
+        swept["adapter.dim"] = f"{dim},{round(dim * SWEPT_APART['adapter.dim'])}"
+    if isinstance(lr, int | float):
+        other = lr * SWEPT_APART["optimizer.lr"] ** (1 if lr < HIGH_RATE else -1)
+        swept["optimizer.lr"] = ",".join(rate_text(rate) for rate in sorted((lr, other)))
+    kept = [
+        redact(override)
+        for override in overrides
+        if not override.lstrip("+~").startswith((*OWN_TO_THE_RUN, *(f"{key}=" for key in swept)))
+    ]
+    words = [*kept, *(f"{key}={values}" for key, values in swept.items())]
+    return " ".join([f"{own_python()} -m summarizer.run -m", *map(shlex.quote, words)])
+
+
+def rate_text(rate: float) -> str:
+    """`1e-4` rather than 0.0001, as rates are written; 0.02 as it is."""
+    if rate >= 0.01:
+        return f"{rate:g}"
+    return re.sub(r"\.?0*e-0*", "e-", f"{rate:.3e}")

@@ -1,0 +1,247 @@
+"""What results say, in sentences that claim no more than was shown, and how sure they are."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from summarizer.evaluation.metrics import LOSS, VARIANTS, Interval, Scores
+from summarizer.evaluation.pipeline import BEST_BY
+from summarizer.evaluation.record import Evaluation
+from summarizer.evaluation.statistics import Difference, Verdict, smallest_p, too_few_rows
+from summarizer.reports.compared import ComparedRun, Comparison
+from summarizer.runs.read_runs import RowSet
+
+
+@dataclass(frozen=True)
+class Answer:
+    """For one row set."""
+
+    headline: str
+    certainty: str
+    """How far it leads the next, whether that can be luck in the rows, and how base and Lead-3 did."""
+
+
+def answers(comparison: Comparison) -> list[Answer]:
+    """One for each row set with a best run, in order; one that says why there is none, else."""
+    found = [
+        _answer(comparison, row_set, best)
+        for row_set in comparison.row_sets
+        if (best := _best(comparison, row_set))
+    ]
+    if found:
+        return found
+    count = len(comparison.runs)
+    what = "The run has no final score." if count == 1 else f"None of the {count} runs has a final score."
+    return [Answer(what, "Without final scores there is no best run.")]
+
+
+def metric_name(metric: str) -> str:
+    """`loss`, `ROUGE-Lsum`."""
+    return metric.rpartition("/")[2].replace("rouge", "ROUGE-")
+
+
+def _best(comparison: Comparison, row_set: RowSet) -> ComparedRun | None:
+    name = comparison.best.get(row_set)
+    return next((run for run in comparison.runs if run.name == name and run.row_set == row_set), None)
+
+
+def _answer(comparison: Comparison, row_set: RowSet, best: ComparedRun) -> Answer:
+    metric = comparison.ranked_by
+    where = f"on {row_set.rows:,} {row_set.split} {'row' if row_set.rows == 1 else 'rows'}"
+    scored = [run for run in comparison.runs if run.row_set == row_set and run.scores]
+    value = _value(best.scores, metric)
+    shown = f"{metric_name(metric)} {value}" if value else f"the best {metric_name(metric)}"
+    if len(scored) == 1:
+        return Answer(
+            f"{best.name} reached {shown} {where}.",
+            " ".join(["No other run was scored on these rows.", *_references(best, metric)]),
+        )
+    word = "lowest" if _lower(metric) else "highest"
+    ranking = f"the {word} {metric_name(metric)} of {len(scored)} runs"
+    headline = f"{best.name} has {ranking}, {value or 'unknown'}, {where}."
+    others = [run for run in scored if run.name != best.name]
+    return Answer(headline, " ".join([*_lead(comparison, best, others[0]), *_references(best, metric)]))
+
+
+def _lead(comparison: Comparison, best: ComparedRun, following: ComparedRun) -> list[str]:
+    """How far the best leads the next, and whether that can be luck."""
+    metric = comparison.ranked_by
+    differences = comparison.against_best.get(following.name, {})
+    lines = []
+    if _lower(metric):
+        first, second = (run.scores.loss if run.scores else None for run in (best, following))
+        if first is not None and second is not None:
+            lines.append(f"The next, {following.name}, is {second - first:.3f} higher.")
+        paired = next((v for v in ("rougeLsum", *differences) if v in differences), None)
+        if paired is None:
+            return [
+                *lines,
+                "Whether that is luck in the rows cannot be told: there are no summaries to pair.",
+            ]
+        begins = f"In {metric_name(paired)} the best minus the next"
+        return [*lines, _paired(differences[paired], begins, " by their summaries")]
+    if metric not in differences:
+        return [
+            f"The next is {following.name}; without both runs' summaries the two cannot be paired, so whether "
+            "the lead is luck in the rows cannot be told."
+        ]
+    return [_paired(differences[metric], f"Its lead over the next, {following.name},")]
+
+
+def _paired(difference: Difference, begins: str, equal_by: str = "") -> str:
+    mean, p = difference.mean, p_text(difference.p_holm)
+    span = f"{signed(mean.value)} (95 % interval {signed(mean.low)} to {signed(mean.high)}, p {p})"
+    rows = f"paired over {difference.rows:,} {'row' if difference.rows == 1 else 'rows'}"
+    verdict = (
+        "more than luck in the rows explains; luck in the seed is another matter"
+        if difference.significant
+        else f"it may be luck in the rows, so take the two as equal{equal_by}"
+    )
+    return f"{begins} is {span}, {rows}: {verdict}."
+
+
+def _references(best: ComparedRun, metric: str) -> list[str]:
+    """What the base alone and Lead-3 reach on the same rows."""
+    known = [
+        f"{name} {value}"
+        for name, scores in (("the base alone", best.base), ("Lead-3", best.lead3))
+        if (value := _value(scores, metric))
+    ]
+    return [f"On the same rows: {', '.join(known)}."] if known else []
+
+
+def _value(scores: Scores | None, metric: str) -> str | None:
+    if scores is None:
+        return None
+    if _lower(metric):
+        return None if scores.loss is None else f"{scores.loss:.3f}"
+    interval: Interval | None = scores.rouge.get(metric)
+    return None if interval is None else f"{interval.value:.2f} [{interval.low:.2f}, {interval.high:.2f}]"
+
+
+def _lower(metric: str) -> bool:
+    return metric.endswith("loss")
+
+
+def signed(value: float) -> str:
+    """A difference, to be read as the best run minus another one wherever it stands."""
+    shown = f"{value:+.2f}".replace("-", "−")
+    return "0.00" if shown in ("+0.00", "−0.00") else shown
+
+
+def p_text(p: float) -> str:
+    """As a sentence has it after `p`: `= 0.034`, `< 0.001`."""
+    return "< 0.001" if p < 0.001 else f"= {p:.3f}" if p < 0.1 else f"= {p:.2f}"
+
+
+def in_words(differences: Sequence[Difference]) -> list[str]:
+    """A line for all metrics in which a system is better, worse, or not shown to differ from another.
+
+    Such as "A is better than B by 1.2 rougeL (0.3 to 2.1, p = 0.010)".
+    """
+    lines: dict[str, list[str]] = {}
+    for difference in differences:
+        mean = difference.mean
+        p = f"p {p_text(difference.p_holm)}"
+        if difference.significant:
+            sign = 1 if mean.value > 0 else -1
+            low, high = sorted((sign * mean.low, sign * mean.high))
+            word = "better" if sign > 0 else "worse"
+            start = f"{difference.first} is {word} than {difference.second} by "
+            part = f"{abs(mean.value):.1f} {difference.metric} ({low:.1f} to {high:.1f}, {p})"
+        else:
+            start = f"No difference shown between {difference.first} and {difference.second} in "
+            part = f"{difference.metric} ({mean.value:+.1f}, {mean.low:.1f} to {mean.high:.1f}, {p})"
+        lines.setdefault(start, []).append(part)
+    return [f"{start}{', '.join(parts)}." for start, parts in lines.items()]
+
+
+def about_the_comparisons(evaluation: Evaluation) -> list[str]:
+    """How the comparisons were made, and what they cannot show."""
+    differences = evaluation.differences
+    if not differences:
+        return []
+    count = len(differences)
+    rows = differences[0].rows
+    lines = [
+        f"Paired over the same {rows:,} row{'' if rows == 1 else 's'}; p by sign flips, two-sided, adjusted by "
+        f"Holm over {count} comparison{'' if count == 1 else 's'}."
+    ]
+    if sum(system.folder is not None for system in evaluation.systems) > 1:
+        lines.append(
+            f"{differences[0].first} is the best run by {BEST_BY} on these very rows, so that its lead over other "
+            "runs is a little flattered."
+        )
+    if too_few_rows(differences):
+        lines.append(
+            f"So few rows can hardly show a difference: no p value of theirs is below {smallest_p(rows):.2g} "
+            "before Holm."
+        )
+    return lines
+
+
+def sentences(changed: Sequence[Difference], beside_lead: Sequence[Difference]) -> list[str]:
+    """changed: from the base alone to the adapter; empty where the base was not scored.
+
+    beside_lead: from Lead-3 to the adapter.
+    """
+    return [*_gains(changed), *_beside_lead(beside_lead)]
+
+
+def _gains(changed: Sequence[Difference]) -> list[str]:
+    if not changed:
+        return ["The base alone was not scored (evaluation.base=false), so that no gain can be told."]
+    lines = []
+    for change in changed:
+        if change.metric == LOSS and change.verdict != "not significant":
+            word = "better" if change.verdict == "better" else "worse"
+            lines.append(f"The adapter predicts the reference summaries {word} than the base alone does.")
+    if not any(change.metric == LOSS for change in changed):
+        lines.append("The loss is not a finite number, so that nothing is said of its change.")
+    rouge = [change for change in changed if change.metric != LOSS]
+    if better := named(rouge, "better"):
+        lines.append(f"The summaries it writes are nearer to the references by {listed(better)}.")
+    if worse := named(rouge, "worse"):
+        lines.append(f"The summaries it writes are further from the references by {listed(worse)}.")
+    if unclear := named(changed, "not significant"):
+        lines.append(
+            f"No change of {listed(unclear, none=True)} is shown: what is seen may be luck in the articles."
+        )
+    if too_few_rows(changed):
+        lines.append(
+            f"{articles(changed[0].rows).capitalize()} are too few to show any change: score more of them."
+        )
+    return lines
+
+
+def _beside_lead(beside_lead: Sequence[Difference]) -> list[str]:
+    lead = "Lead-3, the first three sentences of each article,"
+    lines = []
+    if behind := named(beside_lead, "worse"):
+        lines.append(f"{lead} is ahead of it by {listed(behind)}.")
+        lead = "Lead-3"
+    if ahead := named(beside_lead, "better"):
+        lines.append(f"{lead} is behind it by {listed(ahead)}.")
+        lead = "Lead-3"
+    if unclear := named(beside_lead, "not significant"):
+        lines.append(f"{lead} is not shown to differ from it by {listed(unclear, none=True)}.")
+    return lines
+
+
+def named(found: Sequence[Difference], verdict: Verdict) -> list[str]:
+    """The metrics of which that is the verdict."""
+    return [change.metric for change in found if change.verdict == verdict]
+
+
+def listed(metrics: Sequence[str], *, none: bool = False) -> str:
+    """`loss and rouge1`; all of ROUGE's by one name. none: after a "no", where it is `loss or rouge1`."""
+    if set(VARIANTS) <= set(metrics):
+        every = "any of the four ROUGE scores" if none else "all four ROUGE scores"
+        metrics = [*(name for name in metrics if name not in VARIANTS), every]
+    *first, last = metrics
+    return f"{', '.join(first)} {'or' if none else 'and'} {last}" if first else last
+
+
+def articles(count: int) -> str:
+    return f"{count:,} article{'' if count == 1 else 's'}"

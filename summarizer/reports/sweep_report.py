@@ -1,0 +1,169 @@
+"""What a person gets from a sweep: sweep.json, sweep.md, two pictures, and the table in the terminal."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import shlex
+import warnings
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from summarizer.atomic import SCRATCH_PREFIX, write_text
+from summarizer.config.paths import own_python, shown
+from summarizer.config.schema import TrackingConfig
+from summarizer.console.progress import console
+from summarizer.reports.curves import draw_curves
+from summarizer.reports.heatmap import draw_heatmap
+from summarizer.reports.sweep_sentences import (
+    HALVING_NOTE,
+    STOPPED_NOTE,
+    answer,
+    name,
+    question,
+    references_note,
+    saving,
+)
+from summarizer.reports.sweep_tables import escaped, markdown_table, plain_rows, terminal_table
+from summarizer.sweeps.record import SweepRecord, collect, write_sweep
+from summarizer.sweeps.swept import Swept, one_line, swept
+from summarizer.tracking.sweep_run import SweepTable, log_sweep
+
+REPORT = "sweep.md"
+HEATMAP, CURVES = "heatmap.png", "curves.png"
+DOTS_PER_INCH = 150
+WIDEST = 1000
+"""Characters of a line, where it goes to a file."""
+
+
+def report_sweep(sweep: Path, tracking: TrackingConfig | None = None) -> SweepRecord:
+    """Read what the runs of a sweep folder have come to, write it there, and show it; at any time, any number of
+    times. With `tracking` it goes to a wandb run of the sweep's group too, whose failure is only a log line.
+
+    Raises ConfigError where the record or a run's folder is broken, and OSError where nothing can be written.
+    """
+    record = collect(sweep)
+    keys = swept(record.runs)
+    write_sweep(sweep, record)
+    write_text(sweep / REPORT, markdown(sweep.resolve().name, record, keys))
+    pictures = save_pictures(sweep, record, keys)
+    _show(sweep, record, keys)
+    if tracking is not None:
+        columns, rows = plain_rows(record, keys)
+        log_sweep(tracking, sweep, SweepTable(columns, rows, pictures, _totals(record)))
+    return record
+
+
+def markdown(title: str, record: SweepRecord, swept: Swept) -> str:
+    """sweep.md: the question, the command, the answer, the table, the pictures, the failures."""
+    lines = [f"# {escaped(question(record.metric, swept.keys))}", ""]
+    lines += [f"Sweep `{title}`, {len(record.runs)} runs: {_states(record)}.", ""]
+    lines += ["```bash", *_command(record, swept), "```", ""]
+    lines += [f"{escaped(answer(record, swept))}.", "", *_notes(record), ""]
+    lines += [
+        markdown_table(record, swept),
+        "Best values are of the validation rows measured during training; ",
+    ]
+    lines[-1] += "loss and ROUGE (F1, percent, with 95 % intervals) are of the rows that their headings name."
+    lines += ["", f"![Best value of each combination]({HEATMAP})", "", f"![Loss of each run]({CURVES})", ""]
+    if failed := [run for run in record.runs if run.status == "failed"]:
+        lines += ["## Failed", ""]
+        for run in failed:
+            lines.append(
+                f"- `{one_line(run.folder)}`, {escaped(name(run, swept))}: {escaped(run.error or '')}"
+            )
+        lines.append("")
+    return "\n".join(lines)
+
+
+def _show(sweep: Path, record: SweepRecord, swept: Swept) -> None:
+    out = console()
+    table = terminal_table(record, swept, question(record.metric, swept.keys))
+    if not out.is_terminal:  # a pipe or a file has no width to keep to
+        out.width = max(out.width, out.measure(table, options=out.options.update(max_width=WIDEST)).maximum)
+    out.print()
+    out.print(table)
+    for line in [answer(record, swept), *_notes(record)]:
+        out.print(line, markup=False)
+    for run in record.runs:
+        if run.status == "failed":
+            out.print(f"failed: {name(run, swept)}: {one_line(run.error or '')}", markup=False, style="red")
+    out.print(f"results: {shown(sweep)}/{REPORT}   {HEATMAP}   {CURVES}", markup=False)
+    compare = f"{own_python()} -m summarizer.compare {shlex.quote(shown(sweep))} --html comparison.html"
+    out.print(f"on one page, with the summaries side by side: {compare}", markup=False)
+
+
+def _notes(record: SweepRecord) -> list[str]:
+    notes = [saving(record)]
+    if any(run.status == "stopped" for run in record.runs):
+        notes.append(STOPPED_NOTE)
+    if record.saved_samples:
+        notes.append(HALVING_NOTE)
+    if record.references:
+        notes.append(references_note(record))
+    return notes
+
+
+def _states(record: SweepRecord) -> str:
+    states = [run.status for run in record.ranked()]
+    return ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
+
+
+def _command(record: SweepRecord, swept: Swept) -> list[str]:
+    """The command that makes these runs again: one for a full grid, else one for each run."""
+    command = "python -m summarizer.run"
+    values = {key: {of[key].text for of in swept.of.values()} for key in swept.keys}
+    if len(record.runs) > 1 and math.prod(map(len, values.values())) == len(record.runs):
+        grid = _grid(record, swept)
+        return [" ".join([f"{command} -m", *map(shlex.quote, map(one_line, (*swept.common, *grid)))])]
+    return [
+        " ".join([command, *(shlex.quote(one_line(override)) for override in run.overrides)])
+        for run in record.runs
+    ]
+
+
+def _grid(record: SweepRecord, swept: Swept) -> list[str]:
+    """Each swept key with its values as typed, separated by commas."""
+    typed: dict[str, dict[str, None]] = {}
+    for run in record.runs:
+        for override in run.overrides:
+            key, _, value = override.partition("=")
+            if override not in swept.common:
+                typed.setdefault(key, {})[value] = None
+    return [f"{key}={','.join(values)}" for key, values in typed.items()]
+
+
+def _totals(record: SweepRecord) -> dict[str, float | int | str | None]:
+    winner = record.winner
+    return {
+        "metric": record.metric.name,
+        "best": winner.best.value if winner and winner.best else None,
+        "best_run": winner.folder if winner else None,
+        "runs": len(record.runs),
+        **record.model_dump(include={"samples", "full_grid_samples", "saved_samples", "tokens"}),
+    }
+
+
+def save_pictures(sweep: Path, record: SweepRecord, swept: Swept) -> dict[str, Path]:
+    """Draw heatmap.png and curves.png in the sweep folder, each replaced in one step.
+
+    Returns their paths by what they show. Raises OSError, and ConfigError where a metrics.jsonl is broken.
+    """
+    # A second to import, which a config check need not wait for.
+    import matplotlib
+
+    # At its first use on a machine it says "generated new fontManager", which tells nobody anything.
+    logging.getLogger("matplotlib.font_manager").setLevel(logging.WARNING)
+    pictures = {"heatmap": sweep / HEATMAP, "curves": sweep / CURVES}
+    with matplotlib.rc_context(), warnings.catch_warnings():
+        matplotlib.rcdefaults()  # pictures of different people look the same
+        matplotlib.rcParams["text.parse_math"] = False  # "$" in a value is no formula
+        # A value may have letters that the font lacks; the table shows them.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+        figures = {"heatmap": draw_heatmap(record, swept), "curves": draw_curves(sweep, record, swept)}
+        with TemporaryDirectory(prefix=SCRATCH_PREFIX, dir=sweep) as scratch:
+            for name, figure in figures.items():
+                figure.savefig(Path(scratch) / pictures[name].name, dpi=DOTS_PER_INCH)
+                os.replace(Path(scratch) / pictures[name].name, pictures[name])
+    return pictures

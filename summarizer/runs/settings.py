@@ -1,0 +1,213 @@
+"""Configs beside each other: their values, the keys in which they differ, and short names made of those."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from pathlib import PurePath
+from typing import Any
+
+from summarizer.sweeps.swept import UNSET, Value, one_line
+from summarizer.tracking.names import redact, run_name
+
+NOT_OF_THE_RUN = (
+    *("tracking", "hydra", "resume", "plan", "plan_tokens_per_s", "sweep", "experiment"),
+    *("data.processes", "trainer.processes", "trainer.log_every_steps", "trainer.checkpoint_every_steps"),
+    *("trainer.keep_checkpoints", "evaluation.sample_summaries", "evaluation.rows_during_training"),
+    *("evaluation.bootstrap_samples", "evaluation.bootstrap_seed", "quantization.cache"),
+)
+"""Groups and keys that change nothing in what is trained and what it scores."""
+TARGET = "._target_"
+"""Ends the key of a class that Hydra makes."""
+WORDS: Mapping[str, object] = {"true": True, "false": False, "null": None}
+LONGEST_NAME = 40
+"""Characters of a name that is made of settings; where one is longer, its group has fewer settings in its names."""
+
+
+def flat(config: Mapping[str, Any]) -> dict[str, Value]:
+    """Every key, dotted, with its value; what looks secret is ***. A list is one value."""
+    return {one_line(key): _value(key, value) for key, value in _leaves(config, "")}
+
+
+def from_overrides(overrides: Sequence[str]) -> dict[str, Value]:
+    """What a run overrode, where its config was not kept."""
+    typed = (override.lstrip("+").partition("=") for override in overrides if not override.startswith("~"))
+    return {one_line(key): _value(key, _typed(value)) for key, _, value in typed}
+
+
+def setting(key: str, config: Mapping[str, Value]) -> str:
+    """A key's value as a person reads it: a class without its module."""
+    text = config.get(key, UNSET).text
+    return text.rpartition(".")[2] if key.endswith(TARGET) else text
+
+
+def heading(key: str) -> str:
+    """A key as a person reads it: `optimizer` for the class of the optimizer."""
+    return key.removesuffix(TARGET)
+
+
+def differing(
+    configs: Sequence[Mapping[str, Value]],
+    overrides: Sequence[Sequence[str]],
+    swept: Collection[str] = (),
+) -> tuple[str, ...]:
+    """Keys whose values differ between runs, what tells most of the runs apart first.
+
+    First come those that a sweep went through, in the order of the commands; then the others, the most evenly
+    split between the runs first, equals in the order of the commands; last those in which one run differs.
+    Of a run whose config was not kept, what it does not override is not known, and so no difference.
+    swept: keys of sweeps among the runs.
+    """
+    whole = [len(config) > len(run) for config, run in zip(configs, overrides, strict=True)]
+    differ = [
+        key
+        for key in dict.fromkeys(key for config in configs for key in config)
+        if not _is_apart(key)
+        and len(
+            {c.get(key, UNSET) for c, is_whole in zip(configs, whole, strict=True) if is_whole or key in c}
+        )
+        > 1
+    ]
+    named = overridden(overrides)
+    own = [key for key in named if key in differ]
+    below = [key for key in differ if any(key.startswith(f"{group}.") for group in named)]
+    return tuple(
+        sorted(
+            dict.fromkeys([*own, *below, *differ]),
+            key=lambda key: (0, 0.0) if key in swept else _place([c.get(key, UNSET) for c in configs]),
+        )
+    )
+
+
+def _place(values: Sequence[Value]) -> tuple[int, float]:
+    """The more the values tell the runs apart, the lower: by their entropy, in nats."""
+    counts = Counter(values).values()
+    if len(values) > 2 and max(counts) == len(values) - 1:
+        return 2, 0.0
+    return 1, round(sum(n / len(values) * math.log(n / len(values)) for n in counts), 6)
+
+
+def _is_apart(key: str) -> bool:
+    return key in NOT_OF_THE_RUN or key.split(".")[0] in NOT_OF_THE_RUN
+
+
+def overridden(overrides: Sequence[Sequence[str]]) -> tuple[str, ...]:
+    """Keys and groups that commands name, in their order."""
+    return tuple(
+        dict.fromkeys(
+            override.partition("=")[0].lstrip("+~").replace("/", ".") for run in overrides for override in run
+        )
+    )
+
+
+def names(
+    sources: Sequence[str],
+    groups: Sequence[Sequence[int]],
+    configs: Sequence[Mapping[str, Value]],
+    overrides: Sequence[Sequence[str]],
+    swept: Collection[str] = (),
+) -> list[str]:
+    """A short name for each run, no two alike: the settings in which it differs from the others of its group.
+
+    Where those are long, as many of the first as there is room for; where none fits, the end of its path. Runs of
+    the same settings have that end beside them.
+    sources: paths.  groups: indices of runs whose names are read beside each other; each run is in one.
+    swept: keys of sweeps among the runs.
+    """
+    ends = _ends(sources)
+    found = list(ends)
+    for group in groups:
+        of_group = [configs[i] for i in group]
+        keys = differing(of_group, [overrides[i] for i in group], swept)
+        settings = _settings(keys, of_group)
+        if not _are_short(settings):
+            settings = _settings(_first_that_fit(keys, of_group), of_group)
+        if settings:
+            for i, name in zip(group, settings, strict=True):
+                found[i] = name
+    return [
+        name if found.count(name) == 1 else f"{name} ({end})" for name, end in zip(found, ends, strict=True)
+    ]
+
+
+def _settings(keys: Sequence[str], configs: Sequence[Mapping[str, Value]]) -> list[str]:
+    """Names of these settings, one for each run; none without keys."""
+    return [
+        run_name([f"{heading(key)}={setting(key, config)}" for key in keys if key in config])
+        for config in configs
+        if keys
+    ]
+
+
+def _are_short(names: Sequence[str]) -> bool:
+    return all(len(name) <= LONGEST_NAME for name in names)
+
+
+def _first_that_fit(keys: Sequence[str], configs: Sequence[Mapping[str, Value]]) -> list[str]:
+    """Keys, the first before others, that each tell more runs apart and together make short names."""
+    chosen: list[str] = []
+    for key in keys:
+        names = _settings([*chosen, key], configs)
+        if _are_short(names) and len(set(names)) > len(set(_settings(chosen, configs))):
+            chosen.append(key)
+    return chosen
+
+
+def _ends(sources: Sequence[str]) -> list[str]:
+    """Of each path as many last parts as tell it from the others."""
+    parts = [PurePath(source).parts for source in sources]
+    ends = []
+    for own in parts:
+        others = [other for other in parts if other != own]
+        counts = range(1, len(own) + 1)
+        told_apart = (n for n in counts if all(other[-n:] != own[-n:] for other in others))
+        ends.append(one_line(str(PurePath(*own[-next(told_apart, len(own)) :]))))
+    return ends
+
+
+def _leaves(node: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
+    for name, value in node.items():
+        key = f"{prefix}{name}"
+        if isinstance(value, Mapping) and value:
+            yield from _leaves(value, f"{key}.")
+        else:
+            yield key, value
+
+
+def _value(key: str, value: object) -> Value:
+    if value is None:
+        return Value((0, 0.0, "null"), "null")
+    if isinstance(value, bool):
+        return Value((3, 0.0, repr(value)), str(value).lower())
+    if isinstance(value, int | float) and not math.isnan(value):
+        return Value((1, float(value), ""), _short(value))
+    text = value if isinstance(value, str) else _listed(value)
+    if redact(f"{key}={text}") != f"{key}={text}":
+        text = "***"
+    return Value((2 if isinstance(value, str) else 3, 0.0, text), one_line(text) or "''")
+
+
+def _short(number: int | float) -> str:
+    """As few digits as say the number, and four of a longer one."""
+    brief = f"{number:g}"
+    if isinstance(number, int):
+        return str(number)
+    return brief if float(brief) == number else f"{number:.4g}"
+
+
+def _listed(value: object) -> str:
+    """Lists as YAML has them in one line; whole numbers alike whether or not JSON made them integers."""
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(_listed(item) for item in value) + "]"
+    return _short(value) if isinstance(value, int | float) and not isinstance(value, bool) else str(value)
+
+
+def _typed(text: str) -> object:
+    """An override's value as a config would have it."""
+    if text in WORDS:
+        return WORDS[text]
+    try:
+        return float(text)
+    except ValueError:
+        return text

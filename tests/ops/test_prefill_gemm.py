@@ -1,0 +1,160 @@
+"""Products of many rows on stored int8 weights, in C: against the dense product and a loop."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from stored_products import layer, pairs_of, rows_of, wanted
+from torch import Tensor
+
+from summarizer.adapters.product import low_rank_product
+from summarizer.ops import prefill_gemm
+from summarizer.ops.decode_gemm import DECODE_ROWS, Epilogue, LowRankPairs, stored_weights_in_place
+from summarizer.ops.prefill_gemm import int8_activations
+from summarizer.quantization.frozen import FrozenLinear
+
+pytestmark = pytest.mark.skipif(
+    not prefill_gemm.available(),
+    reason="the kernel wants Linux, AVX-512 with VNNI and a C compiler; torch's products serve here",
+)
+SIXTEEN_BITS = 1e-4
+"""bf16 products would have 2e-3."""
+ROUNDED_TO_BF16 = 4e-3
+
+
+def product(
+    linear: FrozenLinear, x: Tensor, apart: Tensor | None = None, pairs: LowRankPairs | None = None
+) -> Tensor:
+    parts = linear.weight.parts
+    return prefill_gemm.int8_gemm_in_c(x, parts["q"], parts["scale"], apart, Epilogue(linear.bias, pairs))
+
+
+def relative_error(got: Tensor, exact: Tensor) -> float:
+    assert got.shape == exact.shape
+    return float((got.double() - exact).norm() / exact.norm())
+
+
+@pytest.mark.parametrize(
+    ("dtype", "bound"), [(torch.float32, SIXTEEN_BITS), (torch.bfloat16, ROUNDED_TO_BF16)]
+)
+@pytest.mark.parametrize(
+    ("count", "d_in", "d_out"), [(1, 64, 32), (12, 128, 96), (26, 100, 33), (50, 320, 7), (24, 4, 65)]
+)
+@pytest.mark.parametrize("trials", [0, 1, 2])
+def test_with_16_bits_it_is_the_dense_product(
+    dtype: torch.dtype, bound: float, count: int, d_in: int, d_out: int, trials: int
+) -> None:
+    linear = layer("int8", d_in, d_out)
+    pairs = pairs_of(trials, 3, d_in, d_out) if trials else None
+    x = rows_of(count * max(trials, 1), d_in).to(dtype)
+    got = product(linear, x, pairs=pairs)
+    assert got.dtype == dtype
+    assert relative_error(got, wanted(linear, x, pairs)) < bound
+
+
+@pytest.mark.parametrize("outlier", [1.0, 100.0, 1e6])
+def test_whole_numbers_are_those_of_a_loop(outlier: float) -> None:
+    """8 bits, and 16 of the same grid in the columns apart; an outlier beyond 16 bits makes the steps longer."""
+    linear, x, apart = layer("int8", 100, 40), rows_of(20, 100), torch.tensor([3, 50, 51, 99])
+    x[::2, 50] *= outlier
+    parts = linear.weight.parts
+    got = prefill_gemm.int8_gemm_in_c(x, parts["q"], parts["scale"], apart)
+    for row, of_row in zip(x, got, strict=True):
+        rest = row.clone()
+        rest[apart] = 0
+        step = torch.maximum(rest.abs().max() / 127, row.abs().max() / 32639)
+        whole = (row * (1 / step)).round().long()
+        assert int((whole * (rest != 0)).abs().max()) <= 127
+        exact = (whole @ parts["q"].long().T).double() * step.double() * parts["scale"].squeeze(1).double()
+        torch.testing.assert_close(of_row.double(), exact, rtol=1e-6, atol=1e-6 * float(exact.abs().max()))
+
+
+def test_sums_hold_in_the_widest_rows() -> None:
+    d_in = prefill_gemm.MOST_COLUMNS
+    q, scale = torch.full((2, d_in), 127, dtype=torch.int8), torch.ones(2, 1)
+    q[1] = -127
+    x = torch.ones(1, d_in)
+    for apart in (None, torch.tensor([0])):
+        got = prefill_gemm.int8_gemm_in_c(x, q, scale, apart)
+        torch.testing.assert_close(got, torch.tensor([[127.0, -127.0]]) * d_in)
+
+
+def test_a_row_s_result_does_not_depend_on_the_others_nor_on_threads() -> None:
+    linear, x = layer("int8", 256, 700), rows_of(40, 256)
+    together = product(linear, x)
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1 if threads > 1 else 2)
+        again = product(linear, x)
+    finally:
+        torch.set_num_threads(threads)
+    assert torch.equal(together, again)
+    for row in (0, 11, 12, 39):
+        assert torch.equal(product(linear, x[row : row + 1])[0], together[row])
+
+
+@pytest.mark.parametrize("broken", [torch.nan, torch.inf, -torch.inf])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_row_that_is_not_finite_is_told_and_leaves_the_others_alone(
+    broken: float, dtype: torch.dtype
+) -> None:
+    linear, x = layer("int8", 64, 40), rows_of(14, 64).to(dtype)
+    sound = product(linear, x)
+    x[5, 63] = broken
+    for apart in (None, torch.tensor([63]), torch.tensor([1])):
+        got = product(linear, x, apart)
+        assert not got[5].isfinite().any()
+        others = torch.arange(14) != 5
+        assert got[others].isfinite().all()
+        if apart is None:
+            assert torch.equal(got[others], sound[others])
+
+
+@pytest.mark.parametrize("scale", [0.0, 1e-38, 1e30])
+def test_zeros_and_extreme_rows(scale: float) -> None:
+    linear, x = layer("int8", 64, 40), rows_of(14, 64) * scale
+    got = product(linear, x)
+    assert linear.bias is not None
+    exact = wanted(linear, x, None)
+    torch.testing.assert_close(got.double(), exact, rtol=1e-3, atol=1e-3 * float(exact.abs().max()))
+
+
+def calls_of(monkeypatch: pytest.MonkeyPatch) -> list[Tensor | None]:
+    """What was apart in each call of the kernel from now on."""
+    calls: list[Tensor | None] = []
+    plain = prefill_gemm.int8_gemm_in_c
+
+    def told(x: Tensor, q: Tensor, scale: Tensor, apart: Tensor | None, *more: Any) -> Tensor:
+        calls.append(apart)
+        return plain(x, q, scale, apart, *more)
+
+    monkeypatch.setattr(prefill_gemm, "int8_gemm_in_c", told)
+    return calls
+
+
+def test_layers_take_it_for_reading_prompts_and_never_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = calls_of(monkeypatch)
+    linear, pairs, count = layer("int8", 64, 40), pairs_of(2, 3, 64, 40), 20
+    x = rows_of(2 * count, 64)
+    by_trial = x.reshape(2, count, 64)
+    dense, dense_pairs = wanted(linear, x, None), wanted(linear, x, pairs).reshape(2, count, 40)
+    with stored_weights_in_place():
+        linear(x.requires_grad_())
+        low_rank_product(linear, by_trial, None, pairs.a, pairs.b, pairs.scale)
+        assert calls == [], "training's gradients come from the dense way"
+        with torch.no_grad():
+            assert relative_error(linear(x), dense) < SIXTEEN_BITS
+            got = low_rank_product(linear, by_trial, None, pairs.a, pairs.b, pairs.scale)
+            assert relative_error(got, dense_pairs) < SIXTEEN_BITS
+            assert calls == [None, None]
+            low_rank_product(linear, by_trial, by_trial, pairs.a, pairs.b, pairs.scale)
+            linear(x[:DECODE_ROWS])
+            assert len(calls) == 2
+    with torch.no_grad():
+        linear(x)
+        assert len(calls) == 2, "evaluating's loss is that of the products that train"
+        with int8_activations():
+            assert relative_error(linear(x), dense) < 0.02
+    assert calls[2] is not None

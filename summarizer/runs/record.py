@@ -317,7 +317,7 @@ def read_record(folder: Path, known: RunRecord | None = None, metric: str | None
     found: dict[str, Any] = {}
     epochs: float | None = None
     file = folder / ".hydra" / "config.yaml"
-    config = read_config(folder, str(file)) if file.is_file() else {}
+    config = read_config(folder, str(file)) if file.is_file() else known.config
     trainer = _trainer(folder, config) if config else None
     if metric is None and trainer is not None:
         metric = trainer.best_metric

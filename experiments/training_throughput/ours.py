@@ -43,7 +43,7 @@ class Ours:
         else:
             base = load_base(spec.model, spec.quantization, self.device)
         self._sizing.prepare(base.model, compiled=compiles(spec, self.device))
-        self._adapted = attach(base.model, [spec.adapter.build()], [spec.seed])
+        self._adapted = attach(base.model, [spec.adapter], [spec.seed])
         self._drawn = {
             name: parameter.detach().clone() for name, parameter in self._adapted.parameters_of(0).items()
         }

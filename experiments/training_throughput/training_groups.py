@@ -31,13 +31,14 @@ def group_of(dims: Sequence[int], overrides: Sequence[str]) -> Group:
     """A trial for each dim, over a base of its own, with the overrides of a config."""
     with initialize_config_dir(str(conf_folder()), version_base="1.3"):
         specs = [
-            preflight(compose("config", ["tracking=none", *overrides, f"adapter.dim={dim}"])) for dim in dims
+            preflight(compose("config", ["tracking=none", *overrides, f"adapter.dim={dim}"]), imported=True)
+            for dim in dims
         ]
     first = specs[0]
     processes = join_processes(device=first.trainer.device, precision=first.trainer.precision, wanted=None)
     prompt = build_prompt(first.prompt, load_tokenizer(model_folder(first.model)))
     base = load_base(first.model, first.quantization, processes.device)
-    adapted = attach(base.model, [spec.adapter.build() for spec in specs], [spec.seed for spec in specs])
+    adapted = attach(base.model, [spec.adapter for spec in specs], [spec.seed for spec in specs])
     rows, course = (
         build_split(first.data, "train", prompt),
         TrainingSchedule(TOTAL_STEPS, None, TOTAL_STEPS, TOTAL_STEPS, "max_steps"),

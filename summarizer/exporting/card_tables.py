@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 from summarizer.config.schema import RunConfig
-from summarizer.config.targets import Target
 from summarizer.evaluation.metrics import Interval
 from summarizer.runs.record import RunRecord
 
@@ -44,9 +44,11 @@ def scores(summary: RunRecord | None) -> list[str]:
 def hyper_parameters(spec: RunConfig, summary: RunRecord | None) -> str:
     trainer, schedule = spec.trainer, spec.trainer.schedule
     known = {
-        **dict(_of_target("adapter", spec.adapter, leave_out=("start_from",))),
+        **dict(
+            _of_class("adapter", type(spec.adapter).__name__, spec.adapter.model_dump(exclude={"start_from"}))
+        ),
         "trainable parameters": _count(summary.trainable_parameters if summary else None),
-        **dict(_of_target("optimizer", spec.optimizer)),
+        **dict(_of_class("optimizer", spec.optimizer.target.rpartition(".")[2], spec.optimizer.arguments)),
         "schedule": f"{schedule.name}, {schedule.warmup_steps:,} steps of warm-up",
         "batch size": f"{trainer.batch_size}",
         "epochs": _number(summary.epochs if summary else None, 2),
@@ -69,12 +71,11 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(_cell(cell) for cell in line) + " |" for line in lines)
 
 
-def _of_target(group: str, target: Target, leave_out: Sequence[str] = ()) -> Iterator[tuple[str, str]]:
-    yield group, target.path.rpartition(".")[2]
-    for name, value in target.arguments.items():
-        if name not in leave_out:
-            shown = ", ".join(map(str, value)) if isinstance(value, list | tuple) else f"{value}"
-            yield f"{group}: {name}", "none" if value is None else shown or "none"
+def _of_class(group: str, name: str, arguments: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    yield group, name
+    for key, value in arguments.items():
+        shown = ", ".join(map(str, value)) if isinstance(value, list | tuple) else f"{value}"
+        yield f"{group}: {key}", "none" if value is None else shown or "none"
 
 
 def _score(column: dict[str, Interval] | None, variant: str) -> str:

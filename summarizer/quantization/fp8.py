@@ -30,8 +30,8 @@ def has_fp8_matmul(x: Tensor, shape: tuple[int, int]) -> bool:
     """
     if not x.is_cuda or x.dtype != torch.bfloat16 or torch.version.hip is not None:
         return False
-    card = torch.cuda.get_device_properties(x.device)
-    return (card.major, card.minor) >= (8, 9) and shape[0] % 16 == 0 and shape[1] % 16 == 0
+    gpu = torch.cuda.get_device_properties(x.device)
+    return (gpu.major, gpu.minor) >= (8, 9) and shape[0] % 16 == 0 and shape[1] % 16 == 0
 
 
 def quantize_rows(

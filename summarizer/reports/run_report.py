@@ -100,7 +100,7 @@ def trained(run: Finished) -> list[str]:
     """Which adapters, on what, for how long."""
     spec, record = run.spec, run.record
     trainable, steps, epochs = record.trainable_parameters or 0, record.steps or 0, record.epochs or 0.0
-    dim, rate = spec.adapter.arguments.get("dim"), spec.optimizer.arguments.get("lr")
+    dim, rate = getattr(spec.adapter, "dim", None), spec.optimizer.arguments.get("lr")
     of_dim = f" of dimension {dim}" if dim else ""
     lines = [
         f"Adapters{of_dim} beside {spec.model.name_or_path}: {trainable:,} parameters, "
@@ -248,7 +248,7 @@ def next_commands(spec: RunConfig, overrides: Sequence[str], folder: Path) -> li
 
 def _sweep(spec: RunConfig, overrides: Sequence[str]) -> str:
     swept: dict[str, str] = {}
-    dim, lr = spec.adapter.arguments.get("dim"), spec.optimizer.arguments.get("lr")
+    dim, lr = getattr(spec.adapter, "dim", None), spec.optimizer.arguments.get("lr")
     if isinstance(dim, int):
         swept["adapter.dim"] = f"{dim},{round(dim * SWEPT_APART['adapter.dim'])}"
     if isinstance(lr, int | float):

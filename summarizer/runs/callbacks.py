@@ -81,7 +81,7 @@ class RunCallbacks:
         if not taken:
             return []
         adapted, first_slot = self.group.adapted, self.group.adapted.group.size
-        adapted.add([trial.spec.adapter.build() for trial in taken], [trial.spec.seed for trial in taken])
+        adapted.add([trial.spec.adapter for trial in taken], [trial.spec.seed for trial in taken])
         entered: dict[int, Trial] = {}
         for slot, trial in enumerate(taken, first_slot):
             try:
@@ -229,7 +229,7 @@ class RunCallbacks:
 
     def _take_up(self, trial: Trial) -> None:
         """Read how far a run came that an earlier process left at its rung, where it stays."""
-        self.group.adapted.add([trial.spec.adapter.build()], [trial.spec.seed])
+        self.group.adapted.add([trial.spec.adapter], [trial.spec.seed])
         self.enter(trial, 0)
         self.group.enter([trial])
         trial.begun = True

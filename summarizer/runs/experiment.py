@@ -143,7 +143,7 @@ def _train(records: GroupRecords, processes: Processes, stop: StopSignal, startu
                         records[trial],
                         scores,
                         final,
-                        base_parameters=frozen_parameters(adapted.model),
+                        base_parameters=frozen_parameters(adapted.model.module),
                         training_rows=len(training) if isinstance(training, Split) else None,
                         evaluations=trial.schedule.evaluations_by(trial.state.step),
                     )

@@ -10,14 +10,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import PretrainedConfig, PreTrainedModel
+from transformers import PretrainedConfig
 
 from summarizer import compat
 from summarizer.adapters.attach import AdaptedModel, attach
 from summarizer.adapters.protocol import Adapter
 from summarizer.data.batches import Batch
-from summarizer.models.attention import packs_examples
-from summarizer.models.meta_model import build_skeleton
+from summarizer.models.causal_lm import CausalLM
+from summarizer.models.meta_model import build_meta_model
 from summarizer.models.nll import summary_nll
 from summarizer.quantization import weight_format
 from summarizer.training.simulate import Part, StepCost, step_cost
@@ -60,7 +60,7 @@ class DryRun:
             return step_cost(
                 lambda: training_loss(adapted, batch, self.dtype),
                 resident(adapted),
-                adapted.model.get_output_embeddings(),
+                adapted.model.head,
             )
 
 
@@ -70,7 +70,7 @@ def dry_run(
     adapters: Sequence[Adapter],
     dtype: torch.dtype,
     *,
-    prepare: Callable[[PreTrainedModel], None] | None = None,
+    prepare: Callable[[CausalLM], None] | None = None,
     device: torch.device | None = None,
 ) -> DryRun:
     """A group's model in the shapes of the real one. Only the config is read, and changed: its dropout is off.
@@ -98,15 +98,16 @@ def training_loss(adapted: AdaptedModel, batch: Batch, dtype: torch.dtype) -> Te
 def worst_batch(adapted: AdaptedModel, microbatch: Microbatch) -> Batch:
     """Full rows for every trial, laid out as the model takes them, but of zeros."""
     n, rows, tokens, device = adapted.group.size, microbatch.rows, microbatch.tokens, adapted.device
-    packed = packs_examples(adapted.model, tokens)
+    packed = adapted.model.packs(tokens)
     shape = (n, rows * tokens) if packed else (n * rows, tokens)
     ids = torch.zeros(shape, dtype=torch.long, device=device)
-    borders = torch.zeros(1, 1, 1, n * rows + 1, dtype=torch.int32, device=device)
+    cu_seqlens = torch.zeros(n * rows + 1, dtype=torch.int32, device=device)
     summaries = torch.zeros(n, rows * microbatch.summary_tokens, dtype=torch.long, device=device)
     return Batch(
         input_ids=ids,
         position_ids=torch.zeros_like(ids) if packed else None,
-        attention_mask=borders if packed else torch.ones_like(ids),
+        attention_mask=None if packed else torch.ones_like(ids),
+        cu_seqlens=cu_seqlens if packed else None,
         positions=summaries,
         targets=torch.zeros_like(summaries),
         token_numbers=torch.zeros_like(ids),
@@ -117,7 +118,7 @@ def _full_rows(tokens: int) -> AbstractContextManager[Any]:
     """Answers the one question about numbers that a step asks, on the CPU: how long each of its examples is."""
 
     def answer(operator: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        # int32 is the type of a batch's borders; a step that reads other numbers cannot be planned, and says so.
+        # int32 is the type of a batch's cu_seqlens; a step that reads other numbers cannot be planned, and says so.
         if str(operator) == "aten._local_scalar_dense.default" and args[0].dtype == torch.int32:
             return tokens
         return operator(*args, **kwargs)
@@ -130,15 +131,15 @@ def _full_rows(tokens: int) -> AbstractContextManager[Any]:
 
 def fake_base(
     config: PretrainedConfig, format_name: str, mode: AbstractContextManager[Any], device: torch.device
-) -> PreTrainedModel:
+) -> CausalLM:
     """The frozen model that `load_base` would give, on fake tensors of `mode`.
 
     Only its config is read. A format that keeps the checkpoint's own type (`none`) takes it from the config.
     """
-    skeleton = build_skeleton(config, format_name)
+    meta = build_meta_model(config, format_name)
     checkpoint_type = getattr(config.get_text_config(), "dtype", None) or torch.float32
     with mode:
-        for weight in skeleton.weights.values():
+        for weight in meta.weights.values():
             parts = weight_format(format_name).stored_parts(weight.shape, checkpoint_type)
             weight.load(
                 {
@@ -146,10 +147,10 @@ def fake_base(
                     for name, (shape, dtype) in parts.items()
                 }
             )
-        for module in skeleton.model.modules():
+        for module in meta.model.module.modules():
             _fake_plain_tensors(module, device)
-    skeleton.model.eval()
-    return skeleton.model
+    meta.model.module.eval()
+    return meta.model
 
 
 def _fake_plain_tensors(module: nn.Module, device: torch.device) -> None:
@@ -165,9 +166,9 @@ def resident(adapted: AdaptedModel) -> dict[Part, Sequence[Tensor]]:
     """What lies in memory between two steps, by part; without the optimizer's state."""
     adapters = list(adapted.stacks())
     own = {id(adapter) for adapter in adapters}
-    model = adapted.model
+    module = adapted.model.module
     return {
-        "base": [t for t in (*model.parameters(), *model.buffers()) if id(t) not in own],
+        "base": [t for t in (*module.parameters(), *module.buffers()) if id(t) not in own],
         "adapters": [*adapters, adapted.group.scales],
         "gradients": [adapter.grad for adapter in adapters if adapter.grad is not None],
     }

@@ -44,7 +44,7 @@ def build_optimizer(spec: RunConfig, parameters: dict[str, nn.Parameter]) -> tor
     # What torch fuses has few launches already, and on a processor another rounding at the end of each tensor.
     fused = spec.optimizer.arguments.get("fused")
     alike = len({(parameter.device, parameter.dtype) for parameter in own}) == 1
-    elementwise = is_elementwise(import_target(spec.optimizer.path))
+    elementwise = is_elementwise(import_target(spec.optimizer.target))
     if alike and not fused and elementwise and _smallest_quantized(build) is not None:
         return FlatOptimizer(build, own)
     return build(own)

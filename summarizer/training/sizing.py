@@ -11,14 +11,15 @@ from pathlib import Path
 
 import psutil
 import torch
-from transformers import PretrainedConfig, PreTrainedModel
+from transformers import PretrainedConfig
 
 from summarizer import compat
 from summarizer.adapters.protocol import Adapter
 from summarizer.config.schema import RunConfig
 from summarizer.console.progress import working
 from summarizer.errors import ConfigError
-from summarizer.models.blocks import blocks, compile_blocks, recompute_blocks
+from summarizer.models.blocks import compile_blocks, recompute_blocks
+from summarizer.models.causal_lm import CausalLM
 from summarizer.training.dry_run import GIB, SUMMARY_TOKENS, DryRun, Microbatch, dry_run, group_state_bytes
 from summarizer.training.step import Microbatches
 
@@ -49,7 +50,7 @@ class Sizing:
     evaluation_rows: int = 1
     """Held-out rows of each trial that go through the model at once."""
 
-    def prepare(self, model: PreTrainedModel, *, compiled: bool) -> None:
+    def prepare(self, model: CausalLM, *, compiled: bool) -> None:
         """Make the model compute so. On its bare base, before adapters are attached.
 
         compiled: also as CUDA graphs where the microbatches have few shapes.
@@ -126,7 +127,7 @@ def dry_run_of(
     return dry_run(
         copy.deepcopy(config),
         specs[0].quantization.format,
-        [spec.adapter.build() for spec in specs],
+        [spec.adapter for spec in specs],
         dtype,
         prepare=lambda model: sizing.prepare(model, compiled=False),
     )
@@ -145,7 +146,7 @@ def _blocks_to_recompute(
 
     def planned(count: int | None) -> tuple[int, int]:
         run = dry_run_of([spec], config, dtype, Sizing(count, Microbatches(None, None)))
-        return planned_bytes(run, spec, rows), len(blocks(run.adapted.model))
+        return planned_bytes(run, spec, rows), len(run.adapted.model.blocks)
 
     none_bytes, count = planned(0)
     if none_bytes <= memory_bytes:
@@ -243,7 +244,7 @@ def evaluation_rows(spec: RunConfig, config: PretrainedConfig, trials: int, free
 
 def widest(specs: Sequence[RunConfig]) -> RunConfig:
     """The run whose adapters are the largest: the group's stacks are as wide as its."""
-    return max(specs, key=lambda spec: _width(spec.adapter.build()))
+    return max(specs, key=lambda spec: _width(spec.adapter))
 
 
 def _width(adapter: Adapter) -> int:
@@ -261,7 +262,7 @@ def _need(
     lasting = cost.at_peak["adapters"] + cost.at_peak["gradients"]
     # What an optimizer keeps depends on anything but its rate.
     optimizers = {
-        (one.optimizer.path, str({**one.optimizer.arguments, "lr": None})): one.optimizer.build
+        (one.optimizer.target, str({**one.optimizer.arguments, "lr": None})): one.optimizer.build
         for one in specs
     }.values()
     passing = cost.peak_bytes - cost.at_peak["base"] - lasting

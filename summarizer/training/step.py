@@ -28,10 +28,9 @@ from torch import Tensor
 
 from summarizer import compat
 from summarizer.adapters.attach import AdaptedModel
-from summarizer.data.batches import moved
+from summarizer.data.batches import PaddingBuckets, moved
 from summarizer.data.order import EncodedRow
 from summarizer.data.prompt import Prompt
-from summarizer.data.room import Room
 from summarizer.models.blocks import begin_pass
 from summarizer.models.nll import summary_nll
 from summarizer.processes import Processes, keep_freed_memory
@@ -70,7 +69,7 @@ class Microbatches:
                 yield slice(start, end)
                 start = end
 
-    def room(self, trials: int, examples: int, max_tokens: int) -> Room | None:
+    def buckets(self, trials: int, examples: int, max_tokens: int) -> PaddingBuckets | None:
         """What padding goes up to, the same for all parts of a batch; None where few shapes are not asked for.
 
         examples: those of the trial with the most.  max_tokens: of an example.
@@ -79,7 +78,7 @@ class Microbatches:
             return None
         most = min(self.rows or examples, examples)
         tokens = most * max_tokens
-        return Room(most, tokens if self.tokens is None else min(tokens, self.tokens // trials))
+        return PaddingBuckets(most, tokens if self.tokens is None else min(tokens, self.tokens // trials))
 
     def halve(self, examples: int) -> bool:
         """After running out of memory: half as much at a time. False where it was one example already.
@@ -210,14 +209,14 @@ def _accumulate(
     losses = torch.zeros(len(own), device=processes.device)
     steps = [trial.state.step for trial in group.trials]
     lengths = [lengths_of([row for _, row in numbered], group.prompt) for numbered in own]
-    room = group.microbatches.room(len(own), max(map(len, own)), group.prompt.max_tokens)
+    buckets = group.microbatches.buckets(len(own), max(map(len, own)), group.prompt.max_tokens)
     for part in group.microbatches.split(lengths):
         rows = [[row for _, row in numbered[part]] for numbered in own]
         numbers = [[k for k, _ in numbered[part]] for numbered in own]
-        batch = group.adapted.batch(rows, group.prompt, numbers, room)
-        if room is not None:
+        batch = group.adapted.batch(rows, group.prompt, numbers, buckets)
+        if buckets is not None:
             begin_pass()
-        group.adapted.draw_from(batch, steps, in_place=room is not None)
+        group.adapted.draw_from(batch, steps, in_place=buckets is not None)
         with processes.autocast():
             losses_of_part = summary_nll(group.adapted.model, batch) / counts
         processes.accelerator.backward(group.scaling.scaled(losses_of_part))

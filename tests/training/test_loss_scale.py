@@ -71,7 +71,7 @@ def group_of(count: int, folder: Path, loss_scale: float = 2.0**12) -> Group:
         for seed, (dim, rate) in enumerate(DIMS_AND_RATES[:count])
     ]
     base = load_base(model, specs[0].quantization, CPU).model
-    adapted = attach(base, [spec.adapter.build() for spec in specs], [spec.seed for spec in specs])
+    adapted = attach(base, [spec.adapter for spec in specs], [spec.seed for spec in specs])
     trials = []
     for index, spec in enumerate(specs):
         own = adapted.parameters_of(index)
@@ -95,7 +95,7 @@ def token_ids(step: int, trials: Sequence[int]) -> Tensor:
 def losses_of(group: Group, ids: Tensor, precision: str) -> Tensor:
     """Mean loss of each trial on one row of its own."""
     with torch.autocast("cpu", torch.float16) if precision == "fp16" else nullcontext():
-        logits = group.adapted.model(input_ids=ids, use_cache=False).logits
+        logits = group.adapted.model.logits(ids)
     losses = torch.nn.functional.cross_entropy(
         logits[:, :-1].float().transpose(1, 2), ids[:, 1:], reduction="none"
     )

@@ -28,7 +28,7 @@ ALL_AT_ONCE = Sizing(0, Microbatches(None, None))
 
 def spec_of(*overrides: str) -> RunConfig:
     small = ("prompt.max_tokens=64", "generation.max_new_tokens=16", "optimizer=adamw")
-    return preflight(composed(*small, *overrides))
+    return preflight(composed(*small, *overrides), imported=True)
 
 
 def config() -> GPTJConfig:

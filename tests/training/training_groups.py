@@ -43,7 +43,7 @@ SMALL = (
 
 def spec_of(*overrides: str) -> RunConfig:
     with initialize_config_dir(str(conf_folder()), version_base="1.3"):
-        return preflight(compose("config", [*SMALL, *overrides]))
+        return preflight(compose("config", [*SMALL, *overrides]), imported=True)
 
 
 def build_group(specs: Sequence[RunConfig], folder: Path, device: str = "cpu") -> Group:
@@ -68,7 +68,7 @@ def add_trials(
 ) -> list[Trial]:
     """New trials that the model has been given."""
     first_place = len(group.trials)
-    group.adapted.add([spec.adapter.build() for spec in specs], [spec.seed for spec in specs])
+    group.adapted.add([spec.adapter for spec in specs], [spec.seed for spec in specs])
     trials = []
     for place, (spec, folder) in enumerate(zip(specs, folders, strict=True), first_place):
         own = group.adapted.parameters_of(place)

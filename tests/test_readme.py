@@ -192,7 +192,7 @@ def definitions(path: Path) -> set[str]:
 
 
 def test_every_file_that_the_architecture_names_is_there() -> None:
-    named = set(PACKAGE_FILE.findall(ARCHITECTURE)) - set(WRITTEN)
+    named = {name for name in PACKAGE_FILE.findall(ARCHITECTURE) if "NAME" not in name} - set(WRITTEN)
     assert len(named) > 20
     assert {name for name in named if file_of(name) is None} == set()
 
@@ -218,3 +218,16 @@ def test_the_picture_of_the_layers_is_up_to_date() -> None:
         sys.path.pop(0)
     assert layers.drawn_from(layers.PICTURE) == layers.read_layers()
     assert "](layers.svg)" in ARCHITECTURE
+
+
+# ---- the studies' pages -----------------------------------------------------------------------------------------
+
+
+def test_the_files_of_the_package_that_studies_name_are_there() -> None:
+    named = {
+        (study.parent.name, name)
+        for study in sorted((REPOSITORY / "experiments").glob("*/README.md"))
+        for name in re.findall(r"`(summarizer/[\w/]+\.\w+)`", study.read_text(encoding="utf-8"))
+    }
+    assert len(named) > 3
+    assert {pair for pair in named if not (REPOSITORY / pair[1]).is_file()} == set()

@@ -147,7 +147,7 @@ def test_losses_and_adapters_gradients_are_those_beside_transformers_layers(
 ) -> None:
     adapters = [lora(2), lora(3)]
     got = trained(attach(ours(folder), adapters, [0, 1]), batch_of(packed=True))
-    monkeypatch.setattr(meta_model, "FAMILIES", ())
+    monkeypatch.setattr(meta_model, "families", lambda: ())
     reference = load(folder).model
     assert isinstance(reference, TransformersModel)
     wanted = trained(attach(reference, adapters, [0, 1]), batch_of(packed=False))
@@ -224,6 +224,12 @@ def test_every_setting_that_a_config_declares_is_known() -> None:
             assert name in known or name.startswith("_") or name in PretrainedConfig.__annotations__, name
             count += 1
     assert count > 100
+
+
+def test_every_file_of_a_family_is_found_and_tried_here() -> None:
+    types = {name for family in meta_model.families() for name in family.MODEL_TYPES}
+    assert types == {config_of(kind).model_type for kind in FAMILIES}
+    assert len(types) >= 6
 
 
 def test_a_config_that_a_model_was_built_from_gives_the_same_again() -> None:

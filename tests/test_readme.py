@@ -30,7 +30,7 @@ COMMANDS = list(
 """Of all pages, each once, in their order."""
 RUNS = [line for line in COMMANDS if line.startswith(("python -m summarizer.run ", "torchrun"))]
 RUN_FOLDER = "outputs/2026-11-22/10-15-30-123456"
-SYSTEMS = ("base model", "adapter", "Lead-3")
+SYSTEMS = ("before", "after", "Lead-3")
 QUICK = (
     *TINY,
     "trainer.max_steps=1",

@@ -47,10 +47,9 @@ def _dispatch(arguments: Sequence[str]) -> None:
         return
     if asks_for_help(arguments):
         text = help_text([word for word in arguments if not word.startswith("-")])
-        if text is not None:
-            if not is_follower():
-                print(text)
-            return
+        if not is_follower():
+            print(text)
+        return
     if is_follower():
         follow()
         return

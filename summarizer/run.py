@@ -9,6 +9,7 @@ Exit code 0 on success, 2 for a user's mistake, 1 for a failure, 128 + the signa
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +18,9 @@ import hydra
 from omegaconf import DictConfig, OmegaConf
 
 from summarizer.config.paths import conf_folder
+
+TEXT_FLAGS = {"--cfg", "-c", "--info", "-i", "--hydra-help", "--version", "--shell-completion", "-sc"}
+"""Hydra's flags for which it prints, and runs nothing."""
 
 
 def main() -> None:
@@ -28,28 +32,40 @@ def main() -> None:
 
 def command(arguments: Sequence[str]) -> int:
     """Run the command with these arguments and return its exit code."""
-    from summarizer.runs.launch import prepare_process
     from summarizer.runs.mistakes import report_mistakes
 
-    prepare_process()
     return report_mistakes(lambda: _dispatch(arguments), arguments)
 
 
-def _dispatch(arguments: Sequence[str]) -> None:
+def _answer(arguments: Sequence[str]) -> bool:
+    """Answer a command line that asks for text alone: help, the composed config, completion. Else False."""
     from summarizer.config.completion import BASH, asks_for_completion
     from summarizer.config.help import asks_for_help, help_text
-    from summarizer.runs.folder import check_unused
-    from summarizer.runs.launch import follow, is_follower, lead, raise_failures, resume
-    from summarizer.sweeps.closing import reported
 
+    if (
+        int(os.environ.get("RANK", 0)) > 0 and "WORLD_SIZE" in os.environ
+    ):  # a worker, which is told what to do
+        return False
     if asks_for_completion(arguments):
         print(BASH)
+    elif asks_for_help(arguments):
+        print(help_text([word for word in arguments if not word.startswith("-")]))
+    elif TEXT_FLAGS & {word.partition("=")[0] for word in arguments}:
+        _compose_and_run()
+    else:
+        return False
+    return True
+
+
+def _dispatch(arguments: Sequence[str]) -> None:
+    if _answer(arguments):
         return
-    if asks_for_help(arguments):
-        text = help_text([word for word in arguments if not word.startswith("-")])
-        if not is_follower():
-            print(text)
-        return
+
+    from summarizer.runs.folder import check_unused
+    from summarizer.runs.launch import follow, is_follower, lead, prepare_process, raise_failures, resume
+    from summarizer.sweeps.closing import reported
+
+    prepare_process()
     if is_follower():
         follow()
         return

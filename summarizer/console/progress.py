@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from rich.console import Console
 from rich.progress import (
@@ -193,16 +194,6 @@ def live(bars: Bars) -> Iterator[None]:
 
 
 @contextmanager
-def together() -> Iterator[None]:
-    """Within the block, bars may come and go in any order."""
-    if (target := terminal()) is None:
-        yield
-        return
-    with live(Bars(target)):
-        yield
-
-
-@contextmanager
 def bar(label: str, total: int | None, *, done: int = 0, unit: Unit = "", show: bool = True) -> Iterator[Bar]:
     """Show progress over `total` pieces (None: unknown), of which `done` are behind already.
 
@@ -247,6 +238,29 @@ def working(label: str) -> Iterator[None]:
     took_s = time.monotonic() - start_s
     if is_first_process() and took_s >= WORTH_A_LINE_S:
         log.info("%s: took %s", label, duration(took_s))
+
+
+@contextmanager
+def library_bars(label: str, *libraries: Any) -> Iterator[None]:
+    """For work during which libraries draw bars of their own, such as a download.
+
+    libraries: modules with huggingface_hub's and datasets' functions that switch their bars off and on.
+    Where somebody watches a terminal, the libraries' bars are what is seen; elsewhere, and in every process but
+    the first of several, they are off, and lines say that the work is under way and how long it took. What a
+    person switched off stays off.
+    """
+    if is_first_process() and terminal() is not None:
+        yield
+        return
+    silenced = [library for library in libraries if not library.are_progress_bars_disabled()]
+    for library in silenced:
+        library.disable_progress_bars()
+    try:
+        with working(label):
+            yield
+    finally:
+        for library in silenced:
+            library.enable_progress_bars()
 
 
 def left(ends_s: float, now_s: float) -> str:

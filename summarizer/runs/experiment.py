@@ -81,7 +81,7 @@ def run_group(jobs: Sequence[RunRecord]) -> list[Ended]:
                 and processes.is_main
                 and (saved := list_checkpoints(alone.job.path / "checkpoints"))
             ):
-                log.info("saved as %s; go on with resume=%s", saved[-1].name, shown(alone.job.path))
+                log.info("saved as %s; resume with resume=%s", saved[-1].name, shown(alone.job.path))
             raise
         except Exception as error:
             _close_rest(pending, "failed", "error", error)

@@ -145,7 +145,7 @@ class GroupRuns:
         with self.group.adapted.evaluating():
             (found,) = evaluate_on_the_way(self.evaluator, self._shared, self.validation, None)
         log.info(
-            "on the way: loss of %d, ROUGE of %d of the %d %s rows",
+            "validation during training: loss of %d, ROUGE of %d of the %d %s rows",
             *rows_on_the_way(self._shared, self.validation),
             len(self.validation.rows),
             self.validation.split,

@@ -32,7 +32,7 @@ def reported() -> Iterator[None]:
                 _report(sweep, tracking)
             except (ConfigError, OSError) as error:  # what ended the sweep is what its user must hear of
                 log.error("the sweep's report could not be written: %s", error)
-            log.info("go on with resume=%s", shown(sweep))
+            log.info("resume with resume=%s", shown(sweep))
         raise
     for sweep, tracking in _due.pop().items():
         _report(sweep, tracking)

@@ -88,7 +88,7 @@ def test_a_full_disk_ends_the_sweep_with_its_reason_alone(
     assert "Traceback" not in err
     assert err.count("failed: Cannot write") == 1
     assert "run sweep/0 failed: Cannot write" in err
-    assert "go on with resume=sweep" in err
+    assert "resume with resume=sweep" in err
 
 
 def test_an_optimizing_sweeper_hears_of_the_failure(sweeps: Sweeps, monkeypatch: pytest.MonkeyPatch) -> None:

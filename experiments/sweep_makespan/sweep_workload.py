@@ -30,7 +30,7 @@ from summarizer.models.streaming import source_tensors
 from summarizer.models.tokenizer import check_context, load_tokenizer
 from summarizer.processes import join_processes
 from summarizer.runs.preflight import preflight
-from summarizer.training.course import course_of
+from summarizer.training.schedule import training_schedule
 
 EMBEDDED = "embedded:tiny_gptj"
 GPTJ_6B = "gptj_6b"
@@ -168,7 +168,7 @@ def prepare(setting: Setting, tokens: int | None, work: Path) -> tuple[list[str]
             _write_model(load_config(folder), dict(source_tensors(folder, stored)), dense, folder)
         folder = dense
     trainer, evaluation = spec.trainer, spec.evaluation
-    course = course_of(trainer, train.steps_per_epoch(trainer.batch_size))
+    course = training_schedule(trainer, train.steps_per_epoch(trainer.batch_size))
     PeerWork(
         model=str(folder.resolve()),
         device=str(processes.device),

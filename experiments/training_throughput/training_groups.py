@@ -17,12 +17,10 @@ from summarizer.models.source import model_folder
 from summarizer.models.tokenizer import load_tokenizer
 from summarizer.processes import join_processes
 from summarizer.runs.preflight import preflight
-from summarizer.tracking.recorder import no_recorder
 from summarizer.tracking.utilization import shape_of
-from summarizer.training.course import Course
-from summarizer.training.flat_optimizer import build_optimizer
-from summarizer.training.group import Group, build_group
-from summarizer.training.microbatches import Microbatches
+from summarizer.training.optimizer import build_optimizer
+from summarizer.training.schedule import TrainingSchedule
+from summarizer.training.step import Group, Microbatches, build_group
 from summarizer.training.trial import Trial
 
 TOTAL_STEPS = 1_000_000
@@ -43,14 +41,15 @@ def group_of(dims: Sequence[int], overrides: Sequence[str]) -> Group:
     adapted = attach(base.model, [spec.adapter for spec in specs], [spec.seed for spec in specs])
     rows, course = (
         build_split(first.data, "train", prompt),
-        Course(TOTAL_STEPS, None, TOTAL_STEPS, TOTAL_STEPS, "max_steps"),
+        TrainingSchedule(TOTAL_STEPS, None, TOTAL_STEPS, TOTAL_STEPS, "max_steps"),
     )
     group = build_group(adapted, prompt, processes, Microbatches(None, None))
     trials = []
     for place, spec in enumerate(specs):
         own = adapted.parameters_of(place)
-        optimizer, shape = build_optimizer(spec, own), shape_of(adapted, place)
-        folder = Path(tempfile.gettempdir())
-        trials.append(Trial(spec, folder, own, optimizer, no_recorder(), course, rows, shape))
+        trial = Trial(spec, Path(tempfile.gettempdir()))
+        trial.schedule, trial.rows = course, rows
+        trial.take_slot(own, build_optimizer(spec, own), shape_of(adapted, place))
+        trials.append(trial)
     group.enter(trials)
     return group

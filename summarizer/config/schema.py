@@ -206,7 +206,7 @@ class GenerationConfig(Section):
 class SweepConfig(Section):
     """How the runs of a sweep share the device; a run alone has nothing to share."""
 
-    places: PositiveCount | Literal["auto"]
+    max_concurrent_trials: PositiveCount | Literal["auto"]
     """Trials of a group that train at once; auto is as many as fit into memory, by the plan."""
     stopping: Literal["successive_halving"] | None
     """Stop what is not among the best at a rung, by trainer.best_metric; null trains every run to its end."""

@@ -19,3 +19,8 @@ def file_name(path: Path) -> str:
     """A path as text that can be shown: a name may be no UTF-8, or hold what moves a terminal's cursor."""
     text = os.fsencode(path).decode(errors="backslashreplace")
     return "".join(letter if category(letter) != CONTROL else f"\\x{ord(letter):02x}" for letter in text)
+
+
+def printable(text: str) -> str:
+    """A text of several lines that cannot move a terminal's cursor or color it, whatever a model writes."""
+    return "".join(letter if category(letter) != CONTROL or letter in "\n\t" else "\ufffd" for letter in text)

@@ -10,10 +10,9 @@ import io
 import logging
 import sys
 from collections.abc import Sequence
-from unicodedata import category
 
 from summarizer.console.progress import bar
-from summarizer.console.safe_text import CONTROL
+from summarizer.console.safe_text import printable
 from summarizer.runs.summarizer import Summarizer
 from summarizer.summaries.items import Item
 from summarizer.summaries.writing import Rate, summaries_in_order
@@ -75,4 +74,4 @@ def _clean(text: str) -> str:
     """At a terminal, text that cannot move its cursor or color it, whatever a model writes."""
     if not sys.stdout.isatty():
         return text
-    return "".join(letter if category(letter) != CONTROL or letter in "\n\t" else "\ufffd" for letter in text)
+    return printable(text)

@@ -18,9 +18,9 @@ from torch import nn
 from training_groups import spec_of
 
 from summarizer.config.targets import OptimizerConfig
-from summarizer.training import flat_optimizer
-from summarizer.training.flat_optimizer import FlatOptimizer, build_optimizer, is_elementwise
-from summarizer.training.state_file import load_state, save_state
+from summarizer.training import optimizer as flat_optimizer
+from summarizer.training.checkpoint import load_state, save_state
+from summarizer.training.optimizer import FlatOptimizer, build_optimizer, is_elementwise
 
 SHAPES = [(2, 64), (3, 1000), (2, 4096), (1, 7), (2, 2304), (3, 4099), (4, 1000)]
 """Too small for 8-bit state and large enough, in turn; whole blocks of 256 and not."""
@@ -200,8 +200,8 @@ import sys
 from pathlib import Path
 import torch
 from test_flat_optimizer import builder, drawn, take_steps
-from summarizer.training.flat_optimizer import FlatOptimizer
-from summarizer.training.state_file import load_state, save_state
+from summarizer.training.optimizer import FlatOptimizer
+from summarizer.training.checkpoint import load_state, save_state
 folder, parameters = Path(sys.argv[1]), drawn()
 optimizer = FlatOptimizer(builder("bnb.Adam8bit", {}), parameters)
 if (folder / "values.safetensors").exists():

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
 from summarizer import compat, processes
-from summarizer.models.blocks import blocks
+from summarizer.models.transformers_model import TransformersModel
 
 pytestmark = pytest.mark.versions
 
@@ -377,10 +377,10 @@ def test_the_way_of_a_model_s_attention(lines: list[str]) -> None:
 
 @pytest.mark.parametrize("kind", ["gptj", "llama_tied", "gpt2", "opt", "bloom"])
 def test_a_model_s_blocks(kind: str, lines: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    model = AutoModelForCausalLM.from_config(tiny_config(kind))
-    by_transformers = blocks(model)
+    model = TransformersModel(AutoModelForCausalLM.from_config(tiny_config(kind)))
+    by_transformers = model.blocks
     assert len(by_transformers) == 2
     monkeypatch.setitem(sys.modules, "transformers.modeling_layers", None)
     for _ in "twice":
-        assert blocks(model) == by_transformers
+        assert model.blocks == by_transformers
     assert "has no transformers.modeling_layers.GradientCheckpointingLayer" in lines[0]

@@ -226,7 +226,7 @@ def test_mlperfs_task_has_its_own_prompt_and_verdict(
     assert code == 0, said
     from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(PACKAGE / "model" / "embedded" / "tiny_gptj")
+    tokenizer = AutoTokenizer.from_pretrained(PACKAGE / "models" / "embedded" / "tiny_gptj")
     articles = [
         json.loads(line)["article"] for line in (SAMPLE / "validation.jsonl").read_text().splitlines()
     ]

@@ -18,7 +18,7 @@ from summarizer.adapters.lora import LoRA
 from summarizer.adapters.peft_config import read_config
 from summarizer.adapters.peft_format import load_adapter
 from summarizer.config.schema import GenerationConfig, ModelConfig, QuantizationConfig
-from summarizer.generation.decode import Decoder
+from summarizer.generation.decoder import Decoder
 from summarizer.models.load import Base, load_base
 from summarizer.processes import join_processes, keep_freed_memory
 
@@ -99,7 +99,7 @@ def open_base(folder: str, variant: Any, device: torch.device) -> Base:
 
 def own_embedding_bytes(model: Any) -> int:
     """Of an embedding that the head does not share: a token reads one row of it."""
-    layers = (model.get_input_embeddings(), model.get_output_embeddings())
+    layers = (model.embedding, model.head)
     embedding, head = (layer.base.weight for layer in layers)  # both carry the adapter
     return 0 if embedding is head else int(embedding.stored_bytes)
 

@@ -31,7 +31,7 @@ from summarizer.adapters.peft_format import save_adapter
 from summarizer.config.schema import ModelConfig
 from summarizer.errors import ConfigError
 from summarizer.models.load import load_config
-from summarizer.models.meta_model import build_skeleton
+from summarizer.models.meta_model import build_meta_model
 from summarizer.models.random_base import random_tensors
 from summarizer.models.source import model_folder
 from summarizer.models.stored_base import is_stored_base, read_manifest
@@ -109,7 +109,7 @@ def dense_base(model: str, layers: int | None, seed: int, out: Path) -> Path:
         if layers is not None:
             config.num_hidden_layers = layers
         if not out.is_dir():
-            tensors = random_tensors(build_skeleton(config, "none"), torch.device("cpu"), seed)
+            tensors = random_tensors(build_meta_model(config, "none"), torch.device("cpu"), seed)
             write_checkpoint(out, config, tensors)
         return out
     if layers is not None:
@@ -119,7 +119,7 @@ def dense_base(model: str, layers: int | None, seed: int, out: Path) -> Path:
         return folder
     if not out.is_dir():
         config = load_config(folder)
-        stored = build_skeleton(config, read_manifest(folder).format)
+        stored = build_meta_model(config, read_manifest(folder).format)
         write_checkpoint(out, config, source_tensors(folder, stored), torch.bfloat16)
     return out
 
@@ -157,8 +157,8 @@ def write_checkpoint(
 
 def write_adapter(config: PretrainedConfig, dim: int, seed: int, out: Path) -> None:
     """A PEFT adapter on every linear layer, head and embedding, as if it had been trained a little."""
-    skeleton = build_skeleton(config, "none")
-    for weight in skeleton.weights.values():
+    meta = build_meta_model(config, "none")
+    for weight in meta.weights.values():
         weight.load({"weight": torch.empty(0)})  # says on which device adapters go, and no more
     lora = LoRA(
         dim=dim,
@@ -168,7 +168,7 @@ def write_adapter(config: PretrainedConfig, dim: int, seed: int, out: Path) -> N
         exclude=[],
         start_from=None,
     )
-    adapted = attach(skeleton.model, [lora], [seed])
+    adapted = attach(meta.model, [lora], [seed])
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in adapted.parameters_of(0).items():

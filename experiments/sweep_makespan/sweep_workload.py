@@ -22,7 +22,7 @@ from summarizer.data.splits import Split, build_split
 from summarizer.errors import ConfigError, Issue
 from summarizer.generation.transformers_generate import generation_config
 from summarizer.models.load import load_config
-from summarizer.models.meta_model import build_skeleton
+from summarizer.models.meta_model import build_meta_model
 from summarizer.models.random_base import random_tensors
 from summarizer.models.source import model_folder
 from summarizer.models.stored_base import is_stored_base, read_manifest
@@ -162,7 +162,7 @@ def prepare(setting: Setting, tokens: int | None, work: Path) -> tuple[list[str]
     if processes.precision == "fp16":
         raise ConfigError.single("trainer.precision", "fp16: the peer of this benchmark has no loss scale")
     if is_stored_base(folder):
-        stored = build_skeleton(config, read_manifest(folder).format)
+        stored = build_meta_model(config, read_manifest(folder).format)
         dense = work / "dense"
         if not dense.exists():
             _write_model(load_config(folder), dict(source_tensors(folder, stored)), dense, folder)
@@ -232,7 +232,7 @@ def _write_random_model(config: PretrainedConfig, folder: Path, device: str) -> 
     """Shards and config of random weights, with the embedded model's tokenizer, whose entries it has too."""
     where = torch.device("cuda" if device != "cpu" and torch.cuda.is_available() else "cpu")
     tensors = {
-        name: tensor.cpu() for name, tensor in random_tensors(build_skeleton(config, "none"), where, 0)
+        name: tensor.cpu() for name, tensor in random_tensors(build_meta_model(config, "none"), where, 0)
     }
     with initialize_config_dir(str(conf_folder()), version_base="1.3"):
         embedded = preflight(compose("config", ["tracking=none"])).model

@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, GPTJForCausalLM
 
 from summarizer.atomic import new_folder, write_text
 from summarizer.models.load import load_config
-from summarizer.models.meta_model import build_skeleton
+from summarizer.models.meta_model import build_meta_model
 from summarizer.models.stored_base import write_base
 from summarizer.models.streaming import quantized, source_tensors
 from summarizer.quantization import weight_format
@@ -40,8 +40,8 @@ def write_model(model: GPTJForCausalLM, tokenizer: PreTrainedTokenizerFast, fold
 
 def write_embedded(model_folder: Path, folder: Path) -> None:
     """`folder` as the package holds its model: quantized row by row from the one in transformers' format."""
-    skeleton = build_skeleton(load_config(model_folder), FORMAT)
-    tensors = quantized(skeleton, source_tensors(model_folder), model_folder, FORMAT, torch.device("cpu"))
+    meta = build_meta_model(load_config(model_folder), FORMAT)
+    tensors = quantized(meta, source_tensors(model_folder), model_folder, FORMAT, torch.device("cpu"))
     with new_folder(folder) as scratch:
         write_base(scratch, tensors, FORMAT, weight_format(FORMAT).version, "tiny_gptj")
         for name in NOT_WEIGHTS:

@@ -30,7 +30,7 @@ from summarizer.adapters.peft_format import save_adapter
 from summarizer.config.schema import RunConfig
 from summarizer.data.batches import IGNORED_LABEL
 from summarizer.models.load import load_config
-from summarizer.models.meta_model import build_skeleton
+from summarizer.models.meta_model import build_meta_model
 from summarizer.models.random_base import random_tensors
 from summarizer.models.source import model_folder
 from summarizer.models.stored_base import is_stored_base, read_manifest
@@ -129,9 +129,9 @@ class Peer:
             tensors: Iterator[tuple[str, Tensor]] = iter(list(model.named_parameters()))
         else:
             if folder is None:
-                source = random_tensors(build_skeleton(config, "none"), self.device, setting.seed)
+                source = random_tensors(build_meta_model(config, "none"), self.device, setting.seed)
             else:
-                stored = build_skeleton(load_config(folder), read_manifest(folder).format)
+                stored = build_meta_model(load_config(folder), read_manifest(folder).format)
                 source = source_tensors(folder, stored)
             with init_empty_weights(include_buffers=False):
                 model = AutoModelForCausalLM.from_config(model_config(setting, spec), dtype=dtype)
@@ -180,10 +180,10 @@ class Peer:
 
 def draw_adapter(config: PretrainedConfig, spec: RunConfig) -> AdaptedModel:
     """This project's adapters in their initial values, beside layers without weights."""
-    skeleton = build_skeleton(config, "none")
-    for weight in skeleton.weights.values():
+    meta = build_meta_model(config, "none")
+    for weight in meta.weights.values():
         weight.load({"weight": torch.empty(0)})  # says on which device adapters go, and no more
-    return attach(skeleton.model, [spec.adapter.build()], [spec.seed])
+    return attach(meta.model, [spec.adapter.build()], [spec.seed])
 
 
 def padded(batch: Any, workload: Workload, device: torch.device) -> dict[str, Tensor]:

@@ -13,9 +13,8 @@ from itertools import islice
 
 from workload import EMBEDDED, Point, Setting, Workload, compose_spec
 
-from summarizer.data.batches import Batch, collate
+from summarizer.data.batches import SIZES_PER_DOUBLING, Batch, collate
 from summarizer.data.prompt import build_prompt
-from summarizer.data.room import SIZES_PER_DOUBLING
 from summarizer.data.splits import build_split
 from summarizer.models.source import model_folder
 from summarizer.models.tokenizer import load_tokenizer
@@ -31,8 +30,8 @@ def epoch_batches(workload: Workload, *, few_shapes: bool) -> Iterator[Batch]:
     """One epoch of one trial."""
     steps = workload.rows.steps_per_epoch(workload.spec.trainer.batch_size)
     for examples in islice(workload.stream(), steps):
-        room = Microbatches(None, None, few_shapes).room(1, len(examples), workload.prompt.max_tokens)
-        yield collate([examples], workload.prompt, packed=True, room=room)
+        buckets = Microbatches(None, None, few_shapes).buckets(1, len(examples), workload.prompt.max_tokens)
+        yield collate([examples], workload.prompt, packed=True, buckets=buckets)
 
 
 def main() -> None:

@@ -10,19 +10,17 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import nn
-from transformers import PreTrainedModel
 
 from summarizer import compat
 from summarizer.adapters.dropout import trial_keys
 from summarizer.adapters.layer import AdaptedLayer, Draws, GroupState
 from summarizer.adapters.protocol import Adapter, Parameters, Role
 from summarizer.config.nearest import suggestion
-from summarizer.data.batches import Batch, collate, moved
+from summarizer.data.batches import Batch, PaddingBuckets, collate, moved
 from summarizer.data.order import EncodedRow
 from summarizer.data.prompt import Prompt
-from summarizer.data.room import Room
 from summarizer.errors import ConfigError
-from summarizer.models.attention import packs_examples
+from summarizer.models.causal_lm import CausalLM
 from summarizer.quantization.frozen import FrozenEmbedding, FrozenLinear
 
 
@@ -30,7 +28,7 @@ from summarizer.quantization.frozen import FrozenEmbedding, FrozenLinear
 class AdaptedModel:
     """A base that carries the adapters of `n` trials, which come and go between steps."""
 
-    model: PreTrainedModel
+    model: CausalLM
     device: torch.device
     roles: dict[str, Role]
     """Of the layers that can be adapted, by module name."""
@@ -57,7 +55,7 @@ class AdaptedModel:
                 if all(own is None for own in tensors):
                     continue
                 self.layers[name] = AdaptedLayer(base, role, self.group, index)
-                self.model.set_submodule(name, self.layers[name])
+                self.model.module.set_submodule(name, self.layers[name])
             self.layers[name].add(tensors)
         self.group.set_trials([*self.group.adapters, *adapters], [*self.group.seeds, *seeds])
 
@@ -69,7 +67,7 @@ class AdaptedModel:
         group.set_trials([group.adapters[i] for i in trials], [group.seeds[i] for i in trials])
 
     def _base(self, name: str) -> FrozenLinear | FrozenEmbedding:
-        base = self.layers[name].base if name in self.layers else self.model.get_submodule(name)
+        base = self.layers[name].base if name in self.layers else self.model.module.get_submodule(name)
         assert isinstance(base, FrozenLinear | FrozenEmbedding)
         return base
 
@@ -78,16 +76,16 @@ class AdaptedModel:
         trials: Sequence[Sequence[EncodedRow]],
         prompt: Prompt,
         numbers: Sequence[Sequence[int]] | None = None,
-        room: Room | None = None,
+        buckets: PaddingBuckets | None = None,
     ) -> Batch:
         """The examples of each trial (one trial's in all for the base alone) as this model takes them.
 
-        numbers: of each example, and room: as `collate` takes them.
+        numbers: of each example, and buckets: as `collate` takes them.
         """
-        packed = packs_examples(self.model, prompt.max_tokens)
-        if room is not None and not packed:  # a row is one example, and positions end where the model's do
-            room = replace(room, tokens=prompt.max_tokens)
-        return collate(trials, prompt, packed=packed, numbers=numbers, room=room).to(self.device)
+        packed = self.model.packs(prompt.max_tokens)
+        if buckets is not None and not packed:  # a row is one example, and positions end where the model's do
+            buckets = replace(buckets, tokens=prompt.max_tokens)
+        return collate(trials, prompt, packed=packed, numbers=numbers, buckets=buckets).to(self.device)
 
     def draw_from(self, batch: Batch, steps: Sequence[int], *, in_place: bool = False) -> None:
         """Let the next pass's dropout depend on its tokens and the steps that each trial has done.
@@ -170,15 +168,15 @@ class AdaptedModel:
             self._train(True)
 
     def _train(self, on: bool) -> None:
-        self.model.train(on)
+        self.model.module.train(on)
         self.group.training = on
 
 
-def roles(model: PreTrainedModel) -> dict[str, Role]:
+def roles(model: CausalLM) -> dict[str, Role]:
     """The frozen layers that an adapter can stand beside, by module name, in the model's order."""
-    head, embedding = model.get_output_embeddings(), model.get_input_embeddings()
+    head, embedding = model.head, model.embedding
     found: dict[str, Role] = {}
-    for name, module in model.named_modules():
+    for name, module in model.module.named_modules():
         if module is head and isinstance(module, FrozenLinear):
             found[name] = "head"
         elif module is embedding and isinstance(module, FrozenEmbedding):
@@ -214,12 +212,13 @@ def targets(adapter: Adapter, layer_roles: dict[str, Role]) -> dict[str, Role]:
     return chosen
 
 
-def attach(model: PreTrainedModel, adapters: Sequence[Adapter], seeds: Sequence[int]) -> AdaptedModel:
+def attach(model: CausalLM, adapters: Sequence[Adapter], seeds: Sequence[int]) -> AdaptedModel:
     """Make `model` carry trials, in place, and give the first ones their places.
 
     Raises as `AdaptedModel.add` does.
     """
-    device = next(m.weight.device for m in model.modules() if isinstance(m, FrozenLinear | FrozenEmbedding))
+    modules = model.module.modules()
+    device = next(m.weight.device for m in modules if isinstance(m, FrozenLinear | FrozenEmbedding))
     adapted = AdaptedModel(model, device, roles(model), {}, GroupState(device))
     adapted.add(adapters, seeds)
     return adapted
@@ -237,7 +236,7 @@ def describe(adapted: AdaptedModel, trial: int) -> str:
     names = dict.fromkeys(name.rpartition(".")[0] for name in parameters)
     kinds = Counter(name.rpartition(".")[2] for name in names)
     trainable = sum(parameter.numel() for parameter in parameters.values())
-    frozen = frozen_parameters(adapted.model)
+    frozen = frozen_parameters(adapted.model.module)
     listed = ", ".join(f"{count} {kind}" if count > 1 else kind for kind, count in kinds.items())
     return (
         f"adapted: {len(names)} layer{'' if len(names) == 1 else 's'} ({listed}); "

@@ -17,7 +17,7 @@ from summarizer.console.progress import bar
 from summarizer.data.order import EncodedRow
 from summarizer.data.prompt import Prompt
 from summarizer.evaluation.metrics import RowLosses
-from summarizer.generation.decode import Decoder
+from summarizer.generation.decoder import Decoder
 from summarizer.models.nll import token_nll
 from summarizer.processes import Processes
 

@@ -19,7 +19,7 @@ from summarizer.data.prompt import Prompt
 from summarizer.errors import ConfigError
 from summarizer.exporting.model_folder import generation_config
 from summarizer.models.load import load_config
-from summarizer.models.meta_model import build_skeleton
+from summarizer.models.meta_model import build_meta_model
 from summarizer.runs.trained_run import KEY
 
 if TYPE_CHECKING:
@@ -42,8 +42,8 @@ def write_adapter(
     Raises ConfigError for an adapter folder that is broken, not a LoRA's, or of another base.
     """
     config = read_config(source, KEY)
-    skeleton = build_skeleton(load_config(base_folder), "none")
-    adapter_of_folder(source, roles(skeleton.model), KEY)
+    meta = build_meta_model(load_config(base_folder), "none")
+    adapter_of_folder(source, roles(meta.model), KEY)
     try:
         tensors = load_file(source / WEIGHTS_FILE)
     except (OSError, SafetensorError) as error:

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from transformers import PreTrainedModel
 
 from summarizer.console.progress import Bar
+from summarizer.models.causal_lm import CausalLM
 
 LogProbs = Callable[["Example"], Float[Tensor, "m v"]]
 """A model's log-probabilities (natural logarithm) at an example's summary tokens, on the CPU."""
@@ -76,13 +76,13 @@ class Reference:
         return Divergence(max(kl / self.tokens, 0.0), nll / self.tokens)
 
 
-def log_probs_of(model: PreTrainedModel, device: torch.device) -> LogProbs:
-    """Of a model as transformers calls it."""
+def log_probs_of(model: CausalLM, device: torch.device) -> LogProbs:
+    """What a model answers to an example."""
 
     def answer(example: Example) -> Tensor:
         ids = torch.tensor([example.ids[:-1]], device=device)
         with torch.no_grad():
-            logits: Tensor = model(input_ids=ids, use_cache=False).logits[0, example.prompt_tokens - 1 :]
+            logits: Tensor = model.logits(ids)[0, example.prompt_tokens - 1 :]
         return logits.float().log_softmax(dim=-1).cpu()
 
     return answer

@@ -12,19 +12,19 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
 from summarizer.adapters.attach import AdaptedModel
 from summarizer.adapters.layer import AdaptedLayer
 from summarizer.adapters.lora import LoRA
 from summarizer.errors import ConfigError
+from summarizer.models.causal_lm import CausalLM
 from summarizer.quantization.frozen import FrozenEmbedding, FrozenLinear
 
 
-def frozen_layers(model: PreTrainedModel) -> dict[str, FrozenLinear | FrozenEmbedding]:
+def frozen_layers(model: CausalLM) -> dict[str, FrozenLinear | FrozenEmbedding]:
     """The layers with stored weights, by the name that the original model has for each."""
     found: dict[str, FrozenLinear | FrozenEmbedding] = {}
-    for name, module in model.named_modules():
+    for name, module in model.module.named_modules():
         if isinstance(module, AdaptedLayer):
             found[name] = module.base
         elif isinstance(module, FrozenLinear | FrozenEmbedding) and name.removesuffix(".base") not in found:
@@ -32,13 +32,13 @@ def frozen_layers(model: PreTrainedModel) -> dict[str, FrozenLinear | FrozenEmbe
     return found
 
 
-def plain_tensors(model: PreTrainedModel) -> dict[str, Tensor]:
+def plain_tensors(model: CausalLM) -> dict[str, Tensor]:
     """What keeps its precision in a base (biases, norms, layers that are not frozen), by the original's name."""
     layers = frozen_layers(model)
     inside = tuple(f"{name}." for name in layers)
     plain = {
         name: tensor
-        for name, tensor in model.state_dict(keep_vars=True).items()
+        for name, tensor in model.module.state_dict(keep_vars=True).items()
         if not name.startswith(inside)
     }
     for name, layer in layers.items():
@@ -54,9 +54,7 @@ class Merge:
     base as the adapter was trained on it, dequantized.
     """
 
-    def __init__(
-        self, adapted: AdaptedModel, trial: int | None, original: PreTrainedModel | None = None
-    ) -> None:
+    def __init__(self, adapted: AdaptedModel, trial: int | None, original: CausalLM | None = None) -> None:
         """Raises ConfigError for an adapter of a kind that cannot be merged."""
         self.adapted, self.trial = adapted, trial
         base = original or adapted.model
@@ -115,7 +113,7 @@ def merged_into(merge: Merge, dtype: torch.dtype) -> Iterator[None]:
     Products stay in fp32, and no more than one merged weight is held at a time.
     """
     model = merge.adapted.model
-    own = {name: model.get_submodule(name) for name in frozen_layers(model)}
+    own = {name: model.module.get_submodule(name) for name in frozen_layers(model)}
     plain = {
         name: tensor
         for name, tensor in plain_tensors(model).items()
@@ -128,11 +126,11 @@ def merged_into(merge: Merge, dtype: torch.dtype) -> Iterator[None]:
             for name, tensor in plain.items():
                 tensor.copy_(merge.plain[name].to(dtype))
         for name, layer in merged.items():
-            model.set_submodule(name, layer)
+            model.module.set_submodule(name, layer)
         yield
     finally:
         for name, module in own.items():
-            model.set_submodule(name, module)
+            model.module.set_submodule(name, module)
         with torch.no_grad():
             for name, tensor in plain.items():
                 tensor.copy_(before[name])

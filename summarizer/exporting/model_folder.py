@@ -71,7 +71,7 @@ class MergedModel:
         write_pieces(folder, self.pieces(), dtype_name, shard_bytes)
 
     def _architecture(self) -> str:
-        return type(self.merge.adapted.model).__name__
+        return self.merge.adapted.model.architecture
 
     def _shared_head(self) -> str | None:
         """The head's name where it is still the embedding, so that one tensor on disk serves both.

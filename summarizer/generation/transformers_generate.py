@@ -1,4 +1,4 @@
-"""Decoding by `transformers.generate`, for models whose attention is not this project's."""
+"""Decoding by `transformers.generate`, for models that are none of ours."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from collections.abc import Sequence
 
 import torch
 import transformers
-from transformers import PreTrainedModel
 
 from summarizer.config.schema import GenerationConfig
-from summarizer.generation.search import until
+from summarizer.generation.sampling import until
+from summarizer.models.transformers_model import TransformersModel
 
 
 def generate(
-    model: PreTrainedModel,
+    model: TransformersModel,
     prompts: Sequence[Sequence[int]],
     spec: GenerationConfig,
     *,

@@ -9,53 +9,35 @@ from typing import Any
 import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
-from transformers import PreTrainedModel
 
-from summarizer import compat
-
-
-def blocks(model: PreTrainedModel) -> list[nn.Module]:
-    """In the order of the data. None in a model whose code knows no blocks."""
-    found = compat.blocks(model)
-    return _longest_list(model) if found is None else found
+from summarizer.models.causal_lm import CausalLM
 
 
-def _longest_list(model: PreTrainedModel) -> list[nn.Module]:
-    """The longest list of modules of one class, each with parts of its own; of several as long, the first."""
-    lists = [
-        list(module)
-        for module in model.modules()
-        if isinstance(module, nn.ModuleList) and len({type(part) for part in module}) == 1
-    ]
-    whole = [parts for parts in lists if len(list(parts[0].children())) > 1]
-    return max(whole, key=len, default=[])
-
-
-def recompute_blocks(model: PreTrainedModel, count: int | None = None) -> int:
+def recompute_blocks(model: CausalLM, count: int | None = None) -> int:
     """Keep of the first `count` blocks (None: of all) only the inputs, and compute the rest anew for backward.
 
     Returns how many that are.
     Source: activation checkpointing, Chen et al. 2016 (arXiv:1604.06174).
     """
-    found = blocks(model)[:count]
+    found = model.blocks[:count]
     for block in found:
         block.forward = partial(_recomputed, block, block.forward)
     return len(found)
 
 
-def compile_blocks(model: PreTrainedModel, *, graphs: bool = False) -> int:
+def compile_blocks(model: CausalLM, *, graphs: bool = False) -> int:
     """Compile each block, and return how many there are; blocks of the same shape share their code.
 
     The compiling happens in the first step, for all lengths at once, since they differ from batch to batch. After
     `recompute_blocks`: the compiler decides what of a block to compute anew, and checkpointing by itself would
     compute it uncompiled.
 
-    graphs: on a card, record what a block launches once for each shape that comes, and replay it from then on:
+    graphs: on a GPU, record what a block launches once for each shape that comes, and replay it from then on:
     one launch for each pass of a block. The first two passes of a shape are slow, so batches should have few
-    (`data.room`), and `begin_pass` stands before each. Source: CUDA graph trees, PyTorch's documentation,
-    torch.compiler_cudagraph_trees.
+    (`data.batches.PaddingBuckets`), and `begin_pass` stands before each. Source: CUDA graph trees, PyTorch's
+    documentation, torch.compiler_cudagraph_trees.
     """
-    found = blocks(model)
+    found = model.blocks
     how: dict[str, Any] = {"mode": "reduce-overhead"} if graphs else {}
     for block in found:
         block.forward = partial(

@@ -15,15 +15,16 @@ import torch
 import transformers
 from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor
-from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, PretrainedConfig, PreTrainedModel
+from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, PretrainedConfig
 
 from summarizer import atomic
 from summarizer.config.paths import cache_folder
 from summarizer.config.schema import ModelConfig, QuantizationConfig
 from summarizer.console.progress import bar
 from summarizer.errors import ConfigError
+from summarizer.models.causal_lm import CausalLM
 from summarizer.models.checkpoint_files import checkpoint_files
-from summarizer.models.meta_model import Skeleton, build_skeleton
+from summarizer.models.meta_model import MetaModel, build_meta_model
 from summarizer.models.source import model_folder
 from summarizer.models.stored_base import is_stored_base, read_base, read_manifest, write_base
 from summarizer.models.streaming import fill, quantized, source_tensors
@@ -37,7 +38,7 @@ log = logging.getLogger(__name__)
 class Base:
     """The frozen model and where it came from."""
 
-    model: PreTrainedModel
+    model: CausalLM
     name: str
     format: str
     stored_bytes: int
@@ -78,26 +79,26 @@ def load_base(spec: ModelConfig, quantization: QuantizationConfig, device: torch
     """
     start_s = time.monotonic()
     folder = model_folder(spec)
-    skeleton = build_skeleton(load_config(folder), quantization.format)
+    meta = build_meta_model(load_config(folder), quantization.format)
     if is_stored_base(folder) and _is_stored_as(folder, quantization.format):
         tensors: Iterable[tuple[str, Tensor]] = _read(folder)
     elif quantization.cache:
-        tensors = _read(_cached(spec, folder, skeleton, quantization.format, device))
+        tensors = _read(_cached(spec, folder, meta, quantization.format, device))
     else:
-        tensors = _quantized(skeleton, folder, quantization.format, device)
-    fill(skeleton, tensors, device)
-    stored_bytes = sum(weight.stored_bytes for weight in skeleton.weights.values())
+        tensors = _quantized(meta, folder, quantization.format, device)
+    fill(meta, tensors, device)
+    stored_bytes = sum(weight.stored_bytes for weight in meta.weights.values())
     log.info(
         "base: %s, %s, %.1f MB in %d weights, loaded in %.1f s",
         spec.name_or_path,
         quantization.format,
         stored_bytes / 1e6,
-        len(skeleton.weights),
+        len(meta.weights),
         time.monotonic() - start_s,
     )
-    for name, reason in skeleton.unconverted.items():
+    for name, reason in meta.unconverted.items():
         log.warning("base: %s stays as it is, neither quantized nor adapted: %s", name, reason)
-    return Base(skeleton.model, spec.name_or_path, quantization.format, stored_bytes, skeleton.unconverted)
+    return Base(meta.model, spec.name_or_path, quantization.format, stored_bytes, meta.unconverted)
 
 
 def _is_stored_as(folder: Path, format_name: str) -> bool:
@@ -117,17 +118,15 @@ def _read(folder: Path) -> Iterator[tuple[str, Tensor]]:
 
 
 def _quantized(
-    skeleton: Skeleton, folder: Path, format_name: str, device: torch.device
+    meta: MetaModel, folder: Path, format_name: str, device: torch.device
 ) -> Iterator[tuple[str, Tensor]]:
     stored = None
     if is_stored_base(folder):  # in another format: back to dense weights, one at a time
-        stored = build_skeleton(load_config(folder), read_manifest(folder).format)
-    return quantized(skeleton, source_tensors(folder, stored), folder, format_name, device)
+        stored = build_meta_model(load_config(folder), read_manifest(folder).format)
+    return quantized(meta, source_tensors(folder, stored), folder, format_name, device)
 
 
-def _cached(
-    spec: ModelConfig, folder: Path, skeleton: Skeleton, format_name: str, device: torch.device
-) -> Path:
+def _cached(spec: ModelConfig, folder: Path, meta: MetaModel, format_name: str, device: torch.device) -> Path:
     """The folder of the quantized base in the cache, made now where it is not there yet or is broken."""
     name = re.split("[/:]", spec.name_or_path.rstrip("/"))[-1]
     target = cache_folder() / "bases" / f"{name}-{format_name}-{base_digest(folder, format_name)}"
@@ -143,7 +142,7 @@ def _cached(
         version = weight_format(format_name).version
         write_base(
             scratch,
-            _quantized(skeleton, folder, format_name, device),
+            _quantized(meta, folder, format_name, device),
             format_name,
             version,
             spec.name_or_path,

@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import PretrainedConfig
 
 from summarizer.models.load import Base
-from summarizer.models.meta_model import Skeleton, build_skeleton
+from summarizer.models.meta_model import MetaModel, build_meta_model
 from summarizer.models.streaming import fill, quantized
 
 SPREAD = 0.02
@@ -26,26 +26,26 @@ def random_base(config: PretrainedConfig, format_name: str, device: torch.device
     Tensors are drawn one at a time and quantized as they come: the dense model is never in memory. Only the config
     is read, and changed: its dropout is off.
     """
-    skeleton = build_skeleton(config, format_name)
+    meta = build_meta_model(config, format_name)
     name = f"random {config.model_type}"
     # `quantized` names its source in messages alone.
-    parts = quantized(skeleton, random_tensors(skeleton, device, seed), Path(name), format_name, device)
-    fill(skeleton, parts, device)
-    stored_bytes = sum(weight.stored_bytes for weight in skeleton.weights.values())
+    parts = quantized(meta, random_tensors(meta, device, seed), Path(name), format_name, device)
+    fill(meta, parts, device)
+    stored_bytes = sum(weight.stored_bytes for weight in meta.weights.values())
     log.info("base: %s, %s, %.1f MB", name, format_name, stored_bytes / 1e6)
-    return Base(skeleton.model, name, format_name, stored_bytes, skeleton.unconverted)
+    return Base(meta.model, name, format_name, stored_bytes, meta.unconverted)
 
 
-def random_tensors(skeleton: Skeleton, device: torch.device, seed: int) -> Iterator[tuple[str, Tensor]]:
+def random_tensors(meta: MetaModel, device: torch.device, seed: int) -> Iterator[tuple[str, Tensor]]:
     """Dense tensors under the checkpoint's names: matrices normal in bf16, norms 1, biases 0.
 
-    A pure function of the model's shapes, the kind of device and the seed, whatever the skeleton's format.
+    A pure function of the model's shapes, the kind of device and the seed, whatever the meta's format.
     """
     generator = torch.Generator(device).manual_seed(seed)
     shapes = {
         name: tuple(reversed(weight.shape)) if weight.transposed_in_checkpoint else weight.shape
-        for name, weight in skeleton.weights.items()
-    } | {name: tuple(tensor.shape) for name, tensor in skeleton.plain.items()}
+        for name, weight in meta.weights.items()
+    } | {name: tuple(tensor.shape) for name, tensor in meta.plain.items()}
     for name, shape in shapes.items():
         tensor = torch.empty(shape, dtype=torch.bfloat16, device=device)
         if len(shape) > 1:

@@ -1,4 +1,4 @@
-"""From a checkpoint to a skeleton: tensors go by one at a time and are quantized as they come."""
+"""From a checkpoint to a meta: tensors go by one at a time and are quantized as they come."""
 
 from __future__ import annotations
 
@@ -13,9 +13,11 @@ from torch import Tensor, nn
 from summarizer import compat
 from summarizer.console.progress import bar
 from summarizer.errors import ConfigError
+from summarizer.models.causal_lm import CausalLM, PackedModel
 from summarizer.models.checkpoint_files import checkpoint_files, read_tensors
-from summarizer.models.meta_model import Skeleton
+from summarizer.models.meta_model import MetaModel
 from summarizer.models.stored_base import is_stored_base, read_base
+from summarizer.models.transformers_model import TransformersModel
 from summarizer.quantization import weight_format
 from summarizer.quantization.protocol import require_finite
 
@@ -32,10 +34,10 @@ NEVER_LOADED = (
 log = logging.getLogger(__name__)
 
 
-def source_tensors(folder: Path, stored: Skeleton | None = None) -> Iterator[tuple[str, Tensor]]:
+def source_tensors(folder: Path, stored: MetaModel | None = None) -> Iterator[tuple[str, Tensor]]:
     """The dense tensors of a model folder under the checkpoint's names, memory-mapped where possible.
 
-    stored: for a base stored in another format, the skeleton of that format; its weights are dequantized one
+    stored: for a base stored in another format, the meta of that format; its weights are dequantized one
     at a time. Raises ConfigError on missing or broken files.
     """
     if not is_stored_base(folder):
@@ -52,7 +54,7 @@ def source_tensors(folder: Path, stored: Skeleton | None = None) -> Iterator[tup
 
 
 def quantized(
-    skeleton: Skeleton,
+    meta: MetaModel,
     source: Iterable[tuple[str, Tensor]],
     folder: Path,
     format_name: str,
@@ -64,62 +66,62 @@ def quantized(
     folder: what messages name as the source. Raises ConfigError where tensors are missing, not finite or of
     another shape; tensors without a place are logged.
     """
-    wanted = {name: weight.shape for name, weight in skeleton.weights.items()} | _shapes(skeleton.plain)
-    optional = _shapes(skeleton.buffers)
-    renamed = compat.checkpoint_renamings(skeleton.model)
+    wanted = {name: weight.shape for name, weight in meta.weights.items()} | _shapes(meta.plain)
+    optional = _shapes(meta.buffers)
+    prefix, renamed = _naming(meta.model)
     missing, unplaced = set(wanted), []
     parameters = {name: math.prod(shape) for name, shape in wanted.items()}
     label = "reading the base" if format_name == "none" else f"quantizing the base to {format_name}"
     with bar(label, sum(parameters.values()), unit="parameters") as progress:
         for checkpoint_name, tensor in source:
-            name = _placed(checkpoint_name, wanted | optional, skeleton.model.base_model_prefix, renamed)
-            if name is None or name in skeleton.copies:
+            name = _placed(checkpoint_name, wanted | optional, prefix, renamed)
+            if name is None or name in meta.copies:
                 unplaced.append(checkpoint_name)
                 continue
-            for target in (name, *(copy for copy, of in skeleton.copies.items() if of == name)):
+            for target in (name, *(copy for copy, of in meta.copies.items() if of == name)):
                 shape = (wanted | optional)[target]
                 where = f"{checkpoint_name} in {folder}"
-                yield from _stored(skeleton, target, tensor, shape, where, format_name, device)
+                yield from _stored(meta, target, tensor, shape, where, format_name, device)
                 if target in missing:
                     missing.remove(target)
                     progress.advance(parameters[target])
-    _report_unplaced(unplaced, skeleton)
+    _report_unplaced(unplaced, meta)
     if missing:
         raise ConfigError.single(
             KEY,
             f"{folder} lacks {len(missing)} of the {len(wanted)} tensors that "
-            f"{type(skeleton.model).__name__} needs, such as {min(missing)}",
+            f"{meta.model.architecture} needs, such as {min(missing)}",
         )
 
 
-def fill(skeleton: Skeleton, tensors: Iterable[tuple[str, Tensor]], device: torch.device) -> None:
-    """Put stored tensors into the skeleton and the whole model on `device`.
+def fill(meta: MetaModel, tensors: Iterable[tuple[str, Tensor]], device: torch.device) -> None:
+    """Put stored tensors into the meta and the whole model on `device`.
 
     Raises ConfigError where a tensor of the model stays without a value.
     """
     parts: dict[str, dict[str, Tensor]] = {}
-    plain, buffers = skeleton.plain, skeleton.buffers
+    plain, buffers = meta.plain, meta.buffers
     for name, tensor in tensors:
         weight, _, part = name.rpartition(".")
-        if weight in skeleton.weights:
+        if weight in meta.weights:
             parts.setdefault(weight, {})[part] = tensor.to(device)
         elif name in plain or name in buffers:
-            _set_tensor(skeleton.model, name, tensor.to(device))
+            _set_tensor(meta.model.module, name, tensor.to(device))
             plain.pop(name, None)
     missing = list(plain)
-    for name, frozen in skeleton.weights.items():
+    for name, frozen in meta.weights.items():
         needed = frozen.format.stored_parts(frozen.shape, torch.float32)
         missing += [f"{name}.{part}" for part in needed if part not in parts.get(name, {})]
     if missing:
         raise ConfigError.single(KEY, f"the stored base lacks {len(missing)} tensors, such as {missing[0]}")
-    for name, frozen in skeleton.weights.items():
+    for name, frozen in meta.weights.items():
         frozen.load(parts[name])
-    skeleton.model.to(device)
-    skeleton.model.eval()
+    meta.model.module.to(device)
+    meta.model.module.eval()
 
 
 def _stored(
-    skeleton: Skeleton,
+    meta: MetaModel,
     name: str,
     tensor: Tensor,
     shape: tuple[int, ...],
@@ -127,12 +129,12 @@ def _stored(
     format_name: str,
     device: torch.device,
 ) -> Iterator[tuple[str, Tensor]]:
-    if name in skeleton.weights and skeleton.weights[name].transposed_in_checkpoint:
+    if name in meta.weights and meta.weights[name].transposed_in_checkpoint:
         tensor = tensor.t()
     if tuple(tensor.shape) != shape:
         raise ConfigError.single(KEY, f"{where} is {tuple(tensor.shape)}, the model needs {shape}")
     try:
-        if name in skeleton.weights:
+        if name in meta.weights:
             parts = weight_format(format_name).quantize(tensor.to(device))
             yield from ((f"{name}.{part}", value) for part, value in parts.items())
         else:
@@ -141,6 +143,14 @@ def _stored(
             yield name, tensor.float() if tensor.is_floating_point() else tensor
     except ValueError as error:
         raise ConfigError.single(KEY, f"{where}: {error}") from error
+
+
+def _naming(model: CausalLM) -> tuple[str, Callable[[str], str]]:
+    """What some checkpoints leave out of names or repeat, and from an old name to the one of today."""
+    if isinstance(model, TransformersModel):
+        return model.model.base_model_prefix, compat.checkpoint_renamings(model.model)
+    assert isinstance(model, PackedModel)
+    return model.prefix, lambda name: name
 
 
 def _placed(
@@ -158,8 +168,8 @@ def _placed(
     return None
 
 
-def _report_unplaced(names: list[str], skeleton: Skeleton) -> None:
-    head = skeleton.tied_head
+def _report_unplaced(names: list[str], meta: MetaModel) -> None:
+    head = meta.tied_head
     unexpected = [name for name in names if not name.endswith(NEVER_LOADED) and name != head]
     if unexpected:
         log.warning(

@@ -9,6 +9,7 @@ bits, or torch's own attention in fp32.
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -29,46 +30,53 @@ def packed_attention(
     query: Float[Tensor, "rows heads t d"],
     key: Float[Tensor, "rows kv_heads t d"],
     value: Float[Tensor, "rows kv_heads t d"],
-    cu_seqlens: Int32[Tensor, " borders"],
+    cu_seqlens: Int32[Tensor, " ends"],
     scaling: float | None = None,
+    window: int | None = None,
 ) -> Float[Tensor, "rows t heads d"]:
     """softmax(scaling q k^T + causal mask) v within each sequence; neighboring heads share a key head.
 
-    cu_seqlens: where sequences begin and end, counting the tokens of all rows, from 0 to their number.
+    cu_seqlens: where sequences begin and end, counting the tokens of all rows, from 0 to their number. window: the
+    latest tokens that each one sees, itself among them; None for all.
     """
     # What autocast does for torch's own attention. Rotations in fp32 leave q and k in fp32, and v not.
     query, key, value = (in_compute_dtype(tensor) for tensor in (query, key, value))
-    if query.is_cuda and not _has_flash(query):
-        return masked_attention(query, key, value, cu_seqlens, scaling)
+    if query.is_cuda and not _has_flash(query, window):
+        return masked_attention(query, key, value, cu_seqlens, scaling, window)
     rows, heads, t, d = query.shape
     # Values of another width than the keys', which no kernel here knows, do not fit these shapes.
     q, k, v = (tensor.transpose(1, 2).reshape(rows * t, tensor.shape[1], d) for tensor in (query, key, value))
     take = flash_attention if q.is_cuda else attention_on_cpu
-    mixed: Tensor = take(q, k, v, cu_seqlens, scaling)
+    mixed: Tensor = take(q, k, v, cu_seqlens, scaling, window)
     return mixed.reshape(rows, t, heads, d)
 
 
 # --- on a GPU -----------------------------------------------------------------------------------------------------
 
 
-def _has_flash(x: Tensor) -> bool:
+def _has_flash(x: Tensor, window: int | None) -> bool:
     """Source of the widths: FlashAttention's own checks, which nothing pads for where examples are packed."""
     # Of the ways to ask for the capability, the compiler knows this one as a constant.
     ampere_or_later = torch.cuda.get_device_properties(x.device).major >= 8
     width = x.shape[-1]
-    return x.dtype in (torch.bfloat16, torch.float16) and ampere_or_later and width % 8 == 0 and width <= 256
+    fits = width % 8 == 0 and width <= 256 and (window is None or "window_size" in VARLEN_TAKES)
+    return x.dtype in (torch.bfloat16, torch.float16) and ampere_or_later and fits
 
 
 def flash_attention(
     q: Float[Tensor, "tokens heads d"],
     k: Float[Tensor, "tokens kv_heads d"],
     v: Float[Tensor, "tokens kv_heads d"],
-    cu_seqlens: Int32[Tensor, " borders"],
+    cu_seqlens: Int32[Tensor, " ends"],
     scaling: float | None,
+    window: int | None = None,
 ) -> Float[Tensor, "tokens heads d"]:
     """FlashAttention over packed sequences (Dao 2023, arXiv:2307.08691)."""
     longest = len(q)  # no sequence has more tokens; it only sizes a grid
-    more: dict[str, Any] = {"window_size": (-1, 0)} if "window_size" in VARLEN_TAKES else {"is_causal": True}
+    before = -1 if window is None else window - 1
+    more: dict[str, Any] = (
+        {"window_size": (before, 0)} if "window_size" in VARLEN_TAKES else {"is_causal": True}
+    )
     if q.shape[1] != k.shape[1]:
         if "enable_gqa" in VARLEN_TAKES:
             more["enable_gqa"] = True
@@ -87,8 +95,9 @@ def masked_attention(
     query: Float[Tensor, "rows heads t d"],
     key: Float[Tensor, "rows kv_heads t d"],
     value: Float[Tensor, "rows kv_heads t d"],
-    cu_seqlens: Int32[Tensor, " borders"],
+    cu_seqlens: Int32[Tensor, " ends"],
     scaling: float | None,
+    window: int | None = None,
 ) -> Float[Tensor, "rows t heads d"]:
     """Where there is no such kernel (fp32, older cards, odd heads): a mask made on the device, without reading it.
 
@@ -97,9 +106,10 @@ def masked_attention(
     rows, heads, t, _ = query.shape
     places = torch.arange(rows * t, device=query.device).reshape(rows, t)
     sequence = torch.searchsorted(cu_seqlens, places, right=True)
-    mask = (sequence[:, None, :, None] == sequence[:, None, None, :]) & (
-        places[:, None, :, None] >= places[:, None, None, :]
-    )
+    apart = places[:, None, :, None] - places[:, None, None, :]
+    mask = (sequence[:, None, :, None] == sequence[:, None, None, :]) & (apart >= 0)
+    if window is not None:
+        mask &= apart < window
     key, value = (tensor.repeat_interleave(heads // tensor.shape[1], dim=1) for tensor in (key, value))
     mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scaling)
     return mixed.transpose(1, 2)
@@ -113,16 +123,20 @@ def attention_on_cpu(
     q: Float[Tensor, "tokens heads d"],
     k: Float[Tensor, "tokens kv_heads d"],
     v: Float[Tensor, "tokens kv_heads d"],
-    cu_seqlens: Int32[Tensor, " borders"],
+    cu_seqlens: Int32[Tensor, " ends"],
     scaling: float | None,
+    window: int | None = None,
 ) -> Float[Tensor, "tokens heads d"]:
     """Sequence by sequence, since reading their lengths costs nothing here."""
     lengths = cu_seqlens.diff().tolist()
     scale = q.shape[-1] ** -0.5 if scaling is None else scaling
-    if attention_c.supports(q):
+    windowed = window is not None and max(lengths, default=0) > window
+    if attention_c.supports(q) and not windowed:
         return attention_c.causal_attention(q, k, v, lengths, scale)
     sequences = zip(*(torch.split(tensor, lengths) for tensor in (q, k, v)), strict=True)
-    alone = whole_attention if q.dtype == torch.float32 else block_attention
+    if windowed:
+        return torch.cat([whole_attention(q, k, v, scale, window) for q, k, v in sequences])
+    alone: Callable[..., Tensor] = whole_attention if q.dtype == torch.float32 else block_attention
     return torch.cat([alone(query, key, value, scale) for query, key, value in sequences])
 
 
@@ -131,10 +145,18 @@ def whole_attention(
     k: Float[Tensor, "t kv_heads d"],
     v: Float[Tensor, "t kv_heads d"],
     scaling: float,
+    window: int | None = None,
 ) -> Float[Tensor, "t heads d"]:
     """One sequence by torch's own attention."""
+    mask = None
+    if window is not None:
+        places = torch.arange(len(q), device=q.device)
+        apart = places[:, None] - places
+        mask = (apart >= 0) & (apart < window)
     q, k, v = (tensor.transpose(0, 1)[None] for tensor in (q, k, v))
-    mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scaling, enable_gqa=True)
+    mixed = F.scaled_dot_product_attention(
+        q, k, v, attn_mask=mask, is_causal=mask is None, scale=scaling, enable_gqa=True
+    )
     return mixed[0].transpose(0, 1)
 
 

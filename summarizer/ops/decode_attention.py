@@ -103,24 +103,25 @@ def attend_new_token(
     key: Float32[Tensor, "rows kv_heads_d"],
     value: Float32[Tensor, "rows kv_heads_d"],
     cached: CachedKeyValues,
-    rotary: RotaryTable,
+    rotary: RotaryTable | None,
     scale: float,
 ) -> Float32[Tensor, "rows heads_d"]:
     """`attend_cached` for a new token as projections give it, whose key and value are cached in each answer's end.
 
-    scale: of the query. query and key are rotated in place.
+    scale: of the query. query and key are rotated in place. rotary: None for a layer that knows no positions.
     """
     _, kv_heads, _, d = cached.prompts[0].shape
     assert key.shape[1] == value.shape[1] == kv_heads * d, "other heads than are cached"
     mixed = torch.empty_like(query)
-    of = {"query": query, "key": key, "value": value, "cos": rotary.cos, "sin": rotary.sin}
+    cos, sin = (None, None) if rotary is None else (rotary.cos, rotary.sin)
+    of = {"query": query, "key": key, "value": value, "cos": cos, "sin": sin}
     given = native.structure(
         _NewToken,
         attention=_attention(query, cached, query.shape[1] // d, mixed),
         **of,
-        half=rotary.cos.shape[1],
+        half=0 if cos is None else cos.shape[1],
         scale=scale,
-        interleaved=rotary.interleaved,
+        interleaved=rotary is not None and rotary.interleaved,
     )
     kernel_graph.call(
         native.kernel(SOURCE, "attend_new"), given, keeps=(*of.values(), *cached.tensors, mixed)

@@ -18,7 +18,7 @@ from summarizer.ops.elementwise import BF16_SOURCE
 
 @dataclass(frozen=True)
 class RotaryTable:
-    """Cosines and sines of the angles by which each row's pairs turn."""
+    """Cosines and sines of the angles by which each row's pairs turn. What lies behind a head's pairs stays."""
 
     cos: Float32[Tensor, "rows half"]
     sin: Float32[Tensor, "rows half"]
@@ -32,32 +32,21 @@ def supports(x: Tensor, cos: Tensor) -> bool:
     return native.is_eager(x, torch.bfloat16) and exact_table and native.available(BF16_SOURCE)
 
 
-def rotate(
-    x: Float[Tensor, "rows t heads d"],
-    cos: Float[Tensor, "#rows t width"],
-    sin: Float[Tensor, "#rows t width"],
-    *,
-    interleaved: bool,
-) -> Float[Tensor, "rows t heads d"]:
-    """Turn pairs of a head's numbers by their token's angles, in fp32.
-
-    interleaved: the first 2 width of a head turn, number 2i with 2i + 1; else the first width, number i with width
-    / 2 + i, and the table holds each angle twice. The others stay. Of x in 16 bits the kernel's result is in 16
-    bits; torch's is so if interleaved, else in the precision of the table.
-    """
-    if supports(x, cos):
-        y: Tensor = _Rotation.apply(x, cos, sin, interleaved)  # type: ignore[no-untyped-call]
+def rotate(x: Float[Tensor, "rows heads d"], table: RotaryTable) -> Float[Tensor, "rows heads d"]:
+    """Turn pairs of a head's numbers by their row's angles, in fp32; the result is in the precision of x."""
+    if supports(x, table.cos):
+        y: Tensor = _Rotation.apply(x, table.cos, table.sin, table.interleaved)  # type: ignore[no-untyped-call]
         return y
-    cos, sin = cos[:, :, None], sin[:, :, None]
-    if interleaved:
-        turning = x[..., : 2 * cos.shape[-1]].float()
-        first, second = turning[..., 0::2], turning[..., 1::2]
+    cos, sin = table.cos[:, None], table.sin[:, None]
+    half = cos.shape[-1]
+    front = x[..., : 2 * half].float()
+    if table.interleaved:
+        first, second = front[..., 0::2], front[..., 1::2]
         turned = torch.stack((first * cos - second * sin, second * cos + first * sin), dim=-1).flatten(-2)
-        return torch.cat((turned.to(x.dtype), x[..., 2 * cos.shape[-1] :]), dim=-1)
-    width = cos.shape[-1]
-    front, half = x[..., :width], width // 2
-    front = front * cos + torch.cat((-front[..., half:], front[..., :half]), dim=-1) * sin
-    return front if width == x.shape[-1] else torch.cat((front, x[..., width:]), dim=-1)
+    else:
+        first, second = front[..., :half], front[..., half:]
+        turned = torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
+    return torch.cat((turned.to(x.dtype), x[..., 2 * half :]), dim=-1)
 
 
 class _Rotation(torch.autograd.Function):
@@ -78,18 +67,15 @@ class _Rotation(torch.autograd.Function):
 def _rotate(x: Tensor, cos: Tensor, sin: Tensor, interleaved: bool, back: bool) -> Tensor:
     y = _shaped(x, cos, sin, interleaved, back)
     x, cos, sin = x.contiguous(), cos.contiguous(), sin.contiguous()
-    rows, t, heads, d = x.shape
-    half = cos.shape[-1] // (1 if interleaved else 2)
-    sizes = (rows * t, heads, d, cos.shape[0] * t, half)
-    native.run(BF16_SOURCE, "rotate", x, cos, sin, *sizes, interleaved, back, y)
+    native.run(BF16_SOURCE, "rotate", x, cos, sin, *x.shape, cos.shape[-1], interleaved, back, y)
     return y
 
 
 def _shaped(x: Tensor, cos: Tensor, sin: Tensor, interleaved: bool, back: bool) -> Tensor:
-    rows, t, _, d = x.shape
+    rows, _, d = x.shape
     assert cos.shape == sin.shape, "an angle's cosine and its sine"
-    assert cos.shape[:2] in ((rows, t), (1, t)), "angles for each token"
-    assert cos.shape[-1] * (2 if interleaved else 1) <= d, "no more angles than numbers"
+    assert len(cos) == rows, "angles for each row"
+    assert 2 * cos.shape[-1] <= d, "no more pairs than a head has"
     return x.new_empty(x.shape)
 
 

@@ -178,7 +178,7 @@ def _finished(
         outcome.job,
         scores,
         final,
-        base_parameters=frozen_parameters(adapted.model),
+        base_parameters=frozen_parameters(adapted.model.module),
         training_rows=len(training) if isinstance(training, Split) else None,
         evaluations=course.evaluations_by(outcome.job.steps or 0),
     )

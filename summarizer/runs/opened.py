@@ -14,7 +14,7 @@ from summarizer.adapters.peft_format import load_adapter
 from summarizer.config.schema import GenerationConfig, RunConfig
 from summarizer.data.prompt import Prompt, build_prompt
 from summarizer.errors import ConfigError
-from summarizer.generation.decode import Decoder
+from summarizer.generation.decoder import Decoder
 from summarizer.models.load import Base, load_base, load_config
 from summarizer.models.source import model_folder
 from summarizer.models.tokenizer import check_context, load_tokenizer
@@ -92,7 +92,7 @@ def open_runs(runs: Sequence[TrainedRun], *, device: str = "auto", precision: st
     tokenizer = load_tokenizer(folder)
     prompt = build_prompt(spec.prompt, tokenizer)
     base = load_base(spec.model, spec.quantization, processes.device)
-    base.model.eval()
+    base.model.module.eval()
     own = [run.adapter_folder == run.folder / ADAPTER for run in runs]
     layer_roles = roles(base.model)
     adapters = [

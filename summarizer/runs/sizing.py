@@ -9,13 +9,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
-from transformers import PretrainedConfig, PreTrainedModel
+from transformers import PretrainedConfig
 
 from summarizer import compat
 from summarizer.config.schema import RunConfig
 from summarizer.console.progress import working
 from summarizer.errors import ConfigError
-from summarizer.models.blocks import blocks, compile_blocks, recompute_blocks
+from summarizer.models.blocks import compile_blocks, recompute_blocks
+from summarizer.models.causal_lm import CausalLM
 from summarizer.training.dry_run import DryRun, Microbatch, dry_run
 from summarizer.training.fitting import device_memory_bytes, largest_fitting
 from summarizer.training.microbatches import Microbatches
@@ -37,7 +38,7 @@ class Sizing:
     evaluation_rows: int = 1
     """Held-out rows of each trial that go through the model at once."""
 
-    def prepare(self, model: PreTrainedModel, *, compiled: bool) -> None:
+    def prepare(self, model: CausalLM, *, compiled: bool) -> None:
         """Make the model compute so. On its bare base, before adapters are attached.
 
         compiled: also as CUDA graphs where the microbatches have few shapes.
@@ -133,7 +134,7 @@ def _blocks_to_recompute(
 
     def planned(count: int | None) -> tuple[int, int]:
         run = dry_run_of([spec], config, dtype, Sizing(count, Microbatches(None, None)))
-        return planned_bytes(run, spec, rows), len(blocks(run.adapted.model))
+        return planned_bytes(run, spec, rows), len(run.adapted.model.blocks)
 
     none_bytes, count = planned(0)
     if none_bytes <= memory_bytes:

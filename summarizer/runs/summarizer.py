@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from summarizer.config.schema import GenerationConfig
 from summarizer.data.prompt import Prompt
-from summarizer.generation.decode import Decoder
+from summarizer.generation.decoder import Decoder
 from summarizer.runs.opened import Opened
 
 

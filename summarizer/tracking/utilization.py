@@ -88,9 +88,9 @@ def training_flops(shape: ModelShape, lengths: Sequence[int], summary_tokens: in
 def shape_of(adapted: AdaptedModel, trial: int) -> ModelShape:
     """The counts of one trial. The model may be on the meta device."""
     by_base = {id(layer.base): layer.role for layer in adapted.layers.values()}
-    head = adapted.model.get_output_embeddings()
+    head = adapted.model.head
     frozen: Counter[Role] = Counter()
-    for module in adapted.model.modules():
+    for module in adapted.model.module.modules():
         if isinstance(module, FrozenLinear):
             role = by_base.get(id(module), "head" if module is head else "linear")
             frozen[role] += module.in_features * module.out_features

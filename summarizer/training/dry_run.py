@@ -9,13 +9,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import PretrainedConfig, PreTrainedModel
+from transformers import PretrainedConfig
 
 from summarizer import compat
 from summarizer.adapters.attach import AdaptedModel, attach
 from summarizer.adapters.protocol import Adapter
 from summarizer.data.batches import Batch
-from summarizer.models.attention import packs_examples
+from summarizer.models.causal_lm import CausalLM
 from summarizer.models.nll import summary_nll
 from summarizer.training.fake_base import fake_base, resident
 from summarizer.training.simulate import StepCost, step_cost
@@ -56,7 +56,7 @@ class DryRun:
             return step_cost(
                 lambda: training_loss(adapted, batch, self.dtype),
                 resident(adapted),
-                adapted.model.get_output_embeddings(),
+                adapted.model.head,
             )
 
 
@@ -66,7 +66,7 @@ def dry_run(
     adapters: Sequence[Adapter],
     dtype: torch.dtype,
     *,
-    prepare: Callable[[PreTrainedModel], None] | None = None,
+    prepare: Callable[[CausalLM], None] | None = None,
     device: torch.device | None = None,
 ) -> DryRun:
     """A group's model in the shapes of the real one. Only the config is read, and changed: its dropout is off.
@@ -94,15 +94,16 @@ def training_loss(adapted: AdaptedModel, batch: Batch, dtype: torch.dtype) -> Te
 def worst_batch(adapted: AdaptedModel, microbatch: Microbatch) -> Batch:
     """Full rows for every trial, laid out as the model takes them, but of zeros."""
     n, rows, tokens, device = adapted.group.size, microbatch.rows, microbatch.tokens, adapted.device
-    packed = packs_examples(adapted.model, tokens)
+    packed = adapted.model.packs(tokens)
     shape = (n, rows * tokens) if packed else (n * rows, tokens)
     ids = torch.zeros(shape, dtype=torch.long, device=device)
-    borders = torch.zeros(1, 1, 1, n * rows + 1, dtype=torch.int32, device=device)
+    cu_seqlens = torch.zeros(n * rows + 1, dtype=torch.int32, device=device)
     summaries = torch.zeros(n, rows * microbatch.summary_tokens, dtype=torch.long, device=device)
     return Batch(
         input_ids=ids,
         position_ids=torch.zeros_like(ids) if packed else None,
-        attention_mask=borders if packed else torch.ones_like(ids),
+        attention_mask=None if packed else torch.ones_like(ids),
+        cu_seqlens=cu_seqlens if packed else None,
         positions=summaries,
         targets=torch.zeros_like(summaries),
         token_numbers=torch.zeros_like(ids),
@@ -113,7 +114,7 @@ def _full_rows(tokens: int) -> AbstractContextManager[Any]:
     """Answers the one question about numbers that a step asks, on the CPU: how long each of its examples is."""
 
     def answer(operator: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        # int32 is the type of a batch's borders; a step that reads other numbers cannot be planned, and says so.
+        # int32 is the type of a batch's cu_seqlens; a step that reads other numbers cannot be planned, and says so.
         if str(operator) == "aten._local_scalar_dense.default" and args[0].dtype == torch.int32:
             return tokens
         return operator(*args, **kwargs)

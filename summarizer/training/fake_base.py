@@ -8,26 +8,27 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import PretrainedConfig, PreTrainedModel
+from transformers import PretrainedConfig
 
 from summarizer import compat
 from summarizer.adapters.attach import AdaptedModel
-from summarizer.models.meta_model import build_skeleton
+from summarizer.models.causal_lm import CausalLM
+from summarizer.models.meta_model import build_meta_model
 from summarizer.quantization import weight_format
 from summarizer.training.simulate import Part
 
 
 def fake_base(
     config: PretrainedConfig, format_name: str, mode: AbstractContextManager[Any], device: torch.device
-) -> PreTrainedModel:
+) -> CausalLM:
     """The frozen model that `load_base` would give, on fake tensors of `mode`.
 
     Only its config is read. A format that keeps the checkpoint's own type (`none`) takes it from the config.
     """
-    skeleton = build_skeleton(config, format_name)
+    meta = build_meta_model(config, format_name)
     checkpoint_type = getattr(config.get_text_config(), "dtype", None) or torch.float32
     with mode:
-        for weight in skeleton.weights.values():
+        for weight in meta.weights.values():
             parts = weight_format(format_name).stored_parts(weight.shape, checkpoint_type)
             weight.load(
                 {
@@ -35,10 +36,10 @@ def fake_base(
                     for name, (shape, dtype) in parts.items()
                 }
             )
-        for module in skeleton.model.modules():
+        for module in meta.model.module.modules():
             _fake_plain_tensors(module, device)
-    skeleton.model.eval()
-    return skeleton.model
+    meta.model.module.eval()
+    return meta.model
 
 
 def _fake_plain_tensors(module: nn.Module, device: torch.device) -> None:
@@ -54,9 +55,9 @@ def resident(adapted: AdaptedModel) -> dict[Part, Sequence[Tensor]]:
     """What lies in memory between two steps, by part; without the optimizer's state."""
     adapters = list(adapted.stacks())
     own = {id(adapter) for adapter in adapters}
-    model = adapted.model
+    module = adapted.model.module
     return {
-        "base": [t for t in (*model.parameters(), *model.buffers()) if id(t) not in own],
+        "base": [t for t in (*module.parameters(), *module.buffers()) if id(t) not in own],
         "adapters": [*adapters, adapted.group.scales],
         "gradients": [adapter.grad for adapter in adapters if adapter.grad is not None],
     }

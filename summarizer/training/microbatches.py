@@ -6,7 +6,7 @@ import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from summarizer.data.room import Room
+from summarizer.data.batches import PaddingBuckets
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +36,7 @@ class Microbatches:
                 yield slice(start, end)
                 start = end
 
-    def room(self, trials: int, examples: int, max_tokens: int) -> Room | None:
+    def buckets(self, trials: int, examples: int, max_tokens: int) -> PaddingBuckets | None:
         """What padding goes up to, the same for all parts of a batch; None where few shapes are not asked for.
 
         examples: of the trial with the most.  max_tokens: of an example.
@@ -45,7 +45,7 @@ class Microbatches:
             return None
         most = min(self.rows or examples, examples)
         tokens = most * max_tokens
-        return Room(most, tokens if self.tokens is None else min(tokens, self.tokens // trials))
+        return PaddingBuckets(most, tokens if self.tokens is None else min(tokens, self.tokens // trials))
 
     def halve(self, examples: int) -> bool:
         """After running out of memory: half as much at a time. False where it was one example already.

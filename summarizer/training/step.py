@@ -131,14 +131,14 @@ def _accumulate(
     losses = torch.zeros(len(own), device=processes.device)
     steps = [trial.reached.step for trial in group.trials]
     lengths = [lengths_of([row for _, row in numbered], group.prompt) for numbered in own]
-    room = group.microbatches.room(len(own), max(map(len, own)), group.prompt.max_tokens)
+    buckets = group.microbatches.buckets(len(own), max(map(len, own)), group.prompt.max_tokens)
     for part in group.microbatches.split(lengths):
         rows = [[row for _, row in numbered[part]] for numbered in own]
         numbers = [[k for k, _ in numbered[part]] for numbered in own]
-        batch = group.adapted.batch(rows, group.prompt, numbers, room)
-        if room is not None:
+        batch = group.adapted.batch(rows, group.prompt, numbers, buckets)
+        if buckets is not None:
             begin_pass()
-        group.adapted.draw_from(batch, steps, in_place=room is not None)
+        group.adapted.draw_from(batch, steps, in_place=buckets is not None)
         with processes.autocast():
             losses_of_part = summary_nll(group.adapted.model, batch) / counts
         processes.accelerator.backward(group.scaling.scaled(losses_of_part))

@@ -16,7 +16,7 @@ from summarizer.adapters.lora import LoRA
 from summarizer.data.batches import Batch
 from summarizer.errors import ConfigError
 from summarizer.models.blocks import recompute_blocks
-from summarizer.models.meta_model import build_skeleton
+from summarizer.models.meta_model import build_meta_model
 
 
 @pytest.fixture(scope="module")
@@ -29,8 +29,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_gptj_6b_has_the_known_number_of_trainable_parameters() -> None:
     """4,346,752 at dim 2 (MEASURED.md); on the meta device, where its weights take no memory."""
-    skeleton = build_skeleton(GPTJConfig(), "int8")
-    for weight in skeleton.weights.values():
+    meta = build_meta_model(GPTJConfig(), "int8")
+    for weight in meta.weights.values():
         rows = weight.shape[0]
         weight.load(
             {
@@ -38,7 +38,7 @@ def test_gptj_6b_has_the_known_number_of_trainable_parameters() -> None:
                 "scale": torch.empty(rows, 1, device="meta"),
             }
         )
-    model = attach(skeleton.model, [lora(2)], [0])
+    model = attach(meta.model, [lora(2)], [0])
     assert sum(parameter.numel() for parameter in model.parameters_of(0).values()) == 4_346_752
     text = describe(model, 0)
     assert "4,346,752 trainable parameters" in text
@@ -178,12 +178,12 @@ def group_of_four(folder: Path) -> AdaptedModel:
 
 def test_each_trial_computes_what_it_computes_alone(folder: Path) -> None:
     group = group_of_four(folder)
-    together = group.model(input_ids=torch.cat([batch_of(trial) for trial in range(4)])).logits
+    together = group.model.logits(torch.cat([batch_of(trial) for trial in range(4)]))
     sum(loss_of(together[2 * trial : 2 * trial + 2], batch_of(trial)) for trial in range(4)).backward()  # type: ignore[union-attr]
     for trial in range(4):
         alone = adapted(folder, [ADAPTERS[trial]], [SEEDS[trial]])
         fill_randomly(alone, 0, seed=trial)
-        scores = alone.model(input_ids=batch_of(trial)).logits
+        scores = alone.model.logits(batch_of(trial))
         loss_of(scores, batch_of(trial)).backward()
         torch.testing.assert_close(together[2 * trial : 2 * trial + 2], scores, rtol=1e-4, atol=1e-5)
         own, expected = group.parameters_of(trial), alone.parameters_of(0)
@@ -209,7 +209,7 @@ def test_padding_and_absent_shares_stay_zero(optimizer: str, folder: Path) -> No
     optimizers = [kinds[optimizer](list(model.parameters_of(trial).values()), lr=0.01) for trial in range(4)]
     for _ in range(3):
         ids = torch.cat([batch_of(trial) for trial in range(4)])
-        loss_of(model.model(input_ids=ids).logits, ids).backward()
+        loss_of(model.model.logits(ids), ids).backward()
         for own in optimizers:
             own.step()
         model.zero_grad()
@@ -257,13 +257,13 @@ def drawn(model: AdaptedModel, tokens: int, step: int = 0, first_token: int = 0)
     numbers = torch.arange(first_token, first_token + tokens).repeat(model.group.size, 1)
     shape = torch.zeros_like(numbers)
     every = torch.arange(tokens).repeat(model.group.size, 1)
-    model.draw_from(Batch(shape, shape, shape, every, shape, numbers), [step] * model.group.size)
+    model.draw_from(Batch(shape, shape, shape, None, every, shape, numbers), [step] * model.group.size)
 
 
 def trained(model: AdaptedModel, ids: Tensor, step: int = 0) -> Tensor:
     drawn(model, ids.numel() // model.group.size, step)
     with model.training():
-        result: Tensor = model.model(input_ids=ids).logits
+        result: Tensor = model.model.logits(ids)
     return result
 
 
@@ -295,7 +295,7 @@ def test_dropout_depends_on_seed_and_step_and_on_nothing_else(folder: Path) -> N
     fill_randomly(other, 0)
     assert not torch.equal(trained(other, batch_of(0), step=4), first)
     with model.training(), model.evaluating():
-        assert torch.equal(model.model(input_ids=batch_of(0)).logits, logits(model.model, batch_of(0)))
+        assert torch.equal(model.model.logits(batch_of(0)), logits(model.model, batch_of(0)))
 
 
 def test_dropout_keeps_the_mean(folder: Path) -> None:
@@ -322,6 +322,6 @@ def test_recomputed_activations_drop_the_same(kind: str, tmp_path: Path) -> None
         ids = torch.cat([batch_of(0), batch_of(1)])
         drawn(model, ids.numel() // 2)
         with model.training():
-            loss_of(model.model(input_ids=ids, use_cache=False).logits, ids).backward()
+            loss_of(model.model.logits(ids), ids).backward()
         gradients.append([stack.grad for stack in model.stacks()])
     assert all(torch.equal(kept, made_anew) for kept, made_anew in zip(*gradients, strict=True))

@@ -63,7 +63,7 @@ def test_it_trains(tmp_path: Path) -> None:
     ids = token_ids(4)
     losses = []
     for _ in range(2):
-        scores = model.model(input_ids=ids).logits
+        scores = model.model.logits(ids)
         each = torch.nn.functional.cross_entropy(scores[:, :-1].transpose(1, 2), ids[:, 1:], reduction="none")
         per_trial = each.reshape(2, -1).mean(dim=1)
         per_trial.sum().backward()

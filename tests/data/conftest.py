@@ -31,7 +31,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture(scope="session")
 def tokenizer() -> transformers.PreTrainedTokenizerFast:
-    return transformers.AutoTokenizer.from_pretrained(PACKAGE / "model" / "embedded" / "tiny_gptj")
+    return transformers.AutoTokenizer.from_pretrained(PACKAGE / "models" / "embedded" / "tiny_gptj")
 
 
 @pytest.fixture(scope="session")

@@ -3,10 +3,17 @@ from __future__ import annotations
 import pytest
 import torch
 
-from summarizer.data.batches import IGNORED_LABEL, Batch, collate
+from summarizer.data.batches import (
+    IGNORED_LABEL,
+    LEAST_TOKENS,
+    SIZES_PER_DOUBLING,
+    Batch,
+    PaddingBuckets,
+    collate,
+    rounded_up,
+)
 from summarizer.data.order import EncodedRow
 from summarizer.data.prompt import Prompt
-from summarizer.data.room import Room
 
 LONG = EncodedRow("long", list(range(100, 400)), [7, 8, 0])
 SHORT = EncodedRow("short", [101, 102], [9, 0])
@@ -17,10 +24,10 @@ def ids_of(row: EncodedRow, prompt: Prompt) -> list[int]:
     return prompt.training_ids(row.article_ids, row.target_ids)[0]
 
 
-def borders_of(batch: Batch) -> list[int]:
-    assert batch.attention_mask.dtype == torch.int32
-    assert batch.attention_mask.ndim == 4
-    return batch.attention_mask.flatten().tolist()
+def ends_of(batch: Batch) -> list[int]:
+    assert batch.cu_seqlens is not None
+    assert batch.attention_mask is None
+    return batch.cu_seqlens.tolist()
 
 
 def test_packed_examples_follow_one_another_without_padding(prompt: Prompt) -> None:
@@ -29,7 +36,7 @@ def test_packed_examples_follow_one_another_without_padding(prompt: Prompt) -> N
     assert batch.input_ids.tolist() == [long + short]
     assert batch.position_ids is not None
     assert batch.position_ids.tolist() == [[*range(len(long)), *range(len(short))]]
-    assert borders_of(batch) == [0, len(long), len(long) + len(short)]
+    assert ends_of(batch) == [0, len(long), len(long) + len(short)]
 
 
 def test_packed_trials_are_padded_behind_their_last_example_alone(prompt: Prompt) -> None:
@@ -39,7 +46,7 @@ def test_packed_trials_are_padded_behind_their_last_example_alone(prompt: Prompt
     assert t == len(middle) + 2 * len(short)
     assert batch.input_ids[0].tolist() == short + short + [prompt.pad_id] * (t - 2 * len(short))
     ends = [0, len(short), 2 * len(short), t, t + len(middle), t + len(middle) + len(short)]
-    assert borders_of(batch) == [*ends, 2 * t]
+    assert ends_of(batch) == [*ends, 2 * t]
 
 
 def test_padded_examples_are_masked_rows_of_their_own(prompt: Prompt) -> None:
@@ -74,7 +81,7 @@ def test_each_summary_token_is_predicted_where_the_one_before_it_stands(
 def predictions(batch: Batch, n: int) -> list[list[tuple[list[int], int]]]:
     """Of each trial what its loss is made of: the tokens that a prediction sees, and the token that it is to be."""
     per_trial = batch.input_ids.numel() // n
-    borders = borders_of(batch) if batch.position_ids is not None else []
+    ends = ends_of(batch) if batch.position_ids is not None else []
     found: list[list[tuple[list[int], int]]] = []
     for trial in range(n):
         found.append([])
@@ -83,7 +90,7 @@ def predictions(batch: Batch, n: int) -> list[list[tuple[list[int], int]]]:
                 continue
             at = trial * per_trial + place
             if batch.position_ids is not None:
-                start = max(border for border in borders if border <= at)
+                start = max(end for end in ends if end <= at)
                 positions = batch.position_ids.flatten()[start : at + 1].tolist()
             else:
                 start = at - at % batch.input_ids.shape[1]
@@ -110,9 +117,9 @@ def test_a_trial_with_fewer_examples_predicts_what_it_does_alone(
         if rows:
             assert predictions(collate([rows], prompt, packed=packed), 1) == [own]
     if packed:  # no example reaches from one trial into the next
-        borders, t = borders_of(batch), batch.input_ids.shape[1]
-        assert {0, t, 2 * t, 3 * t} <= set(borders)
-        assert borders == sorted(set(borders))
+        ends, t = ends_of(batch), batch.input_ids.shape[1]
+        assert {0, t, 2 * t, 3 * t} <= set(ends)
+        assert ends == sorted(set(ends))
     else:  # a row that may attend to nothing would come out as NaN
         assert batch.input_ids.shape[0] == 9
         assert batch.attention_mask.any(dim=1).all()
@@ -174,32 +181,69 @@ def test_a_batch_moves_to_a_device_whole(prompt: Prompt, *, packed: bool) -> Non
 
 
 @pytest.mark.parametrize("packed", [True, False])
-def test_with_room_only_padding_is_added_and_axes_have_few_lengths(prompt: Prompt, *, packed: bool) -> None:
+def test_with_buckets_only_padding_is_added_and_axes_have_few_lengths(
+    prompt: Prompt, *, packed: bool
+) -> None:
     trials = [[LONG, SHORT], [SHORT, MIDDLE]]
-    room = Room(examples=3, tokens=prompt.max_tokens * (3 if packed else 1))
-    plain, roomy = (collate(trials, prompt, packed=packed, room=given) for given in (None, room))
-    t = room.length(plain.input_ids.shape[1])
-    assert roomy.input_ids.shape == (len(plain.input_ids), t)
-    assert (roomy.input_ids[:, plain.input_ids.shape[1] :] == prompt.pad_id).all()
-    torch.testing.assert_close(roomy.input_ids[:, : plain.input_ids.shape[1]], plain.input_ids)
-    assert roomy.targets.shape == roomy.positions.shape == (2, 16)
-    assert predictions(roomy, 2) == predictions(plain, 2)
+    buckets = PaddingBuckets(examples=3, tokens=prompt.max_tokens * (3 if packed else 1))
+    plain, padded_more = (collate(trials, prompt, packed=packed, buckets=given) for given in (None, buckets))
+    t = buckets.length(plain.input_ids.shape[1])
+    assert padded_more.input_ids.shape == (len(plain.input_ids), t)
+    assert (padded_more.input_ids[:, plain.input_ids.shape[1] :] == prompt.pad_id).all()
+    torch.testing.assert_close(padded_more.input_ids[:, : plain.input_ids.shape[1]], plain.input_ids)
+    assert padded_more.targets.shape == padded_more.positions.shape == (2, 16)
+    assert predictions(padded_more, 2) == predictions(plain, 2)
     if packed:
-        borders, own = borders_of(roomy), borders_of(plain)
-        assert len(borders) == 1 + 2 * (3 + 1)
-        assert borders == sorted(borders)
-        assert borders[-1] == 2 * t
-        assert set(borders[: own.index(plain.input_ids.shape[1])]) <= set(own)
+        ends, own = ends_of(padded_more), ends_of(plain)
+        assert len(ends) == 1 + 2 * (3 + 1)
+        assert ends == sorted(ends)
+        assert ends[-1] == 2 * t
+        assert set(ends[: own.index(plain.input_ids.shape[1])]) <= set(own)
     else:
-        assert roomy.attention_mask.sum() == plain.attention_mask.sum()
+        assert padded_more.attention_mask.sum() == plain.attention_mask.sum()
 
 
-def test_with_room_batches_of_one_size_have_one_shape(prompt: Prompt) -> None:
+def test_with_buckets_batches_of_one_size_have_one_shape(prompt: Prompt) -> None:
     """However many examples the step's parts hold, and whether a trial's row is padded or not."""
-    room = Room(examples=3, tokens=3 * prompt.max_tokens)
+    buckets = PaddingBuckets(examples=3, tokens=3 * prompt.max_tokens)
     batches = [
-        collate([rows], prompt, packed=True, room=room)
+        collate([rows], prompt, packed=True, buckets=buckets)
         for rows in ([SHORT], [SHORT, SHORT], [SHORT, SHORT, SHORT], [MIDDLE])
     ]
-    assert len({(batch.input_ids.shape, batch.attention_mask.shape) for batch in batches}) == 1
+    assert len({(batch.input_ids.shape, batch.cu_seqlens.shape) for batch in batches}) == 1
     assert len({(batch.positions.shape, batch.targets.shape) for batch in batches}) == 1
+
+
+@pytest.mark.parametrize(
+    ("count", "expected"),
+    [
+        (1, 64),
+        (64, 64),
+        (65, 128),
+        (512, 512),
+        (513, 576),
+        (1024, 1024),
+        (1025, 1152),
+        (2048, 2048),
+        (2049, 2304),
+    ],
+)
+def test_sizes_known_by_hand(count: int, expected: int) -> None:
+    assert rounded_up(count, 64) == expected
+
+
+def test_sizes_are_few_and_add_little() -> None:
+    counts = range(1, 4097)
+    sizes = [rounded_up(count, LEAST_TOKENS) for count in counts]
+    assert sizes == sorted(sizes)
+    assert all(count <= size for count, size in zip(counts, sizes, strict=True))
+    assert all(rounded_up(size, LEAST_TOKENS) == size for size in sizes)
+    added = [(size - count) / count for count, size in zip(counts, sizes, strict=True) if count > 512]
+    assert max(added) < 1 / SIZES_PER_DOUBLING
+    assert len({size for size in sizes if 1024 < size <= 2048}) == SIZES_PER_DOUBLING
+
+
+def test_padding_stays_within_the_largest_where_the_row_does() -> None:
+    buckets = PaddingBuckets(examples=2, tokens=150)
+    assert [buckets.length(tokens) for tokens in (100, 129, 150)] == [128, 150, 150]
+    assert buckets.length(151) == 151, "a row that is longer is left as it is"

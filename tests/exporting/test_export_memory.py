@@ -10,7 +10,7 @@ from private_memory import needs_proc, report_of
 from trained_runs import EMBEDDED
 from transformers import AutoTokenizer, LlamaConfig
 
-from summarizer.models.meta_model import build_skeleton
+from summarizer.models.meta_model import build_meta_model
 
 MEASURE = """
 import gc, json, sys
@@ -70,9 +70,9 @@ def test_peak_memory(tmp_path: Path) -> None:
     )
     config.save_pretrained(tmp_path / "base")
     AutoTokenizer.from_pretrained(EMBEDDED).save_pretrained(tmp_path / "base")
-    skeleton = build_skeleton(config, "none")
-    shapes = {name: weight.shape for name, weight in skeleton.weights.items()}
-    shapes |= {name: tuple(tensor.shape) for name, tensor in skeleton.plain.items()}
+    meta = build_meta_model(config, "none")
+    shapes = {name: weight.shape for name, weight in meta.weights.items()}
+    shapes |= {name: tuple(tensor.shape) for name, tensor in meta.plain.items()}
     torch.save(
         {name: torch.rand(shape) for name, shape in shapes.items()}, tmp_path / "base" / "pytorch_model.bin"
     )

@@ -18,6 +18,7 @@ from summarizer.adapters.peft_format import save_adapter
 from summarizer.config.paths import resolve_path
 from summarizer.evaluation.metrics import VARIANTS, Interval
 from summarizer.exporting.measure import Example
+from summarizer.models.causal_lm import CausalLM
 from summarizer.runs.opened import Opened, open_runs
 from summarizer.runs.record import BaseScores, RunRecord, write_summary
 from summarizer.runs.trained_run import read_run
@@ -126,9 +127,10 @@ def ids(rows: int = 2, length: int = 11) -> torch.Tensor:
     return torch.randint(1, 8192, (rows, length), generator=torch.Generator().manual_seed(3))
 
 
-def logits(model: PreTrainedModel, of: torch.Tensor | None = None) -> torch.Tensor:
+def logits(model: PreTrainedModel | CausalLM, of: torch.Tensor | None = None) -> torch.Tensor:
+    given = ids() if of is None else of
     with torch.no_grad():
-        answer: torch.Tensor = model(input_ids=ids() if of is None else of, use_cache=False).logits
+        answer = model.logits(given) if isinstance(model, CausalLM) else model(input_ids=given).logits
     return answer.float()
 
 

@@ -14,8 +14,17 @@ from transformers import GenerationConfig, PreTrainedModel
 
 from summarizer.adapters.attach import AdaptedModel, attach
 from summarizer.generation.transformers_generate import generate, generation_config
+from summarizer.models import meta_model
+from summarizer.models.transformers_model import TransformersModel
 
 pytestmark = pytest.mark.versions
+
+
+@pytest.fixture(autouse=True)
+def _none_of_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Families of our own too as transformers has them."""
+    monkeypatch.setattr(meta_model, "FAMILIES", ())
+
 
 END, PAD, NEW = 7, 0, 12
 PROMPTS = [
@@ -24,7 +33,7 @@ PROMPTS = [
 
 
 def answers(
-    model: PreTrainedModel, prompts: list[list[int]], trials: int = 1, **changes: Any
+    model: TransformersModel, prompts: list[list[int]], trials: int = 1, **changes: Any
 ) -> list[list[list[int]]]:
     return generate(
         model,
@@ -100,13 +109,13 @@ def test_the_base_alone_answers_once_within_a_group(folder: Path) -> None:
         assert answers(model.model, PROMPTS) == answers(load(folder).model, PROMPTS)
 
 
-def always(model: PreTrainedModel, token: int) -> PreTrainedModel:
+def always(model: TransformersModel, token: int) -> TransformersModel:
     """A model that answers with one token, whatever it is asked."""
 
     def only(_: Any, __: Any, scores: torch.Tensor) -> torch.Tensor:
         return torch.full_like(scores, -50.0).index_fill(-1, torch.tensor([token]), 50.0)
 
-    model.lm_head.register_forward_hook(only)
+    model.head.register_forward_hook(only)
     return model
 
 
@@ -169,7 +178,7 @@ def test_a_model_s_own_generation_settings_do_not_leak_in(tmp_path: Path) -> Non
 def test_the_gpu_says_what_the_cpu_says(folder: Path) -> None:
     model = group(folder)
     here = answers(model.model, PROMPTS, trials=3)
-    model.model.to("cuda")
+    model.model.module.to("cuda")
     model.group.scales = model.group.scales.cuda()
     there = generate(
         model.model, PROMPTS, greedy(NEW), trials=3, end_id=END, pad_id=PAD, device=torch.device("cuda")

@@ -10,6 +10,7 @@ import transformers
 from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
 from summarizer.config.schema import ModelConfig, QuantizationConfig
+from summarizer.models.causal_lm import CausalLM
 from summarizer.models.load import Base, load_base
 
 COMMON = {"vocab_size": 96, "bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0}
@@ -80,6 +81,7 @@ def token_ids(rows: int = 2, length: int = 9, vocabulary: int = 96, seed: int = 
     return torch.randint(1, vocabulary, (rows, length), generator=torch.Generator().manual_seed(seed))
 
 
-def logits(model: PreTrainedModel, ids: torch.Tensor | None = None) -> torch.Tensor:
+def logits(model: PreTrainedModel | CausalLM, ids: torch.Tensor | None = None) -> torch.Tensor:
+    ids = token_ids() if ids is None else ids
     with torch.no_grad():
-        return model(input_ids=token_ids() if ids is None else ids).logits
+        return model.logits(ids) if isinstance(model, CausalLM) else model(input_ids=ids).logits

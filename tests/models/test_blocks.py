@@ -9,7 +9,7 @@ import pytest
 import torch
 from model_folders import load, tiny_model, token_ids
 
-from summarizer.models.blocks import blocks, compile_blocks, recompute_blocks
+from summarizer.models.blocks import compile_blocks, recompute_blocks
 
 COMPILED = """
 import sys
@@ -18,15 +18,16 @@ from torch._dynamo.utils import counters
 from model_folders import load
 from summarizer.adapters.attach import attach
 from summarizer.adapters.lora import LoRA
-from summarizer.models import blocks
-from summarizer.ops import attention
+from summarizer.models import attention, blocks
+from summarizer.models.attention import Sequences
+from summarizer.ops.attention import masked_attention
 
 def gradients(compiled):
     torch._dynamo.reset()
     base = load(sys.argv[1], "int8").model
     if compiled:
         blocks.recompute_blocks(base, 1)
-        attention.packed_attention = attention.masked_attention  # as on a card, nothing in it leaves the graph
+        attention.packed_attention = masked_attention  # as on a GPU, nothing in it leaves the graph
         real = torch.compile
         torch.compile = lambda function, **how: real(function, backend="aot_eager", fullgraph=True, **how)
         assert blocks.compile_blocks(base) == 2
@@ -38,10 +39,10 @@ def gradients(compiled):
     with adapted.training():
         for length in (11, 13, 10, 9):  # equal to no size of a weight, which would stand for it
             ids = torch.arange(2 * length).reshape(2, length) % 90
-            borders = torch.tensor([0, 3, length, length + 5, 2 * length], dtype=torch.int32).reshape(1, 1, 1, -1)
-            places = torch.cat([torch.arange(3), torch.arange(length - 3)])[None].expand(2, -1)
-            out = base(input_ids=ids, position_ids=places, attention_mask=borders, use_cache=False)
-            out.logits.square().mean().backward()
+            ends = torch.tensor([0, 3, length, length + 5, 2 * length], dtype=torch.int32)
+            one = torch.cat([torch.arange(3), torch.arange(length - 3)])
+            two = torch.cat([torch.arange(5), torch.arange(length - 5)])
+            base(ids.flatten(), Sequences(torch.cat((one, two)), ends, rows=2)).square().mean().backward()
     return [stack.grad.clone() for stack in adapted.stacks()]
 
 plain, compiled = gradients(False), gradients(True)
@@ -61,18 +62,22 @@ def test_recomputed_blocks_give_the_same_gradients_and_keep_less(
     kept: list[int] = []
     grads = []
     for how_many in (0, count):
-        model = load(tmp_path).model.train()
-        assert len(blocks(model)) == 2
+        model = load(tmp_path).model
+        model.module.train()
+        assert len(model.blocks) == 2
         assert recompute_blocks(model, how_many) == (2 if how_many is None else how_many)
-        inputs = model.get_input_embeddings()(token_ids()).requires_grad_()
+        inputs: list[torch.Tensor] = []
+        model.embedding.register_forward_hook(
+            lambda *given, own=inputs: (own.append(given[-1].detach().requires_grad_()), own[-1])[1]
+        )
         seen: list[int] = []
         with torch.autograd.graph.saved_tensors_hooks(
             lambda t, seen=seen: (seen.append(t.numel()), t)[1], lambda t: t
         ):
-            loss = model(inputs_embeds=inputs, use_cache=False).logits.square().mean()
+            loss = model.logits(token_ids()).square().mean()
         kept.append(sum(seen))
         loss.backward()
-        grads.append(inputs.grad)
+        grads.append(inputs[0].grad)
     torch.testing.assert_close(grads[1], grads[0])
     assert (kept[1] < kept[0]) == (count != 0)
 
@@ -92,9 +97,11 @@ def test_only_training_steps_run_compiled_code(
 
     monkeypatch.setattr(torch, "compile", compiled)
     assert compile_blocks(model, graphs=graphs) == 2
-    model.eval()(token_ids())
+    model.module.eval()
+    model.logits(token_ids())
     assert calls == []
-    model.train()(token_ids(), use_cache=False)
+    model.module.train()
+    model.logits(token_ids())
     assert calls == [True, True]
 
 

@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM
 
 from summarizer.config.paths import PACKAGE
 from summarizer.models.load import load_config
-from summarizer.models.meta_model import build_skeleton
+from summarizer.models.meta_model import build_meta_model
 from summarizer.models.stored_base import read_base
 from summarizer.models.streaming import quantized, source_tensors
 from summarizer.models.tokenizer import load_tokenizer
@@ -55,8 +55,8 @@ def test_it_converts_to_every_format(name: str) -> None:
     not SHARED.is_dir(), reason="needs ../shared/tiny_gptj, the checkpoint that it was made from"
 )
 def test_it_is_the_shared_checkpoint_in_int8() -> None:
-    skeleton = build_skeleton(load_config(SHARED), "int8")
-    made = dict(quantized(skeleton, source_tensors(SHARED), SHARED, "int8", torch.device("cpu")))
+    meta = build_meta_model(load_config(SHARED), "int8")
+    made = dict(quantized(meta, source_tensors(SHARED), SHARED, "int8", torch.device("cpu")))
     stored = dict(read_base(EMBEDDED))
     assert stored.keys() == made.keys()
     assert all(

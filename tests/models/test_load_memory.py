@@ -9,7 +9,7 @@ import torch
 from private_memory import needs_proc, report_of
 from transformers import LlamaConfig
 
-from summarizer.models.meta_model import build_skeleton
+from summarizer.models.meta_model import build_meta_model
 
 MEASURE = """
 import json, sys, torch
@@ -39,9 +39,9 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
         tie_word_embeddings=False,
     )
     config.save_pretrained(folder)
-    skeleton = build_skeleton(config, "none")
-    shapes = {name: weight.shape for name, weight in skeleton.weights.items()}
-    shapes |= {name: tuple(tensor.shape) for name, tensor in skeleton.plain.items()}
+    meta = build_meta_model(config, "none")
+    shapes = {name: weight.shape for name, weight in meta.weights.items()}
+    shapes |= {name: tuple(tensor.shape) for name, tensor in meta.plain.items()}
     torch.save({name: torch.full(shape, 0.5) for name, shape in shapes.items()}, folder / "pytorch_model.bin")
     assert 3.8e8 < (folder / "pytorch_model.bin").stat().st_size < 5e8
     return folder

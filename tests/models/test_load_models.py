@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from model_folders import CONFIGS, load, logits, save_bin, tiny_config, tiny_model, token_ids
+from model_folders import CONFIGS, load, logits, save_bin, tiny_config, tiny_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from summarizer.adapters.attach import roles
 from summarizer.models.load import load_config
-from summarizer.models.meta_model import build_skeleton
+from summarizer.models.meta_model import build_meta_model
 from summarizer.quantization import NAMES
 from summarizer.quantization.frozen import FrozenEmbedding, FrozenLinear
 
@@ -36,7 +36,7 @@ def test_quantized_logits_are_those_of_the_dequantized_weights(kind: str, name: 
     tiny_model(kind).save_pretrained(tmp_path)
     reference = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32).eval()
     base = load(tmp_path, name)
-    for path, module in base.model.named_modules():
+    for path, module in base.model.module.named_modules():
         if isinstance(module, FrozenLinear | FrozenEmbedding):
             weight = reference.get_submodule(path).weight
             if path == "lm_head" and kind == "gemma3":  # its embedding stays as it is: a weight of its own
@@ -69,12 +69,12 @@ LAYERS = {  # adapted linears (2 layers), head, embedding; and what is left as i
 def test_every_linear_head_and_embedding_can_be_adapted(
     kind: str, caplog: pytest.LogCaptureFixture, tmp_path: Path
 ) -> None:
-    skeleton = build_skeleton(tiny_config(kind), "int8")
-    found = list(roles(skeleton.model).values())
+    meta = build_meta_model(tiny_config(kind), "int8")
+    found = list(roles(meta.model).values())
     linears, heads, embeddings, unconverted = LAYERS[kind]
     linears -= kind == "gpt2"
     assert [found.count(role) for role in ("linear", "head", "embedding")] == [linears, heads, embeddings]
-    assert len(skeleton.unconverted) == unconverted
+    assert len(meta.unconverted) == unconverted
     if unconverted:
         tiny_model(kind).save_pretrained(tmp_path)
         with caplog.at_level(logging.WARNING):
@@ -148,7 +148,7 @@ def test_a_half_precision_checkpoint_is_computed_in_fp32(tmp_path: Path) -> None
     model = tiny_model("llama_untied").bfloat16()
     model.save_pretrained(tmp_path)
     base = load(tmp_path)
-    assert {tensor.dtype for tensor in base.model.parameters()} == {torch.float32}
+    assert {tensor.dtype for tensor in base.model.module.parameters()} == {torch.float32}
     got = logits(base.model)
     assert got.dtype == torch.float32
     expected = logits(AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32).eval())
@@ -167,21 +167,19 @@ def test_tensors_without_a_place_are_reported(tmp_path: Path, caplog: pytest.Log
 def test_persistent_buffers_of_a_checkpoint_are_loaded(tmp_path: Path) -> None:
     """Such as DeepSeek's routing bias: a buffer that training moved."""
     tiny_model("gptj").save_pretrained(tmp_path)
-    skeleton = build_skeleton(load_config(tmp_path), "none")
-    skeleton.model.transformer.register_buffer("routing", torch.zeros(3))
-    assert list(skeleton.buffers) == ["transformer.routing"]
+    meta = build_meta_model(load_config(tmp_path), "none")
+    meta.model.transformer.register_buffer("routing", torch.zeros(3))
+    assert list(meta.buffers) == ["transformer.routing"]
     from summarizer.models.streaming import fill, quantized, source_tensors
 
     for extra, expected in (
         ({"transformer.routing": torch.tensor([1.0, 2.0, 3.0])}, [1, 2, 3]),
         ({}, [0, 0, 0]),
     ):
-        skeleton.model.transformer.routing = torch.zeros(3)
+        meta.model.transformer.routing = torch.zeros(3)
         tensors = [*source_tensors(tmp_path), *extra.items()]
-        fill(
-            skeleton, quantized(skeleton, tensors, tmp_path, "none", torch.device("cpu")), torch.device("cpu")
-        )
-        assert skeleton.model.transformer.routing.tolist() == expected
+        fill(meta, quantized(meta, tensors, tmp_path, "none", torch.device("cpu")), torch.device("cpu"))
+        assert meta.model.transformer.routing.tolist() == expected
 
 
 def test_dropout_of_the_base_is_off_in_training_too(tmp_path: Path) -> None:
@@ -189,4 +187,7 @@ def test_dropout_of_the_base_is_off_in_training_too(tmp_path: Path) -> None:
     model.config.attn_pdrop = model.config.resid_pdrop = model.config.embd_pdrop = 0.5
     model.save_pretrained(tmp_path)
     base = load(tmp_path)
-    assert torch.equal(logits(base.model.train(), token_ids()), logits(base.model.eval(), token_ids()))
+    base.model.module.train()
+    training = logits(base.model)
+    base.model.module.eval()
+    assert torch.equal(training, logits(base.model))

@@ -13,7 +13,7 @@ from transformers.activations import ACT2FN
 from transformers.pytorch_utils import Conv1D
 
 from summarizer.models import probe
-from summarizer.models.meta_model import build_skeleton
+from summarizer.models.meta_model import build_meta_model
 
 pytestmark = pytest.mark.versions
 
@@ -103,12 +103,12 @@ def test_asking_leaves_the_module_and_the_global_generator_alone() -> None:
 
 
 def test_falcon_s_linear_layers_are_adapted_and_gemma_s_embedding_is_left() -> None:
-    falcon = build_skeleton(FalconConfig(**SIZES), "int8")
+    falcon = build_meta_model(FalconConfig(**SIZES), "int8")
     assert falcon.unconverted == {}
     assert len(falcon.weights) == 5  # four products of a block and the embedding, to which the head is tied
-    gemma = build_skeleton(Gemma3TextConfig(**SIZES, intermediate_size=8, head_dim=8), "int8")
+    gemma = build_meta_model(Gemma3TextConfig(**SIZES, intermediate_size=8, head_dim=8), "int8")
     assert [reason.split(" ", 1)[1] for reason in gemma.unconverted.values()] == [
         "computes more than a lookup"
     ]
-    opt = build_skeleton(OPTConfig(**SIZES, word_embed_proj_dim=32, ffn_dim=8), "int8")
+    opt = build_meta_model(OPTConfig(**SIZES, word_embed_proj_dim=32, ffn_dim=8), "int8")
     assert list(opt.unconverted) == ["model.decoder.embed_positions"]  # it adds 2 to each position

@@ -9,7 +9,7 @@ from transformers import AutoModelForCausalLM, GPT2Config, GPTJConfig, LlamaConf
 
 from summarizer.config.schema import ModelConfig, QuantizationConfig
 from summarizer.models.load import load_base
-from summarizer.models.meta_model import build_skeleton
+from summarizer.models.meta_model import build_meta_model
 from summarizer.models.random_base import random_base, random_tensors
 
 CPU = torch.device("cpu")
@@ -38,8 +38,8 @@ def gpt2() -> PretrainedConfig:
 @pytest.mark.parametrize("config", [gptj, llama, gpt2])
 @pytest.mark.parametrize("format_name", ["int8", "none"])
 def test_it_is_the_base_that_loading_such_a_checkpoint_gives(config, format_name, tmp_path) -> None:  # type: ignore[no-untyped-def]
-    """Independent of the skeleton: transformers' own model takes the tensors, and saves what load_base loads."""
-    tensors = dict(random_tensors(build_skeleton(config(), "nf4"), CPU, seed=3))
+    """Independent of the meta: transformers' own model takes the tensors, and saves what load_base loads."""
+    tensors = dict(random_tensors(build_meta_model(config(), "nf4"), CPU, seed=3))
     theirs = AutoModelForCausalLM.from_config(config(), dtype=torch.bfloat16)
     absent = theirs.load_state_dict(tensors, strict=False)
     assert not absent.unexpected_keys
@@ -50,17 +50,17 @@ def test_it_is_the_base_that_loading_such_a_checkpoint_gives(config, format_name
     loaded = load_base(spec, QuantizationConfig(format=format_name, cache=False), CPU)
     drawn = random_base(config(), format_name, CPU, seed=3)
     assert drawn.stored_bytes == loaded.stored_bytes
-    ours, expected = drawn.model.state_dict(), loaded.model.state_dict()
-    parts = {name: part for name, part in drawn.model.named_buffers() if name.endswith((".q", ".scale"))}
+    ours, expected = drawn.model.module.state_dict(), loaded.model.module.state_dict()
+    parts = {
+        name: part for name, part in drawn.model.module.named_buffers() if name.endswith((".q", ".scale"))
+    }
     assert bool(parts) == (format_name == "int8")
     assert ours.keys() == expected.keys()
     for name, value in expected.items():
         torch.testing.assert_close(ours[name], value, rtol=0, atol=0)
     ids = torch.arange(24)[None]
     with torch.no_grad():
-        torch.testing.assert_close(
-            drawn.model(input_ids=ids).logits, loaded.model(input_ids=ids).logits, rtol=0, atol=0
-        )
+        torch.testing.assert_close(drawn.model.logits(ids), loaded.model.logits(ids), rtol=0, atol=0)
 
 
 def test_the_seed_decides() -> None:
@@ -72,7 +72,7 @@ def test_the_seed_decides() -> None:
 
 
 def test_what_is_drawn() -> None:
-    tensors = dict(random_tensors(build_skeleton(gptj(), "none"), CPU, seed=0))
+    tensors = dict(random_tensors(build_meta_model(gptj(), "none"), CPU, seed=0))
     assert len(tensors) == 3 + 2 * 10 + 2  # head with bias, embedding; blocks; the last norm
     assert {tensor.dtype for tensor in tensors.values()} == {torch.bfloat16}
     head = tensors["lm_head.weight"].float()
@@ -88,7 +88,7 @@ def test_tensors_leave_one_at_a_time() -> None:
     import weakref
 
     left: list[weakref.ref[torch.Tensor]] = []
-    for _, tensor in random_tensors(build_skeleton(llama(), "none"), CPU, seed=0):
+    for _, tensor in random_tensors(build_meta_model(llama(), "none"), CPU, seed=0):
         assert not any(ref() is not None for ref in left[:-1])
         left.append(weakref.ref(tensor))
     assert len(left) > 15

@@ -126,7 +126,7 @@ def test_a_card_gives_the_product_in_fp64(
 
 
 def test_a_processor_imports_no_triton() -> None:
-    code = "import sys, summarizer.quantization.int8, summarizer.generation.decode; print(*sys.modules)"
+    code = "import sys, summarizer.quantization.int8, summarizer.generation.decoder; print(*sys.modules)"
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     names = ran.stdout.split()
     assert "summarizer.ops.decode_gemm" in names

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from transformers import CohereConfig, Gemma2Config, LlamaConfig, MistralConfig, PretrainedConfig, Qwen3Config
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
-from summarizer.models.meta_model import build_skeleton
+from summarizer.models.meta_model import build_meta_model
 from summarizer.models.probe import as_rms_norm
 from summarizer.ops import native
 from summarizer.ops.norms import RMSNorm, decode_norm, supports
@@ -158,10 +158,10 @@ def test_a_weight_that_is_trained_gets_its_gradient() -> None:
     ids=lambda given: getattr(given, "model_type", str(given)),
 )
 def test_a_model_gets_it_where_it_computes_the_same(config: PretrainedConfig, count: int) -> None:
-    skeleton = build_skeleton(config, "int8")
-    found = [name for name, module in skeleton.model.named_modules() if isinstance(module, RMSNorm)]
+    meta = build_meta_model(config, "int8")
+    found = [name for name, module in meta.model.module.named_modules() if isinstance(module, RMSNorm)]
     assert len(found) == count
-    assert all(f"{name}.weight" in skeleton.plain for name in found)
+    assert all(f"{name}.weight" in meta.plain for name in found)
 
 
 @needs_kernel

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from summarizer.ops import native
-from summarizer.ops.rotary import rotate, supports
+from summarizer.ops.rotary import RotaryTable, rotate, supports
 
 pytestmark = pytest.mark.versions
 
@@ -31,78 +31,92 @@ def assert_rounded(found: Tensor, right: Tensor) -> None:
     torch.testing.assert_close(found.double(), right, rtol=HALF_A_UNIT, atol=1e-6)
 
 
-def turned_halves(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Llama's: number i of a head with number d / 2 + i; x is (rows, t, heads, d)."""
-    first, second = x.chunk(2, dim=-1)
-    return x * cos[:, :, None] + torch.cat((-second, first), dim=-1) * sin[:, :, None]
+def turned(x: Tensor, angles: Tensor, *, interleaved: bool) -> Tensor:
+    """The two numbers of a pair as a complex one, times e^(i angle); x is (rows, heads, d)."""
+    front, rest = x.split((2 * angles.shape[-1], x.shape[-1] - 2 * angles.shape[-1]), dim=-1)
+    pairs = front.unflatten(-1, (-1, 2)).unbind(-1) if interleaved else front.chunk(2, dim=-1)
+    product = torch.complex(*pairs) * torch.polar(torch.ones_like(angles), angles)[:, None]
+    numbers = (product.real, product.imag)
+    both = torch.stack(numbers, dim=-1).flatten(-2) if interleaved else torch.cat(numbers, dim=-1)
+    return torch.cat((both, rest), dim=-1)
 
 
-def turned_neighbors(x: Tensor, angles: Tensor) -> Tensor:
-    """GPT-J's: pairs of neighbors as complex numbers, times e^(i angle)."""
-    pairs = torch.view_as_complex(x.unflatten(-1, (-1, 2)).contiguous())
-    return torch.view_as_real(pairs * torch.polar(torch.ones_like(angles), angles)[:, :, None]).flatten(-2)
+def table_of(angles: Tensor, *, interleaved: bool) -> RotaryTable:
+    return RotaryTable(angles.cos().float(), angles.sin().float(), interleaved)
+
+
+@pytest.mark.parametrize("interleaved", [True, False], ids=["as GPT-J", "as Llama"])
+@pytest.mark.parametrize("d", [16, 24])
+def test_pairs_turn_by_their_angles(interleaved: bool, d: int) -> None:
+    x, angles = random(7, 3, d, seed=0), random(7, 8, seed=1).double()
+    found = rotate(x, table_of(angles, interleaved=interleaved))
+    right = turned(x.double(), angles, interleaved=interleaved)
+    torch.testing.assert_close(found.double(), right, rtol=0, atol=1e-6)
+    assert torch.equal(found[..., 16:], x[..., 16:])
 
 
 @needs_kernel
-@pytest.mark.parametrize("table_rows", [1, 3], ids=["the rows share angles", "each row its own"])
-@pytest.mark.parametrize(("t", "heads", "d"), [(1, 1, 2), (7, 5, 20), (3, 2, 64), (0, 2, 64), (70, 9, 128)])
-def test_it_and_its_gradient_are_llama_s(t: int, heads: int, d: int, table_rows: int) -> None:
-    x, grad = random(3, t, heads, d, seed=1).bfloat16(), random(3, t, heads, d, seed=2).bfloat16()
-    # Not even the two halves of a table are alike, which the function does not ask for.
-    cos, sin = random(table_rows, t, d, seed=3), random(table_rows, t, d, seed=4)
+@pytest.mark.parametrize("interleaved", [True, False], ids=["as GPT-J", "as Llama"])
+@pytest.mark.parametrize(
+    ("rows", "heads", "d", "turning"),
+    [
+        (1, 1, 2, 2),
+        (7, 5, 20, 20),
+        (3, 2, 64, 64),
+        (0, 2, 64, 64),
+        (70, 9, 128, 128),
+        (9, 3, 256, 64),
+        (9, 3, 40, 2),
+    ],
+)
+def test_it_and_its_gradient_are_the_nearest_in_bf16(
+    rows: int, heads: int, d: int, turning: int, interleaved: bool
+) -> None:
+    x, grad = random(rows, heads, d, seed=1).bfloat16(), random(rows, heads, d, seed=2).bfloat16()
+    angles = random(rows, turning // 2, seed=3)
+    table = table_of(angles, interleaved=interleaved)
     ours, exact = x.clone().requires_grad_(), x.double().requires_grad_()
-    right_ones = with_gradient(turned_halves(exact, cos.double(), sin.double()), exact, grad.double())
-    found_ones = with_gradient(rotate(ours, cos, sin, interleaved=False), ours, grad)
-    for found, its in zip(found_ones, right_ones, strict=True):
-        assert_rounded(found, its)
-
-
-@needs_kernel
-@pytest.mark.parametrize(("d", "turning"), [(16, 16), (64, 20), (256, 64), (40, 2)])
-def test_it_and_its_gradient_are_gpt_j_s(d: int, turning: int) -> None:
-    x, grad = random(2, 9, 3, d, seed=1).bfloat16(), random(2, 9, 3, d, seed=2).bfloat16()
-    angles = random(2, 9, turning // 2, seed=3)
-    ours, exact = x.clone().requires_grad_(), x.double().requires_grad_()
-    turned = turned_neighbors(exact[..., :turning], angles.double())
-    right_ones = with_gradient(torch.cat((turned, exact[..., turning:]), -1), exact, grad.double())
-    sin, cos = torch.cat((angles.sin(), angles.cos()), -1).chunk(2, dim=-1)
-    found_ones = with_gradient(rotate(ours, cos, sin, interleaved=True), ours, grad)
+    right_ones = with_gradient(turned(exact, angles.double(), interleaved=interleaved), exact, grad.double())
+    found_ones = with_gradient(rotate(ours, table), ours, grad)
     for found, its in zip(found_ones, right_ones, strict=True):
         assert_rounded(found, its)
     assert torch.equal(found_ones[0][..., turning:], x[..., turning:])
 
 
 @needs_kernel
-def test_without_the_kernel_gpt_j_s_are_the_same_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
-    x, angles = random(2, 9, 3, 64, seed=1).bfloat16(), random(2, 9, 10, seed=3)
-    found = rotate(x, angles.cos(), angles.sin(), interleaved=True)
+@pytest.mark.parametrize("interleaved", [True, False])
+def test_without_the_kernel_they_are_the_same_numbers(
+    interleaved: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x, table = random(18, 3, 64, seed=1).bfloat16(), table_of(random(18, 10, seed=3), interleaved=interleaved)
+    found = rotate(x, table)
     monkeypatch.setattr(native, "library", lambda source: None)
-    torch.testing.assert_close(
-        found, rotate(x, angles.cos(), angles.sin(), interleaved=True), rtol=2 * HALF_A_UNIT, atol=1e-6
-    )
+    torch.testing.assert_close(found, rotate(x, table), rtol=2 * HALF_A_UNIT, atol=1e-6)
 
 
 @needs_kernel
 def test_tensors_may_have_gaps() -> None:
-    x, cos, sin = random(2, 5, 3, 32, seed=1).bfloat16(), random(2, 5, 32, seed=2), random(2, 5, 32, seed=3)
+    x, cos, sin = random(10, 3, 32, seed=1).bfloat16(), random(10, 16, seed=2), random(10, 16, seed=3)
     gaps = [part.repeat_interleave(2, dim=-1)[..., ::2] for part in (x, cos, sin)]
     assert not any(part.is_contiguous() for part in gaps)
-    assert torch.equal(rotate(*gaps, interleaved=False), rotate(x, cos, sin, interleaved=False))
+    assert torch.equal(
+        rotate(gaps[0], RotaryTable(gaps[1], gaps[2], False)), rotate(x, RotaryTable(cos, sin, False))
+    )
 
 
 @needs_kernel
 def test_a_token_that_is_not_finite_stays_alone() -> None:
-    x, cos, sin = random(1, 4, 2, 32, seed=1).bfloat16(), random(1, 4, 32, seed=2), random(1, 4, 32, seed=3)
-    right = rotate(x, cos, sin, interleaved=False)
-    x[0, 2, 1, 3] = torch.nan
-    found = rotate(x, cos, sin, interleaved=False)
-    assert torch.isnan(found).nonzero().tolist() == [[0, 2, 1, 3], [0, 2, 1, 19]]
+    x, table = random(4, 2, 32, seed=1).bfloat16(), table_of(random(4, 16, seed=2), interleaved=False)
+    right = rotate(x, table)
+    x[2, 1, 3] = torch.nan
+    found = rotate(x, table)
+    assert torch.isnan(found).nonzero().tolist() == [[2, 1, 3], [2, 1, 19]]
     assert torch.equal(found[~torch.isnan(found)], right[~torch.isnan(found)])
 
 
 @needs_kernel
 def test_what_a_plan_is_told_of_it_is_so() -> None:
-    x, cos, sin = random(2, 5, 3, 32, seed=1).bfloat16(), random(1, 5, 32, seed=2), random(1, 5, 32, seed=3)
+    x, cos, sin = random(10, 3, 32, seed=1).bfloat16(), random(10, 16, seed=2), random(10, 16, seed=3)
     torch.library.opcheck(
         torch.ops.summarizer.rotate.default,
         (x, cos, sin, False, False),

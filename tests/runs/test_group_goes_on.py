@@ -13,7 +13,7 @@ import torch
 from grids import GRID, assert_as_alone, grid, job, numbers, train_one_by_one, watched_sizes
 
 from summarizer.errors import StopRequested
-from summarizer.generation.decode import Decoder
+from summarizer.generation.decoder import Decoder
 from summarizer.runs import experiment
 from summarizer.runs.experiment import run_group
 from summarizer.runs.group_runs import GroupRuns

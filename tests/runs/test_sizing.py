@@ -12,7 +12,6 @@ from transformers import GPTJConfig
 from summarizer.config.paths import conf_folder
 from summarizer.config.schema import RunConfig
 from summarizer.errors import ConfigError
-from summarizer.models.blocks import blocks
 from summarizer.runs import sizing
 from summarizer.runs.preflight import preflight
 from summarizer.runs.sizing import Sizing, dry_run_of, planned_bytes, size_run
@@ -83,7 +82,7 @@ def test_not_even_one_example_is_a_mistake_with_ways_out(monkeypatch: pytest.Mon
 def test_preparing_a_model_does_what_was_decided(recomputed: int | None, count: int) -> None:
     spec = spec_of()
     run = dry_run_of([spec], config(), torch.float32, Sizing(recomputed, Microbatches(None, None)))
-    changed = ["forward" in vars(block) for block in blocks(run.adapted.model)]
+    changed = ["forward" in vars(block) for block in run.adapted.model.blocks]
     assert changed == [True] * count + [False] * (4 - count)
 
 

@@ -22,8 +22,8 @@ from torch._dynamo.utils import counters
 from torch._inductor.compile_fx import compile_fx
 from training_groups import build_group, spec_of
 
-from summarizer.models import blocks
-from summarizer.ops import attention
+from summarizer.models import attention, blocks
+from summarizer.ops.attention import masked_attention
 from summarizer.training.group import Group
 from summarizer.training.step import train_step
 
@@ -111,8 +111,8 @@ def numbers(group: Group) -> list[tuple[list[float], list[float]]]:
 
 
 def main() -> None:
-    # As on a card, nothing in attention leaves the graph.
-    attention.packed_attention = attention.masked_attention
+    # As on a GPU, nothing in attention leaves the graph.
+    attention.packed_attention = masked_attention
     folder = Path(tempfile.mkdtemp())
     overrides = ["optimizer=adamw", "prompt.max_tokens=448", "data.rows.train=20", *sys.argv[1:]]
     specs = [spec_of(*overrides, f"adapter.dim={dim}", f"seed={dim}") for dim in (2, 5)]

@@ -11,10 +11,9 @@ from tiny_bases import adapted, fill_randomly, lora, saved
 from training_groups import build_group, losses_of, spec_of
 
 from summarizer.adapters.attach import AdaptedModel
-from summarizer.data.batches import Batch
+from summarizer.data.batches import Batch, PaddingBuckets
 from summarizer.data.order import EncodedRow
 from summarizer.data.prompt import Prompt
-from summarizer.data.room import Room
 from summarizer.models.nll import summary_nll
 from summarizer.training.group import Group
 from summarizer.training.step import backpropagate
@@ -29,13 +28,16 @@ def gradients(group: Group, *, few_shapes: bool) -> tuple[torch.Tensor, list[tor
     """Of the trials' next step: losses, stacks' gradients, and the shapes that came."""
     group.microbatches.few_shapes = few_shapes
     shapes: set[torch.Size] = set()
-    seen = group.adapted.model.register_forward_pre_hook(
-        lambda _, args, kwargs: shapes.add(kwargs["input_ids"].shape), with_kwargs=True
-    )
+    real = group.adapted.model.summary_logits
+
+    def seen(batch: Batch) -> torch.Tensor:
+        shapes.add(batch.input_ids.shape)
+        return real(batch)
+
     group.adapted.zero_grad()
-    with group.adapted.training():
+    with pytest.MonkeyPatch.context() as patched, group.adapted.training():
+        patched.setattr(group.adapted.model, "summary_logits", seen)
         losses = backpropagate(group, [trial.next_batch() for trial in group.trials])
-    seen.remove()
     return losses, [stack.grad.clone() for stack in group.adapted.stacks() if stack.grad is not None], shapes
 
 
@@ -83,7 +85,10 @@ def test_padding_changes_nothing_in_other_models(kind: str, tmp_path: Path) -> N
         [EncodedRow("a", [10, 11, 12], [7, 0]), EncodedRow("b", list(range(20, 37)), [8, 9, 0])],
         [EncodedRow("c", list(range(40, 47)), [6, 0])],
     ]
-    plain, padded = (of_batch(model, model.batch(rows, PROMPT, room=room)) for room in (None, Room(3, 90)))
+    plain, padded = (
+        of_batch(model, model.batch(rows, PROMPT, buckets=buckets))
+        for buckets in (None, PaddingBuckets(3, 90))
+    )
     assert padded[0].shape[1] > plain[0].shape[1]
     if kind == "bloom":
         assert padded[0].shape[1] == PROMPT.max_tokens, "no further than the model's own positions may go"

@@ -106,7 +106,7 @@ def token_ids(step: int, trials: Sequence[int]) -> Tensor:
 def losses_of(group: Group, ids: Tensor, precision: str) -> Tensor:
     """Mean loss of each trial on one row of its own."""
     with torch.autocast("cpu", torch.float16) if precision == "fp16" else nullcontext():
-        logits = group.adapted.model(input_ids=ids, use_cache=False).logits
+        logits = group.adapted.model.logits(ids)
     losses = torch.nn.functional.cross_entropy(
         logits[:, :-1].float().transpose(1, 2), ids[:, 1:], reduction="none"
     )

@@ -7,7 +7,7 @@ import pytest
 import torch
 from training_groups import build_group, spec_of
 
-from summarizer.data.room import Room
+from summarizer.data.batches import PaddingBuckets
 from summarizer.training import step
 from summarizer.training.microbatches import Microbatches
 
@@ -50,16 +50,16 @@ def test_a_trial_with_fewer_examples_has_none_in_the_last_parts() -> None:
 @pytest.mark.parametrize(
     ("limits", "trials", "expected"),
     [
-        (Microbatches(None, None, few_shapes=True), 1, Room(5, 500)),
-        (Microbatches(2, None, few_shapes=True), 3, Room(2, 200)),
-        (Microbatches(9, 300, few_shapes=True), 2, Room(5, 150)),
+        (Microbatches(None, None, few_shapes=True), 1, PaddingBuckets(5, 500)),
+        (Microbatches(2, None, few_shapes=True), 3, PaddingBuckets(2, 200)),
+        (Microbatches(9, 300, few_shapes=True), 2, PaddingBuckets(5, 150)),
         (Microbatches(2, 300), 2, None),
     ],
 )
 def test_padding_never_goes_beyond_the_largest_pass(
-    limits: Microbatches, trials: int, expected: Room | None
+    limits: Microbatches, trials: int, expected: PaddingBuckets | None
 ) -> None:
-    assert limits.room(trials, 5, 100) == expected
+    assert limits.buckets(trials, 5, 100) == expected
 
 
 def test_nothing_comes_of_a_process_s_empty_part() -> None:

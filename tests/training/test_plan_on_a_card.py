@@ -57,8 +57,8 @@ def test_a_card_measures_what_was_planned(checkpointing: bool, tmp_path: Path) -
         prepare(model)
     adapted = attach(model, [lora()], [0])
     batch = worst_batch(adapted, MICROBATCH)
-    borders = torch.arange(MICROBATCH.rows + 1, dtype=torch.int32, device=device) * MICROBATCH.tokens
-    batch = replace(batch, attention_mask=borders.reshape(1, 1, 1, -1))
+    ends = torch.arange(MICROBATCH.rows + 1, dtype=torch.int32, device=device) * MICROBATCH.tokens
+    batch = replace(batch, cu_seqlens=ends)
     with adapted.training():
         for _ in range(2):
             torch.cuda.reset_peak_memory_stats(device)

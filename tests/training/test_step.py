@@ -42,9 +42,7 @@ def test_nothing_in_a_step_waits_for_the_device(tmp_path: Path, monkeypatch: pyt
     """But the lengths of the examples, which CPU attention reads where a card's kernel takes them as they are."""
     from summarizer.ops import attention
 
-    monkeypatch.setattr(
-        attention, "attention_on_cpu", lambda q, k, v, cu_seqlens, scaling: q * k.mean() * v.mean()
-    )
+    monkeypatch.setattr(attention, "attention_on_cpu", lambda q, k, v, *more: q * k.mean() * v.mean())
     for overrides in ((), ("trainer.microbatch_size=1",), ("trainer.max_grad_norm=null",)):
         seen = operators_of_a_step(build_group([spec_of(*overrides)], tmp_path))
         assert {name: seen[name] for name in WAITS if seen[name]} == {}
@@ -89,7 +87,7 @@ def test_the_head_computes_the_summary_alone(tmp_path: Path, monkeypatch: pytest
     group = build_group([spec_of()], tmp_path)
     rows = group.trials[0].next_batch()
     seen: list[int] = []
-    group.adapted.model.get_output_embeddings().register_forward_hook(
+    group.adapted.model.head.register_forward_hook(
         lambda _, inputs, output: seen.append(output.shape[:-1].numel())
     )
     train_step(group, [rows])

@@ -11,8 +11,8 @@ import pytest
 import torch
 import transformers
 from fake_card import CARD, bf16_products, fake_card
-from test_decode import END, NEW, PROMPTS, SEARCHES, answers, base, expected, group, likely_end
-from test_token_pass import KINDS, made
+from test_decoder import END, NEW, PROMPTS, SEARCHES, answers, base, expected, group, likely_end
+from test_kernel_graph_step import KINDS, made
 from tiny_bases import fill_randomly, load, lora, plain, saved
 from torch import Tensor
 from torch._subclasses.fake_tensor import DataDependentOutputException
@@ -20,11 +20,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from summarizer.adapters.attach import attach
-from summarizer.generation import decode, graphed_pass
-from summarizer.generation import key_values as key_values_file
-from summarizer.generation.graphed_pass import FixedPass, GraphedPass
-from summarizer.generation.key_values import KeyValues
-from summarizer.models.attention import attending_by
+from summarizer.generation import decode_graphs, decoder, kv_cache
+from summarizer.generation.decode_graphs import CudaGraphStep
+from summarizer.generation.kv_cache import KVCache
+from summarizer.models.causal_lm import PackedModel
 from summarizer.ops import decode_gemm
 from summarizer.ops.decode_gemm import stored_weights_in_place
 from summarizer.training.fake_base import fake_base
@@ -44,9 +43,24 @@ def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     return saved(request.param, tmp_path_factory.mktemp(request.param))
 
 
+class FixedStep(CudaGraphStep):
+    """The same at fixed places, never captured."""
+
+    def __call__(self, ids: Tensor, positions: Tensor) -> Tensor:
+        self.ids.copy_(ids)
+        self.positions.copy_(positions)
+        return self._forward()
+
+
+def fix(monkeypatch: pytest.MonkeyPatch, step: type[CudaGraphStep] = FixedStep) -> None:
+    """From here on, tokens are written at fixed places by such steps, on a CPU too."""
+    monkeypatch.setattr(decoder, "decodes_at_fixed_places", lambda device: True)
+    monkeypatch.setattr(decode_graphs, "CudaGraphStep", step)
+
+
 @pytest.fixture
 def fixed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(decode, "fixed_pass", lambda device: FixedPass)
+    fix(monkeypatch)
 
 
 @pytest.mark.usefixtures("fixed")
@@ -73,7 +87,7 @@ def test_trials_get_the_tokens_of_the_usual_way(
     model = group(folder)
     end = answers(model, [PROMPTS[0]], min_new_tokens=NEW)[0][1][2]
     usual = answers(model, at_once=5, end=end, **options)
-    monkeypatch.setattr(decode, "fixed_pass", lambda device: FixedPass)
+    fix(monkeypatch)
     assert answers(model, at_once=5, end=end, **options) == usual
     assert any(len({len(answer) for answer in of_trials}) > 1 for of_trials in usual)
 
@@ -109,17 +123,17 @@ def test_every_pass_reads_the_same_places_in_the_same_shapes(
     """While answers grow, and a slot is filled again: what a captured pass would go on doing."""
     passes: list[list[tuple[str, int, torch.Size]]] = []
 
-    class Watched(FixedPass):
-        def logits(self) -> Tensor:
+    class Watched(FixedStep):
+        def _forward(self) -> Tensor:
             with Places() as places:
-                y = super().logits()
+                y = super()._forward()
             passes.append(places.read)
             return y
 
-    monkeypatch.setattr(decode, "fixed_pass", lambda device: Watched)
+    fix(monkeypatch, Watched)
     answers(base(folder), PROMPTS[:3], at_once=2, num_beams=beams, min_new_tokens=NEW)
     rows = 2 * beams
-    of_two = [read for read in passes if (rows, 1) in {shape for _, _, shape in read}]
+    of_two = [read for read in passes if (rows, 96) in {shape for _, _, shape in read}]
     assert len(of_two) >= NEW - 1
     for read in of_two[1:]:
         assert read == of_two[0]
@@ -148,18 +162,22 @@ def calls_of_a_pass(kind: str, layers: int, beams: int) -> Counter[str]:
     depth = "n_layer" if name == "GPTJConfig" else "num_hidden_layers"
     config = getattr(transformers, name)(**options | {depth: layers})
     with fake_card() as mode, pytest.MonkeyPatch.context() as patched:
-        patched.setattr(key_values_file, "moved", lambda tensor, device: tensor.to(device))  # pins no memory
+        patched.setattr(kv_cache, "moved", lambda tensor, device: tensor.to(device))  # pins no memory
         model = fake_base(config, "int8", mode, CARD)
         with mode, torch.no_grad(), bf16_products(), stored_weights_in_place():
-            adapted = attach(model, [lora(2), lora(3)], [0, 1])
-            key_values = KeyValues(2, beams, 16, 8, CARD, at_fixed_places=True)
-            with attending_by(key_values):
-                token = FixedPass(adapted.model, 2 * beams, CARD)
-                key_values.begin_writing()
-                token.logits()  # makes room for keys and values, as reading prompts does
-                key_values.begin_writing()
-                with OnCard() as watched:
-                    token.logits()
+            attach(model, [lora(2), lora(3)], [0, 1])
+            assert isinstance(model, PackedModel)
+            cache = KVCache(2, beams, 16, 8, CARD, at_fixed_places=True)
+            heads = config.get_text_config()
+            kv_heads = getattr(heads, "num_key_value_heads", heads.num_attention_heads)
+            head_dim = getattr(heads, "head_dim", None) or heads.hidden_size // heads.num_attention_heads
+            like = torch.empty(1, kv_heads, head_dim, dtype=torch.bfloat16, device=CARD)
+            for layer in range(layers):  # as reading prompts leaves it
+                cache.layers[layer] = cache._allocated(like), cache._allocated(like)
+            step = FixedStep(model, cache, 2 * beams)
+            cache.begin_decode()
+            with OnCard() as watched:
+                step._forward()
     return watched.calls
 
 
@@ -189,7 +207,7 @@ def test_a_block_of_gptj_is_few_launches() -> None:
 
 def test_a_number_that_is_asked_for_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(decode_gemm, "triton_available", lambda: True)
-    monkeypatch.setattr(FixedPass, "logits", lambda own: own.ids[: int(own.ids.max())])
+    monkeypatch.setattr(FixedStep, "_forward", lambda own: own.ids[: int(own.ids.max())])
     with pytest.raises(DataDependentOutputException):
         calls_of_a_pass("gptj", 1, 1)
 
@@ -199,10 +217,10 @@ def test_where_nothing_can_be_captured_the_log_says_so_once_and_tokens_are_the_s
 ) -> None:
     """torch's CPU build knows no graphs, and says so where one is begun."""
     wanted = answers(base(folder))
-    monkeypatch.setattr(decode, "fixed_pass", lambda device: GraphedPass)
-    monkeypatch.setattr(GraphedPass, "_beside", lambda own, compute: compute())
+    fix(monkeypatch, CudaGraphStep)
+    monkeypatch.setattr(CudaGraphStep, "_beside", lambda own, compute: compute())
     monkeypatch.setattr(torch.cuda, "CUDAGraph", refusing)
-    graphed_pass._warn.cache_clear()
+    decode_graphs._warn.cache_clear()
     with caplog.at_level(logging.WARNING):
         assert answers(base(folder)) == wanted
         assert answers(base(folder)) == wanted
@@ -235,5 +253,5 @@ def test_captured_tokens_are_those_of_single_launches(
     with torch.autocast("cuda", torch.bfloat16), caplog.at_level(logging.WARNING):
         captured = answers(model, **options)
         assert not caplog.messages
-        monkeypatch.setattr(decode, "fixed_pass", lambda device: FixedPass)
+        fix(monkeypatch)
         assert answers(model, **options) == captured

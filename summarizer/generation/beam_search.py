@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from summarizer.config.schema import GenerationConfig
-from summarizer.generation.search import Chosen, Limits, Warping, is_end_or_full, seed_of, until
+from summarizer.generation.sampling import Chosen, Limits, Warping, is_end_or_full, seed_of, until
 
 NEVER = -1.0e9
 """What transformers takes for a score that must not win."""

@@ -13,14 +13,13 @@ from torch import Tensor
 
 from summarizer.adapters.attach import AdaptedModel
 from summarizer.config.schema import GenerationConfig
-from summarizer.generation.beams import BeamSearch
-from summarizer.generation.graphed_pass import FixedPass, GraphedPass
-from summarizer.generation.key_values import KeyValues
-from summarizer.generation.search import OneByOne, Search
-from summarizer.generation.token_pass import TokenPass, token_pass
+from summarizer.generation.beam_search import BeamSearch
+from summarizer.generation.decode_graphs import DecodeStep, decode_step
+from summarizer.generation.kv_cache import KVCache
+from summarizer.generation.sampling import OneByOne, Search
 from summarizer.generation.transformers_generate import generate
-from summarizer.models.attention import attending_by, packs_examples
-from summarizer.models.nll import head_at
+from summarizer.models.causal_lm import PackedModel
+from summarizer.models.transformers_model import TransformersModel
 from summarizer.ops.decode_gemm import stored_weights_in_place
 from summarizer.ops.prefill_gemm import int8_activations
 
@@ -32,7 +31,7 @@ TOKENS_READ_AT_ONCE = 4096
 class Decoder:
     """Writes answers of all trials that a model shows now (of the base alone, one).
 
-    A model whose attention is not this project's is driven by `transformers.generate`, batch by batch.
+    A model that is none of ours is driven by `transformers.generate`, batch by batch.
     """
 
     adapted: AdaptedModel
@@ -54,43 +53,49 @@ class Decoder:
         """
         if not prompts:
             return
-        if not self._keeps_key_values(prompts):
-            yield from self._by_transformers(prompts)
+        model = self.adapted.model
+        if isinstance(model, TransformersModel):
+            yield from self._by_transformers(model, prompts)
             return
-        writing = _Writing(self, prompts)
-        while writing.goes_on():
-            yield from writing.step()
+        decoding = self.decoding(prompts)
+        while decoding.goes_on():
+            yield from decoding.step()
 
     def stream(self, prompt: Sequence[int]) -> Iterator[tuple[int, int]]:
         """Every trial's tokens as they are written, each as (trial, token); end tokens are left out.
 
         With beams, whose best is known only at the end, and by `transformers.generate`, all come at the end.
         """
-        if self.spec.num_beams > 1 or not self._keeps_key_values([prompt]):
+        if self.spec.num_beams > 1 or isinstance(self.adapted.model, TransformersModel):
             for _, answers in self.answers([prompt]):
                 for trial, tokens in enumerate(answers):
                     yield from ((trial, token) for token in tokens)
             return
-        writing = _Writing(self, [prompt])
+        decoding = self.decoding([prompt])
         going_on = list(range(self.trials))
-        while writing.goes_on():
-            writing.step()
-            going_on = [trial for trial in going_on if writing.last_tokens[trial] != self.end_id]
-            yield from ((trial, writing.last_tokens[trial]) for trial in going_on)
+        while decoding.goes_on():
+            decoding.step()
+            going_on = [trial for trial in going_on if decoding.last_tokens[trial] != self.end_id]
+            yield from ((trial, decoding.last_tokens[trial]) for trial in going_on)
 
     @property
     def trials(self) -> int:
         return self.adapted.group.size if self.adapted.group.enabled else 1
 
-    def _keeps_key_values(self, prompts: Sequence[Sequence[int]]) -> bool:
-        return packs_examples(self.adapted.model, max(map(len, prompts)) + self.spec.max_new_tokens)
+    def decoding(self, prompts: Sequence[Sequence[int]]) -> Decoding:
+        """The writing of answers, token by token, by a model of our own."""
+        model = self.adapted.model
+        assert isinstance(model, PackedModel)
+        return Decoding(self, model, prompts)
 
-    def _by_transformers(self, prompts: Sequence[Sequence[int]]) -> Iterator[tuple[int, list[list[int]]]]:
+    def _by_transformers(
+        self, model: TransformersModel, prompts: Sequence[Sequence[int]]
+    ) -> Iterator[tuple[int, list[list[int]]]]:
         order = sorted(range(len(prompts)), key=lambda index: -len(prompts[index]))
         for start in range(0, len(order), self.at_once):
             batch = order[start : start + self.at_once]
             answers = generate(
-                self.adapted.model,
+                model,
                 [prompts[index] for index in batch],
                 self.spec,
                 trials=self.trials,
@@ -102,28 +107,28 @@ class Decoder:
                 yield index, [of_trial[place] for of_trial in answers]
 
 
-class _Writing:
+class Decoding:
     """The state of one call: which prompt each slot holds, and what was written there.
 
     A row of slots for each trial, one behind the other, all with the same prompts: the adapted layers want the rows
     of a trial together, and as many of each.
     """
 
-    def __init__(self, decoder: Decoder, prompts: Sequence[Sequence[int]]) -> None:
-        self.decoder, self.prompts = decoder, prompts
+    def __init__(self, decoder: Decoder, model: PackedModel, prompts: Sequence[Sequence[int]]) -> None:
+        self.decoder, self.model, self.prompts = decoder, model, prompts
         spec, device = decoder.spec, decoder.adapted.device
         self.waiting = deque(sorted(range(len(prompts)), key=lambda index: -len(prompts[index])))
         self.held: list[int | None] = [None] * min(decoder.at_once, len(prompts))
         self.answers: dict[int, dict[int, list[int]]] = {}
         """Of the prompts that are held, those of trials that are done."""
         slots = decoder.trials * len(self.held)
-        self.key_values = KeyValues(
+        self.cache = KVCache(
             slots,
             spec.num_beams,
             len(prompts[self.waiting[0]]),
             spec.max_new_tokens,
             device,
-            at_fixed_places=fixed_pass(device) is not None,
+            at_fixed_places=decodes_at_fixed_places(device),
         )
         self.search: Search = (
             BeamSearch(slots, spec, decoder.end_id, device)
@@ -133,9 +138,9 @@ class _Writing:
         self.logits: Float[Tensor, "s b v"] | None = None
         self.unread: Int[Tensor, "s b"] | None = None
         """Tokens that were chosen, and that the model has not read yet: who asked for them need not wait for it."""
-        self.token_pass: TokenPass | FixedPass | None = None
-        self.rows_taken_down = 0
-        """For which `token_pass` is, or is None; where slots leave, what it reads lies elsewhere."""
+        self.decode: DecodeStep | None = None
+        self.decode_rows = 0
+        """For which `decode` was made; where slots leave, what it reads lies elsewhere."""
         self.last_tokens: list[int] = []
         """Of each slot's first beam."""
 
@@ -148,7 +153,6 @@ class _Writing:
         # Blocks compiled for training would compile anew for one token.
         with (
             torch.compiler.set_stance("force_eager"),
-            attending_by(self.key_values),
             stored_weights_in_place(),
         ):
             if self.unread is not None:
@@ -163,7 +167,7 @@ class _Writing:
             self.unread = None
             if any(index is not None for index in self.held):
                 if chosen.sources is not None:
-                    self.key_values.follow(chosen.sources)
+                    self.cache.follow(chosen.sources)
                 self.unread = self._shrink(chosen.tokens)
         return finished
 
@@ -190,43 +194,23 @@ class _Writing:
         for slot, prompt in zip(slots, own * trials, strict=True):
             self.search.begin(slot, prompt)
         lengths = [len(prompt) for prompt in own]
-        ids = torch.tensor([token for prompt in own for token in prompt], device=device)
-        positions = torch.cat([torch.arange(length) for length in lengths]).to(device)
+        ids = torch.tensor([token for prompt in own for token in prompt] * trials, device=device)
         lasts = torch.tensor(lengths, device=device).cumsum(0) - 1
-        borders = self.key_values.begin_reading(slots, lengths * trials)
+        sequences = self.cache.begin_prefill(slots, lengths * trials, rows=trials)
         reading = int8_activations() if self.decoder.read_in_int8 else nullcontext()
-        with reading, head_at(self.decoder.adapted.model, lasts.expand(trials, -1)):
-            new = self._forward(
-                ids.repeat(1, trials), borders.reshape(1, 1, 1, -1), positions.repeat(1, trials)
-            )
-        new = new.reshape(len(slots), 1, -1).expand(-1, self.key_values.beams, -1)
+        with reading:
+            new = self.model(ids, sequences, self.cache, at=lasts.expand(trials, -1)).float()
+        new = new.reshape(len(slots), 1, -1).expand(-1, self.cache.beams, -1)
         if self.logits is None:
-            self.logits = new.new_zeros(self.key_values.slots, *new.shape[1:])
+            self.logits = new.new_zeros(self.cache.slots, *new.shape[1:])
         self.logits[slots] = new
 
     def _write(self, tokens: Tensor) -> None:
-        beams, rows = self.key_values.beams, tokens.numel()
-        positions = self.key_values.begin_writing()[:, None].expand(-1, beams).reshape(-1)
-        if rows != self.rows_taken_down:
-            model, device = self.decoder.adapted.model, self.decoder.adapted.device
-            fixed = fixed_pass(device)
-            self.token_pass = (
-                fixed(model, rows, device) if fixed else token_pass(model, self.key_values, rows)
-            )
-            self.rows_taken_down = rows
-        if self.token_pass is not None:
-            logits = self.token_pass(tokens.reshape(-1), positions)
-        else:
-            borders = torch.zeros(1, 1, 1, 1, dtype=torch.int32, device=tokens.device)
-            logits = self._forward(tokens.reshape(-1, 1), borders, positions[:, None])
-        self.logits = logits.reshape(self.key_values.slots, beams, -1)
-
-    def _forward(self, ids: Tensor, borders: Tensor, positions: Tensor) -> Tensor:
-        model = self.decoder.adapted.model
-        out: Tensor = model(
-            input_ids=ids, attention_mask=borders, position_ids=positions, use_cache=False
-        ).logits
-        return out.float()
+        rows, positions = tokens.numel(), self.cache.begin_decode()
+        if self.decode is None or rows != self.decode_rows:
+            self.decode, self.decode_rows = decode_step(self.model, self.cache, rows), rows
+        logits = self.decode(tokens.reshape(-1), positions)
+        self.logits = logits.reshape(self.cache.slots, self.cache.beams, -1)
 
     def _collect(self, done: Sequence[bool]) -> list[tuple[int, list[list[int]]]]:
         """Take down what is done for the first time; a prompt leaves when all trials have answered it."""
@@ -251,11 +235,11 @@ class _Writing:
         At fixed places, where the pass would be captured anew for each that goes: once half of them are free.
         """
         stay = [place for place, index in enumerate(self.held) if index is not None]
-        most = len(self.held) // 2 if self.key_values.at_fixed_places else len(self.held) - 1
+        most = len(self.held) // 2 if self.cache.at_fixed_places else len(self.held) - 1
         if self.waiting or len(stay) > most:
             return tokens
         slots = [trial * len(self.held) + place for trial in range(self.decoder.trials) for place in stay]
-        self.key_values.keep(slots)
+        self.cache.keep(slots)
         self.search.keep(slots)
         self.held = [self.held[place] for place in stay]
         return tokens[slots]
@@ -266,6 +250,6 @@ class _Writing:
         return index
 
 
-def fixed_pass(device: torch.device) -> type[FixedPass] | None:
-    """What writes tokens at fixed places; None where tokens are written as a processor writes them."""
-    return GraphedPass if device.type == "cuda" else None
+def decodes_at_fixed_places(device: torch.device) -> bool:
+    """Whether tokens are written by a pass that is captured once, as a GPU wants it."""
+    return device.type == "cuda"

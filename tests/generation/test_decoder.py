@@ -16,8 +16,10 @@ from tiny_bases import adapted, fill_randomly, load, lora, plain, saved
 from transformers import GenerationConfig, GPTJConfig, GPTJForCausalLM, PreTrainedModel
 
 from summarizer.adapters.attach import AdaptedModel, attach
-from summarizer.generation import beams, decode, key_values
-from summarizer.generation.decode import Decoder
+from summarizer.generation import beam_search, kv_cache
+from summarizer.generation import decoder as decoder_file
+from summarizer.generation.decoder import Decoder
+from summarizer.models.attention import Sequences
 from summarizer.ops import decode_attention, decode_gemm, native
 
 END, PAD, NEW = 7, 0, 9
@@ -172,7 +174,7 @@ def test_sampling_is_its_seed_s_whatever_the_batch_and_leaves_the_global_generat
 def test_beams_are_drawn_as_transformers_draws_them(
     warped: dict[str, Any], folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(beams, "seed_of", lambda seed, prompt: seed)
+    monkeypatch.setattr(beam_search, "seed_of", lambda seed, prompt: seed)
     sampling: dict[str, Any] = {"num_beams": 2, "temperature": 1.0, "top_k": 0, "top_p": 1.0} | warped
     wanted = []
     for prompt in PROMPTS:
@@ -222,7 +224,9 @@ def test_bf16_products_stay_near(kind: str, tmp_path: Path) -> None:
 def test_the_gpu_says_what_the_cpu_says(folder: Path) -> None:
     model = group(folder)
     here = answers(model)
-    there = attach(load(folder).model.to("cuda"), [lora(2), lora(5), lora(1, targets=["linear"])], [0, 1, 2])
+    there = attach(
+        load(folder, device="cuda").model, [lora(2), lora(5), lora(1, targets=["linear"])], [0, 1, 2]
+    )
     for trial in range(3):
         fill_randomly(there, trial, seed=trial)
     assert answers(there) == here
@@ -252,14 +256,16 @@ def test_prompts_are_read_together_up_to_so_many_tokens(
 ) -> None:
     """And one that is longer alone."""
     read: list[list[int]] = []
-    begin = key_values.KeyValues.begin_reading
+    begin = kv_cache.KVCache.begin_prefill
 
-    def reading(kept: key_values.KeyValues, slots: Sequence[int], lengths: Sequence[int]) -> torch.Tensor:
+    def reading(
+        cache: kv_cache.KVCache, slots: Sequence[int], lengths: Sequence[int], rows: int
+    ) -> Sequences:
         read.append(list(lengths))
-        return begin(kept, slots, lengths)
+        return begin(cache, slots, lengths, rows)
 
-    monkeypatch.setattr(decode, "TOKENS_READ_AT_ONCE", 12)
-    monkeypatch.setattr(key_values.KeyValues, "begin_reading", reading)
+    monkeypatch.setattr(decoder_file, "TOKENS_READ_AT_ONCE", 12)
+    monkeypatch.setattr(kv_cache.KVCache, "begin_prefill", reading)
     answers(base(wide_heads), [[8] * length for length in (13, 7, 5, 4, 3)], at_once=5)
     assert read == [[13], [7, 5], [4, 3]]
 

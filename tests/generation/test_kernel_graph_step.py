@@ -1,4 +1,4 @@
-"""A token from a tape of kernels against transformers' own model, whose weights are what int8 stands for."""
+"""A token from a kernel graph against transformers' own model, whose weights are what int8 stands for."""
 
 from __future__ import annotations
 
@@ -8,13 +8,15 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from test_decode import NEW, PROMPTS, SEARCHES, answers, expected
+from test_decoder import NEW, PROMPTS, SEARCHES, answers, expected
 from tiny_bases import fill_randomly, load, lora, plain, saved
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from summarizer import compat
 from summarizer.adapters.attach import AdaptedModel, attach
-from summarizer.generation import decode, token_pass
+from summarizer.generation import decode_graphs, decoder
+from summarizer.generation.decode_graphs import KernelGraphStep
+from summarizer.models.causal_lm import CausalLM
 from summarizer.ops import decode_gemm, kernel_graph
 from summarizer.quantization.frozen import FrozenEmbedding, FrozenLinear
 from summarizer.quantization.protocol import WeightFormat
@@ -42,12 +44,12 @@ KINDS: dict[str, tuple[str, dict[str, Any]]] = {
     "llama_tied": ("LlamaConfig", LLAMA | {"tie_word_embeddings": True}),
     "mistral": ("MistralConfig", LLAMA | {"sliding_window": None, "head_dim": 32}),
     "qwen2": ("Qwen2Config", LLAMA),
+    "qwen3": ("Qwen3Config", LLAMA | {"head_dim": 16}),
+    "smollm3": ("SmolLM3Config", LLAMA | {"num_hidden_layers": 4}),
 }
 OTHERS: dict[str, tuple[str, dict[str, Any]]] = {
-    "another activation": ("GPTJConfig", GPTJ | {"rotary_dim": 8, "activation_function": "relu"}),
-    "another activation, Llama's": ("LlamaConfig", LLAMA | {"hidden_act": "gelu"}),
     "heads of half a register": ("GPTJConfig", GPTJ | {"n_head": 8, "rotary_dim": 4}),
-    "another model": ("GPT2Config", GPTJ),
+    "a window that ends within the text": ("MistralConfig", LLAMA | {"sliding_window": 8, "head_dim": 32}),
 }
 
 
@@ -65,23 +67,23 @@ def made(config: tuple[str, dict[str, Any]], folder: Path) -> Path:
 
 @pytest.fixture
 def taken(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
-    """Of each pass that was asked for, whether there was a tape."""
+    """Whether each step that was asked for was recorded."""
     passes: list[bool] = []
 
     def told(*given: Any) -> Any:
-        found = token_pass.token_pass(*given)
-        passes.append(found is not None)
+        found = decode_graphs.decode_step(*given)
+        passes.append(isinstance(found, KernelGraphStep))
         return found
 
-    monkeypatch.setattr(decode, "token_pass", told)
+    monkeypatch.setattr(decoder, "decode_step", told)
     return passes
 
 
-def as_stored(folder: Path, base: PreTrainedModel) -> PreTrainedModel:
+def as_stored(folder: Path, base: CausalLM) -> PreTrainedModel:
     """transformers' model with the weights that the quantized base stands for."""
     reference = plain(folder)
     count = 0
-    for name, module in base.named_modules():
+    for name, module in base.module.named_modules():
         if isinstance(module, FrozenLinear | FrozenEmbedding):
             reference.get_submodule(name).weight.data = module.weight.dense(torch.float32)
             count += 1
@@ -123,10 +125,10 @@ def test_without_a_count_of_writes_the_modules_write_the_same(
 
 def logits_of(model: AdaptedModel, monkeypatch: pytest.MonkeyPatch) -> list[torch.Tensor]:
     seen: list[torch.Tensor] = []
-    advance = decode.OneByOne.advance
+    advance = decoder.OneByOne.advance
     with monkeypatch.context() as patched:
         patched.setattr(
-            decode.OneByOne,
+            decoder.OneByOne,
             "advance",
             lambda own, logits: (seen.append(logits.clone()), advance(own, logits))[1],
         )
@@ -152,15 +154,15 @@ def test_trials_get_the_logits_that_the_modules_give(
     for trial in range(3):
         fill_randomly(model, trial, seed=trial)
     with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-        by_tape = logits_of(model, monkeypatch)
+        by_graph = logits_of(model, monkeypatch)
         assert taken
         assert all(taken)
-        monkeypatch.setattr(decode, "token_pass", lambda *given: None)
+        monkeypatch.setattr(KernelGraphStep, "recorded", lambda *given: None)
         by_modules = logits_of(model, monkeypatch)
-    assert len(by_tape) == len(by_modules) > NEW
+    assert len(by_graph) == len(by_modules) > NEW
     # int8's kernel rounds x to 16 bits, keys may be kept in bf16: fp32's last bit can decide to which side.
     bound = 1e-2 if bf16 else 1e-4
-    for one, other in zip(by_tape, by_modules, strict=True):
+    for one, other in zip(by_graph, by_modules, strict=True):
         assert (one - other).abs().max() < bound * other.abs().max()
 
 
@@ -201,8 +203,8 @@ def test_a_format_without_a_kernel_and_many_rows_go_their_own_way(
 
 
 @needs_kernels
-def test_a_layer_that_copies_its_input_has_no_tape(tmp_path: Path, taken: list[bool]) -> None:
-    """What lies in a copy when the tape is taken down would be multiplied again and again."""
+def test_a_layer_that_copies_its_input_is_not_recorded(tmp_path: Path, taken: list[bool]) -> None:
+    """What lies in a copy when the graph is recorded would be multiplied again and again."""
     model = attach(load(made(KINDS["gptj"], tmp_path), "int8").model, [lora(1)], [0])
     layer = model.layers["transformer.h.1.mlp.fc_in"]
     layer.register_forward_pre_hook(lambda _, given: (given[0].clone(),))

@@ -1,0 +1,129 @@
+"""What training, evaluation and generation ask of a model, whether it is one of ours or one of transformers'."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import ClassVar
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from transformers import PretrainedConfig
+
+from summarizer.data.batches import Batch
+from summarizer.models.attention import KeyValueCache, RotaryEmbedding, Sequences
+from summarizer.ops.rotary import RotaryTable
+
+
+class CausalLM(ABC):
+    """A causal language model, from token ids to the logits of the next tokens."""
+
+    config: PretrainedConfig
+
+    @property
+    @abstractmethod
+    def module(self) -> nn.Module:
+        """Its layers, under the names that the checkpoint gives them."""
+
+    @property
+    @abstractmethod
+    def embedding(self) -> nn.Module:
+        """From token ids to hidden states."""
+
+    @property
+    @abstractmethod
+    def head(self) -> nn.Module:
+        """From hidden states to logits."""
+
+    @property
+    @abstractmethod
+    def blocks(self) -> list[nn.Module]:
+        """Its blocks in the order of the data: what is compiled, and recomputed to save memory. May be empty."""
+
+    @property
+    @abstractmethod
+    def architecture(self) -> str:
+        """The class of transformers that computes the same, as checkpoints name it."""
+
+    @abstractmethod
+    def packs(self, max_tokens: int) -> bool:
+        """Whether sequences of up to max_tokens each, one behind the other in a row, give what each gives alone."""
+
+    @abstractmethod
+    def summary_logits(self, batch: Batch) -> Float[Tensor, "n m v"]:
+        """The logits at the batch's positions, which is all that a loss is over."""
+
+    @abstractmethod
+    def logits(self, ids: Int[Tensor, "rows t"]) -> Float[Tensor, "rows t v"]:
+        """The logits behind every token, each row a sequence of its own."""
+
+
+class PackedModel(nn.Module, CausalLM):
+    """A model of our own: one forward for training, prefill and decode, over packed sequences.
+
+    A family is one file: a class that makes the modules, named as the checkpoint's tensors are, and says which of
+    them is what.
+    """
+
+    prefix: ClassVar[str]
+    """Of the names of all modules but the head, which some checkpoints leave out."""
+    rotary: RotaryEmbedding
+    """The angles of positions."""
+
+    @property
+    @abstractmethod
+    def final_norm(self) -> nn.Module:
+        """Between the last block and the head."""
+
+    @property
+    def module(self) -> nn.Module:
+        return self
+
+    def packs(self, max_tokens: int) -> bool:
+        return True
+
+    def forward(
+        self,
+        ids: Int[Tensor, " tokens"],
+        sequences: Sequences,
+        cache: KeyValueCache | None = None,
+        at: Int[Tensor, "n m"] | None = None,
+    ) -> Float[Tensor, "tokens v"] | Float[Tensor, "n m v"]:
+        """The logits behind each token; with `at`, behind those places of each trial's tokens alone.
+
+        cache: keeps the keys and values of these tokens, and attends to those of earlier ones.
+        """
+        return self.through_blocks(
+            self.embedding(ids), self.rotary(sequences.positions), sequences, cache, at
+        )
+
+    def through_blocks(
+        self,
+        hidden: Float[Tensor, "tokens d"],
+        rotary: RotaryTable,
+        sequences: Sequences,
+        cache: KeyValueCache | None = None,
+        at: Int[Tensor, "n m"] | None = None,
+    ) -> Float[Tensor, "tokens v"] | Float[Tensor, "n m v"]:
+        """What follows the embedding: the part that is the same computation for every token."""
+        for block in self.blocks:
+            hidden = block(hidden, rotary, sequences, cache)
+        if at is not None:  # the head is the widest layer of all, and a summary is short beside its article
+            by_trial = hidden.reshape(len(at), -1, hidden.shape[-1])
+            hidden = by_trial.gather(1, at[..., None].expand(-1, -1, hidden.shape[-1]))
+        logits: Tensor = self.head(self.final_norm(hidden))
+        return logits
+
+    def summary_logits(self, batch: Batch) -> Float[Tensor, "n m v"]:
+        assert batch.position_ids is not None, "our models take packed batches"
+        assert batch.cu_seqlens is not None, "our models take packed batches"
+        sequences = Sequences(batch.position_ids.flatten(), batch.cu_seqlens, rows=len(batch.input_ids))
+        logits: Tensor = self(batch.input_ids.flatten(), sequences, at=batch.positions)
+        return logits
+
+    def logits(self, ids: Int[Tensor, "rows t"]) -> Float[Tensor, "rows t v"]:
+        rows, t = ids.shape
+        positions = torch.arange(t, device=ids.device).repeat(rows)
+        cu_seqlens = torch.arange(0, rows * t + 1, t, dtype=torch.int32, device=ids.device)
+        logits: Tensor = self(ids.flatten(), Sequences(positions, cu_seqlens, rows))
+        return logits.reshape(rows, t, -1)

@@ -29,6 +29,7 @@ from summarizer.config.schema import QuantizationConfig, RunConfig
 from summarizer.console.progress import bar
 from summarizer.data.prompt import build_prompt
 from summarizer.data.splits import build_split
+from summarizer.models.causal_lm import CausalLM
 from summarizer.models.load import load_base
 from summarizer.models.source import model_folder
 from summarizer.models.tokenizer import load_tokenizer
@@ -121,10 +122,10 @@ def pass_text(
         embedded.append(output.detach().requires_grad_())
         return embedded[0]
 
-    hook = model.get_input_embeddings().register_forward_hook(detach)
+    hook = model.embedding.register_forward_hook(detach)
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
     with torch.set_grad_enabled(backward), autocast:
-        logits = model(input_ids=tokens, use_cache=False).logits[0, :-1].float()
+        logits = model.logits(tokens)[0, :-1].float()
         log_probabilities = F.log_softmax(logits, dim=-1)
         losses = F.nll_loss(
             log_probabilities[prompt_tokens - 1 :], tokens[0, prompt_tokens:], reduction="none"
@@ -157,8 +158,8 @@ def read_texts(spec: RunConfig) -> Iterator[tuple[list[int], int]]:
         yield prompt.training_ids(row.article_ids, row.target_ids)
 
 
-def multiply_by(model: nn.Module, products: WeightFormat) -> None:
-    for module in model.modules():
+def multiply_by(model: CausalLM, products: WeightFormat) -> None:
+    for module in model.module.modules():
         if isinstance(module, FrozenWeight):
             module.format = products
 

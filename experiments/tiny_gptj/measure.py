@@ -16,6 +16,7 @@ import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -106,8 +107,8 @@ def read_articles(path: Path) -> list[str]:
         return [json.loads(line)["article"] for line in file]
 
 
-def load_model(spec: Any) -> PreTrainedModel:
-    """In fp32: the package's model as it is stored, another by transformers."""
+def load_model(spec: Any) -> Any:
+    """In fp32, called as transformers' models are: the package's as it is stored, another by transformers."""
     import torch
     from transformers import AutoModelForCausalLM
 
@@ -117,13 +118,16 @@ def load_model(spec: Any) -> PreTrainedModel:
     from summarizer.models.stored_base import is_stored_base
 
     if is_stored_base(model_folder(spec)):
-        return load_base(spec, QuantizationConfig(format="int8", cache=False), torch.device("cpu")).model
+        base = load_base(spec, QuantizationConfig(format="int8", cache=False), torch.device("cpu"))
+        as_called = torch.nn.Identity()
+        as_called.forward = lambda input_ids, use_cache: SimpleNamespace(logits=base.model.logits(input_ids))
+        return as_called
     model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(model_folder(spec), dtype=torch.float32)
     return model.eval()
 
 
 def window_losses(
-    model: PreTrainedModel, tokens: NDArray[np.uint16], context: int, windows: int | None
+    model: Any, tokens: NDArray[np.uint16], context: int, windows: int | None
 ) -> NDArray[np.float64]:
     """Nats per token of windows that do not overlap, shape (windows,); so many of them, evenly spread."""
     import numpy as np

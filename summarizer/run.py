@@ -11,12 +11,18 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import hydra
 from omegaconf import DictConfig, OmegaConf
 
 from summarizer.config.paths import conf_folder
+
+if TYPE_CHECKING:
+    from summarizer.runs.session import Session
+    from summarizer.sweeps.groups import SweepReports
 
 
 def main() -> None:
@@ -29,18 +35,20 @@ def main() -> None:
 def command(arguments: Sequence[str]) -> int:
     """Run the command with these arguments and return its exit code."""
     from summarizer.runs.launch import prepare_process
-    from summarizer.runs.mistakes import report_mistakes
+    from summarizer.runs.mistakes import ExitCode
 
     prepare_process()
-    return report_mistakes(lambda: _dispatch(arguments), arguments)
+    with ExitCode(arguments) as code:
+        _dispatch(arguments)
+    return code.value
 
 
 def _dispatch(arguments: Sequence[str]) -> None:
     from summarizer.config.completion import BASH, asks_for_completion
     from summarizer.config.help import asks_for_help, help_text
     from summarizer.runs.folder import check_unused
-    from summarizer.runs.launch import follow, is_follower, lead, raise_failures, resume
-    from summarizer.sweeps.closing import reported
+    from summarizer.runs.launch import is_worker, main_process, resume, work
+    from summarizer.sweeps.groups import SweepReports
 
     if asks_for_completion(arguments):
         print(BASH)
@@ -48,69 +56,81 @@ def _dispatch(arguments: Sequence[str]) -> None:
     if asks_for_help(arguments):
         text = help_text([word for word in arguments if not word.startswith("-")])
         if text is not None:
-            if not is_follower():
+            if not is_worker():
                 print(text)
             return
-    if is_follower():
-        follow()
+    if is_worker():
+        work()
         return
     folder = [argument.removeprefix("resume=") for argument in arguments if argument.startswith("resume=")]
     if folder and folder[0] not in ("", "null"):
         from summarizer.sweeps.resume import is_sweep, resume_sweep
 
         others = [argument for argument in arguments if argument != f"resume={folder[0]}"]
-        with lead():
+        with main_process() as session:
             if is_sweep(Path(folder[0])):
-                resume_sweep(Path(folder[0]), others)
+                resume_sweep(Path(folder[0]), others, session)
             else:
-                resume(Path(folder[0]), others)
-            raise_failures()
+                resume(Path(folder[0]), others, session)
+            session.raise_failures()
         return
     check_unused(arguments)
-    with lead():
-        with reported():
-            _compose_and_run()
-        raise_failures()
+    with main_process() as session:
+        with SweepReports() as reports:
+            hydra.main(version_base="1.3", config_path=str(conf_folder()), config_name="config")(
+                Task(session, reports)
+            )()
+        session.raise_failures()
 
 
-@hydra.main(version_base="1.3", config_path=str(conf_folder()), config_name="config")
-def _compose_and_run(config: DictConfig) -> float | None:
-    from hydra.core.hydra_config import HydraConfig
-    from hydra.types import RunMode
+@dataclass
+class Task:
+    """What Hydra calls with each config that it composes; the fused launcher takes the session from it."""
 
-    from summarizer.config.plain import to_plain
-    from summarizer.errors import ConfigError
-    from summarizer.runs.folder import take_back
-    from summarizer.runs.launch import FailuresKept, raise_alone, start
-    from summarizer.runs.record import RunRecord
+    session: Session
+    reports: SweepReports
 
-    hydra_config = HydraConfig.get()
-    sweeping = hydra_config.mode == RunMode.MULTIRUN
-    folder = hydra_config.runtime.output_dir
-    # Not resolved: an interpolation in an override may stand for what no file should hold.
-    as_typed = OmegaConf.to_container(hydra_config.overrides.task, resolve=False)
-    assert isinstance(as_typed, list)
-    # A sweeper that optimizes must hear of a failure, and what is kept in another launcher's process is lost.
-    # Hydra's own sweeper would only end with it, after a line of its own.
-    in_this_process = not sweeping or hydra_config.launcher._target_.endswith(".BasicLauncher")
-    optimizing = sweeping and not hydra_config.sweeper._target_.endswith(".BasicSweeper")
-    with FailuresKept(folder, keep=in_this_process and not optimizing, sweeping=sweeping):
-        record = RunRecord(
-            config=to_plain(config),
-            folder=folder,
-            overrides=tuple(as_typed),
-            sweep=Path(hydra_config.sweep.dir).name if sweeping else None,
-        )
-        try:
-            value = raise_alone(start([record]))
-            if record.config["plan"] and not sweeping:
-                take_back(Path(folder))
-            return value
-        except ConfigError:
-            if not sweeping:
-                take_back(Path(folder))
-            raise
-    return None  # what the run raised is kept
+    def __call__(self, config: DictConfig) -> float | None:
+        from hydra.core.hydra_config import HydraConfig
+        from hydra.types import RunMode
+
+        from summarizer.config.plain import to_plain
+        from summarizer.errors import ConfigError
+        from summarizer.runs.folder import take_back
+        from summarizer.runs.launch import prepare
+        from summarizer.runs.record import RunRecord
+        from summarizer.runs.session import raise_alone
+        from summarizer.sweeps.groups import FailuresKept
+
+        hydra_config = HydraConfig.get()
+        sweeping = hydra_config.mode == RunMode.MULTIRUN
+        folder = hydra_config.runtime.output_dir
+        # Not resolved: an interpolation in an override may stand for what no file should hold.
+        as_typed = OmegaConf.to_container(hydra_config.overrides.task, resolve=False)
+        assert isinstance(as_typed, list)
+        # A sweeper that optimizes must hear of a failure, and what is kept in another launcher's process is lost.
+        # Hydra's own sweeper would only end with it, after a line of its own.
+        in_this_process = not sweeping or hydra_config.launcher._target_.endswith(".BasicLauncher")
+        optimizing = sweeping and not hydra_config.sweeper._target_.endswith(".BasicSweeper")
+        keep = in_this_process and not optimizing
+        with FailuresKept(self.session, folder, keep=keep, sweeping=sweeping):
+            record = RunRecord(
+                config=to_plain(config),
+                folder=folder,
+                overrides=tuple(as_typed),
+                sweep=Path(hydra_config.sweep.dir).name if sweeping else None,
+            )
+            try:
+                train = prepare([record], self.session)
+                value = raise_alone(train())
+                if record.config["plan"] and not sweeping:
+                    take_back(Path(folder))
+                return value
+            except ConfigError:
+                if not sweeping:
+                    take_back(Path(folder))
+                raise
+        return None  # what the run raised is kept
 
 
 if __name__ == "__main__":

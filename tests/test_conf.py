@@ -95,14 +95,14 @@ def test_a_new_yaml_is_found_by_itself(tmp_path: Path) -> None:
     (folder / "optimizer" / "nadam.yaml").write_text(text.replace("torch.optim.AdamW", "torch.optim.NAdam"))
     assert set(options(folder)) - set(options(conf_folder())) == {"optimizer=nadam"}
     spec = check(composed("optimizer=nadam", folder=folder))
-    assert spec.optimizer.path == "torch.optim.NAdam"
+    assert spec.optimizer.target == "torch.optim.NAdam"
 
 
 def test_the_defaults_are_the_reference_experiment_but_for_the_rate() -> None:
     spec = preflight(composed())
     assert (spec.adapter.dim, spec.adapter.alpha, spec.adapter.exclude) == (2, None, [])
     assert sorted(spec.adapter.targets) == ["embedding", "head", "linear"]
-    assert (spec.optimizer.path, spec.optimizer.lr) == ("bitsandbytes.optim.Adam8bit", 1e-3)
+    assert (spec.optimizer.target, spec.optimizer.lr) == ("bitsandbytes.optim.Adam8bit", 1e-3)
     assert (spec.trainer.batch_size, spec.trainer.epochs, spec.trainer.shuffle) == (2, 3.0, True)
     assert (spec.trainer.max_steps, spec.quantization.format) == (None, "int8")
     assert (spec.model.name_or_path, spec.tracking.mode) == ("embedded:tiny_gptj", "offline")
@@ -116,7 +116,7 @@ def test_the_reference_experiment_in_full() -> None:
     assert spec.data.rows.train is None
     assert spec.quantization.format == "blockwise8"
     assert (spec.adapter, spec.trainer.epochs) == (default.adapter, 3.0)
-    assert (spec.optimizer.path, spec.optimizer.lr) == (default.optimizer.path, 1e-4)
+    assert (spec.optimizer.target, spec.optimizer.lr) == (default.optimizer.target, 1e-4)
     assert (spec.trainer.batch_size, spec.trainer.shuffle) == (2, True)
 
 
@@ -148,7 +148,7 @@ def suggestions(line: str, folder: Path) -> set[str]:
     ("typed", "offered"),
     [
         ("adapter.d", {"adapter.dim=", "adapter.dropout="}),
-        ("model=", {"model=gptj_6b", "model=hf", "model=smollm2", "model=tiny_gptj"}),
+        ("model=", {"model=gptj_6b", "model=hf", "model=phi_2", "model=smollm2", "model=tiny_gptj"}),
         ("-m adapter.dim=1,2 optimizer.l", {"optimizer.lr="}),
     ],
 )

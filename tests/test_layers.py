@@ -115,11 +115,11 @@ def test_imports_run_in_no_circle() -> None:
 @pytest.mark.parametrize(
     "planted",
     [
-        "from summarizer.training.loop import fit",
-        "import summarizer.training.loop",
+        "from summarizer.training.trainer import fit",
+        "import summarizer.training.trainer",
         "from summarizer import run",
-        "from ..training import loop",
-        "def later() -> None:\n    from summarizer.training import loop",
+        "from ..training import trainer",
+        "def later() -> None:\n    from summarizer.training import trainer",
         "if True:\n    import summarizer.runs.experiment as e",
     ],
 )
@@ -132,7 +132,7 @@ def test_a_planted_import_is_caught(planted: str, tmp_path: Path) -> None:
         "experiment",
         "config/__init__",
         "training/__init__",
-        "training/loop",
+        "training/trainer",
     ):
         (root / f"{name}.py").parent.mkdir(parents=True, exist_ok=True)
         (root / f"{name}.py").write_text("")

@@ -294,7 +294,7 @@ def test_the_wheel_holds_the_whole_package(archives: tuple[set[str], set[str], s
 @pytest.mark.versions
 def test_the_sdist_holds_what_a_checkout_needs(archives: tuple[set[str], set[str], str]) -> None:
     source, _, _ = archives
-    wanted = tracked("summarizer", "hydra_plugins", "conf", "tests", "experiments", ".ci")
+    wanted = tracked("summarizer", "hydra_plugins", "conf", "docs", "tests", "experiments", ".ci")
     top = {
         "LICENSE",
         "README.md",

@@ -5,12 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from small_runs import SHARED, TINY, Command
+from small_runs import SHARED, TINY, Command, run_here
 
 
-def test_a_plan_loads_no_weight_and_leaves_no_run(command: Command, tmp_path: Path) -> None:
-    done = command([*TINY, "plan=true", "plan_tokens_per_s=1000", "adapter.dim=4"])
-    assert done.returncode == 0, done.stderr
+def test_a_plan_loads_no_weight_and_leaves_no_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    run_here([*TINY, "plan=true", "plan_tokens_per_s=1000.0", "adapter.dim=4"])
+    said = capsys.readouterr().err
     for part in (
         "base",
         "adapters",
@@ -22,12 +25,14 @@ def test_a_plan_loads_no_weight_and_leaves_no_run(command: Command, tmp_path: Pa
         "steps",
         "time",
     ):
-        assert part in done.stderr, part
-    assert "base: " not in done.stderr, "the line that loading prints"
+        assert part in said, part
+    assert "base: " not in said, "the line that loading prints"
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
-def test_the_reference_experiment_is_planned_in_seconds(command: Command, tmp_path: Path) -> None:
+def test_the_reference_experiment_is_planned_in_seconds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """GPT-J-6B from its config alone: no weight is there to load."""
     folder = tmp_path / "gptj"
     folder.mkdir()
@@ -40,10 +45,11 @@ def test_the_reference_experiment_is_planned_in_seconds(command: Command, tmp_pa
     for name in ("tokenizer.json", "tokenizer_config.json"):
         (folder / name).write_bytes((tokenizer / name).read_bytes())
     model = ("model=hf", f"model.name_or_path={folder}")
-    done = command([*TINY, "plan=true", *model, "prompt.max_tokens=512", "trainer.memory=low"])
-    assert done.returncode == 0, done.stderr
-    assert "4,346,752" in done.stderr
-    assert "5.6" in done.stderr, "GiB of the base in 8 bits"
+    monkeypatch.chdir(tmp_path)
+    run_here([*TINY, "plan=true", *model, "prompt.max_tokens=512", "trainer.memory=low"])
+    said = capsys.readouterr().err
+    assert "4,346,752" in said
+    assert "5.6" in said, "GiB of the base in 8 bits"
 
 
 WRONG = {

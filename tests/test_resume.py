@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -147,13 +148,13 @@ def test_what_cannot_be_resumed_says_so(tmp_path: Path, command: Command) -> Non
         assert "Traceback" not in ended.stderr
 
 
-def test_a_second_process_is_kept_out(tmp_path: Path, through: Path, command: Command) -> None:
+def test_a_second_process_is_kept_out(tmp_path: Path, trained_run: Path, command: Command) -> None:
     """The folder of a run that goes on is refused, and the run that goes on is not disturbed."""
     from summarizer.runs.folder import claimed
 
     # As a run that was killed leaves it: no summary.
     folder = tmp_path / "run"
-    subprocess.run(["cp", "-r", str(through), str(folder)], check=True)
+    shutil.copytree(trained_run, folder)
     (folder / "summary.json").unlink()
     before = (folder / "metrics.jsonl").read_bytes()
     with claimed(folder):

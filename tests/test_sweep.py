@@ -33,7 +33,7 @@ GRID = (
     "evaluation.rows=2",
     "adapter.dim=2,4",
     "optimizer.lr=1e-3,3e-3",
-    "sweep.places=3",
+    "sweep.max_concurrent_trials=3",
 )
 """Three of the four runs begin, the last takes the place of one that is done."""
 

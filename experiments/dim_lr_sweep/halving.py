@@ -19,7 +19,7 @@ from summarizer.sweeps import wording
 from summarizer.sweeps.record import SweepRecord, read_sweep
 from summarizer.sweeps.swept import swept
 from summarizer.tracking.metrics import read_metrics
-from summarizer.training.halving import Halving
+from summarizer.training.scheduler import SuccessiveHalving
 
 FACTORS, FIRST_RUNGS = (2, 3, 4), (1, 2)
 
@@ -36,7 +36,7 @@ def replayed(
     values: dict[str, list[float]], factor: int, first_rung: int, *, lower_is_better: bool
 ) -> Replay:
     """values: every evaluation of each run of the full grid, in order."""
-    halving = Halving(list(values), factor, first_rung, lower_is_better=lower_is_better)
+    halving = SuccessiveHalving(list(values), factor, first_rung, lower_is_better=lower_is_better)
     done = dict.fromkeys(values, 0)
     going = list(values)
     while going:
@@ -53,7 +53,7 @@ def replayed(
             halving.promote(name)
         going = [name for name in values if name not in ended and not halving.is_paused(name)]
         going = [name for name in going if done[name] < len(values[name])]
-        if not going and (name := halving.last_resort()):
+        if not going and (name := halving.best_paused()):
             halving.promote(name)
             going = [name]
     finished = [name for name in values if done[name] == len(values[name])]

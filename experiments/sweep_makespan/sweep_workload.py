@@ -30,7 +30,7 @@ from summarizer.models.streaming import source_tensors
 from summarizer.models.tokenizer import check_context, load_tokenizer
 from summarizer.processes import join_processes
 from summarizer.runs.preflight import preflight
-from summarizer.training.course import course_of
+from summarizer.training.schedule import training_schedule
 
 EMBEDDED = "embedded:tiny_gptj"
 GPTJ_6B = "gptj_6b"
@@ -115,10 +115,10 @@ def shared_overrides(setting: Setting, tokens: int | None, work: Path) -> list[s
 def compose_spec(overrides: Sequence[str]) -> RunConfig:
     """The project's config, checked as a run checks it. Raises ConfigError where the peer cannot do the same."""
     with initialize_config_dir(str(conf_folder()), version_base="1.3"):
-        spec = preflight(compose("config", list(overrides)))
+        spec = preflight(compose("config", list(overrides)), imported=True)
     trainer = spec.trainer
     wanted = {
-        "optimizer._target_": (spec.optimizer.path, "bitsandbytes.optim.Adam8bit"),
+        "optimizer._target_": (spec.optimizer.target, "bitsandbytes.optim.Adam8bit"),
         "adapter._target_": (spec.adapter.path, "summarizer.adapters.lora.LoRA"),
         "adapter.dropout": (spec.adapter.dropout, 0.0),
         "trainer.schedule.name": (trainer.schedule.name, "constant"),
@@ -168,7 +168,7 @@ def prepare(setting: Setting, tokens: int | None, work: Path) -> tuple[list[str]
             _write_model(load_config(folder), dict(source_tensors(folder, stored)), dense, folder)
         folder = dense
     trainer, evaluation = spec.trainer, spec.evaluation
-    course = course_of(trainer, train.steps_per_epoch(trainer.batch_size))
+    course = training_schedule(trainer, train.steps_per_epoch(trainer.batch_size))
     PeerWork(
         model=str(folder.resolve()),
         device=str(processes.device),

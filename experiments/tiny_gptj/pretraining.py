@@ -28,7 +28,7 @@ MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 @dataclass
-class Course:
+class TrainingSchedule:
     """How far the training has come."""
 
     step: int = 0
@@ -66,7 +66,7 @@ def build_model(recipe: Recipe) -> GPTJForCausalLM:
 
 def pretrain(
     recipe: Recipe, tokens: Tokens, folder: Path, device: torch.device, identity: str
-) -> tuple[GPTJForCausalLM, Course]:
+) -> tuple[GPTJForCausalLM, TrainingSchedule]:
     """Train from the newest checkpoint in `folder`, or from the start, to the recipe's last step.
 
     identity: of recipe and text; a checkpoint of another is refused with a ConfigError.
@@ -200,7 +200,7 @@ def _optimizer(model: nn.Module, training: TrainingPart, device: torch.device) -
 
 
 def _save(
-    folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, course: Course, identity: str
+    folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, course: TrainingSchedule, identity: str
 ) -> None:
     tensors = {}
     for name, parameter in model.named_parameters():
@@ -214,9 +214,9 @@ def _save(
 
 def _load(
     folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, identity: str, device: torch.device
-) -> Course:
+) -> TrainingSchedule:
     if not folder.is_dir():
-        return Course()
+        return TrainingSchedule()
     from safetensors.torch import load_file
 
     raw = json.loads((folder / "course.json").read_text(encoding="utf-8"))
@@ -224,7 +224,7 @@ def _load(
         raise ConfigError.single(
             "out", f"{folder} is of another recipe or text; give another folder, or delete it"
         )
-    course = Course(**raw)
+    course = TrainingSchedule(**raw)
     course.held_out_losses = [(step, loss) for step, loss in course.held_out_losses]
     tensors = load_file(folder / "state.safetensors", device=str(device))
     with torch.no_grad():
@@ -239,5 +239,5 @@ def _load(
     return course
 
 
-def _held_out(course: Course) -> str:
+def _held_out(course: TrainingSchedule) -> str:
     return f", held out {course.held_out_losses[-1][1]:.3f}" if course.held_out_losses else ""

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from pretraining import Course
+from pretraining import TrainingSchedule
 from transformers import AutoModelForCausalLM, GPTJForCausalLM
 
 from summarizer.atomic import new_folder, write_text
@@ -72,7 +72,7 @@ def write_results(folder: Path, results: dict[str, Any]) -> None:
     write_text(folder / "results.json", json.dumps(results, indent=2, ensure_ascii=False) + "\n")
 
 
-def draw_curve(course: Course, unigram: float, picture: Path) -> None:
+def draw_curve(course: TrainingSchedule, unigram: float, picture: Path) -> None:
     """Training and held-out loss against the step."""
     import matplotlib.pyplot as plt
 

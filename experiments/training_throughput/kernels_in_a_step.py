@@ -21,7 +21,7 @@ from unittest.mock import patch
 from training_groups import group_of
 
 from summarizer.ops import activations, attention_c, elementwise, norms, rotary
-from summarizer.training.step import train_step
+from summarizer.training.trainer import train_step
 
 DIMS = (2, 4, 8, 16)
 GELU, ATTENTION, NORMS, ROTATIONS = (

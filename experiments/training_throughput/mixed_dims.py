@@ -14,8 +14,7 @@ import time
 
 from training_groups import group_of
 
-from summarizer.training.group import Group
-from summarizer.training.step import train_step
+from summarizer.training.step import Group, train_step
 
 MIXED = (2, 4, 8, 16, 32, 64)
 EQUAL = (2, 21, 64)

@@ -13,13 +13,12 @@ from summarizer.adapters.attach import attach
 from summarizer.models.load import Base, load_base
 from summarizer.models.random_base import random_base
 from summarizer.processes import join_processes
-from summarizer.runs.sizing import compiles, size_run
-from summarizer.tracking.recorder import no_recorder
 from summarizer.tracking.utilization import ModelShape, shape_of
-from summarizer.training.course import Course
-from summarizer.training.flat_optimizer import build_optimizer
-from summarizer.training.group import build_group
-from summarizer.training.step import Measured, train_step
+from summarizer.training.optimizer import build_optimizer
+from summarizer.training.schedule import TrainingSchedule
+from summarizer.training.sizing import compiles, size_run
+from summarizer.training.step import build_group
+from summarizer.training.trainer import Measured, train_step
 from summarizer.training.trial import Trial
 
 TOTAL_STEPS = 1_000_000
@@ -44,7 +43,7 @@ class Ours:
         else:
             base = load_base(spec.model, spec.quantization, self.device)
         self._sizing.prepare(base.model, compiled=compiles(spec, self.device))
-        self._adapted = attach(base.model, [spec.adapter.build()], [spec.seed])
+        self._adapted = attach(base.model, [spec.adapter], [spec.seed])
         self._drawn = {
             name: parameter.detach().clone() for name, parameter in self._adapted.parameters_of(0).items()
         }
@@ -61,16 +60,10 @@ class Ours:
                 parameter.copy_(self._drawn[name])
         self._adapted.zero_grad()
         shape = shape_of(self._adapted, 0)
-        trial = Trial(
-            workload.spec,
-            Path(tempfile.gettempdir()),
-            parameters,
-            build_optimizer(workload.spec, parameters),
-            no_recorder(),
-            Course(TOTAL_STEPS, None, TOTAL_STEPS, TOTAL_STEPS, "max_steps"),
-            workload.rows,
-            shape,
-        )
+        trial = Trial(workload.spec, Path(tempfile.gettempdir()))
+        trial.schedule = TrainingSchedule(TOTAL_STEPS, None, TOTAL_STEPS, TOTAL_STEPS, "max_steps")
+        trial.rows = workload.rows
+        trial.take_slot(parameters, build_optimizer(workload.spec, parameters), shape)
         self._microbatches = replace(self._sizing.microbatches)  # running out of memory changes it
         self._group = build_group(self._adapted, workload.prompt, self.processes, self._microbatches)
         self._group.enter([trial])

@@ -183,7 +183,7 @@ def draw_adapter(config: PretrainedConfig, spec: RunConfig) -> AdaptedModel:
     meta = build_meta_model(config, "none")
     for weight in meta.weights.values():
         weight.load({"weight": torch.empty(0)})  # says on which device adapters go, and no more
-    return attach(meta.model, [spec.adapter.build()], [spec.seed])
+    return attach(meta.model, [spec.adapter], [spec.seed])
 
 
 def padded(batch: Any, workload: Workload, device: torch.device) -> dict[str, Tensor]:

@@ -18,7 +18,7 @@ from summarizer.data.prompt import build_prompt
 from summarizer.data.splits import build_split
 from summarizer.models.source import model_folder
 from summarizer.models.tokenizer import load_tokenizer
-from summarizer.training.microbatches import Microbatches
+from summarizer.training.step import Microbatches
 
 
 def shape(batch: Batch) -> tuple[int, ...]:

@@ -17,12 +17,10 @@ from summarizer.models.source import model_folder
 from summarizer.models.tokenizer import load_tokenizer
 from summarizer.processes import join_processes
 from summarizer.runs.preflight import preflight
-from summarizer.tracking.recorder import no_recorder
 from summarizer.tracking.utilization import shape_of
-from summarizer.training.course import Course
-from summarizer.training.flat_optimizer import build_optimizer
-from summarizer.training.group import Group, build_group
-from summarizer.training.microbatches import Microbatches
+from summarizer.training.optimizer import build_optimizer
+from summarizer.training.schedule import TrainingSchedule
+from summarizer.training.step import Group, Microbatches, build_group
 from summarizer.training.trial import Trial
 
 TOTAL_STEPS = 1_000_000
@@ -33,23 +31,25 @@ def group_of(dims: Sequence[int], overrides: Sequence[str]) -> Group:
     """A trial for each dim, over a base of its own, with the overrides of a config."""
     with initialize_config_dir(str(conf_folder()), version_base="1.3"):
         specs = [
-            preflight(compose("config", ["tracking=none", *overrides, f"adapter.dim={dim}"])) for dim in dims
+            preflight(compose("config", ["tracking=none", *overrides, f"adapter.dim={dim}"]), imported=True)
+            for dim in dims
         ]
     first = specs[0]
     processes = join_processes(device=first.trainer.device, precision=first.trainer.precision, wanted=None)
     prompt = build_prompt(first.prompt, load_tokenizer(model_folder(first.model)))
     base = load_base(first.model, first.quantization, processes.device)
-    adapted = attach(base.model, [spec.adapter.build() for spec in specs], [spec.seed for spec in specs])
+    adapted = attach(base.model, [spec.adapter for spec in specs], [spec.seed for spec in specs])
     rows, course = (
         build_split(first.data, "train", prompt),
-        Course(TOTAL_STEPS, None, TOTAL_STEPS, TOTAL_STEPS, "max_steps"),
+        TrainingSchedule(TOTAL_STEPS, None, TOTAL_STEPS, TOTAL_STEPS, "max_steps"),
     )
     group = build_group(adapted, prompt, processes, Microbatches(None, None))
     trials = []
     for place, spec in enumerate(specs):
         own = adapted.parameters_of(place)
-        optimizer, shape = build_optimizer(spec, own), shape_of(adapted, place)
-        folder = Path(tempfile.gettempdir())
-        trials.append(Trial(spec, folder, own, optimizer, no_recorder(), course, rows, shape))
+        trial = Trial(spec, Path(tempfile.gettempdir()))
+        trial.schedule, trial.rows = course, rows
+        trial.take_slot(own, build_optimizer(spec, own), shape_of(adapted, place))
+        trials.append(trial)
     group.enter(trials)
     return group

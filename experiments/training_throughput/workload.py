@@ -150,7 +150,7 @@ def compose_spec(setting: Setting, point: Point, more: Sequence[str] = ()) -> Ru
         *more,
     ]
     with initialize_config_dir(str(conf_folder()), version_base="1.3"):
-        return preflight(compose("config", overrides))
+        return preflight(compose("config", overrides), imported=True)
 
 
 def model_config(setting: Setting, spec: RunConfig) -> PretrainedConfig:

@@ -30,5 +30,6 @@ class FusedLauncher(Launcher):
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         from summarizer.sweeps.launcher import Launch
 
-        launch = Launch(self.hydra_context, self.task_function, self.config, self.over, self.options)
+        task: Any = self.task_function
+        launch = Launch(self.hydra_context, task, self.config, self.over, self.options)
         return launch.batch(job_overrides, initial_job_idx)

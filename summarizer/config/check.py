@@ -14,7 +14,7 @@ from summarizer.config.nearest import suggestion
 from summarizer.config.plain import plain_mapping
 from summarizer.config.renamed import take_old_keys
 from summarizer.config.rules import RULES, Rule, SoundValues, broken_rules
-from summarizer.config.targets import Target, arguments_of, refusal, takes_any
+from summarizer.config.targets import OptimizerConfig, arguments_of, refusal, takes_any
 from summarizer.errors import ConfigError, Issue
 
 TARGET_GROUPS = ("adapter", "optimizer")
@@ -42,7 +42,8 @@ def check(
 
     input_rules: what upper layers have to say of the input that the config names (files, folders, accounts).
     imported: import the classes that it names, and build its optimizer, even where their source is plain enough
-        to find every mistake without: what a run does once it imports them anyway.
+        to find every mistake without: what a run does once it imports them anyway. The adapter is then one that
+        draws and trains, as by RunConfig.imported.
     Raises ConfigError with every mistake.
     """
     open_keys: dict[str, Issue | None] = {}
@@ -102,9 +103,8 @@ def _typed(spec: type[BaseModel], name: str, value: Any) -> Any:
     return kind.model_validate(value) if isinstance(kind, type) and issubclass(kind, BaseModel) else value
 
 
-def _checked_target(
-    group: str, node: object, issues: list[Issue], *, imported: bool
-) -> Target | SoundValues | None:
+def _checked_target(group: str, node: object, issues: list[Issue], *, imported: bool) -> object | None:
+    """The adapter or the optimizer that a group names, what is sound of it, or None where it is nothing at all."""
     if not isinstance(node, dict):
         issues.append(_no_group(group, node))
         return None
@@ -115,10 +115,10 @@ def _checked_target(
         return None
     arguments = {key: value for key, value in node.items() if key != "_target_"}
     validated = _validated(takes, group, arguments, issues)
-    if isinstance(validated, SoundValues):
+    if group == "adapter" or isinstance(validated, SoundValues):
         return validated
-    found = Target(node["_target_"], arguments)
-    if group == "optimizer" and (imported or not takes_any(found)) and (reason := refusal(found)):
+    found = OptimizerConfig(target=node["_target_"], arguments=arguments)
+    if (imported or not takes_any(found)) and (reason := refusal(found)):
         issues.append(Issue(group, reason))
         return None
     return found

@@ -113,7 +113,7 @@ class DeclaredClass:
                     rules |= _value(node.value, one.module)
                 elif not _leaves_fields_alone(node):
                     raise NotPlainError(f"{one.path} has more than fields and methods")
-        return create_model(self.node.name, __config__=rules, **fields)
+        return create_model(self.node.name, __config__=rules, __module__=self.module.name, **fields)
 
 
 def declared_class(path: str) -> DeclaredClass:

@@ -192,10 +192,12 @@ def _parser(
             names = tuple(name for name in names if name != f"--{field.replace('_', '-')}")
         if _is_positional(info):
             # What is missing is pydantic's to say, with all the rest.
-            options["nargs"] = "*" if options.get("nargs") in ("*", "+") else "?"
+            options["nargs"] = "*" if get_origin(info.annotation) in (list, tuple) else "?"
         elif "metavar" in options:
             named = [one.name for one in info.metadata if isinstance(one, Metavar)]
             options["metavar"] = named[0] if named else _metavar(info.annotation)
+            if get_origin(info.annotation) in (list, tuple):
+                options["action"] = "append"
         options["help"] = _help(info)
         heading = _heading(kind, field)
         if heading not in groups:

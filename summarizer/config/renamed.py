@@ -22,8 +22,8 @@ class Gone:
     """What to do without it, as the end of a sentence."""
 
 
-RENAMED: Mapping[str, str] = {}
-"""The new name of each key by its old one, such as "sweep.places": "sweep.max_concurrent_trials"."""
+RENAMED: Mapping[str, str] = {"sweep.places": "sweep.max_concurrent_trials"}
+"""The new name of each key by its old one."""
 
 REMOVED: Mapping[str, Gone] = {
     "generation.backend": Gone("torch", "the project's own decoder writes every summary"),

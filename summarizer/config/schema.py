@@ -6,11 +6,16 @@ value outside them becomes a line of the one `ConfigError` that `config.check` r
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from summarizer.config.targets import Target
+from summarizer.config.targets import OptimizerConfig, imported_adapter
+
+if TYPE_CHECKING:
+    from summarizer.adapters.protocol import Adapter
+else:
+    Adapter = BaseModel  # torch comes with the classes; see RunConfig.imported
 
 Count = Annotated[int, Field(ge=0)]
 PositiveCount = Annotated[int, Field(ge=1)]
@@ -201,7 +206,7 @@ class GenerationConfig(Section):
 class SweepConfig(Section):
     """How the runs of a sweep share the device; a run alone has nothing to share."""
 
-    places: PositiveCount | Literal["auto"]
+    max_concurrent_trials: PositiveCount | Literal["auto"]
     """Trials of a group that train at once; auto is as many as fit into memory, by the plan."""
     stopping: Literal["successive_halving"] | None
     """Stop what is not among the best at a rung, by trainer.best_metric; null trains every run to its end."""
@@ -227,7 +232,7 @@ class TrackingConfig(Section):
 class RunConfig(Section):
     """One run: what a composed config says once it is checked."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, arbitrary_types_allowed=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     seed: Seed
     resume: None
@@ -237,8 +242,9 @@ class RunConfig(Section):
     """The rate at which the plan says the hours."""
     model: ModelConfig
     quantization: QuantizationConfig
-    adapter: Target
-    optimizer: Target
+    adapter: Adapter
+    """Of the class that the config names; until that is imported, of a class with its fields alone."""
+    optimizer: OptimizerConfig
     data: DataConfig
     prompt: PromptConfig
     trainer: TrainerConfig
@@ -246,3 +252,7 @@ class RunConfig(Section):
     generation: GenerationConfig
     sweep: SweepConfig
     tracking: TrackingConfig
+
+    def imported(self) -> Self:
+        """The same with the adapter as an instance of its class, which can draw and train."""
+        return self.model_copy(update={"adapter": imported_adapter(self.adapter)})

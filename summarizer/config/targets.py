@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
 from functools import cache
 from typing import Annotated, Any
 
@@ -38,25 +37,30 @@ BOUNDS: Mapping[str, Any] = {
 """Of the optimizer arguments that PyTorch and bitsandbytes name alike but leave without types and bounds."""
 
 
-@dataclass(frozen=True)
-class Target:
-    """A checked `_target_` node."""
+class OptimizerConfig(BaseModel):
+    """An optimizer: its class, and arguments that were checked against the class's signature."""
 
-    path: str
-    arguments: Mapping[str, Any] = field(default_factory=dict)
+    model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
 
-    def build(self, *positional: Any) -> Any:
-        """Call the target: `positional` first (an optimizer's parameters), then the config's arguments."""
-        return import_target(self.path)(*positional, **self.arguments)
+    target: str
+    """The class's dotted path."""
+    arguments: Mapping[str, Any]
+    """As the config has them, the learning rate among them."""
 
-    def __getattr__(self, name: str) -> Any:
-        """An argument by name, as `spec.optimizer.lr`."""
-        try:
-            return self.__dict__["arguments"][name]
-        except KeyError:
-            raise AttributeError(
-                f"{self.__dict__.get('path', 'a target')} has no argument {name!r}"
-            ) from None
+    @property
+    def lr(self) -> float:
+        """The learning rate that the schedule multiplies."""
+        return float(self.arguments["lr"])
+
+    def build(self, parameters: Iterable[Any]) -> Any:
+        """The optimizer over these parameters."""
+        return import_target(self.target)(parameters, **self.arguments)
+
+
+def imported_adapter(adapter: BaseModel) -> Any:
+    """The adapter as an instance of its class, of which a config that nobody runs has the fields alone."""
+    kind = import_target(f"{type(adapter).__module__}.{type(adapter).__qualname__}")
+    return adapter if isinstance(adapter, kind) else kind.model_validate(adapter.model_dump())
 
 
 def import_target(path: str) -> Any:
@@ -145,14 +149,14 @@ def _signature_model(class_name: str, signature: inspect.Signature) -> type[Base
     return create_model(class_name, __config__=rules, **fields)
 
 
-def takes_any(optimizer: Target) -> bool:
+def takes_any(optimizer: OptimizerConfig) -> bool:
     """Whether an optimizer is one that takes all these arguments together, as each of them is sound by itself.
 
     So the project's own choices do where nothing but what BOUNDS bounds was given; a test builds each of them
     at its bounds. Transformers' Adafactor, for one, refuses a rate unless it is also told not to scale it.
     """
     return any(
-        option.get("_target_") == optimizer.path and set(optimizer.arguments) <= set(option) & set(BOUNDS)
+        option.get("_target_") == optimizer.target and set(optimizer.arguments) <= set(option) & set(BOUNDS)
         for option in shipped_optimizers()
     )
 
@@ -167,14 +171,14 @@ def shipped_optimizers() -> tuple[Mapping[str, Any], ...]:
     return tuple(options)
 
 
-def refusal(optimizer: Target) -> str | None:
+def refusal(optimizer: OptimizerConfig) -> str | None:
     """Why an optimizer whose arguments are sound one by one cannot be built with all of them."""
     import torch
 
     try:
         optimizer.build([torch.nn.Parameter(torch.zeros(1))])
     except (TypeError, ValueError, NotImplementedError, RuntimeError) as error:
-        return f"{optimizer.path} refuses these arguments: {error}"
+        return f"{optimizer.target} refuses these arguments: {error}"
     return None
 
 

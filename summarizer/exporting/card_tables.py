@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from summarizer.config.schema import RunConfig
-from summarizer.config.targets import Target
 from summarizer.evaluation.metrics import Interval
+from summarizer.evaluation.pipeline import LEAD
+from summarizer.reports.tables import Cell, Column, Table, markdown_table, scored
 from summarizer.runs.record import RunRecord
 
 ROUGE = {
@@ -15,6 +17,7 @@ ROUGE = {
     "rougeL": "ROUGE-L F1 (whole texts, rougeL)",
     "rougeLsum": "ROUGE-L F1 (sentence by sentence, rougeLsum)",
 }
+LOSS = "cross-entropy (nats per token) of the reference summaries"
 NONE = "not known"
 
 
@@ -22,17 +25,22 @@ def scores(summary: RunRecord | None) -> list[str]:
     """Paragraphs: the table, and what its numbers are."""
     if summary is None or summary.rouge is None:
         return ["Not known: the run did not come as far as its final scores."]
-    columns: dict[str, dict[str, Interval] | None] = {
-        "this adapter": summary.rouge,
-        "the base alone": summary.base.rouge if summary.base else None,
-        "Lead-3": summary.baseline,
+    systems: dict[str, tuple[dict[str, Interval] | None, str]] = {
+        "this adapter": (summary.rouge, _number(summary.val_loss, 4)),
+        "the base model": (
+            summary.base.rouge if summary.base else None,
+            _number(summary.base.val_loss if summary.base else None, 4),
+        ),
+        LEAD: (summary.baseline, "-"),
     }
-    rows = [[ROUGE[variant], *(_score(column, variant) for column in columns.values())] for variant in ROUGE]
-    losses = [_number(summary.val_loss, 4), _number(summary.base.val_loss if summary.base else None, 4), "-"]
-    rows.append(["loss, nats per summary token (validation)", *losses])
+    names = Column("", [*map(Cell, ROUGE.values()), Cell(LOSS)], numeric=False)
+    columns = [
+        Column(system, [*(_score(rouge, variant) for variant in ROUGE), Cell(loss)])
+        for system, (rouge, loss) in systems.items()
+    ]
     count = f"{summary.rows:,} rows" if summary.rows is not None else "an unknown number of rows"
     return [
-        table(["", *columns], rows),
+        markdown_table(Table([names, *columns])).rstrip("\n"),
         f"Split: `{summary.split or NONE}`, {count}, the same for all three columns. ROUGE in percent, mean over "
         "rows and 95 % bootstrap interval, by the rouge-score package with its Porter stemmer, texts split into "
         "sentences. What papers call ROUGE-L of summaries is mostly rougeLsum. Lead-3 is the article's first "
@@ -44,9 +52,11 @@ def scores(summary: RunRecord | None) -> list[str]:
 def hyper_parameters(spec: RunConfig, summary: RunRecord | None) -> str:
     trainer, schedule = spec.trainer, spec.trainer.schedule
     known = {
-        **dict(_of_target("adapter", spec.adapter, leave_out=("start_from",))),
+        **dict(
+            _of_class("adapter", type(spec.adapter).__name__, spec.adapter.model_dump(exclude={"start_from"}))
+        ),
         "trainable parameters": _count(summary.trainable_parameters if summary else None),
-        **dict(_of_target("optimizer", spec.optimizer)),
+        **dict(_of_class("optimizer", spec.optimizer.target.rpartition(".")[2], spec.optimizer.arguments)),
         "schedule": f"{schedule.name}, {schedule.warmup_steps:,} steps of warm-up",
         "batch size": f"{trainer.batch_size}",
         "epochs": _number(summary.epochs if summary else None, 2),
@@ -61,27 +71,25 @@ def hyper_parameters(spec: RunConfig, summary: RunRecord | None) -> str:
     known |= {f"generation: {name}": f"{value}" for name, value in spec.generation.model_dump().items()}
     if summary is not None:
         known |= {f"version: {name}": version or "none" for name, version in summary.versions.items()}
-    return table(["", ""], list(known.items()))
+    return markdown_table(
+        Table(
+            [
+                Column("", [Cell(name) for name in known], numeric=False),
+                Column("", [Cell(value) for value in known.values()], numeric=False),
+            ]
+        )
+    ).rstrip("\n")
 
 
-def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(_cell(cell) for cell in line) + " |" for line in lines)
+def _of_class(group: str, name: str, arguments: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    yield group, name
+    for key, value in arguments.items():
+        shown = ", ".join(map(str, value)) if isinstance(value, list | tuple) else f"{value}"
+        yield f"{group}: {key}", "none" if value is None else shown or "none"
 
 
-def _of_target(group: str, target: Target, leave_out: Sequence[str] = ()) -> Iterator[tuple[str, str]]:
-    yield group, target.path.rpartition(".")[2]
-    for name, value in target.arguments.items():
-        if name not in leave_out:
-            shown = ", ".join(map(str, value)) if isinstance(value, list | tuple) else f"{value}"
-            yield f"{group}: {name}", "none" if value is None else shown or "none"
-
-
-def _score(column: dict[str, Interval] | None, variant: str) -> str:
-    if column is None:
-        return NONE
-    score = column[variant]
-    return f"{score.value:.2f} ({score.low:.2f} to {score.high:.2f})"
+def _score(rouge: dict[str, Interval] | None, variant: str) -> Cell:
+    return Cell(NONE) if rouge is None else scored(rouge[variant])
 
 
 def _number(value: float | None, digits: int) -> str:
@@ -90,7 +98,3 @@ def _number(value: float | None, digits: int) -> str:
 
 def _count(value: int | None) -> str:
     return NONE if value is None else f"{value:,}"
-
-
-def _cell(text: str) -> str:
-    return " ".join(text.replace("|", "\\|").split())

@@ -1,77 +1,48 @@
-"""An evaluation as a person reads it: at the terminal, and in `scores.md`."""
+"""What an evaluation found out, at the terminal and as Markdown."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-
-from rich import box
 from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from summarizer.evaluation import mlperf
-from summarizer.evaluation.metrics import MEANING, Interval
-from summarizer.evaluation.record import Evaluation, SystemPart
-from summarizer.evaluation.text_statistics import Statistic
+from summarizer.evaluation.metrics import LOSS, MEANING, VARIANTS
+from summarizer.evaluation.record import Evaluation
 from summarizer.reports.sentences import about_the_comparisons, in_words
-from summarizer.reports.sweep_tables import escaped
+from summarizer.reports.tables import (
+    NOTHING,
+    Cell,
+    Column,
+    Table,
+    escaped,
+    markdown_table,
+    print_line,
+    print_table,
+    scored,
+)
 
-NOTHING = "–"
-WIDTH_OF_A_PIPE = 200
-"""Columns, where no terminal says how many there are."""
 REFERENCES = "references"
 
 
-@dataclass(frozen=True)
-class Cell:
-    value: str
-    bounds: str = ""
-    """Of the 95 % interval."""
-
-
-@dataclass(frozen=True)
-class Grid:
-    """A table before it is drawn; the first column is text, the others are numbers."""
-
-    title: str
-    headings: Sequence[str]
-    rows: Sequence[Sequence[Cell]]
-    below: Sequence[str] = ()
-    """What a reader needs to read it."""
-
-
-def grids(evaluation: Evaluation) -> list[Grid]:
+def tables(evaluation: Evaluation) -> list[Table]:
     """All tables of an evaluation. All systems in one are scored on the same rows by the same variants."""
     return [_scores(evaluation), *_mlperf(evaluation), _statistics(evaluation)]
 
 
 def print_evaluation(evaluation: Evaluation, console: Console) -> None:
-    """At a terminal intervals stand below their values, so that a row fits into 80 columns."""
-    piped = not console.is_terminal
-    if piped:
-        console.width = WIDTH_OF_A_PIPE
-    for grid in grids(evaluation):
-        console.print(Text(grid.title, style="bold"), soft_wrap=piped)
-        console.print(_drawn(grid))
-        for line in grid.below:
-            console.print(Text(line, style="dim"), soft_wrap=piped)
+    """At a terminal the notes below each table, and what the differences show."""
+    for table in tables(evaluation):
+        print_table(console, table)
         console.print()
     for line in (*_comparisons(evaluation), *(f"Note: {note}." for note in evaluation.notes)):
-        console.print(Text(line), soft_wrap=piped)
+        print_line(console, line)
 
 
 def markdown(evaluation: Evaluation) -> str:
-    """The whole of it, with intervals beside their values."""
+    """scores.md: the whole of it, with intervals beside their values."""
     lines = ["# Scores", ""]
-    for grid in grids(evaluation):
-        lines += [f"## {escaped(grid.title)}", ""]
-        lines.append("| " + " | ".join(escaped(heading) for heading in grid.headings) + " |")
-        lines.append("|---|" + "---:|" * (len(grid.headings) - 1))
-        for row in grid.rows:
-            cells = [escaped(cell.value + (f" ({cell.bounds})" if cell.bounds else "")) for cell in row]
-            lines.append("| " + " | ".join(cells) + " |")
-        lines += ["", *(f"- {escaped(line)}" for line in grid.below), ""]
+    for table in tables(evaluation):
+        lines += [f"## {escaped(table.title)}", "", markdown_table(table)]
+        lines += [*(f"- {escaped(note)}" for note in table.notes), ""]
     if evaluation.differences:
         lines += ["## Differences", "", *(f"- {escaped(line)}" for line in _comparisons(evaluation)), ""]
     if evaluation.notes:
@@ -79,59 +50,45 @@ def markdown(evaluation: Evaluation) -> str:
     return "\n".join(lines).rstrip("\n") + "\n"
 
 
-def _scores(evaluation: Evaluation) -> Grid:
-    variants = list(MEANING)
-    has_loss = any(system.loss is not None for system in evaluation.systems)
-    has_bertscore = any(system.bertscore for system in evaluation.systems)
-
-    def row(system: SystemPart) -> list[Cell]:
-        cells = [Cell(system.name)]
-        if has_loss:
-            cells.append(Cell(NOTHING if system.loss is None else f"{system.loss:.3f}"))
-        cells += [_score(system.rouge[variant]) for variant in variants]
-        if has_bertscore:
-            cells.append(_score(system.bertscore["f1"]) if system.bertscore else Cell(NOTHING))
-        return cells
-
-    below = [f"{variant} is {MEANING[variant]}" for variant in variants]
-    below.append(
+def _scores(evaluation: Evaluation) -> Table:
+    systems = evaluation.systems
+    columns = [Column("system", [Cell(system.name) for system in systems], numeric=False, folds=True)]
+    has_loss = any(system.loss is not None for system in systems)
+    if has_loss:
+        losses = [Cell(NOTHING if system.loss is None else f"{system.loss:.3f}") for system in systems]
+        columns.append(Column(LOSS, losses))
+    columns += [
+        Column(variant, [scored(system.rouge[variant]) for system in systems]) for variant in VARIANTS
+    ]
+    if any(system.bertscore for system in systems):
+        f1 = [scored(system.bertscore["f1"]) if system.bertscore else Cell(NOTHING) for system in systems]
+        columns.append(Column("BERTScore", f1))
+    notes = [f"{variant} is {MEANING[variant]}" for variant in VARIANTS]
+    notes.append(
         "ROUGE is F1 in percent with the Porter stemmer; intervals are 95 %, by "
         f"{evaluation.bootstrap_samples:,} bootstrap samples of the rows"
     )
     if has_loss:
-        below.append("loss: nats per summary token, with the reference summaries")
+        notes.append("loss: cross-entropy (nats per token) of the reference summaries")
     if evaluation.bertscore_by:
-        below.append(f"BERTScore: F1 by {evaluation.bertscore_by}, raw, without idf and baseline rescaling")
-    return Grid(
-        title=f"{evaluation.rows}",
-        headings=[
-            "system",
-            *(["loss"] if has_loss else []),
-            *variants,
-            *(["BERTScore"] if has_bertscore else []),
-        ],
-        rows=[row(system) for system in evaluation.systems],
-        below=below,
-    )
+        notes.append(f"BERTScore: F1 by {evaluation.bertscore_by}, raw, without idf and baseline rescaling")
+    return Table(columns, f"{evaluation.rows}", notes=notes)
 
 
-def _statistics(evaluation: Evaluation) -> Grid:
-    columns = {system.name: system.statistics for system in evaluation.systems}
-    columns[REFERENCES] = evaluation.references
-
-    def cell(statistic: Statistic) -> Cell:
-        if statistic.mean is None:
-            return Cell(NOTHING)
-        return Cell(f"{statistic.mean.value:.2f}")
-
-    return Grid(
-        title="What the summaries are like",
-        headings=["mean", *columns],
-        rows=[
-            [Cell(f"{name.replace('_', ' ')}"), *(cell(column[name]) for column in columns.values())]
-            for name in evaluation.references
-        ],
-        below=[
+def _statistics(evaluation: Evaluation) -> Table:
+    of_systems = {system.name: system.statistics for system in evaluation.systems}
+    of_systems[REFERENCES] = evaluation.references
+    names = list(evaluation.references)
+    columns = [Column("mean", [Cell(name.replace("_", " ")) for name in names], numeric=False)]
+    for system, statistics in of_systems.items():
+        means = [statistics[name].mean for name in names]
+        columns.append(
+            Column(system, [Cell(NOTHING if mean is None else f"{mean.value:.2f}") for mean in means])
+        )
+    return Table(
+        columns,
+        "What the summaries are like",
+        notes=[
             "coverage, novel n-grams and repeated trigrams are shares from 0 to 1; density is in words; "
             "compression is article words per summary word",
             "their intervals are in scores.json",
@@ -139,57 +96,47 @@ def _statistics(evaluation: Evaluation) -> Grid:
     )
 
 
-def _mlperf(evaluation: Evaluation) -> list[Grid]:
-    if evaluation.protocol != "mlperf":
+def _mlperf(evaluation: Evaluation) -> list[Table]:
+    judged = [(system.name, system.mlperf) for system in evaluation.systems if system.mlperf is not None]
+    if evaluation.protocol != "mlperf" or not judged:
         return []
-    levels = list(mlperf.LEVELS)
-    rows = []
-    below = []
-    for system in evaluation.systems:
-        if system.mlperf is None:
-            continue
-        for figure in system.mlperf.figures:
-            judged = [
-                NOTHING if system.mlperf.refusal else "pass" if figure.passes[level] else "fail"
-                for level in levels
-            ]
-            decimals = 0 if figure.name == "gen_len" else mlperf.DECIMALS
-            # The reference's length is a total over all rows.
-            of_all = figure.name != "gen_len" or system.mlperf.refusal is None
-            share = f"{100 * figure.value / figure.reference:.1f} %" if of_all else NOTHING
-            texts = [f"{figure.value:,.{decimals}f}", f"{figure.reference:,.{decimals}f}", share]
-            rows.append([Cell(system.name), Cell(figure.name), *map(Cell, texts), *map(Cell, judged)])
-        verdict = system.mlperf.refusal or ", ".join(
-            f"{level}: {'passed' if system.mlperf.passed[level] else 'failed'}" for level in levels
-        )
-        below.append(f"{system.name}: {verdict}")
-        sentences = f"sentences cut by {system.mlperf.sentences_by}"
-    below.append(
-        f"{sentences}; gen_len is in characters, and 90 % of the reference's is enough at both levels"
+    figures = [(name, verdict, figure) for name, verdict in judged for figure in verdict.figures]
+    decimals = [0 if figure.name == "gen_len" else mlperf.DECIMALS for _, _, figure in figures]
+    columns = [
+        Column("system", [Cell(name) for name, _, _ in figures], numeric=False, folds=True),
+        Column("figure", [Cell(figure.name) for _, _, figure in figures]),
+    ]
+    for heading in ("value", "reference"):
+        values = [getattr(figure, heading) for _, _, figure in figures]
+        texts = [f"{value:,.{n}f}" for value, n in zip(values, decimals, strict=True)]
+        columns.append(Column(heading, [Cell(text) for text in texts]))
+    columns.append(Column("share", [Cell(_share(verdict, figure)) for _, verdict, figure in figures]))
+    for level in mlperf.LEVELS:
+        passes = [
+            NOTHING if verdict.refusal else "pass" if figure.passes[level] else "fail"
+            for _, verdict, figure in figures
+        ]
+        columns.append(Column(f"at {level}", [Cell(text) for text in passes]))
+    notes = [f"{name}: {_verdict(verdict)}" for name, verdict in judged]
+    notes.append(
+        f"sentences cut by {judged[-1][1].sentences_by}; gen_len is in characters, and 90 % of the reference's is "
+        "enough at both levels"
     )
-    headings = ["system", "figure", "value", "reference", "share", *(f"at {level}" for level in levels)]
-    return [Grid("MLPerf Inference, GPT-J on CNN/DailyMail", headings, rows, below)]
+    return [Table(columns, "MLPerf Inference, GPT-J on CNN/DailyMail", notes=notes)]
+
+
+def _share(verdict: mlperf.Verdict, figure: mlperf.Figure) -> str:
+    """A figure's share of the reference's, whose length is a total over all rows."""
+    if figure.name == "gen_len" and verdict.refusal is not None:
+        return NOTHING
+    return f"{100 * figure.value / figure.reference:.1f} %"
+
+
+def _verdict(verdict: mlperf.Verdict) -> str:
+    return verdict.refusal or ", ".join(
+        f"{level}: {'passed' if verdict.passed[level] else 'failed'}" for level in mlperf.LEVELS
+    )
 
 
 def _comparisons(evaluation: Evaluation) -> list[str]:
     return [*in_words(evaluation.differences), *about_the_comparisons(evaluation)]
-
-
-def _score(score: Interval) -> Cell:
-    return Cell(f"{score.value:.2f}", f"{score.low:.1f} to {score.high:.1f}")
-
-
-def _drawn(grid: Grid) -> Table:
-    table = Table(
-        box=box.SIMPLE_HEAD,
-        show_edge=False,
-        pad_edge=False,
-        collapse_padding=True,
-    )
-    for number, heading in enumerate(grid.headings):
-        table.add_column(Text(heading), justify="right" if number else "left", overflow="fold")
-    for row in grid.rows:
-        table.add_row(
-            *(Text(cell.value + (f"\n{cell.bounds}" if cell.bounds else ""), justify=None) for cell in row)
-        )
-    return table

@@ -10,19 +10,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from rich import box
 from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from summarizer.config.paths import own_python, shown
 from summarizer.config.schema import RunConfig
 from summarizer.console.amounts import duration
 from summarizer.console.progress import console
-from summarizer.evaluation.metrics import LOSS, VARIANTS, Interval, Scores
+from summarizer.evaluation.metrics import LOSS, VARIANTS, Scores
 from summarizer.evaluation.pipeline import ADAPTER, BASE, LEAD, changes
-from summarizer.evaluation.statistics import Difference
+from summarizer.evaluation.statistics import SIGNIFICANCE_LEVEL, Difference
 from summarizer.reports.sentences import articles, sentences
+from summarizer.reports.tables import EMPTY, Cell, Column, Table, print_table, scored
 from summarizer.runs.heldout import HeldOut
 from summarizer.runs.record import SUMMARY, RunRecord
 from summarizer.tracking.metrics import METRICS
@@ -75,10 +73,10 @@ def show_report(run: Finished) -> None:
     _heading(out, "What was trained")
     _print(out, trained(run), width)
     _heading(out, f"What it gives, on {_scored_on(run)}")
-    out.print(score_table(scores, **resamples))
+    print_table(out, score_table(scores, **resamples), width)
     out.print()
     if changed:
-        out.print(change_table(changed))
+        print_table(out, change_table(changed), width)
         out.print()
     _print(out, sentences(changed, beside_lead), width)
     _print(out, _notes(run, changed), width, style="dim")
@@ -100,7 +98,7 @@ def trained(run: Finished) -> list[str]:
     """Which adapters, on what, for how long."""
     spec, record = run.spec, run.record
     trainable, steps, epochs = record.trainable_parameters or 0, record.steps or 0, record.epochs or 0.0
-    dim, rate = spec.adapter.arguments.get("dim"), spec.optimizer.arguments.get("lr")
+    dim, rate = getattr(spec.adapter, "dim", None), spec.optimizer.arguments.get("lr")
     of_dim = f" of dimension {dim}" if dim else ""
     lines = [
         f"Adapters{of_dim} beside {spec.model.name_or_path}: {trainable:,} parameters, "
@@ -119,35 +117,45 @@ def trained(run: Finished) -> list[str]:
 
 
 def score_table(scores: Mapping[str, Scores], *, samples: int, seed: int) -> Table:
-    """Loss and ROUGE of each system, each above its interval."""
-    table = _table("", LOSS, *VARIANTS)
-    for name, shown_as in NAMES.items():
-        if (system := scores.get(name)) is not None:
-            loss = system.row_losses.interval(samples, seed) if system.row_losses else None
-            rouge = [system.rouge[variant] for variant in VARIANTS]
-            values = ["" if loss is None else f"{loss.value:.3f}", *(f"{one.value:.2f}" for one in rouge)]
-            bounds = ["" if loss is None else _bounds(loss, 2), *(_bounds(one, 1) for one in rouge)]
-            table.add_row(shown_as, *values)
-            table.add_row("", *(Text(cell, style="dim") for cell in bounds))
-    return table
+    """Loss and ROUGE of each system, with their intervals."""
+    shown_as = [title for name, title in NAMES.items() if name in scores]
+    systems = [scores[name] for name in NAMES if name in scores]
+    losses = [one.row_losses.interval(samples, seed) if one.row_losses else None for one in systems]
+    return Table(
+        [
+            Column("", [Cell(title) for title in shown_as], numeric=False),
+            Column(LOSS, [EMPTY if loss is None else scored(loss, 3) for loss in losses]),
+            *(Column(variant, [scored(one.rouge[variant]) for one in systems]) for variant in VARIANTS),
+        ]
+    )
 
 
 def change_table(changed: Sequence[Difference]) -> Table:
-    """After minus before, and whether that is more than luck."""
-    table = _table("", "change", "95 % interval", "better on", "more than luck?")
+    """After minus before, and whether that is significant."""
     styles = {"better": "green", "worse": "red", "not significant": ""}
-    words = {"better": "yes, better", "worse": "yes, worse", "not significant": "not shown"}
-    for change in changed:
-        mean, decimals = change.mean, 3 if change.metric == LOSS else 2
-        equal = f", {change.equal_rows} equal" if change.equal_rows else ""
-        table.add_row(
-            change.metric,
-            f"{mean.value:+.{decimals}f}",
-            f"{mean.low:+.{decimals}f} to {mean.high:+.{decimals}f}",
-            f"{change.better_rows} of {change.rows}{equal}",
-            Text(words[change.verdict], style=styles[change.verdict]),
-        )
-    return table
+    words = {"better": "yes, better", "worse": "yes, worse", "not significant": "no"}
+    decimals = [3 if change.metric == LOSS else 2 for change in changed]
+    pairs = list(zip(changed, decimals, strict=True))
+    return Table(
+        [
+            Column("", [Cell(change.metric) for change in changed], numeric=False),
+            Column("change", [Cell(f"{change.mean.value:+.{n}f}") for change, n in pairs]),
+            Column(
+                "95 % interval",
+                [Cell(f"{change.mean.low:+.{n}f} to {change.mean.high:+.{n}f}") for change, n in pairs],
+            ),
+            Column("better on", [Cell(_better_on(change)) for change in changed]),
+            Column(
+                f"significant (p < {SIGNIFICANCE_LEVEL:g})",
+                [Cell(words[change.verdict], style=styles[change.verdict]) for change in changed],
+            ),
+        ]
+    )
+
+
+def _better_on(change: Difference) -> str:
+    equal = f", {change.equal_rows} equal" if change.equal_rows else ""
+    return f"{change.better_rows} of {change.rows}{equal}"
 
 
 def _scored_on(run: Finished) -> str:
@@ -159,16 +167,16 @@ def _scored_on(run: Finished) -> str:
 
 def _notes(run: Finished, changed: Sequence[Difference]) -> Iterator[str]:
     before = (
-        "before: the base alone; after: with the adapter; change: after minus before. " if changed else ""
+        "before: the base model; after: with the adapter; change: after minus before. " if changed else ""
     )
     yield (
-        f"{before}loss: nats per token of the reference summaries, lower is better. ROUGE: F1 in percent, "
-        "higher is better. Intervals: 95 %, by bootstrap of the articles."
+        f"{before}loss: cross-entropy (nats per token) of the reference summaries, lower is better. ROUGE: F1 in "
+        "percent, higher is better. Intervals: 95 %, by bootstrap of the articles."
     )
     if changed:
         yield (
-            "More than luck: the change's interval, paired by article, leaves out 0, and p (sign flips, adjusted "
-            f"by Holm for {len(changed)} changes) is below 0.05."
+            f"Significant: p, paired by article (sign flips, adjusted by Holm for {len(changed)} changes), is "
+            f"below {SIGNIFICANCE_LEVEL:g}."
         )
     if run.rows.split == "validation" and run.evaluations > 1:
         yield (
@@ -198,17 +206,6 @@ def _example(run: Finished) -> Iterator[tuple[str, str]]:
         if (system := run.scores.get(name)) is not None:
             yield shown_as, " ".join(system.summaries[row].split()) or "(empty)"
     yield "reference", " ".join(run.rows.references[row].split())
-
-
-def _table(*headings: str) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
-    for number, heading in enumerate(headings):
-        table.add_column(heading, justify="right" if number else "left", overflow="fold")
-    return table
-
-
-def _bounds(interval: Interval, decimals: int) -> str:
-    return f"{interval.low:.{decimals}f}–{interval.high:.{decimals}f}"
 
 
 def _heading(out: Console, text: str) -> None:
@@ -248,7 +245,7 @@ def next_commands(spec: RunConfig, overrides: Sequence[str], folder: Path) -> li
 
 def _sweep(spec: RunConfig, overrides: Sequence[str]) -> str:
     swept: dict[str, str] = {}
-    dim, lr = spec.adapter.arguments.get("dim"), spec.optimizer.arguments.get("lr")
+    dim, lr = getattr(spec.adapter, "dim", None), spec.optimizer.arguments.get("lr")
     if isinstance(dim, int):
         swept["adapter.dim"] = f"{dim},{round(dim * SWEPT_APART['adapter.dim'])}"
     if isinstance(lr, int | float):

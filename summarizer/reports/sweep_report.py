@@ -25,7 +25,8 @@ from summarizer.reports.sweep_sentences import (
     references_note,
     saving,
 )
-from summarizer.reports.sweep_tables import escaped, markdown_table, plain_rows, terminal_table
+from summarizer.reports.sweep_tables import plain_rows, sweep_table
+from summarizer.reports.tables import escaped, markdown_table, print_table
 from summarizer.sweeps.record import SweepRecord, collect, write_sweep
 from summarizer.sweeps.swept import Swept, one_line, swept
 from summarizer.tracking.sweep_run import SweepTable, log_sweep
@@ -33,8 +34,6 @@ from summarizer.tracking.sweep_run import SweepTable, log_sweep
 REPORT = "sweep.md"
 HEATMAP, CURVES = "heatmap.png", "curves.png"
 DOTS_PER_INCH = 150
-WIDEST = 1000
-"""Characters of a line, where it goes to a file."""
 
 
 def report_sweep(sweep: Path, tracking: TrackingConfig | None = None) -> SweepRecord:
@@ -62,7 +61,7 @@ def markdown(title: str, record: SweepRecord, swept: Swept) -> str:
     lines += ["```bash", *_command(record, swept), "```", ""]
     lines += [f"{escaped(answer(record, swept))}.", "", *_notes(record), ""]
     lines += [
-        markdown_table(record, swept),
+        markdown_table(sweep_table(record, swept)),
         "Best values are of the validation rows measured during training; ",
     ]
     lines[-1] += "loss and ROUGE (F1, percent, with 95 % intervals) are of the rows that their headings name."
@@ -79,11 +78,8 @@ def markdown(title: str, record: SweepRecord, swept: Swept) -> str:
 
 def _show(sweep: Path, record: SweepRecord, swept: Swept) -> None:
     out = console()
-    table = terminal_table(record, swept, question(record.metric, swept.keys))
-    if not out.is_terminal:  # a pipe or a file has no width to keep to
-        out.width = max(out.width, out.measure(table, options=out.options.update(max_width=WIDEST)).maximum)
     out.print()
-    out.print(table)
+    print_table(out, sweep_table(record, swept, question(record.metric, swept.keys), at_terminal=True))
     for line in [answer(record, swept), *_notes(record)]:
         out.print(line, markup=False)
     for run in record.runs:

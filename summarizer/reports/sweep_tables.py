@@ -2,162 +2,126 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from urllib.parse import quote
 
-from rich import box
-from rich.table import Table
-from rich.text import Text
-
-from summarizer.evaluation.metrics import VARIANTS, Interval
+from summarizer.evaluation.metrics import LOSS, VARIANTS, Interval
 from summarizer.reports.sweep_sentences import metric_name, shown, state
+from summarizer.reports.tables import EMPTY, Cell, Column, Table, Value, scored
 from summarizer.runs.record import RunRecord
 from summarizer.sweeps.record import Reference, SweepRecord
 from summarizer.sweeps.swept import Swept, one_line
 
-Cell = str | int | float | None
+IN_TERMINAL = "rougeL"
+"""The variant of ROUGE that a terminal has room for; sweep.md has all."""
 
 
-def _nothing(_: Reference) -> str:
-    return ""
+def sweep_table(record: SweepRecord, swept: Swept, title: str = "", *, at_terminal: bool = False) -> Table:
+    """The runs, the best first, and below them what they are measured by; columns that say nothing are left out.
 
-
-@dataclass(frozen=True)
-class Column:
-    heading: tuple[str, ...]
-    """Lines; the first alone is the column's name where there is but one."""
-    cell: Callable[[RunRecord], Cell]
-    """The plain value."""
-    text: Callable[[RunRecord], str] | None = None
-    """The value as a person reads it, where that says more."""
-    brief: bool = True
-    """Whether it has a place in a terminal."""
-    beside: Callable[[Reference], str] = _nothing
-    """What it says of what the runs are measured by."""
-
-    def shown(self, run: RunRecord) -> str:
-        value = self.cell(run)
-        if value is None:
-            return ""
-        return self.text(run) if self.text else f"{value:,}" if isinstance(value, int) else str(value)
-
-
-def columns(record: SweepRecord, swept: Swept) -> list[Column]:
-    """The columns that at least one run has something to say in."""
+    at_terminal: the names of what the runs are measured by stand in the column of the status, which is wide; in
+    that of the runs' numbers they would cost the others their width.
+    """
+    runs, references = record.ranked(), record.references
     metric = record.metric
-    all_columns = [
-        Column(("rank",), lambda run: run.rank),
-        Column(("run",), lambda run: one_line(run.folder), beside=lambda one: one.system),
-        *(_swept_column(key, swept, record) for key in swept.keys),
-        Column(
-            ("best", *metric_name(metric).split()),
+    names = [Cell(one.system) for one in references]
+    nameless = [EMPTY] * len(references)
+
+    def column(
+        heading: str,
+        value: Callable[[RunRecord], Value],
+        text: Callable[[RunRecord], str] | None = None,
+        beside: Sequence[Cell] = nameless,
+        *,
+        at_terminals: bool = True,
+    ) -> Column:
+        values = [value(run) for run in runs]
+        texts = [_text(run, one, text) for run, one in zip(runs, values, strict=True)]
+        return Column(
+            heading,
+            [Cell(of_run) for of_run in texts],
+            beside,
+            values,
+            numeric=all(isinstance(one, int | float | None) for one in values),
+            folds=not all(isinstance(one, int | float | None) for one in values),
+            at_terminals=at_terminals,
+        )
+
+    run_column = column("run", lambda run: one_line(run.folder), beside=nameless if at_terminal else names)
+    links = [Cell(cell.text, folder=run.folder) for cell, run in zip(run_column.cells, runs, strict=True)]
+    columns = [
+        column("rank", lambda run: run.rank),
+        Column("run", links, run_column.beside, run_column.values, numeric=False),
+        *(_swept_column(key, swept, runs, references) for key in swept.keys),
+        column(
+            "\n".join(("best", *metric_name(metric).split())),
             lambda run: run.best.value if run.best else None,
             lambda run: shown(metric, run.best.value) if run.best else "",
-            beside=lambda one: shown(metric, one.best.value) if one.best else "",
+            [Cell(shown(metric, one.best.value) if one.best else "") for one in references],
         ),
-        Column(
-            ("at step",),
+        column(
+            "at step",
             lambda run: run.best.step if run.best else None,
-            brief=False,
-            beside=lambda one: str(one.best.step) if one.best else "",
+            beside=[Cell(str(one.best.step) if one.best else "") for one in references],
+            at_terminals=False,
         ),
-        Column(("status",), state),
-        *(column for split, rows in _scored(record) for column in _final_columns(split, rows)),
-        Column(("steps",), lambda run: run.steps, brief=False),
-        Column(("tokens",), lambda run: run.tokens, brief=False),
-        Column(
-            ("tokens/s",), lambda run: run.tokens_per_s, lambda run: _whole(run.tokens_per_s), brief=False
+        column("status", state, beside=names if at_terminal else nameless),
+        *(found for split, rows in _scored_on(record) for found in _final_columns(split, rows, record)),
+        column("steps", lambda run: run.steps, at_terminals=False),
+        column("tokens", lambda run: run.tokens, at_terminals=False),
+        column(
+            "tokens/s",
+            lambda run: run.tokens_per_s,
+            lambda run: _whole(run.tokens_per_s),
+            at_terminals=False,
         ),
-        Column(("wall", "s"), lambda run: run.wall_s, lambda run: _whole(run.wall_s)),
-        Column(("trainable", "parameters"), lambda run: run.trainable_parameters, brief=False),
+        column("wall\ns", lambda run: run.wall_s, lambda run: _whole(run.wall_s)),
+        column("trainable\nparameters", lambda run: run.trainable_parameters, at_terminals=False),
     ]
-    return [column for column in all_columns if any(column.cell(run) is not None for run in record.runs)]
+    styles = ["bold" if run.rank == 1 else "red" if run.status == "failed" else "" for run in runs]
+    telling = [one for one in columns if any(value is not None for value in one.values)]
+    return Table(telling, title, styles)
 
 
-def terminal_table(record: SweepRecord, swept: Swept, title: str) -> Table:
-    """The table for a terminal, without what only sweep.md has room for."""
-    table = Table(
-        title=Text(title),
-        title_justify="left",
-        box=box.SIMPLE_HEAD,
-        show_edge=False,
-        collapse_padding=True,
-        pad_edge=False,
-    )
-    chosen = [column for column in columns(record, swept) if column.brief]
-    runs = record.ranked()
-    for column in chosen:
-        numeric = all(isinstance(column.cell(run), int | float | None) for run in runs)
-        lines = "\n".join(column.heading).replace(".", ".\n")  # a dotted key is wider than its values
-        table.add_column(Text(lines), justify="right" if numeric else "left", no_wrap=numeric)
-    for run in runs:
-        style = "bold" if run.rank == 1 else "red" if run.status == "failed" else ""
-        table.add_row(*(Text(column.shown(run)) for column in chosen), style=style)
-    table.add_section()
-    for one in record.references:
-        # In the widest column of text: in that of the runs' numbers it would cost the others their width.
-        cells: dict[tuple[str, ...], str] = {("run",): "", ("status",): one.system}
-        table.add_row(*(Text(cells.get(column.heading, column.beside(one))) for column in chosen))
-    return table
-
-
-def markdown_table(record: SweepRecord, swept: Swept) -> str:
-    """The whole table; a run's folder is a link."""
-    chosen = columns(record, swept)
-    lines = [
-        "| " + " | ".join(escaped(" ".join(column.heading)) for column in chosen) + " |",
-        "|" + "---|" * len(chosen),
-    ]
-    for run in record.ranked():
-        cells = [escaped(column.shown(run)) for column in chosen]
-        at = next(i for i, column in enumerate(chosen) if column.heading == ("run",))
-        cells[at] = f"[{cells[at]}]({quote(run.folder)}/)"
-        if run.rank == 1:
-            cells = [f"**{cell}**" if cell else "" for cell in cells]
-        lines.append("| " + " | ".join(cells) + " |")
-    for one in record.references:
-        lines.append("| " + " | ".join(escaped(column.beside(one)) for column in chosen) + " |")
-    return "\n".join(lines) + "\n"
-
-
-def plain_rows(record: SweepRecord, swept: Swept) -> tuple[list[str], list[list[Cell]]]:
+def plain_rows(record: SweepRecord, swept: Swept) -> tuple[list[str], list[list[Value]]]:
     """Names of the columns, and a row of plain values for each run: swept numbers are numbers here."""
-    chosen = columns(record, swept)
-    rows = [[column.cell(run) for column in chosen] for run in record.ranked()]
-    mixed = {
-        i
-        for i in range(len(chosen))
-        if len({isinstance(row[i], str) for row in rows if row[i] is not None}) > 1
-    }
-    # A table of wandb wants one type in a column.
-    plain = [
-        [str(cell) if i in mixed and cell is not None else cell for i, cell in enumerate(row)] for row in rows
-    ]
-    return [" ".join(column.heading) for column in chosen], plain
+    columns = sweep_table(record, swept).columns
+    of_columns = []
+    for column in columns:
+        mixed = len({isinstance(value, str) for value in column.values if value is not None}) > 1
+        # A table of wandb wants one type in a column.
+        of_columns.append([str(value) if mixed and value is not None else value for value in column.values])
+    return [column.name for column in columns], [list(row) for row in zip(*of_columns, strict=True)]
 
 
-def escaped(text: str) -> str:
-    """Text of a user as Markdown shows it literally, in a table too."""
-    return re.sub(r"([\\`*_{}\[\]<>|~$#!&])", r"\\\1", one_line(text))
+def _text(run: RunRecord, value: Value, text: Callable[[RunRecord], str] | None) -> str:
+    if value is None:
+        return ""
+    return text(run) if text else f"{value:,}" if isinstance(value, int) else str(value)
 
 
-def _swept_column(key: str, swept: Swept, record: SweepRecord) -> Column:
-    def cell(run: RunRecord) -> Cell:
-        value = swept.of[run.folder][key]
-        return value.text if value.number is None else value.number
-
+def _swept_column(
+    key: str, swept: Swept, runs: Sequence[RunRecord], references: Sequence[Reference]
+) -> Column:
     def beside(one: Reference) -> str:
-        """What tells this base from another."""
-        others = [other for other in record.references if other.system == one.system and other is not one]
+        """What tells this base model from another."""
+        others = [other for other in references if other.system == one.system and other is not one]
         values = {swept.of[folder][key] for folder in one.runs}
         return values.pop().text if others and len(values) == 1 else ""
 
-    return Column((one_line(key),), cell, lambda run: swept.of[run.folder][key].text, beside=beside)
+    of_runs = [swept.of[run.folder][key] for run in runs]
+    values: list[Value] = [value.text if value.number is None else value.number for value in of_runs]
+    numeric = all(not isinstance(value, str) for value in values)
+    return Column(
+        one_line(key).replace(".", ".\n"),  # a dotted key is wider than its values
+        [Cell(value.text) for value in of_runs],
+        [Cell(beside(one)) for one in references],
+        values,
+        numeric=numeric,
+        folds=not numeric,
+    )
 
 
-def _scored(record: SweepRecord) -> Sequence[tuple[str, int]]:
+def _scored_on(record: SweepRecord) -> Sequence[tuple[str, int]]:
     """The splits, and the numbers of their rows, on which runs were scored: mostly one."""
     return list(
         dict.fromkeys(
@@ -166,39 +130,41 @@ def _scored(record: SweepRecord) -> Sequence[tuple[str, int]]:
     )
 
 
-def _final_columns(split: str, rows: int) -> list[Column]:
+def _final_columns(split: str, rows: int, record: SweepRecord) -> list[Column]:
     """Loss and ROUGE of the runs that were scored on these rows."""
-    where = (f"{one_line(split)},", f"{rows:,} rows")
+    where = f"{one_line(split)},\n{rows:,} rows"
+    runs, references = record.ranked(), record.references
 
-    def scored(run: RunRecord | Reference) -> bool:
+    def here(run: RunRecord | Reference) -> bool:
         return (run.split, run.rows) == (split, rows)
 
+    def interval(run: RunRecord | Reference, variant: str) -> Interval | None:
+        return run.rouge[variant] if run.rouge and here(run) else None
+
     def rouge(variant: str) -> Column:
-        def score(run: RunRecord | Reference) -> Interval | None:
-            return run.rouge[variant] if run.rouge and scored(run) else None
-
-        def text(run: RunRecord | Reference) -> str:
-            return f"{s.value:.2f} ({s.low:.1f}–{s.high:.1f})" if (s := score(run)) else ""
-
+        of_runs = [interval(run, variant) for run in runs]
         return Column(
-            (variant, *where),
-            lambda run: s.value if (s := score(run)) else None,
-            text,
-            variant == "rougeL",
-            text,
+            f"{variant}\n{where}",
+            [EMPTY if one is None else scored(one) for one in of_runs],
+            [EMPTY if (one := interval(run, variant)) is None else scored(one) for run in references],
+            [None if one is None else one.value for one in of_runs],
+            at_terminals=variant == IN_TERMINAL,
         )
 
-    def loss_text(run: RunRecord | Reference) -> str:
-        return "" if run.val_loss is None or not scored(run) else f"{run.val_loss:.3f}"
+    def loss(run: RunRecord | Reference) -> float | None:
+        return run.val_loss if here(run) else None
 
-    loss = Column(
-        ("loss", *where),
-        lambda run: run.val_loss if scored(run) else None,
-        loss_text,
-        brief=False,
-        beside=loss_text,
+    def cell(value: float | None) -> Cell:
+        return EMPTY if value is None else Cell(f"{value:.3f}")
+
+    losses = Column(
+        f"{LOSS}\n{where}",
+        [cell(loss(run)) for run in runs],
+        [cell(loss(one)) for one in references],
+        [loss(run) for run in runs],
+        at_terminals=False,
     )
-    return [loss, *(rouge(variant) for variant in VARIANTS)]
+    return [losses, *(rouge(variant) for variant in VARIANTS)]
 
 
 def _whole(value: float | None) -> str:

@@ -1,4 +1,4 @@
-"""Held-out rows and what a run does with them: evaluations on the way, scores at the end."""
+"""Held-out rows and what a run does with them: validation during training, scores at the end."""
 
 from __future__ import annotations
 
@@ -51,34 +51,34 @@ def held_out(split: Split, count: int | None = None) -> HeldOut:
 
 
 @dataclass(frozen=True)
-class OnTheWay:
+class Validation:
     """An evaluation during training: of one trial, or of the base model."""
 
     metrics: dict[str, float]
     samples: list[SampleSummary]
 
 
-def rows_on_the_way(spec: RunConfig, rows: HeldOut) -> tuple[int, int]:
+def validation_rows(spec: RunConfig, rows: HeldOut) -> tuple[int, int]:
     """How many rows give the loss, and how many get summaries."""
     every = len(rows.rows)
     asked = every if spec.evaluation.loss_rows is None else spec.evaluation.loss_rows
     return min(asked, every), min(spec.evaluation.rows_during_training, every)
 
 
-def evaluate_on_the_way(
+def validate(
     evaluator: Evaluator, spec: RunConfig, rows: HeldOut, trials: Sequence[int] | None
-) -> list[OnTheWay]:
+) -> list[Validation]:
     """Loss, and ROUGE of a few rows, of each of these trials; None: of the base model."""
     losses = evaluator.losses(rows.first(spec.evaluation.loss_rows).rows, trials)
     if not spec.evaluation.rows_during_training:
-        return [OnTheWay({"val/loss": loss}, []) for loss in losses]
+        return [Validation({"val/loss": loss}, []) for loss in losses]
     scored = rows.first(spec.evaluation.rows_during_training)
     found = []
     for loss, summaries in zip(losses, evaluator.summaries(scored.rows, trials), strict=True):
         per_row = score_pairs(summaries, scored.references, show=False)
         rouge = {f"val/{variant}": float(values.mean()) for variant, values in per_row.items()}
         samples = scored.samples(spec.evaluation.sample_summaries, summaries, None)
-        found.append(OnTheWay({"val/loss": loss} | rouge, samples))
+        found.append(Validation({"val/loss": loss} | rouge, samples))
     return found
 
 

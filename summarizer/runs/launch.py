@@ -1,62 +1,65 @@
-"""Where a run's processes come from: this one alone, those of a launcher, or spawned here."""
+"""Where a group's processes come from: this one alone, those of a launcher, or torch's elastic launcher.
+
+`trainer.processes=N` starts N processes of this machine by `torch.distributed.launcher`; `torchrun` and
+`accelerate launch` bring theirs. The main process (rank 0) composes, checks and writes; the workers train along.
+
+How a run ends: a signal to the main process is passed on to every worker once, all save and leave together, and the
+exit code is 128 + the signal's number. A worker that is killed ends the run as a failure that names the signal. A
+worker whose parent is killed stops as by SIGTERM: it saves and leaves.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import os
 import signal
-import socket
 import sys
-from collections.abc import Iterator, Sequence
+import tempfile
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import OmegaConf
 
-from summarizer.config.paths import shown
 from summarizer.errors import ConfigError, RunsFailed, StopRequested
-from summarizer.runs.ended import Ended, best_value, say_failed
 from summarizer.runs.logs import folder_logs
-from summarizer.runs.record import RunRecord, read_configured, records_from_json, records_to_json
-from summarizer.tracking.startup import startup
+from summarizer.runs.record import (
+    RunRecord,
+    is_finished,
+    read_configured,
+    read_record,
+    records_from_json,
+    records_to_json,
+)
+from summarizer.runs.session import Session, raise_alone
 
 if TYPE_CHECKING:
     from torch.distributed.distributed_c10d import Store
 
-WAIT_FOR_JOB = timedelta(days=7)
-"""Followers wait while the main process runs whatever comes before their next job."""
-GRACE_S = 60.0
-"""How long spawned processes may take to save and stop before they are killed."""
+WAIT_FOR_GROUP = timedelta(days=7)
+"""Workers wait while the main process runs whatever comes before their next group."""
+GRACE_S = 60
+"""How long the others may take to save and stop once one process has failed, before they are killed."""
+ORPHANED_AFTER_S = 0.5
+"""How often a worker looks whether its parent still lives."""
+
+Train = Callable[[], list[RunRecord]]
 
 log = logging.getLogger(__name__)
 
 
-@dataclass
-class Lead:
-    """The main process's side of the hand-over of jobs to the other ranks of a launcher."""
-
-    store: Store | None
-    groups: int = 0
-    """Handed over so far."""
-    runs: int = 0
-    """Begun so far, handed over or not."""
-    failed: list[tuple[str, BaseException]] = field(default_factory=list)
-
-    def hand_over(self, jobs: Sequence[RunRecord]) -> None:
-        """To train as a group; none ends it."""
-        if self.store is not None:
-            self.store.set(f"job/{self.groups}", records_to_json(jobs))
-            self.groups += 1
-
-
-_lead = Lead(None)
+# ---- starting ----------------------------------------------------------------------------------------------------
 
 
 def prepare_process() -> None:
-    """What a process that runs jobs needs before it imports torch."""
+    """Set what a process that trains needs before it imports torch."""
     # Threads that wait for work spin for a moment only, then sleep: two runs that share two cores lose less to
     # each other, one alone nothing (measured on the embedded model, steps of 800 tokens: two at once 540 ms each
     # instead of 930, one alone 229 ms instead of 240; sleeping at once costs one alone 100 ms). Writing a token is
@@ -67,71 +70,65 @@ def prepare_process() -> None:
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it warns, at import, of an optional package
 
 
-def is_follower() -> bool:
-    """Whether this process is a launcher's rank above 0, which composes nothing and is told its jobs."""
-    return int(os.environ.get("RANK", 0)) > 0 and "WORLD_SIZE" in os.environ
+def prepare(records: Sequence[RunRecord], session: Session) -> Train:
+    """Check runs that train as one group and import what they need; returns what trains them.
 
-
-@contextmanager
-def lead() -> Iterator[None]:
-    """For the block, `start` hands each job to the followers first; at its end they are let go."""
-    global _lead
-    _lead = Lead(_rendezvous() if int(os.environ.get("WORLD_SIZE", 1)) > 1 else None)
-    try:
-        yield
-    finally:
-        _lead.hand_over(())
-
-
-def follow() -> None:
-    """Run each group of jobs that rank 0 hands over, until there is none."""
-    from summarizer.runs.experiment import run_group
-
-    store, number = _rendezvous(), 0
-    while True:
-        store.wait([f"job/{number}"], WAIT_FOR_JOB)
-        jobs = records_from_json(store.get(f"job/{number}").decode())
-        if not jobs:
-            return
-        startup().restart()
-        raise_alone(run_group(jobs))
-        number += 1
-
-
-def start(jobs: Sequence[RunRecord]) -> list[Ended]:
-    """Run jobs that train as one group, in as many processes as there are or as they ask for.
-
-    What is asked of the first here is alike in all of them.
-    Returns how each ended. Raises what kept all of them from beginning, and StopRequested once they are saved.
+    That runs in as many processes as there are, or as the configs ask for, and returns what became of each run. It
+    raises what kept all of them from beginning, and StopRequested once they are saved.
     """
     from summarizer.runs.announce import announce_runs
     from summarizer.runs.preflight import preflight
 
-    _compose_has_ended()
-    spec = preflight(OmegaConf.create(jobs[0].config))
-    announce_runs(jobs)
+    session.begin_group()
+    spec = preflight(OmegaConf.create(records[0].config))
+    announce_runs(records)
     if spec.plan:
-        with _importing(jobs):
+        with _importing(records):
             from summarizer.runs.show_plan import show_plan
 
-        show_plan(jobs)
-        return [Ended(job.folder, None) for job in jobs]
+        return partial(_planned, partial(show_plan, records), records)
     wanted = spec.trainer.processes
     _require_all_launched()
     launched = int(os.environ.get("WORLD_SIZE", 1)) if "RANK" in os.environ else None
     if launched is None and wanted is not None and wanted > 1:
-        return _spawn(jobs, wanted)
-    with _importing(jobs):
+        return partial(train_in_processes, records, wanted)
+    with _importing(records):
         from summarizer.runs.experiment import run_group
 
-    startup().lap("imports")
-    _lead.hand_over(jobs)
-    return run_group(jobs)
+    session.startup.lap("imports")
+    session.hand_over(records)
+    return partial(run_group, records, session.startup)
+
+
+def start(records: Sequence[RunRecord], session: Session) -> list[RunRecord]:
+    """Train runs as one group, as `prepare` has it."""
+    return prepare(records, session)()
+
+
+def resume(folder: Path, others: Sequence[str], session: Session) -> None:
+    """Resume the run of a folder. Raises ConfigError where other overrides stand beside it."""
+    if others:
+        raise ConfigError.single(
+            "resume", f"continues the run as it was configured; leave out {' '.join(others)}"
+        )
+    record = read_configured(folder.resolve())
+    with folder_logs([str(folder)]):
+        if is_finished(folder):
+            halved = read_record(folder).ended_by == "successive_halving"
+            ended = "was stopped by successive halving" if halved else "is complete"
+            log.info("%s %s; there is nothing to resume", folder, ended)
+        else:
+            raise_alone(start([record], session))
+
+
+def _planned(show: Callable[[], object], records: Sequence[RunRecord]) -> list[RunRecord]:
+    show()
+    return list(records)
 
 
 @contextmanager
-def _importing(jobs: Sequence[RunRecord]) -> Iterator[None]:
-    """Show that the block's imports are under way, and those of the optimizers that the jobs' configs name.
+def _importing(records: Sequence[RunRecord]) -> Iterator[None]:
+    """Show that the block's imports are under way, and those of the optimizers that the runs' configs name.
 
     Raises ConfigError where one of those cannot be imported here.
     """
@@ -142,90 +139,42 @@ def _importing(jobs: Sequence[RunRecord]) -> Iterator[None]:
         yield
         return
     with working("importing torch, transformers"):
-        for optimizer in {str(job.config["optimizer"]["_target_"]): None for job in jobs}:
+        for optimizer in {str(record.config["optimizer"]["_target_"]): None for record in records}:
             resolve_target("optimizer", optimizer)
         yield
 
 
-def raise_alone(ended: Sequence[Ended]) -> float | None:
-    """The value of a run that was started alone. Raises what ended it; of several runs nothing is raised."""
-    if len(ended) > 1:
-        return None
-    if ended[0].error is not None:
-        raise ended[0].error
-    return ended[0].value
+# ---- processes of a launcher -------------------------------------------------------------------------------------
 
 
-def _compose_has_ended() -> None:
-    """The process's first run took it from the command to here; a sweep's later ones begin here."""
-    if startup().parts:
-        startup().restart()
-    else:
-        startup().lap("compose")
+def is_worker() -> bool:
+    """Whether this process is a launcher's rank above 0, which composes nothing and is told what to train."""
+    return int(os.environ.get("RANK", 0)) > 0 and "WORLD_SIZE" in os.environ
 
 
-@dataclass(frozen=True)
-class FailuresKept:
-    """Within the block, what a run raises is kept for `raise_failures`, so that the runs after it still come.
-
-    With `keep` False it passes. In a sweep it is said at once, too.
-    """
-
-    folder: str
-    keep: bool
-    sweeping: bool
-
-    def __enter__(self) -> None:
-        _lead.runs += 1
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> bool:
-        if not (self.keep and isinstance(error, Exception)):
-            return False
-        if self.sweeping:
-            say_failed(error, [self.folder])
-        _lead.failed.append((self.folder, error))
-        return True
+@contextmanager
+def main_process() -> Iterator[Session]:
+    """For the block, `start` hands each group to a launcher's workers first; at its end they are let go."""
+    session = Session(workers=_rendezvous() if int(os.environ.get("WORLD_SIZE", 1)) > 1 else None)
+    try:
+        yield session
+    finally:
+        session.hand_over(())
 
 
-def keep_failures(ended: Sequence[Ended]) -> None:
-    """Of a sweep's runs, for `raise_failures`."""
-    _lead.runs += len(ended)
-    _lead.failed += [(run.folder, run.error) for run in ended if run.error is not None]
+def work() -> None:
+    """Train each group that the main process hands over, until there is none."""
+    from summarizer.runs.experiment import run_group
 
-
-def raise_failures() -> None:
-    """Raise what a single run raised; of a sweep, name the runs that failed and why. Does nothing without any."""
-    if not _lead.failed:
-        return
-    if len(_lead.failed) == 1 and _lead.runs == 1:
-        raise _lead.failed[0][1]
-    lines = [f"{len(_lead.failed)} of the sweep's {_lead.runs} runs failed:"]
-    by_error: dict[int, list[str]] = {}
-    for folder, error in _lead.failed:
-        by_error.setdefault(id(error), []).append(shown(Path(folder)))
-    errors = {id(error): error for _, error in _lead.failed}
-    for key, folders in by_error.items():
-        lines += [f"  {', '.join(folders)}:"] + [f"    {line}" for line in str(errors[key]).splitlines()]
-    only_mistakes = all(isinstance(error, ConfigError) for _, error in _lead.failed)
-    raise RunsFailed("\n".join(lines), 2 if only_mistakes else 1)
-
-
-def resume(folder: Path, others: Sequence[str]) -> None:
-    """Go on with the run of a folder. Raises ConfigError where other overrides stand beside it."""
-    from summarizer.runs.record import is_finished, read_summary
-
-    if others:
-        raise ConfigError.single(
-            "resume", f"goes on with the run as it was configured; leave out {' '.join(others)}"
-        )
-    job = read_configured(folder.resolve())
-    with folder_logs([str(folder)]):
-        if is_finished(folder):
-            halved = read_summary(folder).ended_by == "successive_halving"
-            ended = "was stopped by successive halving" if halved else "is complete"
-            log.info("%s %s; there is nothing to resume", folder, ended)
-        else:
-            raise_alone(start([job]))
+    store, number, startup = _rendezvous(), 0, Session().startup
+    while True:
+        store.wait([f"job/{number}"], WAIT_FOR_GROUP)
+        records = records_from_json(store.get(f"job/{number}").decode())
+        if not records:
+            return
+        startup.restart()
+        raise_alone(run_group(records, startup))
+        number += 1
 
 
 def _rendezvous() -> Store:
@@ -254,86 +203,123 @@ def _require_all_launched() -> None:
                 )
 
 
-def _spawn(jobs: Sequence[RunRecord], count: int) -> list[Ended]:
-    """Run a group of jobs in `count` processes of this machine; signals reach all of them."""
+# ---- processes of our own, by torch's elastic launcher -----------------------------------------------------------
+
+
+def train_in_processes(records: Sequence[RunRecord], count: int) -> list[RunRecord]:
+    """Train a group in `count` processes of this machine; signals reach all of them."""
     from summarizer.console.progress import working
 
     with working(f"importing torch for {count} processes"):
-        from torch.multiprocessing.spawn import ProcessExitedException, start_processes
+        from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+        from torch.distributed.launcher.api import elastic_launch
 
     from summarizer.training.stopping import listening
 
-    with listening() as stop:
-        context = start_processes(
-            _worker,
-            (records_to_json(jobs), count, _free_port()),
-            nprocs=count,
-            join=False,
-            start_method="spawn",
-        )
-        passed_on = False
+    for name in ("multiprocessing.api", "agent.server.api"):  # they repeat what the runs themselves say
+        logging.getLogger(f"torch.distributed.elastic.{name}").setLevel(logging.CRITICAL)
+    with listening(also=_pass_on) as stop, tempfile.TemporaryDirectory() as logs:
         try:
-            while not context.join(timeout=0.2, grace_period=GRACE_S):
-                if stop.number is not None and not passed_on:
-                    passed_on = True
-                    for process in context.processes:
-                        if process is not None and process.is_alive():
-                            process.terminate()
-        except ProcessExitedException as error:
+            # As bytes: the launcher takes text for a template.
+            codes = elastic_launch(_launch_config(count, logs), _worker)(
+                records_to_json(records).encode(), count
+            )
+        except ChildFailedError as error:
+            rank, failure = error.get_first_failure()
             # By itself once it listens; by the signal while it still starts.
-            if stop.number is not None and error.exit_code in (128 + signal.SIGTERM, -signal.SIGTERM):
+            if stop.number is not None and failure.exitcode in (128 + signal.SIGTERM, -signal.SIGTERM):
                 raise StopRequested(stop.number) from None
-            if error.signal_name is not None:  # it could not say so itself
+            if failure.exitcode < 0:  # it could not say so itself
                 raise RunsFailed(
-                    f"process {error.error_index} of the run was ended by {error.signal_name}; SIGKILL mostly "
+                    f"process {rank} of the run was ended by {failure.signal_name()}; SIGKILL mostly "
                     "means that the machine ran out of memory",
                     1,
                 ) from None
-            raise RunsFailed("", error.exit_code) from None
-    return [_read_end(job) for job in jobs]
+            raise RunsFailed("", failure.exitcode) from None
+        if any(codes.values()):
+            raise StopRequested(stop.number or max(codes.values()) - 128)
+    return [_read_end(record) for record in records]
 
 
-def _worker(rank: int, jobs_text: str, count: int, port: int) -> None:
+def _launch_config(count: int, logs: str) -> Any:
+    """One node, no restarts, and SIGINT and SIGTERM left to `listening`."""
+    from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
+    from torch.distributed.launcher.api import LaunchConfig
+
+    wanted: dict[str, Any] = {
+        "run_id": f"summarizer-{os.getpid()}",
+        "rdzv_backend": "c10d",
+        "rdzv_endpoint": "127.0.0.1:0",
+        "local_addr": "127.0.0.1",
+        "max_restarts": 0,
+        "start_method": "spawn",
+        "logs_specs": DefaultLogsSpecs(log_dir=logs),
+        "signals_to_handle": "SIGHUP,SIGQUIT",
+        "shutdown_timeout": GRACE_S,
+    }
+    known = {field.name for field in dataclasses.fields(LaunchConfig)}
+    return LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=count,
+        **{name: value for name, value in wanted.items() if name in known},
+    )
+
+
+def _pass_on(number: int) -> None:
+    """Ask every worker to save and stop, always by SIGTERM: a terminal sends SIGINT to all, so they ignore it."""
+    import psutil
+
+    for process in psutil.Process().children():
+        process.terminate()
+
+
+def _worker(text: bytes, count: int) -> int:
+    """One of the processes: returns 0, or 128 + the signal that stopped it. It exits with any other code."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent passes it on, once
-    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(count))
-    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    threading.Thread(target=_stop_when_orphaned, args=(os.getppid(),), daemon=True).start()
     prepare_process()
     from summarizer.runs.mistakes import report_mistakes
 
-    jobs = records_from_json(jobs_text)
+    startup = Session().startup
+    records = records_from_json(text.decode())
 
     def run() -> None:
-        with _importing(jobs):
+        with _importing(records):
             import torch
 
             from summarizer.runs.experiment import run_group
 
-        startup().lap("imports")
+        startup.lap("imports")
         torch.set_num_threads(max(1, (os.cpu_count() or count) // count))
-        raise_alone(run_group(jobs))
+        raise_alone(run_group(records, startup))
 
-    if rank == 0:
-        with folder_logs([job.folder for job in jobs]):
+    try:
+        if int(os.environ["RANK"]) == 0:
+            with folder_logs([record.folder for record in records]):
+                code = report_mistakes(run, ())
+        else:
+            sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115 - for the life of the process; rank 0 says it all
             code = report_mistakes(run, ())
-    else:
-        sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115 - for the life of the process; rank 0 says it all
-        code = report_mistakes(run, ())
+    except BaseException:
+        traceback.print_exc()
+        code = 1
     from summarizer.processes import leave_processes
 
     leave_processes()
-    sys.exit(code)
+    if 0 < code <= 128:
+        sys.exit(code)  # by which the launcher ends the others
+    return code
 
 
-def _read_end(job: RunRecord) -> Ended:
-    """How a run of other processes ended, which said so themselves."""
-    from summarizer.runs.record import read_summary
-
-    summary = read_summary(job.path)
-    error = RunsFailed(summary.error or "", 1) if summary.status == "failed" else None
-    return Ended(job.folder, best_value(job), error)
+def _stop_when_orphaned(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(ORPHANED_AFTER_S)
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+def _read_end(record: RunRecord) -> RunRecord:
+    """What became of a run of other processes, which said so themselves."""
+    ended = read_record(record.path, record)
+    cause = RunsFailed(ended.error or "", 1) if ended.status == "failed" else None
+    return ended.model_copy(update={"cause": cause, "said": cause is not None})

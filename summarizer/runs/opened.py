@@ -96,7 +96,9 @@ def open_runs(runs: Sequence[TrainedRun], *, device: str = "auto", precision: st
     own = [run.adapter_folder == run.folder / ADAPTER for run in runs]
     layer_roles = roles(base.model)
     adapters = [
-        run.spec.adapter.build() if ours else adapter_of_folder(run.adapter_folder, layer_roles, "--adapter")
+        run.spec.imported().adapter
+        if ours
+        else adapter_of_folder(run.adapter_folder, layer_roles, "--adapter")
         for run, ours in zip(runs, own, strict=True)
     ]
     try:

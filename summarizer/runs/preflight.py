@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from omegaconf import MISSING, DictConfig
 
 from summarizer.config import schema
 from summarizer.config.check import check
 from summarizer.config.rules import Rule, splits_are_named
-from summarizer.config.targets import Target
 from summarizer.errors import ConfigError, Issue
+
+if TYPE_CHECKING:
+    from summarizer.adapters.protocol import Adapter
 
 
 def preflight(config: DictConfig, *, imported: bool = False) -> schema.RunConfig:
@@ -42,7 +45,7 @@ def _splits_are_there(data: schema.DataConfig, evaluation: schema.EvaluationConf
         yield from splits_are_named(data, evaluation)
 
 
-def _start_is_there(adapter: Target) -> Iterator[Issue]:
+def _start_is_there(adapter: Adapter) -> Iterator[Issue]:
     if adapter.start_from is None:
         return
     from summarizer.adapters.peft_config import WEIGHTS_FILE, read_config

@@ -15,7 +15,7 @@ from typing import Any, Literal, get_args
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from pydantic import Field, TypeAdapter, ValidationError, field_validator
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, field_validator
 from yaml import YAMLError  # type: ignore[import-untyped]
 
 from summarizer.atomic import write_text
@@ -27,7 +27,7 @@ from summarizer.evaluation.metrics import Rouge
 from summarizer.json_files import GitState, Measured, Part, broken
 from summarizer.tracking.metrics import METRICS, read_metrics
 from summarizer.tracking.tracker import EndStatus
-from summarizer.training.course import EndedBy, total_steps
+from summarizer.training.schedule import EndedBy, total_steps
 
 SUMMARY = "summary.json"
 REFERENCE = re.compile(r"\$\{[A-Za-z_][\w.]*\}")
@@ -66,6 +66,8 @@ class Best(Part):
 
 class RunRecord(Part):
     """One run. Null is what has not been found out, or what the run's config did not ask for."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
 
     status: Status = "waiting"
     ended_by: EndedBy | None = None
@@ -123,6 +125,10 @@ class RunRecord(Part):
     """What its config asks for."""
     batch_size: int | None = None
     """Examples per optimizer step."""
+    cause: Exception | None = Field(default=None, exclude=True)
+    """What ended it before its time, in the process that saw it; `error` is its text."""
+    said: bool = Field(default=False, exclude=True)
+    """Whether the log has the failure already."""
 
     @field_validator("adapter")
     @classmethod
@@ -148,7 +154,19 @@ class RunRecord(Part):
 
 
 AROUND = frozenset(
-    ("folder", "config", "sweep", "resumed", "group", "rank", "best", "planned_steps", "batch_size")
+    (
+        "folder",
+        "config",
+        "sweep",
+        "resumed",
+        "group",
+        "rank",
+        "best",
+        "planned_steps",
+        "batch_size",
+        "cause",
+        "said",
+    )
 )
 IN_SUMMARY = tuple(name for name in RunRecord.model_fields if name not in AROUND)
 """The keys of summary.json."""
@@ -299,7 +317,7 @@ def read_record(folder: Path, known: RunRecord | None = None, metric: str | None
     found: dict[str, Any] = {}
     epochs: float | None = None
     file = folder / ".hydra" / "config.yaml"
-    config = read_config(folder, str(file)) if file.is_file() else {}
+    config = read_config(folder, str(file)) if file.is_file() else known.config
     trainer = _trainer(folder, config) if config else None
     if metric is None and trainer is not None:
         metric = trainer.best_metric
@@ -343,12 +361,3 @@ def best_of(rows: Sequence[Mapping[str, Any]], metric: str) -> Best | None:
         if row["step"] and row.get(metric) is not None
     ]
     return min(values, key=lambda best: sign * best.value, default=None)
-
-
-def best_value(record: RunRecord) -> float | None:
-    """The best value of the run's `trainer.best_metric`, as its metrics.jsonl has it; None where there is none."""
-    path = record.path / METRICS
-    if not path.is_file():
-        return None
-    best = best_of(read_metrics(path), record.config["trainer"]["best_metric"])
-    return None if best is None else best.value

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from hydra.core.utils import (
     JobReturn,
@@ -19,25 +19,31 @@ from hydra.core.utils import (
     env_override,
     setup_globals,
 )
-from hydra.types import HydraContext, TaskFunction
+from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf
 
 from summarizer.config.paths import shown
 from summarizer.config.schema import TrackingConfig
 from summarizer.errors import ConfigError
-from summarizer.runs import launch
-from summarizer.runs.ended import Ended
 from summarizer.runs.folder import take_back
 from summarizer.runs.record import RunRecord
-from summarizer.sweeps.closing import report_later
-from summarizer.sweeps.compose import Combination, compose_batch, composed_for
-from summarizer.sweeps.grouping import group_key, grouped
-from summarizer.sweeps.groups import train_group
-from summarizer.sweeps.logs import group_logs
-from summarizer.sweeps.over import OtherLauncher
+from summarizer.runs.session import Session
+from summarizer.sweeps.compose import Combination, compose_batch, composed_for, group_logs
+from summarizer.sweeps.delegate import OtherLauncher
+from summarizer.sweeps.groups import SweepReports, group_key, grouped, train_group
 from summarizer.sweeps.record import FILE_NAME, begin, read_sweep
 
 log = logging.getLogger(__name__)
+
+
+class SweepTask(Protocol):
+    """What Hydra was asked to call, as `summarizer.run` has it: it carries what the command's runs share."""
+
+    @property
+    def session(self) -> Session: ...
+    @property
+    def reports(self) -> SweepReports: ...
+    def __call__(self, config: DictConfig) -> Any: ...
 
 
 @dataclass(frozen=True)
@@ -45,10 +51,10 @@ class Launch:
     """What Hydra hands a launcher, and this one's own two settings."""
 
     context: HydraContext
-    task: TaskFunction
+    task: SweepTask
     config: DictConfig
     """Of the `-m` command."""
-    over: str | None = None
+    delegate: str | None = None
     options: Mapping[str, Any] | None = None
 
     @property
@@ -66,8 +72,8 @@ class Launch:
         try:
             combinations = compose_batch(self.context.config_loader, self.config, overrides, first_number)
             other = (
-                OtherLauncher.find(self.context, self.config, self.over, self.options or {})
-                if self.over
+                OtherLauncher.find(self.context, self.config, self.delegate, self.options or {})
+                if self.delegate
                 else None
             )
         except ConfigError:
@@ -84,20 +90,20 @@ class Launch:
             *(("", "s") if len(groups) == 1 else ("s", "")),
             shown(self.sweep),
         )
-        ended: dict[str, Ended] = {}
+        ended: dict[str, RunRecord] = {}
         members = [[combinations[place] for place in places] for places in groups]
-        for results in self._run_over(members, other) if other else map(self._run, members):
+        for results in self._run_delegated(members, other) if other else map(self._run, members):
             ended |= {run.folder: run for run in results}
         if not self._optimizing:
-            launch.keep_failures([ended[one.job.folder] for one in combinations])
+            self.task.session.keep([ended[one.job.folder] for one in combinations])
         returns = [self._returned(one, ended[one.job.folder]) for one in combinations]
         self._take_back_plans(combinations, ended)
         return returns
 
-    def _take_back_plans(self, combinations: Sequence[Combination], ended: Mapping[str, Ended]) -> None:
+    def _take_back_plans(self, combinations: Sequence[Combination], ended: Mapping[str, RunRecord]) -> None:
         """A plan that was shown leaves nothing."""
         plans = [
-            one for one in combinations if one.job.config["plan"] and ended[one.job.folder].error is None
+            one for one in combinations if one.job.config["plan"] and ended[one.job.folder].cause is None
         ]
         for one in plans:
             take_back(one.job.path)
@@ -128,14 +134,16 @@ class Launch:
         if planned:
             begin(self.sweep, planned, combinations[0].job.config["trainer"]["best_metric"])
             tracking = TrackingConfig.model_validate(combinations[0].job.config["tracking"])
-            report_later(self.sweep, tracking)
+            self.task.reports.add(self.sweep, tracking)
 
-    def _run(self, group: Sequence[Combination]) -> list[Ended]:
+    def _run(self, group: Sequence[Combination]) -> list[RunRecord]:
         self._tell_begin(group)
         with group_logs(group), env_override(group[0].config.hydra.job.env_set):
-            return train_group([one.job for one in group])
+            return train_group([one.job for one in group], self.task.session)
 
-    def _run_over(self, groups: Sequence[Sequence[Combination]], other: OtherLauncher) -> list[list[Ended]]:
+    def _run_delegated(
+        self, groups: Sequence[Sequence[Combination]], other: OtherLauncher
+    ) -> list[list[RunRecord]]:
         for group in groups:
             self._tell_begin(group)
         return other.run([[one.job.folder for one in group] for group in groups])
@@ -145,16 +153,16 @@ class Launch:
             with composed_for(one.config):
                 self.context.callbacks.on_job_start(config=one.config, task_function=self.task)
 
-    def _returned(self, one: Combination, ended: Ended) -> JobReturn:
+    def _returned(self, one: Combination, ended: RunRecord) -> JobReturn:
         result = JobReturn()
         result.overrides = one.job.overrides
         result.cfg = one.task
         result.hydra_cfg = OmegaConf.masked_copy(one.config, "hydra")
         result.working_dir = os.getcwd()
         result.task_name = JobRuntime.instance().get("name")
-        failed = ended.error is not None and self._optimizing
+        failed = ended.cause is not None and self._optimizing
         result.status = JobStatus.FAILED if failed else JobStatus.COMPLETED
-        result.return_value = ended.error if failed else ended.value
+        result.return_value = ended.cause if failed else ended.best and ended.best.value
         with composed_for(one.config):
             self.context.callbacks.on_job_end(config=one.config, job_return=result)
         return result

@@ -1,4 +1,4 @@
-"""`resume=SWEEP_FOLDER`: what is finished is kept, what is not goes on or starts."""
+"""`resume=SWEEP_FOLDER`: what is finished is kept, what is not is resumed or starts."""
 
 from __future__ import annotations
 
@@ -11,15 +11,13 @@ from omegaconf import OmegaConf
 from summarizer.config.paths import shown
 from summarizer.config.schema import TrackingConfig
 from summarizer.errors import ConfigError, Issue
-from summarizer.runs import launch
 from summarizer.runs.folder import claimed
 from summarizer.runs.logs import folder_logs, log_to_terminal
 from summarizer.runs.preflight import preflight
 from summarizer.runs.record import RunRecord, is_finished, read_configured
-from summarizer.sweeps.closing import report_later, reported
-from summarizer.sweeps.grouping import group_key, grouped
-from summarizer.sweeps.groups import train_group
-from summarizer.sweeps.mistakes import merged
+from summarizer.runs.session import Session
+from summarizer.sweeps.compose import merged
+from summarizer.sweeps.groups import SweepReports, group_key, grouped, train_group
 from summarizer.sweeps.record import FILE_NAME, SweepRecord, read_sweep
 
 COMMAND_FILE = "multirun.yaml"
@@ -33,15 +31,15 @@ def is_sweep(folder: Path) -> bool:
     return (folder / FILE_NAME).is_file() or (folder / COMMAND_FILE).is_file()
 
 
-def resume_sweep(folder: Path, others: Sequence[str] = ()) -> None:
-    """Go on with a sweep: completed runs and the losers of successive halving are kept.
+def resume_sweep(folder: Path, others: Sequence[str], session: Session) -> None:
+    """Resume a sweep: completed runs and the losers of successive halving are kept.
 
-    Runs that failed are tried again from their last checkpoint. Registers failures for `raise_failures`.
+    Runs that failed are tried again from their last checkpoint. The session keeps the failures.
     Raises ConfigError, nothing having begun, where the folder or a run's config is missing or mistaken, another
     process runs one of them, or other overrides stand beside it.
     """
     if others:
-        text = f"goes on with the runs as they were configured; leave out {' '.join(others)}"
+        text = f"continues the runs as they were configured; leave out {' '.join(others)}"
         raise ConfigError.single("resume", text)
     folder = folder.resolve()
     _require_record(folder)
@@ -53,14 +51,14 @@ def resume_sweep(folder: Path, others: Sequence[str] = ()) -> None:
     if not unfinished:
         log.info("all %d runs of %s are finished; there is nothing to resume", len(jobs), shown(folder))
     _say_what_is_not_planned(folder)
-    with reported():
-        report_later(folder, TrackingConfig.model_validate(jobs[0].config["tracking"]))
+    with SweepReports() as reports:
+        reports.add(folder, TrackingConfig.model_validate(jobs[0].config["tracking"]))
         for places in grouped([group_key(job.config) for job in jobs]):
             # Those that are finished too: a halving measures the others by what they reported.
             group = [jobs[place] for place in places]
             if going_on := [job.folder for job in group if job.folder in unfinished]:
                 with folder_logs(going_on):
-                    launch.keep_failures(train_group(group))
+                    session.keep(train_group(group, session))
 
 
 def _require_record(folder: Path) -> None:

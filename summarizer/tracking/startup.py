@@ -6,7 +6,6 @@ import logging
 import sys
 import time
 from collections.abc import Callable
-from functools import cache
 
 log = logging.getLogger(__name__)
 
@@ -43,9 +42,8 @@ class Stopwatch:
         self.parts[part] = self.parts.get(part, 0.0) + seconds
 
 
-@cache
-def startup() -> Stopwatch:
-    """This process's stopwatch, which began when the operating system started the process."""
+def since_process_start() -> Stopwatch:
+    """A stopwatch that began when the operating system started this process."""
     import psutil
 
     begun_s: float = psutil.Process().create_time()

@@ -1,7 +1,7 @@
-"""A trial's state on disk, whole or not at all: what `resume` needs to go on to the last bit.
+"""A trial's state on disk, whole or not at all: what `resume` needs to continue to the last bit.
 
 Data order, dropout and learning rate are functions of the seed and the step, so that the parameters, the
-optimizer and `Reached` are all there is to save.
+optimizer and `TrainerState` are all there is to save.
 """
 
 from __future__ import annotations
@@ -9,16 +9,21 @@ from __future__ import annotations
 import json
 import logging
 import shutil
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
+from torch import Tensor
 
 from summarizer import atomic
 from summarizer.errors import ConfigError
-from summarizer.training.state_file import load_state, save_state
-from summarizer.training.trial import Reached, Trial
+from summarizer.training.trial import TrainerState, Trial
+
+STATE = "reached.json"
+"""The `TrainerState`, under the name that it has had since the first version."""
 
 
 def save_checkpoint(trial: Trial) -> Path:
@@ -26,15 +31,16 @@ def save_checkpoint(trial: Trial) -> Path:
 
     Raises OSError, leaving the earlier checkpoints as they were.
     """
-    folder = trial.checkpoints / f"step-{trial.reached.step:08d}"
+    folder = trial.checkpoints / f"step-{trial.state.step:08d}"
     with atomic.new_folder(folder) as scratch:
         values = {name: p.detach().cpu().contiguous() for name, p in trial.parameters.items()}
         atomic.write_tensors(scratch / "adapter.safetensors", values)
         if trial.best is not None:
             atomic.write_tensors(scratch / "best.safetensors", trial.best)
+        assert trial.optimizer is not None
         save_state(trial.optimizer.state_dict(), scratch / "optimizer")
-        (scratch / "reached.json").write_text(json.dumps(trial.reached.as_dict()), encoding="utf-8")
-    trial.saved_step = trial.reached.step
+        (scratch / STATE).write_text(json.dumps(asdict(trial.state)), encoding="utf-8")
+    trial.saved_step = trial.state.step
     for old in list_checkpoints(trial.checkpoints)[: -trial.spec.trainer.keep_checkpoints]:
         shutil.rmtree(old)
     return folder
@@ -42,7 +48,7 @@ def save_checkpoint(trial: Trial) -> Path:
 
 def list_checkpoints(folder: Path) -> list[Path]:
     """Finished checkpoints, oldest first."""
-    return sorted(path for path in folder.glob("step-*") if (path / "reached.json").is_file())
+    return sorted(path for path in folder.glob("step-*") if (path / STATE).is_file())
 
 
 def step_of(checkpoint: Path) -> int:
@@ -79,7 +85,8 @@ def load_latest(trial: Trial) -> None:
 
 
 def _load(trial: Trial, folder: Path) -> None:
-    reached = Reached(**json.loads((folder / "reached.json").read_text(encoding="utf-8")))
+    assert trial.optimizer is not None
+    state = TrainerState(**json.loads((folder / STATE).read_text(encoding="utf-8")))
     values = load_file(folder / "adapter.safetensors")
     best_file = folder / "best.safetensors"
     best = load_file(best_file) if best_file.is_file() else None
@@ -92,4 +99,49 @@ def _load(trial: Trial, folder: Path) -> None:
                 raise ValueError(f"{name} is {tuple(values[name].shape)}, not {tuple(parameter.shape)}")
             parameter.copy_(values[name])
     trial.optimizer.load_state_dict(optimizer_state)
-    trial.best, trial.reached, trial.saved_step = best, reached, reached.step
+    trial.best, trial.state, trial.saved_step = best, state, state.step
+
+
+# ---- an optimizer's state: tensors in one file, everything else as JSON; no pickle, hence no code to run --------
+
+
+def save_state(state: Any, stem: Path) -> None:
+    """Write nested dicts, lists, tuples, tensors and plain values as `stem`.safetensors and `stem`.json."""
+    tensors: dict[str, Tensor] = {}
+    tree = _packed(state, tensors)
+    atomic.write_tensors(stem.with_suffix(".safetensors"), tensors)
+    stem.with_suffix(".json").write_text(json.dumps(tree), encoding="utf-8")
+
+
+def load_state(stem: Path) -> Any:
+    """What `save_state` wrote, types and bits unchanged. Raises OSError, ValueError or SafetensorError."""
+    tree = json.loads(stem.with_suffix(".json").read_text(encoding="utf-8"))
+    return _unpacked(tree, load_file(stem.with_suffix(".safetensors")))
+
+
+def _packed(node: Any, tensors: dict[str, Tensor]) -> Any:
+    if isinstance(node, Tensor):
+        name = str(len(tensors))
+        tensors[name] = node.detach().cpu().contiguous().clone()
+        return {"tensor": name}
+    if isinstance(node, dict):
+        # Optimizers key their state by number, which a JSON object would turn into text.
+        return {"dict": [[key, _packed(value, tensors)] for key, value in node.items()]}
+    if isinstance(node, list | tuple):
+        return {type(node).__name__: [_packed(value, tensors) for value in node]}
+    if node is None or isinstance(node, bool | int | float | str):
+        return {"value": node}
+    raise TypeError(f"{type(node).__name__} in an optimizer's state cannot be saved")
+
+
+def _unpacked(node: dict[str, Any], tensors: dict[str, Tensor]) -> Any:
+    ((kind, content),) = node.items()
+    if kind == "tensor":
+        return tensors[content]
+    if kind == "dict":
+        return {key: _unpacked(value, tensors) for key, value in content}
+    if kind == "list":
+        return [_unpacked(value, tensors) for value in content]
+    if kind == "tuple":
+        return tuple(_unpacked(value, tensors) for value in content)
+    return content

@@ -1,14 +1,15 @@
-"""The training step of a config, on a model without weights."""
+"""The training step of a config, on a model without weights: what it takes, without taking it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PretrainedConfig
 
 from summarizer import compat
@@ -16,10 +17,13 @@ from summarizer.adapters.attach import AdaptedModel, attach
 from summarizer.adapters.protocol import Adapter
 from summarizer.data.batches import Batch
 from summarizer.models.causal_lm import CausalLM
+from summarizer.models.meta_model import build_meta_model
 from summarizer.models.nll import summary_nll
-from summarizer.training.fake_base import fake_base, resident
-from summarizer.training.simulate import StepCost, step_cost
+from summarizer.quantization import weight_format
+from summarizer.training.simulate import Part, StepCost, step_cost
 
+BuildOptimizer = Callable[[list[nn.Parameter]], torch.optim.Optimizer]
+GIB = 2**30
 SUMMARY_TOKENS = 128
 """Of each row in the worst case, unless told."""
 
@@ -120,3 +124,101 @@ def _full_rows(tokens: int) -> AbstractContextManager[Any]:
         return operator(*args, **kwargs)
 
     return compat.operators_seen_by(answer)
+
+
+# ---- a base model without weights --------------------------------------------------------------------------------
+
+
+def fake_base(
+    config: PretrainedConfig, format_name: str, mode: AbstractContextManager[Any], device: torch.device
+) -> CausalLM:
+    """The frozen model that `load_base` would give, on fake tensors of `mode`.
+
+    Only its config is read. A format that keeps the checkpoint's own type (`none`) takes it from the config.
+    """
+    meta = build_meta_model(config, format_name)
+    checkpoint_type = getattr(config.get_text_config(), "dtype", None) or torch.float32
+    with mode:
+        for weight in meta.weights.values():
+            parts = weight_format(format_name).stored_parts(weight.shape, checkpoint_type)
+            weight.load(
+                {
+                    name: torch.empty(shape, dtype=dtype, device=device)
+                    for name, (shape, dtype) in parts.items()
+                }
+            )
+        for module in meta.model.module.modules():
+            _fake_plain_tensors(module, device)
+    meta.model.module.eval()
+    return meta.model
+
+
+def _fake_plain_tensors(module: nn.Module, device: torch.device) -> None:
+    """Norms, biases and tables of one module: floats in fp32, as loading leaves them."""
+    for name, parameter in list(module.named_parameters(recurse=False)):
+        setattr(module, name, nn.Parameter(torch.empty(parameter.shape, device=device), requires_grad=False))
+    for name, buffer in list(module.named_buffers(recurse=False)):
+        if not compat.is_fake(buffer):
+            setattr(module, name, torch.empty(buffer.shape, dtype=buffer.dtype, device=device))
+
+
+def resident(adapted: AdaptedModel) -> dict[Part, Sequence[Tensor]]:
+    """What lies in memory between two steps, by part; without the optimizer's state."""
+    adapters = list(adapted.stacks())
+    own = {id(adapter) for adapter in adapters}
+    module = adapted.model.module
+    return {
+        "base": [t for t in (*module.parameters(), *module.buffers()) if id(t) not in own],
+        "adapters": [*adapters, adapted.group.scales],
+        "gradients": [adapter.grad for adapter in adapters if adapter.grad is not None],
+    }
+
+
+# ---- what the optimizers keep beside the parameters --------------------------------------------------------------
+
+
+def group_state_bytes(run: DryRun, optimizers: Sequence[BuildOptimizer]) -> int:
+    """What the optimizers of all trials keep."""
+    return sum(
+        optimizer_state_bytes(build, (tuple(p.shape) for p in run.adapted.parameters_of(trial).values()))
+        for trial, build in enumerate(optimizers)
+    )
+
+
+def optimizer_state_bytes(build: BuildOptimizer, shapes: Iterable[tuple[int, ...]]) -> int:
+    """Bytes of state after the first step, over parameters of these shapes.
+
+    Asked of the optimizer itself, by a step with gradients of zero on the CPU: 8-bit optimizers keep small tensors
+    in fp32, some keep tables that all parameters share. Of each shape two are built, the others count as they do.
+    """
+    counts = Counter(shapes)
+    parameters = {
+        shape: [nn.Parameter(torch.zeros(shape)) for _ in range(min(count, 2))]
+        for shape, count in counts.items()
+    }
+    everyone = [parameter for alike in parameters.values() for parameter in alike]
+    for parameter in everyone:
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer = build(everyone)
+    optimizer.step()
+    users = Counter(address for parameter in everyone for address in _storages(optimizer, parameter))
+    own_bytes = sum(
+        size * count
+        for shape, count in counts.items()
+        for address, size in _storages(optimizer, parameters[shape][0]).items()
+        if users[address] == 1
+    )
+    shared = {
+        address: size
+        for parameter in everyone
+        for address, size in _storages(optimizer, parameter).items()
+        if users[address] > 1
+    }
+    return own_bytes + sum(shared.values())
+
+
+def _storages(optimizer: torch.optim.Optimizer, parameter: nn.Parameter) -> dict[int, int]:
+    """Bytes of what the state of one parameter holds, by address."""
+    held = (value for value in optimizer.state[parameter].values() if isinstance(value, Tensor))
+    storages = [tensor.untyped_storage() for tensor in held]
+    return {storage.data_ptr(): storage.nbytes() for storage in storages}

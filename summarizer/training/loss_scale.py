@@ -19,10 +19,10 @@ from torch import Tensor
 
 from summarizer import compat
 from summarizer.data.batches import moved
-from summarizer.training.trial import Reached, Trial
+from summarizer.training.trial import TrainerState, Trial
 
 GROWTH, BACKOFF, GROWTH_INTERVAL_STEPS = 2.0, 0.5, 2000
-"""torch.amp.GradScaler's defaults; so is Reached.loss_scale's first value, 2**16."""
+"""torch.amp.GradScaler's defaults; so is TrainerState.loss_scale's first value, 2**16."""
 SMALLEST_SCALE = 1.0
 """Below it scaling does harm: the gradients themselves pass fp16's largest number, 65,504."""
 
@@ -50,7 +50,7 @@ class LossScaling(Protocol):
         """What to log beside the trial's loss."""
         ...
 
-    def hopeless(self, trial: Trial) -> bool:
+    def unrecoverable(self, trial: Trial) -> bool:
         """Whether its gradients are not finite however small its loss is scaled."""
         ...
 
@@ -73,12 +73,12 @@ class NoScaling:
     def metrics(self, trial: Trial) -> dict[str, float]:
         return {}
 
-    def hopeless(self, trial: Trial) -> bool:
+    def unrecoverable(self, trial: Trial) -> bool:
         return False
 
 
 class ScalePerTrial:
-    """For fp16. The scales live in each trial's `reached`, hence in its checkpoints.
+    """For fp16. The scales live in each trial's `state`, hence in its checkpoints.
 
     `update` reads the overflows from the device: the one wait of a step, as GradScaler has it.
     """
@@ -89,7 +89,7 @@ class ScalePerTrial:
 
     @property
     def scales(self) -> Float[Tensor, " n"]:
-        return moved(torch.tensor([trial.reached.loss_scale for trial in self._trials]), self._device)
+        return moved(torch.tensor([trial.state.loss_scale for trial in self._trials]), self._device)
 
     def scaled(self, losses: Float[Tensor, " n"]) -> Float[Tensor, ""]:
         return (losses * self.scales).sum()
@@ -106,38 +106,38 @@ class ScalePerTrial:
     def update(self, overflowed: Bool[Tensor, " n"]) -> list[bool]:
         skipping: list[bool] = overflowed.tolist()
         for trial, skips in zip(self._trials, skipping, strict=True):
-            note_step(trial.reached, overflowed=skips)
+            note_step(trial.state, overflowed=skips)
             if skips:
                 trial.say(
                     logging.INFO,
                     "step %d is skipped: a gradient overflows fp16; the loss scale is now %g",
-                    *(trial.reached.step + 1, trial.reached.loss_scale),
+                    *(trial.state.step + 1, trial.state.loss_scale),
                 )
         return skipping
 
     def metrics(self, trial: Trial) -> dict[str, float]:
-        reached = trial.reached
-        return {"train/loss_scale": reached.loss_scale, "train/skipped_steps": float(reached.skipped_steps)}
+        state = trial.state
+        return {"train/loss_scale": state.loss_scale, "train/skipped_steps": float(state.skipped_steps)}
 
-    def hopeless(self, trial: Trial) -> bool:
-        return trial.reached.loss_scale < SMALLEST_SCALE
+    def unrecoverable(self, trial: Trial) -> bool:
+        return trial.state.loss_scale < SMALLEST_SCALE
 
 
-def note_step(reached: Reached, *, overflowed: bool) -> None:
+def note_step(state: TrainerState, *, overflowed: bool) -> None:
     """Halve the scale on an overflow, double it after GROWTH_INTERVAL_STEPS steps in a row without one.
 
     Source: torch.amp.GradScaler.update, which keeps a scale whose double would not be a finite fp32 number.
     """
     if overflowed:
-        reached.loss_scale *= BACKOFF
-        reached.clean_steps = 0
-        reached.skipped_steps += 1
+        state.loss_scale *= BACKOFF
+        state.clean_steps = 0
+        state.skipped_steps += 1
         return
-    reached.clean_steps += 1
-    if reached.clean_steps == GROWTH_INTERVAL_STEPS:
-        reached.clean_steps = 0
-        if reached.loss_scale * GROWTH <= torch.finfo(torch.float32).max:
-            reached.loss_scale *= GROWTH
+    state.clean_steps += 1
+    if state.clean_steps == GROWTH_INTERVAL_STEPS:
+        state.clean_steps = 0
+        if state.loss_scale * GROWTH <= torch.finfo(torch.float32).max:
+            state.loss_scale *= GROWTH
 
 
 def build_scaling(precision: str, trials: Sequence[Trial], device: torch.device) -> LossScaling:

@@ -7,10 +7,8 @@ from dataclasses import dataclass
 
 from rich.table import Table
 
-from summarizer.training.dry_run import DryRun, Microbatch
-from summarizer.training.optimizer_state import BuildOptimizer, optimizer_state_bytes
+from summarizer.training.dry_run import GIB, BuildOptimizer, DryRun, Microbatch, group_state_bytes
 
-GIB = 2**30
 WHAT = {
     "base": "frozen weights, norms and tables",
     "adapters": "trained, in fp32",
@@ -145,12 +143,4 @@ def build_plan(run: DryRun, optimizers: Sequence[BuildOptimizer], microbatch: Mi
         flops_per_token=cost.flops / tokens,
         work=work,
         trials=trials,
-    )
-
-
-def group_state_bytes(run: DryRun, optimizers: Sequence[BuildOptimizer]) -> int:
-    """What the optimizers of all trials keep."""
-    return sum(
-        optimizer_state_bytes(build, (tuple(p.shape) for p in run.adapted.parameters_of(trial).values()))
-        for trial, build in enumerate(optimizers)
     )

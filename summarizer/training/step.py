@@ -1,112 +1,190 @@
-"""One optimizer step of a group. Nothing in it waits for the device: what it measured is read later."""
+"""The gradients of one optimizer step of a group: microbatches, forward, backward, reduction, clipping.
+
+accelerate drives what a step shares with any other training: devices, the backward pass, the sum over processes.
+Three things cannot go through it, since its `Accelerator` knows one optimizer and one model where a group has `n`
+trials in one model:
+
+- *Clipping*: `Accelerator.clip_grad_norm_` takes one norm of all parameters that it is given and unscales the
+  gradients of all optimizers; here each trial is clipped by its own norm (`clip_gradients`).
+- *Loss scales*: its fp16 scaler is one for all optimizers and unscales twice where there are several; each trial
+  has its own scale (`training.loss_scale`).
+- *Boundaries of gradient accumulation*: `Accelerator.accumulate` counts batches of one loader. A step here is split
+  into as many microbatches as its memory asks for, which may change from step to step; gradients add up in `.grad`
+  and are reduced over processes once, at the step's end, as `no_sync` would have it.
+
+Nothing here waits for the device: what is measured is read later.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+import math
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from summarizer.data.batches import moved
+from summarizer import compat
+from summarizer.adapters.attach import AdaptedModel
+from summarizer.data.batches import PaddingBuckets, moved
 from summarizer.data.order import EncodedRow
 from summarizer.data.prompt import Prompt
 from summarizer.models.blocks import begin_pass
 from summarizer.models.nll import summary_nll
-from summarizer.tracking.utilization import training_flops
-from summarizer.training.clipping import clip_gradients
-from summarizer.training.group import Group
+from summarizer.processes import Processes, keep_freed_memory
+from summarizer.tracking.utilization import matrix_rate
+from summarizer.training.loss_scale import LossScaling, build_scaling
 from summarizer.training.trial import Trial
 
-
-@runtime_checkable
-class Arrival(Protocol):
-    """What of a card's event is asked for here."""
-
-    def synchronize(self) -> None:
-        """Wait until the card has come that far."""
+log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Measured:
-    """What one step measured, on its way from the device."""
-
-    trials: Sequence[Trial]
-    steps: list[int]
-    """Which optimizer step it was of each trial."""
-    numbers: Float[Tensor, "2 n"]
-    """Each trial's loss, in nats per summary token, and gradient norm before clipping."""
-    arrived: Arrival | None
-    """When `numbers` may be read; None where they are there already."""
-    rates: list[float]
-    """Each trial's learning rate."""
-    tokens: list[int]
-    """Trained on in each trial, prompts included, padding not."""
-    flops: list[int]
-    """That each trial's training takes, by `utilization`'s count."""
-    row_ids: list[list[str]]
-    errors: list[Exception | None]
-    """What kept a trial's optimizer from its step."""
-    scaling: list[dict[str, float]]
-    """What the loss scaling has to log of each trial, once the step was taken or skipped."""
-    hopeless: list[bool]
-    """Whether a trial's gradients were not finite, however small its loss is scaled."""
-
-    def read(self) -> tuple[list[float], list[float]]:
-        """Losses and norms of the trials; waits for the device where it must."""
-        if self.arrived is not None:
-            self.arrived.synchronize()
-        losses, norms = self.numbers.tolist()
-        return losses, norms
+# ---- what trains together ---------------------------------------------------------------------------------------
 
 
-def train_step(group: Group, batches: Sequence[Sequence[EncodedRow]]) -> Measured:
-    """Backpropagate, clip, and update every trial.
+@dataclass
+class Microbatches:
+    """The largest forward pass of a process; an optimizer step takes as many of them as its batch needs."""
 
-    batches: each trial's examples of its next step, over all processes.
-    Raises torch.OutOfMemoryError where not even one example of each trial fits; no trial took its step then.
+    rows: int | None
+    """Examples of each trial; None for all."""
+    tokens: int | None
+    """Tokens of all trials; None for any number. An example longer than that goes alone."""
+    few_shapes: bool = False
+    """Padding makes them of few shapes, for what is recorded once for each: CUDA graphs."""
+
+    def split(self, lengths: Sequence[Sequence[int]]) -> Iterator[slice]:
+        """Which of each trial's examples go through the model together; a trial with fewer has none in the last.
+
+        lengths: tokens of each example of each trial.
+        """
+        n, start = len(lengths), 0
+        most = max(map(len, lengths))
+        sizes = [n * max(own[row] for own in lengths if row < len(own)) for row in range(most)]
+        for end in range(1, most + 1):
+            full = self.rows is not None and end - start == self.rows
+            if end == most or full or self._too_many(sum(sizes[start : end + 1])):
+                yield slice(start, end)
+                start = end
+
+    def buckets(self, trials: int, examples: int, max_tokens: int) -> PaddingBuckets | None:
+        """What padding goes up to, the same for all parts of a batch; None where few shapes are not asked for.
+
+        examples: those of the trial with the most.  max_tokens: of an example.
+        """
+        if not self.few_shapes:
+            return None
+        most = min(self.rows or examples, examples)
+        tokens = most * max_tokens
+        return PaddingBuckets(most, tokens if self.tokens is None else min(tokens, self.tokens // trials))
+
+    def halve(self, examples: int) -> bool:
+        """After running out of memory: half as much at a time. False where it was one example already.
+
+        examples: those of the trial with the most, in the step that did not fit.
+        """
+        rows = min(self.rows or examples, examples)
+        if rows == 1 and (self.tokens is None or self.tokens <= 1):
+            return False
+        if self.tokens is not None and self.tokens > 1:
+            self.tokens //= 2
+        if rows > 1:
+            self.rows = rows // 2
+        log.warning(
+            "out of memory: from here on at most %s per forward pass; optimizer steps keep their batch",
+            self,
+        )
+        return True
+
+    def _too_many(self, tokens: int) -> bool:
+        return self.tokens is not None and tokens > self.tokens
+
+    def __str__(self) -> str:
+        limits = [f"{self.rows} examples of each trial"] if self.rows else []
+        return " and ".join(limits + ([f"{self.tokens:,} tokens"] if self.tokens else []))
+
+
+@dataclass
+class Group:
+    """Trials that share model, data, prompt and trainer, and differ in adapter, optimizer or seed.
+
+    They come and go between steps; each has its own step.
     """
-    trials = list(group.trials)
-    lengths = [lengths_of(rows, group.prompt) for rows in batches]
-    losses = backpropagate(group, batches)
-    skips = group.scaling.update(group.scaling.unscale())
-    norms = clip_gradients(
-        [[p.grad for p in trial.parameters.values() if p.grad is not None] for trial in trials],
-        [trial.spec.trainer.max_grad_norm for trial in trials],
-    )
-    rates = [trial.rate for trial in trials]
-    errors = [_stepped(trial, skip=skip) for trial, skip in zip(trials, skips, strict=True)]
-    group.adapted.zero_grad()
-    numbers, arrived = _leaving(torch.stack([losses, norms]))
-    return Measured(
+
+    adapted: AdaptedModel
+    trials: list[Trial]
+    """Those in training, in the order of their adapters in the model."""
+    prompt: Prompt
+    processes: Processes
+    microbatches: Microbatches
+    scaling: LossScaling
+    flops_per_s: float
+    """The devices' rate of matrix products, over all processes."""
+    slots: int | None
+    """The most trials at once; None for any number."""
+
+    @property
+    def free_slots(self) -> int | None:
+        return None if self.slots is None else self.slots - len(self.trials)
+
+    def shrink(self, slots: int) -> None:
+        """After running out of memory. slots: 1 or more."""
+        self.slots = slots
+        log.warning("out of memory: from here on %d train at once, the others wait", self.slots)
+
+    def enter(self, trials: Sequence[Trial]) -> None:
+        """Take in trials whose adapters the model was given last, in that order."""
+        self.trials.extend(trials)
+
+    def leave(self, leaving: Collection[Trial]) -> None:
+        """Take their rows and tensors out of the model; the others continue as they were."""
+        kept = [index for index, trial in enumerate(self.trials) if trial not in leaving]
+        self.trials[:] = [self.trials[index] for index in kept]
+        self.adapted.keep(kept)
+
+
+def build_group(
+    adapted: AdaptedModel,
+    prompt: Prompt,
+    processes: Processes,
+    microbatches: Microbatches,
+    slots: int | None = None,
+) -> Group:
+    """A group without trials yet, over a model without any.
+
+    Measures the device's rate, once per process. On the CPU the process keeps, from here on, what memory it frees.
+    """
+    if processes.device.type == "cpu":
+        keep_freed_memory()
+    trials: list[Trial] = []
+    return Group(
+        adapted,
         trials,
-        [trial.reached.step for trial in trials],
-        numbers,
-        arrived,
-        rates,
-        [sum(own) for own in lengths],
-        [
-            training_flops(trial.shape, own, _summary_tokens(rows)).total
-            for trial, own, rows in zip(trials, lengths, batches, strict=True)
-        ],
-        [[row.id for row in rows] for rows in batches],
-        errors,
-        [group.scaling.metrics(trial) for trial in trials],
-        [group.scaling.hopeless(trial) for trial in trials],
+        prompt,
+        processes,
+        microbatches,
+        scaling=build_scaling(processes.precision, trials, processes.device),
+        flops_per_s=matrix_rate(processes.device, processes.dtype) * processes.count,
+        slots=slots,
     )
+
+
+# ---- gradients ---------------------------------------------------------------------------------------------------
 
 
 def backpropagate(group: Group, batches: Sequence[Sequence[EncodedRow]]) -> Float[Tensor, " n"]:
     """Leave each trial's gradient of its mean loss over its batch in the trial's parameters, times its loss scale.
 
+    batches: each trial's examples of its next step, over all processes.
     Returns the losses in nats per summary token. Microbatches and processes only split the sum: every part is
     divided by the count of the whole batch, so that the result is that of one large batch. Where a part does not
     fit into memory, the step is begun anew in smaller ones.
+    Raises torch.OutOfMemoryError where not even one example of each trial fits.
     """
     processes = group.processes
-    counts = moved(torch.tensor([_summary_tokens(rows) for rows in batches]), processes.device)
+    counts = moved(torch.tensor([summary_tokens(rows) for rows in batches]), processes.device)
     # Numbered before they are shared out: dropout depends on an example's number in its batch.
     own = [processes.share(list(enumerate(rows))) for rows in batches]
     while True:
@@ -129,7 +207,7 @@ def _accumulate(
     """Back-propagate this process's part of each batch. Returns its part of the losses."""
     processes = group.processes
     losses = torch.zeros(len(own), device=processes.device)
-    steps = [trial.reached.step for trial in group.trials]
+    steps = [trial.state.step for trial in group.trials]
     lengths = [lengths_of([row for _, row in numbered], group.prompt) for numbered in own]
     buckets = group.microbatches.buckets(len(own), max(map(len, own)), group.prompt.max_tokens)
     for part in group.microbatches.split(lengths):
@@ -146,20 +224,6 @@ def _accumulate(
     return losses
 
 
-def _stepped(trial: Trial, *, skip: bool) -> Exception | None:
-    """What went wrong with this trial's step, which is none of the others' business."""
-    try:
-        trial.take_step(skip=skip)
-    except Exception as error:
-        return error
-    return None
-
-
-def lengths_of(rows: Sequence[EncodedRow], prompt: Prompt) -> list[int]:
-    """Tokens of each example, prompt and summary, as it is trained on."""
-    return [len(prompt.training_ids(row.article_ids, row.target_ids)[0]) for row in rows]
-
-
 def _sum_gradients(group: Group) -> None:
     """One reduction for all adapters: they are small, and many small ones would wait on each other."""
     grads = [stack.grad for stack in group.adapted.stacks() if stack.grad is not None]
@@ -168,16 +232,33 @@ def _sum_gradients(group: Group) -> None:
         grad.copy_(total.reshape(grad.shape))
 
 
-def _summary_tokens(rows: Sequence[EncodedRow]) -> int:
+@torch.no_grad()
+def clip_gradients(
+    gradients: Sequence[Sequence[Tensor]], limits: Sequence[float | None]
+) -> Float[Tensor, " n"]:
+    """Scale each trial's gradients, in place, to a norm of at most its limit; the norms before.
+
+    As nn.utils.clip_grad_norm_ for each trial, to the last bit, but the norms of all tensors of all trials are
+    taken in one call, and nothing waits for the device.
+
+    limits: one for each trial; None measures only, and leaves gradients alone whose norm is not finite.
+    """
+    sizes = [len(own) for own in gradients]
+    each = compat.foreach_norm([gradient for own in gradients for gradient in own])
+    norms = torch.stack([torch.linalg.vector_norm(own) for own in torch.split(torch.stack(each), sizes)])
+    # Filled there: a tensor made of a list would be copied to the GPU, and the copy waited for.
+    bounds = torch.cat([norms.new_full((1,), math.inf if limit is None else limit) for limit in limits])
+    factors = (bounds / (norms + 1e-6)).clamp(max=1.0).unbind()
+    for own, limit, factor in zip(gradients, limits, factors, strict=True):
+        if limit is not None:
+            compat.foreach_mul_(list(own), factor)
+    return norms
+
+
+def lengths_of(rows: Sequence[EncodedRow], prompt: Prompt) -> list[int]:
+    """Tokens of each example, prompt and summary, as it is trained on."""
+    return [len(prompt.training_ids(row.article_ids, row.target_ids)[0]) for row in rows]
+
+
+def summary_tokens(rows: Sequence[EncodedRow]) -> int:
     return sum(len(row.target_ids) for row in rows)
-
-
-def _leaving(numbers: Tensor) -> tuple[Tensor, Arrival | None]:
-    """The numbers on their way to the host, and when they will have arrived."""
-    if not numbers.is_cuda:
-        return numbers, None
-    on_host = torch.empty(numbers.shape, dtype=numbers.dtype, pin_memory=True)
-    on_host.copy_(numbers, non_blocking=True)
-    arrived = torch.cuda.Event()
-    arrived.record()
-    return on_host, arrived

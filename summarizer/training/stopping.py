@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
@@ -19,6 +19,10 @@ class StopSignal:
 
     number: int | None = None
 
+    def __init__(self, also: Callable[[int], None] | None = None) -> None:
+        """also: told of the first signal, too."""
+        self._also = also
+
     def receive(self, number: int, frame: FrameType | None) -> None:
         if self.number is not None:
             raise StopRequested(number)
@@ -26,12 +30,17 @@ class StopSignal:
         log.warning(
             "%s: finishing this step, then saving; once more stops at once", signal.Signals(number).name
         )
+        if self._also is not None:
+            self._also(number)
 
 
 @contextmanager
-def listening() -> Iterator[StopSignal]:
-    """Within the block, signals are remembered rather than raised. Only the main thread can listen."""
-    stop = StopSignal()
+def listening(also: Callable[[int], None] | None = None) -> Iterator[StopSignal]:
+    """Within the block, signals are remembered rather than raised. Only the main thread can listen.
+
+    also: told of the first signal, too.
+    """
+    stop = StopSignal(also)
     before = {number: signal.getsignal(number) for number in SIGNALS}
     for number in SIGNALS:
         if before[number] is not signal.SIG_IGN:

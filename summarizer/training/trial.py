@@ -1,29 +1,32 @@
-"""One run's place in a group: its own parameters, optimizer, data order, records, and how far it has come."""
+"""A live trial: one run of a group, from waiting for a slot to the end of its training.
+
+A trial lives as long as its group. Its adapter, its optimizer and its best values are there only while it has a
+slot; between two slots they lie in its checkpoint.
+"""
 
 from __future__ import annotations
 
 import logging
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from summarizer.config.schema import RunConfig
 from summarizer.data.order import EncodedRow, TrainingRows
-from summarizer.tracking.recorder import Recorder
+from summarizer.tracking.recorder import Recorder, no_recorder
+from summarizer.tracking.tracker import EndStatus
 from summarizer.tracking.utilization import ModelShape
-from summarizer.training.course import Course
-from summarizer.training.schedule import rate_factor
+from summarizer.training.schedule import TrainingSchedule, rate_factor
 
 log = logging.getLogger(__name__)
 
 
 @dataclass
-class Reached:
+class TrainerState:
     """How far a trial has come; a checkpoint holds it as JSON."""
 
     step: int = 0
@@ -31,7 +34,7 @@ class Reached:
     tokens: int = 0
     """Non-padding tokens trained on, prompts included."""
     flops: int = 0
-    """Of its whole group in the trial's steps, by `tracking.utilization`'s count."""
+    """FLOPs of the whole group in the trial's steps, by `tracking.utilization`'s count."""
     train_s: float = 0.0
     """Seconds spent in training steps."""
     wall_s: float = 0.0
@@ -39,10 +42,10 @@ class Reached:
     first_loss: float | None = None
     last_loss: float | None = None
     val_loss: float | None = None
-    """Of the last evaluation, nats per summary token."""
+    """The loss of the last evaluation, in nats per summary token."""
     evaluated_step: int = 0
     last_value: float | None = None
-    """Of `trainer.best_metric`, at the last evaluation."""
+    """The value of `trainer.best_metric` at the last evaluation."""
     best_value: float | None = None
     best_step: int | None = None
     evaluations_since_best: int = 0
@@ -53,9 +56,6 @@ class Reached:
     skipped_steps: int = 0
     """Steps whose gradients overflowed."""
 
-    def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
-
 
 @dataclass(eq=False)
 class Trial:
@@ -63,30 +63,52 @@ class Trial:
 
     spec: RunConfig
     folder: Path
-    parameters: dict[str, nn.Parameter]
-    optimizer: torch.optim.Optimizer
-    recorder: Recorder
-    course: Course
-    rows: TrainingRows
-    shape: ModelShape
-    """What its FLOPs depend on."""
     label: str = ""
     """What tells it from the others of its group, for a person; empty for a run alone."""
     number: int = 0
-    """Of its line in the group's display."""
-    reached: Reached = field(default_factory=Reached)
+    """Its place among the runs of its group, and of its line in the display."""
+    resumed: bool = False
+    """Whether an earlier process began it."""
+    schedule: TrainingSchedule = field(init=False)
+    """Known once the data is."""
+    rows: TrainingRows = field(init=False)
+    recorder: Recorder = field(default_factory=no_recorder)
+    state: TrainerState = field(default_factory=TrainerState)
+    status: EndStatus | None = None
+    """None while it waits or trains."""
+    begun: bool = False
+    """Whether it has, or had, a slot in this process."""
+
+    parameters: dict[str, nn.Parameter] = field(default_factory=dict)
+    optimizer: torch.optim.Optimizer | None = None
+    shape: ModelShape | None = None
+    """What the FLOPs of its training depend on; None before its first slot."""
+    trainable_parameters: int = 0
     best: dict[str, Tensor] | None = None
     """The parameters of the best evaluation so far, on the CPU."""
     saved_step: int | None = None
-    """Of its newest checkpoint."""
+    """The step of its newest checkpoint."""
     clock_s: float = field(default_factory=time.monotonic)
-    """When this process took the trial up, or last added to `reached.wall_s`."""
+    """When this process took the trial up, or last added to `state.wall_s`."""
     _batches: Iterator[list[EncodedRow]] | None = None
     _next_step: int = 0
 
+    def take_slot(
+        self, parameters: dict[str, nn.Parameter], optimizer: torch.optim.Optimizer, shape: ModelShape
+    ) -> None:
+        """Begin anew with an adapter that the model has just been given; a checkpoint may be loaded over it."""
+        self.parameters, self.optimizer, self.shape = parameters, optimizer, shape
+        self.trainable_parameters = sum(parameter.numel() for parameter in parameters.values())
+        self.state, self.best, self.saved_step = TrainerState(), None, None
+        self.clock_s, self._batches, self._next_step = time.monotonic(), None, 0
+
+    def leave_slot(self) -> None:
+        """Let go of all tensors, and with them of the stacks that the parameters lie in."""
+        self.parameters, self.optimizer, self.best, self._batches = {}, None, None, None
+
     def next_batch(self) -> list[EncodedRow]:
         """The examples of its next step, over all processes; the same again if that step was not taken."""
-        trainer, done = self.spec.trainer, self.reached.step
+        trainer, done = self.spec.trainer, self.state.step
         if self._batches is None or self._next_step != done:
             self._batches = self.rows.batches(
                 self.spec.seed,
@@ -98,41 +120,19 @@ class Trial:
         self._next_step = done + 1
         return next(self._batches)
 
-    def say(self, level: int, message: str, *values: object) -> None:
-        """Log what concerns this trial alone: it goes to its own run.log, and to the terminal with its label."""
-        labeled = f"{self.label}: {message}" if self.label else message
-        log.log(level, labeled, *values, extra={"run": str(self.folder)})
+    @property
+    def rate(self) -> float:
+        """The learning rate of the next step."""
+        lr: float = self.spec.optimizer.lr
+        return lr * rate_factor(self.spec.trainer.schedule, self.state.step + 1, self.schedule.total_steps)
 
-    def count_time(self) -> None:
-        now_s = time.monotonic()
-        self.reached.wall_s += now_s - self.clock_s
-        self.clock_s = now_s
+    @property
+    def gradients(self) -> list[Tensor]:
+        return [parameter.grad for parameter in self.parameters.values() if parameter.grad is not None]
 
     @property
     def checkpoints(self) -> Path:
         return self.folder / "checkpoints"
-
-    @property
-    def trainable_parameters(self) -> int:
-        return sum(parameter.numel() for parameter in self.parameters.values())
-
-    @property
-    def rate(self) -> float:
-        """The learning rate of the next step."""
-        schedule = self.spec.trainer.schedule
-        lr: float = self.spec.optimizer.lr
-        return lr * rate_factor(schedule, self.reached.step + 1, self.course.total_steps)
-
-    def take_step(self, *, skip: bool) -> None:
-        """One optimizer step.
-
-        skip: leave the parameters and the optimizer's state as they are, for gradients that overflowed.
-        """
-        if not skip:
-            for group in self.optimizer.param_groups:
-                group["lr"] = self.rate
-            self.optimizer.step()
-        self.reached.step += 1
 
     def keep_best(self) -> None:
         self.best = {
@@ -146,7 +146,17 @@ class Trial:
                 for name, parameter in self.parameters.items():
                     parameter.copy_(self.best[name])
 
+    def count_time(self) -> None:
+        now_s = time.monotonic()
+        self.state.wall_s += now_s - self.clock_s
+        self.clock_s = now_s
+
     def record(self, values: Mapping[str, float], step: int) -> None:
         """Record metrics of a step, beside the epochs and the tokens trained on by then."""
-        epoch = self.course.epoch_of(step)
-        self.recorder.log({"step": step, "epoch": epoch, "tokens": self.reached.tokens, **values})
+        epoch = self.schedule.epoch_of(step)
+        self.recorder.log({"step": step, "epoch": epoch, "tokens": self.state.tokens, **values})
+
+    def say(self, level: int, message: str, *values: object) -> None:
+        """Log what concerns this trial alone: it goes to its own run.log, and to the terminal with its label."""
+        labeled = f"{self.label}: {message}" if self.label else message
+        log.log(level, labeled, *values, extra={"run": str(self.folder)})

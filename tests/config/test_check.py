@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 from summarizer.config import schema
 from summarizer.config.check import check
 from summarizer.config.plain import to_plain
-from summarizer.config.targets import Target
+from summarizer.config.targets import OptimizerConfig
 from summarizer.errors import ConfigError
 from summarizer.models import load
 from summarizer.runs.preflight import preflight
@@ -189,7 +189,7 @@ def test_the_rules_allow_what_works() -> None:
 def test_a_sound_config_keeps_its_values() -> None:
     config = composed("adapter.dim=3", "optimizer.lr=1", "trainer.schedule.warmup_steps=7")
     spec = check(config)
-    assert isinstance(spec.optimizer, Target)
+    assert isinstance(spec.optimizer, OptimizerConfig)
     assert (spec.adapter.dim, spec.optimizer.lr, spec.trainer.schedule.warmup_steps) == (3, 1, 7)
     assert spec.prompt.completion_token == config.model.completion_token  # an interpolation, resolved
     plain = OmegaConf.to_container(config, resolve=True)

@@ -19,7 +19,7 @@ from summarizer.adapters.lora import LoRA
 from summarizer.config.declared import NotPlainError, declared_class
 from summarizer.config.targets import (
     BOUNDS,
-    Target,
+    OptimizerConfig,
     arguments_model,
     arguments_of,
     refusal,
@@ -100,7 +100,7 @@ def test_shipped_optimizers_take_all_that_is_sound(option: dict[str, object]) ->
     tried = 0
     for key in arguments.keys() & edges.keys():
         for value in edges[key]:
-            target = Target(str(option["_target_"]), {**arguments, key: value})
+            target = OptimizerConfig(target=str(option["_target_"]), arguments={**arguments, key: value})
             assert takes_any(target)
             assert refusal(target) is None
             tried += 1
@@ -108,9 +108,11 @@ def test_shipped_optimizers_take_all_that_is_sound(option: dict[str, object]) ->
 
 
 def test_others_are_asked_whether_they_take_their_arguments() -> None:
-    assert not takes_any(Target("torch.optim.SGD", {"lr": 0.1, "nesterov": True}))
-    assert not takes_any(Target("transformers.optimization.Adafactor", {"lr": 0.1}))
-    assert "relative_step" in str(refusal(Target("transformers.optimization.Adafactor", {"lr": 0.1})))
+    assert not takes_any(OptimizerConfig(target="torch.optim.SGD", arguments={"lr": 0.1, "nesterov": True}))
+    assert not takes_any(OptimizerConfig(target="transformers.optimization.Adafactor", arguments={"lr": 0.1}))
+    assert "relative_step" in str(
+        refusal(OptimizerConfig(target="transformers.optimization.Adafactor", arguments={"lr": 0.1}))
+    )
 
 
 PLAIN = """

@@ -6,9 +6,11 @@ import sys
 
 import pytest
 import torch
+from composing import composed
 
 from summarizer.adapters.lora import LoRA
-from summarizer.config.targets import Target, arguments_model, refusal, resolve_target
+from summarizer.config.check import check
+from summarizer.config.targets import OptimizerConfig, arguments_model, refusal, resolve_target
 from summarizer.errors import ConfigError
 
 
@@ -43,15 +45,33 @@ def test_arguments_are_those_of_the_signature() -> None:
 
 
 def test_arguments_that_exclude_each_other() -> None:
-    target = Target("torch.optim.SGD", {"lr": 0.1, "nesterov": True})
+    target = OptimizerConfig(target="torch.optim.SGD", arguments={"lr": 0.1, "nesterov": True})
     assert "Nesterov momentum requires a momentum" in str(refusal(target))
-    assert refusal(Target("torch.optim.SGD", {"lr": 0.1, "nesterov": True, "momentum": 0.9})) is None
+    assert (
+        refusal(
+            OptimizerConfig(
+                target="torch.optim.SGD", arguments={"lr": 0.1, "nesterov": True, "momentum": 0.9}
+            )
+        )
+        is None
+    )
 
 
 def test_a_target_builds_and_shows_its_arguments() -> None:
-    target = Target("torch.optim.SGD", {"lr": 0.25})
+    target = OptimizerConfig(target="torch.optim.SGD", arguments={"lr": 0.25})
     built = target.build([torch.nn.Parameter(torch.zeros(1))])
     assert isinstance(built, torch.optim.SGD)
     assert (built.defaults["lr"], target.lr) == (0.25, 0.25)
-    with pytest.raises(AttributeError, match=r"torch\.optim\.SGD has no argument 'rate'"):
-        _ = target.rate
+
+
+def test_an_adapter_is_made_of_its_class_once_that_is_imported() -> None:
+    read = check(composed("adapter.dim=3", "adapter.exclude=[lm_head]"))
+    assert (read.adapter.dim, type(read.adapter).__name__) == (3, "LoRA")
+    assert not isinstance(read.adapter, LoRA), "to check a config takes no torch"
+    made = read.imported()
+    assert isinstance(made.adapter, LoRA)
+    assert made.adapter.model_dump() == read.adapter.model_dump()
+    assert made.imported().adapter is made.adapter
+    assert (
+        made.adapter == check(composed("adapter.dim=3", "adapter.exclude=[lm_head]"), imported=True).adapter
+    )

@@ -34,7 +34,7 @@ def test_row_losses_are_each_row_s_own(rows_at_once: int, monkeypatch: pytest.Mo
     monkeypatch.setattr(evaluator_module, "bar", bar)
     small = ["prompt.max_tokens=96", "data.rows.validation=3", "data.processes=1", "trainer.precision=fp32"]
     with initialize_config_dir(str(conf_folder()), version_base="1.3"):
-        spec = check(compose("config", overrides=small))
+        spec = check(compose("config", overrides=small), imported=True)
     prompt = build_prompt(spec.prompt, load_tokenizer(model_folder(spec.model)))
     split = build_split(spec.data, "validation", prompt)
     rows = split.encoded(range(3))
@@ -44,7 +44,7 @@ def test_row_losses_are_each_row_s_own(rows_at_once: int, monkeypatch: pytest.Mo
     for row in rows:
         ids, prompt_tokens = prompt.training_ids(row.article_ids, row.target_ids)
         with torch.no_grad():
-            scores = model(input_ids=torch.tensor([ids]), use_cache=False).logits[0, prompt_tokens - 1 : -1]
+            scores = model.logits(torch.tensor([ids]))[0, prompt_tokens - 1 : -1]
         of_tokens = torch.nn.functional.cross_entropy(
             scores, torch.tensor(ids[prompt_tokens:]), reduction="none"
         )
@@ -52,7 +52,7 @@ def test_row_losses_are_each_row_s_own(rows_at_once: int, monkeypatch: pytest.Mo
     assert len(set(nats)) == 3
 
     processes = join_processes(device="cpu", precision="fp32", wanted=None)
-    adapted = attach(model, [spec.adapter.build(), spec.adapter.build()], [0, 1])
+    adapted = attach(model, [spec.adapter, spec.adapter], [0, 1])
     evaluator = Evaluator(adapted, prompt, spec.generation, rows_at_once, processes, lambda: None)
     expected = [len(row.target_ids) for row in rows]
     for trials in (None, [0, 1]):

@@ -73,8 +73,8 @@ def test_what_the_hub_reads(run: Path) -> None:
 def test_what_a_person_reads(run: Path) -> None:
     text = card(run)
     for said in (
-        "| ROUGE-1 F1 | 30.00 (29.00 to 39.00) | 20.00 (19.00 to 29.00) | 35.00 (34.00 to 44.00) |",
-        "| loss, nats per summary token (validation) | 2.5000 | 2.9000 | - |",
+        "| ROUGE-1 F1 | 30.00 (29.0–39.0) | 20.00 (19.0–29.0) | 35.00 (34.0–44.0) |",
+        "| cross-entropy (nats per token) of the reference summaries | 2.5000 | 2.9000 | - |",
         "Split: `validation`, 50 rows",
         "- fingerprint (SHA-256 of ids and texts, in order): `f00d`",
         "- training rows: all",
@@ -129,7 +129,7 @@ def test_what_is_not_known_is_said(tmp_path: Path) -> None:
     write_summary(folder, stopped)
     assert "- **Run**: stopped by signal after 12 steps\n" in card(folder)
     write_summary(folder, finished("base").model_copy(update={"base": None, "baseline": None}))
-    assert "| ROUGE-1 F1 | 30.00 (29.00 to 39.00) | not known | not known |" in card(folder)
+    assert "| ROUGE-1 F1 | 30.00 (29.0–39.0) | not known | not known |" in card(folder)
     (folder / "summary.json").write_text('{"status": "perfect"}')
     with pytest.raises(ConfigError, match=r"summary.json: status"):
         card(folder)

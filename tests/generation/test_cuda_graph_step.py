@@ -26,7 +26,7 @@ from summarizer.generation.kv_cache import KVCache
 from summarizer.models.causal_lm import PackedModel
 from summarizer.ops import decode_gemm
 from summarizer.ops.decode_gemm import stored_weights_in_place
-from summarizer.training.fake_base import fake_base
+from summarizer.training.dry_run import fake_base
 
 FREE = (
     "prim.device",

@@ -53,7 +53,7 @@ def test_tables_keep_to_the_width_and_nothing_in_them_is_cut(two: Comparison, wi
     assert max(map(len, rows)) <= width
     text = "\n".join(rows)
     assert "…" not in text
-    for words in ("dim=2 lr=0.0001", "dim=16 lr=0.003", "2.000", "2.500", "base alone", "4.000", "Lead-3"):
+    for words in ("dim=2 lr=0.0001", "dim=16 lr=0.003", "2.000", "2.500", "base model", "4.000", "Lead-3"):
         assert words in text, words
     left_out = next((line for line in lines if line.startswith("No room for: ")), "")
     headings = rows[0].split() + rows[1].split()

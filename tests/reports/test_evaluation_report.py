@@ -109,8 +109,8 @@ def test_few_rows_are_said_to_show_little() -> None:
 
 def test_markdown_has_every_score_with_its_interval() -> None:
     text = markdown(evaluation(difference(1, 0.5, 2, 0.01), notes=("7 of 8 articles were cut",)))
-    assert "| a\\|b | 2.500 | 30.00 (29.0 to 39.0) | 31.00 (29.0 to 39.0) |" in text
-    assert "| Lead-3 | – | 40.00 (39.0 to 49.0) |" in text
+    assert "| a\\|b | 2.500 | 30.00 (29.0–39.0) | 31.00 (29.0–39.0) |" in text
+    assert "| Lead-3 | – | 40.00 (39.0–49.0) |" in text
     assert "| system | loss | rouge1 | rouge2 | rougeL | rougeLsum |" in text
     assert "rougeLsum is ROUGE-L sentence by sentence" in text
     assert "| words | 30.00 | 40.00 | – |" in text
@@ -121,10 +121,10 @@ def test_markdown_has_every_score_with_its_interval() -> None:
 def test_a_table_fits_into_eighty_columns_of_a_terminal() -> None:
     out = io.StringIO()
     print_evaluation(
-        evaluation(), Console(file=out, force_terminal=True, width=80, highlight=False, no_color=True)
+        evaluation(), Console(file=out, force_terminal=True, width=80, highlight=False, color_system=None)
     )
     lines = out.getvalue().splitlines()
-    assert any("29.0 to 39.0  29.0 to 39.0  29.0 to 39.0  29.0 to 39.0" in line for line in lines)
+    assert any("29.0–39.0  29.0–39.0  29.0–39.0  29.0–39.0" in line for line in lines)
     assert "…" not in out.getvalue()
     piped = io.StringIO()
     print_evaluation(evaluation(), Console(file=piped, highlight=False))

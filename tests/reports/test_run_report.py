@@ -166,7 +166,7 @@ def test_no_line_but_a_command_or_a_path_is_wider_than_the_terminal(
 def test_without_the_base_nothing_is_before(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     text = shown(monkeypatch, finished(tmp_path, "evaluation=loss_only"))
     assert "before" not in text
-    assert "more than luck" not in text.lower()
+    assert "significant" not in text.lower()
     assert "The base alone was not scored (evaluation.base=false)" in words(text)
 
 

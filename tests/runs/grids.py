@@ -12,12 +12,11 @@ from safetensors.torch import load_file
 from small_runs import TINY
 
 from summarizer.config.plain import to_plain
-from summarizer.runs.ended import Ended
 from summarizer.runs.experiment import run_group
 from summarizer.runs.record import RunRecord, read_summary
 from summarizer.tracking.metrics import read_metrics
-from summarizer.training import loop
-from summarizer.training.group import Group
+from summarizer.training import trainer
+from summarizer.training.step import Group
 
 GRID = (
     ("adapter.dim=2", "optimizer=adamw", "optimizer.lr=1e-3", "seed=0"),
@@ -83,14 +82,14 @@ def train_one_by_one(folder: Path) -> Path:
     """The grid's folders, each trained by itself."""
     for alone in grid(folder):
         (ended,) = run_group([alone])
-        assert ended.error is None
+        assert ended.cause is None
     return folder
 
 
 def assert_as_alone(
-    ended: Sequence[Ended], one_by_one: Path, numbers: Sequence[int] = range(len(GRID))
+    ended: Sequence[RunRecord], one_by_one: Path, numbers: Sequence[int] = range(len(GRID))
 ) -> None:
-    assert [run.error for run in ended] == [None] * len(ended)
+    assert [run.cause for run in ended] == [None] * len(ended)
     for run, number in zip(ended, numbers, strict=True):
         assert_same_run(Path(run.folder), one_by_one / str(number))
 
@@ -98,11 +97,11 @@ def assert_as_alone(
 def watched_sizes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many trials took each step."""
     sizes: list[int] = []
-    real = loop.train_step
+    real = trainer.train_step
 
     def watching(group: Group, batches: Any) -> Any:
         sizes.append(len(group.trials))
         return real(group, batches)
 
-    monkeypatch.setattr(loop, "train_step", watching)
+    monkeypatch.setattr(trainer, "train_step", watching)
     return sizes

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +14,11 @@ from grids import GRID, assert_as_alone, grid, job, numbers, train_one_by_one, w
 from summarizer.errors import StopRequested
 from summarizer.generation.decoder import Decoder
 from summarizer.runs import experiment
+from summarizer.runs.callbacks import RunCallbacks
 from summarizer.runs.experiment import run_group
-from summarizer.runs.group_runs import GroupRuns
 from summarizer.runs.record import read_summary
-from summarizer.training import loop, step
-from summarizer.training.group import Group
+from summarizer.training import step, trainer
+from summarizer.training.step import Group
 
 
 @pytest.fixture(scope="module")
@@ -56,16 +55,16 @@ def test_a_group_that_does_not_fit_is_split_and_goes_on(
 def test_one_that_does_not_even_fit_alone_fails_alone(
     tmp_path: Path, one_by_one: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = loop.train_step
+    real = trainer.train_step
 
     def scarce(group: Group, batches: Any) -> Any:
         if any(trial.folder.name == "1" for trial in group.trials):
             raise torch.OutOfMemoryError("no more")
         return real(group, batches)
 
-    monkeypatch.setattr(loop, "train_step", scarce)
+    monkeypatch.setattr(trainer, "train_step", scarce)
     ended = run_group(grid(tmp_path, trials=GRID[:3]))
-    assert isinstance(ended[1].error, torch.OutOfMemoryError)
+    assert isinstance(ended[1].cause, torch.OutOfMemoryError)
     assert read_summary(tmp_path / "1").status == "failed"
     assert_as_alone([ended[0], ended[2]], one_by_one, [0, 2])
 
@@ -99,18 +98,18 @@ def test_a_stopped_group_goes_on_exactly(
     steps: int, tmp_path: Path, one_by_one: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One of three waits when the signal comes, one has completed; what is complete stays as it is."""
-    jobs = grid(tmp_path, "sweep.places=2", trials=GRID[:3])
+    jobs = grid(tmp_path, "sweep.max_concurrent_trials=2", trials=GRID[:3])
     stopping(monkeypatch, steps)
     with pytest.raises(StopRequested):
         run_group(jobs)
     monkeypatch.undo()
     assert [read_summary(tmp_path / name).status for name in "01"] == ["stopped"] * 2
     assert not (tmp_path / "2" / "summary.json").exists()
-    ended = run_group([replace(one, resumed=True) for one in jobs])
+    ended = run_group([one.model_copy(update={"resumed": True}) for one in jobs])
     assert_as_alone(ended, one_by_one, range(3))
     before = (tmp_path / "0" / "summary.json").read_bytes()
-    again = run_group([replace(one, resumed=True) for one in jobs])
-    assert again == ended
+    again = run_group([one.model_copy(update={"resumed": True}) for one in jobs])
+    assert [(run.status, run.best) for run in again] == [("completed", run.best) for run in ended]
     assert (tmp_path / "0" / "summary.json").read_bytes() == before
 
 
@@ -121,26 +120,26 @@ def test_a_run_that_goes_on_is_no_longer_stopped(tmp_path: Path, monkeypatch: py
         run_group([one])
     monkeypatch.undo()
     assert read_summary(tmp_path / "0").status == "stopped"
-    real, found = loop.train_step, []
+    real, found = trainer.train_step, []
 
     def watching(group: Group, batches: Any) -> Any:
         found.append((tmp_path / "0" / "summary.json").exists())
         return real(group, batches)
 
-    monkeypatch.setattr(loop, "train_step", watching)
-    run_group([replace(one, resumed=True)])
+    monkeypatch.setattr(trainer, "train_step", watching)
+    run_group([one.model_copy(update={"resumed": True})])
     assert found == [False] * 4
     assert read_summary(tmp_path / "0").status == "completed"
 
 
 def stopping(monkeypatch: pytest.MonkeyPatch, steps: int) -> None:
     """A signal after so many steps of the group."""
-    real, stops = loop.train_step, []
+    real, stops = trainer.train_step, []
     real_fit = experiment.fit
 
-    def fit(group: Group, runs: GroupRuns, stop: Any) -> None:
+    def fit(group: Group, callbacks: RunCallbacks, stop: Any, startup: Any) -> None:
         stops.append(stop)
-        real_fit(group, runs, stop)
+        real_fit(group, callbacks, stop, startup)
 
     taken = 0
 
@@ -152,7 +151,7 @@ def stopping(monkeypatch: pytest.MonkeyPatch, steps: int) -> None:
         return real(group, batches)
 
     monkeypatch.setattr(experiment, "fit", fit)
-    monkeypatch.setattr(loop, "train_step", counting)
+    monkeypatch.setattr(trainer, "train_step", counting)
 
 
 # ---- successive halving ------------------------------------------------------------------------------------------
@@ -176,9 +175,9 @@ def test_losers_are_stopped_and_the_rest_is_as_alone(
     places: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sizes = watched_sizes(monkeypatch)
-    jobs = grid(tmp_path / "sweep", *HALVING, f"sweep.places={places}", trials=LADDER)
+    jobs = grid(tmp_path / "sweep", *HALVING, f"sweep.max_concurrent_trials={places}", trials=LADDER)
     ended = run_group(jobs)
-    assert all(run.error is None for run in ended)
+    assert all(run.cause is None for run in ended)
     summaries = [read_summary(Path(run.folder)) for run in ended]
     full = [number for number, summary in enumerate(summaries) if summary.status == "completed"]
     assert sum(sizes) == sum(summary.steps or 0 for summary in summaries)
@@ -210,10 +209,12 @@ def test_a_halving_goes_on_where_it_was_stopped(tmp_path: Path, monkeypatch: pyt
     with pytest.raises(StopRequested):
         run_group(jobs)
     monkeypatch.undo()
-    ended = run_group([replace(one, resumed=True) for one in jobs])
+    ended = run_group([one.model_copy(update={"resumed": True}) for one in jobs])
     for ours, theirs in zip(ended, through, strict=True):
         assert read_summary(Path(ours.folder)).status == read_summary(Path(theirs.folder)).status
-        assert ours.value == pytest.approx(theirs.value, rel=1e-5)
+        assert ours.best is not None
+        assert theirs.best is not None
+        assert ours.best.value == pytest.approx(theirs.best.value, rel=1e-5)
         assert [row["step"] for row in numbers(Path(ours.folder))] == [
             row["step"] for row in numbers(Path(theirs.folder))
         ]

@@ -11,12 +11,13 @@ from grids import GRID, assert_as_alone, assert_same_run, grid, numbers, train_o
 from summarizer.console.trial_display import TrialDisplay
 from summarizer.errors import NonFiniteLossError
 from summarizer.evaluation.evaluator import EvaluationPace
-from summarizer.runs import experiment, outcome
+from summarizer.runs import experiment, group_records
+from summarizer.runs.callbacks import RunCallbacks
 from summarizer.runs.experiment import run_group
-from summarizer.runs.group_runs import GroupRuns
 from summarizer.runs.record import read_summary
 from summarizer.tracking.metrics import read_metrics
-from summarizer.training import loop, step
+from summarizer.training import trainer
+from summarizer.training.trial import Trial
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +35,8 @@ def test_a_mixed_grid_trains_as_each_of_it_alone(tmp_path: Path, one_by_one: Pat
             for row in read_metrics(Path(run.folder) / "metrics.jsonl")
             if row["step"] and "val/loss" in row
         ]
-        assert run.value == min(evaluations)
+        assert run.best is not None
+        assert run.best.value == min(evaluations)
 
 
 @pytest.mark.slow
@@ -43,7 +45,7 @@ def test_with_fewer_places_runs_wait_for_them(
 ) -> None:
     """Who comes later trains beside others that are further: their last batches are of different sizes."""
     sizes = watched_sizes(monkeypatch)
-    assert_as_alone(run_group(grid(tmp_path, "sweep.places=3")), one_by_one)
+    assert_as_alone(run_group(grid(tmp_path, "sweep.max_concurrent_trials=3")), one_by_one)
     assert sizes == [3] * 6 + [1] * 6
 
 
@@ -72,8 +74,8 @@ def test_one_that_diverges_leaves_and_the_others_are_as_alone(
     bad = ("adapter.dim=4", "optimizer=adamw", "optimizer.lr=1e30")
     jobs = grid(tmp_path, trials=[GRID[0], bad, GRID[1]])
     ended = run_group(jobs)
-    assert isinstance(ended[1].error, NonFiniteLossError)
-    assert ended[1].value is None
+    assert isinstance(ended[1].cause, NonFiniteLossError)
+    assert ended[1].best is None
     summary = read_summary(tmp_path / "1")
     assert (summary.status, summary.ended_by) == ("failed", "error")
     assert "the loss is nan at step" in str(summary.error)
@@ -106,16 +108,16 @@ def test_a_neighbor_s_end_does_not_change_a_bit_while_shapes_stay(
 def test_one_that_cannot_be_saved_leaves(
     tmp_path: Path, one_by_one: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = loop.save_checkpoint
+    real = trainer.save_checkpoint
 
     def full(trial: Any) -> Any:
-        if trial.folder.name == "0" and trial.reached.step == 3:
+        if trial.folder.name == "0" and trial.state.step == 3:
             raise OSError(28, "No space left on device", str(trial.folder))
         return real(trial)
 
-    monkeypatch.setattr(loop, "save_checkpoint", full)
+    monkeypatch.setattr(trainer, "save_checkpoint", full)
     ended = run_group(grid(tmp_path, trials=GRID[:2]))
-    assert isinstance(ended[0].error, OSError)
+    assert isinstance(ended[0].cause, OSError)
     assert read_summary(tmp_path / "0").status == "failed"
     assert_as_alone([ended[1]], one_by_one, [1])
 
@@ -124,7 +126,7 @@ def test_what_the_disk_refuses_one_run_is_said_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The disk refuses the first run's checkpoint, then its summary; the other goes on."""
-    real_save, real_write = loop.save_checkpoint, outcome.write_summary
+    real_save, real_write = trainer.save_checkpoint, group_records.write_summary
 
     def save(trial: Any) -> Any:
         if trial.folder.name == "0":
@@ -136,11 +138,11 @@ def test_what_the_disk_refuses_one_run_is_said_at_once(
             raise OSError(28, "No space left on device", "/the/summary")
         real_write(folder, summary)
 
-    monkeypatch.setattr(loop, "save_checkpoint", save)
-    monkeypatch.setattr(outcome, "write_summary", write)
+    monkeypatch.setattr(trainer, "save_checkpoint", save)
+    monkeypatch.setattr(group_records, "write_summary", write)
     with caplog.at_level("INFO"):
         ended = run_group(grid(tmp_path, "evaluation.base=false", trials=GRID[:2]))
-    assert [(str(run.error), run.said) for run in ended] == [
+    assert [(str(run.cause), run.said) for run in ended] == [
         ("[Errno 28] No space left on device: '/the/checkpoint'", True),
         ("None", False),
     ]
@@ -156,7 +158,12 @@ def test_what_the_disk_refuses_one_run_is_said_at_once(
 def test_what_all_adapt_is_said_once(
     second: str, lines: int, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    short = ("trainer.epochs=null", "trainer.max_steps=1", "evaluation.base=false", "sweep.places=1")
+    short = (
+        "trainer.epochs=null",
+        "trainer.max_steps=1",
+        "evaluation.base=false",
+        "sweep.max_concurrent_trials=1",
+    )
     with caplog.at_level("INFO"):
         run_group(grid(tmp_path, *short, trials=[("adapter.dim=2", "seed=1"), (second, "seed=2")]))
     assert sum("adapted: " in text for text in caplog.messages) == lines
@@ -177,7 +184,7 @@ def test_one_whose_metrics_cannot_be_written_leaves(
 
     monkeypatch.setattr(MetricsFile, "log", full)
     ended = run_group(grid(tmp_path, trials=GRID[:2]))
-    assert isinstance(ended[0].error, OSError)
+    assert isinstance(ended[0].cause, OSError)
     assert_as_alone([ended[1]], one_by_one, [1])
 
 
@@ -185,16 +192,20 @@ def test_one_whose_metrics_cannot_be_written_leaves(
 def test_one_whose_optimizer_fails_leaves(
     tmp_path: Path, one_by_one: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = step.Trial.take_step
+    real = Trial.take_slot
 
-    def failing(trial: Any, *, skip: bool) -> None:
-        if trial.folder.name == "1" and trial.reached.step == 2:
-            raise RuntimeError("no such kernel")
-        real(trial, skip=skip)
+    def with_a_broken_optimizer(trial: Trial, parameters: Any, optimizer: Any, shape: Any) -> None:
+        def failing() -> None:
+            if trial.folder.name == "1" and trial.state.step == 2:
+                raise RuntimeError("no such kernel")
+            take_step()
 
-    monkeypatch.setattr(step.Trial, "take_step", failing)
+        take_step, optimizer.step = optimizer.step, failing
+        real(trial, parameters, optimizer, shape)
+
+    monkeypatch.setattr(Trial, "take_slot", with_a_broken_optimizer)
     ended = run_group(grid(tmp_path, trials=GRID[:2]))
-    assert str(ended[1].error) == "no such kernel"
+    assert str(ended[1].cause) == "no such kernel"
     assert max(row["step"] for row in read_metrics(tmp_path / "1" / "metrics.jsonl")) == 2
     assert_as_alone([ended[0]], one_by_one, [0])
 
@@ -203,18 +214,20 @@ def test_one_whose_optimizer_fails_leaves(
 def test_those_that_cannot_begin_do_not_keep_others_from_it(
     tmp_path: Path, one_by_one: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The first two are offered all the places there are."""
-    real = GroupRuns._trial
+    """The first two are offered all the slots there are."""
+    real = RunCallbacks.enter
 
-    def refusing(self: Any, outcome: Any, place: int) -> Any:
-        if outcome.spec.adapter.dim == 3:
+    def refusing(self: Any, trial: Trial, slot: int) -> None:
+        if trial.spec.adapter.dim == 3:
             raise RuntimeError("wandb cannot be opened")
-        return real(self, outcome, place)
+        real(self, trial, slot)
 
-    monkeypatch.setattr(GroupRuns, "_trial", refusing)
+    monkeypatch.setattr(RunCallbacks, "enter", refusing)
     bad = ("adapter.dim=3",)
-    ended = run_group(grid(tmp_path, "sweep.places=2", trials=[bad, (*bad, "seed=1"), GRID[0]]))
-    assert [str(run.error) for run in ended[:2]] == ["wandb cannot be opened"] * 2
+    ended = run_group(
+        grid(tmp_path, "sweep.max_concurrent_trials=2", trials=[bad, (*bad, "seed=1"), GRID[0]])
+    )
+    assert [str(run.cause) for run in ended[:2]] == ["wandb cannot be opened"] * 2
     assert_as_alone([ended[2]], one_by_one, [0])
 
 
@@ -224,7 +237,7 @@ def test_what_fails_before_training_fails_them_all(tmp_path: Path, monkeypatch: 
 
     monkeypatch.setattr(experiment, "load_base", broken)
     ended = run_group(grid(tmp_path, trials=GRID[:2]))
-    assert [str(run.error) for run in ended] == ["the base is broken"] * 2
+    assert [str(run.cause) for run in ended] == ["the base is broken"] * 2
     assert [read_summary(tmp_path / str(number)).status for number in range(2)] == ["failed"] * 2
 
 
@@ -235,8 +248,8 @@ def test_what_ends_a_group_in_the_middle_leaves_how_far_each_run_came(
         raise RuntimeError("the validation rows are gone")
 
     jobs = grid(tmp_path, "evaluation.base=false", trials=GRID[:2])
-    monkeypatch.setattr("summarizer.runs.group_runs.evaluate_on_the_way", broken)
-    assert [str(run.error) for run in run_group(jobs)] == ["the validation rows are gone"] * 2
+    monkeypatch.setattr("summarizer.runs.callbacks.validate", broken)
+    assert [str(run.cause) for run in run_group(jobs)] == ["the validation rows are gone"] * 2
     for number in range(2):
         summary = read_summary(tmp_path / str(number))
         assert (summary.status, summary.ended_by, summary.steps) == ("failed", "error", 2)
@@ -255,7 +268,7 @@ def test_the_time_left_counts_the_evaluations_still_to_come(
     told: list[float] = []
     monkeypatch.setattr(EvaluationPace, "expected_s", expected_s)
     monkeypatch.setattr(TrialDisplay, "group", lambda _, tokens_per_s, seconds: told.append(seconds))
-    run_group(grid(tmp_path, "sweep.places=1", trials=GRID[:2]))
+    run_group(grid(tmp_path, "sweep.max_concurrent_trials=1", trials=GRID[:2]))
     on_the_way, end = 4 + 200.0, 2 + 200.0
     left = [[at * on_the_way + end for at in (3, 3, 2, 2, 1, 1)] for _ in range(2)]
     first = [of_first + 3 * on_the_way + end + end + 10_000 for of_first in left[0]]

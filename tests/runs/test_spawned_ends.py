@@ -1,44 +1,37 @@
-"""What becomes of a run whose spawned processes end without a word of their own."""
+"""What becomes of a run whose processes end without a word of their own."""
 
 from __future__ import annotations
 
 import signal
-import sys
 from typing import Any
 
 import pytest
-import torch.multiprocessing
+import torch.distributed.launcher.api
 from config.composing import composed
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 
 from summarizer.config.plain import to_plain
 from summarizer.errors import RunsFailed, StopRequested
 from summarizer.runs import launch
 from summarizer.runs.record import RunRecord
-
-SPAWN = sys.modules[torch.multiprocessing.start_processes.__module__]
-"""The module, which torch hides behind a function of its name."""
-
-
-class EndedProcess:
-    """In torch's place: one process of a run has ended, and this one was signalled before, if at all."""
-
-    processes = ()
-
-    def __init__(self, exit_code: int, signalled: signal.Signals | None) -> None:
-        self.exit_code, self.signalled = exit_code, signalled
-
-    def join(self, **_: Any) -> bool:
-        if self.signalled is not None:
-            signal.raise_signal(self.signalled)
-        name = signal.Signals(-self.exit_code).name if self.exit_code < 0 else None
-        raise SPAWN.ProcessExitedException(
-            "", error_index=1, error_pid=0, exit_code=self.exit_code, signal_name=name
-        )
+from summarizer.runs.session import Session
 
 
 def start(monkeypatch: pytest.MonkeyPatch, exit_code: int, signalled: signal.Signals | None = None) -> None:
-    monkeypatch.setattr(SPAWN, "start_processes", lambda *_, **__: EndedProcess(exit_code, signalled))
-    launch.start([RunRecord(config=to_plain(composed("trainer.processes=2", "tracking=none")), folder="run")])
+    """A run one of whose processes ended so, after this one was signalled, if it was."""
+
+    def elastic_launch(*_: Any) -> Any:
+        def ended(*_: Any) -> None:
+            if signalled is not None:
+                signal.raise_signal(signalled)
+            failure = ProcessFailure(local_rank=1, pid=0, exitcode=exit_code, error_file="none")
+            raise ChildFailedError("run", {1: failure})
+
+        return ended
+
+    monkeypatch.setattr(torch.distributed.launcher.api, "elastic_launch", elastic_launch)
+    config = to_plain(composed("trainer.processes=2", "tracking=none"))
+    launch.start([RunRecord(config=config, folder="run")], Session())
 
 
 @pytest.mark.parametrize("exit_code", [128 + signal.SIGTERM, -signal.SIGTERM])

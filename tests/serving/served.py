@@ -48,9 +48,9 @@ def run_folders(root: Path, *dims: int) -> list[Path]:
             (folder / ".hydra").mkdir(parents=True)
             OmegaConf.save(config, folder / ".hydra" / "config.yaml")
             OmegaConf.save(OmegaConf.create(overrides), folder / ".hydra" / "overrides.yaml")
-            spec = check(config)
+            spec = check(config, imported=True)
             base = load_base(spec.model, spec.quantization, torch.device("cpu"))
-            adapted = attach(base.model, [spec.adapter.build()], seeds=[dim])
+            adapted = attach(base.model, [spec.adapter], seeds=[dim])
             torch.manual_seed(dim)
             with torch.no_grad():
                 for layer in adapted.layers.values():

@@ -17,25 +17,41 @@ from hydra.plugins.sweeper import Sweeper
 from summarizer.config.paths import conf_folder
 from summarizer.config.schema import TrackingConfig
 from summarizer.runs import launch
-from summarizer.runs.ended import Ended
-from summarizer.runs.record import RunRecord
-from summarizer.sweeps.closing import reported
+from summarizer.runs.record import Best, RunRecord
+from summarizer.runs.session import Session
+from summarizer.sweeps.groups import SweepReports
 from summarizer.sweeps.launcher import Launch
 
 
-def count_up(jobs: Sequence[RunRecord]) -> list[Ended]:
+def count_up(jobs: Sequence[RunRecord]) -> list[RunRecord]:
     """Each run's value is the number that its folder is called, or 0."""
-    return [Ended(job.folder, float(job.path.name) if job.path.name.isdigit() else 0.0) for job in jobs]
+    values = [float(job.path.name) if job.path.name.isdigit() else 0.0 for job in jobs]
+    return [
+        RunRecord(folder=job.folder, best=Best(value=value, step=1))
+        for job, value in zip(jobs, values, strict=True)
+    ]
+
+
+@dataclass
+class Uncalled:
+    """What Hydra is asked to call, in the place of `summarizer.run`'s own."""
+
+    session: Session
+    reports: SweepReports
+
+    def __call__(self, _: object) -> None:
+        pytest.fail("the fused launcher trains groups; it does not call Hydra's task function")
 
 
 @dataclass
 class Sweeps:
     """Runs `-m` commands in this process, and keeps what came of them."""
 
-    train: Callable[[Sequence[RunRecord]], list[Ended]] = count_up
+    train: Callable[[Sequence[RunRecord]], list[RunRecord]] = count_up
     groups: list[list[RunRecord]] = field(default_factory=list)
     """As handed to `start`."""
-    kept: list[Ended] = field(default_factory=list)
+    session: Session = field(default_factory=Session)
+    kept: list[RunRecord] = field(default_factory=list)
     reports: list[Path] = field(default_factory=list)
     tracked: list[TrackingConfig] = field(default_factory=list)
     """What each report was told of wandb."""
@@ -56,7 +72,7 @@ class Sweeps:
 
         monkeypatch.setitem(sys.modules, "summarizer.reports.sweep_report", report)
         monkeypatch.setattr(launch, "start", made.start)
-        monkeypatch.setattr(launch, "keep_failures", made.kept.extend, raising=False)
+        monkeypatch.setattr(Session, "keep", lambda _, ended: made.kept.extend(ended))
         monkeypatch.setattr(Launch, "batch", watched)
         # It would compose everything a first time, which is half of what a test here takes.
         monkeypatch.setattr(Sweeper, "validate_batch_is_legal", lambda self, batch: None)
@@ -68,7 +84,7 @@ class Sweeps:
     def jobs(self) -> list[RunRecord]:
         return [job for group in self.groups for job in group]
 
-    def start(self, jobs: Sequence[RunRecord]) -> list[Ended]:
+    def start(self, jobs: Sequence[RunRecord], session: Session) -> list[RunRecord]:
         self.groups.append(list(jobs))
         return self.train(jobs)
 
@@ -79,11 +95,8 @@ class Sweeps:
     def run(self, *arguments: str) -> None:
         """Returns when the sweep has ended, and raises what it raises."""
 
-        @hydra.main(version_base="1.3", config_path=str(conf_folder()), config_name="config")
-        def task(_: object) -> None:
-            pytest.fail("the fused launcher trains groups; it does not call Hydra's task function")
-
+        main = hydra.main(version_base="1.3", config_path=str(conf_folder()), config_name="config")
         command = ["summarizer", "-m", "hydra/launcher=fused", "hydra.sweep.dir=sweep", *arguments]
-        with pytest.MonkeyPatch.context() as patch, reported():
+        with pytest.MonkeyPatch.context() as patch, SweepReports() as reports:
             patch.setattr(sys, "argv", command)
-            task()
+            main(Uncalled(self.session, reports))()

@@ -8,7 +8,7 @@ import pytest
 from fused_sweeps import Sweeps
 
 from summarizer.errors import ConfigError, Issue
-from summarizer.sweeps.mistakes import merged
+from summarizer.sweeps.compose import merged
 
 
 @pytest.fixture

@@ -8,7 +8,6 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,11 +17,10 @@ from small_runs import REPOSITORY
 
 from summarizer.config.schema import TrackingConfig
 from summarizer.errors import ConfigError, NonFiniteLossError, StopRequested
-from summarizer.runs.ended import Ended
 from summarizer.runs.record import RunRecord
-from summarizer.sweeps.closing import report_later, reported
+from summarizer.sweeps.groups import SweepReports
 
-log = logging.getLogger("summarizer.training.loop")
+log = logging.getLogger("summarizer.training.trainer")
 
 TRACKING = TrackingConfig(
     mode="disabled", project="p", entity=None, name=None, group=None, tags=[], log_adapter=False
@@ -34,16 +32,16 @@ def sweeps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Sweeps:
     return Sweeps.stood_in(tmp_path, monkeypatch)
 
 
-def first_diverges(jobs: Sequence[RunRecord]) -> list[Ended]:
+def first_diverges(jobs: Sequence[RunRecord]) -> list[RunRecord]:
     error = NonFiniteLossError("the loss of step 3 is nan")
-    return [Ended(jobs[0].folder, None, error), *count_up(jobs[1:])]
+    return [RunRecord(folder=jobs[0].folder, cause=error), *count_up(jobs[1:])]
 
 
 def test_a_failing_run_is_kept_for_the_end(sweeps: Sweeps, capfd: pytest.CaptureFixture[str]) -> None:
     sweeps.train = first_diverges
     sweeps.run("quantization=int8,nf4", "seed=0,1")
     assert [Path(run.folder).name for run in sweeps.kept] == ["0", "1", "2", "3"]
-    assert [run.error is not None for run in sweeps.kept] == [True, False, True, False]
+    assert [run.cause is not None for run in sweeps.kept] == [True, False, True, False]
     assert [result.return_value for result in sweeps.returns] == [None, 1.0, None, 3.0]
     err = capfd.readouterr().err
     assert err.count("the loss of step 3 is nan") == 2
@@ -55,14 +53,14 @@ def test_a_failing_run_is_kept_for_the_end(sweeps: Sweeps, capfd: pytest.Capture
 def test_what_ends_a_group_fails_each_of_its_runs_but_no_other_group(
     sweeps: Sweeps, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    def train(jobs: Sequence[RunRecord]) -> list[Ended]:
+    def train(jobs: Sequence[RunRecord]) -> list[RunRecord]:
         if jobs[0].config["quantization"]["format"] == "int8":
             raise ConfigError.single("data.train", "row 3 has no article")
         return count_up(jobs)
 
     sweeps.train = train
     sweeps.run("quantization=int8,nf4", "seed=0,1")
-    assert [str(run.error) for run in sweeps.kept] == ["data.train: row 3 has no article"] * 2 + ["None"] * 2
+    assert [str(run.cause) for run in sweeps.kept] == ["data.train: row 3 has no article"] * 2 + ["None"] * 2
     assert capfd.readouterr().err.count("row 3 has no article") == 1
     assert sweeps.reports == [Path("sweep").resolve()]
 
@@ -72,12 +70,14 @@ def test_a_full_disk_ends_the_sweep_with_its_reason_alone(
 ) -> None:
     """The next group would only load its base to fail as well."""
 
-    def train(jobs: Sequence[RunRecord]) -> list[Ended]:
+    def train(jobs: Sequence[RunRecord]) -> list[RunRecord]:
         first, second = (
-            Ended(job.folder, None, OSError(errno.ENOSPC, "No space left on device", f"{job.folder}/x"))
+            RunRecord(
+                folder=job.folder, cause=OSError(errno.ENOSPC, "No space left on device", f"{job.folder}/x")
+            )
             for job in jobs
         )
-        return [first, replace(second, said=True)]
+        return [first, second.model_copy(update={"said": True})]
 
     sweeps.train = train
     with pytest.raises(OSError, match="No space left on device"):
@@ -88,7 +88,7 @@ def test_a_full_disk_ends_the_sweep_with_its_reason_alone(
     assert "Traceback" not in err
     assert err.count("failed: Cannot write") == 1
     assert "run sweep/0 failed: Cannot write" in err
-    assert "go on with resume=sweep" in err
+    assert "resume with resume=sweep" in err
 
 
 def test_an_optimizing_sweeper_hears_of_the_failure(sweeps: Sweeps, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -104,7 +104,7 @@ def test_an_optimizing_sweeper_hears_of_the_failure(sweeps: Sweeps, monkeypatch:
 
 
 def test_ctrl_c_ends_the_sweep_and_the_report_is_still_written(sweeps: Sweeps) -> None:
-    def train(jobs: Sequence[RunRecord]) -> list[Ended]:
+    def train(jobs: Sequence[RunRecord]) -> list[RunRecord]:
         raise StopRequested(2)
 
     sweeps.train = train
@@ -122,28 +122,24 @@ def test_a_report_that_fails_does_not_hide_what_ended_the_sweep(
         raise OSError("no space left on device")
 
     def stopped() -> None:
-        with reported():
-            report_later(Path("sweep"), TRACKING)
+        with SweepReports({Path("sweep"): TRACKING}):
             raise StopRequested(2)
 
     monkeypatch.setattr(sys.modules["summarizer.reports.sweep_report"], "report_sweep", full)
     with pytest.raises(StopRequested):
         stopped()
     assert "the sweep's report could not be written: no space left on device" in caplog.text
-    with pytest.raises(OSError, match="no space left"), reported():
-        report_later(Path("sweep"), TRACKING)
+    with pytest.raises(OSError, match="no space left"), SweepReports() as reports:
+        reports.add(Path("sweep"), TRACKING)
 
 
 def test_each_sweep_is_reported_once_at_the_end_of_its_block(sweeps: Sweeps) -> None:
-    with reported():
-        report_later(Path("outer"), TRACKING)
-        with reported():
-            for _ in range(2):  # batches of one sweeper
-                report_later(Path("inner"), TRACKING)
-            assert not sweeps.reports
-        assert sweeps.reports == [Path("inner")]
-    assert sweeps.reports == [Path("inner"), Path("outer")]
-    assert sweeps.tracked == [TRACKING] * 2
+    with SweepReports() as reports:
+        for _ in range(2):  # batches of one sweeper
+            reports.add(Path("sweep"), TRACKING)
+        assert not sweeps.reports
+    assert sweeps.reports == [Path("sweep")]
+    assert sweeps.tracked == [TRACKING]
 
 
 def test_a_plan_leaves_no_report(sweeps: Sweeps) -> None:
@@ -160,7 +156,7 @@ def test_a_plan_leaves_no_report(sweeps: Sweeps) -> None:
 def test_environment_of_a_job_and_what_it_keeps_apart(sweeps: Sweeps) -> None:
     seen = []
 
-    def train(jobs: Sequence[RunRecord]) -> list[Ended]:
+    def train(jobs: Sequence[RunRecord]) -> list[RunRecord]:
         seen.append((os.environ.get("MINE"), len(jobs)))
         return count_up(jobs)
 
@@ -173,7 +169,7 @@ def test_environment_of_a_job_and_what_it_keeps_apart(sweeps: Sweeps) -> None:
 def test_lines_of_a_run_go_to_its_log_and_others_to_all(
     sweeps: Sweeps, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    def train(jobs: Sequence[RunRecord]) -> list[Ended]:
+    def train(jobs: Sequence[RunRecord]) -> list[RunRecord]:
         log.info("the base is loaded")
         for job in jobs:
             log.info("evaluated dim %d", job.config["adapter"]["dim"], extra={"run": job.folder})
@@ -185,7 +181,7 @@ def test_lines_of_a_run_go_to_its_log_and_others_to_all(
     err = capfd.readouterr().err
     for number, dim in enumerate((2, 2, 4, 4)):
         text = Path("sweep", str(number), "run.log").read_text()
-        assert text.count("INFO summarizer.training.loop: the base is loaded") == 1
+        assert text.count("INFO summarizer.training.trainer: the base is loaded") == 1
         assert text.count(f"evaluated dim {dim}") == 1
         assert text.count("evaluated") == 1
         assert err.count(f"evaluated dim {dim}\n") == 2

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from summarizer.sweeps.grouping import group_key, grouped
+from summarizer.sweeps.groups import group_key, grouped
 
 CONFIG: Mapping[str, Any] = {
     "seed": 0,
@@ -25,7 +25,7 @@ CONFIG: Mapping[str, Any] = {
         "early_stopping": {"patience": None},
         "best_metric": "val/loss",
     },
-    "sweep": {"places": "auto", "stopping": None},
+    "sweep": {"max_concurrent_trials": "auto", "stopping": None},
     "tracking": {"name": None},
     "plan": False,
 }
@@ -67,7 +67,7 @@ def test_what_a_trial_has_of_its_own(key: str, value: object) -> None:
         ("data.rows", {"train": 9}),
         ("trainer.batch_size", 4),
         ("trainer.best_metric", "val/rouge1"),
-        ("sweep.places", 2),
+        ("sweep.max_concurrent_trials", 2),
         ("sweep.stopping", "successive_halving"),
         ("plan", True),
     ],

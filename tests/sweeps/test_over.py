@@ -11,9 +11,8 @@ from fused_sweeps import Sweeps, count_up
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from summarizer.errors import ConfigError, NonFiniteLossError, StopRequested
-from summarizer.runs.ended import Ended
 from summarizer.runs.record import RunRecord
-from summarizer.sweeps.over import _portable, _quoted
+from summarizer.sweeps.delegate import _portable, _quoted
 
 OVER_BASIC = ("hydra.launcher.over=basic", "quantization=int8,nf4", "seed=0,1")
 """Hydra's own launcher needs no plugin, and runs its jobs in this process, where the stand-in is."""
@@ -44,17 +43,17 @@ def test_each_group_is_one_job(sweeps: Sweeps, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_failures_cross_over(sweeps: Sweeps) -> None:
-    def train(jobs: Sequence[RunRecord]) -> list[Ended]:
-        return [Ended(jobs[0].folder, None, NonFiniteLossError("nan")), *count_up(jobs[1:])]
+    def train(jobs: Sequence[RunRecord]) -> list[RunRecord]:
+        return [RunRecord(folder=jobs[0].folder, cause=NonFiniteLossError("nan")), *count_up(jobs[1:])]
 
     sweeps.train = train
     sweeps.run(*OVER_BASIC)
-    assert [type(run.error).__name__ for run in sweeps.kept] == ["NonFiniteLossError", "NoneType"] * 2
+    assert [type(run.cause).__name__ for run in sweeps.kept] == ["NonFiniteLossError", "NoneType"] * 2
     assert "run sweep/2 failed: nan" in Path("sweep/2/run.log").read_text()
 
 
 def test_a_stop_crosses_over(sweeps: Sweeps) -> None:
-    def train(jobs: Sequence[RunRecord]) -> list[Ended]:
+    def train(jobs: Sequence[RunRecord]) -> list[RunRecord]:
         raise StopRequested(15)
 
     sweeps.train = train

@@ -12,7 +12,7 @@ from torch._inductor.cudagraph_trees import get_manager
 from training_groups import build_group, spec_of
 
 from summarizer.models.blocks import compile_blocks
-from summarizer.training.step import train_step
+from summarizer.training.trainer import train_step
 
 STEPS = 8
 

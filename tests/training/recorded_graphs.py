@@ -24,8 +24,8 @@ from training_groups import build_group, spec_of
 
 from summarizer.models import attention, blocks
 from summarizer.ops.attention import masked_attention
-from summarizer.training.group import Group
-from summarizer.training.step import train_step
+from summarizer.training.step import Group
+from summarizer.training.trainer import train_step
 
 STEPS = 4
 

@@ -38,8 +38,8 @@ def test_the_newest_is_taken_up_whole(trained: Trial, tmp_path: Path) -> None:
     trial = fresh(tmp_path)
     (trial.checkpoints / ".writing-left-by-a-kill").mkdir()
     load_latest(trial)
-    assert trial.reached == trained.reached
-    assert (trial.reached.step, trial.reached.best_step) == (4, 2)
+    assert trial.state == trained.state
+    assert (trial.state.step, trial.state.best_step) == (4, 2)
     assert trial.best is not None
     assert trained.best is not None
     for name, parameter in trained.parameters.items():
@@ -59,7 +59,7 @@ def test_a_damaged_one_costs_no_more_than_itself(
     trial = fresh(tmp_path)
     before = {name: parameter.clone() for name, parameter in trial.parameters.items()}
     load_latest(trial)
-    assert trial.reached.step == 3
+    assert trial.state.step == 3
     assert "step-00000004 cannot be read" in caplog.text
     assert any(not torch.equal(before[name], parameter) for name, parameter in trial.parameters.items())
 
@@ -80,4 +80,4 @@ def test_one_of_another_adapter_is_not_taken_up(trained: Trial, tmp_path: Path) 
 def test_without_any_the_trial_starts_anew(tmp_path: Path) -> None:
     trial = fresh(tmp_path)
     load_latest(trial)
-    assert trial.reached.step == 0
+    assert trial.state.step == 0

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from summarizer.training.clipping import clip_gradients
+from summarizer.training.step import clip_gradients
 
 SHAPES = [[(2, 64), (3, 1000), (7,)], [(2, 64)], [(16, 300), (5,), (4, 4), (9, 9)]]
 

@@ -18,8 +18,7 @@ from summarizer.models.blocks import recompute_blocks
 from summarizer.models.causal_lm import CausalLM
 from summarizer.ops.attention import BLOCK
 from summarizer.quantization import NAMES, weight_format
-from summarizer.training.dry_run import Microbatch, dry_run, training_loss, worst_batch
-from summarizer.training.fake_base import resident
+from summarizer.training.dry_run import Microbatch, dry_run, resident, training_loss, worst_batch
 from summarizer.training.simulate import StepCost, step_cost
 
 MICROBATCH = Microbatch(rows=2, tokens=24, summary_tokens=6)

@@ -15,8 +15,7 @@ from summarizer.data.batches import Batch, PaddingBuckets
 from summarizer.data.order import EncodedRow
 from summarizer.data.prompt import Prompt
 from summarizer.models.nll import summary_nll
-from summarizer.training.group import Group
-from summarizer.training.step import backpropagate
+from summarizer.training.step import Group, backpropagate
 
 TRIALS = ("adapter.dim=2", "seed=1,adapter.dim=5", "seed=2,adapter.dropout=0.3")
 PROMPT = Prompt((3,), (4, 5), 0, 0, 30, frozenset(), frozenset(), tokenizers.Tokenizer.from_str(
@@ -70,7 +69,7 @@ def test_padding_changes_nothing(split: str, tmp_path: Path) -> None:
         for one, other in zip(plain, padded, strict=True):
             torch.testing.assert_close(other, one, rtol=1e-4, atol=1e-5 * float(one.abs().max()))
         for trial in group.trials:
-            trial.reached.step += 1
+            trial.state.step += 1
     assert len(shapes) <= len(plain_shapes)
     assert all(shape[1] % 64 == 0 or shape[1] % 160 == 0 for shape in shapes)
 

@@ -8,8 +8,8 @@ import psutil
 import pytest
 import torch
 
-from summarizer.training import fitting
-from summarizer.training.fitting import device_memory_bytes, largest_fitting
+from summarizer.training import sizing
+from summarizer.training.sizing import device_memory_bytes, largest_fitting
 
 
 @pytest.mark.parametrize("upper", [0, 1, 2, 7, 64, 100])
@@ -62,11 +62,11 @@ def test_a_container_s_limit_counts_where_it_leaves_less(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     for folder, (limit, used_bytes) in groups.items():
-        names = fitting.VERSION_1 if folder.startswith("memory") else fitting.VERSION_2
+        names = sizing.VERSION_1 if folder.startswith("memory") else sizing.VERSION_2
         limited(tmp_path / "groups" / folder, names, limit, used_bytes)
     (tmp_path / "own").write_text(own)
-    monkeypatch.setattr(fitting, "CONTROL_GROUPS", tmp_path / "groups")
-    monkeypatch.setattr(fitting, "OWN_GROUPS", tmp_path / "own")
+    monkeypatch.setattr(sizing, "CONTROL_GROUPS", tmp_path / "groups")
+    monkeypatch.setattr(sizing, "OWN_GROUPS", tmp_path / "own")
     available = psutil.virtual_memory()
     monkeypatch.setattr(psutil, "virtual_memory", lambda: available)
     expected = available.available if left_bytes is None else left_bytes

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import pytest
@@ -19,12 +19,8 @@ from summarizer.config.schema import ModelConfig
 from summarizer.data.order import EncodedRow
 from summarizer.models.load import load_base
 from summarizer.quantization.frozen import FrozenLinear, FrozenWeight
-from summarizer.tracking.recorder import no_recorder
 from summarizer.tracking.utilization import shape_of
 from summarizer.training.checkpoint import load_latest, save_checkpoint
-from summarizer.training.clipping import clip_gradients
-from summarizer.training.course import course_of
-from summarizer.training.flat_optimizer import build_optimizer
 from summarizer.training.loss_scale import (
     GROWTH_INTERVAL_STEPS,
     LossScaling,
@@ -33,7 +29,10 @@ from summarizer.training.loss_scale import (
     build_scaling,
     note_step,
 )
-from summarizer.training.trial import Reached, Trial
+from summarizer.training.optimizer import build_optimizer
+from summarizer.training.schedule import training_schedule
+from summarizer.training.step import clip_gradients
+from summarizer.training.trial import TrainerState, Trial
 
 CPU = torch.device("cpu")
 DIMS_AND_RATES = ((2, "1e-3"), (5, "3e-3"), (3, "1e-2"))
@@ -72,7 +71,7 @@ def group_of(count: int, folder: Path, loss_scale: float = 2.0**12) -> Group:
         for seed, (dim, rate) in enumerate(DIMS_AND_RATES[:count])
     ]
     base = load_base(model, specs[0].quantization, CPU).model
-    adapted = attach(base, [spec.adapter.build() for spec in specs], [spec.seed for spec in specs])
+    adapted = attach(base, [spec.adapter for spec in specs], [spec.seed for spec in specs])
     trials = []
     for index, spec in enumerate(specs):
         own = adapted.parameters_of(index)
@@ -80,21 +79,11 @@ def group_of(count: int, folder: Path, loss_scale: float = 2.0**12) -> Group:
         with torch.no_grad():
             for parameter in own.values():
                 parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.1)
-        reached = Reached(loss_scale=loss_scale)
-        optimizer = build_optimizer(spec, own)
-        trials.append(
-            Trial(
-                spec,
-                folder / str(index),
-                own,
-                optimizer,
-                no_recorder(),
-                course_of(spec.trainer, 50),
-                NoRows(),
-                shape_of(adapted, index),
-                reached=reached,
-            )
-        )
+        trial = Trial(spec, folder / str(index))
+        trial.schedule, trial.rows = training_schedule(spec.trainer, 50), NoRows()
+        trial.take_slot(own, build_optimizer(spec, own), shape_of(adapted, index))
+        trial.state = TrainerState(loss_scale=loss_scale)
+        trials.append(trial)
     return Group(adapted, trials)
 
 
@@ -138,7 +127,11 @@ def train(group: Group, steps: int, precision: str, trials: Sequence[int]) -> li
         for trial, skip in zip(group.trials, skips, strict=True):
             limits = [trial.spec.trainer.max_grad_norm]
             clip_gradients([[p.grad for p in trial.parameters.values() if p.grad is not None]], limits)
-            trial.take_step(skip=skip)
+            assert trial.optimizer is not None
+            trial.optimizer.param_groups[0]["lr"] = trial.rate
+            if not skip:
+                trial.optimizer.step()
+            trial.state.step += 1
         group.adapted.zero_grad()
         seen.append(losses.tolist())
     return seen
@@ -159,7 +152,7 @@ def test_the_scale_moves_as_gradscaler_moves_it() -> None:
     optimizer = torch.optim.SGD([parameter])
     scaler = torch.amp.GradScaler("cpu")
     scaler.scale(torch.zeros(1))
-    reached = Reached()
+    reached = TrainerState()
     assert reached.loss_scale == scaler.get_scale() == 2.0**16
     seen = set()
     for step, overflowed in enumerate(overflows):
@@ -175,7 +168,7 @@ def test_the_scale_moves_as_gradscaler_moves_it() -> None:
 
 
 def test_a_scale_grows_no_further_than_fp32_goes() -> None:
-    reached = Reached(loss_scale=2.0**127, clean_steps=GROWTH_INTERVAL_STEPS - 1)
+    reached = TrainerState(loss_scale=2.0**127, clean_steps=GROWTH_INTERVAL_STEPS - 1)
     note_step(reached, overflowed=False)
     assert (reached.loss_scale, reached.clean_steps) == (2.0**127, 0)
 
@@ -185,7 +178,7 @@ def test_each_trial_is_divided_by_its_own_and_checked_by_itself(tmp_path: Path) 
     scaling = ScalePerTrial(group.trials, CPU)
     scales = [2.0**16, 2.0**10, 2.0]
     for trial, scale in zip(group.trials, scales, strict=True):
-        trial.reached.loss_scale = scale
+        trial.state.loss_scale = scale
         for parameter in trial.parameters.values():
             assert parameter.grad is not None
             parameter.grad.fill_(3.0 * scale)
@@ -227,23 +220,24 @@ def test_a_group_in_fp16_trains_as_in_fp32(tmp_path: Path) -> None:
     for trial in range(3):
         moved = values(in_fp32, trial) - start[trial]
         assert distance(values(in_fp16, trial) - start[trial], moved) < 0.1
-        assert in_fp16.trials[trial].reached.skipped_steps == 0
-        assert in_fp16.trials[trial].reached.clean_steps == 6
+        assert in_fp16.trials[trial].state.skipped_steps == 0
+        assert in_fp16.trials[trial].state.clean_steps == 6
 
 
 def test_an_overflow_skips_the_steps_of_its_trial_alone(tmp_path: Path) -> None:
     group, calm = group_of(3, tmp_path / "group"), group_of(3, tmp_path / "calm")
     driven = group.trials[1]
-    driven.reached.loss_scale = 2.0**40
+    driven.state.loss_scale = 2.0**40
     start = values(group, 1)
     losses = train(group, 3, "fp16", range(3))
     expected = train(calm, 3, "fp16", range(3))
     assert torch.equal(values(group, 1), start), "not one step was taken"
+    assert driven.optimizer is not None
     assert not driven.optimizer.state, "and the optimizer never heard of them"
-    assert (driven.reached.skipped_steps, driven.reached.loss_scale) == (3, 2.0**37)
+    assert (driven.state.skipped_steps, driven.state.loss_scale) == (3, 2.0**37)
     for other in (0, 2):
         assert torch.equal(values(group, other), values(calm, other))
-        assert group.trials[other].reached == calm.trials[other].reached
+        assert group.trials[other].state == calm.trials[other].state
         assert [row[other] for row in losses] == [row[other] for row in expected]
     assert ScalePerTrial(group.trials, CPU).metrics(driven) == {
         "train/loss_scale": 2.0**37,
@@ -254,11 +248,11 @@ def test_an_overflow_skips_the_steps_of_its_trial_alone(tmp_path: Path) -> None:
 def test_a_trial_scales_in_a_group_as_it_does_alone(tmp_path: Path) -> None:
     """GradScaler's one scale would be halved by the neighbor."""
     pair, alone = group_of(2, tmp_path / "pair"), group_of(1, tmp_path / "alone")
-    pair.trials[1].reached.loss_scale = 2.0**40
+    pair.trials[1].state.loss_scale = 2.0**40
     together = train(pair, 4, "fp16", (0, 1))
     by_itself = train(alone, 4, "fp16", (0,))
     assert [row[0] for row in together] == pytest.approx([row[0] for row in by_itself], rel=1e-3)
-    assert pair.trials[0].reached == alone.trials[0].reached
+    assert pair.trials[0].state == alone.trials[0].state
 
 
 def test_gradients_that_no_scale_helps_end_the_run(tmp_path: Path) -> None:
@@ -267,37 +261,37 @@ def test_gradients_that_no_scale_helps_end_the_run(tmp_path: Path) -> None:
     overflowed = torch.tensor([True])
     for _ in range(16):
         assert scaling.update(overflowed) == [True]
-        assert not scaling.hopeless(group.trials[0])
+        assert not scaling.unrecoverable(group.trials[0])
     scaling.update(overflowed)
-    assert scaling.hopeless(group.trials[0])
+    assert scaling.unrecoverable(group.trials[0])
 
 
 def test_other_precisions_are_left_alone(tmp_path: Path) -> None:
     group = group_of(2, tmp_path)
     for precision in ("bf16", "fp32"):
         scaling = build_scaling(precision, group.trials, CPU)
-        before = [trial.reached.as_dict() for trial in group.trials]
+        before = [asdict(trial.state) for trial in group.trials]
         assert scaling.scaled(torch.tensor([1.0, 2.0])).item() == 3.0
         assert scaling.update(scaling.unscale()) == [False, False]
         assert scaling.metrics(group.trials[0]) == {}
-        assert [trial.reached.as_dict() for trial in group.trials] == before
+        assert [asdict(trial.state) for trial in group.trials] == before
 
 
 def test_a_checkpoint_holds_the_scale(tmp_path: Path) -> None:
     trial = group_of(1, tmp_path, loss_scale=2.0**16).trials[0]
-    trial.reached.step = 7
-    note_step(trial.reached, overflowed=True)
-    note_step(trial.reached, overflowed=False)
+    trial.state.step = 7
+    note_step(trial.state, overflowed=True)
+    note_step(trial.state, overflowed=False)
     save_checkpoint(trial)
     fresh = group_of(1, tmp_path).trials[0]
     load_latest(fresh)
-    assert (fresh.reached.loss_scale, fresh.reached.clean_steps, fresh.reached.skipped_steps) == (
+    assert (fresh.state.loss_scale, fresh.state.clean_steps, fresh.state.skipped_steps) == (
         2.0**15,
         1,
         1,
     )
     older = json.loads(json.dumps({"step": 3}))
-    assert Reached(**older).loss_scale == 2.0**16, "checkpoints of before loss scales can be read"
+    assert TrainerState(**older).loss_scale == 2.0**16, "checkpoints of before loss scales can be read"
 
 
 @pytest.mark.parametrize("name", ["none", "int8", "blockwise8", "nf4"])

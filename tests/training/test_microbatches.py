@@ -9,7 +9,7 @@ from training_groups import build_group, spec_of
 
 from summarizer.data.batches import PaddingBuckets
 from summarizer.training import step
-from summarizer.training.microbatches import Microbatches
+from summarizer.training.step import Microbatches
 
 LENGTHS = [10, 30, 5, 5, 20]
 

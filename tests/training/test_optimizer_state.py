@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from summarizer.config.check import check
 from summarizer.config.paths import conf_folder
-from summarizer.training.optimizer_state import BuildOptimizer, optimizer_state_bytes
+from summarizer.training.dry_run import BuildOptimizer, optimizer_state_bytes
 
 SHAPES = [(2, 64), (2, 64), (2, 64), (2, 5000), (2, 5000), (2, 3000), (4, 4096)]
 OPTIMIZERS = sorted(path.stem for path in (conf_folder() / "optimizer").glob("*.yaml"))

@@ -8,7 +8,7 @@ import pytest
 import torch
 from training_groups import spec_of
 
-from summarizer.training.state_file import load_state, save_state
+from summarizer.training.checkpoint import load_state, save_state
 
 OPTIMIZERS = ["adam8bit", "adamw8bit", "lion8bit", "adamw", "sgd"]
 

@@ -11,8 +11,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from training_groups import build_group, spec_of
 
 from summarizer.quantization import weight_format
-from summarizer.training.group import Group
-from summarizer.training.step import train_step
+from summarizer.training.step import Group
+from summarizer.training.trainer import train_step
 
 WAITS = ("_local_scalar_dense", "nonzero", "masked_select", "equal", "is_nonzero")
 """Operators whose result decides what the host does next: on a card, each waits for all work before it."""

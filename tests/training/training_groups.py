@@ -22,15 +22,13 @@ from summarizer.models.source import model_folder
 from summarizer.models.tokenizer import load_tokenizer
 from summarizer.processes import join_processes
 from summarizer.runs.preflight import preflight
-from summarizer.tracking.recorder import no_recorder
 from summarizer.tracking.utilization import shape_of
-from summarizer.training.course import course_of
-from summarizer.training.flat_optimizer import build_optimizer
-from summarizer.training.group import Group
-from summarizer.training.group import build_group as group_of
-from summarizer.training.loop import Leaving, fit
-from summarizer.training.microbatches import Microbatches
+from summarizer.training.optimizer import build_optimizer
+from summarizer.training.schedule import training_schedule
+from summarizer.training.step import Group, Microbatches
+from summarizer.training.step import build_group as group_of
 from summarizer.training.stopping import StopSignal
+from summarizer.training.trainer import Exit, fit
 from summarizer.training.trial import Trial
 
 SMALL = (
@@ -45,11 +43,11 @@ SMALL = (
 
 def spec_of(*overrides: str) -> RunConfig:
     with initialize_config_dir(str(conf_folder()), version_base="1.3"):
-        return preflight(compose("config", [*SMALL, *overrides]))
+        return preflight(compose("config", [*SMALL, *overrides]), imported=True)
 
 
 def build_group(specs: Sequence[RunConfig], folder: Path, device: str = "cpu") -> Group:
-    """The specs share everything but adapter, optimizer, seed and schedule; all have their places."""
+    """The specs share everything but adapter, optimizer, seed and schedule; all have their slots."""
     first = specs[0]
     torch.manual_seed(0)
     processes = join_processes(device=device, precision=first.trainer.precision, wanted=None)
@@ -70,30 +68,30 @@ def add_trials(
 ) -> list[Trial]:
     """New trials that the model has been given."""
     first_place = len(group.trials)
-    group.adapted.add([spec.adapter.build() for spec in specs], [spec.seed for spec in specs])
+    group.adapted.add([spec.adapter for spec in specs], [spec.seed for spec in specs])
     trials = []
     for place, (spec, folder) in enumerate(zip(specs, folders, strict=True), first_place):
         own = group.adapted.parameters_of(place)
-        course = course_of(spec.trainer, rows.steps_per_epoch(spec.trainer.batch_size))
-        optimizer = build_optimizer(spec, own)
-        trials.append(
-            Trial(spec, folder, own, optimizer, no_recorder(), course, rows, shape_of(group.adapted, place))
-        )
+        trial = Trial(spec, folder)
+        trial.rows = rows
+        trial.schedule = training_schedule(spec.trainer, rows.steps_per_epoch(spec.trainer.batch_size))
+        trial.take_slot(own, build_optimizer(spec, own), shape_of(group.adapted, place))
+        trials.append(trial)
     return trials
 
 
 class Watching:
-    """An `Owner` of trials that have their places already. Evaluates to a constant unless told."""
+    """`Callbacks` of trials that have their slots already. Evaluates to a constant unless told."""
 
     def __init__(self, group: Group, value: Callable[[Trial], float] = lambda trial: 1.0) -> None:
         self.group, self.value = group, value
-        self.why: dict[Trial, Leaving] = {}
+        self.why: dict[Trial, Exit] = {}
         """Of those that left."""
         self.final: dict[Trial, dict[str, Tensor]] = {}
         """Their adapters when they did, under PEFT's names."""
         self.losses: dict[Trial, list[float]] = {trial: [] for trial in group.trials}
         self.waiting: list[Callable[[], Trial]] = []
-        """Admitted when there is a place."""
+        """Admitted when there is a slot."""
 
     def admit(self, free: int | None) -> list[Trial]:
         count = len(self.waiting) if free is None else free
@@ -109,10 +107,10 @@ class Watching:
             for v in [self.value(trial)]
         ]
 
-    def evaluated(self, trials: Sequence[Trial], going_on: Sequence[Trial]) -> list[Trial]:
+    def evaluated(self, trials: Sequence[Trial], continuing: Sequence[Trial]) -> list[Trial]:
         return []
 
-    def left(self, trials: Mapping[Trial, Leaving]) -> None:
+    def left(self, trials: Mapping[Trial, Exit]) -> None:
         for trial, why in trials.items():
             self.why[trial] = why
             self.final[trial] = peft_tensors(self.group.adapted, self.group.trials.index(trial))

@@ -21,10 +21,9 @@ from summarizer.data.prompt import Prompt
 from summarizer.errors import NonFiniteLossError
 from summarizer.models.load import load_config
 from summarizer.models.source import model_folder
-from summarizer.training.course import Course, total_steps
-from summarizer.training.loop import note_evaluation
-from summarizer.training.schedule import rate_factor
+from summarizer.training.schedule import TrainingSchedule, rate_factor, total_steps
 from summarizer.training.stopping import StopSignal
+from summarizer.training.trainer import note_evaluation
 from summarizer.training.trial import Trial
 
 pytestmark = pytest.mark.versions
@@ -150,7 +149,7 @@ def test_a_stop_signal_before_the_first_step_saves_nothing(tmp_path: Path) -> No
     stop = StopSignal()
     stop.number = 15
     assert [why.by for why in train(group, stop=stop).why.values()] == ["signal"]
-    assert (trial.reached.step, trial.checkpoints.exists()) == (0, False)
+    assert (trial.state.step, trial.checkpoints.exists()) == (0, False)
 
 
 def test_early_stopping_waits_for_its_patience(tmp_path: Path) -> None:
@@ -162,7 +161,7 @@ def test_early_stopping_waits_for_its_patience(tmp_path: Path) -> None:
     (trial,) = group.trials
     watched = train(group, Watching(group, lambda trial: next(values)))
     assert watched.why[trial].by == "early_stopping"
-    reached = trial.reached
+    reached = trial.state
     assert (reached.step, reached.best_step, reached.best_value) == (4, 2, 2.0)
 
 
@@ -170,7 +169,7 @@ def test_values_that_are_not_finite_use_patience_up_from_the_first_on(tmp_path: 
     (trial,) = build_group([spec_of()], tmp_path).trials
     for value in (float("nan"), float("inf")):
         note_evaluation(trial, value)
-    assert (trial.reached.best_value, trial.reached.evaluations_since_best) == (None, 2)
+    assert (trial.state.best_value, trial.state.evaluations_since_best) == (None, 2)
 
 
 def test_the_best_evaluation_is_what_is_kept(tmp_path: Path) -> None:
@@ -178,10 +177,10 @@ def test_the_best_evaluation_is_what_is_kept(tmp_path: Path) -> None:
     trial: Trial = group.trials[0]
     name, parameter = next(iter(trial.parameters.items()))
     for step, value in enumerate([10.0, float("nan"), 12.0, 11.0], start=1):
-        trial.reached.step = step
+        trial.state.step = step
         parameter.data.fill_(step)
         note_evaluation(trial, value)
-    kept = copy.deepcopy(trial.reached)
+    kept = copy.deepcopy(trial.state)
     trial.restore_best()
     assert (kept.best_step, kept.best_value, kept.evaluations_since_best) == (3, 12.0, 1)
     assert (trial.parameters[name] == 3).all()
@@ -189,7 +188,7 @@ def test_the_best_evaluation_is_what_is_kept(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("total", "step", "expected"), [(10, 3, 0), (10, 8, 2), (10, 10, 3), (8, 8, 2)])
 def test_the_evaluation_at_the_end_counts_wherever_it_lies(total: int, step: int, expected: int) -> None:
-    assert Course(total, None, 4, 4, "max_steps").evaluations_by(step) == expected
+    assert TrainingSchedule(total, None, 4, 4, "max_steps").evaluations_by(step) == expected
 
 
 @pytest.mark.parametrize(

@@ -27,10 +27,10 @@ from omegaconf.errors import OmegaConfBaseException
 
 from summarizer.config.nearest import suggestion
 from summarizer.errors import ConfigError, Issue, StopRequested
-from summarizer.runs.ended import Ended
-from summarizer.sweeps.compose import read_combination
+from summarizer.runs.record import RunRecord
+from summarizer.runs.session import Session
+from summarizer.sweeps.compose import group_logs, read_combination
 from summarizer.sweeps.groups import train_group
-from summarizer.sweeps.logs import group_logs
 
 PACKAGES = {
     "joblib": "hydra-joblib-launcher",
@@ -55,7 +55,7 @@ class GroupTask:
     sweep: str
     """The sweep folder's name."""
 
-    def __call__(self, _: DictConfig) -> tuple[list[Ended], int | None]:
+    def __call__(self, _: DictConfig) -> tuple[list[RunRecord], int | None]:
         """How each run ended, and the signal that stopped them all before."""
         from summarizer.runs.launch import prepare_process
 
@@ -64,10 +64,10 @@ class GroupTask:
         combinations = [read_combination(Path(folder), self.sweep) for folder in folders]
         with group_logs(combinations), env_override(combinations[0].config.hydra.job.env_set):
             try:
-                ended = train_group([one.job for one in combinations])
+                ended = train_group([one.job for one in combinations], Session())
             except StopRequested as stop:
                 return [], stop.signal_number
-        return [Ended(run.folder, run.value, _portable(run.error)) for run in ended], None
+        return [run.model_copy(update={"cause": _portable(run.cause)}) for run in ended], None
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ class OtherLauncher:
         other._launcher(GroupTask((), ""))
         return other
 
-    def run(self, groups: Sequence[Sequence[str]]) -> list[list[Ended]]:
+    def run(self, groups: Sequence[Sequence[str]]) -> list[list[RunRecord]]:
         """Have each group (run folders, prepared) run as a job; returns how the runs of each ended.
 
         Raises StopRequested where a job was stopped.
@@ -118,14 +118,14 @@ class OtherLauncher:
         # Its folder is named after the first run of the group, since a sweeper may launch batch after batch.
         names = [os.path.relpath(folders[0], sweep).replace(os.sep, "_") for folders in groups]
         returns = launcher.launch([[*own_folder, f"hydra.sweep.subdir={_quoted(name)}"] for name in names], 0)
-        results: list[list[Ended]] = []
+        results: list[list[RunRecord]] = []
         signals = []
         for folders, job in zip(groups, returns, strict=True):
             try:
                 with redirect_stderr(io.StringIO()):  # where Hydra names the job's overrides, which are ours
                     ended, signal_number = job.return_value
             except Exception as error:  # whatever the job raised: a failed one's value raises it
-                results.append([Ended(folder, None, error) for folder in folders])
+                results.append([RunRecord(folder=folder, cause=error) for folder in folders])
                 continue
             results.append(ended)
             signals += [signal_number] if signal_number is not None else []

@@ -1,16 +1,20 @@
-"""Which trials of a sweep go on: asynchronous successive halving, its decisions alone.
+"""Which trials of a group train next: slots, and asynchronous successive halving.
 
-A trial that comes to a rung pauses there. It goes on where its value is among the best 1 / `reduction_factor` of
-all that have come to that rung so far. Source: Li et al. 2018 (arXiv:1810.05934), Algorithm 2.
+A trial that comes to a rung pauses there. It is promoted where its value is among the best 1 / `reduction_factor`
+of all that have come to that rung so far. Source: Li et al. 2018 (arXiv:1810.05934), Algorithm 2.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+
+from summarizer.tracking.metrics import METRICS, read_metrics
+from summarizer.training.checkpoint import list_checkpoints, step_of
+from summarizer.training.trial import Trial
 
 
-class Halving:
+class SuccessiveHalving:
     """The rungs, what was reported at each, and who was promoted.
 
     What is promotable depends on the values reported, not on their order: those that come in at one step boundary
@@ -23,7 +27,7 @@ class Halving:
     ) -> None:
         """trials: all of the sweep's, by name; of equal values the earlier trial's counts as the better.
 
-        reduction_factor: one of so many goes on; 2 or more.  first_rung: in evaluations; 1 or more.
+        reduction_factor: one of so many is promoted; 2 or more.  first_rung: in evaluations; 1 or more.
         Raises ValueError for a smaller number, or a name that comes twice.
         """
         if reduction_factor < 2 or first_rung < 1 or len(set(trials)) < len(trials):
@@ -61,14 +65,14 @@ class Halving:
         self._rungs[rung][trial] = self._sign * value if math.isfinite(value) else math.inf
 
     def promotable(self) -> list[str]:
-        """Paused trials that may go on: of the highest rung first, of a rung the best first.
+        """Paused trials that may be promoted: of the highest rung first, of a rung the best first.
 
         `promote` takes one out of the list and leaves the others there.
         """
         found = []
         for rung in reversed(self._rungs):
             best = self._ranked(rung)[: len(rung) // self._factor]
-            found += [trial for trial in best if self._may_go_on(trial, rung)]
+            found += [trial for trial in best if self._may_be_promoted(trial, rung)]
         return found
 
     def promote(self, trial: str) -> None:
@@ -82,7 +86,7 @@ class Halving:
         return self._height(trial) > 0 and trial not in self._climbing | self._ended
 
     def paused(self) -> list[str]:
-        """In the order of the trials. What is still here when nothing can go on is stopped."""
+        """In the order of the trials. What is still here when none can be promoted is stopped."""
         return [trial for trial in self._order if self.is_paused(trial)]
 
     def finish(self, trial: str) -> None:
@@ -96,7 +100,7 @@ class Halving:
             self.report(trial, self._height(trial), math.inf)
         self._failed.add(trial)
 
-    def last_resort(self) -> str | None:
+    def best_paused(self) -> str | None:
         """The best paused trial of the highest rung, where without it no trial would come to its end.
 
         That is where all trials have paused or failed and none is promotable, as in a sweep of fewer trials than
@@ -107,7 +111,7 @@ class Halving:
             return None
         for rung in reversed(self._rungs):
             for trial in self._ranked(rung):
-                if self._may_go_on(trial, rung):
+                if self._may_be_promoted(trial, rung):
                     return trial
         return None
 
@@ -137,6 +141,91 @@ class Halving:
     def _ranked(self, rung: dict[str, float]) -> list[str]:
         return sorted(rung, key=lambda trial: (rung[trial], self._order[trial]))
 
-    def _may_go_on(self, trial: str, rung: dict[str, float]) -> bool:
+    def _may_be_promoted(self, trial: str, rung: dict[str, float]) -> bool:
         highest = self._rungs[self._height(trial) - 1]
         return rung is highest and self.is_paused(trial) and math.isfinite(rung[trial])
+
+
+class TrialScheduler:
+    """Who trains next: first come, first served; with halving, promoted trials come before new ones."""
+
+    def __init__(self, trials: Sequence[Trial], halving: SuccessiveHalving | None) -> None:
+        self._halving = halving
+        self._of = {str(trial.folder): trial for trial in trials}
+        self._waiting = [trial for trial in trials if not self.must_wait(trial)]
+
+    def take(self, free: int | None, *, training: int) -> list[Trial]:
+        """The next trials, at most `free` (None: all). training: how many have slots now."""
+        if free == 0:
+            return []
+        promoted: list[Trial] = []
+        if self._halving is not None:
+            names = self._halving.promotable()[:free]
+            if not (names or self._waiting or training) and (name := self._halving.best_paused()):
+                names = [name]
+            for name in names:
+                self._halving.promote(name)
+                promoted.append(self._of[name])
+        count = len(self._waiting) if free is None else free - len(promoted)
+        taken, self._waiting = self._waiting[:count], self._waiting[count:]
+        return promoted + taken
+
+    def put_back(self, trial: Trial) -> None:
+        """A trial gave its slot to others: it waits at its rung, or is the next that gets one."""
+        if not self.must_wait(trial):
+            self._waiting.insert(0, trial)
+
+    def evaluated(self, values: Mapping[Trial, float]) -> None:
+        """Hear what trials gave that were evaluated at one boundary. values: their trainer.best_metric."""
+        if self._halving is None:
+            return
+        for trial, value in values.items():
+            rung = self._halving.rung_at(trial.schedule.evaluations_by(trial.state.step))
+            if rung is not None:
+                self._halving.report(str(trial.folder), rung, value)
+        # A trial that may be promoted at once keeps its slot.
+        for name in self._halving.promotable():
+            if self._of.get(name) in values:
+                self._halving.promote(name)
+
+    def ended(self, trial: Trial, *, failed: bool) -> None:
+        """A trial trained to its end, or failed."""
+        if self._halving is not None:
+            (self._halving.fail if failed else self._halving.finish)(str(trial.folder))
+
+    def must_wait(self, trial: Trial) -> bool:
+        """Whether the trial is paused at a rung, from which it has not been promoted so far."""
+        return self._halving is not None and self._halving.is_paused(str(trial.folder))
+
+
+def halving_of(trials: Sequence[Trial]) -> SuccessiveHalving | None:
+    """The halving that a group's config asks for, with what trials of an earlier process reported.
+
+    trials: all of the group's, those that are finished too.
+    """
+    spec = trials[0].spec
+    if spec.sweep.stopping is None or len(trials) == 1:
+        return None
+    metric = spec.trainer.best_metric
+    halving = SuccessiveHalving(
+        [str(trial.folder) for trial in trials],
+        spec.sweep.reduction_factor,
+        spec.sweep.first_rung,
+        lower_is_better=metric == "val/loss",
+    )
+    for trial in trials:
+        path = trial.folder / METRICS
+        if not (trial.resumed and path.is_file()):
+            continue
+        saved = list_checkpoints(trial.checkpoints)
+        last_step = step_of(saved[-1]) if saved else 0
+        values = {
+            row["step"]: math.inf if row[metric] is None else float(row[metric])
+            for row in read_metrics(path)
+            if metric in row and trial.schedule.evaluates_at(row["step"]) and row["step"] <= last_step
+        }
+        went_on = last_step > max(values, default=0)
+        halving.replay(str(trial.folder), list(values.values()), went_on=went_on)
+        if trial.status is not None:
+            halving.finish(str(trial.folder))
+    return halving

@@ -17,10 +17,10 @@ import torch
 from torch import nn
 from training_groups import spec_of
 
-from summarizer.config.targets import Target
-from summarizer.training import flat_optimizer
-from summarizer.training.flat_optimizer import FlatOptimizer, build_optimizer, is_elementwise
-from summarizer.training.state_file import load_state, save_state
+from summarizer.config.targets import OptimizerConfig
+from summarizer.training import optimizer as flat_optimizer
+from summarizer.training.checkpoint import load_state, save_state
+from summarizer.training.optimizer import FlatOptimizer, build_optimizer, is_elementwise
 
 SHAPES = [(2, 64), (3, 1000), (2, 4096), (1, 7), (2, 2304), (3, 4099), (4, 1000)]
 """Too small for 8-bit state and large enough, in turn; whole blocks of 256 and not."""
@@ -200,8 +200,8 @@ import sys
 from pathlib import Path
 import torch
 from test_flat_optimizer import builder, drawn, take_steps
-from summarizer.training.flat_optimizer import FlatOptimizer
-from summarizer.training.state_file import load_state, save_state
+from summarizer.training.optimizer import FlatOptimizer
+from summarizer.training.checkpoint import load_state, save_state
 folder, parameters = Path(sys.argv[1]), drawn()
 optimizer = FlatOptimizer(builder("bnb.Adam8bit", {}), parameters)
 if (folder / "values.safetensors").exists():
@@ -253,7 +253,7 @@ def test_saved_hyper_parameters_come_back_as_they_do_tensor_by_tensor() -> None:
 def test_what_looks_at_whole_tensors_stays_tensor_by_tensor(path: str) -> None:
     kind = path.rpartition(".")[2]
     arguments = {"lr": 1e-3, "momentum": 0.9} if kind == "LARS" else {"lr": 1e-3}
-    spec = spec_of().model_copy(update={"optimizer": Target(path, arguments)})
+    spec = spec_of().model_copy(update={"optimizer": OptimizerConfig(target=path, arguments=arguments)})
     optimizer = build_optimizer(spec, {"a": drawn([(4, 8)])[0]})
     assert type(optimizer).__name__ == kind
     assert not isinstance(optimizer, FlatOptimizer)
@@ -262,7 +262,11 @@ def test_what_looks_at_whole_tensors_stays_tensor_by_tensor(path: str) -> None:
 def test_what_torch_fuses_stays_as_it_is() -> None:
     for fused in (True, False):
         spec = spec_of().model_copy(
-            update={"optimizer": Target("torch.optim.AdamW", {"lr": 0.1, "fused": fused})}
+            update={
+                "optimizer": OptimizerConfig(
+                    target="torch.optim.AdamW", arguments={"lr": 0.1, "fused": fused}
+                )
+            }
         )
         optimizer = build_optimizer(spec, {"a": drawn([(4, 8)])[0]})
         assert isinstance(optimizer, FlatOptimizer) != fused

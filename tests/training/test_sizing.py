@@ -12,10 +12,10 @@ from transformers import GPTJConfig
 from summarizer.config.paths import conf_folder
 from summarizer.config.schema import RunConfig
 from summarizer.errors import ConfigError
-from summarizer.runs import sizing
 from summarizer.runs.preflight import preflight
-from summarizer.runs.sizing import Sizing, dry_run_of, planned_bytes, size_run
-from summarizer.training.microbatches import Microbatches
+from summarizer.training import sizing
+from summarizer.training.sizing import Sizing, dry_run_of, planned_bytes, size_run
+from summarizer.training.step import Microbatches
 
 CPU = torch.device("cpu")
 
@@ -23,7 +23,8 @@ CPU = torch.device("cpu")
 def spec_of(*overrides: str) -> RunConfig:
     with initialize_config_dir(str(conf_folder()), version_base="1.3"):
         return preflight(
-            compose("config", ["prompt.max_tokens=64", "generation.max_new_tokens=16", *overrides])
+            compose("config", ["prompt.max_tokens=64", "generation.max_new_tokens=16", *overrides]),
+            imported=True,
         )
 
 

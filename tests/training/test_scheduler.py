@@ -8,11 +8,13 @@ from itertools import permutations
 
 import pytest
 
-from summarizer.training.halving import Halving
+from summarizer.training.scheduler import SuccessiveHalving
 
 
-def halving(trials: str | list[str], factor: int = 3, first: int = 1, *, lower: bool = True) -> Halving:
-    return Halving(list(trials), factor, first, lower_is_better=lower)
+def halving(
+    trials: str | list[str], factor: int = 3, first: int = 1, *, lower: bool = True
+) -> SuccessiveHalving:
+    return SuccessiveHalving(list(trials), factor, first, lower_is_better=lower)
 
 
 def test_rungs_are_at_powers_of_the_factor() -> None:
@@ -67,7 +69,7 @@ def test_where_higher_is_better_the_highest_goes_on() -> None:
     rungs = halving("abc", lower=False)
     for trial, value in zip("abc", (10.0, 30.0, 20.0), strict=True):
         rungs.report(trial, 0, value)
-    assert (rungs.promotable(), rungs.last_resort()) == (["b"], None), "no last resort is called for"
+    assert (rungs.promotable(), rungs.best_paused()) == (["b"], None), "no last resort is called for"
 
 
 @pytest.mark.parametrize("lower", [True, False])
@@ -76,7 +78,7 @@ def test_what_is_not_finite_is_worst_and_never_goes_on(broken: float, lower: boo
     rungs = halving("abcd", 2, lower=lower)
     rungs.report("a", 0, broken)
     rungs.report("b", 0, broken)
-    assert (rungs.promotable(), rungs.last_resort()) == ([], None)
+    assert (rungs.promotable(), rungs.best_paused()) == ([], None)
     rungs.report("c", 0, 7.0)
     assert rungs.promotable() == ["c"], "one of three: both others count"
     rungs.report("d", 0, broken)
@@ -99,7 +101,7 @@ def test_a_failed_trial_counts_as_the_worst_of_its_next_rung() -> None:
     assert rungs.promotable() == ["b"]
     rungs.promote("b")
     rungs.fail("b")
-    assert (rungs.promotable(), rungs.last_resort(), rungs.paused()) == ([], "a", ["a"])
+    assert (rungs.promotable(), rungs.best_paused(), rungs.paused()) == ([], "a", ["a"])
 
 
 def test_a_finished_trial_is_not_promoted_but_others_are_measured_by_it() -> None:
@@ -107,30 +109,30 @@ def test_a_finished_trial_is_not_promoted_but_others_are_measured_by_it() -> Non
     for trial, value in zip("abc", (1.0, 2.0, 3.0), strict=True):
         rungs.report(trial, 0, value)
     rungs.finish("a")
-    assert (rungs.promotable(), rungs.last_resort(), rungs.paused()) == ([], None, ["b", "c"])
+    assert (rungs.promotable(), rungs.best_paused(), rungs.paused()) == ([], None, ["b", "c"])
 
 
-def test_the_last_resort_comes_only_when_nothing_else_can_finish() -> None:
+def test_the_best_paused_comes_only_when_nothing_else_can_finish() -> None:
     rungs = halving("ab")
-    assert rungs.last_resort() is None, "both wait to start"
+    assert rungs.best_paused() is None, "both wait to start"
     rungs.report("a", 0, 2.0)
-    assert rungs.last_resort() is None, "b has not come to the rung"
+    assert rungs.best_paused() is None, "b has not come to the rung"
     rungs.report("b", 0, 1.0)
-    assert (rungs.promotable(), rungs.last_resort()) == ([], "b")
+    assert (rungs.promotable(), rungs.best_paused()) == ([], "b")
     rungs.promote("b")
-    assert rungs.last_resort() is None, "b trains on"
+    assert rungs.best_paused() is None, "b trains on"
     rungs.report("b", 1, 5.0)
-    assert rungs.last_resort() == "b", "of the highest rung, whatever the lower ones hold"
+    assert rungs.best_paused() == "b", "of the highest rung, whatever the lower ones hold"
     rungs.promote("b")
     rungs.finish("b")
-    assert (rungs.last_resort(), rungs.paused()) == (None, ["a"])
+    assert (rungs.best_paused(), rungs.paused()) == (None, ["a"])
 
 
 def test_a_sweep_of_one_comes_to_its_end() -> None:
     rungs = halving("a")
     for rung in range(3):
         rungs.report("a", rung, 1.0)
-        assert rungs.last_resort() == "a"
+        assert rungs.best_paused() == "a"
         rungs.promote("a")
 
 
@@ -283,6 +285,6 @@ def test_killed_anywhere_it_goes_on_with_the_same_decisions() -> None:
             rebuilt.replay(trial, records[trial], went_on=trial in active)
         assert rebuilt.promotable() == living.promotable()
         assert rebuilt.paused() == living.paused()
-        assert rebuilt.last_resort() == living.last_resort()
+        assert rebuilt.best_paused() == living.best_paused()
         compared += len(living.paused())
     assert compared > 30

@@ -1,6 +1,6 @@
 """A trial's optimizer in a few launches: hundreds of small tensors stepped as one or two long ones.
 
-An adapter has some hundred small tensors, and bitsandbytes launches a kernel, and waits for the card, at each.
+An adapter has some hundred small tensors, and bitsandbytes launches a kernel, and waits for the GPU, at each.
 Where a step treats each number by itself, it may as well see the tensors laid end to end: to the last bit the
 same, since quantized state is kept in blocks and each tensor starts a block of its own.
 """
@@ -30,7 +30,7 @@ BLOCK = 256
 """Numbers that share a scale in bitsandbytes' 8-bit state (its optim/optimizer.py); a multiple of what every
 vector instruction takes at once, too."""
 LARGEST_FLAT = 2**20
-"""Numbers in a flat tensor, unless one tensor alone has more. A card has few launches at this size, a processor's
+"""Numbers in a flat tensor, unless one tensor alone has more. A GPU has few launches at this size, a processor's
 cache suffers beyond it (AdamW over 5.7 million numbers on one CPU core, November 2026: 23 ms at 2**17, 41 ms here,
 73 ms in one piece, 53 ms tensor by tensor), and the scratch takes 8 MiB. Checkpoints depend on it."""
 
@@ -44,7 +44,7 @@ def build_optimizer(spec: RunConfig, parameters: dict[str, nn.Parameter]) -> tor
     # What torch fuses has few launches already, and on a processor another rounding at the end of each tensor.
     fused = spec.optimizer.arguments.get("fused")
     alike = len({(parameter.device, parameter.dtype) for parameter in own}) == 1
-    elementwise = is_elementwise(import_target(spec.optimizer.path))
+    elementwise = is_elementwise(import_target(spec.optimizer.target))
     if alike and not fused and elementwise and _smallest_quantized(build) is not None:
         return FlatOptimizer(build, own)
     return build(own)

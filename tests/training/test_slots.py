@@ -10,17 +10,17 @@ from config.composing import composed
 from transformers import AutoModelForCausalLM, GPTJConfig, LlamaConfig, PretrainedConfig
 
 from summarizer import compat
+from summarizer.config.plain import to_plain
 from summarizer.config.schema import RunConfig
 from summarizer.errors import ConfigError
-from summarizer.runs import places, sizing
-from summarizer.runs.places import evaluation_rows, plan_places, widest
 from summarizer.runs.preflight import preflight
 from summarizer.runs.record import RunRecord
 from summarizer.runs.show_plan import show_plan
-from summarizer.runs.sizing import Sizing, dry_run_of, size_run
+from summarizer.training import sizing
 from summarizer.training.dry_run import Microbatch
-from summarizer.training.microbatches import Microbatches
 from summarizer.training.plan import group_state_bytes
+from summarizer.training.sizing import Sizing, dry_run_of, evaluation_rows, plan_slots, size_run, widest
+from summarizer.training.step import Microbatches
 
 CPU = torch.device("cpu")
 ALL_AT_ONCE = Sizing(0, Microbatches(None, None))
@@ -28,7 +28,7 @@ ALL_AT_ONCE = Sizing(0, Microbatches(None, None))
 
 def spec_of(*overrides: str) -> RunConfig:
     small = ("prompt.max_tokens=64", "generation.max_new_tokens=16", "optimizer=adamw")
-    return preflight(composed(*small, *overrides))
+    return preflight(composed(*small, *overrides), imported=True)
 
 
 def config() -> GPTJConfig:
@@ -53,14 +53,11 @@ def direct_bytes(specs: Sequence[RunConfig], rows: int) -> int:
 
 
 def give(memory_bytes: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (places, sizing):
-        monkeypatch.setattr(
-            module, "device_memory_bytes", lambda device: int(memory_bytes / sizing.SHARE) + 1
-        )
+    monkeypatch.setattr(sizing, "device_memory_bytes", lambda device: int(memory_bytes / sizing.SHARE) + 1)
 
 
 def planned(specs: Sequence[RunConfig], start: Sizing = ALL_AT_ONCE) -> Sizing:
-    return plan_places(specs, start, config(), torch.float32, CPU)
+    return plan_slots(specs, start, config(), torch.float32, CPU)
 
 
 def test_as_many_train_at_once_as_fit(
@@ -71,13 +68,13 @@ def test_as_many_train_at_once_as_fit(
     three, four = (direct_bytes([spec] * count, rows=2) for count in (3, 4))
     for memory_bytes, fitting in (((three + four) / 2, 3), (four - 1, 3), (three / 9, 1)):
         give(memory_bytes, monkeypatch)
-        assert planned([spec] * 6).places == fitting
+        assert planned([spec] * 6).slots == fitting
     give(1.05 * four, monkeypatch)
     caplog.clear()
     with caplog.at_level("INFO"):
-        assert planned([spec] * 4).places == 4
+        assert planned([spec] * 4).slots == 4
         assert not caplog.messages
-        assert planned([spec] * 5).places == 4
+        assert planned([spec] * 5).slots == 4
     assert "4 of the group's 5 runs train at once" in caplog.text
 
 
@@ -86,8 +83,8 @@ def test_every_place_is_as_wide_as_the_widest_run(monkeypatch: pytest.MonkeyPatc
     mixed = [narrow, wide, narrow, narrow]
     two, three = (direct_bytes(mixed[:count], rows=2) for count in (2, 3))
     give((two + three) / 2, monkeypatch)
-    assert planned(mixed).places == 2
-    assert planned([narrow] * 4).places > 2
+    assert planned(mixed).slots == 2
+    assert planned([narrow] * 4).slots > 2
 
 
 def test_what_a_glance_says_too_much_of_is_looked_at_again(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -99,26 +96,26 @@ def test_what_a_glance_says_too_much_of_is_looked_at_again(monkeypatch: pytest.M
         looks.append(len(specs))
         return dry_run_of(specs, *rest)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(places, "dry_run_of", counted)
+    monkeypatch.setattr(sizing, "dry_run_of", counted)
     three = direct_bytes([spec] * 3, rows=2)
     give(1.02 * three, monkeypatch)
-    assert planned([spec] * 3).places == 3
+    assert planned([spec] * 3).slots == 3
     assert looks == [1, 1]
     looks.clear()
     give(2 * three, monkeypatch)
-    assert planned([spec] * 3).places == 3
+    assert planned([spec] * 3).slots == 3
     assert looks == [1]
 
 
 @pytest.mark.parametrize(("asked", "runs", "count"), [("2", 5, 2), ("9", 3, 3), ("3", 1, 1), ("auto", 1, 1)])
-def test_places_as_asked_are_not_planned(
+def test_slots_as_asked_are_not_planned(
     asked: str, runs: int, count: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(places, "dry_run_of", None)
+    monkeypatch.setattr(sizing, "dry_run_of", None)
     give(1, monkeypatch)
     start = Sizing(None, Microbatches(3, 50))
-    sized = planned([spec_of(f"sweep.places={asked}")] * runs, start)
-    assert sized == Sizing(None, Microbatches(3, 50), places=count, evaluation_rows=1)
+    sized = planned([spec_of(f"sweep.max_concurrent_trials={asked}")] * runs, start)
+    assert sized == Sizing(None, Microbatches(3, 50), slots=count, evaluation_rows=1)
 
 
 @pytest.mark.parametrize(
@@ -139,8 +136,8 @@ def test_microbatches_leave_room_for_every_trial(
     sized = planned([spec] * 3, alone)
     tokens = sized.microbatches.tokens
     assert tokens is not None
-    assert (sized.places, tokens / 64) == expected
-    assert direct_bytes([spec] * 3, tokens // 64 // sized.places) <= memory_bytes
+    assert (sized.slots, tokens / 64) == expected
+    assert direct_bytes([spec] * 3, tokens // 64 // sized.slots) <= memory_bytes
 
 
 def test_where_not_all_fit_one_row_of_each_makes_way_for_more_trials(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -148,7 +145,7 @@ def test_where_not_all_fit_one_row_of_each_makes_way_for_more_trials(monkeypatch
     two, three = (direct_bytes([spec] * count, rows=1) for count in (2, 3))
     give((two + three) / 2, monkeypatch)
     sized = planned([spec] * 3, size_run(spec, config(), torch.float32, CPU))
-    assert (sized.places, sized.microbatches.tokens) == (2, 2 * 64)
+    assert (sized.slots, sized.microbatches.tokens) == (2, 2 * 64)
 
 
 def llama() -> LlamaConfig:
@@ -209,14 +206,14 @@ def test_where_nothing_can_be_planned_runs_train_one_after_the_other(monkeypatch
     give(2**40, monkeypatch)
     for overrides, at_once, tokens in (
         ((), 1, None),
-        (("sweep.places=2",), 2, None),
+        (("sweep.max_concurrent_trials=2",), 2, None),
         (("trainer.batch_tokens=auto",), 1, 64),
-        (("trainer.batch_tokens=auto", "sweep.places=2"), 2, 128),
+        (("trainer.batch_tokens=auto", "sweep.max_concurrent_trials=2"), 2, 128),
     ):
         spec = spec_of(*overrides)
         start = size_run(spec, config(), torch.float32, CPU)
         found = planned([spec] * 3, start)
-        assert (found.places, found.microbatches.tokens) == (at_once, tokens)
+        assert (found.slots, found.microbatches.tokens) == (at_once, tokens)
         assert found.evaluation_rows == spec.evaluation.batch_size
     with pytest.raises(ConfigError, match="plan: true: a step cannot be planned"):
         show_plan([RunRecord(config=to_plain(composed("plan=true")), folder="folder")])

@@ -1,0 +1,314 @@
+"""The runs of a group as the training loop deals with them: their slots, evaluations, results and ends."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from summarizer.adapters.attach import describe
+from summarizer.adapters.peft_format import load_adapter, save_adapter
+from summarizer.console.trial_display import TrialDisplay
+from summarizer.console.trial_lines import State
+from summarizer.data.splits import Split
+from summarizer.data.stream import StreamedSplit
+from summarizer.errors import StopRequested
+from summarizer.evaluation.evaluator import Evaluator
+from summarizer.evaluation.metrics import Scores
+from summarizer.evaluation.pipeline import ADAPTER, BASE
+from summarizer.evaluation.predictions import Prediction, write_predictions
+from summarizer.runs.group_records import GroupRecords
+from summarizer.runs.heldout import (
+    HeldOut,
+    Validation,
+    final_scores,
+    score_baselines,
+    validate,
+    validation_rows,
+)
+from summarizer.tracking.startup import Stopwatch
+from summarizer.tracking.tracker import EndStatus
+from summarizer.tracking.utilization import shape_of
+from summarizer.training.checkpoint import load_latest
+from summarizer.training.optimizer import build_optimizer
+from summarizer.training.schedule import EndedBy
+from summarizer.training.scheduler import TrialScheduler
+from summarizer.training.step import Group
+from summarizer.training.trainer import Exit
+from summarizer.training.trial import Trial
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Data:
+    """What a group trains on and is measured by, with the tokenizer that it was read with."""
+
+    training: Split | StreamedSplit
+    validation: HeldOut
+    """Rows of the evaluations during training."""
+    final: HeldOut
+    """Rows of the scores at the end."""
+    tokenizer: Any
+
+
+class RunCallbacks:
+    """The training loop's `Callbacks`: slots, evaluations, results, and each run's end in its record."""
+
+    def __init__(
+        self,
+        records: GroupRecords,
+        scheduler: TrialScheduler,
+        group: Group,
+        evaluator: Evaluator,
+        data: Data,
+        display: TrialDisplay,
+        startup: Stopwatch,
+    ) -> None:
+        self.records, self.scheduler, self.group, self.data = records, scheduler, group, data
+        self.evaluator, self.display, self.startup = evaluator, display, startup
+        self._trials = records.pending
+        self._shared = self._trials[0].spec
+        """What all configs of the group say of data, evaluation and generation."""
+
+    # ---- slots ---------------------------------------------------------------------------------------------------
+
+    def admit(self, free: int | None) -> list[Trial]:
+        taken = self.scheduler.take(free, training=len(self.group.trials))
+        if not taken:
+            return []
+        adapted, first_slot = self.group.adapted, self.group.adapted.group.size
+        adapted.add([trial.spec.adapter for trial in taken], [trial.spec.seed for trial in taken])
+        entered: dict[int, Trial] = {}
+        for slot, trial in enumerate(taken, first_slot):
+            try:
+                self.enter(trial, slot)
+                entered[slot] = trial
+            except Exception as error:
+                self._close(trial, "failed", "error", error)
+                trial.leave_slot()
+        if len(entered) < len(taken):
+            adapted.keep([*range(first_slot), *entered])
+        if not entered:
+            return self.admit(free)
+        trials = list(entered.values())
+        self._say_what_is_adapted(trials, first_slot)
+        new = [trial for trial in trials if trial.state.step == 0 and not trial.begun]
+        if new and self._shared.evaluation.base:
+            for trial in new:
+                trial.record(self._untrained.metrics, 0)
+                trial.recorder.log_samples(0, self._untrained.samples)
+        for trial in trials:
+            trial.begun = True
+            self.display.state(trial.number, "training")
+        return trials
+
+    def enter(self, trial: Trial, slot: int) -> None:
+        """Give a trial the adapter of a slot: a new one, or as its newest checkpoint has it."""
+        spec, adapted = trial.spec, self.group.adapted
+        self.records.open(trial)
+        if spec.adapter.start_from:
+            load_adapter(adapted, slot, Path(spec.adapter.start_from))
+        parameters = adapted.parameters_of(slot)
+        trial.take_slot(parameters, build_optimizer(spec, parameters), shape_of(adapted, slot))
+        if trial.resumed or trial.begun:
+            load_latest(trial)
+        if trial.resumed and not trial.begun:
+            # Step 0 is the base model's evaluation, which is done anew.
+            trial.recorder.keep_through(trial.state.step or -1)
+        if (value := trial.state.last_value) is not None:
+            self.display.evaluated(trial.number, value, trial.state.best_value, trial.state.best_step)
+
+    def _say_what_is_adapted(self, trials: Sequence[Trial], first_slot: int) -> None:
+        """In one line where it is the same for all trials."""
+        adapted = self.group.adapted
+        alike = all(trial.spec.adapter == self._shared.adapter for trial in self._trials)
+        if not any(trial.begun for trial in self._trials):
+            self.startup.lap("attach")
+            if alike:
+                log.info(describe(adapted, first_slot))
+        for slot, trial in enumerate(trials, first_slot):
+            if not (alike or trial.begun):
+                trial.say(logging.INFO, describe(adapted, slot))
+
+    # ---- training ------------------------------------------------------------------------------------------------
+
+    def stepped(self, losses: Mapping[Trial, float], tokens_per_s: float) -> None:
+        for trial, loss in losses.items():
+            self.display.step(trial.number, trial.state.step, loss)
+        self.display.group(tokens_per_s, self._evaluations_ahead_s())
+
+    def _evaluations_ahead_s(self) -> float:
+        """Seconds that evaluations of those that train or wait will take: during training, and at their ends."""
+        during = ends = 0
+        in_slot = set(self.group.trials)
+        for trial, line in zip(self._trials, self.display.lines, strict=True):
+            if line.goes_on:
+                ends += 1
+                evaluated = trial.state.evaluated_step if trial in in_slot else line.step
+                schedule = trial.schedule
+                during += schedule.evaluations_by(schedule.total_steps) - schedule.evaluations_by(evaluated)
+        pace, final_rows = self.evaluator.pace, len(self.data.final.rows)
+        loss_rows, summary_rows = validation_rows(self._shared, self.data.validation)
+        seconds = during * pace.expected_s(loss_rows=loss_rows, summary_rows=summary_rows)
+        seconds += ends * pace.expected_s(loss_rows=final_rows, summary_rows=final_rows)
+        if ends and self._shared.evaluation.base and "_baselines" not in vars(self):
+            seconds += pace.expected_s(loss_rows=final_rows, summary_rows=final_rows, base=True)
+        return seconds
+
+    @cached_property
+    def _untrained(self) -> Validation:
+        """The base model's evaluation, which is every new trial's at step 0."""
+        with self.group.adapted.evaluating():
+            (found,) = validate(self.evaluator, self._shared, self.data.validation, None)
+        log.info(
+            "validation during training: loss of %d, ROUGE of %d of the %d %s rows",
+            *validation_rows(self._shared, self.data.validation),
+            len(self.data.validation.rows),
+            self.data.validation.split,
+        )
+        log.info("step 0, the base model: %s", _shown(found.metrics))
+        self.startup.lap("evaluation of the base")
+        return found
+
+    def evaluate(self, trials: Sequence[Trial]) -> list[dict[str, float]]:
+        with self.display.evaluating([trial.number for trial in trials]):
+            found = validate(self.evaluator, self._shared, self.data.validation, self._slots(trials))
+        for trial, evaluation in zip(trials, found, strict=True):
+            trial.recorder.log_samples(trial.state.step, evaluation.samples)
+        return [evaluation.metrics for evaluation in found]
+
+    def evaluated(self, trials: Sequence[Trial], continuing: Sequence[Trial]) -> list[Trial]:
+        values: dict[Trial, float] = {}
+        for trial in trials:
+            state = trial.state
+            assert state.last_value is not None
+            self.display.evaluated(trial.number, state.last_value, state.best_value, state.best_step)
+            values[trial] = state.last_value
+        self.scheduler.evaluated(values)
+        return [trial for trial in continuing if self.scheduler.must_wait(trial)]
+
+    # ---- leaving -------------------------------------------------------------------------------------------------
+
+    def left(self, trials: Mapping[Trial, Exit]) -> None:
+        at_end: dict[Trial, EndedBy] = {}
+        for trial, exit in trials.items():
+            trial.count_time()
+            if exit.by == "pause":
+                # It may never train again; its checkpoint is what it resumes from if it does.
+                trial.restore_best()
+                self._save_adapter(trial)
+                self.scheduler.put_back(trial)
+                self.display.state(trial.number, "paused" if self.scheduler.must_wait(trial) else "waiting")
+            elif exit.by == "signal":
+                self._close(trial, "stopped", "signal")
+            elif exit.by == "error":
+                self._close(trial, "failed", "error", exit.error)
+            else:
+                at_end[trial] = exit.by
+        if at_end:
+            try:
+                self._finish(at_end)
+            except StopRequested as error:
+                for trial in at_end:
+                    if trial.status is None:
+                        self._close(trial, "stopped", "signal", error)
+        for trial in trials:
+            trial.leave_slot()
+
+    def close_rest(self, *, stopped: bool) -> None:
+        """End the runs that get no slot any more, as a stop or their rung in a halving has it."""
+        for trial in self._trials:
+            if trial.status is None and not trial.begun and not stopped:
+                self._take_up(trial)
+            if trial.status is None and trial.begun:
+                self._close(trial, "stopped", "signal" if stopped else "successive_halving")
+
+    def _take_up(self, trial: Trial) -> None:
+        """Read how far a run came that an earlier process left at its rung, where it stays."""
+        self.group.adapted.add([trial.spec.adapter], [trial.spec.seed])
+        self.enter(trial, 0)
+        self.group.enter([trial])
+        trial.begun = True
+        self.left({trial: Exit("pause")})
+        self.group.leave([trial])
+
+    def _close(
+        self, trial: Trial, status: EndStatus, by: EndedBy, error: BaseException | None = None
+    ) -> None:
+        states: dict[EndStatus, State] = {"completed": "done", "stopped": "stopped", "failed": "failed"}
+        self.display.state(trial.number, states[status])
+        if status != "stopped":
+            self.scheduler.ended(trial, failed=status == "failed")
+        self.records.close(trial, status, by, error, say=len(self._trials) > 1)
+
+    def _finish(self, trials: Mapping[Trial, EndedBy]) -> None:
+        """Score, save and close runs that trained to their end."""
+        for trial in trials:
+            trial.restore_best()
+            if trial.state.skipped_steps:
+                trial.say(
+                    logging.WARNING,
+                    "%d of %d steps were skipped, since their gradients overflowed fp16",
+                    *(trial.state.skipped_steps, trial.state.step),
+                )
+        with self.display.evaluating([trial.number for trial in trials]):
+            beside = self._baselines
+            scores = final_scores(
+                self.evaluator, self._shared, self.data.final, self._slots(list(trials)), beside
+            )
+        for (trial, by), own in zip(trials.items(), scores, strict=True):
+            try:
+                self._save_results(trial, own)
+            except OSError as error:
+                self._close(trial, "failed", "error", error)
+                continue
+            self.display.state(trial.number, "done")
+            self.scheduler.ended(trial, failed=False)
+            self.records.complete(trial, by, own, self.data.final)
+            if self.records[trial].sweep is not None or len(self._trials) > 1:
+                rouge = {name: i.value for name, i in own[ADAPTER].rouge.items()}
+                found = _shown({"loss": own[ADAPTER].loss or 0.0} | rouge)
+                trial.say(logging.INFO, "done, scores on %s: %s", self.data.final.split, found)
+
+    @cached_property
+    def _baselines(self) -> dict[str, Scores]:
+        return score_baselines(self.evaluator, self._shared, self.data.final)
+
+    def _save_results(self, trial: Trial, scores: Mapping[str, Scores]) -> None:
+        if not self.records.writes:
+            return
+        self._save_adapter(trial)
+        _save_predictions(trial.folder, self.data.final, scores)
+        base_summaries = scores[BASE].summaries if BASE in scores else None
+        count = self._shared.evaluation.sample_summaries
+        samples = self.data.final.samples(count, scores[ADAPTER].summaries, base_summaries)
+        trial.recorder.log_samples(trial.state.step, samples)
+        trial.recorder.log_adapter(trial.folder / "adapter")
+
+    def _save_adapter(self, trial: Trial) -> None:
+        if self.records.writes:
+            (slot,) = self._slots([trial])
+            name = trial.spec.model.name_or_path
+            save_adapter(self.group.adapted, slot, trial.folder / "adapter", name, self.data.tokenizer)
+
+    def _slots(self, trials: Sequence[Trial]) -> list[int]:
+        return [self.group.trials.index(trial) for trial in trials]
+
+
+def _save_predictions(folder: Path, rows: HeldOut, scores: Mapping[str, Scores]) -> None:
+    """`predictions/SPLIT.jsonl`, and `SPLIT.base.jsonl` where the base model was scored too."""
+    for suffix, system in (("", scores[ADAPTER]), (".base", scores.get(BASE))):
+        if system is not None:
+            predictions = [
+                Prediction(id=row.id, prediction=summary, reference=reference)
+                for row, summary, reference in zip(rows.rows, system.summaries, rows.references, strict=True)
+            ]
+            write_predictions(folder / "predictions" / f"{rows.split}{suffix}.jsonl", predictions)
+
+
+def _shown(metrics: Mapping[str, float]) -> str:
+    return ", ".join(f"{name} {value:.3f}" for name, value in metrics.items())

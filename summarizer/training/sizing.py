@@ -1,0 +1,328 @@
+"""How a group is fitted to its device: what is recomputed, how much goes through at once, how many trials train."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import psutil
+import torch
+from transformers import PretrainedConfig
+
+from summarizer import compat
+from summarizer.adapters.protocol import Adapter
+from summarizer.config.schema import RunConfig
+from summarizer.console.progress import working
+from summarizer.errors import ConfigError
+from summarizer.models.blocks import compile_blocks, recompute_blocks
+from summarizer.models.causal_lm import CausalLM
+from summarizer.training.dry_run import GIB, SUMMARY_TOKENS, DryRun, Microbatch, dry_run, group_state_bytes
+from summarizer.training.step import Microbatches
+
+SHARE = 0.9
+"""Of a device's free memory that a plan may take: kernels' own workspaces and fragmentation are not planned."""
+GLANCE_TOKENS = 64
+"""A dry run over so few takes a second; what it says per token is far too much, and mostly little enough."""
+CACHE_BYTES_PER_NUMBER = 4
+"""Of keys and values: transformers keeps some models' in fp32 whatever the products are in."""
+CONTROL_GROUPS, OWN_GROUPS = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
+VERSION_1 = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+VERSION_2 = ("memory.max", "memory.current", "inactive_file")
+"""A control group's limit, what it uses, and how much of that is files read before, which it gives up when asked.
+
+Source: the kernel's admin-guide/cgroup-v1/memory and admin-guide/cgroup-v2.
+"""
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Sizing:
+    recomputed: int | None
+    """Blocks whose activations are recomputed, from the first; None is all."""
+    microbatches: Microbatches
+    slots: int = 1
+    """Trials that train at once."""
+    evaluation_rows: int = 1
+    """Held-out rows of each trial that go through the model at once."""
+
+    def prepare(self, model: CausalLM, *, compiled: bool) -> None:
+        """Make the model compute so. On its bare base, before adapters are attached.
+
+        compiled: also as CUDA graphs where the microbatches have few shapes.
+        """
+        if not recompute_blocks(model, self.recomputed) and self.recomputed != 0:
+            log.warning("trainer.memory: this model's code knows no blocks, so nothing is recomputed")
+        if not compiled:
+            return
+        graphs = self.microbatches.few_shapes
+        if count := compile_blocks(model, graphs=graphs):
+            log.info("compile: %d blocks, in the first step, which takes the longer for it", count)
+            if graphs:
+                log.info(
+                    "compile: graphs are recorded in the first two steps of each shape (on a card alone)"
+                )
+        else:
+            log.warning("trainer.compile: this model's code knows no blocks, so nothing is compiled")
+
+
+def compiles(spec: RunConfig, device: torch.device) -> bool:
+    wanted = spec.trainer.compile
+    return device.type == "cuda" if wanted == "auto" else bool(wanted)
+
+
+def size_run(spec: RunConfig, config: PretrainedConfig, dtype: torch.dtype, device: torch.device) -> Sizing:
+    """As the trainer's config says; what it leaves to the plan is planned for rows of prompt.max_tokens.
+
+    Call before the base is on the device. Raises ConfigError where not even one example fits.
+    """
+    trainer = spec.trainer
+    recomputed = {"fast": 0, "low": None, "auto": 0}[trainer.memory]
+    tokens = trainer.batch_tokens if isinstance(trainer.batch_tokens, int) else None
+    microbatches = Microbatches(trainer.microbatch_size, tokens, few_shapes=trainer.compile == "graphs")
+    if trainer.memory != "auto" and trainer.batch_tokens != "auto":
+        return Sizing(recomputed, microbatches)
+    if not compat.can_simulate():
+        recomputed = None if trainer.memory == "auto" else recomputed
+        if trainer.batch_tokens == "auto":
+            microbatches = replace(microbatches, tokens=spec.prompt.max_tokens)
+        return Sizing(recomputed, microbatches)
+    memory_bytes = int(SHARE * device_memory_bytes(device))
+    rows = rows_at_once(spec)
+    if trainer.memory == "auto":
+        with working("planning what to recompute"):
+            recomputed = _blocks_to_recompute(spec, config, dtype, rows, memory_bytes)
+        log.info(
+            "memory: the activations of %s blocks are recomputed", "all" if recomputed is None else recomputed
+        )
+    if trainer.batch_tokens == "auto":
+        with working("planning how much goes through at once"):
+            run = dry_run_of([spec], config, dtype, Sizing(recomputed, microbatches))
+            rows = largest_fitting(lambda count: planned_bytes(run, spec, count) <= memory_bytes, rows)
+        if rows == 0:
+            raise ConfigError.single(
+                "trainer.batch_tokens",
+                f"auto: one example of {spec.prompt.max_tokens} tokens is planned to take "
+                f"{planned_bytes(run, spec, 1) / GIB:.1f} GiB, and {device} has {memory_bytes / GIB:.1f} to give; "
+                "trainer.memory=low, a smaller prompt.max_tokens or quantization=nf4 take less",
+            )
+        microbatches = replace(microbatches, tokens=rows * spec.prompt.max_tokens)
+        log.info("memory: %s per forward pass", microbatches)
+    return Sizing(recomputed, microbatches)
+
+
+def rows_at_once(spec: RunConfig) -> int:
+    """The most examples of a trial in one forward pass, before a limit of tokens."""
+    return min(spec.trainer.microbatch_size or spec.trainer.batch_size, spec.trainer.batch_size)
+
+
+def dry_run_of(
+    specs: Sequence[RunConfig], config: PretrainedConfig, dtype: torch.dtype, sizing: Sizing
+) -> DryRun:
+    """Of runs that train as one group."""
+    return dry_run(
+        copy.deepcopy(config),
+        specs[0].quantization.format,
+        [spec.adapter for spec in specs],
+        dtype,
+        prepare=lambda model: sizing.prepare(model, compiled=False),
+    )
+
+
+def planned_bytes(run: DryRun, spec: RunConfig, rows: int) -> int:
+    """At most held in a step over so many full rows."""
+    state_bytes = group_state_bytes(run, [spec.optimizer.build])
+    return run.cost(Microbatch(rows, spec.prompt.max_tokens)).peak_bytes + state_bytes
+
+
+def _blocks_to_recompute(
+    spec: RunConfig, config: PretrainedConfig, dtype: torch.dtype, rows: int, memory_bytes: int
+) -> int | None:
+    """As few as let `rows` rows fit; None, for all, where that is not enough either."""
+
+    def planned(count: int | None) -> tuple[int, int]:
+        run = dry_run_of([spec], config, dtype, Sizing(count, Microbatches(None, None)))
+        return planned_bytes(run, spec, rows), len(run.adapted.model.blocks)
+
+    none_bytes, count = planned(0)
+    if none_bytes <= memory_bytes:
+        return 0
+    all_bytes, _ = planned(None)
+    if all_bytes >= min(memory_bytes, none_bytes):
+        return None
+    # Each block saves as much as another; one more, since what is recomputed has to lie somewhere meanwhile.
+    return min(math.ceil(count * (none_bytes - memory_bytes) / (none_bytes - all_bytes)) + 1, count)
+
+
+# ---- how many trials at once -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Need:
+    """What a step takes on the device. What lies beside the trials, such as the base, they share."""
+
+    shared_bytes: int
+    state_bytes: int
+    """Of each trial between steps: adapters, gradients, optimizer."""
+    row_bytes: int
+    """Of each full row that goes through the model, at most."""
+
+    def bytes(self, trials: int, rows: int) -> int:
+        """rows: of each trial at once."""
+        return self.shared_bytes + trials * (self.state_bytes + rows * self.row_bytes)
+
+    def most_trials(self, rows: int, memory_bytes: int) -> int:
+        return (memory_bytes - self.shared_bytes) // (self.state_bytes + rows * self.row_bytes)
+
+
+def plan_slots(
+    specs: Sequence[RunConfig],
+    sizing: Sizing,
+    config: PretrainedConfig,
+    dtype: torch.dtype,
+    device: torch.device,
+) -> Sizing:
+    """The sizing of one run, for a group: with its slots, and microbatches that leave room for all of them.
+
+    A number that the config asks for is taken as it is, unless the plan is asked for the microbatches.
+    specs: of the group's runs.  Call before the base is on the device.
+    """
+    spec = widest(specs)
+    asked = spec.sweep.max_concurrent_trials
+    wanted = len(specs) if asked == "auto" else min(asked, len(specs))
+    memory_bytes = int(SHARE * device_memory_bytes(device))
+    if len(specs) == 1 or (
+        spec.sweep.max_concurrent_trials != "auto" and spec.trainer.batch_tokens != "auto"
+    ):
+        rows = evaluation_rows(spec, config, wanted, memory_bytes)
+        return replace(sizing, slots=wanted, evaluation_rows=rows)
+    if not compat.can_simulate():
+        slots = 1 if asked == "auto" else wanted
+        microbatches = sizing.microbatches
+        if spec.trainer.batch_tokens == "auto":
+            microbatches = replace(microbatches, tokens=slots * spec.prompt.max_tokens)
+        rows = evaluation_rows(spec, config, slots, memory_bytes)
+        return replace(sizing, slots=slots, microbatches=microbatches, evaluation_rows=rows)
+    limited = sizing.microbatches.tokens is not None
+    rows = 1 if limited else rows_at_once(spec)
+    with working("planning how many train at once"):
+        need = _need(specs, sizing, config, dtype, min(GLANCE_TOKENS, spec.prompt.max_tokens))
+        if need.bytes(wanted, rows) > memory_bytes:
+            need = _need(specs, sizing, config, dtype, spec.prompt.max_tokens)
+    slots = max(min(need.most_trials(rows, memory_bytes), wanted), 1)
+    if slots < wanted:
+        log.info(
+            "memory: %d of the group's %d runs train at once (%.1f GiB planned of %.1f); the others follow",
+            *(slots, len(specs), need.bytes(slots, rows) / GIB, memory_bytes / GIB),
+        )
+    left_bytes = memory_bytes - need.bytes(slots, 0)
+    sizing = replace(sizing, slots=slots, evaluation_rows=evaluation_rows(spec, config, slots, left_bytes))
+    if spec.trainer.batch_tokens != "auto":
+        return sizing
+    most_rows = max(min(left_bytes // need.row_bytes, slots * rows_at_once(spec)), slots)
+    tokens = most_rows * spec.prompt.max_tokens
+    return replace(sizing, microbatches=replace(sizing.microbatches, tokens=tokens))
+
+
+def evaluation_rows(spec: RunConfig, config: PretrainedConfig, trials: int, free_bytes: int) -> int:
+    """Held-out rows of each trial that generate at once: evaluation.batch_size, or what keys and values leave.
+
+    free_bytes: of the device; half of it is left to all else.
+    """
+    text = config.get_text_config()
+    heads = int(getattr(text, "num_key_value_heads", None) or text.num_attention_heads)
+    head_dim = int(getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads)
+    token_bytes = 2 * int(text.num_hidden_layers) * heads * head_dim * CACHE_BYTES_PER_NUMBER
+    tokens = spec.prompt.max_tokens + spec.generation.max_new_tokens
+    row_bytes = trials * spec.generation.num_beams * tokens * token_bytes
+    return max(min(spec.evaluation.batch_size, free_bytes // (2 * row_bytes)), 1)
+
+
+def widest(specs: Sequence[RunConfig]) -> RunConfig:
+    """The run whose adapters are the largest: the group's stacks are as wide as its."""
+    return max(specs, key=lambda spec: _width(spec.adapter))
+
+
+def _width(adapter: Adapter) -> int:
+    """Parameters beside a layer of one input and one output: they grow with the adapter's dim alone."""
+    return sum(tensor.numel() for tensor in adapter.draw_linear(1, 1, torch.Generator()).values())
+
+
+def _need(
+    specs: Sequence[RunConfig], sizing: Sizing, config: PretrainedConfig, dtype: torch.dtype, tokens: int
+) -> Need:
+    """As a step over one row of `tokens` takes it, and longer rows in proportion; of every trial what most take."""
+    spec = widest(specs)
+    run = dry_run_of([spec], config, dtype, sizing)
+    cost = run.cost(Microbatch(1, tokens, min(SUMMARY_TOKENS, tokens)))
+    lasting = cost.at_peak["adapters"] + cost.at_peak["gradients"]
+    # What an optimizer keeps depends on anything but its rate.
+    optimizers = {
+        (one.optimizer.target, str({**one.optimizer.arguments, "lr": None})): one.optimizer.build
+        for one in specs
+    }.values()
+    passing = cost.peak_bytes - cost.at_peak["base"] - lasting
+    return Need(
+        shared_bytes=cost.at_peak["base"],
+        state_bytes=lasting + max(group_state_bytes(run, [build]) for build in optimizers),
+        row_bytes=passing * spec.prompt.max_tokens // tokens,
+    )
+
+
+# ---- how much a device holds -------------------------------------------------------------------------------------
+
+
+def largest_fitting(fits: Callable[[int], bool], upper: int) -> int:
+    """The largest number from 1 to `upper` that fits, by bisection; 0 where even 1 does not.
+
+    fits: true up to some number and false beyond it. It is asked about log2(upper) times, `upper` first.
+    """
+    if upper < 1 or fits(upper):
+        return max(upper, 0)
+    fitting, too_many = 0, upper
+    while too_many - fitting > 1:
+        middle = (fitting + too_many) // 2
+        if fits(middle):
+            fitting = middle
+        else:
+            too_many = middle
+    return fitting
+
+
+def device_memory_bytes(device: torch.device) -> int:
+    """What this process could hold there now: what is free, and on CUDA what torch's allocator has of it already.
+
+    On the CPU: what the system can give without swapping, and no more than a container's limit leaves.
+    """
+    if device.type == "cuda":
+        free_bytes, _ = torch.cuda.mem_get_info(device)
+        return int(free_bytes + torch.cuda.memory_reserved(device))
+    return min([int(psutil.virtual_memory().available), *_left_by_limits()])
+
+
+def _left_by_limits() -> Iterator[int]:
+    """What each limit leaves on the memory of this process's control group and of those around it, in bytes."""
+    if not OWN_GROUPS.is_file():
+        return
+    for line in OWN_GROUPS.read_text().splitlines():
+        _, controllers, own = line.split(":", 2)
+        if not controllers:
+            root, (limit, used, files) = CONTROL_GROUPS, VERSION_2
+        elif "memory" in controllers.split(","):
+            root, (limit, used, files) = CONTROL_GROUPS / "memory", VERSION_1
+        else:
+            continue
+        # Inside a container the root is its own group, below which the path as the host knows it is not there.
+        group = root / own.strip("/")
+        for folder in (group, *group.parents):
+            if not folder.is_relative_to(root) or not (folder / limit).is_file():
+                continue
+            if (most := (folder / limit).read_text().strip()) == "max":
+                continue
+            counts = dict(count.split() for count in (folder / "memory.stat").read_text().splitlines())
+            used_bytes = int((folder / used).read_text()) - int(counts.get(files, 0))
+            yield max(int(most) - used_bytes, 0)

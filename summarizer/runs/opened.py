@@ -55,7 +55,7 @@ class Opened:
         at_once: int,
         on_step: Callable[[int], None] | None = None,
     ) -> Iterator[Decoder]:
-        """For the block's time: a decoder of these adapters, or of the base alone where they are None."""
+        """For the block's time: a decoder of these adapters, or of the base model where they are None."""
         showing = self.adapted.base_alone() if trials is None else self.adapted.only(trials)
         with showing, self.processes.autocast():
             yield Decoder(

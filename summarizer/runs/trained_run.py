@@ -77,7 +77,7 @@ def read_run(folder: Path, *, model: str | None = None, adapter: Path | None = N
     if not found.is_dir():
         raise ConfigError.single(
             KEY if adapter is None else "--adapter",
-            f"{folder} has no adapter: it was never trained to an end; go on with "
+            f"{folder} has no adapter: it was never trained to an end; resume with "
             f"`python -m summarizer.run resume={folder}`"
             if adapter is None
             else f"no such folder: {adapter}",

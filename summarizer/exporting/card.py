@@ -20,7 +20,6 @@ from summarizer.exporting.card_tables import ROUGE, hyper_parameters, scores
 from summarizer.models.source import EMBEDDED_ROOT
 from summarizer.runs.record import SUMMARY, RunRecord, read_summary
 
-
 LIBRARIES = {"peft": "peft", "merged": "transformers", "ctranslate2": "ctranslate2"}
 RELATIONS = {"peft": "adapter", "merged": "finetune", "ctranslate2": "quantized"}
 """To the base, as the hub calls them."""

@@ -19,8 +19,7 @@ from summarizer.models.load import Base, load_base, load_config
 from summarizer.models.source import model_folder
 from summarizer.models.tokenizer import check_context, load_tokenizer
 from summarizer.processes import Processes, join_processes, keep_freed_memory
-from summarizer.runs.opening import opening_issues
-from summarizer.runs.trained_run import ADAPTER, KEY, TrainedRun
+from summarizer.runs.trained_run import ADAPTER, KEY, TrainedRun, opening_issues
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -55,7 +54,7 @@ class Opened:
         at_once: int,
         on_step: Callable[[int], None] | None = None,
     ) -> Iterator[Decoder]:
-        """For the block's time: a decoder of these adapters, or of the base alone where they are None."""
+        """For the block's time: a decoder of these adapters, or of the base model where they are None."""
         showing = self.adapted.base_alone() if trials is None else self.adapted.only(trials)
         with showing, self.processes.autocast():
             yield Decoder(

@@ -23,7 +23,7 @@ class Prepared:
 
 
 class Summarizer:
-    """Writes summaries as `generation` says: of every opened adapter, or of the base alone."""
+    """Writes summaries as `generation` says: of every opened adapter, or of the base model."""
 
     def __init__(self, opened: Opened, generation: GenerationConfig, *, articles_at_once: int) -> None:
         self.opened = opened
@@ -43,7 +43,7 @@ class Summarizer:
     def stream(self, article: Prepared, *, trial: int | None = 0) -> Iterator[str]:
         """One summary in pieces, as its words are written; together they are what `summaries` gives.
 
-        trial: which opened adapter; None: the base alone. With beams, whose best is known only at the end, it
+        trial: which opened adapter; None: the base model. With beams, whose best is known only at the end, it
         comes in one piece.
         """
         for _, piece in self.streams(article, trials=None if trial is None else [trial]):
@@ -70,7 +70,7 @@ class Summarizer:
     ) -> Iterator[tuple[int, list[str]]]:
         """Each article's number and its summary by each of these adapters, in the order in which they are done.
 
-        trials: None gives one summary, of the base alone.  on_step: hears of each step how many tokens it wrote.
+        trials: None gives one summary, of the base model.  on_step: hears of each step how many tokens it wrote.
         """
         decode = self.opened.prompt.decode
         with self._decoding(trials, on_step) as decoder:

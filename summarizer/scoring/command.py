@@ -135,9 +135,9 @@ def _encoder(ask: EvaluationRequest) -> EncoderScores | None:
     from summarizer.evaluation.bertscore import bert_score
 
     folder, layer = ask.bertscore
-    on_card = ask.flags.device != "cpu" and torch.cuda.is_available()
+    on_gpu = ask.flags.device != "cpu" and torch.cuda.is_available()
     by_encoder = partial(
-        bert_score, folder=folder, layer=layer, device=torch.device("cuda" if on_card else "cpu")
+        bert_score, folder=folder, layer=layer, device=torch.device("cuda" if on_gpu else "cpu")
     )
     try:
         by_encoder([], [], show=False)

@@ -67,7 +67,7 @@ def _checked(flags: SummarizeFlags) -> tuple[TrainedRun, GenerationConfig, int]:
     if not flags.files and sys.stdin.isatty():
         issues.append(Issue("FILE", "name a file or folder to summarize, or pipe an article in"))
     if run and generation:
-        from summarizer.runs.opening import opening_issues
+        from summarizer.runs.trained_run import opening_issues
 
         issues += opening_issues([run], device=flags.device, precision=flags.precision)
     if issues or run is None or generation is None:

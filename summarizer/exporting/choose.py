@@ -17,7 +17,7 @@ from summarizer.exporting.shards import DTYPES
 from summarizer.models.load import load_base
 from summarizer.models.source import model_folder
 from summarizer.models.stored_base import is_stored_base
-from summarizer.runs.opened import Opened
+from summarizer.runs.loaded_run import LoadedRun
 
 log = logging.getLogger(__name__)
 
@@ -64,7 +64,7 @@ class Choice:
         ]
 
 
-def choose(opened: Opened, wanted: str | None, dtype: str) -> Choice:
+def choose(opened: LoadedRun, wanted: str | None, dtype: str) -> Choice:
     """Measure the candidates on a few rows and take the nearer to the unmerged model.
 
     wanted: trained or original, measured alone; None: whichever is nearer.
@@ -90,7 +90,7 @@ def choose(opened: Opened, wanted: str | None, dtype: str) -> Choice:
     return Choice(candidates[nearest], nearest, measured, unrounded, why, reference, where, dtype)
 
 
-def _candidates(opened: Opened, wanted: str | None) -> tuple[dict[str, Merge], str]:
+def _candidates(opened: LoadedRun, wanted: str | None) -> tuple[dict[str, Merge], str]:
     """By name, and why it is these."""
     spec = opened.spec
     own_format = spec.quantization.format

@@ -110,10 +110,10 @@ def _systems(
 
 
 def _opened(ask: EvaluationRequest) -> Summarizer:
-    from summarizer.runs.opened import open_runs
+    from summarizer.runs.loaded_run import load_runs
     from summarizer.runs.summarizer import Summarizer
 
-    opened = open_runs(ask.runs, device=ask.flags.device, precision=ask.flags.precision)
+    opened = load_runs(ask.runs, device=ask.flags.device, precision=ask.flags.precision)
     return Summarizer(opened, ask.generation, articles_at_once=ask.articles_at_once)
 
 

@@ -148,10 +148,10 @@ def _opened(flags: SummarizeFlags, run: TrainedRun, generation: GenerationConfig
     from summarizer.data.prompt import build_prompt
     from summarizer.models.source import model_folder
     from summarizer.models.tokenizer import load_tokenizer
-    from summarizer.runs.opened import open_runs
+    from summarizer.runs.loaded_run import load_runs
     from summarizer.runs.summarizer import Summarizer
 
     tokenizer = load_tokenizer(model_folder(run.spec.model, weights=False))
     require_room(build_prompt(run.spec.prompt, tokenizer), generation)  # before a base of gigabytes is loaded
-    opened = open_runs([run], device=flags.device, precision=flags.precision)
+    opened = load_runs([run], device=flags.device, precision=flags.precision)
     return Summarizer(opened, generation, articles_at_once=at_once)

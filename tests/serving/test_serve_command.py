@@ -28,7 +28,7 @@ def loads_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object, **__: object) -> None:
         raise AssertionError("the base was loaded")
 
-    monkeypatch.setattr(opened, "open_runs", refuse)
+    monkeypatch.setattr(opened, "load_runs", refuse)
 
 
 @pytest.mark.usefixtures("loads_nothing")

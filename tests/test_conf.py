@@ -148,7 +148,7 @@ def suggestions(line: str, folder: Path) -> set[str]:
     ("typed", "offered"),
     [
         ("adapter.d", {"adapter.dim=", "adapter.dropout="}),
-        ("model=", {"model=gptj_6b", "model=hf", "model=smollm2", "model=tiny_gptj"}),
+        ("model=", {"model=gptj_6b", "model=hf", "model=phi_2", "model=smollm2", "model=tiny_gptj"}),
         ("-m adapter.dim=1,2 optimizer.l", {"optimizer.lr="}),
     ],
 )

@@ -14,7 +14,7 @@ from summarizer.models.attention import CausalAttention, KeyValueCache, RotaryEm
 from summarizer.models.causal_lm import PackedModel
 from summarizer.ops.activations import gelu_tanh
 from summarizer.ops.elementwise import add
-from summarizer.ops.norms import layer_norm
+from summarizer.ops.norms import LayerNorm
 from summarizer.ops.rotary import RotaryTable
 
 MODEL_TYPES = ("gptj",)
@@ -87,13 +87,6 @@ class Block(nn.Module):
         normed = self.ln_1(x)
         mixed: Tensor = self.attn(normed, rotary, sequences, cache)
         return add(add(mixed, self.mlp(normed)), x)
-
-
-class LayerNorm(nn.LayerNorm):
-    """The norm of all its places."""
-
-    def forward(self, x: Float[Tensor, "... d"]) -> Float[Tensor, "... d"]:
-        return layer_norm(x, self.weight, self.bias, self.eps)
 
 
 class Body(nn.Module):

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
+from importlib import import_module
+from pkgutil import iter_modules
 from typing import Any
 
 import torch
@@ -13,14 +15,12 @@ from accelerate import init_empty_weights
 from torch import nn
 from transformers import AutoModelForCausalLM, Conv1D, PretrainedConfig
 
-from summarizer.models import gptj, llama, probe
+from summarizer import models
+from summarizer.models import probe
 from summarizer.models.causal_lm import CausalLM
 from summarizer.models.transformers_model import TransformersModel
 from summarizer.ops.activations import TanhGELU
 from summarizer.quantization.frozen import FrozenEmbedding, FrozenLinear, FrozenWeight
-
-FAMILIES: tuple[Any, ...] = (gptj, llama)
-"""The models of our own: each file has MODEL_TYPES, `unsupported` and `Model`."""
 
 log = logging.getLogger(__name__)
 
@@ -74,9 +74,16 @@ def build_meta_model(config: PretrainedConfig, format_name: str) -> MetaModel:
     return meta
 
 
+@cache
+def families() -> tuple[Any, ...]:
+    """The models of our own: each a file of this folder that has MODEL_TYPES, `unsupported` and `Model`."""
+    files = [import_module(f"{models.__name__}.{file.name}") for file in iter_modules(models.__path__)]
+    return tuple(file for file in files if hasattr(file, "MODEL_TYPES"))
+
+
 def _own_model(config: PretrainedConfig) -> CausalLM | None:
     """Our model of a config's family, where that computes all that the config asks for."""
-    for family in FAMILIES:
+    for family in families():
         if config.model_type in family.MODEL_TYPES:
             if (reason := family.unsupported(config)) is None:
                 return family.Model(config)  # type: ignore[no-any-return]

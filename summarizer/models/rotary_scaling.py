@@ -14,14 +14,17 @@ KNOWN = ("default", "linear", "llama3", "yarn")
 """By the name that configs give them."""
 
 
-def unsupported_scaling(config: PretrainedConfig) -> str | None:
-    """What a config's rope_parameters ask for and this file does not compute."""
+def unsupported_scaling(config: PretrainedConfig, *, partial: bool = False) -> str | None:
+    """What a config's rope_parameters ask for and this file does not compute.
+
+    partial: whether the family turns the first part of each head alone where its config says so.
+    """
     given = getattr(config, "rope_parameters", None)
     if not isinstance(given, dict) or "rope_theta" not in given:
         return f"rope_parameters {given!r}"
     if given.get("rope_type", "default") not in KNOWN:
         return f"rope_type {given['rope_type']!r}"
-    if given.get("partial_rotary_factor") not in (None, 1, 1.0):
+    if not partial and given.get("partial_rotary_factor") not in (None, 1, 1.0):
         return f"partial_rotary_factor {given['partial_rotary_factor']!r}"
     return None
 
@@ -34,7 +37,8 @@ def frequencies_of(config: PretrainedConfig) -> tuple[Float32[Tensor, " half"], 
     """
     given = config.rope_parameters
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    plain = 1.0 / given["rope_theta"] ** (torch.arange(0, head_dim, 2, dtype=torch.float) / head_dim)
+    turning = int(head_dim * (given.get("partial_rotary_factor") or 1.0))
+    plain = 1.0 / given["rope_theta"] ** (torch.arange(0, turning, 2, dtype=torch.float) / turning)
     kind = given.get("rope_type", "default")
     if kind == "linear":
         return plain / given["factor"], 1.0

@@ -71,6 +71,13 @@ class RMSNorm(nn.Module):
         return rms_norm(x, self.weight, self.epsilon)
 
 
+class LayerNorm(nn.LayerNorm):
+    """`layer_norm` as a module."""
+
+    def forward(self, x: Float[Tensor, "... d"]) -> Float[Tensor, "... d"]:
+        return layer_norm(x, self.weight, self.bias, self.eps)
+
+
 # --- of decoded rows ----------------------------------------------------------------------------------------------
 
 

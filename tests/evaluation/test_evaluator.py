@@ -44,7 +44,7 @@ def test_row_losses_are_each_row_s_own(rows_at_once: int, monkeypatch: pytest.Mo
     for row in rows:
         ids, prompt_tokens = prompt.training_ids(row.article_ids, row.target_ids)
         with torch.no_grad():
-            scores = model(input_ids=torch.tensor([ids]), use_cache=False).logits[0, prompt_tokens - 1 : -1]
+            scores = model.logits(torch.tensor([ids]))[0, prompt_tokens - 1 : -1]
         of_tokens = torch.nn.functional.cross_entropy(
             scores, torch.tensor(ids[prompt_tokens:]), reduction="none"
         )

@@ -45,6 +45,7 @@ KINDS: dict[str, tuple[str, dict[str, Any]]] = {
     "mistral": ("MistralConfig", LLAMA | {"sliding_window": None, "head_dim": 32}),
     "qwen2": ("Qwen2Config", LLAMA),
     "qwen3": ("Qwen3Config", LLAMA | {"head_dim": 16}),
+    "phi": ("PhiConfig", LLAMA | {"num_key_value_heads": 4}),
     "smollm3": ("SmolLM3Config", LLAMA | {"num_hidden_layers": 4}),
 }
 OTHERS: dict[str, tuple[str, dict[str, Any]]] = {

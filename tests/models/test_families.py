@@ -51,6 +51,8 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "qwen2": ("Qwen2Config", LLAMA_LIKE),
     "qwen2, windowed": ("Qwen2Config", LLAMA_LIKE | LAST_WINDOWED),
     "qwen3": ("Qwen3Config", LLAMA_LIKE | {"head_dim": 16}),
+    "phi": ("PhiConfig", LLAMA_LIKE),
+    "phi, whole heads": ("PhiConfig", LLAMA_LIKE | {"partial_rotary_factor": 1.0}),
     "smollm3": ("SmolLM3Config", LLAMA_LIKE | {"num_hidden_layers": 4, "no_rope_layer_interval": 4}),
 }
 LEFT: dict[str, tuple[str, dict[str, Any], str]] = {
@@ -60,6 +62,7 @@ LEFT: dict[str, tuple[str, dict[str, Any], str]] = {
         {"rope_parameters": {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}},
         "rope_type 'dynamic'",
     ),
+    "norms of heads": ("PhiConfig", {"qk_layernorm": True}, "qk_layernorm"),
     "no rotation": ("GPTJConfig", {"rotary_dim": 16}, "rotary_dim 16"),
     "relu": ("GPTJConfig", {"activation_function": "relu"}, "activation_function 'relu'"),
 }
@@ -147,7 +150,7 @@ def test_losses_and_adapters_gradients_are_those_beside_transformers_layers(
 ) -> None:
     adapters = [lora(2), lora(3)]
     got = trained(attach(ours(folder), adapters, [0, 1]), batch_of(packed=True))
-    monkeypatch.setattr(meta_model, "FAMILIES", ())
+    monkeypatch.setattr(meta_model, "families", lambda: ())
     reference = load(folder).model
     assert isinstance(reference, TransformersModel)
     wanted = trained(attach(reference, adapters, [0, 1]), batch_of(packed=False))
@@ -212,7 +215,7 @@ def test_every_setting_that_a_config_declares_is_known() -> None:
         *("rope_parameters", "attention_bias", "sliding_window", "use_sliding_window", "max_window_layers"),
         *("layer_types", "no_rope_layers", "no_rope_layer_interval", "max_position_embeddings"),
         *("n_embd", "n_layer", "n_head", "n_inner", "n_positions", "rotary_dim", "activation_function"),
-        "layer_norm_epsilon",
+        *("layer_norm_epsilon", "layer_norm_eps", "qk_layernorm"),
         # Not of the forward pass of a model without dropout.
         *("attention_dropout", "attn_pdrop", "embd_pdrop", "resid_pdrop", "initializer_range", "use_cache"),
         *("pad_token_id", "bos_token_id", "eos_token_id", "pretraining_tp"),
@@ -224,6 +227,12 @@ def test_every_setting_that_a_config_declares_is_known() -> None:
             assert name in known or name.startswith("_") or name in PretrainedConfig.__annotations__, name
             count += 1
     assert count > 100
+
+
+def test_every_file_of_a_family_is_found_and_tried_here() -> None:
+    types = {name for family in meta_model.families() for name in family.MODEL_TYPES}
+    assert types == {config_of(kind).model_type for kind in FAMILIES}
+    assert len(types) >= 6
 
 
 def test_a_config_that_a_model_was_built_from_gives_the_same_again() -> None:

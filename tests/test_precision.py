@@ -77,6 +77,7 @@ def test_auto_asks_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_accelerate_is_joined_once_and_anew_for_another_device(monkeypatch: pytest.MonkeyPatch) -> None:
     """It keeps its state for the life of the process, and would keep the first run's device."""
     told: list[str] = []
+    joined: list[FakeAccelerator] = []
 
     class FakeAccelerator:
         num_processes = 1
@@ -84,11 +85,19 @@ def test_accelerate_is_joined_once_and_anew_for_another_device(monkeypatch: pyte
         def __init__(self, *, mixed_precision: str, cpu: bool) -> None:
             assert mixed_precision == "no"
             self.device = torch.device("cpu" if cpu else "cuda")
-            told.append(self.device.type)
+            if not joined:
+                told.append(self.device.type)
+                joined.append(self)
+            assert self.device == joined[0].device, "as accelerate, which keeps the device of its state"
 
-    monkeypatch.setattr(processes, "_last", None)
+    def forget() -> None:
+        told.append("forgotten")
+        joined.clear()
+
+    monkeypatch.setattr(processes, "is_initialized", lambda: bool(joined))
+    monkeypatch.setattr(processes, "AcceleratorState", lambda: joined[0])
     monkeypatch.setattr(processes, "Accelerator", FakeAccelerator)
-    monkeypatch.setattr(compat, "forget_processes", lambda: told.append("forgotten"))
+    monkeypatch.setattr(compat, "forget_processes", forget)
     devices = [
         processes._accelerator(on_gpu=on_gpu).device.type for on_gpu in (False, False, True, True, False)
     ]

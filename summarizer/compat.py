@@ -11,8 +11,8 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, suppress
+from collections.abc import Callable
+from contextlib import AbstractContextManager, suppress
 from functools import lru_cache
 from importlib import import_module
 from pathlib import Path
@@ -489,30 +489,3 @@ def _has_netrc_key(server: str) -> bool:
 
 
 # --- datasets and the hub ---------------------------------------------------------------------------------------
-
-
-@contextmanager
-def methods_replaced(kind: type[Any], methods: Mapping[str, Callable[..., Any]]) -> Iterator[None]:
-    """For the block, objects of another package's class have these methods.
-
-    Why private: `datasets.load_dataset` draws bars of its own and of the hub's class, and takes no other; what the
-    block opens is not to be passed on from there.
-    Once gone, where the class lacks one of the methods: it stays as it is, and draws as it does.
-    """
-    if missing := [name for name in methods if not hasattr(kind, name)]:
-        _gone(
-            f"{kind.__module__}.{kind.__qualname__}.{missing[0]}", "the library draws its own progress bars"
-        )
-        yield
-        return
-    before = {name: vars(kind).get(name) for name in methods}
-    for name, method in methods.items():
-        setattr(kind, name, method)
-    try:
-        yield
-    finally:
-        for name, method in before.items():
-            if method is None:
-                delattr(kind, name)  # it was its base's
-            else:
-                setattr(kind, name, method)

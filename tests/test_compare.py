@@ -91,7 +91,7 @@ def test_a_trained_sweep_is_compared(sweep: Path, compare: Compare, tmp_path: Pa
     assert rows["rows_shown"][0]["article"], "the sample's articles lie in the package"
     assert found["swept"] == ["optimizer.lr"]
     assert {run["name"] for run in rows["runs"]} == {"lr=0.0001", "lr=0.03"}
-    assert "base alone" in out
+    assert "base model" in out
     assert "Lead-3" in out
     assert "share their time and memory" in out
     assert other["command"] in (tmp_path / "page.html").read_text()

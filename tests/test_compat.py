@@ -312,26 +312,6 @@ def test_a_key_in_netrc(lines: list[str], tmp_path: Path, monkeypatch: pytest.Mo
     assert found() == before
 
 
-def test_methods_for_a_block(lines: list[str]) -> None:
-    class Base:
-        def close(self) -> str:
-            return "base"
-
-    class Bar(Base):
-        def display(self) -> str:
-            return "library"
-
-    ours = {"display": lambda self: "ours", "close": lambda self: "closed"}
-    with compat.methods_replaced(Bar, ours):
-        assert (Bar().display(), Bar().close()) == ("ours", "closed")
-    assert (Bar().display(), Bar().close()) == ("library", "base")
-    assert "close" not in vars(Bar)
-    for _ in range(2):
-        with compat.methods_replaced(Base, ours):
-            assert Base().close() == "base"
-    assert "draws its own progress bars" in lines[0]
-
-
 def test_writes_in_place() -> None:
     x = numbers(3)
     assert compat.was_never_written_in_place(x)

@@ -124,7 +124,7 @@ def test_a_signal_saves_and_stops_and_resume_goes_on(tmp_path: Path, through: Pa
     assert (summary.status, summary.ended_by) == ("stopped", "signal")
     assert summary.steps is not None
     assert (folder / "checkpoints" / f"step-{summary.steps:08d}").is_dir()
-    assert f"saved as step-{summary.steps:08d}; go on with resume=" in (folder / "run.log").read_text()
+    assert f"saved as step-{summary.steps:08d}; resume with resume=" in (folder / "run.log").read_text()
     resumed = command([f"resume={folder}"])
     assert resumed.returncode == 0, resumed.stderr
     assert_same(folder, through)

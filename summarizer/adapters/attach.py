@@ -78,7 +78,7 @@ class AdaptedModel:
         numbers: Sequence[Sequence[int]] | None = None,
         buckets: PaddingBuckets | None = None,
     ) -> Batch:
-        """The examples of each trial (one trial's in all for the base alone) as this model takes them.
+        """The examples of each trial (one trial's in all for the base model) as this model takes them.
 
         numbers: of each example, and buckets: as `collate` takes them.
         """

@@ -41,7 +41,7 @@ class GroupState:
     seeds: Sequence[int] = ()
     scales: Float[Tensor, "n 1 1"] = field(init=False)
     enabled: bool = True
-    """False shows the base alone, whatever the number of rows."""
+    """False shows the base model, whatever the number of rows."""
     training: bool = False
     """Dropout is on."""
     draws: Draws | None = None

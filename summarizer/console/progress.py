@@ -9,6 +9,8 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
 
 from rich.console import Console
 from rich.progress import (
@@ -42,8 +44,8 @@ def console() -> Console:
     return Console(file=sys.stderr, soft_wrap=True, highlight=False)
 
 
-_live: list[Progress] = []
-"""What is being redrawn at the terminal, if anything is."""
+shown: ContextVar[Progress | None] = ContextVar("shown", default=None)
+"""What is being redrawn at the terminal, for the time of a `live` block; None outside."""
 
 
 class ConsoleHandler(logging.Handler):
@@ -51,7 +53,8 @@ class ConsoleHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
-            target = _live[-1].console if _live else console()
+            around = shown.get()
+            target = console() if around is None else around.console
             style = (
                 "bold red"
                 if record.levelno >= logging.ERROR
@@ -178,28 +181,19 @@ def terminal() -> Console | None:
     """The console where lines can be redrawn: None where nobody watches, or where others are being redrawn."""
     target = console()
     # FORCE_COLOR, which a notebook sets for what it starts, lets rich take a pipe for a terminal.
-    return target if not _live and target.is_interactive and target.file.isatty() else None
+    is_free = shown.get() is None and target.is_interactive and target.file.isatty()
+    return target if is_free else None
 
 
 @contextmanager
 def live(bars: Bars) -> Iterator[None]:
     """Redraw `bars` while the block runs: bars opened inside become lines of it, log lines go above it."""
     with bars:
-        _live.append(bars)
+        before = shown.set(bars)
         try:
             yield
         finally:
-            _live.remove(bars)
-
-
-@contextmanager
-def together() -> Iterator[None]:
-    """Within the block, bars may come and go in any order."""
-    if (target := terminal()) is None:
-        yield
-        return
-    with live(Bars(target)):
-        yield
+            shown.reset(before)
 
 
 @contextmanager
@@ -211,8 +205,7 @@ def bar(label: str, total: int | None, *, done: int = 0, unit: Unit = "", show: 
     several, shows nothing.
     """
     show = show and is_first_process()
-    if show and _live:
-        around = _live[-1]
+    if show and (around := shown.get()) is not None:
         task = around.add_task(label, total=total, completed=done, note="", unit=unit)
         try:
             yield Bar(label, total, done, (around, task), unit=unit)
@@ -234,7 +227,7 @@ def working(label: str) -> Iterator[None]:
     At a terminal a bar with the time gone; elsewhere a line after PLAIN_LINE_EVERY_S.
     """
     start_s = time.monotonic()
-    watched = bool(_live) or terminal() is not None
+    watched = shown.get() is not None or terminal() is not None
     still = threading.Timer(PLAIN_LINE_EVERY_S, log.info, ("%s: under way", label))
     still.daemon = True
     if is_first_process() and not watched:
@@ -247,6 +240,29 @@ def working(label: str) -> Iterator[None]:
     took_s = time.monotonic() - start_s
     if is_first_process() and took_s >= WORTH_A_LINE_S:
         log.info("%s: took %s", label, duration(took_s))
+
+
+@contextmanager
+def library_bars(label: str, *libraries: Any) -> Iterator[None]:
+    """For work during which libraries draw bars of their own, such as a download.
+
+    libraries: modules with huggingface_hub's and datasets' functions that switch their bars off and on.
+    Where somebody watches a terminal, the libraries' bars are what is seen; elsewhere, and in every process but
+    the first of several, they are off, and lines say that the work is under way and how long it took. What a
+    person switched off stays off.
+    """
+    if is_first_process() and terminal() is not None:
+        yield
+        return
+    silenced = [library for library in libraries if not library.are_progress_bars_disabled()]
+    for library in silenced:
+        library.disable_progress_bars()
+    try:
+        with working(label):
+            yield
+    finally:
+        for library in silenced:
+            library.enable_progress_bars()
 
 
 def left(ends_s: float, now_s: float) -> str:

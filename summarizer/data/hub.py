@@ -7,12 +7,11 @@ from collections.abc import Iterator
 from typing import Any
 
 import datasets
-from datasets.utils import tqdm as bar_of_datasets
+import huggingface_hub.utils
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
-from huggingface_hub.utils.tqdm import tqdm as bar_of_hub
 
 from summarizer.config.schema import DataConfig
-from summarizer.console.library_bars import library_bars
+from summarizer.console.progress import library_bars
 from summarizer.data.rows import BadRow, RawRow, require_columns
 from summarizer.errors import ConfigError
 
@@ -29,7 +28,7 @@ def load_hub_split(
     """
     log.info("loading %s%s, split %s", spec.path, f" {spec.config}" if spec.config else "", split_name)
     try:
-        with library_bars(bar_of_hub, bar_of_datasets, label=f"downloading {spec.path}"):
+        with library_bars(f"downloading {spec.path}", huggingface_hub.utils, datasets):
             return datasets.load_dataset(
                 spec.path, spec.config, split=split_name, revision=spec.revision, streaming=spec.streaming
             )

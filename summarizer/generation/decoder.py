@@ -29,7 +29,7 @@ TOKENS_READ_AT_ONCE = 4096
 
 @dataclass(frozen=True)
 class Decoder:
-    """Writes answers of all trials that a model shows now (of the base alone, one).
+    """Writes answers of all trials that a model shows now (of the base model, one).
 
     A model that is none of ours is driven by `transformers.generate`, batch by batch.
     """

@@ -9,8 +9,7 @@ from pathlib import Path
 from summarizer.config.nearest import suggestion
 from summarizer.config.paths import EMBEDDED_SCHEME, PACKAGE, resolve_path
 from summarizer.config.schema import ModelConfig
-from summarizer.console.library_bars import bar_class
-from summarizer.console.progress import together
+from summarizer.console.progress import library_bars
 from summarizer.errors import ConfigError, Issue
 
 EMBEDDED_ROOT = "models/embedded"
@@ -52,8 +51,7 @@ def model_folder(spec: ModelConfig, *, weights: bool = True) -> Path:
 
 
 def _download(spec: ModelConfig, *, weights: bool) -> Path:
-    from huggingface_hub import HfApi, snapshot_download
-    from huggingface_hub.utils.tqdm import tqdm
+    from huggingface_hub import HfApi, snapshot_download, utils
 
     try:
         patterns = list(_SMALL_FILES)
@@ -65,13 +63,8 @@ def _download(spec: ModelConfig, *, weights: bool) -> Path:
                 else "pytorch_model*.bin"
             )
             patterns.append(kind)
-        bars = bar_class(tqdm, label=f"downloading {spec.name_or_path}")
-        with together():
-            return Path(
-                snapshot_download(
-                    spec.name_or_path, revision=spec.revision, allow_patterns=patterns, tqdm_class=bars
-                )
-            )
+        with library_bars(f"downloading {spec.name_or_path}", utils):
+            return Path(snapshot_download(spec.name_or_path, revision=spec.revision, allow_patterns=patterns))
     except Exception as error:  # of whatever library the hub's own takes for its transport, which changes
         cached = _downloaded_before(spec)
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

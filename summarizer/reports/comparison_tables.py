@@ -255,7 +255,7 @@ def _reading(comparison: Comparison, runs: Sequence[ComparedRun]) -> list[str]:
     ]
     if too_few_rows(differences):
         lines.append(
-            f"So few rows can hardly show a difference: no p value of theirs is below {smallest_p(rows):.2g} "
+            f"With so few rows hardly a difference can be significant: no p value is below {smallest_p(rows):.2g} "
             "before Holm."
         )
     return lines

@@ -53,7 +53,7 @@ def draw_curves(sweep: Path, record: SweepRecord, swept: Swept) -> Figure:
         f"training, mean of {window} logged steps" if window > 1 else "training", fontsize="medium"
     )
     right.set_title("validation", fontsize="medium")
-    left.set_ylabel("loss (nats per summary token)")
+    left.set_ylabel("cross-entropy (nats per token)")
     for axes in (left, right):
         axes.set_xlabel("optimizer step")
         axes.grid(alpha=0.3)

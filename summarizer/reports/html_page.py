@@ -147,7 +147,7 @@ def _row_set(comparison: Comparison, row_set: RowSet) -> dict[str, Any]:
         "rows": row_set.rows,
         "digest": row_set.digest,
         "best": None if best is None else names.index(best),
-        "systems": [{"name": f"base alone{_of(run, bases)}", **_scores(scores)} for run, scores in bases]
+        "systems": [{"name": f"base model{_of(run, bases)}", **_scores(scores)} for run, scores in bases]
         + ([] if lead is None else [{"name": "Lead-3", **_scores(lead)}]),
         "articles": [
             {"id": row.id, "reference": row.reference, "article": row.article}

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from summarizer.evaluation.metrics import LOSS, VARIANTS, Interval, Scores
 from summarizer.evaluation.pipeline import BEST_BY
 from summarizer.evaluation.record import Evaluation
-from summarizer.evaluation.statistics import Difference, Verdict, smallest_p, too_few_rows
+from summarizer.evaluation.statistics import SIGNIFICANCE_LEVEL, Difference, Verdict, smallest_p, too_few_rows
 from summarizer.reports.compared import ComparedRun, Comparison
 from summarizer.runs.read_runs import RowSet
 
@@ -19,7 +19,7 @@ class Answer:
 
     headline: str
     certainty: str
-    """How far it leads the next, whether that can be luck in the rows, and how base and Lead-3 did."""
+    """How far it leads the next, whether that is significant, and how the base model and Lead-3 did."""
 
 
 def answers(comparison: Comparison) -> list[Answer]:
@@ -65,7 +65,7 @@ def _answer(comparison: Comparison, row_set: RowSet, best: ComparedRun) -> Answe
 
 
 def _lead(comparison: Comparison, best: ComparedRun, following: ComparedRun) -> list[str]:
-    """How far the best leads the next, and whether that can be luck."""
+    """How far the best leads the next, and whether that is significant."""
     metric = comparison.ranked_by
     differences = comparison.against_best.get(following.name, {})
     lines = []
@@ -77,14 +77,14 @@ def _lead(comparison: Comparison, best: ComparedRun, following: ComparedRun) -> 
         if paired is None:
             return [
                 *lines,
-                "Whether that is luck in the rows cannot be told: there are no summaries to pair.",
+                "Whether that is significant cannot be told: there are no summaries to pair.",
             ]
         begins = f"In {metric_name(paired)} the best minus the next"
         return [*lines, _paired(differences[paired], begins, " by their summaries")]
     if metric not in differences:
         return [
             f"The next is {following.name}; without both runs' summaries the two cannot be paired, so whether "
-            "the lead is luck in the rows cannot be told."
+            "the lead is significant cannot be told."
         ]
     return [_paired(differences[metric], f"Its lead over the next, {following.name},")]
 
@@ -94,18 +94,18 @@ def _paired(difference: Difference, begins: str, equal_by: str = "") -> str:
     span = f"{signed(mean.value)} (95 % interval {signed(mean.low)} to {signed(mean.high)}, p {p})"
     rows = f"paired over {difference.rows:,} {'row' if difference.rows == 1 else 'rows'}"
     verdict = (
-        "more than luck in the rows explains; luck in the seed is another matter"
+        f"significant (p < {SIGNIFICANCE_LEVEL:g}); luck in the seed is another matter"
         if difference.significant
-        else f"it may be luck in the rows, so take the two as equal{equal_by}"
+        else f"not significant, so take the two as equal{equal_by}"
     )
     return f"{begins} is {span}, {rows}: {verdict}."
 
 
 def _references(best: ComparedRun, metric: str) -> list[str]:
-    """What the base alone and Lead-3 reach on the same rows."""
+    """What the base model and Lead-3 reach on the same rows."""
     known = [
         f"{name} {value}"
-        for name, scores in (("the base alone", best.base), ("Lead-3", best.lead3))
+        for name, scores in (("the base model", best.base), ("Lead-3", best.lead3))
         if (value := _value(scores, metric))
     ]
     return [f"On the same rows: {', '.join(known)}."] if known else []
@@ -136,7 +136,7 @@ def p_text(p: float) -> str:
 
 
 def in_words(differences: Sequence[Difference]) -> list[str]:
-    """A line for all metrics in which a system is better, worse, or not shown to differ from another.
+    """A line for all metrics in which a system is significantly better or worse than another, or neither.
 
     Such as "A is better than B by 1.2 rougeL (0.3 to 2.1, p = 0.010)".
     """
@@ -151,7 +151,7 @@ def in_words(differences: Sequence[Difference]) -> list[str]:
             start = f"{difference.first} is {word} than {difference.second} by "
             part = f"{abs(mean.value):.1f} {difference.metric} ({low:.1f} to {high:.1f}, {p})"
         else:
-            start = f"No difference shown between {difference.first} and {difference.second} in "
+            start = f"No significant difference between {difference.first} and {difference.second} in "
             part = f"{difference.metric} ({mean.value:+.1f}, {mean.low:.1f} to {mean.high:.1f}, {p})"
         lines.setdefault(start, []).append(part)
     return [f"{start}{', '.join(parts)}." for start, parts in lines.items()]
@@ -175,14 +175,14 @@ def about_the_comparisons(evaluation: Evaluation) -> list[str]:
         )
     if too_few_rows(differences):
         lines.append(
-            f"So few rows can hardly show a difference: no p value of theirs is below {smallest_p(rows):.2g} "
+            f"With so few rows hardly a difference can be significant: no p value is below {smallest_p(rows):.2g} "
             "before Holm."
         )
     return lines
 
 
 def sentences(changed: Sequence[Difference], beside_lead: Sequence[Difference]) -> list[str]:
-    """changed: from the base alone to the adapter; empty where the base was not scored.
+    """changed: from the base model to the adapter; empty where the base was not scored.
 
     beside_lead: from Lead-3 to the adapter.
     """
@@ -191,12 +191,12 @@ def sentences(changed: Sequence[Difference], beside_lead: Sequence[Difference]) 
 
 def _gains(changed: Sequence[Difference]) -> list[str]:
     if not changed:
-        return ["The base alone was not scored (evaluation.base=false), so that no gain can be told."]
+        return ["The base model was not scored (evaluation.base=false), so that no gain can be told."]
     lines = []
     for change in changed:
         if change.metric == LOSS and change.verdict != "not significant":
             word = "better" if change.verdict == "better" else "worse"
-            lines.append(f"The adapter predicts the reference summaries {word} than the base alone does.")
+            lines.append(f"The adapter predicts the reference summaries {word} than the base model does.")
     if not any(change.metric == LOSS for change in changed):
         lines.append("The loss is not a finite number, so that nothing is said of its change.")
     rouge = [change for change in changed if change.metric != LOSS]
@@ -206,11 +206,11 @@ def _gains(changed: Sequence[Difference]) -> list[str]:
         lines.append(f"The summaries it writes are further from the references by {listed(worse)}.")
     if unclear := named(changed, "not significant"):
         lines.append(
-            f"No change of {listed(unclear, none=True)} is shown: what is seen may be luck in the articles."
+            f"No change of {listed(unclear, none=True)} is significant: what is seen may be luck in the articles."
         )
     if too_few_rows(changed):
         lines.append(
-            f"{articles(changed[0].rows).capitalize()} are too few to show any change: score more of them."
+            f"{articles(changed[0].rows).capitalize()} are too few for a significant change: score more of them."
         )
     return lines
 
@@ -225,7 +225,7 @@ def _beside_lead(beside_lead: Sequence[Difference]) -> list[str]:
         lines.append(f"{lead} is behind it by {listed(ahead)}.")
         lead = "Lead-3"
     if unclear := named(beside_lead, "not significant"):
-        lines.append(f"{lead} is not shown to differ from it by {listed(unclear, none=True)}.")
+        lines.append(f"{lead} does not differ significantly from it by {listed(unclear, none=True)}.")
     return lines
 
 

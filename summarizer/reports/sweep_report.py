@@ -14,6 +14,7 @@ from summarizer.atomic import SCRATCH_PREFIX, write_text
 from summarizer.config.paths import own_python, shown
 from summarizer.config.schema import TrackingConfig
 from summarizer.console.progress import console
+from summarizer.console.safe_text import one_line
 from summarizer.reports.curves import draw_curves
 from summarizer.reports.heatmap import draw_heatmap
 from summarizer.reports.sweep_sentences import (
@@ -28,7 +29,7 @@ from summarizer.reports.sweep_sentences import (
 from summarizer.reports.sweep_tables import plain_rows, sweep_table
 from summarizer.reports.tables import escaped, markdown_table, print_table
 from summarizer.sweeps.record import SweepRecord, collect, write_sweep
-from summarizer.sweeps.swept import Swept, one_line, swept
+from summarizer.sweeps.swept import Swept, swept
 from summarizer.tracking.sweep_run import SweepTable, log_sweep
 
 REPORT = "sweep.md"

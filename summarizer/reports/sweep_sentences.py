@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from summarizer.console.safe_text import one_line
 from summarizer.runs.record import RunRecord
 from summarizer.sweeps.record import Metric, SweepRecord
-from summarizer.sweeps.swept import Swept, one_line
+from summarizer.sweeps.swept import Swept
 
 UNITS = {
     "adapter.dim": "dimension of the low-rank pair",
@@ -29,7 +30,7 @@ HALVING_NOTE = (
     "only the full grid can tell."
 )
 REFERENCES = {
-    "base alone": "the model without an adapter",
+    "base model": "the model without an adapter",
     "Lead-3": "the first three sentences of each article",
 }
 
@@ -42,7 +43,7 @@ def metric_name(metric: Metric) -> str:
 
 
 def metric_unit(metric: Metric) -> str:
-    return "nats per summary token" if metric.best == "min" else "F1, percent"
+    return "cross-entropy, nats per token" if metric.best == "min" else "F1, percent"
 
 
 def shown(metric: Metric, value: float) -> str:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from summarizer.console.safe_text import one_line
 from summarizer.evaluation.metrics import LOSS, VARIANTS, Interval
 from summarizer.reports.sweep_sentences import metric_name, shown, state
 from summarizer.reports.tables import EMPTY, Cell, Column, Table, Value, scored
 from summarizer.runs.record import RunRecord
 from summarizer.sweeps.record import Reference, SweepRecord
-from summarizer.sweeps.swept import Swept, one_line
+from summarizer.sweeps.swept import Swept
 
 IN_TERMINAL = "rougeL"
 """The variant of ROUGE that a terminal has room for; sweep.md has all."""

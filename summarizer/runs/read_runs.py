@@ -17,13 +17,13 @@ from pydantic import ValidationError
 
 from summarizer.config.paths import shown
 from summarizer.config.schema import DataConfig
+from summarizer.console.safe_text import one_line
 from summarizer.data.files import find_files, read_files
 from summarizer.data.rows import BadRow, check_row
 from summarizer.errors import ConfigError, Issue
 from summarizer.evaluation.metrics import VARIANTS
 from summarizer.evaluation.predictions import Prediction, read_predictions
 from summarizer.runs.record import SUMMARY, RunRecord, read_configured, read_summary
-from summarizer.sweeps.swept import one_line
 from summarizer.tracking.metrics import METRICS, read_metrics
 
 SAMPLE_COLUMNS = ["id", "article", "reference", "base", "prediction"]

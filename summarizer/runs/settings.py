@@ -8,7 +8,8 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import PurePath
 from typing import Any
 
-from summarizer.sweeps.swept import UNSET, Value, one_line
+from summarizer.console.safe_text import one_line
+from summarizer.sweeps.swept import UNSET, Value
 from summarizer.tracking.names import redact, run_name
 
 NOT_OF_THE_RUN = (

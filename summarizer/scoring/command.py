@@ -63,7 +63,7 @@ def evaluate(flags: EvaluateFlags) -> None:
 
 
 def _writers(ask: EvaluationRequest) -> list[Writer]:
-    """The runs, then the base alone if it is asked for."""
+    """The runs, then the base model if it is asked for."""
     extra = {"--protocol": ask.protocol} if ask.protocol == "mlperf" else {}
 
     def writer(name: str, number: int, *, base: bool) -> Writer:

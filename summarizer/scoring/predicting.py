@@ -24,11 +24,11 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Writer:
-    """A language model that summarizes: a run's adapter over the base, or the base alone."""
+    """A language model that summarizes: a run's adapter over the base, or the base model."""
 
     name: str
     trial: int | None
-    """Among the runs that are opened together; None is the base alone."""
+    """Among the runs that are opened together; None is the base model."""
     file: Path
     settings: Mapping[str, Any]
     """Everything but the article that decides on its words."""

@@ -23,7 +23,7 @@ class Unwanted(Exception):  # noqa: N818 - no error: what became of a request
 
 
 def answer(summarizer: Summarizer, request: SummaryRequest, wanted: Callable[[], bool]) -> Iterator[Event]:
-    """The events of a request: all adapters write side by side over the base, then the base alone does.
+    """The events of a request: all adapters write side by side over the base, then the base model does.
 
     wanted: asked between tokens. Raises Unwanted once it says no, leaving the model as it was.
     """
@@ -61,7 +61,7 @@ def _side_by_side(
     request: SummaryRequest,
     require_wanted: Callable[[], None],
 ) -> Iterator[Event]:
-    """The events of variants that are written in one pass: all adapters, or the base alone."""
+    """The events of variants that are written in one pass: all adapters, or the base model."""
     require_wanted()
     for variant in variants:
         yield {"event": "started", "run": variant.id}

@@ -1,4 +1,4 @@
-"""What a person chooses among: the opened runs and the base alone, named without a path of this machine."""
+"""What a person chooses among: the opened runs and the base model, named without a path of this machine."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from summarizer.config.schema import ModelConfig
 from summarizer.runs.trained_run import TrainedRun
 
 BASE_ID = "base"
-BASE_NAME = "base alone"
+BASE_NAME = "base model"
 
 
 @dataclass(frozen=True)
@@ -25,11 +25,11 @@ class Variant:
     detail: str
     """The overrides that tell it apart; empty where there are none to tell."""
     trial: int | None
-    """Of the opened adapters; None is the base alone."""
+    """Of the opened adapters; None is the base model."""
 
 
 def variants_of(runs: Sequence[TrainedRun]) -> dict[str, Variant]:
-    """The runs in their order, then the base alone, by id."""
+    """The runs in their order, then the base model, by id."""
     names = short_names([run.folder.resolve() for run in runs])
     details = telling_overrides([run.overrides for run in runs])
     variants = [

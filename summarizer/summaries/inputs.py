@@ -8,8 +8,9 @@ import sys
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
+from summarizer.console.safe_text import file_name
 from summarizer.data.formats import format_suffix
-from summarizer.summaries.items import BadItem, Item, ItemColumns, name_of
+from summarizer.summaries.items import BadItem, Item, ItemColumns
 from summarizer.summaries.tables import Numbering, read_table
 from summarizer.summaries.texts import UnreadableTextError, looks_like_json_lines, read_text, text_of
 
@@ -34,7 +35,7 @@ def read_items(
             if isinstance(path, BadItem):
                 yield path
             elif path.resolve() in seen:
-                yield BadItem(name_of(path), "is named twice")
+                yield BadItem(file_name(path), "is named twice")
             else:
                 seen.add(path.resolve())
                 yield from read_table(path, columns, numbering) if format_suffix(path) else [_text_file(path)]
@@ -54,23 +55,25 @@ def _files(path: Path, left_out: Collection[Path]) -> Iterator[Path | BadItem]:
                 continue
             found = True
             yield (
-                file if file.is_file() or not file.exists() else BadItem(name_of(file), "is no regular file")
+                file
+                if file.is_file() or not file.exists()
+                else BadItem(file_name(file), "is no regular file")
             )
     for error in broken:
-        yield BadItem(name_of(Path(error.filename)), f"cannot be read: {error.strerror}")
+        yield BadItem(file_name(Path(error.filename)), f"cannot be read: {error.strerror}")
     if not found and not broken:
-        yield BadItem(name_of(path), "is a folder without a file to read")
+        yield BadItem(file_name(path), "is a folder without a file to read")
 
 
 def _text_file(path: Path) -> Item | BadItem:
     try:
         if stat.S_ISBLK(path.stat().st_mode):
-            return BadItem(name_of(path), "is no regular file")
-        return Item(name_of(path), name_of(path), read_text(path))
+            return BadItem(file_name(path), "is no regular file")
+        return Item(file_name(path), file_name(path), read_text(path))
     except UnreadableTextError as error:
-        return BadItem(name_of(path), str(error))
+        return BadItem(file_name(path), str(error))
     except OSError as error:
-        return BadItem(name_of(path), f"cannot be read: {error.strerror}")
+        return BadItem(file_name(path), f"cannot be read: {error.strerror}")
 
 
 def _standard_input() -> Item | BadItem:

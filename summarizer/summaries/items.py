@@ -3,13 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from dataclasses import dataclass, field
-from pathlib import Path
-from unicodedata import category
-
-CONTROL = "Cc"
-"""Unicode's category of characters that command a terminal."""
 
 
 @dataclass(frozen=True)
@@ -49,9 +43,3 @@ class ItemColumns:
     """None numbers the rows, from 0 over all tables, as a split's rows are."""
     id_is_required: bool = False
     """Whether a table without that column is a mistake, or has its rows numbered."""
-
-
-def name_of(path: Path) -> str:
-    """A path as text that can be shown: a name may be no UTF-8, or hold what moves a terminal's cursor."""
-    text = os.fsencode(path).decode(errors="backslashreplace")
-    return "".join(letter if category(letter) != CONTROL else f"\\x{ord(letter):02x}" for letter in text)

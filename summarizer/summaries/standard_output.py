@@ -10,11 +10,11 @@ import io
 import logging
 import sys
 from collections.abc import Sequence
-from unicodedata import category
 
 from summarizer.console.progress import bar
+from summarizer.console.safe_text import printable
 from summarizer.runs.summarizer import Summarizer
-from summarizer.summaries.items import CONTROL, Item
+from summarizer.summaries.items import Item
 from summarizer.summaries.writing import Rate, summaries_in_order
 
 log = logging.getLogger(__name__)
@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 def print_summaries(
     summarizer: Summarizer, items: Sequence[Item], trial: int | None, *, headed: bool
 ) -> None:
-    """Print a summary of each item by one opened adapter, or by the base alone where `trial` is None."""
+    """Print a summary of each item by one opened adapter, or by the base model where `trial` is None."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(
             errors="replace"
@@ -74,4 +74,4 @@ def _clean(text: str) -> str:
     """At a terminal, text that cannot move its cursor or color it, whatever a model writes."""
     if not sys.stdout.isatty():
         return text
-    return "".join(letter if category(letter) != CONTROL or letter in "\n\t" else "\ufffd" for letter in text)
+    return printable(text)

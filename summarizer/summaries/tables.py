@@ -8,10 +8,11 @@ from itertools import chain, islice
 from pathlib import Path
 
 from summarizer.config.nearest import nearest
+from summarizer.console.safe_text import file_name
 from summarizer.data.formats import READERS, format_suffix
 from summarizer.data.rows import ROWS_THAT_SHOW_COLUMNS, BadRow, RawRow
 from summarizer.errors import ConfigError
-from summarizer.summaries.items import BadItem, Item, ItemColumns, name_of
+from summarizer.summaries.items import BadItem, Item, ItemColumns
 
 
 @dataclass
@@ -27,10 +28,10 @@ def read_table(path: Path, columns: ItemColumns, numbering: Numbering) -> Iterat
     head = list(islice(rows, ROWS_THAT_SHOW_COLUMNS))
     names = list(dict.fromkeys(str(name) for row in head if isinstance(row, tuple) for name in row[1]))
     if names and (missing := _missing_column(columns, names)):
-        yield BadItem(name_of(path), missing)
+        yield BadItem(file_name(path), missing)
         return
     if not head:
-        yield BadItem(name_of(path), "has no rows" if path.stat().st_size else "is empty")
+        yield BadItem(file_name(path), "has no rows" if path.stat().st_size else "is empty")
     id_column = columns.id if columns.id in names else None
     for row in chain(head, rows):
         if isinstance(row, BadItem):
@@ -49,9 +50,9 @@ def _read(path: Path, columns: ItemColumns) -> Iterator[RawRow | BadRow | BadIte
         yield from READERS[suffix](path, frozenset(name for name in wanted if name is not None))
     except ConfigError as error:
         for issue in error.issues:
-            yield BadItem(name_of(path), issue.message.removeprefix(f"{path} "))
+            yield BadItem(file_name(path), issue.message.removeprefix(f"{path} "))
     except OSError as error:
-        yield BadItem(name_of(path), f"cannot be read: {error.strerror or error}")
+        yield BadItem(file_name(path), f"cannot be read: {error.strerror or error}")
 
 
 def _missing_column(columns: ItemColumns, names: list[str]) -> str | None:
@@ -101,7 +102,7 @@ def _reference(raw: Mapping[str, object], columns: ItemColumns) -> str | None:
 
 def _place(path: Path, where: str) -> str:
     """Readers name a file without its folder; two folders may have one of that name."""
-    return f"{name_of(path)}{where.removeprefix(path.name)}"
+    return f"{file_name(path)}{where.removeprefix(path.name)}"
 
 
 def _is_unicode(text: str) -> bool:

@@ -60,7 +60,7 @@ def texts_as_done(
     rate: Rate,
     prepare: Callable[[Summarizer, str], Prepared] = prepared_by_run,
 ) -> Iterator[tuple[int, Prepared, list[str]]]:
-    """Each item's place, what was read of it, and its summary by each of these adapters (None: by the base alone).
+    """Each item's place, what was read of it, and its summary by each of these adapters (None: by the base model).
 
     Where a card's memory does not hold the batch, the rest is written with half as many articles at once.
     Raises RunsFailed where it does not hold one.
@@ -84,7 +84,7 @@ def texts_as_done(
 def summaries_as_done(
     summarizer: Summarizer, items: Sequence[Item], trials: Sequence[int] | None, rate: Rate
 ) -> Iterator[tuple[int, Summary]]:
-    """Each item's place and its summary by one adapter, or by the base alone where `trials` is None."""
+    """Each item's place and its summary by one adapter, or by the base model where `trials` is None."""
     for index, article, texts in texts_as_done(summarizer, items, trials, rate):
         yield index, Summary(items[index], texts[0], article.article_tokens, article.cut_tokens)
 

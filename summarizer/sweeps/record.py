@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import field_serializer
+from pydantic import BeforeValidator, field_serializer
 
 from summarizer.errors import ConfigError, Issue
 from summarizer.evaluation.metrics import VARIANTS, Rouge
@@ -54,10 +54,15 @@ class Metric(Part):
         return value if self.best == "min" else -value
 
 
+def _renamed(system: object) -> object:
+    """The base model's name, as earlier versions wrote it."""
+    return "base model" if system == "base alone" else system
+
+
 class Reference(Part):
     """Scores that no run of the sweep trained for. Null is what no run has found out."""
 
-    system: Literal["base alone", "Lead-3"]
+    system: Annotated[Literal["base model", "Lead-3"], BeforeValidator(_renamed)]
     runs: tuple[str, ...]
     """Folders of the runs that it stands beside: runs of other data or another base have others."""
     best: Best | None = None
@@ -247,7 +252,7 @@ def _inside(sweep: Path, folder: str) -> bool:
 def collect_references(sweep: Path, runs: Sequence[RunRecord], metric: Metric) -> tuple[Reference, ...]:
     """Each once, the bases first. Raises ConfigError where a file of a run's folder is broken."""
     found = [one for run in runs for one in _references(sweep / run.folder, run, metric)]
-    found.sort(key=lambda one: (one.system != "base alone", one.rouge is None, one.best is None))
+    found.sort(key=lambda one: (one.system != "base model", one.rouge is None, one.best is None))
     merged: list[Reference] = []
     for one in found:
         place = next((i for i, other in enumerate(merged) if _agree(one, other)), None)
@@ -270,7 +275,7 @@ def _references(folder: Path, run: RunRecord, metric: Metric) -> list[Reference]
     found = []
     if untrained or base:
         scores: dict[str, Any] = {"val_loss": base.val_loss, "rouge": base.rouge} if base else {}
-        found.append(Reference(system="base alone", best=untrained, **scores, **of_run))
+        found.append(Reference(system="base model", best=untrained, **scores, **of_run))
     if lead:
         found.append(Reference(system="Lead-3", rouge=lead, **of_run))
     return found

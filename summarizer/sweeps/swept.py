@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from summarizer.console.safe_text import one_line
 from summarizer.errors import ConfigError
 from summarizer.runs.record import RunRecord
 
@@ -64,11 +65,6 @@ def swept(runs: Sequence[RunRecord]) -> Swept:
     first = next(iter(parsed.values()), {})
     common = tuple(str(override.input_line) for key, override in first.items() if key not in differing)
     return Swept(differing, {f: {key: v[key] for key in differing} for f, v in of.items()}, common)
-
-
-def one_line(text: str) -> str:
-    """Text from a file as one line that cannot steer a terminal."""
-    return " ".join("".join(c if c.isprintable() else " " for c in text).split())
 
 
 def _parsed(run: RunRecord) -> dict[str, Override]:

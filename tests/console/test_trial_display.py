@@ -44,7 +44,7 @@ NESTED = """
     with progress.bar("summaries", 16) as bar:
         bar.advance(3)
         time.sleep(0.6)
-        progress._live[-1].refresh()
+        progress.shown.get().refresh()
 """
 
 
@@ -141,8 +141,8 @@ with progress.bar("training", 3) as outer:
     with progress.bar("ROUGE", 7) as inner:
         inner.advance(2)
         inner.note("halfway")
-        progress._live[-1].refresh()
-        print("seen:", [task.description for task in progress._live[-1].tasks])
+        progress.shown.get().refresh()
+        print("seen:", [task.description for task in progress.shown.get().tasks])
     outer.advance()
 """
     screen, code = run_in_terminal(script, 100, 20)

@@ -45,7 +45,7 @@ def test_the_table_sorts_by_click_and_by_key(opened: Open) -> None:
     assert order() == by_loss[::-1]
     assert heads["loss"].get_attribute("aria-sort") == "descending"
     rows = texts(browser, "#tables .scroller:first-child .systems tr")
-    assert rows[0].startswith("base alone2.807")
+    assert rows[0].startswith("base model2.807")
     assert rows[1].startswith("Lead-3")
     heads["behind the best"].find_element("tag name", "button").click()
     assert order()[-1] == 0, "the best is behind nobody and stands last"
@@ -63,7 +63,7 @@ def test_of_many_settings_three_stand_before_the_scores_and_nothing_is_cut(opene
     assert heads[-5:] == [f"adapter.k{key}" for key in (4, 5, 6, 7, 8)]
     systems = texts(browser, "#tables .systems th")
     assert [name for name in systems if name.startswith("Lead-3")] == ["Lead-3"]
-    assert len([name for name in systems if name.startswith("base alone")]) == 2
+    assert len([name for name in systems if name.startswith("base model")]) == 2
     assert one(browser, "#curves-color").get_attribute("value") == "run"
     past = browser.execute_script(
         "const box = document.querySelector('#parallel-chart .scroller'); return box.scrollWidth - box.clientWidth"
@@ -128,7 +128,7 @@ def test_summaries_of_an_article_stand_side_by_side(opened: Open) -> None:
     browser = opened(comparison)
     first, second, third = (run for run in comparison.runs if run.scores)
     row = comparison.rows[ROWS][0]
-    assert texts(browser, ".card h3") == ["Reference", first.name, second.name, third.name, "Base alone"]
+    assert texts(browser, ".card h3") == ["Reference", first.name, second.name, third.name, "Base model"]
     assert texts(browser, ".card .summary") == [
         row.reference,
         *(run.predictions[row.id].text for run in (first, second, third)),
@@ -143,7 +143,7 @@ def test_summaries_of_an_article_stand_side_by_side(opened: Open) -> None:
     press(browser, "#predictions-controls button")
     assert "8 of 8" in browser.execute_script("return by('article').selectedOptions[0].text")
     press(browser, "tr[data-run='1'] input")
-    assert texts(browser, ".card h3") == ["Reference", first.name, third.name, "Base alone"]
+    assert texts(browser, ".card h3") == ["Reference", first.name, third.name, "Base model"]
 
 
 def test_scores_of_different_rows_never_meet(opened: Open) -> None:

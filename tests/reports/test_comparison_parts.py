@@ -99,13 +99,13 @@ def test_the_heading_answers_and_the_next_line_says_how_sure() -> None:
         "adapter.dim=8 optimizer.lr=1e-4 has the highest ROUGE-Lsum of 3 runs, "
     )
     assert answer.headline.endswith(" on 100 validation rows.")
-    for part in ("Its lead over the next, ", "95 % interval", "p = ", "Lead-3 30.45", "the base alone 15.74"):
+    for part in ("Its lead over the next, ", "95 % interval", "p = ", "Lead-3 30.45", "the base model 15.74"):
         assert part in answer.certainty
-    assert "may be luck" in answer.certainty
+    assert "not significant" in answer.certainty
     runs = [run_of({"adapter.dim": "2"}, lsum=20), run_of({"adapter.dim": "8"}, lsum=29)]
     (clear,) = answers(comparison_of(runs))
     assert "p < 0.001" in clear.certainty
-    assert "may be luck" not in clear.certainty
+    assert "not significant" not in clear.certainty
 
 
 def test_the_heading_of_a_loss_of_one_run_and_of_none() -> None:

@@ -82,7 +82,7 @@ def test_words_claim_what_was_shown() -> None:
         "a|b is worse than base model by 1.2 rougeL (0.3 to 2.1, p < 0.001)."
     ]
     assert in_words([difference(0.4, -0.5, 1.3, 0.05)]) == [
-        "No difference shown between a|b and base model in rougeL (+0.4, -0.5 to 1.3, p = 0.050)."
+        "No significant difference between a|b and base model in rougeL (+0.4, -0.5 to 1.3, p = 0.050)."
     ]
     both = in_words(
         [
@@ -93,7 +93,7 @@ def test_words_claim_what_was_shown() -> None:
     )
     assert both == [
         "a|b is better than base model by 1.0 rougeL (0.5 to 2.0, p = 0.010), 2.0 rouge1 (1.0 to 3.0, p = 0.010).",
-        "No difference shown between a|b and base model in rouge2 (+0.1, -1.0 to 1.0, p = 0.80).",
+        "No significant difference between a|b and base model in rouge2 (+0.1, -1.0 to 1.0, p = 0.80).",
     ]
 
 
@@ -103,7 +103,9 @@ def test_few_rows_are_said_to_show_little() -> None:
         "Paired over the same 500 rows; p by sign flips, two-sided, adjusted by Holm over 1 comparison."
     ]
     few = about_the_comparisons(evaluation(difference(1, 0.5, 2, 0.2, rows=4)))
-    assert few[-1].startswith("So few rows can hardly show a difference: no p value of theirs is below 0.12")
+    assert few[-1].startswith(
+        "With so few rows hardly a difference can be significant: no p value is below 0.12"
+    )
     assert about_the_comparisons(evaluation()) == []
 
 

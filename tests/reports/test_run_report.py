@@ -167,7 +167,7 @@ def test_without_the_base_nothing_is_before(monkeypatch: pytest.MonkeyPatch, tmp
     text = shown(monkeypatch, finished(tmp_path, "evaluation=loss_only"))
     assert "before" not in text
     assert "significant" not in text.lower()
-    assert "The base alone was not scored (evaluation.base=false)" in words(text)
+    assert "The base model was not scored (evaluation.base=false)" in words(text)
 
 
 def test_a_test_split_was_not_chosen_by(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

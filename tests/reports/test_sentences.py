@@ -31,7 +31,7 @@ def lead(verdict: str) -> list[Difference]:
 def test_all_shown() -> None:
     everything = dict.fromkeys(("loss", *VARIANTS), "better")
     assert sentences(gains(**everything), lead("worse")) == [
-        "The adapter predicts the reference summaries better than the base alone does.",
+        "The adapter predicts the reference summaries better than the base model does.",
         "The summaries it writes are nearer to the references by all four ROUGE scores.",
         "Lead-3, the first three sentences of each article, is ahead of it by all four ROUGE scores.",
     ]
@@ -39,17 +39,17 @@ def test_all_shown() -> None:
 
 def test_a_loss_that_fell_and_rouge_that_did_not_change() -> None:
     assert sentences(gains(loss="better", rouge2="worse"), lead("not significant")) == [
-        "The adapter predicts the reference summaries better than the base alone does.",
+        "The adapter predicts the reference summaries better than the base model does.",
         "The summaries it writes are further from the references by rouge2.",
-        "No change of rouge1, rougeL or rougeLsum is shown: what is seen may be luck in the articles.",
-        "Lead-3, the first three sentences of each article, is not shown to differ from it by any of the four "
-        "ROUGE scores.",
+        "No change of rouge1, rougeL or rougeLsum is significant: what is seen may be luck in the articles.",
+        "Lead-3, the first three sentences of each article, does not differ significantly from it by any of "
+        "the four ROUGE scores.",
     ]
 
 
 def test_nothing_shown_claims_nothing() -> None:
     lines = sentences(gains(), lead("better"))
-    assert lines[0].startswith("No change of loss or any of the four ROUGE scores is shown")
+    assert lines[0].startswith("No change of loss or any of the four ROUGE scores is significant")
     assert lines[1:] == [
         "Lead-3, the first three sentences of each article, is behind it by all four ROUGE scores."
     ]
@@ -57,7 +57,7 @@ def test_nothing_shown_claims_nothing() -> None:
 
 def test_a_higher_loss_is_worse() -> None:
     assert sentences(gains(loss="worse"), [])[0] == (
-        "The adapter predicts the reference summaries worse than the base alone does."
+        "The adapter predicts the reference summaries worse than the base model does."
     )
 
 
@@ -66,12 +66,12 @@ def test_too_few_articles(rows: int, said: bool) -> None:
     """All signs alike have a two-sided p of 2 / 2**rows, and Holm takes the smallest of five times five."""
     assert (5 * 2 / 2**rows >= 0.05) is said
     lines = sentences(gains(rows), [])
-    assert any("too few to show any change" in line for line in lines) is said
+    assert any("too few for a significant change" in line for line in lines) is said
 
 
 def test_without_the_base_no_gain_is_told() -> None:
     first, *_ = sentences([], lead("worse"))
-    assert first == "The base alone was not scored (evaluation.base=false), so that no gain can be told."
+    assert first == "The base model was not scored (evaluation.base=false), so that no gain can be told."
 
 
 def test_without_a_finite_loss() -> None:

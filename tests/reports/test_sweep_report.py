@@ -123,20 +123,20 @@ def test_the_base_and_lead_3_stand_beside_the_runs(
     record = report_sweep(tmp_path)
     assert read_sweep(tmp_path) == record
     assert [(one.system, one.runs) for one in record.references] == [
-        ("base alone", ("0", "1", "2")),
+        ("base model", ("0", "1", "2")),
         ("Lead-3", ("0", "1")),
     ]
     assert [run.folder for run in record.ranked()] == ["0", "1", "2"]
     base, lead = table_of((tmp_path / "sweep.md").read_text())[3:]
-    assert (base["rank"], base["run"], base["a"], base["status"]) == ("", "base alone", "", "")
+    assert (base["rank"], base["run"], base["a"], base["status"]) == ("", "base model", "", "")
     assert (base["best validation loss"], base["at step"]) == ("3.000", "0")
     assert (base["loss test, 50 rows"], base["rougeL test, 50 rows"]) == ("2.750", "20.00 (19.0–21.0)")
     assert (lead["run"], lead["best validation loss"], lead["loss test, 50 rows"]) == ("Lead-3", "", "")
     assert lead["rouge1 test, 50 rows"] == "25.50 (24.5–26.5)"
     shown = capsys.readouterr().err
-    assert re.search(r"3\.000 +base alone +20\.00 \(19\.0–21\.0\)", shown)
+    assert re.search(r"3\.000 +base model +20\.00 \(19\.0–21\.0\)", shown)
     assert re.search(r"Lead-3 +25\.50", shown)
-    assert "without a rank: base alone: the model without an adapter; Lead-3: the first three" in shown
+    assert "without a rank: base model: the model without an adapter; Lead-3: the first three" in shown
 
 
 def test_bases_of_different_models_are_told_apart(tmp_path: Path) -> None:
@@ -149,8 +149,8 @@ def test_bases_of_different_models_are_told_apart(tmp_path: Path) -> None:
     report_sweep(tmp_path)
     rows = table_of((tmp_path / "sweep.md").read_text())[4:]
     assert [(row["run"], row["model"], row["seed"], row["best validation loss"]) for row in rows] == [
-        ("base alone", "a", "", "3.000"),
-        ("base alone", "b", "", "4.000"),
+        ("base model", "a", "", "3.000"),
+        ("base model", "b", "", "4.000"),
         ("Lead-3", "", "", ""),
     ]
 

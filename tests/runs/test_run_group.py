@@ -260,7 +260,7 @@ def test_what_ends_a_group_in_the_middle_leaves_how_far_each_run_came(
 def test_the_time_left_counts_the_evaluations_still_to_come(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A second for each row's loss, 100 for its summary, and 10,000 more for the base alone."""
+    """A second for each row's loss, 100 for its summary, and 10,000 more for the base model."""
 
     def expected_s(_: object, *, loss_rows: int, summary_rows: int, base: bool = False) -> float:
         return loss_rows + 100.0 * summary_rows + 10_000 * base

@@ -81,7 +81,7 @@ def test_runs_are_told_without_a_path(client: Client, opened: LoadedRun) -> None
         ("1", "adapter.dim=4"),
         ("base", "without an adapter"),
     ]
-    assert [run["name"].split("/")[-1] for run in about["runs"]] == ["dim2", "dim4", "base alone"]
+    assert [run["name"].split("/")[-1] for run in about["runs"]] == ["dim2", "dim4", "base model"]
     assert str(opened.runs[0].folder.parent.parent) not in body.decode()
     assert about["settings"]["max_new_tokens"]["default"] == 12
     until(lambda: not client.writer.busy)  # the last test's request was answered a moment before it ended

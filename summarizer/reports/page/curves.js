@@ -17,7 +17,7 @@ const HISTORY_NAMES = {
 const historyName = (metric) =>
   HISTORY_NAMES[metric] ?? metric.replace("val/", "validation ").replace("train/", "training ").replace("rouge", "ROUGE-");
 
-const historyUnit = (metric) => (metric.endsWith("loss") ? "nats per summary token" : /rouge/.test(metric) ? "F1, percent" : "");
+const historyUnit = (metric) => (metric.endsWith("loss") ? "cross-entropy, nats per token" : /rouge/.test(metric) ? "F1, percent" : "");
 
 const historyValue = (metric, value) =>
   metric.endsWith("loss") ? value.toFixed(3) : /rouge/.test(metric) ? value.toFixed(2) : String(Number(value.toPrecision(4)));

@@ -1,4 +1,4 @@
-/* What several runs, the base alone and the reference say about the same article. */
+/* What several runs, the base model and the reference say about the same article. */
 
 const AT_ONCE = [1, 2, 3, 4, 6, 12];
 const reading = { article: 0, atOnce: 3, open: false };
@@ -52,7 +52,7 @@ function showArticle() {
   const bases = [...new Set(runs.slice(0, reading.atOnce).map((run) => run.base))].filter((base) => base !== null && DATA.baseTexts[base][row.id]);
   for (const base of bases) {
     const of = runs.filter((run) => run.base === base);
-    cards.append(card("Base alone", bases.length > 1 ? `of ${of[0].name}` : "before any training", DATA.baseTexts[base][row.id].text, DATA.baseTexts[base][row.id].rouge, "base"));
+    cards.append(card("Base model", bases.length > 1 ? `of ${of[0].name}` : "before any training", DATA.baseTexts[base][row.id].text, DATA.baseTexts[base][row.id].rouge, "base"));
   }
   const more = runs.length - reading.atOnce;
   by("predictions-more").textContent = !runs.length ? "None of the runs that are shown wrote a summary of it."

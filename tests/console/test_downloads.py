@@ -104,22 +104,16 @@ def test_a_download_at_a_terminal(hub: str, tmp_path: Path) -> None:
     assert (
         "DONE ['config.json', 'model-00001-of-00002.safetensors', 'model-00002-of-00002.safetensors']" in text
     )
-    (line,) = (line for line in screen.lines if line.startswith("downloading a/model"))
-    assert "5.0/5.0 MB" in line
-    assert "0:00:00 left" in line
-    # The rate follows, once updates came far enough apart.
-    assert re.search(r"0:00:00 left( +[\d.]+ MB/s)? *$", line)
-    assert "Fetching" not in text
-    assert "it/s" not in text
+    assert re.search(r"100%.*5\.00M", text), "the library's own bar"
 
 
 def test_a_download_in_a_pipe_and_on_another_process(
     hub: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    for rank, every, expected in (("0", 0.0, True), ("0", 10.0, False), ("1", 0.0, False)):
+    for rank, every, expected in (("0", 0.05, True), ("0", 10.0, False), ("1", 0.05, False)):
         home = tmp_path / f"{rank}-{every}"
         script = DOWNLOAD.format(hub=hub, home=str(home), every=every, rank=rank)
         done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
         assert done.returncode == 0, done.stderr
-        assert ("downloading a/model: 5.0/5.0 MB, 0 s left" in done.stderr) is expected, done.stderr
+        assert ("downloading a/model: under way" in done.stderr) is expected, done.stderr
         assert "%|" not in done.stderr, "tqdm's own bar"

@@ -17,12 +17,10 @@ from summarizer.console.progress import bar
 from summarizer.data.prompt import Prompt, build_prompt
 from summarizer.errors import ConfigError
 from summarizer.exporting.adapter_folder import write_adapter
-from summarizer.exporting.base_name import base_name
-from summarizer.exporting.card import Card
-from summarizer.exporting.choose import choose
+from summarizer.exporting.card import Card, base_name
 from summarizer.exporting.converted import convert, log_probs_of_converted, require_convertible
 from summarizer.exporting.load_code import ctranslate2_code, merged_code, peft_code
-from summarizer.exporting.measure import Reference
+from summarizer.exporting.measure import Reference, choose
 from summarizer.exporting.merge import Merge
 from summarizer.exporting.model_folder import MergedModel
 from summarizer.exporting.request import CTRANSLATE2_DTYPES, ExportRequest, output_issues, require_room
@@ -30,7 +28,7 @@ from summarizer.models.load import load_config
 from summarizer.models.source import model_folder
 from summarizer.models.stored_base import is_stored_base
 from summarizer.models.tokenizer import load_tokenizer
-from summarizer.runs.opened import Opened, open_runs
+from summarizer.runs.loaded_run import LoadedRun, load_runs
 from summarizer.runs.trained_run import TrainedRun
 
 if TYPE_CHECKING:
@@ -93,7 +91,7 @@ def _peft(request: ExportRequest) -> list[str]:
             generation=spec.generation,
         )
         if request.with_base:
-            opened = open_runs([run], device=request.device, precision="fp32")
+            opened = load_runs([run], device=request.device, precision="fp32")
             end_as_prompted(opened.tokenizer, opened.prompt)
             base = _model(opened, Merge(opened.adapted, None))
             require_room(request.output, base.nbytes(request.dtype))
@@ -105,7 +103,7 @@ def _peft(request: ExportRequest) -> list[str]:
 
 
 def _merged(request: ExportRequest) -> list[str]:
-    opened = open_runs([request.run], device=request.device, precision="fp32")
+    opened = load_runs([request.run], device=request.device, precision="fp32")
     end_as_prompted(opened.tokenizer, opened.prompt)
     model = _model(opened, Merge(opened.adapted, 0))
     require_room(request.output, model.nbytes(request.dtype))
@@ -160,7 +158,7 @@ class _ToConvert:
 
 
 def _merged_to_convert(request: ExportRequest, folder: Path) -> _ToConvert:
-    opened = open_runs([request.run], device=request.device, precision="fp32")
+    opened = load_runs([request.run], device=request.device, precision="fp32")
     end_as_prompted(opened.tokenizer, opened.prompt)
     dtype = CTRANSLATE2_DTYPES[request.dtype]
     model = _model(opened, Merge(opened.adapted, 0))
@@ -195,7 +193,7 @@ def _cost_of_conversion(reference: Reference, folder: Path, request: ExportReque
     )
 
 
-def _model(opened: Opened, merge: Merge) -> MergedModel:
+def _model(opened: LoadedRun, merge: Merge) -> MergedModel:
     spec = opened.spec
     config = load_config(model_folder(spec.model, weights=False))
     return MergedModel(merge, config, opened.tokenizer, opened.prompt, spec.generation)

@@ -1,4 +1,4 @@
-"""A composed config as plain containers, with every interpolation resolved."""
+"""Configs as plain containers: a composed one with every interpolation resolved, or one option of `conf/`."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from omegaconf.errors import (
     OmegaConfBaseException,
 )
 
+from summarizer.config.paths import conf_folder
 from summarizer.errors import Issue
 
 
@@ -60,3 +61,12 @@ def _plain_value(
 def _reason(error: Exception) -> str:
     text = str(error).splitlines()[0]
     return text.rpartition("raised while resolving interpolation: ")[2]
+
+
+def read_option(group: str, option: str) -> dict[str, Any]:
+    """The keys of one of `conf/`'s options, with those of the files that it builds on; nothing is interpolated."""
+    own: Any = OmegaConf.load(conf_folder() / group / f"{option}.yaml")
+    bases = [read_option(group, base) for base in own.pop("defaults", ())]
+    found: Any = OmegaConf.to_container(OmegaConf.merge(*bases, own), resolve=False)
+    keys: dict[str, Any] = found
+    return keys

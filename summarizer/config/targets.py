@@ -164,17 +164,10 @@ def takes_any(optimizer: OptimizerConfig) -> bool:
 @cache
 def shipped_optimizers() -> tuple[Mapping[str, Any], ...]:
     """The options of conf/optimizer."""
-    from omegaconf import OmegaConf
+    from summarizer.config.plain import read_option
 
-    folder = conf_folder() / "optimizer"
-    files = [file for file in sorted(folder.glob("*.yaml")) if not file.name.startswith("_")]
-    found: list[Any] = []
-    for file in files:
-        option: Any = OmegaConf.to_container(OmegaConf.load(file), resolve=False)
-        for base in option.pop("defaults", ()):
-            option |= OmegaConf.to_container(OmegaConf.load(folder / f"{base}.yaml"), resolve=False)
-        found.append(option)
-    return tuple(found)
+    files = sorted((conf_folder() / "optimizer").glob("[!_]*.yaml"))
+    return tuple(read_option("optimizer", file.stem) for file in files)
 
 
 def refusal(optimizer: OptimizerConfig) -> str | None:

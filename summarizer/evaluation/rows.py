@@ -8,9 +8,7 @@ import logging
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
-from omegaconf import OmegaConf
-
-from summarizer.config.paths import conf_folder
+from summarizer.config.plain import read_option
 from summarizer.config.schema import Columns, DataConfig, RowLimits
 from summarizer.console.progress import bar
 from summarizer.data.order import EncodedRow
@@ -107,8 +105,8 @@ def own_rows(spec: DataConfig, split: SplitName, label: str, choice: RowChoice, 
 
 def mlperf_rows(choice: RowChoice) -> ScoredRows:
     """The rows of MLPerf's task, from the hub, or from files that are said to hold them."""
-    task = OmegaConf.to_container(OmegaConf.load(conf_folder() / "data" / "cnn_dailymail.yaml"))
-    spec = data_of(DataConfig.model_validate(task), "validation", choice)
+    task = DataConfig.model_validate(read_option("data", "cnn_dailymail"))
+    spec = data_of(task, "validation", choice)
     limit = choice.rows if isinstance(choice.rows, int) else None
     rows: list[Row] = []
     bad: list[BadRow] = []

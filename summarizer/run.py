@@ -9,6 +9,7 @@ Exit code 0 on success, 2 for a user's mistake, 1 for a failure, 128 + the signa
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,6 +20,9 @@ import hydra
 from omegaconf import DictConfig, OmegaConf
 
 from summarizer.config.paths import conf_folder
+
+TEXT_FLAGS = {"--cfg", "-c", "--info", "-i", "--hydra-help", "--version", "--shell-completion", "-sc"}
+"""Hydra's flags for which it prints, and runs nothing."""
 
 if TYPE_CHECKING:
     from summarizer.runs.session import Session
@@ -34,31 +38,47 @@ def main() -> None:
 
 def command(arguments: Sequence[str]) -> int:
     """Run the command with these arguments and return its exit code."""
-    from summarizer.runs.launch import prepare_process
     from summarizer.runs.mistakes import ExitCode
 
-    prepare_process()
     with ExitCode(arguments) as code:
         _dispatch(arguments)
     return code.value
 
 
-def _dispatch(arguments: Sequence[str]) -> None:
+def _answer(arguments: Sequence[str]) -> bool:
+    """Answer a command line that asks for text alone: help, the composed config, completion. Else False."""
     from summarizer.config.completion import BASH, asks_for_completion
     from summarizer.config.help import asks_for_help, help_text
-    from summarizer.runs.folder import check_unused
-    from summarizer.runs.launch import is_worker, main_process, resume, work
-    from summarizer.sweeps.groups import SweepReports
 
     if asks_for_completion(arguments):
         print(BASH)
+    elif asks_for_help(arguments):
+        print(help_text([word for word in arguments if not word.startswith("-")]))
+    elif TEXT_FLAGS & {word.partition("=")[0] for word in arguments}:
+        hydra.main(version_base="1.3", config_path=str(conf_folder()), config_name="config")(_no_task)()
+    else:
+        return False
+    return True
+
+
+def _is_answered_here() -> bool:
+    """Whether this process is the first of a launcher's, or alone: text is printed once."""
+    return int(os.environ.get("RANK", 0)) == 0 or "WORLD_SIZE" not in os.environ
+
+
+def _no_task(config: DictConfig) -> None:
+    """What Hydra is given to run where it only prints."""
+
+
+def _dispatch(arguments: Sequence[str]) -> None:
+    if _is_answered_here() and _answer(arguments):
         return
-    if asks_for_help(arguments):
-        text = help_text([word for word in arguments if not word.startswith("-")])
-        if text is not None:
-            if not is_worker():
-                print(text)
-            return
+
+    from summarizer.runs.folder import check_unused
+    from summarizer.runs.launch import is_worker, main_process, prepare_process, resume, work
+    from summarizer.sweeps.groups import SweepReports
+
+    prepare_process()
     if is_worker():
         work()
         return

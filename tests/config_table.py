@@ -22,6 +22,15 @@ GROUPS = (
 )
 
 
+def _content(group: str, option: str) -> dict[str, object]:
+    """An option's keys, those first that it shares with others."""
+    own = yaml.safe_load((conf_folder() / group / f"{option}.yaml").read_text())
+    shared: dict[str, object] = {}
+    for base in own.get("defaults", ()):
+        shared |= _content(group, base)
+    return shared | own
+
+
 def groups_table() -> str:
     """Each group with its options, the default in bold, and its keys."""
     defaults = {}
@@ -30,11 +39,11 @@ def groups_table() -> str:
             defaults.update(entry)
     lines = ["| group | options (default in bold) | keys |", "|---|---|---|"]
     for group in GROUPS:
-        options = sorted(path.stem for path in (conf_folder() / group).glob("*.yaml"))
+        options = sorted(path.stem for path in (conf_folder() / group).glob("[!_]*.yaml"))
         named = ", ".join(f"**{name}**" if name == defaults[group] else name for name in options)
         keys: dict[str, None] = {}
         if group != "experiment":
-            content = yaml.safe_load((conf_folder() / group / f"{defaults[group]}.yaml").read_text())
+            content = _content(group, defaults[group])
             keys = dict.fromkeys(f"`{key}`" for key in content if key not in ("_target_", "defaults"))
         lines.append(f"| `{group}` | {named} | {', '.join(keys)} |")
     return "\n".join(lines)

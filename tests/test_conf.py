@@ -43,8 +43,11 @@ NEEDED = {
 
 
 def options(folder: Path) -> list[str]:
+    """Those to choose from; a file whose name begins with _ is what some of them share."""
     return sorted(
-        f"{path.parent.name}={path.stem}" for path in folder.glob("*/*.yaml") if path.parent.name != "hydra"
+        f"{path.parent.name}={path.stem}"
+        for path in folder.glob("*/*.yaml")
+        if path.parent.name != "hydra" and not path.stem.startswith("_")
     )
 
 

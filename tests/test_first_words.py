@@ -248,20 +248,6 @@ def test_hydra_is_asked_wherever_more_than_help_is_typed() -> None:
         assert not asks_for_help(arguments)
 
 
-@pytest.mark.parametrize(
-    "overrides", [[], ["adapter.dim=4", "model=smollm2"], ["experiment=gptj_cnn_dailymail"]]
-)
-def test_help_is_hydra_s_own_text(overrides: list[str], tmp_path: Path) -> None:
-    alone = str(REPOSITORY / "experiments" / "first_words" / "hydra_alone.py")
-    ours, hydras = (
-        subprocess.run(
-            [*words, "--help", *overrides], cwd=tmp_path, capture_output=True, text=True, check=True
-        )
-        for words in ([sys.executable, "-m", "summarizer.run"], [sys.executable, alone])
-    )
-    assert ours.stdout == hydras.stdout
-
-
 def test_a_run_at_a_terminal_of_80_columns(tmp_path: Path) -> None:
     """Its first words, then a bar until torch is there; here it is stopped in its place."""
     script = f"""

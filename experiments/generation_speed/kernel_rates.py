@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 import torch
 
 from summarizer.ops import decode_gemm, native, prefill_gemm
-from summarizer.ops.decode_attention import CachedKeyValues, attend_cached
+from summarizer.ops.decode_attention import CachedKeyValues, NewTokens, attend_in_c
 from summarizer.ops.decode_gemm import Epilogue, LowRankPairs
 from summarizer.quantization import blockwise8, fp8
 
@@ -81,10 +81,10 @@ def products(k: int, n: int, rows: int) -> dict[str, tuple[float, float]]:
 
 def attention() -> dict[str, float]:
     """Seconds of a layer's attention for one token, with keys and values in bf16, by layers that take turns."""
-    query = torch.randn(1, HEADS, 1, WIDTH)
+    query, new = torch.randn(1, HEADS, 1, WIDTH), torch.randn(1, HEADS, WIDTH)
     kept = [[torch.randn(1, HEADS, PROMPT, WIDTH).bfloat16() for _ in range(2)] for _ in range(LAYERS)]
     answer = torch.randn(1, HEADS, 1, WIDTH).bfloat16()
-    lengths, one = torch.tensor([PROMPT]), torch.tensor([1])
+    now = NewTokens(torch.tensor([[PROMPT], [1]]), 1, (PROMPT, 1))
 
     def by_torch(layer: int) -> torch.Tensor:
         keys, values = kept[layer]
@@ -92,8 +92,14 @@ def attention() -> dict[str, float]:
 
     return best_s(
         {
-            "in C": lambda layer: attend_cached(
-                query, CachedKeyValues((kept[layer][0], kept[layer][1]), (answer, answer), lengths, one)
+            "in C": lambda layer: attend_in_c(
+                query[:, :, 0],
+                new,
+                new,
+                CachedKeyValues((kept[layer][0], kept[layer][1]), (answer, answer)),
+                now,
+                1.0,
+                rotary=None,
             ),
             "two batched products": by_torch,
             "torch's SDPA": lambda layer: torch.nn.functional.scaled_dot_product_attention(

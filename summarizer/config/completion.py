@@ -26,6 +26,7 @@ BASH = r"""_summarizer_run()
         return
     fi
     local choices=$(COMP_LINE="summarizer.run$line" $command -sc query=bash 2> /dev/null)
+    choices=$(tr " " "\n" <<< "$choices" | grep -v "=_")
     COMPREPLY=($(compgen -W "$choices" -- "${line##* }"))
 }
 COMP_WORDBREAKS=${COMP_WORDBREAKS//=}

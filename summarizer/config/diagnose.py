@@ -141,7 +141,7 @@ def _explained(refusal: Exception, overrides: list[str]) -> tuple[Issue | None, 
         return Issue(key, "unknown key"), [o for o in overrides if _key(o) != key]
     if found := UNKNOWN_OPTION.search(text):
         group, option = found[1], found[2]
-        options = re.findall(r"^\t(\S+)$", text, re.MULTILINE) or _options(group)
+        options = re.findall(r"^\t([^_\s]\S*)$", text, re.MULTILINE) or _options(group)
         near = nearest(option, options)
         hint = f"; did you mean {near!r}?" if near else ""
         issue = Issue(group, f"{option!r} is not one of {', '.join(options)}{hint}")
@@ -154,7 +154,9 @@ def _explained(refusal: Exception, overrides: list[str]) -> tuple[Issue | None, 
 
 
 def _options(group: str) -> list[str]:
-    return sorted(path.stem for path in (conf_folder() / group).glob("*.yaml"))
+    return sorted(
+        path.stem for path in (conf_folder() / group).glob("*.yaml") if not path.stem.startswith("_")
+    )
 
 
 def _let_in(override: str) -> str:

@@ -46,6 +46,7 @@ class ModelConfig(Section):
 
 class QuantizationConfig(Section):
     format: Literal["int8", "blockwise8", "nf4", "fp8", "none"]
+    """How the frozen weights are stored: int8 by row, blockwise8 and nf4 (4 bits) by block, fp8, or as they are."""
     cache: bool
     """Keep the quantized base on disk and memory-map it the next time."""
 
@@ -68,6 +69,7 @@ class RowLimits(Section):
 
 class DataConfig(Section):
     source: Literal["files", "hub"]
+    """Files of one's own, or a data set of the Hugging Face hub."""
     path: str | None
     """Hub name; null for files."""
     config: str | None
@@ -95,6 +97,7 @@ class PromptConfig(Section):
     template: NonEmpty
     """Text around one `{article}`, ending in `{completion}` if the completion token is to be used."""
     completion_token: str | None
+    """Vocabulary entry that stands for `{completion}`; null where the template ends in plain words."""
     end_token: str | None
     """Vocabulary entry that closes a summary; null is the tokenizer's own end of text."""
     max_tokens: Annotated[int, Field(ge=16)]
@@ -103,6 +106,7 @@ class PromptConfig(Section):
 
 class ScheduleConfig(Section):
     name: Literal["constant", "linear", "cosine"]
+    """How the learning rate goes on after the warm-up."""
     warmup_steps: Count
     """Optimizer steps over which the rate rises from 0."""
     final_fraction: Fraction
@@ -124,15 +128,18 @@ class TrainerConfig(Section):
     batch_tokens: PositiveCount | Literal["auto"] | None
     """Tokens per forward pass and process, likewise; auto is the most that fit, by the plan. Null: any number."""
     epochs: Annotated[float, Field(gt=0)] | None
+    """Passes over the training split; null trains for max_steps."""
     max_steps: PositiveCount | None
     """Optimizer steps; ends the run before `epochs` does where it is smaller."""
     shuffle: bool
+    """Another order of the examples in each epoch, by the run's seed."""
     group_by_length: bool
     """Batches of like length, which saves padding; the order of batches stays random."""
     precision: Literal["auto", "fp32", "bf16", "fp16"]
     """Of matrix products; all else is in fp32. auto is bf16 where the device multiplies it natively, fp16 (with a
     loss scale for each trial) on other CUDA cards, fp32 on other processors."""
     max_grad_norm: Annotated[float, Field(gt=0)] | None
+    """The norm that each trial's gradient is clipped to; null does not clip."""
     memory: Literal["fast", "low", "auto"]
     """fast keeps all activations, low only the inputs of blocks; auto recomputes as many blocks as do not fit."""
     compile: bool | Literal["auto", "graphs"]
@@ -140,15 +147,18 @@ class TrainerConfig(Section):
     shapes that batches are padded to then, and replays it (CUDA graphs)."""
     schedule: ScheduleConfig
     log_every_steps: PositiveCount
+    """Optimizer steps between lines of metrics.jsonl."""
     evaluate_every_steps: PositiveCount | None
     """Null evaluates at the end of each epoch."""
     checkpoint_every_steps: PositiveCount | None
     """Null saves at the end of each epoch."""
     keep_checkpoints: PositiveCount
+    """The newest so many stay; older ones are deleted."""
     best_metric: Literal["val/loss", "val/rouge1", "val/rouge2", "val/rougeL", "val/rougeLsum"]
     """Which evaluation decides on the adapter that is saved; a loss is best low, ROUGE best high."""
     early_stopping: EarlyStoppingConfig
     device: Literal["auto", "cpu", "cuda"]
+    """auto is the GPU where there is one."""
     processes: PositiveCount | None
     """Processes that share each batch; null is as many as the launcher started."""
 
@@ -165,8 +175,11 @@ class EvaluationConfig(Section):
     base: bool
     """Score the untrained base too, on the same rows, before training."""
     batch_size: PositiveCount
+    """Articles at once when summaries are written."""
     bootstrap_samples: PositiveCount
+    """Resamples of the rows for the 95 % intervals."""
     bootstrap_seed: Seed
+    """Of the resamples."""
     sample_summaries: Count
     """Summaries shown in the log and in wandb at each evaluation."""
 
@@ -218,13 +231,17 @@ class SweepConfig(Section):
 
 class TrackingConfig(Section):
     mode: Literal["offline", "online", "disabled"]
+    """What wandb does beside the files that are always written."""
     project: NonEmpty
+    """The wandb project."""
     entity: str | None
+    """The wandb account or team; null is the account's default."""
     name: str | None
     """The run's name in wandb; null is its overrides."""
     group: str | None
     """Null is the sweep's folder name, or none for a single run."""
     tags: list[str]
+    """Of the run in wandb."""
     log_adapter: bool
     """Upload the adapter as a wandb artifact."""
 

@@ -166,9 +166,15 @@ def shipped_optimizers() -> tuple[Mapping[str, Any], ...]:
     """The options of conf/optimizer."""
     from omegaconf import OmegaConf
 
-    files = sorted((conf_folder() / "optimizer").glob("*.yaml"))
-    options: Any = [OmegaConf.to_container(OmegaConf.load(file), resolve=False) for file in files]
-    return tuple(options)
+    folder = conf_folder() / "optimizer"
+    files = [file for file in sorted(folder.glob("*.yaml")) if not file.name.startswith("_")]
+    found: list[Any] = []
+    for file in files:
+        option: Any = OmegaConf.to_container(OmegaConf.load(file), resolve=False)
+        for base in option.pop("defaults", ()):
+            option |= OmegaConf.to_container(OmegaConf.load(folder / f"{base}.yaml"), resolve=False)
+        found.append(option)
+    return tuple(found)
 
 
 def refusal(optimizer: OptimizerConfig) -> str | None:

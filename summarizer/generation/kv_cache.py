@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 
 import torch
-from jaxtyping import Float, Int, Shaped
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from summarizer.data.batches import moved
 from summarizer.models.attention import CausalAttention, Sequences
-from summarizer.ops import decode_attention, kernel_graph
-from summarizer.ops.decode_attention import CachedKeyValues
+from summarizer.ops.decode_attention import CachedKeyValues, NewTokens, decode_attention
 from summarizer.ops.elementwise import in_compute_dtype
 from summarizer.ops.rotary import RotaryTable, rotate
 
@@ -36,56 +34,6 @@ class _Prefill:
 
 
 @dataclass
-class _Decode:
-    """A pass over one new token of each beam. What it computes of the lengths, it computes where these lie."""
-
-    prompt_lengths: Int[Tensor, " s"]
-    answer_lengths: Int[Tensor, " s"]
-    """With the new token."""
-    longest: tuple[int, int]
-    """Places of prompts and of answers that are looked at: no length is above."""
-    beams: int
-    _masks: dict[int | None, tuple[Tensor, Tensor]] = field(default_factory=dict)
-    _angles: Float[Tensor, "rows turning"] | None = None
-
-    @cached_property
-    def rows(self) -> Int[Tensor, " rows"]:
-        return torch.arange(len(self.prompt_lengths) * self.beams, device=self.prompt_lengths.device)
-
-    @cached_property
-    def places(self) -> Int[Tensor, " rows"]:
-        return self._of_beams(self.answer_lengths - 1)
-
-    def rotated(self, query: Tensor, key: Tensor, rotary: RotaryTable) -> tuple[Tensor, Tensor]:
-        """Both turned on a GPU, by one launch where there is a kernel for it."""
-        if not rotary.interleaved:
-            return rotate(query, rotary), rotate(key, rotary)
-        if self._angles is None:  # the same in every layer
-            self._angles = torch.cat((rotary.sin, rotary.cos), dim=1)
-        return decode_attention.rotate_token(query, key, self._angles, self.rows)
-
-    def masks(self, window: int | None) -> tuple[Float[Tensor, "rows 1 1 p"], Float[Tensor, "rows 1 1 g"]]:
-        """What is added to the scores of the prompt's keys, and of the answer's. window: as attention's."""
-        if window not in self._masks:
-            lengths = self.prompt_lengths[:, None], self.answer_lengths[:, None]
-            before = (self.prompt_lengths + self.answer_lengths)[:, None] - (window or 0)
-            prompt, answer = (torch.arange(most, device=self.rows.device)[None] for most in self.longest)
-            hidden = prompt >= lengths[0], answer >= lengths[1]
-            if window is not None:
-                hidden = hidden[0] | (prompt < before), hidden[1] | (answer + lengths[0] < before)
-            self._masks[window] = self._added(hidden[0]), self._added(hidden[1])
-        return self._masks[window]
-
-    def _added(self, hidden: Tensor) -> Float[Tensor, "rows 1 1 t"]:
-        mask = torch.zeros(hidden.shape, device=hidden.device).masked_fill_(hidden, -torch.inf)
-        return self._of_beams(mask)[:, None, None]
-
-    def _of_beams(self, x: Shaped[Tensor, "s ..."]) -> Shaped[Tensor, "rows ..."]:
-        # Not repeat_interleave, which on a GPU reads how many there will be.
-        return x[:, None].expand(-1, self.beams, *x.shape[1:]).reshape(-1, *x.shape[1:])
-
-
-@dataclass
 class KVCache:
     """The keys and values of `s` slots with `b` beams each. A slot holds one prompt; the next writes over it."""
 
@@ -102,7 +50,7 @@ class KVCache:
     prompt_lengths: list[int] = field(init=False)
     written: list[int] = field(init=False)
     """Tokens of each slot's beams whose keys are kept."""
-    _pass: _Prefill | _Decode | None = None
+    _pass: _Prefill | NewTokens | None = None
     _lengths: Int[Tensor, "2 s"] = field(init=False)
     """Of prompts and, with the new token, of answers: written in place, where a graph goes on finding them."""
 
@@ -126,13 +74,13 @@ class KVCache:
         # A slot that is done and waits for its next prompt computes on without being heard.
         self.written = [min(count + 1, self.max_new_tokens) for count in self.written]
         self._lengths.copy_(moved(torch.tensor([self.prompt_lengths, self.written]), self.device))
-        prompts, answers = self._lengths.unbind()
         longest = (
             (self.longest_prompt, self.max_new_tokens)
             if self.at_fixed_places
             else (max(self.prompt_lengths), max(self.written))
         )
-        self._pass = _Decode(prompts, answers, longest, self.beams)
+        self._pass = NewTokens(self._lengths, self.beams, longest)
+        prompts, answers = self._lengths.unbind()
         return (prompts + (answers - 1))[:, None].expand(-1, self.beams).reshape(-1)
 
     # --- attention --------------------------------------------------------------------------------------------
@@ -149,24 +97,12 @@ class KVCache:
         if isinstance(self._pass, _Prefill):
             return self._prefill(layer, query, key, value, rotary)
         assert self._pass is not None, "begin_prefill or begin_decode comes before a pass"
-        prompts, windowed = self.layers[layer.layer][0].of_prompts, not self._sees_all(layer.window)
-        if not windowed and not self.at_fixed_places and decode_attention.supports(prompts):
-            q, k, v = (x.float().flatten(1) for x in (query, key, value))
-            mixed = decode_attention.attend_new_token(q, k, v, self.cached(layer.layer), rotary, layer.scale)
-            return mixed.reshape(query.shape)
-        kernel_graph.require(False, "attention")
-        if (
-            not windowed
-            and self.at_fixed_places
-            and decode_attention.supports_on_gpu(query[:, :, None], prompts)
-        ):
-            if rotary is not None:
-                query, key = self._pass.rotated(query, key, rotary)
-            q, k, v = (x[:, :, None] for x in (query, key, value))
-            cached = self.cached(layer.layer)
-            mixed = decode_attention.attend_new_token_on_gpu(q, k, v, cached, self._lengths, layer.scale)
-            return mixed[:, 0]
-        return self._decode_by_torch(layer, query, key, value, rotary, self._pass)
+        keys, values = self.layers[layer.layer]
+        cached = CachedKeyValues((keys.of_prompts, values.of_prompts), (keys.of_beams, values.of_beams))
+        window = None if self._sees_all(layer.window) else layer.window
+        return decode_attention(
+            query, key, value, cached, self._pass, layer.scale, rotary=rotary, window=window
+        )
 
     def _prefill(
         self, layer: CausalAttention, query: Tensor, key: Tensor, value: Tensor, rotary: RotaryTable | None
@@ -185,56 +121,6 @@ class KVCache:
     def _sees_all(self, window: int | None) -> bool:
         """Whether a layer's window is so wide that no text here reaches beyond it."""
         return window is None or self.longest_prompt + self.max_new_tokens <= window
-
-    def cached(self, layer: int) -> CachedKeyValues:
-        """Where a layer's keys and values lie until slots leave, and how many there are in this pass."""
-        keys, values = self.layers[layer]
-        prompts, answers = self._lengths.unbind()
-        return CachedKeyValues(
-            (keys.of_prompts, values.of_prompts), (keys.of_beams, values.of_beams), prompts, answers
-        )
-
-    def _decode_by_torch(
-        self,
-        layer: CausalAttention,
-        query: Float[Tensor, "rows heads d"],
-        key: Float[Tensor, "rows kv_heads d"],
-        value: Float[Tensor, "rows kv_heads d"],
-        rotary: RotaryTable | None,
-        now: _Decode,
-    ) -> Float[Tensor, "rows heads d"]:
-        """softmax over the prompt's scores and the beam's own, with the prompt's keys read once for all beams."""
-        if rotary is not None:
-            query, key = rotate(query, rotary), rotate(key, rotary)
-        keys, values = self.layers[layer.layer]
-        for new, part in zip((key, value), (keys, values), strict=True):
-            part.of_beams[now.rows, :, now.places] = in_compute_dtype(new).to(part.of_beams.dtype)
-        query = in_compute_dtype(query * layer.scale).to(keys.of_prompts.dtype)
-        kv_heads, p, g = keys.of_prompts.shape[1], *now.longest
-        by_beam = query.unflatten(1, (kv_heads, -1))
-        masks = now.masks(None if self._sees_all(layer.window) else layer.window)
-        to_prompt = self._by_slot(by_beam) @ keys.of_prompts[:, :, :p].transpose(-1, -2)
-        to_beam = by_beam @ keys.of_beams[:, :, :g].transpose(-1, -2)
-        scores = torch.cat((self._by_beam(to_prompt).float() + masks[0], to_beam.float() + masks[1]), dim=-1)
-        weights = scores.softmax(dim=-1).to(values.of_prompts.dtype)
-        from_prompt = self._by_slot(weights[..., :p]) @ values.of_prompts[:, :, :p]
-        from_beam = weights[..., p:] @ values.of_beams[:, :, :g]
-        return (self._by_beam(from_prompt) + from_beam).flatten(1, 2)
-
-    def _by_slot(self, x: Float[Tensor, "rows kv_heads shared k"]) -> Float[Tensor, "s kv_heads asked k"]:
-        """A slot's beams ask their prompt as if they were more heads."""
-        if self.beams == 1:
-            return x
-        _, kv_heads, shared, k = x.shape
-        x = x.reshape(self.slots, self.beams, kv_heads, shared, k).transpose(1, 2)
-        return x.reshape(self.slots, kv_heads, -1, k)
-
-    def _by_beam(self, x: Float[Tensor, "s kv_heads asked k"]) -> Float[Tensor, "rows kv_heads shared k"]:
-        if self.beams == 1:
-            return x
-        _, kv_heads, _, k = x.shape
-        x = x.reshape(self.slots, kv_heads, self.beams, -1, k).transpose(1, 2)
-        return x.reshape(self.slots * self.beams, kv_heads, -1, k)
 
     def _allocated(self, like: Float[Tensor, "tokens kv_heads d"]) -> _Part:
         _, kv_heads, d = like.shape

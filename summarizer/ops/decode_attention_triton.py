@@ -134,7 +134,6 @@ def rotate_token(
     q_ptr,
     k_ptr,
     table_ptr,
-    positions_ptr,
     q_out_ptr,
     k_out_ptr,
     heads,
@@ -142,12 +141,12 @@ def rotate_token(
     rotated: tl.constexpr,
     block_d: tl.constexpr,
 ):
-    """Rotary position embeddings of a row's head of q and of k; the table holds sines, then cosines."""
+    """Rotary position embeddings of a row's head of q and of k; the table holds each row's sines, then cosines."""
     row = tl.program_id(0) // heads
     base = tl.program_id(0) * d
     width = tl.arange(0, block_d)
     inside, turns = width < d, width < rotated
-    angle = table_ptr + tl.load(positions_ptr + row) * rotated + width // 2
+    angle = table_ptr + row * rotated + width // 2
     sin = tl.load(angle, mask=turns, other=0.0).to(tl.float32)
     cos = tl.load(angle + rotated // 2, mask=turns, other=1.0).to(tl.float32)
     sin = tl.where(width % 2 == 0, -sin, sin)

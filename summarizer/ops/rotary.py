@@ -6,6 +6,7 @@ Source: Su et al. 2021 (arXiv:2104.09864). A new token's rotation is part of its
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -24,6 +25,11 @@ class RotaryTable:
     sin: Float32[Tensor, "rows half"]
     interleaved: bool
     """Pairs are numbers 2i and 2i + 1 of a head, as GPT-J has it; else i and half + i, as Llama has it."""
+
+    @cached_property
+    def sin_cos(self) -> Float32[Tensor, "rows turning"]:
+        """Sines, then cosines, as a GPU's kernel reads them: the same in all layers of a pass."""
+        return torch.cat((self.sin, self.cos), dim=1)
 
 
 def supports(x: Tensor, cos: Tensor) -> bool:

@@ -14,6 +14,7 @@ from rich.console import Console
 
 from summarizer.atomic import write_text
 from summarizer.config.paths import shown
+from summarizer.data.articles import Item
 from summarizer.errors import ConfigError, Issue
 from summarizer.evaluation import mlperf
 from summarizer.evaluation.flags import EvaluateFlags
@@ -25,7 +26,6 @@ from summarizer.runs.mistakes import ended_by_sigterm, say
 from summarizer.scoring.asked import EvaluationRequest, requested
 from summarizer.scoring.predicting import Writer, fill, opened_files, predictions
 from summarizer.scoring.rows_for import rows_for
-from summarizer.summaries.items import Item
 from summarizer.summaries.output import SummaryFile
 from summarizer.summaries.settings import made_with
 from summarizer.tracking.environment import git_state, versions

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from summarizer.config.paths import shown
 from summarizer.console.progress import bar
+from summarizer.data.articles import Item
 from summarizer.errors import ConfigError, Issue
-from summarizer.summaries.items import Item
 from summarizer.summaries.output import Summary, SummaryFile, continued
 
 if TYPE_CHECKING:

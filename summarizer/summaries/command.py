@@ -12,13 +12,12 @@ from summarizer.config.paths import shown
 from summarizer.config.schema import GenerationConfig
 from summarizer.config.shared_flags import chosen_generation
 from summarizer.console.progress import bar
+from summarizer.data.articles import STDIN, BadItem, Item, ItemColumns, read_items
 from summarizer.errors import ConfigError, Issue, RunsFailed, sound
 from summarizer.runs.logs import log_to_terminal
 from summarizer.runs.mistakes import MISTAKE, ended_by_sigterm, say
 from summarizer.runs.trained_run import TrainedRun, read_run
 from summarizer.summaries.flags import SummarizeFlags
-from summarizer.summaries.inputs import STDIN, read_items
-from summarizer.summaries.items import BadItem, Item, ItemColumns
 from summarizer.summaries.output import SummaryFile, continued, lock_path, output_issues, settings_path
 from summarizer.summaries.settings import made_with, require_room
 

@@ -20,8 +20,8 @@ from filelock import FileLock, Timeout
 
 from summarizer.atomic import write_text
 from summarizer.config.paths import nearest_existing, shown
+from summarizer.data.articles import Item
 from summarizer.errors import ConfigError, Issue
-from summarizer.summaries.items import Item
 from summarizer.summaries.settings import differences
 
 KEY = "--output"

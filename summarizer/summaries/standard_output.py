@@ -13,8 +13,8 @@ from collections.abc import Sequence
 
 from summarizer.console.progress import bar
 from summarizer.console.safe_text import printable
+from summarizer.data.articles import Item
 from summarizer.runs.summarizer import Summarizer
-from summarizer.summaries.items import Item
 from summarizer.summaries.writing import Rate, summaries_in_order
 
 log = logging.getLogger(__name__)

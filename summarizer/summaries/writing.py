@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 
 from summarizer.console.progress import Bar
+from summarizer.data.articles import Item
 from summarizer.errors import RunsFailed
 from summarizer.runs.summarizer import Prepared, Summarizer
-from summarizer.summaries.items import Item
 from summarizer.summaries.output import Summary
 
 PREPARED_AT_ONCE = 2048

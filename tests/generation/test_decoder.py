@@ -276,15 +276,19 @@ def test_tokens_are_the_same_without_the_kernels_in_c(
 ) -> None:
     """As on a processor without AVX-512, or without a compiler; with them, they are asked."""
     asked: list[str] = []
-    for module, name in ((decode_gemm, "int8_gemm"), (decode_attention, "attend_new_token")):
+    for module, name in ((decode_gemm, "int8_gemm"), (decode_attention, "attend_in_c")):
         kernel = getattr(module, name)
-        monkeypatch.setattr(module, name, lambda *given, k=kernel, n=name: (asked.append(n), k(*given))[1])
+        monkeypatch.setattr(
+            module,
+            name,
+            lambda *given, k=kernel, n=name, **more: (asked.append(n), k(*given, **more))[1],
+        )
     model = attach(load(wide_heads, "int8").model, [lora(2), lora(5)], [0, 1])
     for trial in range(2):
         fill_randomly(model, trial, seed=trial)
     with_them = answers(model, **options)
     assert set(asked) == (
-        {"int8_gemm", "attend_new_token"} if native.available(decode_gemm.WHOLE_NUMBERS) else set()
+        {"int8_gemm", "attend_in_c"} if native.available(decode_gemm.WHOLE_NUMBERS) else set()
     )
     asked.clear()
     for module in (decode_gemm, decode_attention):

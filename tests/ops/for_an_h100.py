@@ -75,9 +75,8 @@ def all_kernels() -> Iterator[tuple[str, Any]]:
         kernel = decode_attention_triton.attend_split
         yield f"attend {beams}", compiled(kernel, kept, 4, num_stages=2, block_t=TOKENS_AT_ONCE, **shape)
     yield "join", compiled(decode_attention_triton.join_splits, {}, 4, d=256, block_s=32, block_d=256)
-    positions = {"positions_ptr": "*i64"}
     turning = decode_attention_triton.rotate_token
-    yield "turn", compiled(turning, positions, 1, d=256, rotated=64, block_d=256)
+    yield "turn", compiled(turning, {}, 1, d=256, rotated=64, block_d=256)
 
 
 if __name__ == "__main__":

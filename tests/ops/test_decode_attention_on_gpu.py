@@ -10,14 +10,14 @@ from torch import Tensor
 from summarizer.ops.decode_attention import (
     PROGRAMS,
     CachedKeyValues,
-    attend_new_token_on_gpu,
+    NewTokens,
+    attend_on_gpu,
     chunk_of,
     launch_attention,
     launch_rotation,
-    rotate_token,
     supports_on_gpu,
 )
-from summarizer.ops.rotary import rotate
+from summarizer.ops.rotary import RotaryTable, rotate
 
 __all__ = ["interpreting"]
 on_a_card = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
@@ -90,10 +90,9 @@ def test_it_is_the_softmax_over_prompt_and_answer(shape: tuple[int, ...], precis
 @pytest.mark.usefixtures("interpreting")
 def test_neighbors_turn_as_gptj_turns_them() -> None:
     q, k = drawn(5, 3, 48), drawn(5, 3, 48)
-    table, positions = drawn(9, 32), torch.tensor([0, 8, 3, 3, 1])
-    sin, cos = table[positions][:, None].chunk(2, dim=-1)
-    for got, x in zip(launch_rotation(q, k, table, positions), (q, k), strict=True):
-        assert torch.allclose(got, rotate(x[:, None], cos, sin, interleaved=True)[:, 0], atol=1e-6)
+    table = RotaryTable(drawn(5, 16), drawn(5, 16), interleaved=True)
+    for got, x in zip(launch_rotation(q, k, table.sin_cos), (q, k), strict=True):
+        assert torch.allclose(got, rotate(x, table), atol=1e-6)
 
 
 @pytest.mark.parametrize(("room", "heads"), [(1024, 16), (1, 1), (1024, 512), (37, 2), (2048, 8)])
@@ -111,15 +110,13 @@ def test_a_card_gives_the_same(shape: tuple[int, ...], precision: torch.dtype) -
     given, lengths, wanted = case(*shape)  # type: ignore[arg-type]
     q, k, v, *kept = (x.cuda() for x in given)
     prompt_k, prompt_v, answer_k, answer_v = (x.to(precision) for x in kept)
-    q, k, v = (x[:, :, None] for x in (q, k, v))
-    on_gpu = lengths.cuda()
-    cached = CachedKeyValues((prompt_k, prompt_v), (answer_k, answer_v), *on_gpu.unbind())
-    mixed = attend_new_token_on_gpu(q, k, v, cached, on_gpu, 0.3)
+    cached = CachedKeyValues((prompt_k, prompt_v), (answer_k, answer_v))
+    now = NewTokens(lengths.cuda(), shape[1], (prompt_k.shape[2], answer_k.shape[2]))
+    mixed = attend_on_gpu(q, k, v, cached, now, 0.3, rotary=None)
     assert supports_on_gpu(q, prompt_k)
     bound = 2e-2
-    assert (mixed[:, 0].cpu() - wanted).abs().max() < bound * wanted.abs().max()
-    table, positions = drawn(9, 16), torch.tensor([0, 8, 3])
+    assert (mixed.cpu() - wanted).abs().max() < bound * wanted.abs().max()
     q, k = drawn(3, 3, 48), drawn(3, 3, 48)
-    sin, cos = table[positions][:, None].chunk(2, dim=-1)
-    got, _ = rotate_token(q.cuda(), k.cuda(), table.cuda(), positions.cuda())
-    assert torch.allclose(got.cpu(), rotate(q[:, None], cos, sin, interleaved=True)[:, 0], atol=1e-6)
+    table = RotaryTable(drawn(3, 8), drawn(3, 8), interleaved=True)
+    got, _ = launch_rotation(q.cuda(), k.cuda(), table.sin_cos.cuda())
+    assert torch.allclose(got.cpu(), rotate(q, table), atol=1e-6)

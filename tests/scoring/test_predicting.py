@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 import torch
 
+from summarizer.data.articles import Item
 from summarizer.errors import ConfigError, RunsFailed
 from summarizer.runs.summarizer import Prepared
 from summarizer.scoring.predicting import Writer, fill, opened_files, predictions
-from summarizer.summaries.items import Item
 
 ITEMS = [Item(f"r{n}", f"test row {n}", f"article {n}") for n in range(5)]
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from summarizer.data.articles import Item
 from summarizer.errors import ConfigError
-from summarizer.summaries.items import Item
 from summarizer.summaries.output import Summary, continued, lock_path, output_issues, settings_path
 
 SETTINGS = {"adapter": "a1", "--beams": 1}

@@ -33,7 +33,7 @@ def test_a_locale_without_the_letters_ends_nothing(monkeypatch: pytest.MonkeyPat
         def stream(self, article: object, *, trial: int | None) -> list[str]:
             return ["naïve ", "“quoted”"]
 
-    from summarizer.summaries.items import Item
+    from summarizer.data.articles import Item
 
     raw = io.BytesIO()
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(raw, encoding="latin-1"))

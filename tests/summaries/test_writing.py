@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from summarizer.console.progress import Bar
+from summarizer.data.articles import Item
 from summarizer.errors import RunsFailed
 from summarizer.summaries import writing
-from summarizer.summaries.items import Item
 from summarizer.summaries.writing import Rate, summaries_as_done, summaries_in_order
 
 

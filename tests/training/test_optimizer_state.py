@@ -14,7 +14,7 @@ from summarizer.config.paths import conf_folder
 from summarizer.training.dry_run import BuildOptimizer, optimizer_state_bytes
 
 SHAPES = [(2, 64), (2, 64), (2, 64), (2, 5000), (2, 5000), (2, 3000), (4, 4096)]
-OPTIMIZERS = sorted(path.stem for path in (conf_folder() / "optimizer").glob("*.yaml"))
+OPTIMIZERS = sorted(path.stem for path in (conf_folder() / "optimizer").glob("[!_]*.yaml"))
 
 
 def built_whole(build: BuildOptimizer) -> int:

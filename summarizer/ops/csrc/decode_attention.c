@@ -14,15 +14,21 @@
 #define WORTH_THREADS (1 << 16) /* numbers from which on waking another thread costs less than it saves */
 
 typedef struct {
-    const float *query;           /* (slots, beams, kv_heads, shared, d), scaled */
-    const void *prompts[2];       /* keys and values: (slots, kv_heads, prompt_room, d) */
-    const void *answers[2];       /* keys and values: (slots, beams, kv_heads, answer_room, d) */
-    const int64_t *prompt_lengths, *answer_lengths; /* (slots) */
-    float *mixed;                 /* as query */
+    float *query;             /* (slots, beams, kv_heads, shared, d), rotated and scaled in place */
+    float *key;               /* (slots, beams, kv_heads, d), rotated in place */
+    const float *value;       /* as key */
+    void *prompts[2];         /* keys and values: (slots, kv_heads, prompt_room, d) */
+    void *answers[2];         /* keys and values: (slots, beams, kv_heads, answer_room, d); the last is the new token's */
+    const int64_t *prompt_lengths, *answer_lengths; /* (slots); an answer's counts the new token */
+    float *mixed;             /* as query */
+    const float *cos, *sin;   /* (slots, beams, half): of the angles by which pairs of a head turn */
     long slots, beams, kv_heads, shared, d, prompt_room, answer_room;
-    int in_bf16; /* what is kept; fp32 otherwise */
+    long half;                /* pairs of a head that turn; 0 where positions do not */
+    float scale;              /* of the query */
+    int interleaved;          /* pairs are 2i, 2i + 1; else i, half + i */
+    int in_bf16;              /* what is cached; fp32 otherwise */
     int threads;
-} Attention;
+} NewToken;
 
 INLINE __m512 load(const void *kept, long at, int in_bf16) {
     if (!in_bf16) return _mm512_loadu_ps((const float *)kept + at);
@@ -30,7 +36,7 @@ INLINE __m512 load(const void *kept, long at, int in_bf16) {
 }
 
 /* scores[query][t] = query . key t, for `count` keys from `at` and `asking` queries, `apart` numbers from each other. */
-INLINE void score(const Attention *a, const void *keys, long at, long count, const float *query, long asking, long apart,
+INLINE void score(const NewToken *a, const void *keys, long at, long count, const float *query, long asking, long apart,
                   float *scores, long room, int in_bf16) {
     for (long t = 0; t < count; t++, at += a->d)
         for (long q = 0; q < asking; q++) {
@@ -47,7 +53,7 @@ INLINE void score(const Attention *a, const void *keys, long at, long count, con
 }
 
 /* mixed[query] += weights[query][t] value t. */
-INLINE void mix(const Attention *a, const void *values, long at, long count, const float *weights, long room,
+INLINE void mix(const NewToken *a, const void *values, long at, long count, const float *weights, long room,
                 long asking, float *mixed, long apart, int in_bf16) {
     for (long t = 0; t < count; t++, at += a->d)
         for (long q = 0; q < asking; q++) {
@@ -77,7 +83,7 @@ static void softmax(float *scores, long count) {
 }
 
 /* One head of keys and values of one slot, for all that ask it. */
-INLINE void head(const Attention *a, long slot, long kv_head, float *scores, int in_bf16) {
+INLINE void head(const NewToken *a, long slot, long kv_head, float *scores, int in_bf16) {
     long prompt = a->prompt_lengths[slot], answer = a->answer_lengths[slot], room = prompt + answer;
     long of_beam = a->kv_heads * a->shared * a->d;
     long first = slot * a->beams * of_beam + kv_head * a->shared * a->d;
@@ -106,7 +112,7 @@ INLINE void head(const Attention *a, long slot, long kv_head, float *scores, int
 }
 
 /* Returns 0, or 1 where there is no memory for the scores. */
-int attend_one(const Attention *a) {
+static int attend_cached(const NewToken *a) {
     int failed = 0;
     long keys = 0;
     for (long slot = 0; slot < a->slots; slot++) keys += a->prompt_lengths[slot] + a->beams * a->answer_lengths[slot];
@@ -126,18 +132,7 @@ int attend_one(const Attention *a) {
     return failed;
 }
 
-/* ---- the same with what comes before it: the new key and value take their place, and positions turn ---- */
-
-typedef struct {
-    Attention attention;      /* its query is this one, its answer's lengths count the new token */
-    float *query;             /* (slots, beams, kv_heads * shared, d), turned and scaled in place */
-    float *key;               /* (slots, beams, kv_heads, d), turned in place */
-    const float *value;       /* as key */
-    const float *cos, *sin;   /* (slots, beams, half): of the angles by which pairs of a head turn */
-    long half;                /* pairs of a head that turn; 0 where positions do not */
-    float scale;              /* of the query */
-    int interleaved;           /* pairs are 2i, 2i + 1; else i, half + i */
-} NewToken;
+/* ---- what comes before it: the new key and value take their place, and positions turn ---- */
 
 static void turn(const NewToken *t, float *head, long row) {
     const float *cos = t->cos + row * t->half, *sin = t->sin + row * t->half;
@@ -164,21 +159,20 @@ static void keep(const float *numbers, void *kept, long at, long count, int in_b
     }
 }
 
-/* Returns what attend_one does. */
-int attend_new(const NewToken *t) {
-    const Attention *a = &t->attention;
+/* Returns 0, or 1 where there is no memory for the scores. */
+int attend(const NewToken *a) {
     for (long row = 0; row < a->slots * a->beams; row++) {
         long place = a->answer_lengths[row / a->beams] - 1;
         for (long head = 0; head < a->kv_heads; head++) {
             long own = (row * a->kv_heads + head) * a->d;
             long at = ((row * a->kv_heads + head) * a->answer_room + place) * a->d;
-            turn(t, t->key + own, row);
-            keep(t->key + own, (void *)a->answers[0], at, a->d, a->in_bf16);
-            keep(t->value + own, (void *)a->answers[1], at, a->d, a->in_bf16);
+            turn(a, a->key + own, row);
+            keep(a->key + own, a->answers[0], at, a->d, a->in_bf16);
+            keep(a->value + own, a->answers[1], at, a->d, a->in_bf16);
         }
-        float *query = t->query + row * a->kv_heads * a->shared * a->d;
-        for (long head = 0; head < a->kv_heads * a->shared; head++) turn(t, query + head * a->d, row);
-        for (long i = 0; i < a->kv_heads * a->shared * a->d; i++) query[i] *= t->scale;
+        float *query = a->query + row * a->kv_heads * a->shared * a->d;
+        for (long head = 0; head < a->kv_heads * a->shared; head++) turn(a, query + head * a->d, row);
+        for (long i = 0; i < a->kv_heads * a->shared * a->d; i++) query[i] *= a->scale;
     }
-    return attend_one(a);
+    return attend_cached(a);
 }

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from summarizer.summaries import texts
-from summarizer.summaries.texts import UnreadableTextError, looks_like_json_lines, read_text, text_of
+from summarizer.data import articles
+from summarizer.data.articles import UnreadableTextError, looks_like_json_lines, read_text, text_of
 
 REFUSED = {
     b"": "is empty",
@@ -49,7 +49,7 @@ def test_a_broken_archive_is_refused(tmp_path: Path) -> None:
 
 
 def test_what_never_ends_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(texts, "LARGEST_TEXT_BYTES", 1 << 20)
+    monkeypatch.setattr(articles, "LARGEST_TEXT_BYTES", 1 << 20)
     bomb = tmp_path / "bomb.gz"
     bomb.write_bytes(gzip.compress(b"a" * (2 << 20)))
     for path in (bomb, Path("/dev/zero")):

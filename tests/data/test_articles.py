@@ -14,8 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from summarizer.summaries.inputs import read_items
-from summarizer.summaries.items import BadItem, Item, ItemColumns
+from summarizer.data.articles import BadItem, Item, ItemColumns, read_items
 
 COLUMNS = ItemColumns(article="article", reference="highlights", id=None)
 ROWS = [

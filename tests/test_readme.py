@@ -1,7 +1,9 @@
-"""The README's commands run, its table of config groups is the config's, and its two commands are CI's."""
+"""The commands of the README and of docs/ run, what they show is what is said, and their links lead somewhere."""
 
 from __future__ import annotations
 
+import ast
+import importlib
 import json
 import re
 import shlex
@@ -14,14 +16,21 @@ import pytest
 from config_table import groups_table
 from small_runs import REPOSITORY, TINY, Command
 
-README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
-COMMANDS = [
-    line
-    for block in re.findall(r"```bash\n(.*?)```", README, flags=re.DOTALL)
-    for line in block.strip().splitlines()
-]
+PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
+TEXTS = {path: path.read_text(encoding="utf-8") for path in PAGES}
+README = TEXTS[PAGES[0]]
+COMMANDS = list(
+    dict.fromkeys(
+        line
+        for text in TEXTS.values()
+        for block in re.findall(r"```bash\n(.*?)```", text, flags=re.DOTALL)
+        for line in block.strip().splitlines()
+    )
+)
+"""Of all pages, each once, in their order."""
 RUNS = [line for line in COMMANDS if line.startswith(("python -m summarizer.run ", "torchrun"))]
 RUN_FOLDER = "outputs/2026-11-22/10-15-30-123456"
+SYSTEMS = ("before", "after", "Lead-3")
 QUICK = (
     *TINY,
     "trainer.max_steps=1",
@@ -92,25 +101,36 @@ def test_commands_on_a_trained_run(tmp_path: Path, command: Command) -> None:
     assert "<title>" in (tmp_path / "comparison.html").read_text(encoding="utf-8")
 
 
-def test_the_mistakes_it_shows_are_what_the_command_says(command: Command) -> None:
-    found = re.search(r"```console\n\$ python -m summarizer.run (.*?)\n(.*?)```", README, flags=re.DOTALL)
-    assert found is not None
-    ended = command(shlex.split(found[1]))
-    assert ended.returncode == 2
-    assert ended.stderr.strip() == found[2].strip()
+def test_the_mistakes_they_show_are_what_the_command_says(command: Command) -> None:
+    shown = {
+        block
+        for text in TEXTS.values()
+        for block in re.findall(
+            r"```console\n\$ python -m summarizer.run (.*?)\n(.*?)```", text, flags=re.DOTALL
+        )
+    }
+    assert shown
+    for arguments, said in shown:
+        ended = command(shlex.split(arguments))
+        assert ended.returncode == 2
+        assert ended.stderr.strip() == said.strip()
 
 
-def test_its_table_of_config_groups_is_the_configs() -> None:
+def test_the_table_of_config_groups_is_the_configs() -> None:
     """`python tests/config_table.py` prints the table to paste."""
-    assert groups_table() in README
+    assert groups_table() in TEXTS[REPOSITORY / "docs" / "runs.md"]
 
 
 def test_the_scores_it_shows_are_those_of_the_default_run() -> None:
     """The shown table must have the three systems' rows in the order that the report prints them."""
     shown = README.split("```")[1]
-    first_words = [line.split()[0] for line in shown.splitlines() if line.strip()]
-    systems = [word for word in first_words if word in ("before", "after", "Lead-3")]
-    assert systems[:3] == ["before", "after", "Lead-3"]
+    first_words = [line.strip() for line in shown.splitlines() if line.strip()]
+    systems = [word for line in first_words for word in SYSTEMS if line.startswith(word)]
+    assert systems[:3] == list(SYSTEMS)
+
+
+def test_the_readme_is_for_one_sitting() -> None:
+    assert len(README.splitlines()) <= 200
 
 
 def test_ci_calls_the_two_commands() -> None:
@@ -119,8 +139,95 @@ def test_ci_calls_the_two_commands() -> None:
     assert "make test" in ci
 
 
-def test_links_lead_somewhere() -> None:
-    links = re.findall(r"\]\((?!http)([^)#]+)\)", README)
-    assert links
+def slugs(text: str) -> set[str]:
+    """What GitHub calls the headings of a page in links."""
+    headings = re.findall(r"^#+ (.*)$", text, flags=re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    links = re.findall(r"\]\((?!http)([^)]+)\)", TEXTS[page])
     for link in links:
-        assert (REPOSITORY / link).exists(), link
+        name, _, part = link.partition("#")
+        target = (page.parent / name).resolve() if name else page
+        assert target.exists(), link
+        if part:
+            assert part in slugs(target.read_text(encoding="utf-8")), link
+
+
+def test_every_page_is_led_to() -> None:
+    assert len(PAGES) == 10
+    for page in PAGES[1:]:
+        assert f"](docs/{page.name})" in README, page.name
+
+
+# ---- docs/architecture.md ---------------------------------------------------------------------------------------
+
+ARCHITECTURE = TEXTS[REPOSITORY / "docs" / "architecture.md"]
+PACKAGE_FILE = re.compile(r"`((?:\w+/)*\w+\.(?:py|yaml|c|json|jsonl|md|svg))`")
+DEFINED = re.compile(r"`(\w+(?:\.\w+)?)\(\)`|`([A-Z][a-z]\w*)`")
+"""`function()`, `Class.method()` and `Class`."""
+WRITTEN = ("summary.json", "metrics.jsonl")
+"""Files that a run writes."""
+LIBRARIES = ("optimizer.step",)
+
+
+def file_of(name: str) -> Path | None:
+    for folder in (REPOSITORY / "summarizer", REPOSITORY):
+        if (folder / name).is_file():
+            return folder / name
+    return None
+
+
+def definitions(path: Path) -> set[str]:
+    """Functions, classes and methods of a module."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            found.add(node.name)
+        if isinstance(node, ast.ClassDef):
+            found |= {f"{node.name}.{own.name}" for own in node.body if isinstance(own, ast.FunctionDef)}
+    return found
+
+
+def test_every_file_that_the_architecture_names_is_there() -> None:
+    named = {name for name in PACKAGE_FILE.findall(ARCHITECTURE) if "NAME" not in name} - set(WRITTEN)
+    assert len(named) > 20
+    assert {name for name in named if file_of(name) is None} == set()
+
+
+def test_every_definition_that_the_architecture_names_is_in_a_file_that_its_paragraph_names() -> None:
+    count = 0
+    for paragraph in re.split(r"\n\s*\n|\n(?=[-|] ?)", ARCHITECTURE):
+        files = [path for name in PACKAGE_FILE.findall(paragraph) if (path := file_of(name))]
+        there = set().union(*(definitions(path) for path in files if path.suffix == ".py"))
+        for name in (function or kind for function, kind in DEFINED.findall(paragraph)):
+            if name not in LIBRARIES:
+                count += 1
+                assert name in there, (name, paragraph)
+    assert count > 20
+
+
+def test_the_picture_of_the_layers_is_up_to_date() -> None:
+    """`python experiments/house/layers.py` draws it anew."""
+    sys.path.insert(0, str(REPOSITORY / "experiments" / "house"))
+    try:
+        layers = importlib.import_module("layers")
+    finally:
+        sys.path.pop(0)
+    assert layers.drawn_from(layers.PICTURE) == layers.read_layers()
+    assert "](layers.svg)" in ARCHITECTURE
+
+
+# ---- the studies' pages -----------------------------------------------------------------------------------------
+
+
+def test_the_files_of_the_package_that_studies_name_are_there() -> None:
+    named = {
+        (study.parent.name, name)
+        for study in sorted((REPOSITORY / "experiments").glob("*/README.md"))
+        for name in re.findall(r"`(summarizer/[\w/]+\.\w+)`", study.read_text(encoding="utf-8"))
+    }
+    assert len(named) > 3
+    assert {pair for pair in named if not (REPOSITORY / pair[1]).is_file()} == set()

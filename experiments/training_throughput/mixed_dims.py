@@ -14,7 +14,8 @@ import time
 
 from training_groups import group_of
 
-from summarizer.training.step import Group, train_step
+from summarizer.training.step import Group
+from summarizer.training.trainer import train_step
 
 MIXED = (2, 4, 8, 16, 32, 64)
 EQUAL = (2, 21, 64)

@@ -1,1 +1,1 @@
-"""From YAML to typed specs; every mistake reported at once, before any weight loads."""
+"""From YAML to one typed tree of settings; every mistake reported at once, before any weight loads."""

@@ -1,0 +1,1 @@
+"""Progress, the live table of trials, and safe printing at the terminal."""

@@ -9,15 +9,15 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from huggingface_hub import EvalResult, ModelCardData
 
-from summarizer.config.paths import EMBEDDED_SCHEME
+from summarizer.config.paths import EMBEDDED_SCHEME, resolve_path
 from summarizer.config.schema import DataConfig, RunConfig
 from summarizer.data.prompt import Prompt
-from summarizer.exporting.base_name import base_name, is_hub_name, last_part
 from summarizer.exporting.card_tables import ROUGE, hyper_parameters, scores
+from summarizer.models.source import EMBEDDED_ROOT
 from summarizer.runs.record import SUMMARY, RunRecord, read_summary
 
 LIBRARIES = {"peft": "peft", "merged": "transformers", "ctranslate2": "ctranslate2"}
@@ -28,6 +28,23 @@ WHAT = {
     "merged": "A whole model for plain `transformers`: the base with the adapter merged into its weights.",
     "ctranslate2": "A whole model for CTranslate2: the base with the adapter merged into its weights, converted.",
 }
+
+
+def is_hub_name(name_or_path: str) -> bool:
+    """Whether `model.name_or_path` names a model of the hub rather than a folder."""
+    if name_or_path.startswith((EMBEDDED_SCHEME, "/", ".", "~")) or "\\" in name_or_path:
+        return False
+    return name_or_path.count("/") <= 1 and not resolve_path(name_or_path, EMBEDDED_ROOT).is_dir()
+
+
+def last_part(path: str) -> str:
+    """Of a path, or of `embedded:NAME`: all of it that means something on another machine."""
+    return PurePath(path.removeprefix(EMBEDDED_SCHEME).replace("\\", "/")).name or path
+
+
+def base_name(name_or_path: str) -> str:
+    """A hub name as it is, of anything else the last part."""
+    return name_or_path if is_hub_name(name_or_path) else last_part(name_or_path)
 
 
 @dataclass(frozen=True)

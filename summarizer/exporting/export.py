@@ -17,12 +17,10 @@ from summarizer.console.progress import bar
 from summarizer.data.prompt import Prompt, build_prompt
 from summarizer.errors import ConfigError
 from summarizer.exporting.adapter_folder import write_adapter
-from summarizer.exporting.base_name import base_name
-from summarizer.exporting.card import Card
-from summarizer.exporting.choose import choose
+from summarizer.exporting.card import Card, base_name
 from summarizer.exporting.converted import convert, log_probs_of_converted, require_convertible
 from summarizer.exporting.load_code import ctranslate2_code, merged_code, peft_code
-from summarizer.exporting.measure import Reference
+from summarizer.exporting.measure import Reference, choose
 from summarizer.exporting.merge import Merge
 from summarizer.exporting.model_folder import MergedModel
 from summarizer.exporting.request import CTRANSLATE2_DTYPES, ExportRequest, output_issues, require_room

@@ -1,1 +1,1 @@
-"""The frozen base: where its weights come from, how they are stored, how they load."""
+"""The frozen base model: where its weights come from, how they are stored, how they load."""

@@ -17,9 +17,7 @@ from summarizer.config.check import check
 from summarizer.config.schema import RunConfig
 from summarizer.console.progress import bar
 from summarizer.errors import ConfigError
-from summarizer.exporting.choose import choose
-from summarizer.exporting.examples import MOST_ROWS, MOST_TOKENS, examples_of
-from summarizer.exporting.measure import Reference, log_probs_of
+from summarizer.exporting.measure import MOST_ROWS, MOST_TOKENS, Reference, choose, examples_of, log_probs_of
 
 
 def random_answer(seed: int) -> torch.Tensor:

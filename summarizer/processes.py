@@ -12,6 +12,7 @@ from typing import Any, Literal, TypeVar
 
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState, is_initialized
 from accelerate.utils import broadcast_object_list, gather_object
 from torch import Tensor
 
@@ -106,9 +107,9 @@ def join_processes(*, device: str, precision: str, wanted: int | None) -> Proces
     wanted: how many the config asks for, None for as many as there are.
     Raises ConfigError where fewer or more were started, or the device lacks the precision.
     """
-    on_card = device != "cpu" and torch.cuda.is_available()
-    chosen = choose_precision(precision, on_card=on_card, native_bf16=multiplies_bf16(on_card=on_card))
-    accelerator = _accelerator(on_card=on_card)
+    on_gpu = device != "cpu" and torch.cuda.is_available()
+    chosen = choose_precision(precision, on_gpu=on_gpu, native_bf16=multiplies_bf16(on_gpu=on_gpu))
+    accelerator = _accelerator(on_gpu=on_gpu)
     found = int(accelerator.num_processes)
     wanted = wanted or int(os.environ.get("WORLD_SIZE", 1))
     if found != wanted:
@@ -120,49 +121,42 @@ def join_processes(*, device: str, precision: str, wanted: int | None) -> Proces
         accelerator.num_processes,
         "" if accelerator.num_processes == 1 else "es",
     )
-    if chosen == "fp16" and not on_card:
+    if chosen == "fp16" and not on_gpu:
         log.warning(
             "fp16 products are very slow on a CPU; trainer.precision=auto takes the fastest that it has"
         )
     return Processes(accelerator, chosen)
 
 
-_last: Accelerator | None = None
-"""Of the run before in this process."""
-
-
-def _accelerator(*, on_card: bool) -> Accelerator:
-    """The same for all runs of a process, as accelerate keeps its state, unless one alone wants another device."""
-    global _last
-    if _last is not None and (_last.device.type != "cpu") != on_card:
-        if _last.num_processes > 1:
-            text = f"the processes of this launch share {_last.device.type}; give runs for another device their own"
-            raise ConfigError.single("trainer.device", text)
-        _last = None
+def _accelerator(*, on_gpu: bool) -> Accelerator:
+    """It shares accelerate's state of this process, unless a run alone wants another device than the one before."""
+    if is_initialized() and (AcceleratorState().device.type != "cpu") != on_gpu:
+        before = AcceleratorState()
+        if before.num_processes > 1:
+            shared = f"the processes of this launch share {before.device.type}"
+            raise ConfigError.single("trainer.device", f"{shared}; give runs for another device their own")
         compat.forget_processes()
-    if _last is None:
-        # Of its precisions it is told none: with fp16 it would scale every loss by one scaler of its own.
-        _last = Accelerator(mixed_precision="no", cpu=not on_card)
-    return _last
+    # Of its precisions it is told none: with fp16 it would scale every loss by one scaler of its own.
+    return Accelerator(mixed_precision="no", cpu=not on_gpu)
 
 
-def choose_precision(wanted: str, *, on_card: bool, native_bf16: bool) -> Precision:
+def choose_precision(wanted: str, *, on_gpu: bool, native_bf16: bool) -> Precision:
     """The precision of products on a device that has bf16 or not.
 
-    auto: bf16 where it is native, else fp16 on a card, whose fp32 products are several times slower, and fp32 on
-    a processor. Raises ConfigError for bf16 on a card without it.
+    auto: bf16 where it is native, else fp16 on a GPU, whose fp32 products are several times slower, and fp32 on
+    a processor. Raises ConfigError for bf16 on a GPU without it.
     """
     if wanted == "auto":
-        return "bf16" if native_bf16 else "fp16" if on_card else "fp32"
-    if wanted == "bf16" and on_card and not native_bf16:
-        raise ConfigError.single("trainer.precision", "'bf16': this card has no bf16; use fp16, or auto")
+        return "bf16" if native_bf16 else "fp16" if on_gpu else "fp32"
+    if wanted == "bf16" and on_gpu and not native_bf16:
+        raise ConfigError.single("trainer.precision", "'bf16': this GPU has no bf16; use fp16, or auto")
     (chosen,) = (known for known in DTYPES if known == wanted)
     return chosen
 
 
-def multiplies_bf16(*, on_card: bool) -> bool:
+def multiplies_bf16(*, on_gpu: bool) -> bool:
     """Whether the device has instructions for bf16 products, rather than converting to fp32 and back."""
-    if on_card:
+    if on_gpu:
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     capabilities = torch.cpu.get_capabilities()
     return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16") or capabilities.get("bf16"))
@@ -188,8 +182,6 @@ LARGEST_INT = 2**31 - 1
 
 def leave_processes() -> None:
     """End the process group, so that nothing warns at exit and the next one can start."""
-    global _last
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
         compat.forget_processes()
-        _last = None

@@ -77,13 +77,13 @@ def _serve(arguments: Sequence[str]) -> None:
                 bound.getsockname()[1],
             )
 
-        from summarizer.runs.opened import open_runs
+        from summarizer.runs.loaded_run import load_runs
         from summarizer.runs.summarizer import Summarizer
         from summarizer.serving.application import build_application
         from summarizer.serving.listening import serve
         from summarizer.serving.writer import Writer
 
-        opened = open_runs(runs, device=flags.device, precision=flags.precision)
+        opened = load_runs(runs, device=flags.device, precision=flags.precision)
         writer = Writer(lambda spec: Summarizer(opened, spec, articles_at_once=1), flags.queue)
         hosts = allowed_hosts(bound, flags.allow_host)
         serve(build_application(opened, writer, hosts), writer, bound)

@@ -20,7 +20,7 @@ from model_folders import tiny_config
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
-from summarizer import compat, processes
+from summarizer import compat
 from summarizer.models.transformers_model import TransformersModel
 
 pytestmark = pytest.mark.versions
@@ -256,7 +256,6 @@ def test_joining_processes_anew(lines: list[str], monkeypatch: pytest.MonkeyPatc
         compat.forget_processes()
         return before + [bool(kind._shared_state) for kind in kinds]
 
-    processes._last = None  # what an earlier test of this process joined by is forgotten with the rest
     expected = joined()
     assert expected == [True] * 3 + [False] * 3
     for kind in (AcceleratorState, GradientState, PartialState):

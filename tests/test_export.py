@@ -155,7 +155,7 @@ def test_ctranslate2_in_int8(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 @with_ctranslate2
 def test_a_model_that_ctranslate2_does_not_know(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = save_run("olmo2", tmp_path, targets=["linear"])
-    monkeypatch.setattr("summarizer.exporting.export.open_runs", lambda *_, **__: pytest.fail("too late"))
+    monkeypatch.setattr("summarizer.exporting.export.load_runs", lambda *_, **__: pytest.fail("too late"))
     with pytest.raises(
         ConfigError, match="No conversion is registered for the model configuration Olmo2Config"
     ):

@@ -21,7 +21,7 @@ def _fp32_again() -> Iterator[None]:
 
 
 @pytest.mark.parametrize(
-    ("wanted", "on_card", "native_bf16", "chosen"),
+    ("wanted", "on_gpu", "native_bf16", "chosen"),
     [
         ("auto", True, True, "bf16"),
         ("auto", True, False, "fp16"),
@@ -33,13 +33,13 @@ def _fp32_again() -> Iterator[None]:
         ("fp32", True, True, "fp32"),
     ],
 )
-def test_which_precision(wanted: str, on_card: bool, native_bf16: bool, chosen: str) -> None:
-    assert choose_precision(wanted, on_card=on_card, native_bf16=native_bf16) == chosen
+def test_which_precision(wanted: str, on_gpu: bool, native_bf16: bool, chosen: str) -> None:
+    assert choose_precision(wanted, on_gpu=on_gpu, native_bf16=native_bf16) == chosen
 
 
 def test_bf16_on_a_card_without_it_is_a_mistake() -> None:
-    with pytest.raises(ConfigError, match=r"trainer\.precision: 'bf16': this card has no bf16; use fp16"):
-        choose_precision("bf16", on_card=True, native_bf16=False)
+    with pytest.raises(ConfigError, match=r"trainer\.precision: 'bf16': this GPU has no bf16; use fp16"):
+        choose_precision("bf16", on_gpu=True, native_bf16=False)
 
 
 @pytest.mark.parametrize(
@@ -70,13 +70,14 @@ def test_accelerate_scales_no_loss(precision: str) -> None:
 
 def test_auto_asks_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
     for native, chosen in ((True, "bf16"), (False, "fp32")):
-        monkeypatch.setattr(processes, "multiplies_bf16", lambda *, on_card, native=native: native)
+        monkeypatch.setattr(processes, "multiplies_bf16", lambda *, on_gpu, native=native: native)
         assert join_processes(device="cpu", precision="auto", wanted=None).precision == chosen
 
 
 def test_accelerate_is_joined_once_and_anew_for_another_device(monkeypatch: pytest.MonkeyPatch) -> None:
     """It keeps its state for the life of the process, and would keep the first run's device."""
     told: list[str] = []
+    joined: list[FakeAccelerator] = []
 
     class FakeAccelerator:
         num_processes = 1
@@ -84,17 +85,25 @@ def test_accelerate_is_joined_once_and_anew_for_another_device(monkeypatch: pyte
         def __init__(self, *, mixed_precision: str, cpu: bool) -> None:
             assert mixed_precision == "no"
             self.device = torch.device("cpu" if cpu else "cuda")
-            told.append(self.device.type)
+            if not joined:
+                told.append(self.device.type)
+                joined.append(self)
+            assert self.device == joined[0].device, "as accelerate, which keeps the device of its state"
 
-    monkeypatch.setattr(processes, "_last", None)
+    def forget() -> None:
+        told.append("forgotten")
+        joined.clear()
+
+    monkeypatch.setattr(processes, "is_initialized", lambda: bool(joined))
+    monkeypatch.setattr(processes, "AcceleratorState", lambda: joined[0])
     monkeypatch.setattr(processes, "Accelerator", FakeAccelerator)
-    monkeypatch.setattr(compat, "forget_processes", lambda: told.append("forgotten"))
+    monkeypatch.setattr(compat, "forget_processes", forget)
     devices = [
-        processes._accelerator(on_card=on_card).device.type for on_card in (False, False, True, True, False)
+        processes._accelerator(on_gpu=on_gpu).device.type for on_gpu in (False, False, True, True, False)
     ]
     assert devices == ["cpu", "cpu", "cuda", "cuda", "cpu"]
     assert told == ["cpu", "forgotten", "cuda", "forgotten", "cpu"]
     monkeypatch.setattr(FakeAccelerator, "num_processes", 2)
     with pytest.raises(ConfigError, match=r"trainer\.device: the processes of this launch share cpu"):
-        processes._accelerator(on_card=True)
-    assert processes._accelerator(on_card=False).device.type == "cpu"
+        processes._accelerator(on_gpu=True)
+    assert processes._accelerator(on_gpu=False).device.type == "cpu"

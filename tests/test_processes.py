@@ -105,8 +105,13 @@ def test_a_signal_reaches_all_of_them(tmp_path: Path, command: Command) -> None:
 
 
 @pytest.mark.slow
-def test_asked_for_two_and_given_one_is_an_error(tmp_path: Path) -> None:
-    launcher = ["-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "-m", "summarizer.run"]
+@pytest.mark.parametrize("asking", [["--cpu", "--num_processes", "2"], ["--config_file", "accelerate.yaml"]])
+def test_asked_for_two_and_given_one_is_an_error(asking: list[str], tmp_path: Path) -> None:
+    (tmp_path / "accelerate.yaml").write_text(
+        "compute_environment: LOCAL_MACHINE\ndistributed_type: MULTI_CPU\nuse_cpu: true\nnum_processes: 2\n"
+        "num_machines: 1\nmachine_rank: 0\nmixed_precision: 'no'\n"
+    )
+    launcher = ["-m", "accelerate.commands.launch", *asking, "-m", "summarizer.run"]
     ended = subprocess.run(
         [sys.executable, *launcher, *ARGUMENTS], cwd=tmp_path, capture_output=True, text=True, timeout=240
     )

@@ -184,12 +184,12 @@ def fill_in(arguments: argparse.Namespace) -> None:
         small = {"model": EMBEDDED, "prompt_tokens": 64, "tokens": 9, "device": "cpu"}
         vars(arguments).update(small)
         arguments.contenders = arguments.contenders or ["ours:int8", "ours:none", "transformers:fp32"]
-    on_card = arguments.device == "cuda"
-    if on_card and not torch.cuda.is_available():
+    on_gpu = arguments.device == "cuda"
+    if on_gpu and not torch.cuda.is_available():
         arguments.parser.error("--device cuda: torch sees no card")
     if arguments.articles is None:
-        arguments.articles = 64 if on_card else 0
-    named = arguments.contenders or (CARD if on_card else CPU)
+        arguments.articles = 64 if on_gpu else 0
+    named = arguments.contenders or (CARD if on_gpu else CPU)
     try:
         arguments.contenders = [Contender.parse(name) for name in dict.fromkeys(named)]
     except ValueError as error:

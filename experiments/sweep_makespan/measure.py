@@ -49,7 +49,7 @@ def main() -> None:
     """Exit code 0; 1 where a system failed or did other work than the others; 2 for a mistake."""
     parser = build_parser()
     arguments = parser.parse_args()
-    fill_in(arguments, on_card=arguments.device != "cpu" and torch.cuda.is_available())
+    fill_in(arguments, on_gpu=arguments.device != "cpu" and torch.cuda.is_available())
     logging.basicConfig(level=logging.WARNING, handlers=[ConsoleHandler()], format="%(message)s")
     for name in ("sweep_makespan", "summarizer.console.progress"):
         logging.getLogger(name).setLevel(logging.INFO)
@@ -151,10 +151,10 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def fill_in(arguments: argparse.Namespace, *, on_card: bool) -> None:
+def fill_in(arguments: argparse.Namespace, *, on_gpu: bool) -> None:
     """Defaults, which depend on where it runs."""
     if arguments.quick:
-        arguments.model, arguments.device, on_card = EMBEDDED, "cpu", False
+        arguments.model, arguments.device, on_gpu = EMBEDDED, "cpu", False
         arguments.overrides = [*QUICK, *arguments.overrides]
         arguments.trials = arguments.trials or [2]
     card = {"model": GPTJ_6B, "tokens": [1024, 256], "most_alone": 2, "peer_base": "int8", "threads": None}
@@ -165,7 +165,7 @@ def fill_in(arguments: argparse.Namespace, *, on_card: bool) -> None:
         "peer_base": "autocast",
         "threads": 2,
     }
-    for name, value in {**(card if on_card else processor), "trials": [1, 2, 4, 8, 16]}.items():
+    for name, value in {**(card if on_gpu else processor), "trials": [1, 2, 4, 8, 16]}.items():
         if getattr(arguments, name) is None:
             setattr(arguments, name, value)
     if arguments.model == GPTJ_6B and arguments.tokens == [None]:

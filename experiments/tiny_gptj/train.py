@@ -80,8 +80,8 @@ def train(arguments: argparse.Namespace) -> None:
     wanted = arguments.device
     if wanted == "cuda" and not torch.cuda.is_available():
         raise ConfigError.single("device", "torch sees no card here")
-    on_card = wanted == "cuda" or (wanted == "auto" and torch.cuda.is_available())
-    device = torch.device("cuda" if on_card else "cpu")
+    on_gpu = wanted == "cuda" or (wanted == "auto" and torch.cuda.is_available())
+    device = torch.device("cuda" if on_gpu else "cpu")
 
     # ---- tokenizer ---------------------------------------------------------------------------------------------
     clock_s = time.monotonic()
@@ -125,7 +125,7 @@ def train(arguments: argparse.Namespace) -> None:
         "training_tokens": len(tokens.training),
         "passes": passes,
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
-        "device": torch.cuda.get_device_name() if on_card else "cpu",
+        "device": torch.cuda.get_device_name() if on_gpu else "cpu",
         "torch": torch.__version__,
         "unigram_loss": unigram,
         "held_out_loss": loss,

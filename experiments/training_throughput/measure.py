@@ -165,7 +165,7 @@ def parse() -> argparse.Namespace:
     add("--out", type=Path, help="folder for results.json, results.md and results.png")
     arguments = parser.parse_args()
     arguments.parser = parser
-    fill_in(arguments, on_card=arguments.device != "cpu" and torch.cuda.is_available())
+    fill_in(arguments, on_gpu=arguments.device != "cpu" and torch.cuda.is_available())
     handler = ConsoleHandler()
     logging.basicConfig(level=logging.WARNING, handlers=[handler], format="%(message)s")
     for name in ("training_throughput", "summarizer.console.progress"):
@@ -173,7 +173,7 @@ def parse() -> argparse.Namespace:
     return arguments
 
 
-def fill_in(arguments: argparse.Namespace, *, on_card: bool) -> None:
+def fill_in(arguments: argparse.Namespace, *, on_gpu: bool) -> None:
     """Defaults, which depend on where it runs."""
     quick = {
         "model": EMBEDDED,
@@ -191,7 +191,7 @@ def fill_in(arguments: argparse.Namespace, *, on_card: bool) -> None:
         for name, value in quick.items():
             if name not in given or getattr(arguments, name) is None:
                 setattr(arguments, name, value)
-        on_card = False
+        on_gpu = False
     card = {
         "model": GPTJ_6B,
         "lengths": [256, 512, 1024, 2048],
@@ -210,17 +210,17 @@ def fill_in(arguments: argparse.Namespace, *, on_card: bool) -> None:
         "steps": 9,
         "turns": 3,
     }
-    for name, value in (card if on_card else processor).items():
+    for name, value in (card if on_gpu else processor).items():
         if getattr(arguments, name) is None:
             setattr(arguments, name, value)
     if arguments.one_at_a_time:
         arguments.together = 1
     if arguments.together is None:
-        arguments.together = 3 if on_card else len(arguments.formats) + len(arguments.peers)
+        arguments.together = 3 if on_gpu else len(arguments.formats) + len(arguments.peers)
     if arguments.steps < arguments.turns:
         arguments.parser.error("--steps must be at least --turns")
     # A card's memory was given back after the last turn: the first step of a turn takes it again.
-    arguments.warm_steps, arguments.warm_steps_of_turn = (3, 1) if on_card else (2, 0)
+    arguments.warm_steps, arguments.warm_steps_of_turn = (3, 1) if on_gpu else (2, 0)
 
 
 def describe(arguments: argparse.Namespace) -> dict[str, Any]:

@@ -28,7 +28,7 @@ from summarizer.models.load import load_config
 from summarizer.models.source import model_folder
 from summarizer.models.stored_base import is_stored_base
 from summarizer.models.tokenizer import load_tokenizer
-from summarizer.runs.opened import Opened, open_runs
+from summarizer.runs.loaded_run import LoadedRun, load_runs
 from summarizer.runs.trained_run import TrainedRun
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ def _peft(request: ExportRequest) -> list[str]:
             generation=spec.generation,
         )
         if request.with_base:
-            opened = open_runs([run], device=request.device, precision="fp32")
+            opened = load_runs([run], device=request.device, precision="fp32")
             end_as_prompted(opened.tokenizer, opened.prompt)
             base = _model(opened, Merge(opened.adapted, None))
             require_room(request.output, base.nbytes(request.dtype))
@@ -103,7 +103,7 @@ def _peft(request: ExportRequest) -> list[str]:
 
 
 def _merged(request: ExportRequest) -> list[str]:
-    opened = open_runs([request.run], device=request.device, precision="fp32")
+    opened = load_runs([request.run], device=request.device, precision="fp32")
     end_as_prompted(opened.tokenizer, opened.prompt)
     model = _model(opened, Merge(opened.adapted, 0))
     require_room(request.output, model.nbytes(request.dtype))
@@ -158,7 +158,7 @@ class _ToConvert:
 
 
 def _merged_to_convert(request: ExportRequest, folder: Path) -> _ToConvert:
-    opened = open_runs([request.run], device=request.device, precision="fp32")
+    opened = load_runs([request.run], device=request.device, precision="fp32")
     end_as_prompted(opened.tokenizer, opened.prompt)
     dtype = CTRANSLATE2_DTYPES[request.dtype]
     model = _model(opened, Merge(opened.adapted, 0))
@@ -193,7 +193,7 @@ def _cost_of_conversion(reference: Reference, folder: Path, request: ExportReque
     )
 
 
-def _model(opened: Opened, merge: Merge) -> MergedModel:
+def _model(opened: LoadedRun, merge: Merge) -> MergedModel:
     spec = opened.spec
     config = load_config(model_folder(spec.model, weights=False))
     return MergedModel(merge, config, opened.tokenizer, opened.prompt, spec.generation)

@@ -25,7 +25,7 @@ from summarizer.models.causal_lm import CausalLM
 from summarizer.models.load import load_base
 from summarizer.models.source import model_folder
 from summarizer.models.stored_base import is_stored_base
-from summarizer.runs.opened import Opened
+from summarizer.runs.loaded_run import LoadedRun
 
 LogProbs = Callable[["Example"], Float[Tensor, "m v"]]
 """A model's log-probabilities (natural logarithm) at an example's summary tokens, on the CPU."""
@@ -220,7 +220,7 @@ class Choice:
         ]
 
 
-def choose(opened: Opened, wanted: str | None, dtype: str) -> Choice:
+def choose(opened: LoadedRun, wanted: str | None, dtype: str) -> Choice:
     """Measure the candidates on a few rows and take the nearer to the unmerged model.
 
     wanted: trained or original, measured alone; None: whichever is nearer.
@@ -246,7 +246,7 @@ def choose(opened: Opened, wanted: str | None, dtype: str) -> Choice:
     return Choice(candidates[nearest], nearest, measured, unrounded, why, reference, where, dtype)
 
 
-def _candidates(opened: Opened, wanted: str | None) -> tuple[dict[str, Merge], str]:
+def _candidates(opened: LoadedRun, wanted: str | None) -> tuple[dict[str, Merge], str]:
     """By name, and why it is these."""
     spec = opened.spec
     own_format = spec.quantization.format

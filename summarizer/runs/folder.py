@@ -35,7 +35,7 @@ def claimed(folder: Path) -> Iterator[None]:
 def check_unused(arguments: Sequence[str]) -> None:
     """Refuse a hydra.run.dir or hydra.sweep.dir that holds runs, before Hydra writes its own files there.
 
-    Raises ConfigError that says how to go on with such a run instead.
+    Raises ConfigError that says how to resume such a run instead.
     """
     issues = []
     for argument in arguments:

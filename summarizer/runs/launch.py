@@ -185,22 +185,33 @@ def _rendezvous() -> Store:
 
 
 def _require_all_launched() -> None:
-    """`accelerate launch --cpu --num_processes 2` starts one process and does not say so."""
+    """On a CPU `accelerate launch` starts one process, whatever its flags and config file say, without a word."""
     if "ACCELERATE_MIXED_PRECISION" not in os.environ or "WORLD_SIZE" in os.environ:
         return
     import psutil
 
-    words = psutil.Process(os.getppid()).cmdline()
+    count = _asked_of_accelerate(psutil.Process(os.getppid()).cmdline())
+    if count > 1:
+        raise ConfigError.single(
+            "trainer.processes",
+            f"accelerate was asked for {count} processes but started one; use torchrun, or "
+            f"trainer.processes={count} without a launcher",
+        )
+
+
+def _asked_of_accelerate(words: Sequence[str]) -> int:
+    """How many processes the command line of `accelerate launch` asks for, by a flag or by its config file."""
+    flags = {"__num_processes": "", "__config_file": ""}
     for i, word in enumerate(words):
         name, _, value = word.partition("=")
-        if name.replace("-", "_") == "__num_processes":
-            count = value or (words[i + 1] if i + 1 < len(words) else "1")
-            if count.isdigit() and int(count) > 1:
-                raise ConfigError.single(
-                    "trainer.processes",
-                    f"accelerate was asked for {count} processes but started one; use torchrun, or "
-                    f"trainer.processes={count} without a launcher",
-                )
+        if (name := name.replace("-", "_")) in flags:
+            flags[name] = value or (words[i + 1] if i + 1 < len(words) else "")
+    if flags["__num_processes"].isdigit():
+        return int(flags["__num_processes"])
+    from accelerate.commands.config.config_args import default_config_file, load_config_from_file
+
+    file = flags["__config_file"] or str(default_config_file)
+    return int(load_config_from_file(file).num_processes or 1) if Path(file).is_file() else 1
 
 
 # ---- processes of our own, by torch's elastic launcher -----------------------------------------------------------
@@ -216,8 +227,10 @@ def train_in_processes(records: Sequence[RunRecord], count: int) -> list[RunReco
 
     from summarizer.training.stopping import listening
 
-    for name in ("multiprocessing.api", "agent.server.api"):  # they repeat what the runs themselves say
-        logging.getLogger(f"torch.distributed.elastic.{name}").setLevel(logging.CRITICAL)
+    for name in ("distributed.elastic.multiprocessing.api", "distributed.elastic.agent.server.api"):
+        logging.getLogger(f"torch.{name}").setLevel(
+            logging.CRITICAL
+        )  # they repeat what the runs themselves say
     with listening(also=_pass_on) as stop, tempfile.TemporaryDirectory() as logs:
         try:
             # As bytes: the launcher takes text for a template.

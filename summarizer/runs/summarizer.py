@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from summarizer.config.schema import GenerationConfig
 from summarizer.data.prompt import Prompt
 from summarizer.generation.decoder import Decoder
-from summarizer.runs.opened import Opened
+from summarizer.runs.loaded_run import LoadedRun
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Prepared:
 class Summarizer:
     """Writes summaries as `generation` says: of every opened adapter, or of the base model."""
 
-    def __init__(self, opened: Opened, generation: GenerationConfig, *, articles_at_once: int) -> None:
+    def __init__(self, opened: LoadedRun, generation: GenerationConfig, *, articles_at_once: int) -> None:
         self.opened = opened
         self.generation = generation
         self.articles_at_once = articles_at_once

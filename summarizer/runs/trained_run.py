@@ -104,3 +104,20 @@ def _runs_below(folder: Path) -> Path | None:
         return None if winner is None else folder / winner.folder
     runs = sorted(path.parent.parent for path in folder.glob("*/.hydra/config.yaml"))
     return runs[0] if runs else None
+
+
+def opening_issues(runs: Sequence[TrainedRun], *, device: str, precision: str) -> Iterator[Issue]:
+    """What speaks against opening these runs so, as far as that is seen without reading anything of their base."""
+    yield from base_differences(runs)
+    on_gpu = False
+    if device == "cuda" or (device == "auto" and precision == "int8"):
+        import torch  # seconds, where nothing else would tell
+
+        on_gpu = torch.cuda.is_available()
+    if device == "cuda" and not on_gpu:
+        yield Issue("--device", "cuda, but PyTorch sees no CUDA device here; use auto or cpu")
+    if precision == "int8" and (on_gpu or runs[0].spec.quantization.format != "int8"):
+        yield Issue(
+            "--precision",
+            "int8 is for bases that are quantized to int8, on a CPU; leave it out for the best there is",
+        )

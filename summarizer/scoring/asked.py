@@ -56,7 +56,7 @@ def requested(flags: EvaluateFlags) -> EvaluationRequest:
     generation = sound(lambda: _generation(flags, runs), issues) if runs else None
     issues += [*_protocol_issues(flags), *_column_issues(flags), *_bertscore_issues(flags)]
     if runs:
-        from summarizer.runs.opening import opening_issues
+        from summarizer.runs.trained_run import opening_issues
 
         issues += opening_issues(runs, device=flags.device, precision=flags.precision)
     if flags.output is not None and not (there := nearest_existing(flags.output)).is_dir():

@@ -110,10 +110,10 @@ def _systems(
 
 
 def _opened(ask: EvaluationRequest) -> Summarizer:
-    from summarizer.runs.opened import open_runs
+    from summarizer.runs.loaded_run import load_runs
     from summarizer.runs.summarizer import Summarizer
 
-    opened = open_runs(ask.runs, device=ask.flags.device, precision=ask.flags.precision)
+    opened = load_runs(ask.runs, device=ask.flags.device, precision=ask.flags.precision)
     return Summarizer(opened, ask.generation, articles_at_once=ask.articles_at_once)
 
 
@@ -135,9 +135,9 @@ def _encoder(ask: EvaluationRequest) -> EncoderScores | None:
     from summarizer.evaluation.bertscore import bert_score
 
     folder, layer = ask.bertscore
-    on_card = ask.flags.device != "cpu" and torch.cuda.is_available()
+    on_gpu = ask.flags.device != "cpu" and torch.cuda.is_available()
     by_encoder = partial(
-        bert_score, folder=folder, layer=layer, device=torch.device("cuda" if on_card else "cpu")
+        bert_score, folder=folder, layer=layer, device=torch.device("cuda" if on_gpu else "cpu")
     )
     try:
         by_encoder([], [], show=False)

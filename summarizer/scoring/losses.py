@@ -61,10 +61,10 @@ def loss_path(predictions: Path) -> Path:
 
 def _measure(summarizer: Summarizer, rows: Sequence[EncodedRow], trials: Sequence[int] | None) -> list[float]:
     from summarizer.evaluation.evaluator import Evaluator
-    from summarizer.runs.opened import Opened
+    from summarizer.runs.loaded_run import LoadedRun
 
     opened = summarizer.opened
-    assert isinstance(opened, Opened), "torch measures losses, whatever writes the summaries"
+    assert isinstance(opened, LoadedRun), "torch measures losses, whatever writes the summaries"
     evaluator = Evaluator(
         adapted=opened.adapted,
         prompt=opened.prompt,

@@ -23,7 +23,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from summarizer.errors import ConfigError
-from summarizer.runs.opened import Opened
+from summarizer.runs.loaded_run import LoadedRun
 from summarizer.serving.answer import Event
 from summarizer.serving.guard import AllowedHosts, Guard
 from summarizer.serving.request import (
@@ -64,7 +64,7 @@ class Lines(StreamingResponse):
             self._writer.drop(self._ticket)
 
 
-def build_application(opened: Opened, writer: Writer, hosts: AllowedHosts) -> ASGIApp:
+def build_application(opened: LoadedRun, writer: Writer, hosts: AllowedHosts) -> ASGIApp:
     """The application over opened runs. Its start starts `writer`."""
     variants = variants_of(opened.runs)
     generation = opened.spec.generation

@@ -66,7 +66,7 @@ def _checked(flags: SummarizeFlags) -> tuple[TrainedRun, GenerationConfig, int]:
     if not flags.files and sys.stdin.isatty():
         issues.append(Issue("FILE", "name a file or folder to summarize, or pipe an article in"))
     if run and generation:
-        from summarizer.runs.opening import opening_issues
+        from summarizer.runs.trained_run import opening_issues
 
         issues += opening_issues([run], device=flags.device, precision=flags.precision)
     if issues or run is None or generation is None:
@@ -147,10 +147,10 @@ def _opened(flags: SummarizeFlags, run: TrainedRun, generation: GenerationConfig
     from summarizer.data.prompt import build_prompt
     from summarizer.models.source import model_folder
     from summarizer.models.tokenizer import load_tokenizer
-    from summarizer.runs.opened import open_runs
+    from summarizer.runs.loaded_run import load_runs
     from summarizer.runs.summarizer import Summarizer
 
     tokenizer = load_tokenizer(model_folder(run.spec.model, weights=False))
     require_room(build_prompt(run.spec.prompt, tokenizer), generation)  # before a base of gigabytes is loaded
-    opened = open_runs([run], device=flags.device, precision=flags.precision)
+    opened = load_runs([run], device=flags.device, precision=flags.precision)
     return Summarizer(opened, generation, articles_at_once=at_once)

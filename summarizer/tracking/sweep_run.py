@@ -12,7 +12,7 @@ from pathlib import Path
 
 from summarizer.config.paths import shown
 from summarizer.config.schema import TrackingConfig
-from summarizer.tracking.identity import agent_sweep, identity_of
+from summarizer.tracking.login import agent_sweep, identity_of
 from summarizer.tracking.names import MAX_CHARACTERS
 from summarizer.tracking.wandb_run import private_settings
 

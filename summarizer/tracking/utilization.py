@@ -36,7 +36,7 @@ from summarizer.quantization.frozen import FrozenEmbedding, FrozenLinear
 RATE_BUDGET_S = 0.25
 """About how long `matrix_rate` may take."""
 SIDES = {"cpu": (256, 512, 1024), "cuda": (1024, 2048, 4096, 8192)}
-"""Of the square matrices that it multiplies. The largest take 400 MB on a card."""
+"""Of the square matrices that it multiplies. The largest take 400 MB on a GPU."""
 
 log = logging.getLogger(__name__)
 

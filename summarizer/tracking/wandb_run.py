@@ -19,7 +19,7 @@ from summarizer.config.schema import TrackingConfig
 from summarizer.errors import ConfigError
 from summarizer.evaluation.metrics import VARIANTS
 from summarizer.evaluation.predictions import read_predictions
-from summarizer.tracking.identity import agent_sweep, identity_of, keep_agents_identity
+from summarizer.tracking.login import agent_sweep, identity_of, keep_agents_identity
 from summarizer.tracking.metrics import METRICS, read_metrics
 from summarizer.tracking.names import MAX_CHARACTERS, masked
 from summarizer.tracking.tracker import EndStatus, NoTracker, SampleSummary, Tracker

@@ -63,9 +63,7 @@ class Sizing:
         if count := compile_blocks(model, graphs=graphs):
             log.info("compile: %d blocks, in the first step, which takes the longer for it", count)
             if graphs:
-                log.info(
-                    "compile: graphs are recorded in the first two steps of each shape (on a card alone)"
-                )
+                log.info("compile: graphs are recorded in the first two steps of each shape (on a GPU alone)")
         else:
             log.warning("trainer.compile: this model's code knows no blocks, so nothing is compiled")
 

@@ -209,5 +209,5 @@ def test_a_card_drops_the_same() -> None:
         torch.arange(70).expand(2, -1),
     )
     keep = torch.tensor([0.9, 0.5]).reshape(-1, 1, 1)
-    on_card = dropout_mask(*(each.cuda() for each in arguments), 77, keep.cuda(), torch.float32)
-    assert torch.equal(on_card.cpu(), dropout_mask(*arguments, 77, keep, torch.float32))
+    on_gpu = dropout_mask(*(each.cuda() for each in arguments), 77, keep.cuda(), torch.float32)
+    assert torch.equal(on_gpu.cpu(), dropout_mask(*arguments, 77, keep, torch.float32))

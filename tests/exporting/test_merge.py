@@ -16,7 +16,7 @@ from summarizer.errors import ConfigError
 from summarizer.exporting.merge import Merge, merged_into
 from summarizer.exporting.model_folder import MergedModel
 from summarizer.models.load import load_config
-from summarizer.runs.opened import Opened
+from summarizer.runs.loaded_run import LoadedRun
 
 pytestmark = pytest.mark.versions
 
@@ -24,7 +24,7 @@ KINDS = ["gptj", "llama_tied", "gpt2", "neox", "gemma3", "opt"]
 
 
 def write(
-    run: Opened, folder: Path, dtype: str = "fp32", trial: int | None = 0, shard_bytes: int = 1 << 30
+    run: LoadedRun, folder: Path, dtype: str = "fp32", trial: int | None = 0, shard_bytes: int = 1 << 30
 ) -> Path:
     folder.mkdir()
     config = load_config(Path(run.spec.model.name_or_path))

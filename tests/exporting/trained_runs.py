@@ -19,7 +19,7 @@ from summarizer.config.paths import resolve_path
 from summarizer.evaluation.metrics import VARIANTS, Interval
 from summarizer.exporting.measure import Example
 from summarizer.models.causal_lm import CausalLM
-from summarizer.runs.opened import Opened, open_runs
+from summarizer.runs.loaded_run import LoadedRun, load_runs
 from summarizer.runs.record import BaseScores, RunRecord, write_summary
 from summarizer.runs.trained_run import read_run
 
@@ -119,8 +119,8 @@ def finished(model: str) -> RunRecord:
     )
 
 
-def opened(run: Path) -> Opened:
-    return open_runs([read_run(run)], device="cpu", precision="fp32")
+def opened(run: Path) -> LoadedRun:
+    return load_runs([read_run(run)], device="cpu", precision="fp32")
 
 
 def ids(rows: int = 2, length: int = 11) -> torch.Tensor:

@@ -99,14 +99,14 @@ def test_the_card_attends_as_the_cpu_does(kv_heads: int, d: int) -> None:
         .requires_grad_()
         for seed, count in enumerate((4, kv_heads, kv_heads))
     ]
-    on_card = [tensor.detach().cuda().requires_grad_() for tensor in on_cpu]
+    on_gpu = [tensor.detach().cuda().requires_grad_() for tensor in on_cpu]
     cu_seqlens = torch.tensor([0, 7, 40, 51, 80], dtype=torch.int32)
-    expected, got = packed_attention(*on_cpu, cu_seqlens), packed_attention(*on_card, cu_seqlens.cuda())
+    expected, got = packed_attention(*on_cpu, cu_seqlens), packed_attention(*on_gpu, cu_seqlens.cuda())
     torch.testing.assert_close(got.cpu(), expected, rtol=2e-2, atol=2e-2)
     grad = torch.randn_like(expected)
     expected.backward(grad)
     got.backward(grad.cuda())
-    for theirs, ours in zip(on_cpu, on_card, strict=True):
+    for theirs, ours in zip(on_cpu, on_gpu, strict=True):
         assert theirs.grad is not None
         assert ours.grad is not None
         torch.testing.assert_close(ours.grad.cpu(), theirs.grad, rtol=5e-2, atol=5e-2)

@@ -101,7 +101,7 @@ def test_without_triton_weights_are_made_dense_and_the_log_says_so_once(
     assert "triton is not installed" in caplog.messages[0]
 
 
-def on_card(linear: FrozenLinear, pairs: LowRankPairs) -> tuple[FrozenLinear, LowRankPairs]:
+def on_gpu(linear: FrozenLinear, pairs: LowRankPairs) -> tuple[FrozenLinear, LowRankPairs]:
     return linear.cuda(), LowRankPairs(pairs.a.cuda(), pairs.b.cuda(), pairs.scale.cuda())
 
 
@@ -118,7 +118,7 @@ def test_a_card_gives_the_product_in_fp64(
 ) -> None:
     linear, pairs, x = layer("int8", d_in, d_out), pairs_of(trials, dim, d_in, d_out), rows_of(rows, d_in)
     exact = wanted(linear, x.to(precision), pairs)
-    linear, pairs = on_card(linear, pairs)
+    linear, pairs = on_gpu(linear, pairs)
     with stored_weights_in_place():
         y = linear.weight.decode_gemm(x.to(precision).cuda(), linear.bias, pairs)
     assert y is not None, "the kernel was not taken"

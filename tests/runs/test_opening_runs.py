@@ -11,7 +11,7 @@ from small_runs import TINY, run_here
 
 from summarizer.errors import ConfigError
 from summarizer.evaluation.predictions import read_predictions
-from summarizer.runs.opened import Opened, open_runs
+from summarizer.runs.loaded_run import LoadedRun, load_runs
 from summarizer.runs.summarizer import Summarizer
 from summarizer.runs.trained_run import TrainedRun, read_run
 
@@ -28,11 +28,11 @@ def sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def opened(sweep: Path) -> Opened:
-    return open_runs([read_run(sweep / "0"), read_run(sweep / "1")], device="cpu", precision="fp32")
+def opened(sweep: Path) -> LoadedRun:
+    return load_runs([read_run(sweep / "0"), read_run(sweep / "1")], device="cpu", precision="fp32")
 
 
-def articles(opened: Opened) -> tuple[list[str], list[str]]:
+def articles(opened: LoadedRun) -> tuple[list[str], list[str]]:
     """Ids and texts of the rows that the runs were scored on."""
     from summarizer.data.splits import build_split
 
@@ -40,7 +40,7 @@ def articles(opened: Opened) -> tuple[list[str], list[str]]:
     return list(rows["id"]), list(rows["article"])
 
 
-def test_several_runs_side_by_side_say_what_each_said_in_training(sweep: Path, opened: Opened) -> None:
+def test_several_runs_side_by_side_say_what_each_said_in_training(sweep: Path, opened: LoadedRun) -> None:
     summarizer = Summarizer(opened, opened.spec.generation, articles_at_once=2)
     ids, texts = articles(opened)
     prepared = [summarizer.prepare(text) for text in texts]
@@ -59,7 +59,7 @@ def test_several_runs_side_by_side_say_what_each_said_in_training(sweep: Path, o
     assert written != base
 
 
-def test_a_stream_s_pieces_are_the_summary(opened: Opened) -> None:
+def test_a_stream_s_pieces_are_the_summary(opened: LoadedRun) -> None:
     summarizer = Summarizer(opened, opened.spec.generation, articles_at_once=1)
     article = summarizer.prepare(articles(opened)[1][0])
     whole = dict(summarizer.summaries([article], trials=[0, 1]))[0]
@@ -71,7 +71,7 @@ def test_a_stream_s_pieces_are_the_summary(opened: Opened) -> None:
     assert max(map(len, pieces)) > 1
 
 
-def test_an_article_is_cut_as_in_training_and_the_cut_is_counted(opened: Opened) -> None:
+def test_an_article_is_cut_as_in_training_and_the_cut_is_counted(opened: LoadedRun) -> None:
     summarizer = Summarizer(opened, opened.spec.generation, articles_at_once=1)
     short, long = summarizer.prepare("One sentence."), summarizer.prepare("One sentence. " * 300)
     assert short.cut_tokens == 0
@@ -82,10 +82,12 @@ def test_an_article_is_cut_as_in_training_and_the_cut_is_counted(opened: Opened)
         summarizer.prepare(" \n")
 
 
-def test_any_peft_folder_stands_in_for_the_run_s_adapter(sweep: Path, opened: Opened, tmp_path: Path) -> None:
+def test_any_peft_folder_stands_in_for_the_run_s_adapter(
+    sweep: Path, opened: LoadedRun, tmp_path: Path
+) -> None:
     """Run 1's adapter, which has another dim, beside run 0's config."""
     shutil.copytree(sweep / "1" / "adapter", tmp_path / "elsewhere")
-    foreign = open_runs(
+    foreign = load_runs(
         [read_run(sweep / "0", adapter=tmp_path / "elsewhere")], device="cpu", precision="fp32"
     )
     ids = torch.arange(20).reshape(1, -1)
@@ -97,11 +99,11 @@ def test_any_peft_folder_stands_in_for_the_run_s_adapter(sweep: Path, opened: Op
 
 
 def test_whole_numbers_are_for_int8_on_a_cpu_and_stay_near(
-    sweep: Path, opened: Opened, caplog: pytest.LogCaptureFixture
+    sweep: Path, opened: LoadedRun, caplog: pytest.LogCaptureFixture
 ) -> None:
     run = read_run(sweep / "0")
     caplog.set_level("INFO")
-    fast = open_runs([run], device="cpu", precision="int8")
+    fast = load_runs([run], device="cpu", precision="int8")
     (said,) = [line for line in caplog.messages if "8 bits" in line]
     assert said.startswith("articles are read by products of whole numbers")
     assert fast.reads_in_int8
@@ -115,7 +117,7 @@ def test_whole_numbers_are_for_int8_on_a_cpu_and_stay_near(
         update={"quantization": run.spec.quantization.model_copy(update={"format": "none"})}
     )
     with pytest.raises(ConfigError, match="--precision: int8 is for bases"):
-        open_runs([TrainedRun(run.folder, other, (), run.adapter_folder)], device="cpu", precision="int8")
+        load_runs([TrainedRun(run.folder, other, (), run.adapter_folder)], device="cpu", precision="int8")
 
 
 def test_mistakes_are_said_before_anything_loads(sweep: Path, tmp_path: Path) -> None:
@@ -138,7 +140,7 @@ def test_mistakes_are_said_before_anything_loads(sweep: Path, tmp_path: Path) ->
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a CUDA device is here")
 def test_a_card_that_is_not_there_is_no_cpu(sweep: Path) -> None:
     with pytest.raises(ConfigError, match="--device: cuda, but PyTorch sees no CUDA device"):
-        open_runs([read_run(sweep / "0")], device="cuda")
+        load_runs([read_run(sweep / "0")], device="cuda")
 
 
 def test_runs_over_different_bases_are_not_opened_together(sweep: Path) -> None:
@@ -147,4 +149,4 @@ def test_runs_over_different_bases_are_not_opened_together(sweep: Path) -> None:
         update={"prompt": second.spec.prompt.model_copy(update={"max_tokens": 100})}
     )
     with pytest.raises(ConfigError, match=r"differs from .* in prompt"):
-        open_runs([first, TrainedRun(second.folder, spec, (), second.adapter_folder)])
+        load_runs([first, TrainedRun(second.folder, spec, (), second.adapter_folder)])

@@ -21,7 +21,7 @@ from summarizer.config.check import check
 from summarizer.config.paths import conf_folder
 from summarizer.config.schema import GenerationConfig
 from summarizer.models.load import load_base
-from summarizer.runs.opened import Opened, open_runs
+from summarizer.runs.loaded_run import LoadedRun, load_runs
 from summarizer.runs.summarizer import Prepared, Summarizer
 from summarizer.runs.trained_run import ADAPTER, read_run
 from summarizer.serving.application import build_application
@@ -61,8 +61,8 @@ def run_folders(root: Path, *dims: int) -> list[Path]:
     return folders
 
 
-def opened_runs(root: Path) -> Opened:
-    return open_runs([read_run(folder) for folder in run_folders(root, 2, 4)], device="cpu", precision="fp32")
+def opened_runs(root: Path) -> LoadedRun:
+    return load_runs([read_run(folder) for folder in run_folders(root, 2, 4)], device="cpu", precision="fp32")
 
 
 class Gated(Summarizer):
@@ -133,7 +133,9 @@ def connection_closed(connection: http.client.HTTPConnection) -> Iterator[None]:
 
 
 @contextmanager
-def served(opened: Opened, summarizer_of: SummariserOf | None = None, *, places: int = 8) -> Iterator[Client]:
+def served(
+    opened: LoadedRun, summarizer_of: SummariserOf | None = None, *, places: int = 8
+) -> Iterator[Client]:
     """A real server on a free port of loopback for the block."""
     writer = Writer(
         summarizer_of or (lambda spec: Summarizer(opened, spec, articles_at_once=1)), places=places

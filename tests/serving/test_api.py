@@ -10,14 +10,16 @@ from rouge_score.rouge_scorer import RougeScorer
 from served import ARTICLE, Client, until
 
 from summarizer.evaluation.sentences import split_sentences
-from summarizer.runs.opened import Opened
+from summarizer.runs.loaded_run import LoadedRun
 from summarizer.runs.summarizer import Summarizer
 from summarizer.serving.request import MOST_ARTICLE_CHARACTERS, MOST_BODY_BYTES, MOST_REFERENCE_CHARACTERS
 
 pytestmark = pytest.mark.versions
 
 
-def test_two_adapters_and_the_base_write_what_the_summarizer_writes(client: Client, opened: Opened) -> None:
+def test_two_adapters_and_the_base_write_what_the_summarizer_writes(
+    client: Client, opened: LoadedRun
+) -> None:
     events = client.events({"article": ARTICLE})
     summarizer = Summarizer(opened, opened.spec.generation, articles_at_once=1)
     article = summarizer.prepare(ARTICLE)
@@ -43,7 +45,7 @@ def test_two_adapters_and_the_base_write_what_the_summarizer_writes(client: Clie
 
 
 @pytest.mark.parametrize("beams", [1, 3])
-def test_settings_are_followed(client: Client, opened: Opened, beams: int) -> None:
+def test_settings_are_followed(client: Client, opened: LoadedRun, beams: int) -> None:
     settings = {"max_new_tokens": 7, "min_new_tokens": 7, "num_beams": beams, "no_repeat_ngram_size": 2}
     events = client.events({"article": ARTICLE, "runs": ["1"], "settings": settings})
     summarizer = Summarizer(opened, opened.spec.generation.model_copy(update=settings), articles_at_once=1)
@@ -71,7 +73,7 @@ def test_rouge_is_that_of_the_library_under_its_own_names(client: Client) -> Non
     assert list(done["rouge"]) == variants
 
 
-def test_runs_are_told_without_a_path(client: Client, opened: Opened) -> None:
+def test_runs_are_told_without_a_path(client: Client, opened: LoadedRun) -> None:
     _, _, body = client.get("/api/runs")
     about = json.loads(body)
     assert [(run["id"], run["detail"]) for run in about["runs"]] == [

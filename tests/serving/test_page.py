@@ -10,11 +10,11 @@ import pytest
 from headless import complaints, forget, requested
 from served import ARTICLE, REFERENCE, Client, Gated, served, until
 
-from summarizer.runs.opened import Opened
+from summarizer.runs.loaded_run import LoadedRun
 
 
 @pytest.fixture
-def page(browser: Any, opened: Opened) -> Iterator[tuple[Any, Client]]:
+def page(browser: Any, opened: LoadedRun) -> Iterator[tuple[Any, Client]]:
     """The page of a server whose model writes when the test lets it; then nothing went wrong unseen."""
     forget(browser)
     with served(opened, lambda spec: Gated(opened, spec, articles_at_once=1), places=1) as client:

@@ -14,7 +14,7 @@ import pytest
 from served import ARTICLE, run_folders
 
 from summarizer import serve
-from summarizer.runs import opened
+from summarizer.runs import loaded_run
 from summarizer.serving.listening import bind
 
 
@@ -28,7 +28,7 @@ def loads_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object, **__: object) -> None:
         raise AssertionError("the base was loaded")
 
-    monkeypatch.setattr(opened, "open_runs", refuse)
+    monkeypatch.setattr(loaded_run, "load_runs", refuse)
 
 
 @pytest.mark.usefixtures("loads_nothing")

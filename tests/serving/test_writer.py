@@ -9,14 +9,14 @@ import pytest
 from served import ARTICLE, Client, Gated, served, until
 
 from summarizer.config.schema import GenerationConfig
-from summarizer.runs.opened import Opened
+from summarizer.runs.loaded_run import LoadedRun
 from summarizer.runs.summarizer import Prepared, Summarizer
 
 ONE = {"article": ARTICLE, "runs": ["0"]}
 
 
 @pytest.fixture
-def gated(opened: Opened) -> Iterator[Client]:
+def gated(opened: LoadedRun) -> Iterator[Client]:
     with served(opened, lambda spec: Gated(opened, spec, articles_at_once=1), places=2) as client:
         yield client
 
@@ -60,7 +60,7 @@ def test_a_client_that_leaves_is_left_off_between_tokens(gated: Client) -> None:
     assert gated.events(ONE)[-1] == {"event": "done"}, "the model is as it was"
 
 
-def test_beams_are_left_off_between_steps(opened: Opened) -> None:
+def test_beams_are_left_off_between_steps(opened: LoadedRun) -> None:
     steps: list[int] = []
 
     class Counting(Summarizer):
@@ -87,7 +87,7 @@ def test_beams_are_left_off_between_steps(opened: Opened) -> None:
 
 
 def test_a_failure_is_said_and_the_next_request_goes_well(
-    opened: Opened, caplog: pytest.LogCaptureFixture
+    opened: LoadedRun, caplog: pytest.LogCaptureFixture
 ) -> None:
     def build(spec: GenerationConfig) -> Summarizer:
         if spec.max_new_tokens == 1:
@@ -103,7 +103,7 @@ def test_a_failure_is_said_and_the_next_request_goes_well(
         assert client.events(ONE)[-1] == {"event": "done"}
 
 
-def test_a_stop_tells_those_who_wait(opened: Opened) -> None:
+def test_a_stop_tells_those_who_wait(opened: LoadedRun) -> None:
     with served(opened, lambda spec: Gated(opened, spec, articles_at_once=1)) as client:
         asked = [client.ask(ONE)]
         until(lambda: client.writer.busy)

@@ -7,7 +7,7 @@ import pytest
 
 from summarizer.config.schema import TrackingConfig
 from summarizer.errors import ConfigError
-from summarizer.tracking.identity import Identity, identity_of, keep_agents_identity
+from summarizer.tracking.login import Identity, identity_of, keep_agents_identity
 from summarizer.tracking.wandb_run import open_tracker
 
 SPEC = TrackingConfig(

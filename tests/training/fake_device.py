@@ -127,8 +127,8 @@ class Seen(TorchDispatchMode):
         self.names: set[str] = set()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        on_card = any(isinstance(leaf, Tensor) and leaf.is_cuda for leaf in tree_leaves((args, kwargs)))
-        if on_card:
+        on_gpu = any(isinstance(leaf, Tensor) and leaf.is_cuda for leaf in tree_leaves((args, kwargs)))
+        if on_gpu:
             self.names.add(str(func))
         out = func(*args, **(kwargs or {}))
         if str(func) in ("aten._to_copy.default", "aten.copy_.default"):

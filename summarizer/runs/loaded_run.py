@@ -19,8 +19,7 @@ from summarizer.models.load import Base, load_base, load_config
 from summarizer.models.source import model_folder
 from summarizer.models.tokenizer import check_context, load_tokenizer
 from summarizer.processes import Processes, join_processes, keep_freed_memory
-from summarizer.runs.opening import opening_issues
-from summarizer.runs.trained_run import ADAPTER, KEY, TrainedRun
+from summarizer.runs.trained_run import ADAPTER, KEY, TrainedRun, opening_issues
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -29,7 +28,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Opened:
+class LoadedRun:
     """`runs[i]`'s adapter is trial i of `adapted`."""
 
     runs: tuple[TrainedRun, ...]
@@ -69,7 +68,7 @@ class Opened:
             )
 
 
-def open_runs(runs: Sequence[TrainedRun], *, device: str = "auto", precision: str = "auto") -> Opened:
+def load_runs(runs: Sequence[TrainedRun], *, device: str = "auto", precision: str = "auto") -> LoadedRun:
     """Load the base that the runs share, once, with each one's adapter.
 
     device: auto, cpu or cuda.
@@ -107,4 +106,4 @@ def open_runs(runs: Sequence[TrainedRun], *, device: str = "auto", precision: st
         raise ConfigError.single(KEY, f"{error}; open runs of different kinds one by one") from error
     for trial, (run, ours) in enumerate(zip(runs, own, strict=True)):
         load_adapter(adapted, trial, run.adapter_folder, KEY if ours else "--adapter")
-    return Opened(tuple(runs), tokenizer, prompt, base, adapted, processes, in_int8)
+    return LoadedRun(tuple(runs), tokenizer, prompt, base, adapted, processes, in_int8)

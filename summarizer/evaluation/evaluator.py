@@ -18,7 +18,7 @@ from summarizer.data.order import EncodedRow
 from summarizer.data.prompt import Prompt
 from summarizer.evaluation.metrics import RowLosses
 from summarizer.generation.decoder import Decoder
-from summarizer.models.nll import token_nll
+from summarizer.models.causal_lm import token_nll
 from summarizer.processes import Processes
 
 T = TypeVar("T")

@@ -6,11 +6,12 @@ from abc import ABC, abstractmethod
 from typing import ClassVar
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers import PretrainedConfig
 
-from summarizer.data.batches import Batch
+from summarizer.data.batches import IGNORED_LABEL, Batch
 from summarizer.models.attention import KeyValueCache, RotaryEmbedding, Sequences
 from summarizer.ops.rotary import RotaryTable
 
@@ -56,6 +57,20 @@ class CausalLM(ABC):
     @abstractmethod
     def logits(self, ids: Int[Tensor, "rows t"]) -> Float[Tensor, "rows t v"]:
         """The logits behind every token, each row a sequence of its own."""
+
+
+def summary_nll(model: CausalLM, batch: Batch) -> Float[Tensor, " n"]:
+    """Negative log-likelihood, in nats, of each trial's summaries, summed over their tokens."""
+    return token_nll(model, batch).sum(dim=1)
+
+
+def token_nll(model: CausalLM, batch: Batch) -> Float[Tensor, "n m"]:
+    """Each summary token's negative log-likelihood, laid out as `batch.targets`; 0 behind a trial's last one."""
+    logits = model.summary_logits(batch)
+    losses = F.cross_entropy(
+        logits.float().flatten(0, 1), batch.targets.flatten(), ignore_index=IGNORED_LABEL, reduction="none"
+    )
+    return losses.reshape(batch.targets.shape)
 
 
 class PackedModel(nn.Module, CausalLM):

@@ -8,6 +8,7 @@ from pathlib import Path
 from statistics import fmean, median
 from typing import TYPE_CHECKING, Any
 
+from summarizer.reports.compared import history_of
 from summarizer.reports.plots import FAILED, footnotes, heading, short
 from summarizer.reports.sweep_sentences import answer, course_question
 from summarizer.runs.record import RunRecord
@@ -71,12 +72,12 @@ def draw_curves(sweep: Path, record: SweepRecord, swept: Swept) -> Figure:
 
 
 def read_curve(sweep: Path, run: RunRecord) -> Curve:
-    """A run's losses by step, without those that were not finite."""
+    """A run's losses by step, without those that were not finite: the points that the page draws too."""
     path = sweep / run.folder / METRICS
-    rows = read_metrics(path) if path.is_file() else []
+    history = history_of(read_metrics(path)) if path.is_file() else {}
 
     def losses(name: str) -> list[tuple[int, float]]:
-        return [(row["step"], row[name]) for row in rows if row.get(name) is not None]
+        return [(point.step, point.value) for point in history.get(name, ())]
 
     return Curve(run, losses("train/loss"), losses("val/loss"))
 

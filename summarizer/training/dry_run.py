@@ -16,9 +16,8 @@ from summarizer import compat
 from summarizer.adapters.attach import AdaptedModel, attach
 from summarizer.adapters.protocol import Adapter
 from summarizer.data.batches import Batch
-from summarizer.models.causal_lm import CausalLM
+from summarizer.models.causal_lm import CausalLM, summary_nll
 from summarizer.models.meta_model import build_meta_model
-from summarizer.models.nll import summary_nll
 from summarizer.quantization import weight_format
 from summarizer.training.simulate import Part, StepCost, step_cost
 

@@ -32,7 +32,7 @@ from summarizer.data.batches import PaddingBuckets, moved
 from summarizer.data.order import EncodedRow
 from summarizer.data.prompt import Prompt
 from summarizer.models.blocks import begin_pass
-from summarizer.models.nll import summary_nll
+from summarizer.models.causal_lm import summary_nll
 from summarizer.processes import Processes, keep_freed_memory
 from summarizer.tracking.utilization import matrix_rate
 from summarizer.training.loss_scale import LossScaling, build_scaling

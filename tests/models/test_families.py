@@ -21,9 +21,8 @@ from summarizer.data.batches import Batch
 from summarizer.generation.decoder import Decoder
 from summarizer.models import meta_model
 from summarizer.models.attention import Sequences
-from summarizer.models.causal_lm import PackedModel
+from summarizer.models.causal_lm import PackedModel, summary_nll
 from summarizer.models.meta_model import build_meta_model
-from summarizer.models.nll import summary_nll
 from summarizer.models.transformers_model import TransformersModel
 
 pytestmark = pytest.mark.versions

@@ -139,6 +139,16 @@ def test_the_base_and_lead_3_stand_beside_the_runs(
     assert "without a rank: base model: the model without an adapter; Lead-3: the first three" in shown
 
 
+def test_a_sweep_of_an_earlier_version_is_read_with_the_base_models_name_of_now(tmp_path: Path) -> None:
+    plan(tmp_path, [["a=0"]])
+    measured = {"base": BaseScores(val_loss=2.75, rouge=scores(20.0)), "baseline": scores(25.5)}
+    make_run(tmp_path / "0", ["a=0"], end=2.0, summary=measured)
+    record = report_sweep(tmp_path)
+    file = tmp_path / "sweep.json"
+    file.write_text(file.read_text().replace('"base model"', '"base alone"'))
+    assert read_sweep(tmp_path) == record
+
+
 def test_bases_of_different_models_are_told_apart(tmp_path: Path) -> None:
     runs = [[f"model={model}", f"seed={seed}"] for model in "ab" for seed in (1, 2)]
     plan(tmp_path, runs)

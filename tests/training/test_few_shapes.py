@@ -14,7 +14,7 @@ from summarizer.adapters.attach import AdaptedModel
 from summarizer.data.batches import Batch, PaddingBuckets
 from summarizer.data.order import EncodedRow
 from summarizer.data.prompt import Prompt
-from summarizer.models.nll import summary_nll
+from summarizer.models.causal_lm import summary_nll
 from summarizer.training.step import Group, backpropagate
 
 TRIALS = ("adapter.dim=2", "seed=1,adapter.dim=5", "seed=2,adapter.dropout=0.3")

@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from summarizer.config.schema import GenerationConfig
 from summarizer.data.prompt import Prompt
-from summarizer.generation.decoder import Decoder
-from summarizer.runs.loaded_run import LoadedRun
+
+if TYPE_CHECKING:  # a server hears of its mistakes before torch is imported
+    from summarizer.generation.decoder import Decoder
+    from summarizer.runs.loaded_run import LoadedRun
 
 
 @dataclass(frozen=True)

@@ -38,7 +38,8 @@ def lines(*arguments: str) -> list[str]:
         (
             ["model=tiny_gtpj", "adapter.dim=0"],
             [
-                "model: 'tiny_gtpj' is not one of gptj_6b, hf, smollm2, tiny_gptj; did you mean 'tiny_gptj'?",
+                "model: 'tiny_gtpj' is not one of gptj_6b, hf, phi_2, smollm2, tiny_gptj; "
+                "did you mean 'tiny_gptj'?",
                 "adapter.dim: 0 is not a number of at least 1",
             ],
         ),

@@ -131,7 +131,7 @@ def pass_text(
             log_probabilities[prompt_tokens - 1 :], tokens[0, prompt_tokens:], reduction="none"
         )
     hook.remove()
-    gradient = torch.autograd.grad(losses.sum(), embedded)[0][0] if backward else None
+    gradient = torch.autograd.grad(losses.sum(), embedded)[0].flatten(0, -2) if backward else None
     return Passed(log_probabilities.detach(), losses.detach(), gradient)
 
 

@@ -15,6 +15,7 @@ from hydra import compose, initialize_config_dir
 from peer_work import Example, HeldOutRow, PeerWork
 from transformers import AutoModelForCausalLM, GPTJConfig, PretrainedConfig
 
+from summarizer.adapters.lora import LoRA
 from summarizer.config.paths import conf_folder
 from summarizer.config.schema import RunConfig
 from summarizer.data.prompt import Prompt, build_prompt
@@ -119,7 +120,7 @@ def compose_spec(overrides: Sequence[str]) -> RunConfig:
     trainer = spec.trainer
     wanted = {
         "optimizer._target_": (spec.optimizer.target, "bitsandbytes.optim.Adam8bit"),
-        "adapter._target_": (spec.adapter.path, "summarizer.adapters.lora.LoRA"),
+        "adapter._target_": (type(spec.adapter), LoRA),
         "adapter.dropout": (spec.adapter.dropout, 0.0),
         "trainer.schedule.name": (trainer.schedule.name, "constant"),
         "trainer.schedule.warmup_steps": (trainer.schedule.warmup_steps, 0),

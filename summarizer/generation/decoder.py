@@ -92,8 +92,13 @@ class Decoder:
         self, model: TransformersModel, prompts: Sequence[Sequence[int]]
     ) -> Iterator[tuple[int, list[list[int]]]]:
         order = sorted(range(len(prompts)), key=lambda index: -len(prompts[index]))
-        for start in range(0, len(order), self.at_once):
-            batch = order[start : start + self.at_once]
+        while order:
+            batch = [
+                index
+                for index in order[: self._generated_at_once()]
+                if self._may_share(prompts, order[0], index)
+            ]
+            order = order[len(batch) :]
             answers = generate(
                 model,
                 [prompts[index] for index in batch],
@@ -105,6 +110,14 @@ class Decoder:
             )
             for place, index in enumerate(batch):
                 yield index, [of_trial[place] for of_trial in answers]
+
+    def _generated_at_once(self) -> int:
+        # All rows of `generate` draw from one generator, so that what one draws depends on the others.
+        return 1 if self.spec.do_sample else self.at_once
+
+    def _may_share(self, prompts: Sequence[Sequence[int]], first: int, other: int) -> bool:
+        # Padding counts among the tokens that `generate` keeps from occurring twice.
+        return not self.spec.no_repeat_ngram_size or len(prompts[first]) == len(prompts[other])
 
 
 class Decoding:

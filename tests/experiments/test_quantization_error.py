@@ -9,9 +9,11 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 from small_runs import REPOSITORY, measure_of
 
 from summarizer.config.schema import ModelConfig, QuantizationConfig
+from summarizer.models.attention import Sequences
 from summarizer.models.load import load_base
 
 STUDY = REPOSITORY / "experiments" / "quantization_error"
@@ -50,15 +52,15 @@ def test_a_pass_is_the_model_s_own_loss_and_gradient() -> None:
     model = load_base(spec, QuantizationConfig(format="int8", cache=False), device).model
     ids = [5, 17, 300, 4, 99, 1000, 42, 7]
     got = study.pass_text(model, ids, 5, device, "fp32", backward=True)
-    tokens = torch.tensor([ids])
-    embedded = model.get_input_embeddings()(tokens).detach().requires_grad_()
-    labels = tokens.clone()
-    labels[:, :5] = -100
-    loss = model(inputs_embeds=embedded, labels=labels, use_cache=False).loss
+    tokens, positions = torch.tensor(ids), torch.arange(len(ids))
+    embedded = model.embedding(tokens).detach().requires_grad_()
+    sequences = Sequences(positions, torch.tensor([0, len(ids)], dtype=torch.int32), rows=1)
+    logits = model.through_blocks(embedded, model.rotary(positions), sequences)
+    loss = F.cross_entropy(logits[4:-1], tokens[5:])
     (gradient,) = torch.autograd.grad(3 * loss, embedded)
     assert got.losses.shape == (3,)
     assert float(got.losses.mean()) == pytest.approx(float(loss.detach()), rel=1e-5)
-    torch.testing.assert_close(got.gradient, gradient[0], rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(got.gradient, gradient, rtol=1e-4, atol=1e-6)
     assert study.pass_text(model, ids, 5, device, "fp32", backward=False).gradient is None
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from invented_runs import make_run, texts, without_scores
 
+from summarizer.config.plain import read_option
 from summarizer.evaluation.predictions import Prediction, read_predictions, write_predictions
 from summarizer.evaluation.statistics import holm
 from summarizer.reports.compared import Comparison, as_json
@@ -225,13 +226,7 @@ def test_only_the_first_rows_are_shown_and_only_their_own_articles(tmp_path: Pat
 
 
 def _data_config() -> dict[str, object]:
-    from omegaconf import OmegaConf
-
-    from summarizer.config.paths import conf_folder
-
-    config = OmegaConf.to_container(OmegaConf.load(conf_folder() / "data" / "files.yaml"))
-    assert isinstance(config, dict)
-    return {str(key): value for key, value in config.items() if key != "defaults"} | {
+    return read_option("data", "files") | {
         "columns": {"article": "article", "summary": "highlights", "id": "id"}
     }
 

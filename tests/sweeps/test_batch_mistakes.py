@@ -49,7 +49,7 @@ def test_a_combination_that_hydra_refuses_is_diagnosed(sweeps: Sweeps) -> None:
     lines = refused(sweeps, "model=tiny_gptj,tiny_gtpj", "adapter.dim=2,0")
     assert lines == [
         "adapter.dim: 0 is not a number of at least 1 (in 2 of 4 combinations: adapter.dim=0)",
-        "model: 'tiny_gtpj' is not one of gptj_6b, hf, smollm2, tiny_gptj; did you mean 'tiny_gptj'? "
+        "model: 'tiny_gtpj' is not one of gptj_6b, hf, phi_2, smollm2, tiny_gptj; did you mean 'tiny_gptj'? "
         "(in 2 of 4 combinations: model=tiny_gtpj)",
     ]
 

@@ -14,6 +14,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from summarizer import compat
@@ -93,7 +94,8 @@ def recorded() -> Iterator[KernelGraph]:
 
 def is_recording() -> bool:
     """Whether this thread is within `recorded`, so that an operation has to be its kernel or to refuse."""
-    return _recording.get() is not None
+    # A compiler knows no context variables, and compiles for training alone.
+    return not torch.compiler.is_compiling() and _recording.get() is not None
 
 
 def require(recordable: bool, what: str) -> None:
@@ -108,9 +110,10 @@ def require_last(x: Tensor, y: Tensor, what: str) -> None:
     torch's way, which a layer takes for want of a kernel, would run now and never again; and what an adapter added
     by torch would be in this y alone.
     """
-    graph = _recording.get()
-    if graph is None:
+    if not is_recording():
         return
+    graph = _recording.get()
+    assert graph is not None
     made = y.is_contiguous() and graph.last_uses(x) and graph.last_uses(y)
     require(made and compat.was_never_written_in_place(y), what)
 

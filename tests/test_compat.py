@@ -216,7 +216,7 @@ def test_smallest_8bit_state() -> None:
 
 
 def test_bitsandbytes_without_its_settings(lines: list[str]) -> None:
-    """Optimizers are then not made flat: tests/training/test_flat_optimizer.py compares the two to the last bit."""
+    """Optimizers are then not made flat: tests/training/test_optimizer.py compares the two to the last bit."""
     optimizer, _ = trained_by(bnb.optim.Adam8bit)
     del optimizer.args
     for _ in range(2):

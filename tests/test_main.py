@@ -99,7 +99,7 @@ def test_usage_calls_each_command_as_it_was_typed(name: str, tmp_path: Path) -> 
 def test_run_is_hydras_command_with_all_its_flags(tmp_path: Path) -> None:
     ended = typed(INSTALLED, "run", "--help", folder=tmp_path)
     assert ended.returncode == 0, ended.stderr
-    assert ended.stdout.startswith("summarizer run is powered by Hydra.")
+    assert ended.stdout.startswith("summarizer run: train low-rank adapters")
     as_module, directly = (
         typed(started, "--cfg", "job", "adapter.dim=3", folder=tmp_path)
         for started in ((*INSTALLED, "run"), (sys.executable, "-m", "summarizer.run"))

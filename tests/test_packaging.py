@@ -229,7 +229,7 @@ def test_every_module_can_be_imported() -> None:
         "import importlib.util, pkgutil, summarizer, hydra_plugins.summarizer_fused as plugin\n"
         "names = [one.name for root in (summarizer, plugin)"
         " for one in pkgutil.walk_packages(root.__path__, root.__name__ + '.')]\n"
-        "assert len(names) > 250, len(names)\n"
+        "assert len(names) > 150, len(names)\n"
         # Written in triton's language, which a CPU build of torch does not bring along.
         "cpu = importlib.util.find_spec('triton') is None\n"
         "for name in names:\n"

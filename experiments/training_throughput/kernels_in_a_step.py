@@ -71,7 +71,7 @@ def main(typed: Sequence[str] | None = None) -> None:
                     measured = train_step(group, batches)
                 measured.read()
                 seen.append(time.perf_counter() - begun)
-    tokens = sum(measured.tokens)
+    tokens = measured.tokens
     print(f"{tokens} tokens a step")
     for way, seen in times.items():
         median = statistics.median(seen[1:])  # the first finds memory

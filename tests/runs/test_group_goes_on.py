@@ -12,6 +12,7 @@ import torch
 from grids import GRID, assert_as_alone, grid, job, numbers, train_one_by_one, watched_sizes
 
 from summarizer.errors import StopRequested
+from summarizer.evaluation import evaluator
 from summarizer.generation.decoder import Decoder
 from summarizer.runs import experiment
 from summarizer.runs.callbacks import RunCallbacks
@@ -83,7 +84,7 @@ def test_an_evaluation_that_does_not_fit_is_split(
                 raise torch.OutOfMemoryError("no more")
             return super().answers(prompts)
 
-    monkeypatch.setattr(evaluate, "Decoder", Scarce)
+    monkeypatch.setattr(evaluator, "Decoder", Scarce)
     assert_as_alone(run_group(grid(tmp_path)), one_by_one)
     assert (4, 2) in seen
     assert (4, 1) in seen

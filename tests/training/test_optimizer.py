@@ -199,7 +199,7 @@ RESTARTED = """
 import sys
 from pathlib import Path
 import torch
-from test_flat_optimizer import builder, drawn, take_steps
+from test_optimizer import builder, drawn, take_steps
 from summarizer.training.optimizer import FlatOptimizer
 from summarizer.training.checkpoint import load_state, save_state
 folder, parameters = Path(sys.argv[1]), drawn()

@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
+import transformers
 from model_folders import load, logits, tiny_model, token_ids
+from packaging.version import Version
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
@@ -53,6 +55,8 @@ def packed(parts: list[Tensor]) -> Batch:
 
 @pytest.mark.parametrize("kind", PACKED)
 def test_packed_examples_give_what_each_gives_alone(kind: str, tmp_path: Path) -> None:
+    if kind == "gptj" and Version(transformers.__version__) < Version("5.24"):
+        pytest.skip("GPT-J's attention goes through transformers' interface from 5.24 on")
     model = loaded(kind, tmp_path)
     theirs = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32).eval()
     assert model.packs(32)

@@ -12,9 +12,12 @@ import pytest
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    """Chrome's driver; it notes what pages ask of a network and what they complain of."""
+    """Chrome's driver; it notes what pages ask of a network and what they complain of.
+
+    Each file of tests has its own: what a test of processes in between kills is then no other test's.
+    """
     webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
     found = next((path for name in BROWSERS if (path := shutil.which(name))), None)
     driver = shutil.which("chromedriver")

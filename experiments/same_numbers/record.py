@@ -171,10 +171,7 @@ def record(tree: Tree, model: Path) -> dict[str, Any]:
     note("SmolLM2", of_run(work / "smollm2"))
     tree.call("evaluate", "smollm2", "--rows", "8", "--precision", "fp32", "--output", "scored")
     scores = json.loads((work / "scored" / "scores.json").read_text())
-    note(
-        "evaluate",
-        {name: scores[name] for name in sorted(scores) if name not in ("wall_s", "versions", "git")},
-    )
+    note("evaluate", numbers(scores))
     for name, flags in (("greedy", []), ("beam 4", ["--beams", "4"])):
         flags = [*flags, "--precision", "fp32", "--output", f"{name}.jsonl"]
         tree.call("summarize", "smollm2", "articles.jsonl", *flags)

@@ -84,6 +84,12 @@ class PackedModel(nn.Module, CausalLM):
     """Of the names of all modules but the head, which some checkpoints leave out."""
     rotary: RotaryEmbedding
     """The angles of positions."""
+    lm_head: nn.Module
+    """From hidden states to logits, as every checkpoint names it."""
+
+    @property
+    def head(self) -> nn.Module:
+        return self.lm_head
 
     @property
     @abstractmethod

@@ -52,7 +52,8 @@ class Attention(CausalAttention):
             projection(x).unflatten(-1, (-1, self.head_dim))
             for projection in (self.q_proj, self.k_proj, self.v_proj)
         )
-        return self.out_proj(self.attend(q, k, v, rotary, sequences, cache))  # type: ignore[no-any-return]
+        y: Tensor = self.out_proj(self.attend(q, k, v, rotary, sequences, cache))
+        return y
 
 
 class MLP(nn.Module):
@@ -65,7 +66,8 @@ class MLP(nn.Module):
         self.fc_out = nn.Linear(inner, config.n_embd)
 
     def forward(self, x: Float[Tensor, "tokens d"]) -> Float[Tensor, "tokens d"]:
-        return self.fc_out(gelu_tanh(self.fc_in(x)))  # type: ignore[no-any-return]
+        y: Tensor = self.fc_out(gelu_tanh(self.fc_in(x)))
+        return y
 
 
 class Block(nn.Module):
@@ -124,7 +126,3 @@ class Model(PackedModel):
     @property
     def final_norm(self) -> nn.Module:
         return self.transformer.ln_f
-
-    @property
-    def head(self) -> nn.Module:
-        return self.lm_head

@@ -116,7 +116,8 @@ class Attention(CausalAttention):
         if self.has_norms:
             q, k = self.q_norm(q), self.k_norm(k)
         mixed = self.attend(q, k, v, rotary if self.rotates else None, sequences, cache)
-        return self.o_proj(mixed)  # type: ignore[no-any-return]
+        y: Tensor = self.o_proj(mixed)
+        return y
 
 
 class MLP(nn.Module):
@@ -129,7 +130,8 @@ class MLP(nn.Module):
         self.down_proj = nn.Linear(config.inner, config.d, bias=config.mlp_bias)
 
     def forward(self, x: Float[Tensor, "tokens d"]) -> Float[Tensor, "tokens d"]:
-        return self.down_proj(silu_mul(self.gate_proj(x), self.up_proj(x)))  # type: ignore[no-any-return]
+        y: Tensor = self.down_proj(silu_mul(self.gate_proj(x), self.up_proj(x)))
+        return y
 
 
 class Block(nn.Module):
@@ -193,10 +195,6 @@ class Model(PackedModel):
     @property
     def final_norm(self) -> nn.Module:
         return self.model.norm
-
-    @property
-    def head(self) -> nn.Module:
-        return self.lm_head
 
 
 def rms_norm(width: int, epsilon: float) -> RMSNorm:

@@ -52,7 +52,8 @@ class Attention(CausalAttention):
             projection(x).unflatten(-1, (-1, self.head_dim))
             for projection in (self.q_proj, self.k_proj, self.v_proj)
         )
-        return self.dense(self.attend(q, k, v, rotary, sequences, cache))  # type: ignore[no-any-return]
+        y: Tensor = self.dense(self.attend(q, k, v, rotary, sequences, cache))
+        return y
 
 
 class MLP(nn.Module):
@@ -64,7 +65,8 @@ class MLP(nn.Module):
         self.fc2 = nn.Linear(config.intermediate_size, config.hidden_size)
 
     def forward(self, x: Float[Tensor, "tokens d"]) -> Float[Tensor, "tokens d"]:
-        return self.fc2(gelu_tanh(self.fc1(x)))  # type: ignore[no-any-return]
+        y: Tensor = self.fc2(gelu_tanh(self.fc1(x)))
+        return y
 
 
 class Block(nn.Module):
@@ -122,7 +124,3 @@ class Model(PackedModel):
     @property
     def final_norm(self) -> nn.Module:
         return self.model.final_layernorm
-
-    @property
-    def head(self) -> nn.Module:
-        return self.lm_head

@@ -7,6 +7,7 @@ embedding's A as `nn.Embedding` draws its own (a standard normal), B is zero.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 import torch
@@ -14,7 +15,7 @@ from jaxtyping import Float, Int
 from pydantic import Field
 from torch import Tensor
 
-from summarizer.adapters.product import low_rank_product
+from summarizer.adapters.product import equal_ranks, low_rank_product
 from summarizer.adapters.protocol import Adapter, Parameters, Role
 from summarizer.ops.decode_gemm import LowRankPairs
 from summarizer.quantization.frozen import FrozenLinear
@@ -55,8 +56,9 @@ class LoRA(Adapter):
         dropped: Float[Tensor, "n m d_in"] | None,
         stacked: Parameters,
         scale: Float[Tensor, "n 1 1"],
+        dims: Sequence[int],
     ) -> Float[Tensor, "n m d_out"]:
-        return low_rank_product(frozen, x, dropped, stacked["a"], stacked["b"], scale)
+        return low_rank_product(frozen, x, dropped, stacked["a"], stacked["b"], scale, dims)
 
     @staticmethod
     def decode_linear(
@@ -66,11 +68,17 @@ class LoRA(Adapter):
 
     @staticmethod
     def delta_embedding(
-        ids: Int[Tensor, "n m"], stacked: Parameters, scale: Float[Tensor, "n 1 1"]
+        ids: Int[Tensor, "n m"], stacked: Parameters, scale: Float[Tensor, "n 1 1"], dims: Sequence[int]
     ) -> Float[Tensor, "n m d"]:
         a, b = stacked["a"], stacked["b"]
         columns = ids[:, None, :].expand(-1, a.shape[1], -1)
-        return torch.bmm(a.gather(2, columns).transpose(1, 2) * scale, b)
+        narrow = a.gather(2, columns).transpose(1, 2) * scale
+        if len(set(dims)) == 1:
+            return torch.bmm(narrow, b)
+        delta = b.new_zeros(*ids.shape, b.shape[2])
+        for trials, r in equal_ranks(dims):
+            delta[trials] = torch.bmm(narrow[trials, :, :r], b[trials, :r])
+        return delta
 
     def peft_config(self, target_modules: list[str], **more: Any) -> Any:
         from peft import LoraConfig

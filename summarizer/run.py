@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,7 +27,6 @@ TEXT_FLAGS = {"--cfg", "-c", "--info", "-i", "--hydra-help", "--version", "--she
 
 if TYPE_CHECKING:
     from summarizer.runs.session import Session
-    from summarizer.sweeps.groups import SweepReports
 
 
 def main() -> None:
@@ -47,6 +47,8 @@ def command(arguments: Sequence[str]) -> int:
 
 def _answer(arguments: Sequence[str]) -> bool:
     """Answer a command line that asks for text alone: help, the composed config, completion. Else False."""
+    if not any(word.startswith("-") for word in arguments):
+        return False
     from summarizer.config.completion import BASH, asks_for_completion
     from summarizer.config.help import asks_for_help, help_text
 
@@ -76,7 +78,6 @@ def _dispatch(arguments: Sequence[str]) -> None:
 
     from summarizer.runs.folder import check_unused
     from summarizer.runs.launch import is_worker, main_process, prepare_process, resume, work
-    from summarizer.sweeps.groups import SweepReports
 
     prepare_process()
     if is_worker():
@@ -92,15 +93,10 @@ def _dispatch(arguments: Sequence[str]) -> None:
                 resume_sweep(Path(folder[0]), others, session)
             else:
                 resume(Path(folder[0]), others, session)
-            session.raise_failures()
         return
     check_unused(arguments)
     with main_process() as session:
-        with SweepReports() as reports:
-            hydra.main(version_base="1.3", config_path=str(conf_folder()), config_name="config")(
-                Task(session, reports)
-            )()
-        session.raise_failures()
+        hydra.main(version_base="1.3", config_path=str(conf_folder()), config_name="config")(Task(session))()
 
 
 @dataclass
@@ -108,7 +104,6 @@ class Task:
     """What Hydra calls with each config that it composes; the fused launcher takes the session from it."""
 
     session: Session
-    reports: SweepReports
 
     def __call__(self, config: DictConfig) -> float | None:
         from hydra.core.hydra_config import HydraConfig
@@ -120,7 +115,6 @@ class Task:
         from summarizer.runs.launch import prepare
         from summarizer.runs.record import RunRecord
         from summarizer.runs.session import raise_alone
-        from summarizer.sweeps.groups import FailuresKept
 
         hydra_config = HydraConfig.get()
         sweeping = hydra_config.mode == RunMode.MULTIRUN
@@ -133,7 +127,7 @@ class Task:
         in_this_process = not sweeping or hydra_config.launcher._target_.endswith(".BasicLauncher")
         optimizing = sweeping and not hydra_config.sweeper._target_.endswith(".BasicSweeper")
         keep = in_this_process and not optimizing
-        with FailuresKept(self.session, folder, keep=keep, sweeping=sweeping):
+        with self.session.keeping_failure(folder, say=sweeping) if keep else nullcontext():
             record = RunRecord(
                 config=to_plain(config),
                 folder=folder,

@@ -255,7 +255,7 @@ class RunConfig(Section):
     resume: None
     plan: bool
     """Say what the run would take, and end."""
-    plan_tokens_per_s: Annotated[float | int, Field(gt=0)] | None
+    plan_tokens_per_s: Annotated[float, Field(gt=0)] | None
     """The rate at which the plan says the hours."""
     model: ModelConfig
     quantization: QuantizationConfig

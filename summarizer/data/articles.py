@@ -21,7 +21,7 @@ from typing import Protocol
 
 from summarizer.config.nearest import nearest
 from summarizer.console.safe_text import file_name
-from summarizer.data.formats import READERS, format_suffix
+from summarizer.data.files import READERS, format_suffix
 from summarizer.data.rows import ROWS_THAT_SHOW_COLUMNS, BadRow, RawRow
 from summarizer.errors import ConfigError
 
@@ -67,7 +67,7 @@ class ItemColumns:
     """Whether a table without that column is a mistake, or has its rows numbered."""
 
 
-# ---- one text --------------------------------------------------------------------------------------------
+# ---- one text ----------------------------------------------------------------------------------------------------
 
 
 LARGEST_TEXT_BYTES = 64 << 20
@@ -127,7 +127,7 @@ def looks_like_json_lines(text: str) -> bool:
         return False
 
 
-# ---- a table's rows --------------------------------------------------------------------------------------
+# ---- a table's rows ----------------------------------------------------------------------------------------------
 
 
 @dataclass
@@ -228,7 +228,7 @@ def _is_unicode(text: str) -> bool:
     return True
 
 
-# ---- all that a command line names -----------------------------------------------------------------------
+# ---- all that a command line names -------------------------------------------------------------------------------
 
 
 def read_items(

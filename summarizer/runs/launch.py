@@ -38,7 +38,7 @@ from summarizer.runs.record import (
     records_from_json,
     records_to_json,
 )
-from summarizer.runs.session import Session, raise_alone
+from summarizer.runs.session import Session, announce_runs, raise_alone
 
 if TYPE_CHECKING:
     from torch.distributed.distributed_c10d import Store
@@ -76,7 +76,6 @@ def prepare(records: Sequence[RunRecord], session: Session) -> Train:
     That runs in as many processes as there are, or as the configs ask for, and returns what became of each run. It
     raises what kept all of them from beginning, and StopRequested once they are saved.
     """
-    from summarizer.runs.announce import announce_runs
     from summarizer.runs.preflight import preflight
 
     session.begin_group()
@@ -84,7 +83,7 @@ def prepare(records: Sequence[RunRecord], session: Session) -> Train:
     announce_runs(records)
     if spec.plan:
         with _importing(records):
-            from summarizer.runs.show_plan import show_plan
+            from summarizer.runs.plan import show_plan
 
         return partial(_planned, partial(show_plan, records), records)
     wanted = spec.trainer.processes
@@ -154,10 +153,15 @@ def is_worker() -> bool:
 
 @contextmanager
 def main_process() -> Iterator[Session]:
-    """For the block, `start` hands each group to a launcher's workers first; at its end they are let go."""
+    """For the block, `start` hands each group to a launcher's workers first; at its end they are let go.
+
+    At its end, too, its sweeps are reported, and the failures that the session kept are raised.
+    """
     session = Session(workers=_rendezvous() if int(os.environ.get("WORLD_SIZE", 1)) > 1 else None)
     try:
-        yield session
+        with session.reporting():
+            yield session
+        session.raise_failures()
     finally:
         session.hand_over(())
 

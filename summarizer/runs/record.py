@@ -37,7 +37,7 @@ Status = Literal["waiting", "running", EndStatus]
 """`running` is begun and not ended, whether or not a process is at it now; only the last three are in a summary."""
 
 
-# ---- the parts of a record --------------------------------------------------------------------------------------
+# ---- the parts of a record ---------------------------------------------------------------------------------------
 
 
 class TrainLoss(Part):
@@ -61,7 +61,7 @@ class Best(Part):
     step: int
 
 
-# ---- the record -------------------------------------------------------------------------------------------------
+# ---- the record --------------------------------------------------------------------------------------------------
 
 
 class RunRecord(Part):
@@ -180,7 +180,7 @@ IN_SWEEP = (
 """The keys of a run in sweep.json."""
 
 
-# ---- between processes, and on disk -----------------------------------------------------------------------------
+# ---- between processes, and on disk ------------------------------------------------------------------------------
 
 
 def records_to_json(records: Sequence[RunRecord]) -> str:

@@ -30,7 +30,7 @@ from summarizer.runs.record import RunRecord
 from summarizer.runs.session import Session
 from summarizer.sweeps.compose import Combination, compose_batch, composed_for, group_logs
 from summarizer.sweeps.delegate import OtherLauncher
-from summarizer.sweeps.groups import SweepReports, group_key, grouped, train_group
+from summarizer.sweeps.groups import group_key, grouped, train_group
 from summarizer.sweeps.record import FILE_NAME, begin, read_sweep
 
 log = logging.getLogger(__name__)
@@ -41,8 +41,6 @@ class SweepTask(Protocol):
 
     @property
     def session(self) -> Session: ...
-    @property
-    def reports(self) -> SweepReports: ...
     def __call__(self, config: DictConfig) -> Any: ...
 
 
@@ -134,7 +132,7 @@ class Launch:
         if planned:
             begin(self.sweep, planned, combinations[0].job.config["trainer"]["best_metric"])
             tracking = TrackingConfig.model_validate(combinations[0].job.config["tracking"])
-            self.task.reports.add(self.sweep, tracking)
+            self.task.session.sweeps[self.sweep] = tracking
 
     def _run(self, group: Sequence[Combination]) -> list[RunRecord]:
         self._tell_begin(group)

@@ -17,7 +17,7 @@ from summarizer.runs.preflight import preflight
 from summarizer.runs.record import RunRecord, is_finished, read_configured
 from summarizer.runs.session import Session
 from summarizer.sweeps.compose import merged
-from summarizer.sweeps.groups import SweepReports, group_key, grouped, train_group
+from summarizer.sweeps.groups import group_key, grouped, train_group
 from summarizer.sweeps.record import FILE_NAME, SweepRecord, read_sweep
 
 COMMAND_FILE = "multirun.yaml"
@@ -34,7 +34,8 @@ def is_sweep(folder: Path) -> bool:
 def resume_sweep(folder: Path, others: Sequence[str], session: Session) -> None:
     """Resume a sweep: completed runs and the losers of successive halving are kept.
 
-    Runs that failed are tried again from their last checkpoint. The session keeps the failures.
+    Runs that failed are tried again from their last checkpoint. The session keeps the failures, and the sweep for
+    its report.
     Raises ConfigError, nothing having begun, where the folder or a run's config is missing or mistaken, another
     process runs one of them, or other overrides stand beside it.
     """
@@ -51,14 +52,13 @@ def resume_sweep(folder: Path, others: Sequence[str], session: Session) -> None:
     if not unfinished:
         log.info("all %d runs of %s are finished; there is nothing to resume", len(jobs), shown(folder))
     _say_what_is_not_planned(folder)
-    with SweepReports() as reports:
-        reports.add(folder, TrackingConfig.model_validate(jobs[0].config["tracking"]))
-        for places in grouped([group_key(job.config) for job in jobs]):
-            # Those that are finished too: a halving measures the others by what they reported.
-            group = [jobs[place] for place in places]
-            if going_on := [job.folder for job in group if job.folder in unfinished]:
-                with folder_logs(going_on):
-                    session.keep(train_group(group, session))
+    session.sweeps[folder] = TrackingConfig.model_validate(jobs[0].config["tracking"])
+    for places in grouped([group_key(job.config) for job in jobs]):
+        # Those that are finished too: a halving measures the others by what they reported.
+        group = [jobs[place] for place in places]
+        if resuming := [job.folder for job in group if job.folder in unfinished]:
+            with folder_logs(resuming):
+                session.keep(train_group(group, session))
 
 
 def _require_record(folder: Path) -> None:

@@ -10,7 +10,6 @@ from summarizer.config.schema import TrackingConfig
 from summarizer.tracking.metrics import METRICS, MetricsFile
 from summarizer.tracking.names import run_name
 from summarizer.tracking.tracker import EndStatus, NoTracker, SampleSummary, Tracker
-from summarizer.tracking.wandb_run import open_tracker
 
 
 class Recorder:
@@ -51,9 +50,13 @@ def open_recorder(
     resumed: bool,
 ) -> Recorder:
     """Open a run's records in its folder. Raises ConfigError where wandb cannot be reached as asked."""
-    tracker = open_tracker(
-        spec, folder, name=run_name(overrides), group=sweep, config=config, resumed=resumed
-    )
+    tracker: Tracker = NoTracker()
+    if spec.mode != "disabled":
+        from summarizer.tracking.wandb_run import open_tracker
+
+        tracker = open_tracker(
+            spec, folder, name=run_name(overrides), group=sweep, config=config, resumed=resumed
+        )
     return Recorder(MetricsFile(folder / METRICS), tracker)
 
 

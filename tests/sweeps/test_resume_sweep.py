@@ -48,7 +48,7 @@ def test_only_what_is_unfinished_goes_on(sweeps: Sweeps) -> None:
         return count_up(jobs)
 
     sweeps.train = train
-    resume_sweep(sweep, (), sweeps.session)
+    sweeps.resume(sweep)
     assert [[job.path.name for job in group] for group in sweeps.groups] == [["0", "1"], ["2", "3"]]
     for job in sweeps.jobs:
         old = before[job.path.name]
@@ -71,7 +71,7 @@ def test_losers_of_successive_halving_are_kept(sweeps: Sweeps) -> None:
     for run in ("0", "1"):
         end(Path("sweep", run), "stopped", "successive_halving")
     sweeps.groups.clear()
-    resume_sweep(Path("sweep"), (), sweeps.session)
+    sweeps.resume(Path("sweep"))
     assert sweeps.groups == []
 
 
@@ -99,10 +99,10 @@ def test_a_mistaken_folder_begins_nothing(sweeps: Sweeps) -> None:
     config = Path("sweep", "1", ".hydra", "config.yaml")
     config.write_text(config.read_text().replace("dim: 2", "dim: 0"))
     with pytest.raises(ConfigError, match=r"^adapter.dim: 0 .*\(in 1 of 3 combinations: seed=1\)$"):
-        resume_sweep(Path("sweep"), (), sweeps.session)
+        sweeps.resume(Path("sweep"))
     config.unlink()
     with pytest.raises(ConfigError, match="no run folder"):
-        resume_sweep(Path("sweep"), (), sweeps.session)
+        sweeps.resume(Path("sweep"))
     assert not sweeps.groups
 
 
@@ -115,7 +115,7 @@ def test_a_sweep_that_is_running_is_left_alone(sweeps: Sweeps) -> None:
         claimed(sweep / "1"),
         pytest.raises(ConfigError, match=r"sweep/1: another process is running in this folder"),
     ):
-        resume_sweep(sweep, (), sweeps.session)
+        sweeps.resume(sweep)
     assert not sweeps.groups
     assert not sweeps.reports
 
@@ -137,5 +137,5 @@ def test_later_batches_are_not_forgotten_in_silence(
 ) -> None:
     sweeps.run("seed=0,1", "hydra.sweeper.max_batch_size=1")
     assert OmegaConf.load(Path("sweep", "multirun.yaml")).hydra.sweeper.max_batch_size == 1
-    resume_sweep(Path("sweep"), (), sweeps.session)
+    sweeps.resume(Path("sweep"))
     assert "only runs that the sweeper had launched go on" in capfd.readouterr().err

@@ -46,7 +46,7 @@ def sized(spec: RunConfig, memory_bytes: float, monkeypatch: pytest.MonkeyPatch)
 def test_without_auto_nothing_is_planned(
     memory: str, recomputed: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sizing, "dry_run", None)
+    monkeypatch.setattr(sizing, "dry_run_of", None)
     spec = spec_of(f"trainer.memory={memory}", "trainer.microbatch_size=1", "trainer.batch_tokens=50")
     assert size_run(spec, config(), torch.float32, CPU) == Sizing(recomputed, Microbatches(1, 50))
 

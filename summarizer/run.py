@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import hydra
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from summarizer.config.paths import conf_folder
 
@@ -109,30 +109,23 @@ class Task:
         from hydra.core.hydra_config import HydraConfig
         from hydra.types import RunMode
 
-        from summarizer.config.plain import to_plain
         from summarizer.errors import ConfigError
         from summarizer.runs.folder import take_back
         from summarizer.runs.launch import prepare
-        from summarizer.runs.record import RunRecord
+        from summarizer.runs.record import composed_run
         from summarizer.runs.session import raise_alone
 
         hydra_config = HydraConfig.get()
         sweeping = hydra_config.mode == RunMode.MULTIRUN
         folder = hydra_config.runtime.output_dir
-        # Not resolved: an interpolation in an override may stand for what no file should hold.
-        as_typed = OmegaConf.to_container(hydra_config.overrides.task, resolve=False)
-        assert isinstance(as_typed, list)
         # A sweeper that optimizes must hear of a failure, and what is kept in another launcher's process is lost.
         # Hydra's own sweeper would only end with it, after a line of its own.
         in_this_process = not sweeping or hydra_config.launcher._target_.endswith(".BasicLauncher")
         optimizing = sweeping and not hydra_config.sweeper._target_.endswith(".BasicSweeper")
         keep = in_this_process and not optimizing
         with self.session.keeping_failure(folder, say=sweeping) if keep else nullcontext():
-            record = RunRecord(
-                config=to_plain(config),
-                folder=folder,
-                overrides=tuple(as_typed),
-                sweep=Path(hydra_config.sweep.dir).name if sweeping else None,
+            record = composed_run(
+                config, hydra_config, Path(hydra_config.sweep.dir).name if sweeping else None
             )
             try:
                 train = prepare([record], self.session)

@@ -172,8 +172,8 @@ def work() -> None:
 
     store, number, startup = _rendezvous(), 0, Session().startup
     while True:
-        store.wait([f"job/{number}"], WAIT_FOR_GROUP)
-        records = records_from_json(store.get(f"job/{number}").decode())
+        store.wait([f"group/{number}"], WAIT_FOR_GROUP)
+        records = records_from_json(store.get(f"group/{number}").decode())
         if not records:
             return
         startup.restart()

@@ -38,9 +38,9 @@ WHAT = {
 log = logging.getLogger(__name__)
 
 
-def show_plan(jobs: Sequence[RunRecord]) -> Plan:
+def show_plan(records: Sequence[RunRecord]) -> Plan:
     """Print the plan of runs that would train as a group. Raises ConfigError as they would."""
-    specs = [preflight(OmegaConf.create(job.config), imported=True) for job in jobs]
+    specs = [preflight(OmegaConf.create(record.config), imported=True) for record in records]
     if not compat.can_simulate():
         raise ConfigError.single("plan", "true: a step cannot be planned with the torch that is installed")
     spec = widest(specs)

@@ -180,6 +180,17 @@ IN_SWEEP = (
 """The keys of a run in sweep.json."""
 
 
+def composed_run(config: DictConfig, hydra: Any, sweep: str | None) -> RunRecord:
+    """The waiting run of a config that Hydra composed.
+
+    config: without the node `hydra`, which is `hydra`.  sweep: the sweep folder's name, for a run of a sweep.
+    """
+    # Not resolved: an interpolation in an override may stand for what no file should hold.
+    as_typed: Any = OmegaConf.to_container(hydra.overrides.task, resolve=False)
+    folder = str(hydra.runtime.output_dir)
+    return RunRecord(config=to_plain(config), folder=folder, overrides=tuple(as_typed), sweep=sweep)
+
+
 # ---- between processes, and on disk ------------------------------------------------------------------------------
 
 

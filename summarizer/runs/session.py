@@ -62,7 +62,7 @@ class Session:
     def hand_over(self, records: Sequence[RunRecord]) -> None:
         """Have the workers train these runs as a group too; none lets the workers go."""
         if self.workers is not None:
-            self.workers.set(f"job/{self._groups}", records_to_json(records))
+            self.workers.set(f"group/{self._groups}", records_to_json(records))
             self._groups += 1
 
     def keep(self, ended: Sequence[RunRecord]) -> None:
@@ -138,13 +138,13 @@ def _report(sweep: Path, tracking: TrackingConfig) -> None:
 # ---- a command's first words, said before anything that takes seconds is imported --------------------------------
 
 
-def announce_runs(jobs: Sequence[RunRecord]) -> None:
+def announce_runs(records: Sequence[RunRecord]) -> None:
     """Say in two lines what runs that train as one group will do, and where their results go."""
-    configs = [job.config for job in jobs]
-    log.info("%s", _one_line(f"{_count(jobs)}: {described(configs)}"))
+    configs = [record.config for record in records]
+    log.info("%s", _one_line(f"{_count(records)}: {described(configs)}"))
     data = _values([config["data"]["path"] or config["data"]["train"] for config in configs])
     # A plan leaves nothing; a sweep has named its folder, which is around those of its runs.
-    folder = f" to {shown(jobs[0].path)}" if len(jobs) == 1 and not configs[0]["plan"] else ""
+    folder = f" to {shown(records[0].path)}" if len(records) == 1 and not configs[0]["plan"] else ""
     log.info("%s", _one_line(f"from {data}{folder}"))
 
 
@@ -173,10 +173,10 @@ def described(configs: Sequence[Mapping[str, Any]]) -> str:
     return f"{adapter} on {base}, {kind('optimizer')} lr={part('optimizer', 'lr')}"
 
 
-def _count(jobs: Sequence[RunRecord]) -> str:
-    if jobs[0].config["plan"]:
+def _count(records: Sequence[RunRecord]) -> str:
+    if records[0].config["plan"]:
         return "plan"
-    return "run" if len(jobs) == 1 else f"{len(jobs)} runs"
+    return "run" if len(records) == 1 else f"{len(records)} runs"
 
 
 def _values(values: Sequence[object]) -> str:

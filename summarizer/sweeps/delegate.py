@@ -64,7 +64,7 @@ class GroupTask:
         combinations = [read_combination(Path(folder), self.sweep) for folder in folders]
         with group_logs(combinations), env_override(combinations[0].config.hydra.job.env_set):
             try:
-                ended = train_group([one.job for one in combinations], Session())
+                ended = train_group([one.run for one in combinations], Session())
             except StopRequested as stop:
                 return [], stop.signal_number
         return [run.model_copy(update={"cause": _portable(run.cause)}) for run in ended], None

@@ -46,17 +46,17 @@ def resume_sweep(folder: Path, others: Sequence[str], session: Session) -> None:
     _require_record(folder)
     log_to_terminal()
     record = read_sweep(folder)
-    jobs = _jobs(folder, record)
-    unfinished = {job.folder for job in jobs if not is_finished(job.path)}
+    runs = _configured(folder, record)
+    unfinished = {run.folder for run in runs if not is_finished(run.path)}
     _require_idle(unfinished)
     if not unfinished:
-        log.info("all %d runs of %s are finished; there is nothing to resume", len(jobs), shown(folder))
+        log.info("all %d runs of %s are finished; there is nothing to resume", len(runs), shown(folder))
     _say_what_is_not_planned(folder)
-    session.sweeps[folder] = TrackingConfig.model_validate(jobs[0].config["tracking"])
-    for places in grouped([group_key(job.config) for job in jobs]):
+    session.sweeps[folder] = TrackingConfig.model_validate(runs[0].config["tracking"])
+    for places in grouped([group_key(run.config) for run in runs]):
         # Those that are finished too: a halving measures the others by what they reported.
-        group = [jobs[place] for place in places]
-        if resuming := [job.folder for job in group if job.folder in unfinished]:
+        group = [runs[place] for place in places]
+        if resuming := [run.folder for run in group if run.folder in unfinished]:
             with folder_logs(resuming):
                 session.keep(train_group(group, session))
 
@@ -78,22 +78,22 @@ def _require_idle(folders: Collection[str]) -> None:
             pass
 
 
-def _jobs(sweep: Path, record: SweepRecord) -> list[RunRecord]:
-    """All runs as jobs to be resumed. Raises ConfigError with what is wrong with any of them."""
-    jobs: list[RunRecord] = []
+def _configured(sweep: Path, record: SweepRecord) -> list[RunRecord]:
+    """All runs as they were configured, to be resumed. Raises ConfigError with what is wrong with any of them."""
+    runs: list[RunRecord] = []
     found: list[Sequence[Issue]] = []
     for run in record.runs:
         try:
-            job = read_configured(sweep / run.folder).model_copy(update={"sweep": sweep.name})
-            preflight(OmegaConf.create(job.config))
+            waiting = read_configured(sweep / run.folder).model_copy(update={"sweep": sweep.name})
+            preflight(OmegaConf.create(waiting.config))
         except ConfigError as error:
             found.append(error.issues)
         else:
             found.append(())
-            jobs.append(job)
+            runs.append(waiting)
     if issues := merged(found, [run.overrides for run in record.runs]):
         raise ConfigError(issues)
-    return jobs
+    return runs
 
 
 def _say_what_is_not_planned(folder: Path) -> None:

@@ -1,7 +1,7 @@
 """The gradients of one optimizer step of a group: microbatches, forward, backward, reduction, clipping.
 
 accelerate drives what a step shares with any other training: devices, the backward pass, the sum over processes.
-Four things cannot go through it, since its `Accelerator` knows one run with one model, where a group has `n` runs in
+Four things cannot go through it, since its `Accelerator` knows one run with one model where a group has `n` runs in
 one model:
 
 - *Clipping*: `Accelerator.clip_grad_norm_` takes one norm of all parameters that it is given and unscales the
@@ -11,8 +11,8 @@ one model:
 - *Boundaries of gradient accumulation*: `Accelerator.accumulate` counts batches of one loader. A step here is split
   into as many microbatches as its memory asks for, which may change from step to step; gradients add up in `.grad`
   and are reduced over processes once, at the step's end, as `no_sync` would have it.
-- *Trackers*: `Accelerator.init_trackers` opens one run of each kind, and `Accelerator.log` hands a value to all that
-  are open; here each trial has its own metrics file and its own wandb run (`tracking.recorder`).
+- *Trackers*: `Accelerator.init_trackers` opens one run of each kind, and `Accelerator.log` hands its values to all
+  that are open; each trial has its own metrics file and wandb run (`tracking.recorder`), open beside the others'.
 
 Nothing here waits for the device: what is measured is read later.
 """

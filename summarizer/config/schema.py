@@ -137,13 +137,13 @@ class TrainerConfig(Section):
     """Batches of like length, which saves padding; the order of batches stays random."""
     precision: Literal["auto", "fp32", "bf16", "fp16"]
     """Of matrix products; all else is in fp32. auto is bf16 where the device multiplies it natively, fp16 (with a
-    loss scale for each trial) on other CUDA cards, fp32 on other processors."""
+    loss scale for each trial) on other CUDA GPUs, fp32 on other processors."""
     max_grad_norm: Annotated[float, Field(gt=0)] | None
     """The norm that each trial's gradient is clipped to; null does not clip."""
     memory: Literal["fast", "low", "auto"]
     """fast keeps all activations, low only the inputs of blocks; auto recomputes as many blocks as do not fit."""
     compile: bool | Literal["auto", "graphs"]
-    """Compile the model's blocks; auto does on a card. graphs also records what each launches, for each of the few
+    """Compile the model's blocks; auto does on a GPU. graphs also records what each launches, for each of the few
     shapes that batches are padded to then, and replays it (CUDA graphs)."""
     schedule: ScheduleConfig
     log_every_steps: PositiveCount
@@ -224,7 +224,7 @@ class SweepConfig(Section):
     stopping: Literal["successive_halving"] | None
     """Stop what is not among the best at a rung, by trainer.best_metric; null trains every run to its end."""
     reduction_factor: Annotated[int, Field(ge=2)]
-    """Of the runs that reach a rung, one in so many goes on; the next rung lies so many times further."""
+    """Of the runs that reach a rung, one in so many is promoted; the next rung lies so many times further."""
     first_rung: PositiveCount
     """Evaluations before the first decision."""
 

@@ -194,7 +194,7 @@ def _require_all_launched() -> None:
         return
     import psutil
 
-    count = _asked_of_accelerate(psutil.Process(os.getppid()).cmdline())
+    count = _requested_of_accelerate(psutil.Process(os.getppid()).cmdline())
     if count > 1:
         raise ConfigError.single(
             "trainer.processes",
@@ -203,7 +203,7 @@ def _require_all_launched() -> None:
         )
 
 
-def _asked_of_accelerate(words: Sequence[str]) -> int:
+def _requested_of_accelerate(words: Sequence[str]) -> int:
     """How many processes the command line of `accelerate launch` asks for, by a flag or by its config file."""
     flags = {"__num_processes": "", "__config_file": ""}
     for i, word in enumerate(words):

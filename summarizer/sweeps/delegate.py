@@ -1,4 +1,4 @@
-"""`hydra.launcher.over`: another launcher (joblib, submitit, Ray) takes each group of a sweep as one job."""
+"""`hydra.launcher.delegate`: another launcher (joblib, submitit, Ray) takes each group of a sweep as one job."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ PACKAGES = {
 """What pip calls the launchers that Hydra's own documentation lists."""
 GROUPS_FOLDER = ".groups"
 """In the sweep folder: what the other launcher writes of its jobs."""
-KEY = "hydra.launcher.over"
+KEY = "hydra.launcher.delegate"
 
 
 @dataclass(frozen=True)

@@ -200,16 +200,14 @@ def plan_slots(
     specs: of the group's runs.  Call before the base is on the device.
     """
     spec = widest(specs)
-    asked = spec.sweep.max_concurrent_trials
-    wanted = len(specs) if asked == "auto" else min(asked, len(specs))
+    requested = spec.sweep.max_concurrent_trials
+    wanted = len(specs) if requested == "auto" else min(requested, len(specs))
     memory_bytes = int(SHARE * device_memory_bytes(device))
-    if len(specs) == 1 or (
-        spec.sweep.max_concurrent_trials != "auto" and spec.trainer.batch_tokens != "auto"
-    ):
+    if len(specs) == 1 or (requested != "auto" and spec.trainer.batch_tokens != "auto"):
         rows = evaluation_rows(spec, config, wanted, memory_bytes)
         return replace(sizing, slots=wanted, evaluation_rows=rows)
     if not compat.can_simulate():
-        slots = 1 if asked == "auto" else wanted
+        slots = 1 if requested == "auto" else wanted
         microbatches = sizing.microbatches
         if spec.trainer.batch_tokens == "auto":
             microbatches = replace(microbatches, tokens=slots * spec.prompt.max_tokens)

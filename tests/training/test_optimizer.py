@@ -295,7 +295,7 @@ def test_every_class_of_the_packages_is_judged() -> None:
 
 
 def test_a_step_calls_few_operators() -> None:
-    """Beside the copies, which a card makes in a few launches, an optimizer's own on each flat tensor."""
+    """Beside the copies, which a GPU makes in a few launches, an optimizer's own on each flat tensor."""
     parameters = drawn([(2, 64)] * 100)
     counts = []
     for optimizer in (
@@ -313,7 +313,7 @@ def test_a_step_calls_few_operators() -> None:
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 @pytest.mark.parametrize("name", ["bnb.Adam8bit", "bnb.Lion8bit", "bnb.AdEMAMix8bit", "torch.AdamW"])
-def test_on_a_card_too(name: str) -> None:
+def test_on_a_gpu_too(name: str) -> None:
     build, both = builder(name, {}), []
     for flat in (False, True):
         parameters = drawn()

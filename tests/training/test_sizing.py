@@ -105,7 +105,7 @@ def test_a_dry_run_holds_each_trial_with_its_own_adapter() -> None:
         ("graphs", "cuda", True),
     ],
 )
-def test_blocks_are_compiled_on_a_card_unless_told(override: str, device: str, expected: Any) -> None:
+def test_blocks_are_compiled_on_a_gpu_unless_told(override: str, device: str, expected: Any) -> None:
     spec = spec_of(f"trainer.compile={override}")
     assert sizing.compiles(spec, torch.device(device)) is expected
     assert size_run(spec, config(), torch.float32, CPU).microbatches.few_shapes is (override == "graphs")

@@ -77,7 +77,7 @@ def _dispatch(arguments: Sequence[str]) -> None:
         return
 
     from summarizer.runs.folder import check_unused
-    from summarizer.runs.launch import is_worker, main_process, prepare_process, resume, work
+    from summarizer.runs.launch import is_worker, main_process, prepare_process, work
 
     prepare_process()
     if is_worker():
@@ -85,14 +85,11 @@ def _dispatch(arguments: Sequence[str]) -> None:
         return
     folder = [argument.removeprefix("resume=") for argument in arguments if argument.startswith("resume=")]
     if folder and folder[0] not in ("", "null"):
-        from summarizer.sweeps.resume import is_sweep, resume_sweep
+        from summarizer.sweeps.resume import resume
 
         others = [argument for argument in arguments if argument != f"resume={folder[0]}"]
         with main_process() as session:
-            if is_sweep(Path(folder[0])):
-                resume_sweep(Path(folder[0]), others, session)
-            else:
-                resume(Path(folder[0]), others, session)
+            resume(Path(folder[0]), others, session)
         return
     check_unused(arguments)
     with main_process() as session:

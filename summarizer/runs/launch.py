@@ -28,16 +28,9 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import OmegaConf
 
-from summarizer.errors import ConfigError, RunsFailed, StopRequested
-from summarizer.runs.logs import folder_logs
-from summarizer.runs.record import (
-    RunRecord,
-    is_finished,
-    read_configured,
-    read_record,
-    records_from_json,
-    records_to_json,
-)
+from summarizer.errors import ConfigError, RunsFailed, StopRequested, is_full_disk
+from summarizer.runs.mistakes import say_failed
+from summarizer.runs.record import RunRecord, read_record, records_from_json, records_to_json
 from summarizer.runs.session import Session, announce_runs, raise_alone
 
 if TYPE_CHECKING:
@@ -104,20 +97,26 @@ def start(records: Sequence[RunRecord], session: Session) -> list[RunRecord]:
     return prepare(records, session)()
 
 
-def resume(folder: Path, others: Sequence[str], session: Session) -> None:
-    """Resume the run of a folder. Raises ConfigError where other overrides stand beside it."""
-    if others:
-        raise ConfigError.single(
-            "resume", f"continues the run as it was configured; leave out {' '.join(others)}"
-        )
-    record = read_configured(folder.resolve())
-    with folder_logs([str(folder)]):
-        if is_finished(folder):
-            halved = read_record(folder).ended_by == "successive_halving"
-            ended = "was stopped by successive halving" if halved else "is complete"
-            log.info("%s %s; there is nothing to resume", folder, ended)
-        else:
-            raise_alone(start([record], session))
+def train_group(records: Sequence[RunRecord], session: Session) -> list[RunRecord]:
+    """Train the runs of a group, and say which failed; what stops the group as a whole fails each of them.
+
+    Raises StopRequested, the runs being saved, and the error of a full disk that ended every run: it would end
+    those of the next group too.
+    """
+    try:
+        ended = {run.folder: run for run in start(records, session)}
+    except Exception as error:
+        ended = {record.folder: record.model_copy(update={"cause": error}) for record in records}
+    unsaid: dict[int, tuple[Exception, list[str]]] = {}
+    for run in ended.values():
+        if run.cause is not None and not run.said:
+            unsaid.setdefault(id(run.cause), (run.cause, []))[1].append(run.folder)
+    for why, folders in unsaid.values():
+        say_failed(why, folders)
+    causes = [run.cause for run in ended.values()]
+    if causes[0] is not None and all(map(is_full_disk, causes)):
+        raise causes[0]
+    return [ended[record.folder] for record in records]
 
 
 def _planned(show: Callable[[], object], records: Sequence[RunRecord]) -> list[RunRecord]:
@@ -296,6 +295,7 @@ def _worker(text: bytes, count: int) -> int:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent passes it on, once
     threading.Thread(target=_stop_when_orphaned, args=(os.getppid(),), daemon=True).start()
     prepare_process()
+    from summarizer.runs.logs import folder_logs
     from summarizer.runs.mistakes import report_mistakes
 
     startup = Session().startup

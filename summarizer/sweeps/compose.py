@@ -1,11 +1,12 @@
-"""Every combination of a batch composed as Hydra composes a job, and all of them checked before one begins."""
+"""The runs of a batch: each composed as Hydra composes a job, all checked before one begins, sorted into groups."""
 
 from __future__ import annotations
 
 import copy
+import json
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +32,9 @@ from summarizer.tracking.metrics import METRICS
 NAMED = 3
 """Combinations that a message names one by one, at most."""
 SUBDIR = "hydra.sweep.subdir"
+OWN_GROUPS = ("optimizer", "seed", "tracking")
+"""Keys that each trial of a group has for itself; of `adapter` it is all but the `_target_`."""
+OWN_OF_TRAINER = ("schedule", "max_grad_norm", "epochs", "max_steps", "early_stopping")
 WORTH_A_BAR = 20
 """Combinations; each takes about a tenth of a second to compose and check."""
 
@@ -178,6 +182,27 @@ def _mistakes(combination: Combination, sweep: str) -> Iterator[Issue]:
         yield Issue(
             "hydra.job.chdir", "true: runs that train together have one folder to be in; leave it out"
         )
+
+
+# ---- which runs train together -----------------------------------------------------------------------------------
+
+
+def group_key(config: Mapping[str, Any]) -> str:
+    """What the runs of a group have in common, of a plain composed config."""
+    shared = {name: value for name, value in config.items() if name not in OWN_GROUPS}
+    shared["adapter"] = config["adapter"]["_target_"]
+    shared["trainer"] = {
+        name: value for name, value in config["trainer"].items() if name not in OWN_OF_TRAINER
+    }
+    return json.dumps(shared, sort_keys=True)
+
+
+def grouped(keys: Sequence[Hashable]) -> list[list[int]]:
+    """The indices of equal keys, in the order of each key's first index."""
+    groups: dict[Hashable, list[int]] = {}
+    for index, key in enumerate(keys):
+        groups.setdefault(key, []).append(index)
+    return list(groups.values())
 
 
 # ---- the mistakes of a whole batch -------------------------------------------------------------------------------

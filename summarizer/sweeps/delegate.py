@@ -27,10 +27,10 @@ from omegaconf.errors import OmegaConfBaseException
 
 from summarizer.config.nearest import suggestion
 from summarizer.errors import ConfigError, Issue, StopRequested
+from summarizer.runs.launch import prepare_process, train_group
 from summarizer.runs.record import RunRecord
 from summarizer.runs.session import Session
 from summarizer.sweeps.compose import group_logs, read_combination
-from summarizer.sweeps.groups import train_group
 
 PACKAGES = {
     "joblib": "hydra-joblib-launcher",
@@ -57,8 +57,6 @@ class GroupTask:
 
     def __call__(self, _: DictConfig) -> tuple[list[RunRecord], int | None]:
         """How each run ended, and the signal that stopped them all before."""
-        from summarizer.runs.launch import prepare_process
-
         prepare_process()
         folders = self.groups[HydraConfig.get().job.num]
         combinations = [read_combination(Path(folder), self.sweep) for folder in folders]

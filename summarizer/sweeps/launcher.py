@@ -26,11 +26,18 @@ from summarizer.config.paths import shown
 from summarizer.config.schema import TrackingConfig
 from summarizer.errors import ConfigError
 from summarizer.runs.folder import take_back
+from summarizer.runs.launch import train_group
 from summarizer.runs.record import RunRecord
 from summarizer.runs.session import Session
-from summarizer.sweeps.compose import Combination, compose_batch, composed_for, group_logs
+from summarizer.sweeps.compose import (
+    Combination,
+    compose_batch,
+    composed_for,
+    group_key,
+    group_logs,
+    grouped,
+)
 from summarizer.sweeps.delegate import OtherLauncher
-from summarizer.sweeps.groups import group_key, grouped, train_group
 from summarizer.sweeps.record import FILE_NAME, begin, read_sweep
 
 log = logging.getLogger(__name__)

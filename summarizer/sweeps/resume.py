@@ -1,4 +1,4 @@
-"""`resume=SWEEP_FOLDER`: what is finished is kept, what is not is resumed or starts."""
+"""`resume=FOLDER`, of a run or of a sweep: what is finished is kept, what is not is resumed or starts."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from summarizer.config.paths import shown
 from summarizer.config.schema import TrackingConfig
 from summarizer.errors import ConfigError, Issue
 from summarizer.runs.folder import claimed
+from summarizer.runs.launch import start, train_group
 from summarizer.runs.logs import folder_logs, log_to_terminal
 from summarizer.runs.preflight import preflight
-from summarizer.runs.record import RunRecord, is_finished, read_configured
-from summarizer.runs.session import Session
-from summarizer.sweeps.compose import merged
-from summarizer.sweeps.groups import group_key, grouped, train_group
+from summarizer.runs.record import RunRecord, is_finished, read_configured, read_record
+from summarizer.runs.session import Session, raise_alone
+from summarizer.sweeps.compose import group_key, grouped, merged
 from summarizer.sweeps.record import FILE_NAME, SweepRecord, read_sweep
 
 COMMAND_FILE = "multirun.yaml"
@@ -31,17 +31,34 @@ def is_sweep(folder: Path) -> bool:
     return (folder / FILE_NAME).is_file() or (folder / COMMAND_FILE).is_file()
 
 
-def resume_sweep(folder: Path, others: Sequence[str], session: Session) -> None:
+def resume(folder: Path, others: Sequence[str], session: Session) -> None:
+    """Resume what a folder holds. Raises ConfigError where other overrides stand beside it, too."""
+    sweep = is_sweep(folder)
+    if others:
+        runs = "the runs as they were" if sweep else "the run as it was"
+        raise ConfigError.single("resume", f"continues {runs} configured; leave out {' '.join(others)}")
+    (resume_sweep if sweep else _resume_run)(folder, session)
+
+
+def _resume_run(folder: Path, session: Session) -> None:
+    record = read_configured(folder.resolve())
+    with folder_logs([str(folder)]):
+        if is_finished(folder):
+            halved = read_record(folder).ended_by == "successive_halving"
+            ended = "was stopped by successive halving" if halved else "is complete"
+            log.info("%s %s; there is nothing to resume", folder, ended)
+        else:
+            raise_alone(start([record], session))
+
+
+def resume_sweep(folder: Path, session: Session) -> None:
     """Resume a sweep: completed runs and the losers of successive halving are kept.
 
     Runs that failed are tried again from their last checkpoint. The session keeps the failures, and the sweep for
     its report.
     Raises ConfigError, nothing having begun, where the folder or a run's config is missing or mistaken, another
-    process runs one of them, or other overrides stand beside it.
+    process runs one of them.
     """
-    if others:
-        text = f"continues the runs as they were configured; leave out {' '.join(others)}"
-        raise ConfigError.single("resume", text)
     folder = folder.resolve()
     _require_record(folder)
     log_to_terminal()

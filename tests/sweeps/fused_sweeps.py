@@ -20,7 +20,7 @@ from summarizer.runs import launch
 from summarizer.runs.record import Best, RunRecord
 from summarizer.runs.session import Session
 from summarizer.sweeps.launcher import Launch
-from summarizer.sweeps.resume import resume_sweep
+from summarizer.sweeps.resume import resume
 
 
 def count_up(jobs: Sequence[RunRecord]) -> list[RunRecord]:
@@ -106,4 +106,4 @@ class Sweeps:
         """As `resume=SWEEP_FOLDER` does."""
         self.session = Session()
         with self.session.reporting():
-            resume_sweep(sweep, (), self.session)
+            resume(sweep, (), self.session)

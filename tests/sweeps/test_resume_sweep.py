@@ -11,11 +11,10 @@ from fused_sweeps import Sweeps, count_up
 from omegaconf import OmegaConf
 
 from summarizer.errors import ConfigError
-from summarizer.runs import launch
 from summarizer.runs.folder import claimed
 from summarizer.runs.record import RunRecord, write_summary
 from summarizer.runs.session import Session
-from summarizer.sweeps.resume import is_sweep, resume_sweep
+from summarizer.sweeps.resume import is_sweep, resume
 
 
 @pytest.fixture
@@ -81,7 +80,7 @@ def test_of_a_run_that_is_at_its_end_it_says_which(sweeps: Sweeps, capfd: pytest
     end(Path("sweep", "1"), "completed", "epochs")
     capfd.readouterr()
     for run in ("0", "1"):
-        launch.resume(Path("sweep", run), [], sweeps.session)
+        resume(Path("sweep", run), [], sweeps.session)
     assert capfd.readouterr().err.splitlines() == [
         "sweep/0 was stopped by successive halving; there is nothing to resume",
         "sweep/1 is complete; there is nothing to resume",
@@ -90,7 +89,7 @@ def test_of_a_run_that_is_at_its_end_it_says_which(sweeps: Sweeps, capfd: pytest
 
 def test_overrides_beside_it_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="leave out seed=1"):
-        resume_sweep(tmp_path, ["seed=1"], Session())
+        resume(tmp_path, ["seed=1"], Session())
 
 
 def test_a_mistaken_folder_begins_nothing(sweeps: Sweeps) -> None:
@@ -124,11 +123,11 @@ def test_a_sweep_without_its_record(tmp_path: Path) -> None:
     (tmp_path / "multirun.yaml").write_text("{}")
     assert is_sweep(tmp_path)
     with pytest.raises(ConfigError, match="was stopped before its runs were made; start the sweep again"):
-        resume_sweep(tmp_path, (), Session())
+        resume(tmp_path, (), Session())
     (tmp_path / "0" / ".hydra").mkdir(parents=True)
     (tmp_path / "0" / ".hydra" / "config.yaml").write_text("{}")
     with pytest.raises(ConfigError, match=f"one by one, as resume={tmp_path}/0"):
-        resume_sweep(tmp_path, (), Session())
+        resume(tmp_path, (), Session())
     assert not is_sweep(tmp_path / "0")
 
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -120,7 +119,7 @@ class Task:
         in_this_process = not sweeping or hydra_config.launcher._target_.endswith(".BasicLauncher")
         optimizing = sweeping and not hydra_config.sweeper._target_.endswith(".BasicSweeper")
         keep = in_this_process and not optimizing
-        with self.session.keeping_failure(folder, say=sweeping) if keep else nullcontext():
+        with self.session.keeping_failure(folder, keep=keep, say=sweeping):
             record = composed_run(
                 config, hydra_config, Path(hydra_config.sweep.dir).name if sweeping else None
             )
@@ -134,7 +133,6 @@ class Task:
                 if not sweeping:
                     take_back(Path(folder))
                 raise
-        return None  # what the run raised is kept
 
 
 if __name__ == "__main__":

@@ -71,15 +71,17 @@ class Session:
         self.failed += [(run.folder, run.cause) for run in ended if run.cause is not None]
 
     @contextmanager
-    def keeping_failure(self, folder: str, *, say: bool) -> Iterator[None]:
+    def keeping_failure(self, folder: str, *, keep: bool, say: bool) -> Iterator[None]:
         """Within the block, what a run raises is kept for `raise_failures`, so that the runs after it still come.
 
-        say: at once, too.
+        With `keep` False it passes.  say: whether what is kept is said at once, too.
         """
         self.runs += 1
         try:
             yield
         except Exception as error:
+            if not keep:
+                raise
             if say:
                 say_failed(error, [folder])
             self.failed.append((folder, error))

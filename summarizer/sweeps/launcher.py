@@ -137,8 +137,8 @@ class Launch:
             if not one.run.config["plan"]
         ]
         if planned:
-            begin(self.sweep, planned, combinations[0].job.config["trainer"]["best_metric"])
-            tracking = TrackingConfig.model_validate(combinations[0].job.config["tracking"])
+            begin(self.sweep, planned, combinations[0].run.config["trainer"]["best_metric"])
+            tracking = TrackingConfig.model_validate(combinations[0].run.config["tracking"])
             self.task.session.sweeps[self.sweep] = tracking
 
     def _run(self, group: Sequence[Combination]) -> list[RunRecord]:

@@ -134,11 +134,12 @@ def connection_closed(connection: http.client.HTTPConnection) -> Iterator[None]:
 
 @contextmanager
 def served(
-    opened: LoadedRun, summarizer_of: SummariserOf | None = None, *, places: int = 8
+    opened: LoadedRun, summarizer_of: SummariserOf | None = None, *, most_waiting: int = 8
 ) -> Iterator[Client]:
     """A real server on a free port of loopback for the block."""
     writer = Writer(
-        summarizer_of or (lambda spec: Summarizer(opened, spec, articles_at_once=1)), places=places
+        summarizer_of or (lambda spec: Summarizer(opened, spec, articles_at_once=1)),
+        most_waiting=most_waiting,
     )
     with bind("127.0.0.1", 0) as bound:
         port = bound.getsockname()[1]

@@ -25,7 +25,7 @@ from summarizer.tracking.wandb_run import open_tracker
 pytestmark = pytest.mark.versions
 
 WANDB_KEY = "feedfacefeedfacefeedfacefeedfacefeedface"
-HUB_TOKEN = "hf_recognisablerecognisablerecogn"
+HUB_TOKEN = "hf_recognizablerecognizablerecogn"
 
 
 @pytest.fixture(scope="module", autouse=True)

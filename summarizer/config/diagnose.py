@@ -13,10 +13,9 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from summarizer.config.messages import shown
-from summarizer.config.nearest import nearest
 from summarizer.config.paths import conf_folder
 from summarizer.config.renamed import RENAMED
-from summarizer.errors import ConfigError, Issue
+from summarizer.errors import ConfigError, Issue, nearest
 
 Check = Callable[[DictConfig], object]
 """Raises ConfigError with what is wrong with a composed config."""
@@ -131,7 +130,7 @@ def _mistakes(overrides: list[str], check: Check) -> Iterator[Issue]:
 
 
 def _explained(refusal: Exception, overrides: list[str]) -> tuple[Issue | None, list[str]]:
-    """What one refusal means, and the overrides that are left."""
+    """What one refusal means, and the overrides to go on with."""
     text = str(refusal)
     if found := UNKNOWN_KEY.search(text):
         key = found[1] or found[2]
@@ -139,8 +138,8 @@ def _explained(refusal: Exception, overrides: list[str]) -> tuple[Issue | None, 
         ours = not key.startswith("hydra") and "@" not in key
         if ours and any(_key(o) == key and _sign(o) != "++" for o in overrides):
             return None, [_let_in(o) if _key(o) == key else o for o in overrides]
-        what = f"now {RENAMED[key]}" if key in RENAMED else "unknown key"
-        return Issue(key, what), [o for o in overrides if _key(o) != key]
+        reason = f"now {RENAMED[key]}" if key in RENAMED else "unknown key"
+        return Issue(key, reason), [o for o in overrides if _key(o) != key]
     if found := UNKNOWN_OPTION.search(text):
         group, option = found[1], found[2]
         options = re.findall(r"^\t([^_\s]\S*)$", text, re.MULTILINE) or _options(group)

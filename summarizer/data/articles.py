@@ -19,11 +19,10 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Protocol
 
-from summarizer.config.nearest import nearest
 from summarizer.console.safe_text import file_name
 from summarizer.data.files import READERS, format_suffix
 from summarizer.data.rows import ROWS_THAT_SHOW_COLUMNS, BadRow, RawRow
-from summarizer.errors import ConfigError
+from summarizer.errors import ConfigError, nearest
 
 STDIN = "-"
 
@@ -236,7 +235,7 @@ def read_items(
 ) -> Iterator[Item | BadItem]:
     """Every article that these names stand for, in their order, all read once.
 
-    names: text files, tables (`data.formats`), folders, "-" for standard input. A folder is all files in it and
+    names: text files, tables (`data.files`), folders, "-" for standard input. A folder is all files in it and
     below, sorted, hidden ones left out, and those `left_out` (resolved paths), such as what is being written.
     """
     numbering = Numbering()

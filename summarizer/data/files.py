@@ -20,11 +20,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from summarizer.config.nearest import nearest
 from summarizer.config.paths import resolve_path
 from summarizer.config.schema import Columns, DataConfig
 from summarizer.data.rows import BadRow, RawRow, require_columns
-from summarizer.errors import ConfigError, Issue
+from summarizer.errors import ConfigError, Issue, nearest
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -8,9 +8,8 @@ from functools import lru_cache
 from itertools import chain, islice
 from typing import TYPE_CHECKING
 
-from summarizer.config.nearest import nearest
 from summarizer.config.schema import Columns
-from summarizer.errors import ConfigError, Issue
+from summarizer.errors import ConfigError, Issue, nearest
 
 if TYPE_CHECKING:
     from summarizer.data.prompt import Prompt

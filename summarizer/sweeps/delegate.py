@@ -25,8 +25,7 @@ from hydra.types import HydraContext, RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
-from summarizer.config.nearest import suggestion
-from summarizer.errors import ConfigError, Issue, StopRequested
+from summarizer.errors import ConfigError, Issue, StopRequested, suggestion
 from summarizer.runs.launch import prepare_process, train_group
 from summarizer.runs.record import RunRecord
 from summarizer.runs.session import Session

@@ -12,7 +12,7 @@ one model:
   into as many microbatches as its memory asks for, which may change from step to step; gradients add up in `.grad`
   and are reduced over processes once, at the step's end, as `no_sync` would have it.
 - *Trackers*: `Accelerator.init_trackers` opens one run of each kind, and `Accelerator.log` hands its values to all
-  that are open; each trial has its own metrics file and wandb run (`tracking.recorder`), open beside the others'.
+  that are open; each trial has its own metrics file and wandb run (`tracking.metrics`), open beside the others'.
 
 Nothing here waits for the device: what is measured is read later.
 """

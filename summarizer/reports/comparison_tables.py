@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 
 from rich.console import Console
 
+from summarizer.console.amounts import duration
 from summarizer.evaluation.metrics import LOSS, VARIANTS, Scores
 from summarizer.evaluation.pipeline import BASE, LEAD
 from summarizer.evaluation.statistics import smallest_p, too_few_rows
@@ -15,8 +16,7 @@ from summarizer.reports.comparison import LOSS as RANKED_BY_LOSS
 from summarizer.reports.sentences import answers, p_text, signed
 from summarizer.reports.tables import EMPTY, Cell, Column, Table, print_line, print_table, scored, telling
 from summarizer.runs.read_runs import RowSet
-from summarizer.runs.settings import heading, setting
-from summarizer.sweeps.swept import UNSET
+from summarizer.runs.settings import UNSET, heading, setting
 
 GIB = 2**30
 LONGEST_VALUE = 24
@@ -63,16 +63,6 @@ def state(run: ComparedRun) -> str:
     if record.status == "completed" or not record.steps:
         return record.status
     return f"{record.status} at step {record.steps}"
-
-
-def duration(seconds: float) -> str:
-    """`9 s`, `5 min 8 s`, `2 h 5 min`."""
-    if seconds < 60:
-        return f"{seconds:.0f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    if minutes < 60:
-        return f"{minutes} min {rest} s"
-    return f"{minutes // 60} h {minutes % 60} min"
 
 
 def _scored_table(comparison: Comparison, row_set: RowSet, runs: Sequence[ComparedRun]) -> Table:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from summarizer.evaluation.metrics import LOSS, VARIANTS, Interval, Scores
 from summarizer.evaluation.pipeline import BEST_BY
-from summarizer.evaluation.record import Evaluation
 from summarizer.evaluation.statistics import SIGNIFICANCE_LEVEL, Difference, Verdict, smallest_p, too_few_rows
-from summarizer.reports.compared import ComparedRun, Comparison
-from summarizer.runs.read_runs import RowSet
+
+if TYPE_CHECKING:  # the end of a run is told without comparing it to others
+    from summarizer.evaluation.record import Evaluation
+    from summarizer.reports.compared import ComparedRun, Comparison
+    from summarizer.runs.read_runs import RowSet
 
 
 @dataclass(frozen=True)

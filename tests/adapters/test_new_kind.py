@@ -35,7 +35,12 @@ class InputAverage(Adapter):
 
     @staticmethod
     def adapted_linear(
-        frozen: FrozenLinear, x: Tensor, dropped: Tensor | None, stacked: Parameters, scale: Tensor, dims: Sequence[int]
+        frozen: FrozenLinear,
+        x: Tensor,
+        dropped: Tensor | None,
+        stacked: Parameters,
+        scale: Tensor,
+        dims: Sequence[int],
     ) -> Tensor:
         return frozen(x) + x.mean(dim=2, keepdim=True) * stacked["v"] * scale
 

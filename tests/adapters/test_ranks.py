@@ -9,7 +9,7 @@ import torch
 from stored_products import layer
 from torch import Tensor
 
-from summarizer.adapters.product import equal_ranks, low_rank_product
+from summarizer.adapters.lora import equal_ranks, low_rank_product
 
 D_IN, D_OUT, TOKENS = 256, 320, 96
 
@@ -29,9 +29,12 @@ def trained(ranks: Sequence[int], trials: Sequence[int]) -> list[list[Tensor]]:
     y = low_rank_product(linear, leaves[0], None, *leaves[1:], scale[trials], own)
     y.backward(grad[trials])
     of_x, of_a, of_b = (leaf.grad for leaf in leaves)
-    assert of_x is not None and of_a is not None and of_b is not None
+    assert of_x is not None
+    assert of_a is not None
+    assert of_b is not None
     for i, r in enumerate(own):
-        assert not of_a[i, r:].any() and not of_b[i, r:].any(), "padding has no gradient"
+        assert not of_a[i, r:].any(), "padding has no gradient"
+        assert not of_b[i, r:].any(), "padding has no gradient"
     return [[y[i].detach(), of_x[i], of_a[i, :r], of_b[i, :r]] for i, r in enumerate(own)]
 
 

@@ -26,8 +26,7 @@ from summarizer.reports.tables import (
     whole,
 )
 from summarizer.runs.read_runs import RowSet
-from summarizer.runs.settings import heading, setting
-from summarizer.sweeps.swept import UNSET
+from summarizer.runs.settings import UNSET, heading, setting
 
 GIB = 2**30
 LONGEST_VALUE = 24

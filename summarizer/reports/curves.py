@@ -12,8 +12,8 @@ from summarizer.reports.compared import history_of
 from summarizer.reports.plots import FAILED, footnotes, heading, short
 from summarizer.reports.sentences import course_question, sweep_answer
 from summarizer.runs.record import RunRecord
+from summarizer.runs.settings import SweepAxes, Value
 from summarizer.sweeps.record import SweepRecord
-from summarizer.sweeps.swept import Swept, Value
 from summarizer.tracking.metrics import METRICS, read_metrics
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ class Curve:
     val: list[tuple[int, float]]
 
 
-def draw_curves(sweep: Path, record: SweepRecord, swept: Swept) -> Figure:
+def draw_curves(sweep: Path, record: SweepRecord, swept: SweepAxes) -> Figure:
     """The figure, for `savefig`: training losses, smoothed, beside validation losses.
 
     Raises ConfigError where a run's metrics.jsonl is broken.
@@ -90,7 +90,7 @@ def smooth(points: Sequence[tuple[int, float]], window: int) -> list[tuple[int, 
     ]
 
 
-def keys_of_styles(record: SweepRecord, swept: Swept) -> tuple[str | None, str | None]:
+def keys_of_styles(record: SweepRecord, swept: SweepAxes) -> tuple[str | None, str | None]:
     """The key for colors, which explains most of the variance of the best values, and the next for line styles."""
     scored = [run for run in record.runs if run.best and run.rank]
     by_share = sorted(swept.keys, key=lambda key: -_explained(scored, swept, key))
@@ -99,7 +99,7 @@ def keys_of_styles(record: SweepRecord, swept: Swept) -> tuple[str | None, str |
     return color, others[0] if others else None
 
 
-def _explained(runs: Sequence[RunRecord], swept: Swept, key: str) -> float:
+def _explained(runs: Sequence[RunRecord], swept: SweepAxes, key: str) -> float:
     """The share of variance between the values of a key, less what chance gives to many values (adjusted R²)."""
     groups: dict[Value, list[float]] = {}
     for run in runs:
@@ -116,7 +116,7 @@ def _explained(runs: Sequence[RunRecord], swept: Swept, key: str) -> float:
 class _Styles:
     """Color by one key, line style by another."""
 
-    def __init__(self, swept: Swept, color_key: str | None, line_key: str | None) -> None:
+    def __init__(self, swept: SweepAxes, color_key: str | None, line_key: str | None) -> None:
         import matplotlib
 
         self._swept, self._color_key, self._line_key = swept, color_key, line_key

@@ -31,8 +31,8 @@ from summarizer.reports.sentences import (
     sweep_answer,
 )
 from summarizer.runs.record import RunRecord
+from summarizer.runs.settings import SweepAxes, Value
 from summarizer.sweeps.record import SweepRecord
-from summarizer.sweeps.swept import Swept, Value
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -59,7 +59,7 @@ class Layout:
     """Keys along no axis; of runs that differ in them alone the best is shown."""
 
 
-def layout_of(swept: Swept) -> Layout | None:
+def layout_of(swept: SweepAxes) -> Layout | None:
     """Two keys along the axes, and a third in panels if it has few values. None with fewer than two keys."""
     if len(swept.keys) < 2:
         return None
@@ -69,7 +69,7 @@ def layout_of(swept: Swept) -> Layout | None:
     return Layout(x, y, None, tuple(others))
 
 
-def draw_heatmap(record: SweepRecord, swept: Swept) -> Figure:
+def draw_heatmap(record: SweepRecord, swept: SweepAxes) -> Figure:
     """The figure of a sweep's best values, for `savefig`."""
     from matplotlib.figure import Figure
 
@@ -98,7 +98,7 @@ def ranked_runs(record: SweepRecord) -> Ranking:
 
 
 def cells_of(
-    record: SweepRecord, swept: Swept, ranked: Ranking, layout: Layout, panel: Value | None
+    record: SweepRecord, swept: SweepAxes, ranked: Ranking, layout: Layout, panel: Value | None
 ) -> Cells:
     """The best run of each combination in a panel."""
     cells: dict[tuple[Value, Value], Shown] = {}
@@ -109,7 +109,7 @@ def cells_of(
     return cells
 
 
-def _draw_panels(record: SweepRecord, swept: Swept, layout: Layout) -> Figure:
+def _draw_panels(record: SweepRecord, swept: SweepAxes, layout: Layout) -> Figure:
     from matplotlib.figure import Figure
 
     x, y = Positions(tuple(swept.values(layout.x))), Positions(tuple(swept.values(layout.y)))
@@ -168,7 +168,7 @@ MOST_TEXTS = 40
 """Points that have their value written beside them; of more, only the best has."""
 
 
-def draw_line(axes: Axes, record: SweepRecord, swept: Swept) -> None:
+def draw_line(axes: Axes, record: SweepRecord, swept: SweepAxes) -> None:
     """A point for each run over the one key that was swept, or over the runs where none was."""
     if swept.keys:
         (key,) = swept.keys

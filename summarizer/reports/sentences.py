@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from summarizer.console.safe_text import one_line
 from summarizer.evaluation.metrics import LOSS, VARIANTS, Interval, Scores
 from summarizer.evaluation.statistics import SIGNIFICANCE_LEVEL, Difference, Verdict, smallest_p, too_few_rows
-from summarizer.reports.compared import ComparedRun, Comparison
-from summarizer.runs.read_runs import RowSet
-from summarizer.runs.record import RunRecord
-from summarizer.sweeps.record import Metric, SweepRecord
-from summarizer.sweeps.swept import Swept
+
+if TYPE_CHECKING:  # the end of a run is told without comparing it to others
+    from summarizer.reports.compared import ComparedRun, Comparison
+    from summarizer.runs.read_runs import RowSet
+    from summarizer.runs.record import RunRecord
+    from summarizer.runs.settings import SweepAxes
+    from summarizer.sweeps.record import Metric, SweepRecord
 
 # ---- words that all sentences share -----------------------------------------------------------------------------
 
@@ -342,7 +345,7 @@ def references_note(record: SweepRecord) -> str:
     return f"To compare with, without a rank: {listed}."
 
 
-def sweep_answer(record: SweepRecord, swept: Swept) -> str:
+def sweep_answer(record: SweepRecord, swept: SweepAxes) -> str:
     """The winner in one line."""
     winner = record.winner
     if winner is None or winner.best is None:
@@ -352,7 +355,7 @@ def sweep_answer(record: SweepRecord, swept: Swept) -> str:
     return f"Best: {line}" if winner.status == "completed" else f"Best so far (no run has completed): {line}"
 
 
-def run_name(run: RunRecord, swept: Swept) -> str:
+def run_name(run: RunRecord, swept: SweepAxes) -> str:
     """A run by what tells it from the others, or by its folder where nothing does."""
     return swept.describe(run) or f"run {run.folder}"
 

@@ -18,8 +18,8 @@ from summarizer.reports.html_page import page_data
 from summarizer.reports.plots import UNCOLORED
 from summarizer.reports.ranking import ranking, spanning
 from summarizer.runs.read_runs import read_run
+from summarizer.runs.settings import sweep_axes
 from summarizer.sweeps.record import collect
-from summarizer.sweeps.swept import swept
 
 
 def ranked(numbers: list[float | None], statuses: list[str] | None = None, **how: Any) -> Any:
@@ -90,7 +90,7 @@ def number_in(text: str) -> str:
 
 def cells_of_the_picture(sweep: Path) -> Cells:
     record = collect(sweep)
-    axes = draw_heatmap(record, swept(record.runs)).axes[0]
+    axes = draw_heatmap(record, sweep_axes(record.runs)).axes[0]
     across, up = (
         [label.get_text() for label in labels] for labels in (axes.get_xticklabels(), axes.get_yticklabels())
     )
@@ -113,7 +113,7 @@ def test_the_page_and_the_picture_have_the_same_numbers_and_colors(
     runs = [read_run(sweep_of_twelve / run.folder) for run in record.runs]
     comparison = compare_runs(runs, by="val/loss", with_articles=False)
     data = page_data(comparison)
-    layout = layout_of(swept(record.runs))
+    layout = layout_of(sweep_axes(record.runs))
     assert layout is not None
     assert [data["swept"][key]["key"] for key in data["spanning"][0][:2]] == [layout.x, layout.y]
     browser = opened(comparison)

@@ -74,7 +74,8 @@ def check_bad_rows(report: SplitReport, max_bad_rows: int) -> None:
         raise ConfigError.single(
             "data.max_bad_rows",
             f"{_count(count, 'unusable row')} in data.{report.name}, {max_bad_rows:,} accepted: "
-            f"{first_bad_rows(report.bad)}. Mend them, or skip them with data.max_bad_rows={count}",
+            f"{first_bad_rows(report.bad)}",
+            f"mend them, or skip them with data.max_bad_rows={count}",
         )
     if report.rows == 0:
         skipped = f": {first_bad_rows(report.bad)}" if report.bad else ""

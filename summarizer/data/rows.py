@@ -94,8 +94,8 @@ def require_columns(rows: Iterable[RawRow | BadRow], columns: Columns) -> Iterat
             Issue(
                 f"data.columns.{key}",
                 f"no column {column!r} in {_place(head)}; its columns are {', '.join(names) or 'none'}"
-                + (f"; did you mean {near!r}?" if near else "")
-                + ("; null numbers the rows" if key == "id" else ""),
+                + (f"; did you mean {near!r}?" if near else ""),
+                "null numbers the rows" if key == "id" else "",
             )
         )
     if issues:

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from summarizer.config.schema import RunConfig
-from summarizer.evaluation.metrics import Interval
 from summarizer.evaluation.pipeline import LEAD
+from summarizer.evaluation.record import Interval
 from summarizer.reports.tables import Cell, Column, Table, markdown_table, scored
 from summarizer.runs.record import RunRecord
 

@@ -7,8 +7,9 @@ from collections.abc import Callable, Sequence
 
 from rich.console import Console
 
-from summarizer.evaluation.metrics import LOSS, VARIANTS, Scores
+from summarizer.evaluation.metrics import Scores
 from summarizer.evaluation.pipeline import BASE, LEAD
+from summarizer.evaluation.record import LOSS, VARIANTS
 from summarizer.evaluation.statistics import smallest_p, too_few_rows
 from summarizer.reports.compared import ComparedRun, Comparison
 from summarizer.reports.comparison import LOSS as RANKED_BY_LOSS

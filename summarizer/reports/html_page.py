@@ -13,8 +13,8 @@ from statistics import fmean
 from string import Template
 from typing import Any
 
-from summarizer.evaluation.metrics import VARIANTS, Interval, Scores
-from summarizer.evaluation.statistics import Difference
+from summarizer.evaluation.metrics import Scores
+from summarizer.evaluation.record import VARIANTS, Difference, Interval
 from summarizer.reports.compared import ComparedRun, Comparison, Point, ScoredText
 from summarizer.reports.sentences import answers
 from summarizer.reports.sweep_sentences import label

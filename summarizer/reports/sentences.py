@@ -5,10 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from summarizer.evaluation.metrics import LOSS, VARIANTS, Interval, Scores
+from summarizer.evaluation.metrics import Scores
 from summarizer.evaluation.pipeline import BEST_BY
-from summarizer.evaluation.record import Evaluation
-from summarizer.evaluation.statistics import SIGNIFICANCE_LEVEL, Difference, Verdict, smallest_p, too_few_rows
+from summarizer.evaluation.record import (
+    LOSS,
+    SIGNIFICANCE_LEVEL,
+    VARIANTS,
+    Difference,
+    Evaluation,
+    Interval,
+    Verdict,
+)
+from summarizer.evaluation.statistics import smallest_p, too_few_rows
 from summarizer.reports.compared import ComparedRun, Comparison
 from summarizer.runs.read_runs import RowSet
 

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from summarizer.evaluation.metrics import score_pairs
-from summarizer.runs.summarizer import Prepared, Summarizer
+from summarizer.generation.summarizer import Prepared, Summarizer
 from summarizer.serving.copied import copied
 from summarizer.serving.request import SummaryRequest
 from summarizer.serving.variants import Variant

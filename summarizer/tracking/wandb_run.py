@@ -17,8 +17,8 @@ from summarizer import compat
 from summarizer.config.paths import shown
 from summarizer.config.schema import TrackingConfig
 from summarizer.errors import ConfigError
-from summarizer.evaluation.metrics import VARIANTS
 from summarizer.evaluation.predictions import read_predictions
+from summarizer.evaluation.record import VARIANTS
 from summarizer.tracking.login import agent_sweep, identity_of, keep_agents_identity
 from summarizer.tracking.metrics import METRICS, read_metrics
 from summarizer.tracking.names import MAX_CHARACTERS, masked

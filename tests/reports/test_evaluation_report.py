@@ -7,17 +7,18 @@ import pytest
 from rich.console import Console
 
 from summarizer.errors import ConfigError
-from summarizer.evaluation.metrics import VARIANTS, Interval
-from summarizer.evaluation.mlperf import Figure, Verdict
 from summarizer.evaluation.record import (
+    VARIANTS,
+    Difference,
     Evaluation,
+    Interval,
     RowsPart,
+    Statistic,
     SystemPart,
     read_evaluation,
     write_evaluation,
 )
-from summarizer.evaluation.statistics import Difference
-from summarizer.evaluation.text_statistics import UNITS, Statistic
+from summarizer.evaluation.text_statistics import UNITS
 from summarizer.reports.evaluation_report import markdown, print_evaluation
 from summarizer.reports.sentences import about_the_comparisons, in_words
 

@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from summarizer.evaluation.metrics import bootstrap, score_pairs
 from summarizer.evaluation.pipeline import (

@@ -47,8 +47,7 @@ def command(arguments: Sequence[str]) -> int:
 
 def _answer(arguments: Sequence[str]) -> bool:
     """Answer a command line that asks for text alone: help, the composed config, completion. Else False."""
-    from summarizer.config.completion import BASH, asks_for_completion
-    from summarizer.config.help import asks_for_help, help_text
+    from summarizer.config.help import BASH, asks_for_completion, asks_for_help, help_text
 
     if asks_for_completion(arguments):
         print(BASH)

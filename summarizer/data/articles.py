@@ -19,11 +19,10 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Protocol
 
-from summarizer.config.nearest import nearest
 from summarizer.console.safe_text import file_name
 from summarizer.data.formats import READERS, format_suffix
 from summarizer.data.rows import ROWS_THAT_SHOW_COLUMNS, BadRow, RawRow
-from summarizer.errors import ConfigError
+from summarizer.errors import ConfigError, nearest
 
 STDIN = "-"
 

@@ -6,12 +6,11 @@ import glob
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from summarizer.config.nearest import nearest
 from summarizer.config.paths import resolve_path
 from summarizer.config.schema import Columns, DataConfig
 from summarizer.data.formats import READERS, format_suffix
 from summarizer.data.rows import BadRow, RawRow, require_columns
-from summarizer.errors import ConfigError, Issue
+from summarizer.errors import ConfigError, Issue, nearest
 
 SUFFIXES = ", ".join(READERS)
 

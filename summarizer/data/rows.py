@@ -7,9 +7,8 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import chain, islice
 
-from summarizer.config.nearest import nearest
 from summarizer.config.schema import Columns
-from summarizer.errors import ConfigError, Issue
+from summarizer.errors import ConfigError, Issue, nearest
 
 ROWS_THAT_SHOW_COLUMNS = 100
 """A column that none of so many first rows has is a wrong name rather than so many bad rows."""

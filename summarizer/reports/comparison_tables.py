@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 
 from rich.console import Console
 
+from summarizer.console.amounts import duration
 from summarizer.evaluation.metrics import Scores
 from summarizer.evaluation.pipeline import BASE, LEAD
 from summarizer.evaluation.record import LOSS, VARIANTS
@@ -64,16 +65,6 @@ def state(run: ComparedRun) -> str:
     if record.status == "completed" or not record.steps:
         return record.status
     return f"{record.status} at step {record.steps}"
-
-
-def duration(seconds: float) -> str:
-    """`9 s`, `5 min 8 s`, `2 h 5 min`."""
-    if seconds < 60:
-        return f"{seconds:.0f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    if minutes < 60:
-        return f"{minutes} min {rest} s"
-    return f"{minutes // 60} h {minutes % 60} min"
 
 
 def _scored_table(comparison: Comparison, row_set: RowSet, runs: Sequence[ComparedRun]) -> Table:

@@ -30,7 +30,7 @@ from summarizer.reports.sweep_tables import plain_rows, sweep_table
 from summarizer.reports.tables import escaped, markdown_table, print_table
 from summarizer.sweeps.record import SweepRecord, collect, write_sweep
 from summarizer.sweeps.swept import Swept, swept
-from summarizer.tracking.sweep_run import SweepTable, log_sweep
+from summarizer.tracking.wandb_run import SweepTable, log_sweep
 
 REPORT = "sweep.md"
 HEATMAP, CURVES = "heatmap.png", "curves.png"

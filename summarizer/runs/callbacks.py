@@ -29,8 +29,8 @@ from summarizer.runs.heldout import (
     validate,
     validation_rows,
 )
+from summarizer.tracking.metrics import EndStatus
 from summarizer.tracking.startup import Stopwatch
-from summarizer.tracking.tracker import EndStatus
 from summarizer.tracking.utilization import shape_of
 from summarizer.training.checkpoint import load_latest
 from summarizer.training.optimizer import build_optimizer

@@ -11,7 +11,7 @@ from summarizer.data.splits import Split
 from summarizer.evaluation.evaluator import Evaluator
 from summarizer.evaluation.metrics import Scores, score_pairs
 from summarizer.evaluation.pipeline import ADAPTER, BASE, LEAD, score_lead, score_summaries
-from summarizer.tracking.tracker import SampleSummary
+from summarizer.tracking.metrics import SampleSummary
 
 
 @dataclass(frozen=True)

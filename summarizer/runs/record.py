@@ -25,8 +25,7 @@ from summarizer.config.schema import TrainerConfig
 from summarizer.errors import ConfigError, Issue
 from summarizer.evaluation.record import Rouge
 from summarizer.json_files import GitState, Measured, Part, broken
-from summarizer.tracking.metrics import METRICS, read_metrics
-from summarizer.tracking.tracker import EndStatus
+from summarizer.tracking.metrics import METRICS, EndStatus, read_metrics
 from summarizer.training.schedule import EndedBy, total_steps
 
 SUMMARY = "summary.json"

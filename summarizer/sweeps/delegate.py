@@ -1,4 +1,4 @@
-"""`hydra.launcher.over`: another launcher (joblib, submitit, Ray) takes each group of a sweep as one job."""
+"""`hydra.launcher.delegate`: another launcher (joblib, submitit, Ray) takes each group of a sweep as one job."""
 
 from __future__ import annotations
 
@@ -25,8 +25,7 @@ from hydra.types import HydraContext, RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
-from summarizer.config.nearest import suggestion
-from summarizer.errors import ConfigError, Issue, StopRequested
+from summarizer.errors import ConfigError, Issue, StopRequested, suggestion
 from summarizer.runs.record import RunRecord
 from summarizer.runs.session import Session
 from summarizer.sweeps.compose import group_logs, read_combination
@@ -43,7 +42,7 @@ PACKAGES = {
 """What pip calls the launchers that Hydra's own documentation lists."""
 GROUPS_FOLDER = ".groups"
 """In the sweep folder: what the other launcher writes of its jobs."""
-KEY = "hydra.launcher.over"
+KEY = "hydra.launcher.delegate"
 
 
 @dataclass(frozen=True)

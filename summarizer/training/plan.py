@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from rich.table import Table
 
+from summarizer.console.amounts import duration
 from summarizer.training.dry_run import GIB, BuildOptimizer, DryRun, Microbatch, group_state_bytes
 
 WHAT = {
@@ -98,7 +99,9 @@ class Plan:
                 0, ("trials", f"{self.trials:,}", "train together; steps and tokens are those of each")
             )
         if tokens_per_s is not None:
-            rows.append(("time", _duration(self.hours(tokens_per_s)), f"at {tokens_per_s:,.0f} tokens/s"))
+            rows.append(
+                ("time", duration(3600 * self.hours(tokens_per_s)), f"at {tokens_per_s:,.0f} tokens/s")
+            )
         return rows
 
     def describe(self) -> str:
@@ -112,12 +115,6 @@ class Plan:
 
 def _size(count: int) -> str:
     return f"{count / GIB:,.2f} GiB" if count >= GIB / 10 else f"{count / 2**20:,.1f} MiB"
-
-
-def _duration(hours: float) -> str:
-    if hours >= 1:
-        return f"{hours:,.1f} h"
-    return f"{hours * 60:.0f} min" if hours >= 1 / 60 else f"{hours * 3600:.1f} s"
 
 
 def _flops(count: float) -> str:

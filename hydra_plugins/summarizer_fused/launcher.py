@@ -20,7 +20,7 @@ class FusedLauncher(Launcher):
         self.options = dict(options or {})
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        from summarizer.runs.announce import announce_sweep
+        from summarizer.runs.session import announce_sweep
 
         self.hydra_context, self.task_function, self.config = hydra_context, task_function, config
         # Not resolved: an interpolation in an override may stand for what only a run has.

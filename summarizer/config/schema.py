@@ -224,7 +224,7 @@ class SweepConfig(Section):
     stopping: Literal["successive_halving"] | None
     """Stop what is not among the best at a rung, by trainer.best_metric; null trains every run to its end."""
     reduction_factor: Annotated[int, Field(ge=2)]
-    """Of the runs that reach a rung, one in so many goes on; the next rung lies so many times further."""
+    """Of the runs that reach a rung, one in so many is promoted; the next rung lies so many times further."""
     first_rung: PositiveCount
     """Evaluations before the first decision."""
 
@@ -255,7 +255,7 @@ class RunConfig(Section):
     resume: None
     plan: bool
     """Say what the run would take, and end."""
-    plan_tokens_per_s: Annotated[float | int, Field(gt=0)] | None
+    plan_tokens_per_s: Annotated[float, Field(gt=0)] | None
     """The rate at which the plan says the hours."""
     model: ModelConfig
     quantization: QuantizationConfig

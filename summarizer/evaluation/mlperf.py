@@ -14,8 +14,7 @@ from summarizer.config.plain import read_option
 from summarizer.config.schema import DataConfig, GenerationConfig
 from summarizer.config.shared_flags import RowFlags
 from summarizer.console.progress import bar
-from summarizer.data.report import first_bad_rows
-from summarizer.data.rows import BadRow, Row, check_row
+from summarizer.data.rows import BadRow, Row, check_row, first_bad_rows
 from summarizer.data.sources import SplitName, open_source
 from summarizer.errors import ConfigError
 from summarizer.evaluation.metrics import score_pairs

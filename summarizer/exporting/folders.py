@@ -18,8 +18,8 @@ from torch import Tensor
 from transformers import PretrainedConfig
 
 from summarizer.adapters.attach import roles
-from summarizer.adapters.foreign import adapter_of_folder
 from summarizer.adapters.peft_config import CONFIG_FILE, WEIGHTS_FILE, read_config
+from summarizer.adapters.peft_format import adapter_of_folder
 from summarizer.atomic import write_tensors
 from summarizer.config.schema import GenerationConfig
 from summarizer.console.progress import bar

@@ -99,7 +99,7 @@ def masked_attention(
     scaling: float | None,
     window: int | None = None,
 ) -> Float[Tensor, "rows t heads d"]:
-    """Where there is no such kernel (fp32, older cards, odd heads): a mask made on the device, without reading it.
+    """Where there is no such kernel (fp32, older GPUs, odd heads): a mask made on the device, without reading it.
 
     Row by row, so that an overflow in one trial's reaches no other's: 0 x inf is NaN, behind a mask too.
     """

@@ -15,7 +15,7 @@ from summarizer.evaluation.predictions import Prediction
 from summarizer.evaluation.record import Difference
 from summarizer.runs.read_runs import RowSet, RunFiles, finite
 from summarizer.runs.record import RunRecord
-from summarizer.sweeps.swept import Value
+from summarizer.runs.settings import Value
 from summarizer.tracking.names import redact
 
 

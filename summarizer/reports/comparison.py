@@ -18,9 +18,8 @@ from summarizer.evaluation.statistics import same_rows
 from summarizer.reports.compared import Comparison, Row, TextScores, compared_run
 from summarizer.runs.read_runs import RowSet, RunFiles, first_known, from_files, row_sets
 from summarizer.runs.record import SUMMARY
-from summarizer.runs.settings import differing, flat, from_overrides, names, overridden
+from summarizer.runs.settings import Value, differing, flat, from_overrides, names, overridden
 from summarizer.sweeps.record import FILE_NAME as SWEEP
-from summarizer.sweeps.swept import Value
 from summarizer.tracking.names import redact
 
 LOSS = "val/loss"

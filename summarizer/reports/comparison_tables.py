@@ -17,8 +17,7 @@ from summarizer.reports.comparison import LOSS as RANKED_BY_LOSS
 from summarizer.reports.sentences import answers, p_text, signed
 from summarizer.reports.tables import EMPTY, Cell, Column, Table, print_line, print_table, scored, telling
 from summarizer.runs.read_runs import RowSet
-from summarizer.runs.settings import heading, setting
-from summarizer.sweeps.swept import UNSET
+from summarizer.runs.settings import UNSET, heading, setting
 
 GIB = 2**30
 LONGEST_VALUE = 24

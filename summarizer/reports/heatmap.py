@@ -24,8 +24,8 @@ from summarizer.reports.plots import (
 )
 from summarizer.reports.sweep_sentences import answer, label, metric_name, metric_unit, question
 from summarizer.runs.record import RunRecord
+from summarizer.runs.settings import SweepAxes, Value
 from summarizer.sweeps.record import SweepRecord
-from summarizer.sweeps.swept import Swept, Value
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -50,7 +50,7 @@ class Layout:
     """Keys without a place, of whose values the best is shown."""
 
 
-def layout_of(swept: Swept) -> Layout | None:
+def layout_of(swept: SweepAxes) -> Layout | None:
     """The two keys with most values, the larger along x; a third in panels if it has few. None with fewer keys.
 
     Seeds come last: what differs between them is chance.
@@ -63,7 +63,7 @@ def layout_of(swept: Swept) -> Layout | None:
     return Layout(x, y, None, tuple(others))
 
 
-def draw_heatmap(record: SweepRecord, swept: Swept) -> Figure:
+def draw_heatmap(record: SweepRecord, swept: SweepAxes) -> Figure:
     """The figure, for `savefig`."""
     from matplotlib.figure import Figure
 
@@ -81,7 +81,7 @@ def draw_heatmap(record: SweepRecord, swept: Swept) -> Figure:
     return figure
 
 
-def cells_of(record: SweepRecord, swept: Swept, layout: Layout, panel: Value | None) -> Cells:
+def cells_of(record: SweepRecord, swept: SweepAxes, layout: Layout, panel: Value | None) -> Cells:
     """The best run of each combination in a panel."""
     cells: dict[tuple[Value, Value], RunRecord] = {}
     for run in record.ranked():
@@ -91,7 +91,7 @@ def cells_of(record: SweepRecord, swept: Swept, layout: Layout, panel: Value | N
     return cells
 
 
-def _draw_panels(record: SweepRecord, swept: Swept, layout: Layout) -> Figure:
+def _draw_panels(record: SweepRecord, swept: SweepAxes, layout: Layout) -> Figure:
     from matplotlib.figure import Figure
 
     x, y = Places(tuple(swept.values(layout.x))), Places(tuple(swept.values(layout.y)))
@@ -156,7 +156,7 @@ MOST_TEXTS = 40
 """Points that have their value written beside them; of more, only the best has."""
 
 
-def draw_line(axes: Axes, record: SweepRecord, swept: Swept) -> None:
+def draw_line(axes: Axes, record: SweepRecord, swept: SweepAxes) -> None:
     """A point for each run over the one key that was swept, or over the runs where none was."""
     if swept.keys:
         (key,) = swept.keys

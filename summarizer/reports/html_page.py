@@ -19,8 +19,7 @@ from summarizer.reports.compared import ComparedRun, Comparison, Point, ScoredTe
 from summarizer.reports.sentences import answers
 from summarizer.reports.sweep_sentences import label
 from summarizer.runs.read_runs import RowSet
-from summarizer.runs.settings import heading, setting
-from summarizer.sweeps.swept import UNSET, Value
+from summarizer.runs.settings import UNSET, Value, heading, setting
 
 PARTS = Path(__file__).parent / "page"
 SCRIPTS = (

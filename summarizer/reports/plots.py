@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from summarizer.reports.sweep_sentences import metric_name, metric_unit, shown
 from summarizer.runs.record import RunRecord
+from summarizer.runs.settings import Value
 from summarizer.sweeps.record import SweepRecord
-from summarizer.sweeps.swept import Value
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

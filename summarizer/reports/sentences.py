@@ -4,21 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from summarizer.evaluation.metrics import Scores
 from summarizer.evaluation.pipeline import BEST_BY
-from summarizer.evaluation.record import (
-    LOSS,
-    SIGNIFICANCE_LEVEL,
-    VARIANTS,
-    Difference,
-    Evaluation,
-    Interval,
-    Verdict,
-)
+from summarizer.evaluation.record import LOSS, SIGNIFICANCE_LEVEL, VARIANTS, Difference, Interval, Verdict
 from summarizer.evaluation.statistics import smallest_p, too_few_rows
-from summarizer.reports.compared import ComparedRun, Comparison
-from summarizer.runs.read_runs import RowSet
+
+if TYPE_CHECKING:  # the end of a run is told without comparing it to others
+    from summarizer.evaluation.record import Evaluation
+    from summarizer.reports.compared import ComparedRun, Comparison
+    from summarizer.runs.read_runs import RowSet
 
 
 @dataclass(frozen=True)

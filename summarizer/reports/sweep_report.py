@@ -28,8 +28,8 @@ from summarizer.reports.sweep_sentences import (
 )
 from summarizer.reports.sweep_tables import plain_rows, sweep_table
 from summarizer.reports.tables import escaped, markdown_table, print_table
+from summarizer.runs.settings import SweepAxes, sweep_axes
 from summarizer.sweeps.record import SweepRecord, collect, write_sweep
-from summarizer.sweeps.swept import Swept, swept
 from summarizer.tracking.wandb_run import SweepTable, log_sweep
 
 REPORT = "sweep.md"
@@ -44,7 +44,7 @@ def report_sweep(sweep: Path, tracking: TrackingConfig | None = None) -> SweepRe
     Raises ConfigError where the record or a run's folder is broken, and OSError where nothing can be written.
     """
     record = collect(sweep)
-    keys = swept(record.runs)
+    keys = sweep_axes(record.runs)
     write_sweep(sweep, record)
     write_text(sweep / REPORT, markdown(sweep.resolve().name, record, keys))
     pictures = save_pictures(sweep, record, keys)
@@ -55,7 +55,7 @@ def report_sweep(sweep: Path, tracking: TrackingConfig | None = None) -> SweepRe
     return record
 
 
-def markdown(title: str, record: SweepRecord, swept: Swept) -> str:
+def markdown(title: str, record: SweepRecord, swept: SweepAxes) -> str:
     """sweep.md: the question, the command, the answer, the table, the pictures, the failures."""
     lines = [f"# {escaped(question(record.metric, swept.keys))}", ""]
     lines += [f"Sweep `{title}`, {len(record.runs)} runs: {_states(record)}.", ""]
@@ -77,7 +77,7 @@ def markdown(title: str, record: SweepRecord, swept: Swept) -> str:
     return "\n".join(lines)
 
 
-def _show(sweep: Path, record: SweepRecord, swept: Swept) -> None:
+def _show(sweep: Path, record: SweepRecord, swept: SweepAxes) -> None:
     out = console()
     out.print()
     print_table(out, sweep_table(record, swept, question(record.metric, swept.keys), at_terminal=True))
@@ -107,7 +107,7 @@ def _states(record: SweepRecord) -> str:
     return ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
 
 
-def _command(record: SweepRecord, swept: Swept) -> list[str]:
+def _command(record: SweepRecord, swept: SweepAxes) -> list[str]:
     """The command that makes these runs again: one for a full grid, else one for each run."""
     command = "python -m summarizer.run"
     values = {key: {of[key].text for of in swept.of.values()} for key in swept.keys}
@@ -120,7 +120,7 @@ def _command(record: SweepRecord, swept: Swept) -> list[str]:
     ]
 
 
-def _grid(record: SweepRecord, swept: Swept) -> list[str]:
+def _grid(record: SweepRecord, swept: SweepAxes) -> list[str]:
     """Each swept key with its values as typed, separated by commas."""
     typed: dict[str, dict[str, None]] = {}
     for run in record.runs:
@@ -142,7 +142,7 @@ def _totals(record: SweepRecord) -> dict[str, float | int | str | None]:
     }
 
 
-def save_pictures(sweep: Path, record: SweepRecord, swept: Swept) -> dict[str, Path]:
+def save_pictures(sweep: Path, record: SweepRecord, swept: SweepAxes) -> dict[str, Path]:
     """Draw heatmap.png and curves.png in the sweep folder, each replaced in one step.
 
     Returns their paths by what they show. Raises OSError, and ConfigError where a metrics.jsonl is broken.

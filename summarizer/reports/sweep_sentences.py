@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from summarizer.console.safe_text import one_line
 from summarizer.runs.record import RunRecord
+from summarizer.runs.settings import SweepAxes
 from summarizer.sweeps.record import Metric, SweepRecord
-from summarizer.sweeps.swept import Swept
 
 UNITS = {
     "adapter.dim": "dimension of the low-rank pair",
@@ -80,7 +80,7 @@ def references_note(record: SweepRecord) -> str:
     return f"To compare with, without a rank: {listed}."
 
 
-def answer(record: SweepRecord, swept: Swept) -> str:
+def answer(record: SweepRecord, swept: SweepAxes) -> str:
     """The winner in one line."""
     winner = record.winner
     if winner is None or winner.best is None:
@@ -90,7 +90,7 @@ def answer(record: SweepRecord, swept: Swept) -> str:
     return f"Best: {line}" if winner.status == "completed" else f"Best so far (no run has completed): {line}"
 
 
-def name(run: RunRecord, swept: Swept) -> str:
+def name(run: RunRecord, swept: SweepAxes) -> str:
     """A run by what tells it from the others, or by its folder where nothing does."""
     return swept.describe(run) or f"run {run.folder}"
 

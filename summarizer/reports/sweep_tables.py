@@ -9,14 +9,16 @@ from summarizer.evaluation.record import LOSS, VARIANTS, Interval
 from summarizer.reports.sweep_sentences import metric_name, shown, state
 from summarizer.reports.tables import EMPTY, Cell, Column, Table, Value, scored
 from summarizer.runs.record import RunRecord
+from summarizer.runs.settings import SweepAxes
 from summarizer.sweeps.record import Reference, SweepRecord
-from summarizer.sweeps.swept import Swept
 
 IN_TERMINAL = "rougeL"
 """The variant of ROUGE that a terminal has room for; sweep.md has all."""
 
 
-def sweep_table(record: SweepRecord, swept: Swept, title: str = "", *, at_terminal: bool = False) -> Table:
+def sweep_table(
+    record: SweepRecord, swept: SweepAxes, title: str = "", *, at_terminal: bool = False
+) -> Table:
     """The runs, the best first, and below them what they are measured by; columns that say nothing are left out.
 
     at_terminal: the names of what the runs are measured by stand in the column of the status, which is wide; in
@@ -83,7 +85,7 @@ def sweep_table(record: SweepRecord, swept: Swept, title: str = "", *, at_termin
     return Table(telling, title, styles)
 
 
-def plain_rows(record: SweepRecord, swept: Swept) -> tuple[list[str], list[list[Value]]]:
+def plain_rows(record: SweepRecord, swept: SweepAxes) -> tuple[list[str], list[list[Value]]]:
     """Names of the columns, and a row of plain values for each run: swept numbers are numbers here."""
     columns = sweep_table(record, swept).columns
     of_columns = []
@@ -101,7 +103,7 @@ def _text(run: RunRecord, value: Value, text: Callable[[RunRecord], str] | None)
 
 
 def _swept_column(
-    key: str, swept: Swept, runs: Sequence[RunRecord], references: Sequence[Reference]
+    key: str, swept: SweepAxes, runs: Sequence[RunRecord], references: Sequence[Reference]
 ) -> Column:
     def beside(one: Reference) -> str:
         """What tells this base model from another."""

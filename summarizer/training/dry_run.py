@@ -22,7 +22,6 @@ from summarizer.quantization import weight_format
 from summarizer.training.simulate import Part, StepCost, step_cost
 
 BuildOptimizer = Callable[[list[nn.Parameter]], torch.optim.Optimizer]
-GIB = 2**30
 SUMMARY_TOKENS = 128
 """Of each row in the worst case, unless told."""
 

@@ -9,7 +9,7 @@ import torch
 from stored_products import layer, pairs_of, rows_of, wanted
 from torch import Tensor
 
-from summarizer.adapters.product import low_rank_product
+from summarizer.adapters.lora import low_rank_product
 from summarizer.ops import prefill_gemm
 from summarizer.ops.decode_gemm import DECODE_ROWS, Epilogue, LowRankPairs, stored_weights_in_place
 from summarizer.ops.prefill_gemm import int8_activations

@@ -6,7 +6,7 @@ from rich.console import Console
 
 from summarizer.evaluation import mlperf
 from summarizer.evaluation.pipeline import BEST_BY
-from summarizer.evaluation.record import LOSS, MEANING, VARIANTS, Evaluation
+from summarizer.evaluation.record import LOSS, MEANING, VARIANTS, Evaluation, MlperfFigure, MlperfVerdict
 from summarizer.reports.sentences import about_the_differences, in_words
 from summarizer.reports.tables import (
     NOTHING,

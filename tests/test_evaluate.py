@@ -137,7 +137,7 @@ def test_runs_stand_side_by_side(run: Path, other: Path, evaluate: Evaluate) -> 
     assert found.systems[0].loss == pytest.approx(read_summary(run).val_loss, rel=1e-5)
     (best,) = {difference.first for difference in found.differences}
     assert {difference.second for difference in found.differences} == {*names[:4]} - {best}
-    assert f"{best} is the best run by rougeLsum on these very rows" in " ".join(printed.split())
+    assert f"{best}, the best run by rougeLsum, was chosen on these very rows" in " ".join(printed.split())
     assert not (run / "evaluations/validation/scores.json").exists(), "each run's own scores are left alone"
 
 

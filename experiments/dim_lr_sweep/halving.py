@@ -15,7 +15,7 @@ from pathlib import Path
 from rich.table import Table
 
 from summarizer.console.progress import console
-from summarizer.reports import sweep_sentences
+from summarizer.reports import sentences
 from summarizer.runs.settings import sweep_axes
 from summarizer.sweeps.record import SweepRecord, read_sweep
 from summarizer.tracking.metrics import read_metrics
@@ -85,7 +85,7 @@ def main() -> None:
     full = sum(map(len, values.values()))
     winner = min(values, key=lambda name: sign * best(values[name], sign))
     differences = sweep_axes(record.runs)
-    named = {run.folder: sweep_sentences.name(run, differences) for run in record.runs}
+    named = {run.folder: sentences.run_name(run, differences) for run in record.runs}
     table = Table(title=f"{len(values)} runs; the full grid's best is {named[winner]}", title_justify="left")
     for column in ("reduction factor", "first rung", "samples trained", "best run that trained to its end"):
         table.add_column(column)

@@ -27,7 +27,7 @@ RANKINGS = (LOSS, *VARIANTS)
 BOOTSTRAP_SAMPLES, SEED = 1000, 0
 """As conf/evaluation/default.yaml has them for a run's own intervals."""
 ROWS_SHOWN = 20
-"""Of each row set, on the page."""
+"""How many rows of each row set have their summaries on the page."""
 SAME_SCORE = 0.005
 """Percent: less than a score shows. Scores of the same texts that lie further apart were not made alike."""
 
@@ -137,7 +137,7 @@ def _cost(run: RunFiles, by: str) -> float | None:
 
 
 def _shown_rows(runs: Sequence[RunFiles]) -> list[Prediction]:
-    """The first rows of the best run whose summaries are at hand."""
+    """The first rows of the best run that has its summaries."""
     return list(next((run.predictions for run in runs if run.predictions), ())[:ROWS_SHOWN])
 
 
@@ -167,7 +167,7 @@ def _paired(
     texts: TextScores,
     problems: dict[str, str],
 ) -> dict[str, dict[str, Difference]]:
-    """The best run against the others whose summaries of all rows are at hand and score as they say."""
+    """The best run against the others that have summaries of all rows, which score what their records say."""
     whole = [name for name in members if named[name].predictions]
     if len(whole) < 2:
         return {}

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from summarizer.reports.compared import history_of
 from summarizer.reports.plots import FAILED, footnotes, heading, short
-from summarizer.reports.sweep_sentences import answer, course_question
+from summarizer.reports.sentences import course_question, sweep_answer
 from summarizer.runs.record import RunRecord
 from summarizer.runs.settings import SweepAxes, Value
 from summarizer.sweeps.record import SweepRecord
@@ -67,7 +67,7 @@ def draw_curves(sweep: Path, record: SweepRecord, swept: SweepAxes) -> Figure:
     if handles:
         figure.legend(handles=handles, loc="outside right upper", frameon=False, fontsize="small")
     heading(figure, course_question(swept.keys))
-    footnotes(figure, [answer(record, swept) + (" (thick line)" if record.winner else "")])
+    footnotes(figure, [sweep_answer(record, swept) + (" (thick line)" if record.winner else "")])
     return figure
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from summarizer.config.paths import shown
+from summarizer.console.safe_text import without_controls
 from summarizer.errors import ConfigError, RunsFailed
 from summarizer.runs.mistakes import say_failed
 from summarizer.runs.record import RunRecord, records_to_json
@@ -143,11 +144,11 @@ def _report(sweep: Path, tracking: TrackingConfig) -> None:
 def announce_runs(records: Sequence[RunRecord]) -> None:
     """Say in two lines what runs that train as one group will do, and where their results go."""
     configs = [record.config for record in records]
-    log.info("%s", _one_line(f"{_count(records)}: {described(configs)}"))
+    log.info("%s", without_controls(f"{_count(records)}: {described(configs)}"))
     data = _values([config["data"]["path"] or config["data"]["train"] for config in configs])
     # A plan leaves nothing; a sweep has named its folder, which is around those of its runs.
     folder = f" to {shown(records[0].path)}" if len(records) == 1 and not configs[0]["plan"] else ""
-    log.info("%s", _one_line(f"from {data}{folder}"))
+    log.info("%s", without_controls(f"from {data}{folder}"))
 
 
 def announce_sweep(overrides: Sequence[str]) -> None:
@@ -156,7 +157,7 @@ def announce_sweep(overrides: Sequence[str]) -> None:
 
     parsed = zip(overrides, OverridesParser.create().parse_overrides(list(overrides)), strict=True)
     swept = " ".join(redact(typed) for typed, override in parsed if override.is_sweep_override())
-    log.info("%s", _one_line(f"sweep{f' over {swept}' if swept else ''}: checking each combination"))
+    log.info("%s", without_controls(f"sweep{f' over {swept}' if swept else ''}: checking each combination"))
 
 
 def described(configs: Sequence[Mapping[str, Any]]) -> str:
@@ -195,8 +196,3 @@ def _text(value: object) -> str:
     if isinstance(value, list):
         return str(value[0]) if len(value) == 1 else f"{value[0]} and {len(value) - 1} more"
     return f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def _one_line(text: str) -> str:
-    """As one line that cannot steer a terminal: a resumed run's config may come from elsewhere."""
-    return "".join(character if character.isprintable() else " " for character in text)

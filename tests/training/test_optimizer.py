@@ -174,12 +174,15 @@ def test_one_trial_keeps_no_more_than_its_state() -> None:
 
 
 @pytest.mark.versions
+@pytest.mark.parametrize("flat", [True, False])
 @pytest.mark.parametrize("name", ["adam8bit", "adamw8bit", "lion8bit", "adamw", "sgd"])
-def test_a_restored_optimizer_goes_on_to_the_last_bit(name: str, tmp_path: Path) -> None:
+def test_a_restored_optimizer_continues_to_the_last_bit(name: str, flat: bool, tmp_path: Path) -> None:
     spec = spec_of(f"optimizer={name}")
 
     def fresh() -> tuple[list[nn.Parameter], torch.optim.Optimizer]:
         parameters = drawn()
+        if not flat:
+            return parameters, spec.optimizer.build(list(parameters))
         optimizer = build_optimizer(spec, {str(k): p for k, p in enumerate(parameters)}, Scratch())
         assert isinstance(optimizer, FlatOptimizer)
         return parameters, optimizer

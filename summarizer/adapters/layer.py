@@ -100,7 +100,8 @@ class AdaptedLayer(nn.Module):
         self._number = torch.tensor(index, device=base.weight.device)
         self.stacked = nn.ParameterDict()
         self.trials: list[dict[str, nn.Parameter]] = [{} for _ in group.adapters]
-        self._shown: dict[str, Tensor] | None = None
+        self._dims: tuple[int, ...] = ()
+        self._shown: tuple[dict[str, Tensor], tuple[int, ...]] | None = None
 
     def add(self, tensors: Sequence[Parameters | None]) -> None:
         """Trials behind the others, with their first values; None for one that leaves this layer alone."""
@@ -120,10 +121,15 @@ class AdaptedLayer(nn.Module):
     def show(self, trials: Sequence[int] | None) -> None:
         """Compute for these trials alone, without gradients; None for all."""
         rows = None if trials is None else list(trials)
-        self._shown = None if rows is None else {name: p.detach()[rows] for name, p in self.stacked.items()}
+        if rows is None:
+            self._shown = None
+        else:
+            stacked = {name: stack.detach()[rows] for name, stack in self.stacked.items()}
+            self._shown = stacked, tuple(self._dims[row] for row in rows)
 
     def _lay(self, trials: list[dict[str, nn.Parameter]]) -> None:
         self.trials = trials
+        self._dims = tuple(max((tensor.shape[0] for tensor in own.values()), default=0) for own in trials)
         present = [own for own in trials if own]
         self.stacked = nn.ParameterDict()
         for name in present[0] if present else ():
@@ -145,10 +151,10 @@ class AdaptedLayer(nn.Module):
         if not group.enabled or not self.stacked:
             return self.base(x)  # type: ignore[no-any-return]
         kind = type(group.adapters[0])
-        stacked = dict(self.stacked.items()) if self._shown is None else self._shown
+        stacked, dims = self._shown or (dict(self.stacked.items()), self._dims)
         if isinstance(self.base, FrozenEmbedding):
             rows: Tensor = self.base(x)
-            delta = kind.delta_embedding(x.reshape(group.size, -1), stacked, group.scales)
+            delta = kind.delta_embedding(x.reshape(group.size, -1), stacked, group.scales, dims)
             return rows + delta.reshape(rows.shape)
         if (few := kind.decode_linear(self.base, x, stacked, group.scales)) is not None:
             return few
@@ -159,6 +165,7 @@ class AdaptedLayer(nn.Module):
             self._dropped(product_input) if group.drops else None,
             stacked,
             group.scales,
+            dims,
         )
         return y.reshape(*x.shape[:-1], -1)
 

@@ -10,20 +10,21 @@ import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from summarizer.config.schema import EvaluationConfig
 from summarizer.console import progress
-from summarizer.evaluation import mlperf
 from summarizer.evaluation.metrics import RowLosses, Scores, bootstrap, score
 from summarizer.evaluation.record import VARIANTS, Difference, Statistic, SystemPart
-from summarizer.evaluation.rows import ScoredRows
 from summarizer.evaluation.sentences import split_sentences
 from summarizer.evaluation.statistics import compare
 from summarizer.evaluation.text_statistics import mean_statistics, text_statistics
+
+if TYPE_CHECKING:
+    from summarizer.evaluation.rows import ScoredRows
 
 ADAPTER, BASE, LEAD, RANDOM = "adapter", "base model", "Lead-3", "Random-3"
 """What the systems are called: a trained adapter, the base model without it, and the two baselines."""
@@ -171,7 +172,13 @@ def score_systems(
             statistics = _statistics(rows, system.summaries, samples, seed)
             if by_encoder is not None:
                 bertscore = bootstrap(by_encoder(system.summaries, rows.references), samples, seed)
-            is_model = system.settings is not None
+            verdict = None
+            if by_mlperf and system.settings is not None:
+                from summarizer.evaluation import (
+                    mlperf,
+                )  # a run, which scores by this file too, has no such task
+
+                verdict = mlperf.judge(system.summaries, rows.references)
             parts.append(
                 SystemPart(
                     name=system.name,
@@ -183,9 +190,7 @@ def score_systems(
                     rouge=dict(scores.rouge),
                     bertscore=bertscore,
                     statistics=statistics,
-                    mlperf=mlperf.judge(system.summaries, rows.references)
-                    if by_mlperf and is_model
-                    else None,
+                    mlperf=verdict,
                 )
             )
             shown.advance()

@@ -51,10 +51,13 @@ def is_product(module: nn.Module, *, transposed: bool) -> bool:
     return gives(asked, F.linear(x, weight, asked.bias), x)
 
 
-def is_lookup(module: nn.Module) -> bool:
-    """Whether an embedding gives the rows of its `weight` as they are: not scaled, shifted or normed."""
+def lookup_scale(module: nn.Module) -> float | None:
+    """What an embedding multiplies the rows of its `weight` by: 1 for a plain one, sqrt(d) for Gemma's.
+
+    None where it does anything else with them, such as shifting ids or norming rows.
+    """
     if type(module) is nn.Embedding:
-        return True
+        return 1.0
     asked: Any = copy.deepcopy(module)
     padding = getattr(asked, "padding_idx", None) or 0
     rows = padding + D_OUT
@@ -62,7 +65,13 @@ def is_lookup(module: nn.Module) -> bool:
     if hasattr(asked, "num_embeddings"):
         asked.num_embeddings, asked.embedding_dim = rows, D_IN
     ids = torch.tensor([[0, padding, rows - 1], [1, 2, padding]])
-    return gives(asked, asked.weight[ids], ids)
+    found = output(asked, ids)
+    if found is None or found.shape != (*ids.shape, D_IN):
+        return None
+    looked_up = asked.weight[ids]
+    scale = float((found / looked_up).median())
+    scale = 1.0 if abs(scale - 1) < 1e-6 else scale
+    return scale if _alike(found, looked_up * scale, rtol=1e-5, atol=1e-5) else None
 
 
 def is_function(module: nn.Module, function: Callable[[Tensor], Tensor]) -> bool:

@@ -18,7 +18,7 @@ from summarizer.models.tokenizer import check_context, load_tokenizer
 from summarizer.processes import join_processes, leave_processes
 from summarizer.runs.preflight import preflight
 from summarizer.runs.record import RunRecord
-from summarizer.training.dry_run import Microbatch
+from summarizer.training.dry_run import CannotPlan, Microbatch
 from summarizer.training.plan import Plan, Work, build_plan
 from summarizer.training.schedule import total_steps
 from summarizer.training.sizing import dry_run_of, plan_slots, rows_at_once, size_run, widest
@@ -54,9 +54,12 @@ def show_plan(jobs: Sequence[RunRecord]) -> Plan:
     # The widest, and as many others as train beside it.
     together = sorted(specs, key=lambda one: one is not spec)[: sizing.slots]
     optimizers = [one.optimizer.build for one in together]
-    with working("planning a step"):
-        run = dry_run_of(together, config, processes.dtype, sizing)
-        plan = build_plan(run, optimizers, Microbatch(rows, longest), work)
+    try:
+        with working("planning a step"):
+            run = dry_run_of(together, config, processes.dtype, sizing)
+            plan = build_plan(run, optimizers, Microbatch(rows, longest), work)
+    except CannotPlan as error:
+        raise ConfigError.single("plan", f"true: a step of this model cannot be planned ({error})") from error
     console().print(plan.table(spec.plan_tokens_per_s))
     log.info(plan.describe())
     leave_processes()

@@ -61,7 +61,7 @@ def command(arguments: Sequence[str]) -> int:
 
 
 def _no_command(name: str) -> str:
-    from summarizer.config.nearest import suggestion
+    from summarizer.errors import suggestion
 
     if not name:
         return HELP

@@ -50,6 +50,13 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str,
         raise
 
 
+def replace_durably(scratch: Path, path: Path) -> None:
+    """Give a finished file its name, on the disk too when this returns. Raises OSError."""
+    _fsync(scratch)
+    os.replace(scratch, path)
+    _fsync(path.parent)
+
+
 @contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
     """Yield an empty folder that becomes `path` when the block ends well, and vanishes when it does not.

@@ -228,7 +228,7 @@ def can_simulate() -> bool:
     """Whether `fake_tensor_mode` and `operators_seen_by` have what they need.
 
     Why private: torch documents both under its private names alone ("Fake tensor", "Extending PyTorch"); the meta
-    device knows no kernels of a processor or a card, and no public mode sees what a backward pass calls.
+    device knows no kernels of a processor or a GPU, and no public mode sees what a backward pass calls.
     Once gone: no step is planned. Where the plan would say what fits, all blocks are recomputed, one example goes
     through at a time, and the trials of a group train one after the other; `plan=true` is refused.
     """
@@ -416,7 +416,7 @@ def keep_state_in_32_bits(optimizer: torch.optim.Optimizer) -> None:
 
 
 def step_without_waiting(optimizer: torch.optim.Optimizer, parameter: nn.Parameter) -> None:
-    """A step of an optimizer with one parameter, without bitsandbytes' wait for the card after it.
+    """A step of an optimizer with one parameter, without bitsandbytes' wait for the GPU after it.
 
     Paged state needs that wait.
     Why private: `step` waits after each parameter, and what it calls is not documented.

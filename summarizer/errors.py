@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import errno
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -43,6 +44,24 @@ def sound(value: Callable[[], T], issues: list[Issue]) -> T | None:
     except ConfigError as error:
         issues += error.issues
         return None
+
+
+def nearest(name: str, valid: Iterable[str]) -> str | None:
+    """The valid name that a person probably meant (Ratcliff-Obershelp, difflib), or None where none is near."""
+    found = difflib.get_close_matches(name, list(valid), n=1, cutoff=0.5)
+    return found[0] if found else None
+
+
+def suggestion(name: str, valid: Iterable[str]) -> str:
+    """How a message goes on after an unknown name: the nearest valid one, or all of them."""
+    names = sorted(valid)
+    if near := nearest(name, names):
+        return f"; did you mean {near!r}?"
+    return f"; valid names: {', '.join(names)}"
+
+
+class CannotPlan(Exception):  # noqa: N818 - what cannot be done, and nobody's error
+    """A step of a model of transformers cannot be planned: it asks its own numbers, or operators without a plan."""
 
 
 class NonFiniteLossError(RuntimeError):

@@ -115,7 +115,7 @@ def join_processes(*, device: str, precision: str, wanted: int | None) -> Proces
     if found != wanted:
         raise ConfigError.single("trainer.processes", f"asked for {wanted}, but {found} of them started")
     log.info(
-        "device: %s, %s products, %d process%s",
+        "device: %s, %s matmuls, %d process%s",
         accelerator.device,
         chosen,
         accelerator.num_processes,
@@ -123,7 +123,7 @@ def join_processes(*, device: str, precision: str, wanted: int | None) -> Proces
     )
     if chosen == "fp16" and not on_gpu:
         log.warning(
-            "fp16 products are very slow on a CPU; trainer.precision=auto takes the fastest that it has"
+            "fp16 matmuls are very slow on a CPU; trainer.precision=auto takes the fastest that it has"
         )
     return Processes(accelerator, chosen)
 

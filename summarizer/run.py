@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import hydra
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from summarizer.config.paths import conf_folder
 
@@ -26,7 +26,6 @@ TEXT_FLAGS = {"--cfg", "-c", "--info", "-i", "--hydra-help", "--version", "--she
 
 if TYPE_CHECKING:
     from summarizer.runs.session import Session
-    from summarizer.sweeps.groups import SweepReports
 
 
 def main() -> None:
@@ -47,8 +46,9 @@ def command(arguments: Sequence[str]) -> int:
 
 def _answer(arguments: Sequence[str]) -> bool:
     """Answer a command line that asks for text alone: help, the composed config, completion. Else False."""
-    from summarizer.config.completion import BASH, asks_for_completion
-    from summarizer.config.help import asks_for_help, help_text
+    if not any(word.startswith("-") for word in arguments):
+        return False
+    from summarizer.config.help import BASH, asks_for_completion, asks_for_help, help_text
 
     if asks_for_completion(arguments):
         print(BASH)
@@ -75,8 +75,7 @@ def _dispatch(arguments: Sequence[str]) -> None:
         return
 
     from summarizer.runs.folder import check_unused
-    from summarizer.runs.launch import is_worker, main_process, prepare_process, resume, work
-    from summarizer.sweeps.groups import SweepReports
+    from summarizer.runs.launch import is_worker, main_process, prepare_process, work
 
     prepare_process()
     if is_worker():
@@ -84,23 +83,15 @@ def _dispatch(arguments: Sequence[str]) -> None:
         return
     folder = [argument.removeprefix("resume=") for argument in arguments if argument.startswith("resume=")]
     if folder and folder[0] not in ("", "null"):
-        from summarizer.sweeps.resume import is_sweep, resume_sweep
+        from summarizer.sweeps.resume import resume
 
         others = [argument for argument in arguments if argument != f"resume={folder[0]}"]
         with main_process() as session:
-            if is_sweep(Path(folder[0])):
-                resume_sweep(Path(folder[0]), others, session)
-            else:
-                resume(Path(folder[0]), others, session)
-            session.raise_failures()
+            resume(Path(folder[0]), others, session)
         return
     check_unused(arguments)
     with main_process() as session:
-        with SweepReports() as reports:
-            hydra.main(version_base="1.3", config_path=str(conf_folder()), config_name="config")(
-                Task(session, reports)
-            )()
-        session.raise_failures()
+        hydra.main(version_base="1.3", config_path=str(conf_folder()), config_name="config")(Task(session))()
 
 
 @dataclass
@@ -108,37 +99,28 @@ class Task:
     """What Hydra calls with each config that it composes; the fused launcher takes the session from it."""
 
     session: Session
-    reports: SweepReports
 
     def __call__(self, config: DictConfig) -> float | None:
         from hydra.core.hydra_config import HydraConfig
         from hydra.types import RunMode
 
-        from summarizer.config.plain import to_plain
         from summarizer.errors import ConfigError
         from summarizer.runs.folder import take_back
         from summarizer.runs.launch import prepare
-        from summarizer.runs.record import RunRecord
+        from summarizer.runs.record import composed_run
         from summarizer.runs.session import raise_alone
-        from summarizer.sweeps.groups import FailuresKept
 
         hydra_config = HydraConfig.get()
         sweeping = hydra_config.mode == RunMode.MULTIRUN
         folder = hydra_config.runtime.output_dir
-        # Not resolved: an interpolation in an override may stand for what no file should hold.
-        as_typed = OmegaConf.to_container(hydra_config.overrides.task, resolve=False)
-        assert isinstance(as_typed, list)
         # A sweeper that optimizes must hear of a failure, and what is kept in another launcher's process is lost.
         # Hydra's own sweeper would only end with it, after a line of its own.
         in_this_process = not sweeping or hydra_config.launcher._target_.endswith(".BasicLauncher")
         optimizing = sweeping and not hydra_config.sweeper._target_.endswith(".BasicSweeper")
         keep = in_this_process and not optimizing
-        with FailuresKept(self.session, folder, keep=keep, sweeping=sweeping):
-            record = RunRecord(
-                config=to_plain(config),
-                folder=folder,
-                overrides=tuple(as_typed),
-                sweep=Path(hydra_config.sweep.dir).name if sweeping else None,
+        with self.session.keeping_failure(folder, keep=keep, say=sweeping):
+            record = composed_run(
+                config, hydra_config, Path(hydra_config.sweep.dir).name if sweeping else None
             )
             try:
                 train = prepare([record], self.session)
@@ -150,7 +132,6 @@ class Task:
                 if not sweeping:
                     take_back(Path(folder))
                 raise
-        return None  # what the run raised is kept
 
 
 if __name__ == "__main__":

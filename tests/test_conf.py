@@ -15,7 +15,7 @@ from hydra.utils import get_class
 from omegaconf import DictConfig
 
 from summarizer.config.check import SCALARS, check
-from summarizer.config.completion import BASH
+from summarizer.config.help import BASH
 from summarizer.config.paths import conf_folder
 from summarizer.config.schema import RunConfig
 from summarizer.runs.preflight import preflight

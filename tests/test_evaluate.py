@@ -296,7 +296,7 @@ def test_mlperfs_task_has_its_own_prompt_and_verdict(
         pytest.param(
             ("--device", "cuda", "--bertscore", "x", "--data", "nowhere.jsonl"),
             ["2 mistakes", "--device: cuda, but", "--bertscore-layer N go together"],
-            marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is a card"),
+            marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU"),
         ),
         (("{run}",), ["is named twice"]),
         (("nowhere",), ["nowhere: no such folder"]),

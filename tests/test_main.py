@@ -145,7 +145,7 @@ def test_a_fused_sweep(tmp_path: Path) -> None:
     [
         ("trainer.processes=2",),
         ("-m", "adapter.dim=2,4", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2"),
-        ("-m", "adapter.dim=2,4", "hydra.launcher.over=submitit_local"),
+        ("-m", "adapter.dim=2,4", "hydra.launcher.delegate=submitit_local"),
     ],
     ids=lambda more: more[-1],
 )

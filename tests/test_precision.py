@@ -37,7 +37,7 @@ def test_which_precision(wanted: str, on_gpu: bool, native_bf16: bool, chosen: s
     assert choose_precision(wanted, on_gpu=on_gpu, native_bf16=native_bf16) == chosen
 
 
-def test_bf16_on_a_card_without_it_is_a_mistake() -> None:
+def test_bf16_on_a_gpu_without_it_is_a_mistake() -> None:
     with pytest.raises(ConfigError, match=r"trainer\.precision: 'bf16': this GPU has no bf16; use fp16"):
         choose_precision("bf16", on_gpu=True, native_bf16=False)
 

@@ -240,7 +240,7 @@ def test_mistakes_are_said_and_end_in_2(
     assert "base:" not in errors, "no model is loaded for it"
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a card")
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_a_device_that_is_not_there_is_said_before_anything_is_read(summarize: Callable[..., Ended]) -> None:
     code, _, errors = summarize("nowhere.txt", "--device", "cuda")
     assert (code, "--device: cuda, but" in errors, "nowhere.txt" in errors) == (2, True, False)

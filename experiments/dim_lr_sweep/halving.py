@@ -15,9 +15,9 @@ from pathlib import Path
 from rich.table import Table
 
 from summarizer.console.progress import console
-from summarizer.reports import sweep_sentences
+from summarizer.reports import sentences
+from summarizer.runs.settings import sweep_axes
 from summarizer.sweeps.record import SweepRecord, read_sweep
-from summarizer.sweeps.swept import swept
 from summarizer.tracking.metrics import read_metrics
 from summarizer.training.scheduler import SuccessiveHalving
 
@@ -84,8 +84,8 @@ def main() -> None:
     sign = 1 if lower else -1
     full = sum(map(len, values.values()))
     winner = min(values, key=lambda name: sign * best(values[name], sign))
-    differences = swept(record.runs)
-    named = {run.folder: sweep_sentences.name(run, differences) for run in record.runs}
+    differences = sweep_axes(record.runs)
+    named = {run.folder: sentences.run_name(run, differences) for run in record.runs}
     table = Table(title=f"{len(values)} runs; the full grid's best is {named[winner]}", title_justify="left")
     for column in ("reduction factor", "first rung", "samples trained", "best run that trained to its end"):
         table.add_column(column)

@@ -1,4 +1,4 @@
-"""transformers.generate on dense weights with the adapter merged; on a card also on bitsandbytes' LLM.int8()."""
+"""transformers.generate on dense weights with the adapter merged; on a GPU also on bitsandbytes' LLM.int8()."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ class Transformers:
 def quantize(model: Any, device: torch.device) -> None:
     """LLM.int8() in every linear layer but the head, as ../shared/bench/peer_generate.py does it.
 
-    One layer at a time, so that the card never holds the dense model.
+    One layer at a time, so that the GPU never holds the dense model.
     """
     import bitsandbytes as bnb
 

@@ -18,7 +18,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, Protocol
 
-from memory_rate import MemoryReader, card_rate
+from memory_rate import MemoryReader, gpu_rate
 
 ENGINES = {
     "ours": ("answer_ours", "Ours"),
@@ -118,10 +118,10 @@ def measure(request: dict[str, Any]) -> dict[str, Any]:
 def memory_rate_of(side: Side, request: dict[str, Any]) -> Callable[[], float] | None:
     """What tells memory's rate, in bytes/s, between two tokens; None beside an engine that goes on meanwhile.
 
-    A card's is its own: it is measured once. A virtual machine's changes within seconds, by what its neighbors do.
+    A GPU's is its own: it is measured once. A virtual machine's changes within seconds, by what its neighbors do.
     """
     if request["device"] == "cuda":
-        rate = card_rate()
+        rate = gpu_rate()
         return lambda: rate
     return MemoryReader(request["threads"]).rate if side.waits_for_its_reader else None
 
@@ -147,7 +147,7 @@ def articles(side: Side, request: dict[str, Any]) -> dict[str, Any]:
 def memory(device: str) -> dict[str, int]:
     """Of this process: the most that was resident at once, mapped files included, and what it holds of its own now.
 
-    On a card also the most that torch held at once.
+    On a GPU also the most that torch held at once.
     """
     found = {
         "resident_bytes": status_bytes_of("self", "VmHWM"),

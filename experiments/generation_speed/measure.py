@@ -3,7 +3,7 @@
     python experiments/generation_speed/measure.py --quick                      the CPU, small, under a minute
     python experiments/generation_speed/measure.py --out FOLDER                 GPT-J-6B's shapes, random weights
     python experiments/generation_speed/measure.py --model FOLDER --rows FILE   a real model on real articles
-    python experiments/generation_speed/measure.py --device cuda --out FOLDER   a card
+    python experiments/generation_speed/measure.py --device cuda --out FOLDER   a GPU
 
 Every contender has the same weights and the same adapter of dim 2 on every layer: this project beside the base, the
 others merged into it. Each turn is a process of its own: it loads, answers the same prompts greedily, and ends.
@@ -37,7 +37,7 @@ from summarizer.tracking.environment import git_state, versions
 log = logging.getLogger("generation_speed")
 
 CPU = ["ours:int8", "ours:nf4", "transformers:bf16", "ctranslate2:int8", "openvino:int8", "openvino:int4"]
-CARD = ["ours:int8", "ours:fp8", "transformers:int8", "transformers:fp16"]
+GPU = ["ours:int8", "ours:fp8", "transformers:int8", "transformers:fp16"]
 
 
 def main() -> None:
@@ -148,7 +148,7 @@ def parse() -> argparse.Namespace:
     add(
         "--articles",
         type=int,
-        help="also this many at once, with beams; default 64 on a card, none elsewhere",
+        help="also this many at once, with beams; default 64 on a GPU, none elsewhere",
     )
     add("--article-tokens", type=int, default=128)
     add("--beams", type=int, default=4)
@@ -186,10 +186,10 @@ def fill_in(arguments: argparse.Namespace) -> None:
         arguments.contenders = arguments.contenders or ["ours:int8", "ours:none", "transformers:fp32"]
     on_gpu = arguments.device == "cuda"
     if on_gpu and not torch.cuda.is_available():
-        arguments.parser.error("--device cuda: torch sees no card")
+        arguments.parser.error("--device cuda: torch sees no GPU")
     if arguments.articles is None:
         arguments.articles = 64 if on_gpu else 0
-    named = arguments.contenders or (CARD if on_gpu else CPU)
+    named = arguments.contenders or (GPU if on_gpu else CPU)
     try:
         arguments.contenders = [Contender.parse(name) for name in dict.fromkeys(named)]
     except ValueError as error:

@@ -32,13 +32,13 @@ class MemoryReader:
 def memory_rate(device: str, threads: int) -> float:
     """Bytes/s, the best of PASSES: others on the machine only lower it."""
     if device == "cuda":
-        return card_rate()
+        return gpu_rate()
     reader = MemoryReader(threads)
     return max(reader.rate() for _ in range(PASSES))
 
 
-def card_rate(size_bytes: int = 1 << 31) -> float:
-    """Bytes/s of torch's copy on a card, which reads and writes, both counted: the best of PASSES."""
+def gpu_rate(size_bytes: int = 1 << 31) -> float:
+    """Bytes/s of torch's copy on a GPU, which reads and writes, both counted: the best of PASSES."""
     import torch
 
     source = torch.randint(127, (size_bytes,), dtype=torch.int8, device="cuda")

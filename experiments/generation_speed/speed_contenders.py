@@ -21,10 +21,10 @@ VARIANTS = {
     "openvino": ("int8", "int4"),
 }
 """By engine. Ours: a weight format; int8_reading reads prompts in whole numbers.
- transformers: dense, or int8 for LLM.int8() on a card."""
+ transformers: dense, or int8 for LLM.int8() on a GPU."""
 ELSEWHERE = ("ctranslate2", "openvino")
 """Engines that may live in another environment: --peer-python."""
-CARD = {("transformers", "int8"), ("transformers", "fp16")}
+GPU = {("transformers", "int8"), ("transformers", "fp16")}
 """On a CPU too slow to be of use."""
 
 
@@ -50,10 +50,10 @@ class Contender:
 
     def problem(self, device: str) -> str | None:
         """Why it cannot run on this device."""
-        if device == "cpu" and (self.engine, self.variant) in CARD:
-            return f"{self} is for a card"
+        if device == "cpu" and (self.engine, self.variant) in GPU:
+            return f"{self} is for a GPU"
         if device == "cuda" and self.engine == "openvino":
-            return "openvino has no plugin for this card"
+            return "openvino has no plugin for this GPU"
         return None
 
 

@@ -36,7 +36,7 @@ class Row:
     anonymous_bytes: int | None = None
     """The process's own memory at the end."""
     card_bytes: int | None = None
-    """The most that torch held on a card."""
+    """The most that torch held on a GPU."""
     stored_bytes: int | None = None
     read_bytes: int | None = None
     """Of the weights that each token needs."""

@@ -1,7 +1,7 @@
 """How long a sweep takes: fused, one by one, and by transformers + peft with a process for each trial.
 
     python experiments/sweep_makespan/measure.py --quick          the CPU, two small trials, under a minute
-    python experiments/sweep_makespan/measure.py --out FOLDER     a CPU: the default run; a card: GPT-J-6B's shapes
+    python experiments/sweep_makespan/measure.py --out FOLDER     a CPU: the default run; a GPU: GPT-J-6B's shapes
     python experiments/sweep_makespan/measure.py --model FOLDER --rows TRAIN VALIDATION --out FOLDER
 
 Every sweep is timed from the command to its last summary. The systems take turns, sweep by sweep. All train on the
@@ -138,10 +138,8 @@ def build_parser() -> argparse.ArgumentParser:
         help="trials that one_by_one, a_process_each and peer really run at the most;\n"
         "the others are counted as the mean of those after the first",
     )
-    add("--peer-base", choices=BASES, help="weights of the peer; default int8 on a card, autocast elsewhere")
-    add(
-        "--threads", type=int, help="OMP_NUM_THREADS of every process; default 2, on a card the machine's own"
-    )
+    add("--peer-base", choices=BASES, help="weights of the peer; default int8 on a GPU, autocast elsewhere")
+    add("--threads", type=int, help="OMP_NUM_THREADS of every process; default 2, on a GPU the machine's own")
     add("--device", choices=("auto", "cpu", "cuda"), default="auto")
     add("--quick", action="store_true", help="the embedded model on the CPU, two trials of a few steps")
     add("--work", type=Path, help="folder to keep what is prepared in, such as 12 GB of random weights")
@@ -157,7 +155,7 @@ def fill_in(arguments: argparse.Namespace, *, on_gpu: bool) -> None:
         arguments.model, arguments.device, on_gpu = EMBEDDED, "cpu", False
         arguments.overrides = [*QUICK, *arguments.overrides]
         arguments.trials = arguments.trials or [2]
-    card = {"model": GPTJ_6B, "tokens": [1024, 256], "most_alone": 2, "peer_base": "int8", "threads": None}
+    gpu = {"model": GPTJ_6B, "tokens": [1024, 256], "most_alone": 2, "peer_base": "int8", "threads": None}
     processor = {
         "model": EMBEDDED,
         "tokens": [None],
@@ -165,7 +163,7 @@ def fill_in(arguments: argparse.Namespace, *, on_gpu: bool) -> None:
         "peer_base": "autocast",
         "threads": 2,
     }
-    for name, value in {**(card if on_gpu else processor), "trials": [1, 2, 4, 8, 16]}.items():
+    for name, value in {**(gpu if on_gpu else processor), "trials": [1, 2, 4, 8, 16]}.items():
         if getattr(arguments, name) is None:
             setattr(arguments, name, value)
     if arguments.model == GPTJ_6B and arguments.tokens == [None]:

@@ -160,7 +160,7 @@ def held_out_loss(
 
 
 def precision(device: torch.device) -> AbstractContextManager[None]:
-    """bf16 products on a card, fp32 on a CPU."""
+    """bf16 products on a GPU, fp32 on a CPU."""
     return torch.autocast("cuda", torch.bfloat16) if device.type == "cuda" else nullcontext()
 
 
@@ -230,7 +230,7 @@ def _load(
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             parameter.copy_(tensors[f"{name}:value"])
-            # Where fused, AdamW counts its steps on the card.
+            # Where fused, AdamW counts its steps on the GPU.
             steps = torch.tensor(float(course.step), device=device if device.type == "cuda" else None)
             optimizer.state[parameter] = {
                 "step": steps,

@@ -1,6 +1,6 @@
 """Pre-train the small GPT-J that the package carries, from a folder of text.
 
-    python experiments/tiny_gptj/train.py ../shared/text --out outputs/tiny_gptj      # a card: minutes
+    python experiments/tiny_gptj/train.py ../shared/text --out outputs/tiny_gptj      # a GPU: minutes
     python experiments/tiny_gptj/train.py --short --out outputs/tiny_gptj_short       # a CPU core: half a minute
 
 Killed or stopped, the same command goes on from the last checkpoint, to the same losses. In the folder: model/
@@ -79,7 +79,7 @@ def train(arguments: argparse.Namespace) -> None:
 
     wanted = arguments.device
     if wanted == "cuda" and not torch.cuda.is_available():
-        raise ConfigError.single("device", "torch sees no card here")
+        raise ConfigError.single("device", "torch sees no GPU here")
     on_gpu = wanted == "cuda" or (wanted == "auto" and torch.cuda.is_available())
     device = torch.device("cuda" if on_gpu else "cpu")
 

@@ -39,7 +39,7 @@ PRODUCTS = frozenset(
 """Operators of aten and of bitsandbytes that multiply matrices."""
 COPIES = frozenset({"_to_copy", "copy_", "clone", "cat", "stack", "contiguous", "repeat", "index_copy_"})
 HOST_WAITS = frozenset({"_local_scalar_dense", "nonzero", "masked_select", "equal", "unique_dim", "_unique2"})
-"""Operators whose result's value or shape the host must know: on a card it waits for the device there."""
+"""Operators whose result's value or shape the host must know: on a GPU it waits for the device there."""
 BIG = 1 << 16
 """Numbers that make a tensor a weight or an activation rather than a table or a scale."""
 
@@ -57,7 +57,7 @@ COUNTED = {
     "runtime_waits": "stream synchronizations",
     "kernel_s": "seconds in kernels",
 }
-"""What is counted, as the table's rows name it. The last three are the card's alone."""
+"""What is counted, as the table's rows name it. The last three are the GPU's alone."""
 RUNTIME_LAUNCHES = (
     "cudaLaunchKernel",
     "cudaLaunchKernelExC",
@@ -107,10 +107,10 @@ class OperatorCounts(TorchDispatchMode):  # type: ignore[misc]
 
 
 def count_step(step: Callable[[], None], device: torch.device) -> dict[str, float]:
-    """One step's counts, by the names of COUNTED; what only a card has is left out elsewhere."""
+    """One step's counts, by the names of COUNTED; what only a GPU has is left out elsewhere."""
     with OperatorCounts() as mode:
         step()
-    counts: dict[str, float] = {name: mode.counts[name] for name in COUNTED if name not in _CARD}
+    counts: dict[str, float] = {name: mode.counts[name] for name in COUNTED if name not in _ON_A_GPU}
     if device.type != "cuda":
         return counts
     from torch.profiler import ProfilerActivity, profile
@@ -127,7 +127,7 @@ def count_step(step: Callable[[], None], device: torch.device) -> dict[str, floa
     return counts
 
 
-_CARD = ("launches", "runtime_waits", "kernel_s")
+_ON_A_GPU = ("launches", "runtime_waits", "kernel_s")
 
 
 def anatomy_table(counts: dict[str, dict[str, float]], problems: dict[str, str]) -> str:
@@ -150,7 +150,7 @@ def shown(name: str, value: float | None) -> str:
 
 
 def _waits_to_read(func: Any, args: Any, kwargs: Any, inputs: list[Tensor], outputs: list[Tensor]) -> bool:
-    """Whether a copy from a card to the host is one that the host waits for."""
+    """Whether a copy from a GPU to the host is one that the host waits for."""
     to_host = (
         any(t.is_cuda for t in inputs) and bool(outputs) and all(t.device.type == "cpu" for t in outputs)
     )

@@ -17,7 +17,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from summarizer.ops import attention, attention_c
+from summarizer.ops import attention, native
 
 Attention = Callable[[Tensor, Tensor, Tensor, list[int], float], Tensor]
 SHAPES = {
@@ -39,7 +39,9 @@ def alone(take: Callable[[Tensor, Tensor, Tensor, float], Tensor]) -> Attention:
 
 def contenders() -> dict[str, Attention]:
     by_torch = {"blocks": alone(attention.block_attention), "torch": alone(attention.whole_attention)}
-    return {"kernel": attention_c.causal_attention, **by_torch} if attention_c.available() else by_torch
+    return (
+        {"kernel": attention.causal_attention, **by_torch} if native.available(attention.SOURCE) else by_torch
+    )
 
 
 def measure(

@@ -20,12 +20,12 @@ from unittest.mock import patch
 
 from training_groups import group_of
 
-from summarizer.ops import activations, attention_c, elementwise, norms, rotary
+from summarizer.ops import activations, attention, elementwise, norms, rotary
 from summarizer.training.trainer import train_step
 
 DIMS = (2, 4, 8, 16)
 GELU, ATTENTION, NORMS, ROTATIONS = (
-    (module, "supports") for module in (activations, attention_c, norms, rotary)
+    (module, "supports") for module in (activations, attention, norms, rotary)
 )
 SCALES = (elementwise, "supports_scales")
 WAYS = {

@@ -1,7 +1,7 @@
 """Training throughput: this project beside transformers + peft + bitsandbytes, in turns, in one run.
 
     python experiments/training_throughput/measure.py --quick                     the CPU, small, under a minute
-    python experiments/training_throughput/measure.py --out FOLDER                a card: GPT-J-6B's true shapes
+    python experiments/training_throughput/measure.py --out FOLDER                a GPU: GPT-J-6B's true shapes
     python experiments/training_throughput/measure.py --model FOLDER --rows FILE  a real model on real rows
 
 Each contender is a process that loads once; they take turns of a few steps, so that all see the machine in the same
@@ -136,7 +136,7 @@ def parse() -> argparse.Namespace:
     add(
         "--model",
         help=f"{GPTJ_6B} (true shapes, random weights), a folder, a hub name, or {EMBEDDED};\n"
-        "random:FOLDER reads its config alone. Default: gptj_6b on a card, embedded:tiny_gptj elsewhere",
+        "random:FOLDER reads its config alone. Default: gptj_6b on a GPU, embedded:tiny_gptj elsewhere",
     )
     add("--layers", type=int, help="fewer blocks than the config says (random weights)")
     add("--rows", help="file of articles and highlights; default: made rows, all full")
@@ -157,8 +157,8 @@ def parse() -> argparse.Namespace:
     add("--steps", type=int, help="timed steps of each contender at each point")
     add("--turns", type=int, help="in so many turns")
     add("--full-grid", action="store_true", help="every batch with every length and dim")
-    add("--together", type=int, help="contenders in memory at once; default all on a CPU, 3 on a card")
-    add("--one-at-a-time", action="store_true", help="the same as --together 1: no turns, for small cards")
+    add("--together", type=int, help="contenders in memory at once; default all on a CPU, 3 on a GPU")
+    add("--one-at-a-time", action="store_true", help="the same as --together 1: no turns, for small GPUs")
     add("--device", choices=("auto", "cpu", "cuda"), default="auto")
     add("--seed", type=int, default=0)
     add("--quick", action="store_true", help="the embedded model on the CPU, a few small steps")
@@ -192,7 +192,7 @@ def fill_in(arguments: argparse.Namespace, *, on_gpu: bool) -> None:
             if name not in given or getattr(arguments, name) is None:
                 setattr(arguments, name, value)
         on_gpu = False
-    card = {
+    gpu = {
         "model": GPTJ_6B,
         "lengths": [256, 512, 1024, 2048],
         "dims": [2, 16, 64],
@@ -210,7 +210,7 @@ def fill_in(arguments: argparse.Namespace, *, on_gpu: bool) -> None:
         "steps": 9,
         "turns": 3,
     }
-    for name, value in (card if on_gpu else processor).items():
+    for name, value in (gpu if on_gpu else processor).items():
         if getattr(arguments, name) is None:
             setattr(arguments, name, value)
     if arguments.one_at_a_time:
@@ -219,7 +219,7 @@ def fill_in(arguments: argparse.Namespace, *, on_gpu: bool) -> None:
         arguments.together = 3 if on_gpu else len(arguments.formats) + len(arguments.peers)
     if arguments.steps < arguments.turns:
         arguments.parser.error("--steps must be at least --turns")
-    # A card's memory was given back after the last turn: the first step of a turn takes it again.
+    # A GPU's memory was given back after the last turn: the first step of a turn takes it again.
     arguments.warm_steps, arguments.warm_steps_of_turn = (3, 1) if on_gpu else (2, 0)
 
 

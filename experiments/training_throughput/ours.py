@@ -14,7 +14,7 @@ from summarizer.models.load import Base, load_base
 from summarizer.models.random_base import random_base
 from summarizer.processes import join_processes
 from summarizer.tracking.utilization import ModelShape, shape_of
-from summarizer.training.optimizer import build_optimizer
+from summarizer.training.optimizer import Scratch, build_optimizer
 from summarizer.training.schedule import TrainingSchedule
 from summarizer.training.sizing import compiles, size_run
 from summarizer.training.step import build_group
@@ -63,7 +63,7 @@ class Ours:
         trial = Trial(workload.spec, Path(tempfile.gettempdir()))
         trial.schedule = TrainingSchedule(TOTAL_STEPS, None, TOTAL_STEPS, TOTAL_STEPS, "max_steps")
         trial.rows = workload.rows
-        trial.take_slot(parameters, build_optimizer(workload.spec, parameters), shape)
+        trial.take_slot(parameters, build_optimizer(workload.spec, parameters, Scratch()), shape)
         self._microbatches = replace(self._sizing.microbatches)  # running out of memory changes it
         self._group = build_group(self._adapted, workload.prompt, self.processes, self._microbatches)
         self._group.enter([trial])

@@ -32,7 +32,7 @@ class Row:
     step_s_p10: float | None = None
     step_s_p90: float | None = None
     peak_bytes: int | None = None
-    """On a card the most that torch held at once; on a CPU the process's resident memory at its most."""
+    """On a GPU the most that torch held at once; on a CPU the process's resident memory at its most."""
     mfu: float | None = None
     """Model FLOP utilization, by tracking.utilization's count and the rate measured in the same precision."""
     start_s: float | None = None

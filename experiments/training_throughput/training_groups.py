@@ -39,7 +39,7 @@ def group_of(dims: Sequence[int], overrides: Sequence[str]) -> Group:
     prompt = build_prompt(first.prompt, load_tokenizer(model_folder(first.model)))
     base = load_base(first.model, first.quantization, processes.device)
     adapted = attach(base.model, [spec.adapter for spec in specs], [spec.seed for spec in specs])
-    rows, course = (
+    rows, schedule = (
         build_split(first.data, "train", prompt),
         TrainingSchedule(TOTAL_STEPS, None, TOTAL_STEPS, TOTAL_STEPS, "max_steps"),
     )
@@ -48,8 +48,8 @@ def group_of(dims: Sequence[int], overrides: Sequence[str]) -> Group:
     for place, spec in enumerate(specs):
         own = adapted.parameters_of(place)
         trial = Trial(spec, Path(tempfile.gettempdir()))
-        trial.schedule, trial.rows = course, rows
-        trial.take_slot(own, build_optimizer(spec, own), shape_of(adapted, place))
+        trial.schedule, trial.rows = schedule, rows
+        trial.take_slot(own, build_optimizer(spec, own, group.scratch), shape_of(adapted, place))
         trials.append(trial)
     group.enter(trials)
     return group

@@ -1,6 +1,6 @@
 """One contender in a process of its own, which loads once and then steps when it is asked to.
 
-Between its turns it waits on a pipe, without spinning and, on a card, without the memory of a step.
+Between its turns it waits on a pipe, without spinning and, on a GPU, without the memory of a step.
 """
 
 from __future__ import annotations
@@ -229,7 +229,7 @@ class Turns:
         return counts
 
     def free(self) -> None:
-        """Give a step's memory back to the card, for the others."""
+        """Give a step's memory back to the GPU, for the others."""
         import torch
 
         gc.collect()
@@ -237,7 +237,7 @@ class Turns:
             torch.cuda.empty_cache()
 
     def _timed(self, count: int, *, skip: bool = True) -> list[float]:
-        """Seconds of each of so many steps. On a card by its own clock: no step waits for the one before.
+        """Seconds of each of so many steps. On a GPU by its own clock: no step waits for the one before.
 
         skip: the steps' batches are not those of a later account.
         """

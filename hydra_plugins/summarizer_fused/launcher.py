@@ -14,13 +14,13 @@ from omegaconf import DictConfig, OmegaConf
 class FusedLauncher(Launcher):
     """Trains the runs of a sweep that share a base together. The work is done by `summarizer.sweeps.launcher`."""
 
-    def __init__(self, over: str | None = None, options: Mapping[str, Any] | None = None) -> None:
-        """over: the launcher that takes each group as one job, null being this process.  options: its own."""
-        self.over = over
+    def __init__(self, delegate: str | None = None, options: Mapping[str, Any] | None = None) -> None:
+        """delegate: the launcher that takes each group as one job, null being this process.  options: its own."""
+        self.delegate = delegate
         self.options = dict(options or {})
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        from summarizer.runs.announce import announce_sweep
+        from summarizer.runs.session import announce_sweep
 
         self.hydra_context, self.task_function, self.config = hydra_context, task_function, config
         # Not resolved: an interpolation in an override may stand for what only a run has.
@@ -31,5 +31,5 @@ class FusedLauncher(Launcher):
         from summarizer.sweeps.launcher import Launch
 
         task: Any = self.task_function
-        launch = Launch(self.hydra_context, task, self.config, self.over, self.options)
+        launch = Launch(self.hydra_context, task, self.config, self.delegate, self.options)
         return launch.batch(job_overrides, initial_job_idx)

@@ -15,11 +15,10 @@ from summarizer import compat
 from summarizer.adapters.dropout import trial_keys
 from summarizer.adapters.layer import AdaptedLayer, Draws, GroupState
 from summarizer.adapters.protocol import Adapter, Parameters, Role
-from summarizer.config.nearest import suggestion
 from summarizer.data.batches import Batch, PaddingBuckets, collate, moved
 from summarizer.data.order import EncodedRow
 from summarizer.data.prompt import Prompt
-from summarizer.errors import ConfigError
+from summarizer.errors import ConfigError, suggestion
 from summarizer.models.causal_lm import CausalLM
 from summarizer.quantization.frozen import FrozenEmbedding, FrozenLinear
 

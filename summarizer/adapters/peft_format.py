@@ -9,15 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
 from summarizer import atomic
 from summarizer.adapters.attach import AdaptedModel
 from summarizer.adapters.layer import AdaptedLayer
+from summarizer.adapters.lora import LoRA
 from summarizer.adapters.peft_config import KEY, WEIGHTS_FILE, read_config
-from summarizer.adapters.protocol import Adapter
+from summarizer.adapters.protocol import Adapter, Role
 from summarizer.errors import ConfigError
 
 PREFIX = "base_model.model."
@@ -140,3 +141,36 @@ def _copy(
             raise ConfigError.single(key, f"{name} in {folder} holds NaN or infinite values")
         with torch.no_grad():
             parameter.copy_(value)
+
+
+# ---- an adapter that was trained elsewhere, told from its folder alone -------------------------------------------
+
+
+def adapter_of_folder(folder: Path, roles: dict[str, Role], key: str) -> LoRA:
+    """The config with which `attach` makes the layers that a PEFT folder has values for.
+
+    roles: of the base's layers that can be adapted, by name.  key: what a message names as the folder's source.
+    Raises ConfigError where the folder is no LoRA's that can be computed here, or adapts what this base has not.
+    """
+    config = read_config(folder, key)
+    try:
+        with safe_open(folder / WEIGHTS_FILE, framework="pt") as tensors:
+            names = {name.removeprefix(PREFIX) for name in tensors.keys()}  # noqa: SIM118 - it is no mapping
+    except (OSError, SafetensorError) as error:
+        raise ConfigError.single(key, f"{folder / WEIGHTS_FILE} is missing or truncated: {error}") from error
+    adapted = {name.partition(".lora_")[0] for name in names if ".lora_" in name}
+    if strange := sorted(adapted - set(roles)):
+        raise ConfigError.single(
+            key,
+            f"{folder} adapts {strange[0]}, which this base has no layer for: it was trained on another one",
+        )
+    if not adapted:
+        raise ConfigError.single(key, f"{folder / WEIGHTS_FILE} has no LoRA tensor")
+    return LoRA(
+        targets=sorted({roles[name] for name in adapted}),
+        exclude=[name for name in roles if name not in adapted],
+        start_from=None,
+        dim=config["r"],
+        alpha=float(config["lora_alpha"]),
+        dropout=0.0,
+    )

@@ -10,28 +10,23 @@ from pydantic import BaseModel, ValidationError
 
 from summarizer.config import schema
 from summarizer.config.messages import issues_of, shown
-from summarizer.config.nearest import suggestion
 from summarizer.config.plain import plain_mapping
 from summarizer.config.renamed import take_old_keys
 from summarizer.config.rules import RULES, Rule, SoundValues, broken_rules
 from summarizer.config.targets import OptimizerConfig, arguments_of, refusal, takes_any
-from summarizer.errors import ConfigError, Issue
+from summarizer.errors import ConfigError, Issue, suggestion
 
 TARGET_GROUPS = ("adapter", "optimizer")
+"""Groups that name a class, by whose signature their other keys are checked."""
 
 SECTIONS: Mapping[str, type[schema.Section]] = {
-    "model": schema.ModelConfig,
-    "quantization": schema.QuantizationConfig,
-    "data": schema.DataConfig,
-    "prompt": schema.PromptConfig,
-    "trainer": schema.TrainerConfig,
-    "evaluation": schema.EvaluationConfig,
-    "generation": schema.GenerationConfig,
-    "sweep": schema.SweepConfig,
-    "tracking": schema.TrackingConfig,
+    name: field.annotation
+    for name, field in schema.RunConfig.model_fields.items()
+    if isinstance(field.annotation, type) and issubclass(field.annotation, schema.Section)
 }
+"""Groups with a class of `schema`."""
 
-SCALARS = ("seed", "resume", "plan", "plan_tokens_per_s")
+SCALARS = tuple(name for name in schema.RunConfig.model_fields if name not in (*SECTIONS, *TARGET_GROUPS))
 """The keys of a config that belong to no group."""
 
 

@@ -68,11 +68,11 @@ class DeclaredClass:
     module: Module
     node: ast.ClassDef
     bases: tuple[DeclaredClass, ...]
-    """Those of PLAIN_BASES are left out."""
+    """The classes it derives from, without those of PLAIN_BASES."""
 
     @property
     def path(self) -> str:
-        """Where it is defined, whatever it is re-exported as."""
+        """The dotted path of where it is defined, whatever it is re-exported as."""
         return f"{self.module.name}.{self.node.name}"
 
     def lineage(self) -> Iterator[DeclaredClass]:
@@ -84,7 +84,7 @@ class DeclaredClass:
             yield from base.lineage()
 
     def signature(self) -> inspect.Signature:
-        """Of a call that makes an instance, as `inspect.signature` has it."""
+        """The signature of a call that makes an instance, as `inspect.signature` has it."""
         lineage = list(self.lineage())
         for one in lineage:
             for node in one.node.body:

@@ -13,9 +13,9 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from summarizer.config.messages import shown
-from summarizer.config.nearest import nearest
 from summarizer.config.paths import conf_folder
-from summarizer.errors import ConfigError, Issue
+from summarizer.config.renamed import RENAMED
+from summarizer.errors import ConfigError, Issue, nearest
 
 Check = Callable[[DictConfig], object]
 """Raises ConfigError with what is wrong with a composed config."""
@@ -138,7 +138,8 @@ def _explained(refusal: Exception, overrides: list[str]) -> tuple[Issue | None, 
         ours = not key.startswith("hydra") and "@" not in key
         if ours and any(_key(o) == key and _sign(o) != "++" for o in overrides):
             return None, [_let_in(o) if _key(o) == key else o for o in overrides]
-        return Issue(key, "unknown key"), [o for o in overrides if _key(o) != key]
+        reason = f"now {RENAMED[key]}" if key in RENAMED else "unknown key"
+        return Issue(key, reason), [o for o in overrides if _key(o) != key]
     if found := UNKNOWN_OPTION.search(text):
         group, option = found[1], found[2]
         options = re.findall(r"^\t([^_\s]\S*)$", text, re.MULTILINE) or _options(group)

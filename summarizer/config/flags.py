@@ -30,8 +30,7 @@ from pydantic_settings import (
 )
 
 from summarizer.config.messages import messages_of
-from summarizer.config.nearest import nearest
-from summarizer.errors import ConfigError, Issue
+from summarizer.errors import ConfigError, Issue, nearest
 
 
 @dataclass(frozen=True)
@@ -213,7 +212,7 @@ def _parser(
 
 
 def _heading(kind: type[Flags], field: str) -> str:
-    """That of the first class which has the field."""
+    """The heading of the first class which has the field."""
     owners = [one for one in reversed(kind.__mro__) if field in getattr(one, "model_fields", ())]
     return str(vars(owners[0]).get("HEADING", "options"))
 

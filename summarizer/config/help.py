@@ -1,7 +1,8 @@
-"""`--help` of `python -m summarizer.run`: the groups and their options, and every key with what it is for.
+"""What `python -m summarizer.run` says of itself: `--help`, and what a shell completes on tab.
 
-What a key is for stands beside it in the YAML; where it does not, the docstring of its field says it, which is read
-from source, so that help imports neither pydantic nor torch. `--help trainer` shows that group alone.
+Help lists the groups and their options, and every key with what it is for. That stands beside the key in the YAML;
+where it does not, the docstring of its field says it, which is read from source, so that help imports neither
+pydantic nor torch. `--help trainer` shows that group alone.
 """
 
 from __future__ import annotations
@@ -21,12 +22,12 @@ MEANING_AT = 32
 """The column of what a key is for, unless the key and its value reach further."""
 COMMENT = re.compile(r"^(\s*)([\w.]+):(?:\s+(.*?))?(?:\s#\s+(.*))?$")
 """A line of YAML: indentation, key, value, comment."""
-OF_OPTIMIZERS = {
+OPTIMIZER_MEANINGS = {
     "_target_": "the optimizer's class; any argument of it may be given as +optimizer.NAME=VALUE",
     "lr": "the learning rate, which trainer.schedule multiplies",
     "weight_decay": "how much of the parameters a step of the learning rate takes off",
 }
-"""Of arguments that libraries do not explain."""
+"""What optimizer arguments are for that libraries do not explain."""
 
 HEAD = """\
 {program}: train low-rank adapters over a frozen
@@ -82,7 +83,7 @@ def meanings(group: str, option: str) -> dict[str, str]:
     """What each key of a group is for, by its path below the group."""
     said = _docstrings(PACKAGE / "config" / "schema.py", f"{group.capitalize()}Config")
     if group == "optimizer":
-        said = OF_OPTIMIZERS
+        said = OPTIMIZER_MEANINGS
     if group == "adapter":
         adapters = PACKAGE / "adapters"
         said = _docstrings(adapters / "protocol.py", "Adapter") | {"_target_": "the adapter's class"}
@@ -126,7 +127,7 @@ def _groups(options: Mapping[str, Sequence[str]]) -> Iterator[str]:
 
 
 def _options(folder: Path, group: str) -> Iterator[tuple[str, list[str]]]:
-    """The options of each group of the config tree; Hydra's own settings are none."""
+    """Each group of the config tree with its options; Hydra's own groups are left out."""
     for path in sorted(path for path in folder.iterdir() if path.is_dir()):
         name = f"{group}{path.name}"
         if name == "hydra":
@@ -175,3 +176,40 @@ def _docstrings(file: Path, name: str) -> dict[str, str]:
         if (inner := ast.unparse(node.annotation)) in classes:
             found |= {f"{field}.{key}": said for key, said in _docstrings(file, inner).items()}
     return found
+
+
+# ---- tab completion ----------------------------------------------------------------------------------------------
+
+INSTALL = (["-sc", "install=bash"], ["--shell-completion", "install=bash"])
+
+BASH = r"""_summarizer_run()
+{
+    local words=($COMP_LINE)
+    local line="${COMP_LINE:0:$COMP_POINT}" command
+    if [[ "${words[1]}" == "-m" && "${words[2]}" == "summarizer.run" ]]; then
+        command="${words[0]} -m summarizer.run"
+        line="${line#*summarizer.run}"
+    elif [[ "${words[0]##*/}" == "summarizer" && "${words[1]}" == "run" ]]; then
+        command="${words[0]} run"
+        line="${line#*"${words[0]}"}"
+        line="${line#*run}"
+    else
+        return
+    fi
+    local choices=$(COMP_LINE="summarizer.run$line" $command -sc query=bash 2> /dev/null)
+    choices=$(tr " " "\n" <<< "$choices" | grep -v "=_")
+    COMPREPLY=($(compgen -W "$choices" -- "${line##* }"))
+}
+COMP_WORDBREAKS=${COMP_WORDBREAKS//=}
+complete -o nospace -o default -F _summarizer_run python python3 summarizer
+"""
+"""Completes what follows `python -m summarizer.run` or `summarizer run`; else file names, as before.
+
+Installed by `eval "$(python -m summarizer.run -sc install=bash)"`. What there is to complete is Hydra's answer to
+`-sc query=bash`, which it gives for the line in $COMP_LINE; Hydra's own script knows commands of one word alone.
+"""
+
+
+def asks_for_completion(arguments: Sequence[str]) -> bool:
+    """Whether a command line asks for the script above."""
+    return list(arguments) in INSTALL

@@ -9,11 +9,10 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
-from summarizer.config.nearest import nearest, suggestion
-from summarizer.errors import Issue
+from summarizer.errors import Issue, nearest, suggestion
 
 LONGEST_VALUE = 60
-"""Of a message, in characters."""
+"""Characters of a mistaken value that a message repeats."""
 
 _TYPES = {
     "int_type": "a whole number",
@@ -133,17 +132,27 @@ def _number(value: float) -> str:
     return str(int(value)) if value == int(value) else f"{value:g}"
 
 
+def least(spec: type[BaseModel], name: str) -> int:
+    """The smallest whole number that a field takes, as its annotation says."""
+    bounds = [item.ge for item in _bounds(spec.model_fields[name]) if getattr(item, "ge", None) is not None]
+    return int(max(bounds))
+
+
 def _limits(field: Any) -> str:
-    """The bounds that a field's annotation carries, such as " of at least 1"."""
-    found = list(field.metadata)
-    for member in getattr(field.annotation, "__args__", ()):
-        found += getattr(member, "__metadata__", ())
-    flat = [item for outer in found for item in [outer, *getattr(outer, "metadata", ())]]
-    for item in flat:
+    """The lower bound that a field's annotation carries, such as " of at least 1"."""
+    for item in _bounds(field):
         for name, word in (("ge", "of at least"), ("gt", "above")):
             if (limit := getattr(item, name, None)) is not None:
                 return f" {word} {_number(limit)}"
     return ""
+
+
+def _bounds(field: Any) -> list[Any]:
+    """What bounds a field, or a member of its union, in the forms that pydantic keeps them in."""
+    found = list(field.metadata)
+    for member in getattr(field.annotation, "__args__", ()):
+        found += getattr(member, "__metadata__", ())
+    return [item for outer in found for item in [outer, *getattr(outer, "metadata", ())]]
 
 
 def _model_at(spec: type[BaseModel], names: list[str]) -> type[BaseModel]:

@@ -24,7 +24,10 @@ def to_plain(config: DictConfig) -> dict[str, Any]:
 
 
 def plain_mapping(node: DictConfig, path: str, open_keys: dict[str, Issue | None]) -> dict[str, Any]:
-    """The same for the node at `path`; `open_keys` gains each key without a value, and what is wrong with it."""
+    """The node at `path` as plain containers, resolved.
+
+    open_keys: gains each key without a value, and what is wrong with it.
+    """
     raw = OmegaConf.to_container(node, resolve=False)
     assert isinstance(raw, dict)
     return {

@@ -22,7 +22,10 @@ class Gone:
     """What to do without it, as the end of a sentence."""
 
 
-RENAMED: Mapping[str, str] = {"sweep.places": "sweep.max_concurrent_trials"}
+RENAMED: Mapping[str, str] = {
+    "sweep.places": "sweep.max_concurrent_trials",
+    "hydra.launcher.over": "hydra.launcher.delegate",
+}
 """The new name of each key by its old one."""
 
 REMOVED: Mapping[str, Gone] = {

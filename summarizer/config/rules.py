@@ -18,7 +18,7 @@ class UnsoundValueError(Exception):
 
 @dataclass(frozen=True)
 class SoundValues:
-    """What is sound of a group with mistaken values, so that rules can hold the rest of it to account."""
+    """The sound values of a group that has mistaken ones too, so that rules can hold the rest of it to account."""
 
     values: Mapping[str, Any]
     kind: Any = None

@@ -82,7 +82,7 @@ class DataConfig(Section):
     columns: Columns
     rows: RowLimits
     rows_seed: Seed | None
-    """Null takes the first rows of a split; a number draws them at random with that seed."""
+    """Null takes the first rows of a split; a number draws rows at random with that seed."""
     streaming: bool
     """Read the training split as it goes, for sets that do not fit on disk; needs trainer.max_steps."""
     shuffle_buffer_rows: PositiveCount
@@ -136,22 +136,22 @@ class TrainerConfig(Section):
     group_by_length: bool
     """Batches of like length, which saves padding; the order of batches stays random."""
     precision: Literal["auto", "fp32", "bf16", "fp16"]
-    """Of matrix products; all else is in fp32. auto is bf16 where the device multiplies it natively, fp16 (with a
-    loss scale for each trial) on other CUDA cards, fp32 on other processors."""
+    """Precision of matrix products; all else is in fp32. auto is bf16 where the device multiplies it natively, fp16
+    (with a loss scale for each trial) on other CUDA devices, fp32 on other processors."""
     max_grad_norm: Annotated[float, Field(gt=0)] | None
     """The norm that each trial's gradient is clipped to; null does not clip."""
     memory: Literal["fast", "low", "auto"]
     """fast keeps all activations, low only the inputs of blocks; auto recomputes as many blocks as do not fit."""
     compile: bool | Literal["auto", "graphs"]
-    """Compile the model's blocks; auto does on a card. graphs also records what each launches, for each of the few
+    """Compile the model's blocks; auto does on a GPU. graphs also records what each launches, for each of the few
     shapes that batches are padded to then, and replays it (CUDA graphs)."""
     schedule: ScheduleConfig
     log_every_steps: PositiveCount
     """Optimizer steps between lines of metrics.jsonl."""
     evaluate_every_steps: PositiveCount | None
-    """Null evaluates at the end of each epoch."""
+    """Optimizer steps between evaluations; null evaluates at the end of each epoch."""
     checkpoint_every_steps: PositiveCount | None
-    """Null saves at the end of each epoch."""
+    """Optimizer steps between checkpoints; null saves at the end of each epoch."""
     keep_checkpoints: PositiveCount
     """The newest so many stay; older ones are deleted."""
     best_metric: Literal["val/loss", "val/rouge1", "val/rouge2", "val/rougeL", "val/rougeLsum"]
@@ -179,13 +179,13 @@ class EvaluationConfig(Section):
     bootstrap_samples: PositiveCount
     """Resamples of the rows for the 95 % intervals."""
     bootstrap_seed: Seed
-    """Of the resamples."""
+    """Seed of the resamples."""
     sample_summaries: Count
     """Summaries shown in the log and in wandb at each evaluation."""
 
 
 class GenerationConfig(Section):
-    """As `transformers.generate` defines them."""
+    """How summaries are generated; every setting is as `transformers.generate` defines it."""
 
     max_new_tokens: PositiveCount
     """Longest summary, in tokens."""
@@ -208,7 +208,7 @@ class GenerationConfig(Section):
     top_k: Count
     """Draw among so many likeliest tokens, 0 is all; needs sampling."""
     seed: Seed
-    """Of what is drawn."""
+    """Seed of the tokens that are drawn at random."""
 
     @classmethod
     def key(cls, name: str) -> str:
@@ -224,7 +224,7 @@ class SweepConfig(Section):
     stopping: Literal["successive_halving"] | None
     """Stop what is not among the best at a rung, by trainer.best_metric; null trains every run to its end."""
     reduction_factor: Annotated[int, Field(ge=2)]
-    """Of the runs that reach a rung, one in so many goes on; the next rung lies so many times further."""
+    """Of the runs that reach a rung, one in so many is promoted; the next rung lies so many times further."""
     first_rung: PositiveCount
     """Evaluations before the first decision."""
 
@@ -239,9 +239,9 @@ class TrackingConfig(Section):
     name: str | None
     """The run's name in wandb; null is its overrides."""
     group: str | None
-    """Null is the sweep's folder name, or none for a single run."""
+    """The group of the run in wandb; null is the sweep's folder name, or none for a single run."""
     tags: list[str]
-    """Of the run in wandb."""
+    """Tags of the run in wandb."""
     log_adapter: bool
     """Upload the adapter as a wandb artifact."""
 
@@ -255,12 +255,12 @@ class RunConfig(Section):
     resume: None
     plan: bool
     """Say what the run would take, and end."""
-    plan_tokens_per_s: Annotated[float | int, Field(gt=0)] | None
+    plan_tokens_per_s: Annotated[float, Field(gt=0)] | None
     """The rate at which the plan says the hours."""
     model: ModelConfig
     quantization: QuantizationConfig
     adapter: Adapter
-    """Of the class that the config names; until that is imported, of a class with its fields alone."""
+    """An instance of the class that the config names; until that is imported, of a class with its fields alone."""
     optimizer: OptimizerConfig
     data: DataConfig
     prompt: PromptConfig
@@ -271,5 +271,5 @@ class RunConfig(Section):
     tracking: TrackingConfig
 
     def imported(self) -> Self:
-        """The same with the adapter as an instance of its class, which can draw and train."""
+        """This config with the adapter as an instance of its class, which can draw and train."""
         return self.model_copy(update={"adapter": imported_adapter(self.adapter)})

@@ -29,17 +29,17 @@ class BaseModelFlags(Flags):
 
 
 class PrecisionFlags(BaseModelFlags):
-    """The same with the precision of matrix products."""
+    """Which base model, where it computes, and in what precision."""
 
     HEADING: ClassVar[str] = "model"
 
     precision: Literal["auto", "fp32", "bf16", "fp16", "int8"] = "auto"
-    """of matrix products; auto is the fastest that the device has, int8 reads articles in whole numbers, faster on
-    a CPU and a little less exactly"""
+    """precision of matrix products; auto is the fastest that the device has, int8 reads articles in whole numbers,
+    faster on a CPU and a little less exactly"""
 
 
 class BatchFlags(PrecisionFlags):
-    """The same with how many articles are read at once."""
+    """Which base model, where and in what precision it computes, and how many articles it reads at once."""
 
     HEADING: ClassVar[str] = "model"
 

@@ -34,7 +34,7 @@ BOUNDS: Mapping[str, Any] = {
     "momentum": Annotated[float, Field(ge=0, lt=1)],
     "betas": list[Annotated[float, Field(ge=0, lt=1)]],
 }
-"""Of the optimizer arguments that PyTorch and bitsandbytes name alike but leave without types and bounds."""
+"""Types and bounds of the optimizer arguments that PyTorch and bitsandbytes name alike but leave without."""
 
 
 class OptimizerConfig(BaseModel):
@@ -45,7 +45,7 @@ class OptimizerConfig(BaseModel):
     target: str
     """The class's dotted path."""
     arguments: Mapping[str, Any]
-    """As the config has them, the learning rate among them."""
+    """The arguments as the config has them, the learning rate among them."""
 
     @property
     def lr(self) -> float:
@@ -83,7 +83,7 @@ def arguments_of(group: str, path: object, *, imported: bool) -> type[BaseModel]
 
 @cache
 def _declared_arguments(group: str, path: str) -> type[BaseModel] | None:
-    """As its source has it; None where that is not plain, or no class of this kind."""
+    """The arguments as the class's source has them; None where that is not plain, or no class of this kind."""
     try:
         declared, base = declared_class(path), declared_class(BASES[group])
         if base.path not in [one.path for one in declared.lineage()] or declared.path == base.path:

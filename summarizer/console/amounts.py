@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import Literal
 
 Unit = Literal["", "bytes", "parameters"]
-"""What is counted; pieces of any kind for none."""
+"""What is counted; the empty one is pieces of any kind."""
 
 _SCALES: dict[Unit, list[tuple[float, str]]] = {
     "": [(1, "")],
     "bytes": [(1e9, "GB"), (1e6, "MB"), (1e3, "kB")],
     "parameters": [(1e9, "B parameters"), (1e6, "M parameters"), (1e3, "k parameters")],
 }
-"""From the largest; below the smallest, fractions of it."""
+"""Sizes and names of each unit, from the largest; below the smallest, fractions of it are shown."""
 
 
 def amount(done: int, total: int | None, unit: Unit) -> str:

@@ -115,7 +115,7 @@ class Bar:
             log.info(self._line(now_s))
 
     def note(self, text: str) -> None:
-        """In place of the rate."""
+        """Show this text in place of the rate."""
         self._note = text
         if self._live is not None:
             progress, task = self._live
@@ -244,7 +244,7 @@ def working(label: str) -> Iterator[None]:
 
 @contextmanager
 def library_bars(label: str, *libraries: Any) -> Iterator[None]:
-    """For work during which libraries draw bars of their own, such as a download.
+    """Wrap work during which libraries draw bars of their own, such as a download.
 
     libraries: modules with huggingface_hub's and datasets' functions that switch their bars off and on.
     Where somebody watches a terminal, the libraries' bars are what is seen; elsewhere, and in every process but
@@ -271,5 +271,5 @@ def left(ends_s: float, now_s: float) -> str:
 
 
 def is_first_process() -> bool:
-    """Of those that a launcher started for a run; the others have nothing to say to a person."""
+    """Whether this is the first of the processes that a launcher started; the others show a person nothing."""
     return os.environ.get("RANK", "0") == "0"

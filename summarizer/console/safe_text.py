@@ -10,9 +10,14 @@ CONTROL = "Cc"
 """Unicode's category of characters that command a terminal."""
 
 
+def without_controls(text: str) -> str:
+    """A text in which each character that is not printable is a space: line breaks, escapes, turns of direction."""
+    return "".join(c if c.isprintable() else " " for c in text)
+
+
 def one_line(text: str) -> str:
     """Text from a file as one line that cannot steer a terminal: what is not printable becomes a space."""
-    return " ".join("".join(c if c.isprintable() else " " for c in text).split())
+    return " ".join(without_controls(text).split())
 
 
 def file_name(path: Path) -> str:

@@ -17,7 +17,7 @@ from summarizer.console.trial_lines import State, TrialLine, counted, leader, nu
 
 REDRAWS_PER_S = 4.0
 LOG_LINES = 3
-"""Of a terminal's height, left to the log above the display."""
+"""Lines of a terminal's height that are left to the log above the display."""
 
 log = logging.getLogger(__name__)
 
@@ -85,7 +85,7 @@ class TrialDisplay:
         self.bar: progress.Bar | None = None
         self._steps_taken = 0
         self._aside_s = 0.0
-        """Seconds that were none of the steps'."""
+        """Seconds that went into evaluations rather than into steps."""
         self._pace = Pace()
         self._pauses = progress.Pauses()
 
@@ -100,7 +100,7 @@ class TrialDisplay:
 
     @contextmanager
     def evaluating(self, indices: Collection[int]) -> Iterator[None]:
-        """For the block, these trials are evaluated and none takes a step."""
+        """During the block, these trials are evaluated and none takes a step."""
         before = {index: self.lines[index].state for index in indices}
         for index in indices:
             self.state(index, "evaluating")
@@ -117,7 +117,7 @@ class TrialDisplay:
         line.value, line.best, line.best_step = value, best, best_step
 
     def group(self, tokens_per_s: float, evaluations_s: float = 0.0) -> None:
-        """Once after each step's `step`s.
+        """Note how fast the group is, once after every trial took its step.
 
         tokens_per_s: of all trials together. evaluations_s: what the evaluations still to come will take.
         """

@@ -12,7 +12,10 @@ from rich.cells import cell_len, set_cell_size
 from rich.text import Text
 
 State = Literal["training", "evaluating", "waiting", "paused", "done", "stopped", "failed"]
-"""waiting: will have a place. paused: left its place and may never get one again. stopped: before its end."""
+"""What a trial is at.
+
+waiting: it will have a slot. paused: it gave up its slot and may never get one again. stopped: before its end.
+"""
 
 STYLES: dict[State, str] = {
     "training": "green",
@@ -38,7 +41,7 @@ class TrialLine:
     state: State = "waiting"
     loss: float | None = None
     value: float | None = None
-    """Of the last evaluation."""
+    """The metric's value at the last evaluation."""
     best: float | None = None
     best_step: int | None = None
 
@@ -48,7 +51,7 @@ class TrialLine:
 
     @property
     def goes_on(self) -> bool:
-        """As far as can be told: what a paused trial would do is not known."""
+        """Whether it will take more steps, as far as can be told: what a paused trial would do is not known."""
         return self.active or self.state == "waiting"
 
     @property
@@ -122,7 +125,7 @@ def cut_middle(text: str, width: int) -> str:
 
 
 def number(value: float | None) -> str:
-    """At most nine characters."""
+    """A value in at most nine characters; empty where there is none."""
     if value is None:
         return ""
     return f"{value:.3f}" if abs(value) < 1000 else f"{value:.2e}"
@@ -139,7 +142,7 @@ class _Column(NamedTuple):
 
 
 def _columns(lines: Sequence[TrialLine], metric: str) -> dict[str, _Column]:
-    """In the order shown; a dictionary, so that a narrow terminal can leave some out."""
+    """The columns in the order shown; a dictionary, so that a narrow terminal can leave some out."""
     first = leader(lines, metric)
 
     def plain(line: TrialLine) -> str:

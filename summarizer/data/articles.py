@@ -19,11 +19,10 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Protocol
 
-from summarizer.config.nearest import nearest
 from summarizer.console.safe_text import file_name
-from summarizer.data.formats import READERS, format_suffix
+from summarizer.data.files import READERS, format_suffix
 from summarizer.data.rows import ROWS_THAT_SHOW_COLUMNS, BadRow, RawRow
-from summarizer.errors import ConfigError
+from summarizer.errors import ConfigError, nearest
 
 STDIN = "-"
 
@@ -67,7 +66,7 @@ class ItemColumns:
     """Whether a table without that column is a mistake, or has its rows numbered."""
 
 
-# ---- one text --------------------------------------------------------------------------------------------
+# ---- one text ----------------------------------------------------------------------------------------------------
 
 
 LARGEST_TEXT_BYTES = 64 << 20
@@ -127,7 +126,7 @@ def looks_like_json_lines(text: str) -> bool:
         return False
 
 
-# ---- a table's rows --------------------------------------------------------------------------------------
+# ---- a table's rows ----------------------------------------------------------------------------------------------
 
 
 @dataclass
@@ -228,7 +227,7 @@ def _is_unicode(text: str) -> bool:
     return True
 
 
-# ---- all that a command line names -----------------------------------------------------------------------
+# ---- all that a command line names -------------------------------------------------------------------------------
 
 
 def read_items(
@@ -236,7 +235,7 @@ def read_items(
 ) -> Iterator[Item | BadItem]:
     """Every article that these names stand for, in their order, all read once.
 
-    names: text files, tables (`data.formats`), folders, "-" for standard input. A folder is all files in it and
+    names: text files, tables (`data.files`), folders, "-" for standard input. A folder is all files in it and
     below, sorted, hidden ones left out, and those `left_out` (resolved paths), such as what is being written.
     """
     numbering = Numbering()

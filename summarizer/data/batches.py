@@ -79,7 +79,7 @@ class Batch:
 
 
 def moved(tensor: Tensor, device: torch.device) -> Tensor:
-    """A host tensor on the device; on a card the copy waits for nothing and nothing waits for it."""
+    """A host tensor on the device; on a GPU the copy waits for nothing and nothing waits for it."""
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
@@ -95,7 +95,7 @@ def collate(
 
     numbers: of each example in its trial's batch of a step; by default they are the batch.  buckets: for batches of
     few shapes; where given, more padding makes all axes one of few lengths.
-    Raises ValueError for no rows, or a target that leaves its article no buckets.
+    Raises ValueError for no rows, or a target that leaves its article no room.
     """
     if not any(trials):
         raise ValueError("a batch needs at least one row")

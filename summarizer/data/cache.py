@@ -14,9 +14,7 @@ import pyarrow as pa
 
 from summarizer import atomic
 from summarizer.config.paths import cache_folder
-from summarizer.data.report import SplitReport
-from summarizer.data.rows import BadRow
-from summarizer.data.tokenize import TokenisedRow
+from summarizer.data.rows import BadRow, SplitReport, TokenizedRow
 from summarizer.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -48,10 +46,10 @@ class EntryWriter:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._stream = pa.ipc.new_stream(folder / ROWS_FILE, SCHEMA)
-        self._pending: list[TokenisedRow] = []
+        self._pending: list[TokenizedRow] = []
         self._digest = hashlib.sha256()
 
-    def add(self, row: TokenisedRow) -> None:
+    def add(self, row: TokenizedRow) -> None:
         for text in (row.row.id, row.row.article, row.row.summary):
             content = text.encode()
             self._digest.update(

@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING
 
 from tokenizers import AddedToken, Tokenizer
 
-from summarizer.config.nearest import nearest
 from summarizer.config.schema import PromptConfig
-from summarizer.errors import ConfigError, Issue
+from summarizer.errors import ConfigError, Issue, nearest
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast

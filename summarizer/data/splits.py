@@ -18,8 +18,7 @@ from summarizer.console import progress
 from summarizer.data.cache import EntryWriter, cached, entry_key, read_entry
 from summarizer.data.order import EncodedRow, epoch_batches, random_stream
 from summarizer.data.prompt import Prompt
-from summarizer.data.report import SplitReport, Tally, check_bad_rows
-from summarizer.data.rows import BadRow, Row
+from summarizer.data.rows import BadRow, Row, SplitReport, Tally, check_bad_rows
 from summarizer.data.sources import Source, SplitName, open_source
 from summarizer.data.tokenize import checked_rows, tokenize
 from summarizer.errors import ConfigError

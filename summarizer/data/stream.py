@@ -12,10 +12,9 @@ from summarizer.config.schema import DataConfig
 from summarizer.console.progress import bar
 from summarizer.data.order import WINDOW_BATCHES, EncodedRow, by_length, permutation, random_stream
 from summarizer.data.prompt import Prompt
-from summarizer.data.report import SplitReport, Tally, check_bad_rows
-from summarizer.data.rows import BadRow, Row
+from summarizer.data.rows import BadRow, Row, SplitReport, Tally, TokenizedRow, check_bad_rows
 from summarizer.data.sources import open_source
-from summarizer.data.tokenize import TokenisedRow, checked_rows
+from summarizer.data.tokenize import checked_rows
 from summarizer.errors import ConfigError
 
 T = TypeVar("T")
@@ -108,7 +107,7 @@ class StreamedSplit:
     def _encoded(self, row: tuple[Row, list[int]]) -> EncodedRow:
         source, target_ids = row
         article_ids = self._prompt.encode_article(source.article)
-        self._used.add(TokenisedRow(source, article_ids, target_ids))
+        self._used.add(TokenizedRow(source, article_ids, target_ids))
         return EncodedRow(source.id, article_ids, target_ids)
 
 

@@ -8,27 +8,18 @@ from array import array
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
-from dataclasses import dataclass
+from contextvars import ContextVar
 from itertools import chain, islice
 
 from summarizer.config.schema import Columns
 from summarizer.data.prompt import Prompt
-from summarizer.data.rows import BadRow, RawRow, Row, check_row
+from summarizer.data.rows import BadRow, RawRow, Row, TokenizedRow, check_row
 
 ROWS_WORTH_PROCESSES = 2_000
 """Measured on two busy cores: 2,057 CNN/DailyMail articles took one process 7.9 s, two 6.2 s in all."""
 CHUNK_ROWS = 64
 CHUNKS_AHEAD = 4
 """Chunks under way per process: enough to keep it busy, few enough to keep a large split out of memory."""
-
-
-@dataclass(frozen=True)
-class TokenisedRow:
-    """A usable row and its tokens, the article's uncut."""
-
-    row: Row
-    article_ids: Sequence[int]
-    target_ids: Sequence[int]
 
 
 def checked_rows(rows: Iterable[RawRow | BadRow], columns: Columns, prompt: Prompt) -> Iterator[Row | BadRow]:
@@ -42,7 +33,7 @@ def checked_rows(rows: Iterable[RawRow | BadRow], columns: Columns, prompt: Prom
 
 def tokenize(
     rows: Iterable[Row | BadRow], prompt: Prompt, processes: int | None, wanted: int | None = None
-) -> Generator[TokenisedRow | BadRow, None, None]:
+) -> Generator[TokenizedRow | BadRow, None, None]:
     """The rows in their order, tokenized; one whose summary leaves no room for its article is a BadRow.
 
     processes: None is one per core that this process may use. Few rows are tokenized in this process.
@@ -83,18 +74,16 @@ def available_cores() -> int:
 Encoded = tuple["array[int]", "array[int]"] | str
 """Article and target tokens, or why the row is unusable."""
 
-_worker_prompt: Prompt | None = None
+_prompt_of_worker: ContextVar[Prompt] = ContextVar("the prompt that a process of the pool was started with")
 
 
 def _start_worker(prompt: Prompt) -> None:
-    global _worker_prompt
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the processes are the parallelism
-    _worker_prompt = prompt
+    _prompt_of_worker.set(prompt)
 
 
 def _encode_in_worker(rows: Sequence[Row | BadRow]) -> list[Encoded]:
-    assert _worker_prompt is not None
-    return _encode(rows, _worker_prompt)
+    return _encode(rows, _prompt_of_worker.get())
 
 
 def _encode(rows: Sequence[Row | BadRow], prompt: Prompt) -> list[Encoded]:
@@ -112,14 +101,14 @@ def _encode(rows: Sequence[Row | BadRow], prompt: Prompt) -> list[Encoded]:
     return encoded
 
 
-def _join(rows: Sequence[Row | BadRow], encoded: Sequence[Encoded]) -> Iterator[TokenisedRow | BadRow]:
+def _join(rows: Sequence[Row | BadRow], encoded: Sequence[Encoded]) -> Iterator[TokenizedRow | BadRow]:
     for row, tokens in zip(rows, encoded, strict=True):
         if isinstance(row, BadRow):
             yield row
         elif isinstance(tokens, str):
             yield BadRow(row.where, tokens)
         else:
-            yield TokenisedRow(row, *tokens)
+            yield TokenizedRow(row, *tokens)
 
 
 def _chunks(rows: Iterator[Row | BadRow]) -> Iterator[list[Row | BadRow]]:

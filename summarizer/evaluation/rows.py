@@ -13,8 +13,7 @@ from summarizer.config.schema import Columns, DataConfig, RowLimits
 from summarizer.console.progress import bar
 from summarizer.data.order import EncodedRow
 from summarizer.data.prompt import Prompt
-from summarizer.data.report import first_bad_rows
-from summarizer.data.rows import BadRow, Row, check_row
+from summarizer.data.rows import BadRow, Row, check_row, first_bad_rows
 from summarizer.data.sources import SplitName, open_source
 from summarizer.data.splits import build_split
 from summarizer.errors import ConfigError, Issue

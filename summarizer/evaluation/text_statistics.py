@@ -14,7 +14,7 @@ from summarizer.evaluation.metrics import Interval, bootstrap
 from summarizer.evaluation.parallel import map_rows
 from summarizer.evaluation.sentences import split_sentences
 
-_WORD = re.compile(r"\d+(?:[.,]\d+)+|[^\W_]+(?:['’][^\W_]+)*")
+WORD = re.compile(r"\d+(?:[.,]\d+)+|[^\W_]+(?:['’][^\W_]+)*")
 
 NOVEL_NGRAMS = (1, 2, 3, 4)
 REPEATED_NGRAM = 3
@@ -127,7 +127,7 @@ def words(text: str) -> list[str]:
 
     Any script with letters; where words are not set apart by spaces, a run of letters counts as one.
     """
-    return [match.group().lower().replace("’", "'") for match in _WORD.finditer(text)]
+    return [match.group().lower().replace("’", "'") for match in WORD.finditer(text)]
 
 
 @dataclass(frozen=True)

@@ -16,13 +16,13 @@ from huggingface_hub import EvalResult, ModelCardData
 from summarizer.config.paths import EMBEDDED_SCHEME, resolve_path
 from summarizer.config.schema import DataConfig, RunConfig
 from summarizer.data.prompt import Prompt
-from summarizer.exporting.card_tables import ROUGE, hyper_parameters, scores
+from summarizer.exporting.card_sections import ROUGE, hyper_parameters, scores
 from summarizer.models.source import EMBEDDED_ROOT
 from summarizer.runs.record import SUMMARY, RunRecord, read_summary
 
 LIBRARIES = {"peft": "peft", "merged": "transformers", "ctranslate2": "ctranslate2"}
 RELATIONS = {"peft": "adapter", "merged": "finetune", "ctranslate2": "quantized"}
-"""To the base, as the hub calls them."""
+"""What the exported model is to its base, as the hub calls it."""
 WHAT = {
     "peft": "A low-rank adapter for plain `peft`, to be loaded onto its base.",
     "merged": "A whole model for plain `transformers`: the base with the adapter merged into its weights.",
@@ -38,7 +38,7 @@ def is_hub_name(name_or_path: str) -> bool:
 
 
 def last_part(path: str) -> str:
-    """Of a path, or of `embedded:NAME`: all of it that means something on another machine."""
+    """The end of a path, or of `embedded:NAME`: all of it that means something on another machine."""
     return PurePath(path.removeprefix(EMBEDDED_SCHEME).replace("\\", "/")).name or path
 
 
@@ -53,18 +53,18 @@ class Card:
 
     format: str
     dtype: str | None
-    """Of the weights; None for an adapter alone, whose own are fp32."""
+    """The type of the weights; None for an adapter alone, whose own are fp32."""
     spec: RunConfig
     run_folder: Path
     prompt: Prompt
     end_token: str
-    """Of the prompt, as the vocabulary writes it."""
+    """The prompt's end token, as the vocabulary writes it."""
     code: str
-    """That loads the folder and summarizes."""
+    """The lines that load the folder and summarize an article."""
     export: Sequence[str]
     """What the export took and what that cost, a line each."""
     limits: Sequence[str]
-    """Of this format, beside those of all."""
+    """The limits of this format, beside those of all."""
 
     def text(self) -> str:
         """The whole file. Raises ConfigError where the run's summary.json is broken."""

@@ -36,16 +36,17 @@ class _ModelKnownError(Exception):
 
 def require_convertible(config: PretrainedConfig) -> None:
     """Raises ConfigError, with the converter's reason, for a model that it does not know. Reads no weight."""
-    converters = importlib.import_module("ctranslate2.converters")
+    converter: Any = importlib.import_module("ctranslate2.converters").TransformersConverter
 
-    class Probe(converters.TransformersConverter):  # type: ignore[misc,name-defined]
-        def load_model(self, *_: Any, **__: Any) -> Any:
-            raise _ModelKnownError
+    def load_model(*_: Any, **__: Any) -> Any:
+        raise _ModelKnownError
 
+    # Made by a call, since ctranslate2 may not be installed and has no types to derive from.
+    probe: Any = type("Probe", (converter,), {"load_model": load_model})
     with tempfile.TemporaryDirectory() as folder:
         config.save_pretrained(folder)
         try:
-            Probe(folder).convert(str(Path(folder) / "converted"))
+            probe(folder).convert(str(Path(folder) / "converted"))
         except _ModelKnownError:
             return
         except (ValueError, NotImplementedError) as error:
@@ -79,7 +80,7 @@ def convert(merged: Path, folder: Path, dtype: str, end_token: str) -> None:
 
 
 def log_probs_of_converted(folder: Path) -> LogProbs:
-    """Of a CTranslate2 model on the CPU, whatever it was merged on: on a card it needs libraries of its own."""
+    """Log probabilities by a CTranslate2 model, on the CPU: on a GPU it needs libraries of its own."""
     ctranslate2 = importlib.import_module("ctranslate2")
     generator = ctranslate2.Generator(
         str(folder), device="cpu", intra_threads=torch.get_num_threads(), inter_threads=1

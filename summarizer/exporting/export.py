@@ -16,13 +16,12 @@ from summarizer.config.paths import EMBEDDED_SCHEME, shown
 from summarizer.console.progress import bar
 from summarizer.data.prompt import Prompt, build_prompt
 from summarizer.errors import ConfigError
-from summarizer.exporting.adapter_folder import write_adapter
 from summarizer.exporting.card import Card, base_name
+from summarizer.exporting.card_sections import ctranslate2_code, merged_code, peft_code
 from summarizer.exporting.converted import convert, log_probs_of_converted, require_convertible
-from summarizer.exporting.load_code import ctranslate2_code, merged_code, peft_code
+from summarizer.exporting.folders import MergedModel, write_adapter
 from summarizer.exporting.measure import Reference, choose
 from summarizer.exporting.merge import Merge
-from summarizer.exporting.model_folder import MergedModel
 from summarizer.exporting.request import CTRANSLATE2_DTYPES, ExportRequest, output_issues, require_room
 from summarizer.models.load import load_config
 from summarizer.models.source import model_folder
@@ -201,7 +200,7 @@ def _model(opened: LoadedRun, merge: Merge) -> MergedModel:
 
 @contextmanager
 def _new(folder: Path) -> Iterator[Path]:
-    """As `atomic.new_folder`, which would replace what someone put there in the meantime."""
+    """A new folder by `atomic.new_folder`, which would replace what someone put there in the meantime."""
     with atomic.new_folder(folder) as scratch:
         yield scratch
         if issues := list(output_issues(folder)):

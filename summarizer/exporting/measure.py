@@ -19,8 +19,8 @@ from summarizer.console.progress import Bar, bar
 from summarizer.data.prompt import Prompt
 from summarizer.data.splits import build_split
 from summarizer.errors import ConfigError
+from summarizer.exporting.folders import DTYPES
 from summarizer.exporting.merge import Merge, merged_into
-from summarizer.exporting.model_folder import DTYPES
 from summarizer.models.causal_lm import CausalLM
 from summarizer.models.load import load_base
 from summarizer.models.source import model_folder
@@ -45,12 +45,12 @@ class Example:
 
 @dataclass(frozen=True)
 class Divergence:
-    """In nats per summary token, the mean over all of them."""
+    """How far a model is from the unmerged one, in nats per summary token, the mean over all of them."""
 
     kl: float
     """KL(unmerged || merged). Source: Kullback and Leibler 1951."""
     loss: float
-    """Of the references' tokens by the merged model."""
+    """Cross-entropy of the references' tokens by the merged model."""
 
 
 @dataclass(frozen=True)
@@ -74,12 +74,12 @@ class Reference:
 
     @property
     def loss(self) -> float:
-        """Of the references' tokens by the unmerged model, in nats per token."""
+        """Cross-entropy of the references' tokens by the unmerged model, in nats per token."""
         pairs = zip(self.examples, self.log_probs, strict=True)
         return sum(_nll(example, answer) for example, answer in pairs) / self.tokens
 
     def divergence(self, answer: LogProbs, progress: Bar) -> Divergence:
-        """Of another model with the same vocabulary."""
+        """How far the answers of another model with the same vocabulary are from the unmerged model's."""
         kl = nll = 0.0
         for example, own in zip(self.examples, self.log_probs, strict=True):
             other = answer(example)
@@ -110,7 +110,8 @@ def _nll(example: Example, answer: Float[Tensor, "m v"]) -> float:
 
 MOST_ROWS = 8
 MOST_TOKENS = 2048
-"""Of all examples together: GPT-J-6B takes 12 GFLOP for each token and pass, half a minute on two cores for 400."""
+"""The most tokens of all examples together: GPT-J-6B takes 12 GFLOP for each token and
+pass, half a minute on two cores for 400."""
 
 SAMPLE = DataConfig(
     source="files",
@@ -186,9 +187,9 @@ class Choice:
     weights: str
     """trained or original."""
     measured: dict[str, Divergence]
-    """Of each candidate, rounded to the file's type."""
+    """The distance of each candidate, rounded to the file's type."""
     unrounded: Divergence
-    """Of the chosen one in fp32."""
+    """The distance of the chosen one in fp32."""
     why: str
     """Why there was no other candidate, or how the choice was made."""
     reference: Reference
@@ -201,7 +202,7 @@ class Choice:
         return self.measured[self.weights]
 
     def lines(self) -> list[str]:
-        """For a person: what was taken and what it cost."""
+        """Lines for a person: what was taken and what it cost."""
         others = [
             f"{name} {divergence.kl:.2g}"
             for name, divergence in self.measured.items()
@@ -247,7 +248,7 @@ def choose(opened: LoadedRun, wanted: str | None, dtype: str) -> Choice:
 
 
 def _candidates(opened: LoadedRun, wanted: str | None) -> tuple[dict[str, Merge], str]:
-    """By name, and why it is these."""
+    """The candidates by name, and why it is these."""
     spec = opened.spec
     own_format = spec.quantization.format
     trained = Merge(opened.adapted, 0)

@@ -59,7 +59,7 @@ class Merge:
         self.adapted, self.trial = adapted, trial
         base = original or adapted.model
         self.layers = frozen_layers(base)
-        """Whose weights are merged, by the original model's names."""
+        """The layers whose weights are merged, by the original model's names."""
         self.plain = plain_tensors(base)
         """What no adapter touches, by the same names."""
         if trial is not None and not isinstance(adapter := adapted.group.adapters[trial], LoRA):

@@ -47,7 +47,7 @@ class ExportFlags(BaseModelFlags):
     dtype: Literal["bf16", "fp16", "fp32", "int8", "int8_float16", "int8_bfloat16", "int8_float32"] | None = (
         None
     )
-    """of the weights; default: bf16, for ctranslate2 int8; those of int8 are for ctranslate2 alone"""
+    """type of the weights; default: bf16, for ctranslate2 int8; those of int8 are for ctranslate2 alone"""
     output: FolderPath | None = None
     """new or empty (default: RUN/export/FORMAT); made whole or not at all"""
     weights: Literal["trained", "original"] | None = None

@@ -21,7 +21,7 @@ from summarizer.adapters.layer import AdaptedLayer
 from summarizer.generation.kv_cache import KVCache
 from summarizer.models.attention import Sequences
 from summarizer.models.causal_lm import PackedModel
-from summarizer.ops import kernel_graph
+from summarizer.ops import kernel_graph, native
 from summarizer.ops.rotary import RotaryTable
 from summarizer.quantization.frozen import FrozenLinear
 
@@ -78,7 +78,7 @@ class KernelGraphStep(DecodeStep):
     @classmethod
     def recorded(cls, model: PackedModel, cache: KVCache, rows: int) -> KernelGraphStep | None:
         """None where a part of the model has no kernel that can be recorded."""
-        if not kernel_graph.available():
+        if not native.available(kernel_graph.SOURCE):
             return None
         sequences = Sequences(torch.zeros(rows, dtype=torch.int64), torch.arange(rows + 1, dtype=torch.int32))
         hidden, rotary = torch.empty(rows, model.config.hidden_size), model.rotary(sequences.positions)

@@ -6,11 +6,10 @@ import logging
 from collections.abc import Iterator
 from pathlib import Path
 
-from summarizer.config.nearest import suggestion
 from summarizer.config.paths import EMBEDDED_SCHEME, PACKAGE, resolve_path
 from summarizer.config.schema import ModelConfig
 from summarizer.console.progress import library_bars
-from summarizer.errors import ConfigError, Issue
+from summarizer.errors import ConfigError, Issue, suggestion
 
 EMBEDDED_ROOT = "models/embedded"
 KEY = "model.name_or_path"

@@ -180,18 +180,13 @@ class _NewToken(ctypes.Structure):
     ]
 
 
-def available() -> bool:
-    """Whether this machine has a processor and a compiler for the form in C."""
-    return native.available(SOURCE)
-
-
 def supports(cached: Tensor) -> bool:
     """Whether the form in C reads keys or values that are cached so, a head's width in their last axis."""
     return (
         cached.device.type == "cpu"
         and cached.dtype in (torch.bfloat16, torch.float32)
         and cached.shape[-1] % HEAD_MULTIPLE == 0
-        and available()
+        and native.available(SOURCE)
     )
 
 

@@ -73,11 +73,6 @@ _recording: ContextVar[KernelGraph | None] = ContextVar(
 """Each thread's own, as all context variables are."""
 
 
-def available() -> bool:
-    """Whether this machine has a processor and a compiler for it."""
-    return native.available(SOURCE)
-
-
 @contextmanager
 def recorded() -> Iterator[KernelGraph]:
     """Within the block, kernels are not run but recorded; what they would have written is left as it is.

@@ -1,7 +1,8 @@
 """The package's C code: compiled once for this processor, kept in the cache folder, loaded, and called.
 
 A source in `csrc/` becomes a library of its own when the first of its kernels is asked for, since each states which
-instructions it needs and is refused by the compiler for a processor that lacks them.
+instructions it needs and is refused by the compiler for a processor that lacks them. A library's name ends with a
+digest of its bytes, which is checked before it is loaded: a damaged one would end the process with a signal.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from summarizer.atomic import SCRATCH_PREFIX, replace_durably
 from summarizer.config.paths import cache_folder
 
 SOURCES = Path(__file__).with_name("csrc")
@@ -51,11 +53,8 @@ def library(source: str) -> ctypes.CDLL | None:
     if not suits or not compiler:
         log.debug("%s is not compiled: no Linux, no AVX-512 or no C compiler", source)
         return None
-    compiled = _cached_path(source, compiler)
     try:
-        if not _is_usable(compiled):
-            _compile(compiler, SOURCES / source, compiled)
-        return ctypes.CDLL(str(compiled))
+        return ctypes.CDLL(str(_cached(source, compiler) or _compile(source, compiler)))
     except (OSError, subprocess.SubprocessError) as error:
         why = _reason(error, source, compiler)
         _say(logging.DEBUG if OTHER_PROCESSOR in why else logging.INFO, why)
@@ -67,19 +66,31 @@ def available(source: str) -> bool:
     return library(source) is not None
 
 
-def _cached_path(source: str, compiler: list[str]) -> Path:
-    """Where a source's library is kept: its name changes with all that its bytes depend on."""
-    digest = hashlib.sha256()
+def _cached(source: str, compiler: list[str]) -> Path | None:
+    """The library that an earlier command compiled, if its bytes are what they were then.
+
+    A damaged one is deleted and the log says so. Raises OSError where it cannot be read or deleted.
+    """
+    folder, known_by = _place(source, compiler)
+    for compiled in sorted(folder.glob(f"{known_by}-*.so")):
+        if compiled.stem == f"{known_by}-{_digest(compiled.read_bytes())}":
+            return compiled
+        log.warning("%s: its compiled code in %s is damaged and is made anew", source, compiled)
+        compiled.unlink(missing_ok=True)
+    return None
+
+
+def _place(source: str, compiler: list[str]) -> tuple[Path, str]:
+    """The folder where a source's library is kept, and how its name begins: with all that its bytes depend on."""
     headers = b"".join(header.read_bytes() for header in sorted(SOURCES.glob("*.h")))
     code, command = (SOURCES / source).read_bytes(), " ".join(compiler).encode()
-    for part in (code, headers, command, " ".join(FLAGS).encode(), _processor()):
-        digest.update(hashlib.sha256(part).digest())
-    return cache_folder() / "kernels" / f"{Path(source).stem}-{digest.hexdigest()[:16]}.so"
+    parts = (code, headers, command, " ".join(FLAGS).encode(), _processor())
+    made_of = _digest(b"".join(hashlib.sha256(part).digest() for part in parts))
+    return cache_folder() / "kernels", f"{Path(source).stem}-{made_of}"
 
 
-def _is_usable(compiled: Path) -> bool:
-    """The one decision whether a library that lies in the cache folder is loaded; if not, it is compiled anew."""
-    return compiled.is_file()
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:16]
 
 
 def _compiler() -> list[str]:
@@ -89,21 +100,24 @@ def _compiler() -> list[str]:
     return [found for name in ("cc", "gcc", "clang") if (found := shutil.which(name))][:1]
 
 
-def _compile(compiler: list[str], source: Path, target: Path) -> None:
-    """Raises OSError or SubprocessError; a half-written library is never at `target`."""
+def _compile(source: str, compiler: list[str]) -> Path:
+    """Where the library is. Raises OSError or SubprocessError; a half-written one never has a library's name."""
     begun_s = time.monotonic()
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=target.parent) as folder:
-        made = Path(folder) / target.name
+    place, known_by = _place(source, compiler)
+    place.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=SCRATCH_PREFIX, dir=place) as folder:
+        made = Path(folder) / "made.so"
         subprocess.run(
-            [*compiler, *FLAGS, str(source), "-o", str(made), "-lm"],
+            [*compiler, *FLAGS, str(SOURCES / source), "-o", str(made), "-lm"],
             check=True,
             capture_output=True,
             text=True,
             timeout=LONGEST_COMPILATION_S,
         )
-        made.replace(target)
-    log.info("%s compiled for this processor in %.1f s", source.name, time.monotonic() - begun_s)
+        compiled = place / f"{known_by}-{_digest(made.read_bytes())}.so"
+        replace_durably(made, compiled)
+    log.info("%s compiled for this processor in %.1f s", source, time.monotonic() - begun_s)
+    return compiled
 
 
 def _processor() -> bytes:

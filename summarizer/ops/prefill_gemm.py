@@ -56,11 +56,6 @@ def int8_activations() -> Iterator[None]:
         _int8_activations.reset(token)
 
 
-def available() -> bool:
-    """Whether this machine has a processor and a compiler for the form in C."""
-    return native.available(SOURCE)
-
-
 def is_prefill_in_int8(rows: Float[Tensor, "m d_in"]) -> bool:
     """Whether the rows, on a CPU, are to be rounded to int8."""
     return (
@@ -84,7 +79,7 @@ def int8_gemm(
     """x W^T and its epilogue, in one kernel. None where there is none, or it is not for x."""
     rounded = is_prefill_in_int8(x)
     in_place = is_in_place(x) and not is_decode(x)
-    if not (rounded or in_place) or not available():
+    if not (rounded or in_place) or not native.available(SOURCE):
         return None
     return int8_gemm_in_c(x, q, scale, largest_columns(x) if rounded else None, epilogue)
 
@@ -99,7 +94,7 @@ def whole_number_gemm(
     with more steps of the same grid for these, instead of numbers in 16 bits.
     """
     largest = largest_columns(x)
-    if available():
+    if native.available(SOURCE):
         return int8_gemm_in_c(x, q, scale, largest)
     return whole_number_gemm_by_torch(x, q, scale, largest)
 
@@ -128,7 +123,7 @@ def whole_number_gemm_by_torch(
 
 def largest_columns(x: Float[Tensor, "m d_in"]) -> Int64[Tensor, " apart"]:
     """The columns of x that hold its largest numbers, one in LARGEST_COLUMNS."""
-    absmax = column_absmax(x) if available() else x.float().abs().amax(dim=0)
+    absmax = column_absmax(x) if native.available(SOURCE) else x.float().abs().amax(dim=0)
     return absmax.topk(max(x.shape[1] // LARGEST_COLUMNS, 1)).indices.sort().values
 
 

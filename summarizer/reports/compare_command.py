@@ -24,14 +24,14 @@ from summarizer.runs.read_runs import NeverBeganError, RunFiles, read_run, reaso
 
 NOTHING = Issue("PATH", "there is no run to compare")
 MOST_NAMED = 3
-"""Folders in which no run began; more are counted."""
+"""How many folders in which no run began are named; of more, only their number is said."""
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Request:
-    """As typed."""
+    """What a person asks `compare` for."""
 
     paths: tuple[Path, ...]
     by: str = LOSS
@@ -77,7 +77,7 @@ def compare(request: Request) -> None:
 
 
 def _check(request: Request) -> None:
-    """What can be told of the flags alone."""
+    """Raises ConfigError for what is wrong with the flags, before any run is read."""
     issues = list(request.mistakes)
     for flag, path in (("--html", request.html), ("--json", request.json)):
         if path is not None and (refusal := _refusal(flag, path)):

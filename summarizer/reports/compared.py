@@ -1,4 +1,4 @@
-"""Each compared run with its scores, and the runs beside each other. Tables, page and JSON draw only this."""
+"""The data of a comparison: its runs with their scores, side by side. Tables, page and JSON draw only this."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from summarizer.evaluation.predictions import Prediction
 from summarizer.evaluation.statistics import Difference
 from summarizer.runs.read_runs import RowSet, RunFiles, finite
 from summarizer.runs.record import RunRecord
-from summarizer.sweeps.swept import Value
+from summarizer.runs.settings import Value
 from summarizer.tracking.names import redact
 
 
@@ -41,14 +41,14 @@ TextScores = Mapping[tuple[str, str], Mapping[str, float]]
 
 @dataclass(frozen=True)
 class ComparedRun:
-    """A run beside others."""
+    """One of the runs that are compared."""
 
     name: str
-    """Short, and different for each run of the comparison."""
+    """It is short, and different for each run of the comparison."""
     source: str
     """The folder that it was read from, as the user sees it."""
     record: RunRecord
-    """As its folder has it: status, steps, time, memory, parameters."""
+    """Its status, steps, time, memory and parameters, as its folder has them."""
     why: str | None
     """What ended it, or its error, in one line; None where it just completed."""
     command: str
@@ -56,15 +56,15 @@ class ComparedRun:
     config: Mapping[str, Value]
     """Every key of its config, dotted."""
     row_set: RowSet | None
-    """None where it was never scored."""
+    """The rows that it was scored on; None where it never was."""
     scores: Scores | None
     base: Scores | None
-    """The untrained base model's, on the same rows."""
+    """The scores of the untrained base model on the same rows."""
     lead3: Scores | None
     history: Mapping[str, tuple[Point, ...]]
-    """By metric, such as train/loss, val/loss, val/rougeLsum; steps ascend."""
+    """Each metric's values by ascending step, such as those of train/loss or val/rougeLsum."""
     predictions: Mapping[str, ScoredText]
-    """By row id; the first rows alone where there are many."""
+    """Its summaries by row id; of many rows only the first have theirs here."""
     base_predictions: Mapping[str, ScoredText]
 
 
@@ -75,26 +75,26 @@ class Row:
     id: str
     reference: str
     article: str | None
-    """Its beginning, where it is at hand."""
+    """The beginning of its text; None where its data cannot be read here."""
 
 
 @dataclass(frozen=True)
 class Comparison:
     runs: tuple[ComparedRun, ...]
-    """By row set, the best first within each; those without scores last."""
+    """They stand by row set, the best first within each; runs without scores come last."""
     swept: tuple[str, ...]
     """Keys of the config whose values differ between the runs, those that were overridden first."""
     row_sets: tuple[RowSet, ...]
-    """One group of columns each; the one with most runs first."""
+    """The sets of rows that runs were scored on; the one with most runs comes first."""
     best: Mapping[RowSet, str]
-    """Name of the best run on each row set, by `ranked_by`."""
+    """The name of the best run on each row set, by `ranked_by`."""
     ranked_by: str
-    """val/loss or a ROUGE variant, such as rougeLsum."""
+    """What runs are ranked by: val/loss or a ROUGE variant, such as rougeLsum."""
     against_best: Mapping[str, Mapping[str, Difference]]
     """Name of a run to ROUGE variant to (the best run minus this run), paired, with Holm's adjustment. A run is
-    missing where it is the best itself or has no predictions at hand."""
+    missing where it is the best itself or has no predictions to be read."""
     rows: Mapping[RowSet, tuple[Row, ...]]
-    """Those that the page shows."""
+    """The rows whose summaries the page shows."""
     problems: Mapping[str, str]
     """What could not be read, wholly or in part, by its path: the reason, in one line."""
     notes: tuple[str, ...]
@@ -142,7 +142,7 @@ def compared_run(
 
 
 def command_of(overrides: Sequence[str]) -> str:
-    """The command that trains a run again; what looks secret is ***."""
+    """The command that trains with these overrides; what looks secret is ***."""
     return " ".join(
         ["python -m summarizer.run", *(shlex.quote(one_line(redact(override))) for override in overrides)]
     )
@@ -184,10 +184,10 @@ def as_json(comparison: Comparison) -> str:
             "swept": list(comparison.swept),
             "row_sets": [
                 {
-                    **_plain(row_set),
+                    **plain(row_set),
                     "best": comparison.best.get(row_set),
                     "runs": [_run(comparison, run) for run in comparison.runs if run.row_set == row_set],
-                    "rows_shown": _plain(comparison.rows.get(row_set, ())),
+                    "rows_shown": plain(comparison.rows.get(row_set, ())),
                 }
                 for row_set in comparison.row_sets
             ],
@@ -205,46 +205,56 @@ OF_RECORD = (*("wall_s", "tokens_per_s", "peak_memory_bytes", "trainable_paramet
 
 
 def _run(comparison: Comparison, run: ComparedRun) -> dict[str, Any]:
+    systems = {"base": run.base, "lead3": run.lead3}
+    return {
+        **plain_run(comparison, run),
+        "config": plain(run.config),
+        **{name: None if of is None else plain_scores(of) for name, of in systems.items()},
+        "history": plain(run.history),
+        "predictions": plain(run.predictions),
+        "base_predictions": plain(run.base_predictions),
+        **{name: plain(getattr(run.record, name)) for name in OF_RECORD},
+    }
+
+
+def plain_run(comparison: Comparison, run: ComparedRun) -> dict[str, Any]:
+    """What both the JSON and the page say of a run, in what JSON knows."""
     against = comparison.against_best.get(run.name)
-    systems = {"scores": run.scores, "base": run.base, "lead3": run.lead3}
     return {
         "name": run.name,
         "source": run.source,
         "status": run.record.status,
         "why": run.why,
         "command": run.command,
-        "config": _plain(run.config),
-        **{name: None if of is None else _scores(of) for name, of in systems.items()},
-        "history": _plain(run.history),
-        "predictions": _plain(run.predictions),
-        "base_predictions": _plain(run.base_predictions),
-        **{name: _plain(getattr(run.record, name)) for name in OF_RECORD},
+        "scores": None if run.scores is None else plain_scores(run.scores),
         "best_minus_this": None if against is None else {v: _difference(d) for v, d in against.items()},
     }
 
 
-def _scores(scores: Scores) -> dict[str, Any]:
-    return {"loss": _plain(scores.loss), "rouge": _plain(scores.rouge)}
+def plain_scores(scores: Scores) -> dict[str, Any]:
+    """Loss, and ROUGE with its intervals by variant."""
+    return {"loss": plain(scores.loss), "rouge": plain(scores.rouge)}
 
 
 def _difference(difference: Difference) -> dict[str, Any]:
     return {
-        "mean": _plain(difference.mean),
+        "mean": plain(difference.mean),
         "p_value": difference.p_value,
         "p_adjusted": difference.p_holm,
         "rows": difference.rows,
     }
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """A value in what JSON knows, which has no numbers without bounds: they are null."""
     if isinstance(value, Value):
-        return value.text if value.number is None else _plain(value.number)
+        return value.text if value.number is None else plain(value.number)
     if is_dataclass(value) and not isinstance(value, type):
-        return {field.name: _plain(getattr(value, field.name)) for field in fields(value)}
+        return {field.name: plain(getattr(value, field.name)) for field in fields(value)}
     if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value

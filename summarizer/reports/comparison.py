@@ -17,9 +17,8 @@ from summarizer.evaluation.statistics import Difference, same_rows
 from summarizer.reports.compared import Comparison, Row, TextScores, compared_run
 from summarizer.runs.read_runs import RowSet, RunFiles, first_known, from_files, row_sets
 from summarizer.runs.record import SUMMARY
-from summarizer.runs.settings import differing, flat, from_overrides, names, overridden
+from summarizer.runs.settings import Value, differing, flat, from_overrides, names, overridden
 from summarizer.sweeps.record import FILE_NAME as SWEEP
-from summarizer.sweeps.swept import Value
 from summarizer.tracking.names import redact
 
 LOSS = "val/loss"
@@ -28,7 +27,7 @@ RANKINGS = (LOSS, *VARIANTS)
 BOOTSTRAP_SAMPLES, SEED = 1000, 0
 """As conf/evaluation/default.yaml has them for a run's own intervals."""
 ROWS_SHOWN = 20
-"""Of each row set, on the page."""
+"""How many rows of each row set have their summaries on the page."""
 SAME_SCORE = 0.005
 """Percent: less than a score shows. Scores of the same texts that lie further apart were not made alike."""
 
@@ -138,7 +137,7 @@ def _cost(run: RunFiles, by: str) -> float | None:
 
 
 def _shown_rows(runs: Sequence[RunFiles]) -> list[Prediction]:
-    """The first rows of the best run whose summaries are at hand."""
+    """The first rows of the best run that has its summaries."""
     return list(next((run.predictions for run in runs if run.predictions), ())[:ROWS_SHOWN])
 
 
@@ -168,7 +167,7 @@ def _paired(
     texts: TextScores,
     problems: dict[str, str],
 ) -> dict[str, dict[str, Difference]]:
-    """The best run against the others whose summaries of all rows are at hand and score as they say."""
+    """The best run against the others that have summaries of all rows, which score what their records say."""
     whole = [name for name in members if named[name].predictions]
     if len(whole) < 2:
         return {}

@@ -7,20 +7,30 @@ from collections.abc import Callable, Sequence
 
 from rich.console import Console
 
+from summarizer.console.amounts import duration
 from summarizer.evaluation.metrics import LOSS, VARIANTS, Scores
 from summarizer.evaluation.pipeline import BASE, LEAD
-from summarizer.evaluation.statistics import smallest_p, too_few_rows
 from summarizer.reports.compared import ComparedRun, Comparison
 from summarizer.reports.comparison import LOSS as RANKED_BY_LOSS
-from summarizer.reports.sentences import answers, p_text, signed
-from summarizer.reports.tables import EMPTY, Cell, Column, Table, print_line, print_table, scored, telling
+from summarizer.reports.sentences import about_the_differences, answers, counted, p_text, signed, state
+from summarizer.reports.tables import (
+    EMPTY,
+    Cell,
+    Column,
+    Table,
+    informative,
+    loss_cell,
+    print_line,
+    print_table,
+    scored,
+    whole,
+)
 from summarizer.runs.read_runs import RowSet
-from summarizer.runs.settings import heading, setting
-from summarizer.sweeps.swept import UNSET
+from summarizer.runs.settings import UNSET, heading, setting
 
 GIB = 2**30
 LONGEST_VALUE = 24
-"""Characters of a setting."""
+"""Characters that a setting takes in a table; of a longer one the end is shown."""
 NEEDED_KEYS = 2
 """How many of the settings that differ are needed most: the first tell runs apart best."""
 MOST_COMMANDS = 20
@@ -30,14 +40,14 @@ MOST_KEYS = 6
 
 
 def print_comparison(comparison: Comparison, console: Console) -> None:
-    """All of it. Where the terminal is narrow, columns are left out, and a line says which."""
+    """Print all of a comparison. Where the terminal is narrow, columns are left out, and a line says which."""
     said = iter(answers(comparison))
     for row_set in comparison.row_sets:
         runs = [run for run in comparison.runs if run.row_set == row_set]
         print_table(console, _scored_table(comparison, row_set, runs))
         if row_set in comparison.best:
             answer = next(said)
-            for line in (answer.headline, answer.certainty, *_reading(comparison, runs)):
+            for line in (answer.headline, answer.certainty, *_pairing(comparison, runs)):
                 print_line(console, line)
         else:
             print_line(
@@ -57,29 +67,11 @@ def print_comparison(comparison: Comparison, console: Console) -> None:
     _print_commands(comparison, console)
 
 
-def state(run: ComparedRun) -> str:
-    """`completed`, `stopped at step 20`."""
-    record = run.record
-    if record.status == "completed" or not record.steps:
-        return record.status
-    return f"{record.status} at step {record.steps}"
-
-
-def duration(seconds: float) -> str:
-    """`9 s`, `5 min 8 s`, `2 h 5 min`."""
-    if seconds < 60:
-        return f"{seconds:.0f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    if minutes < 60:
-        return f"{minutes} min {rest} s"
-    return f"{minutes // 60} h {minutes % 60} min"
-
-
 def _scored_table(comparison: Comparison, row_set: RowSet, runs: Sequence[ComparedRun]) -> Table:
-    """Runs of one row set, in the order in which they stand, above what they have to beat."""
+    """The runs of one row set, in the order in which they stand, above the baselines that they have to beat."""
     by = comparison.ranked_by
     paired = "rougeLsum" if by == RANKED_BY_LOSS else by
-    beside = _beside(runs)
+    baselines = _baselines(runs)
 
     def column(
         title: str,
@@ -90,11 +82,11 @@ def _scored_table(comparison: Comparison, row_set: RowSet, runs: Sequence[Compar
         numeric: bool = True,
     ) -> Column:
         cells = [of_run(run) for run in runs]
-        return Column(title, cells, [of_scores(one) for _, one in beside], numeric=numeric, need=need)
+        return Column(title, cells, [of_scores(one) for _, one in baselines], numeric=numeric, need=need)
 
     names = [Cell(run.name) for run in runs]
     columns = [
-        Column("run", names, [Cell(name) for name, _ in beside], numeric=False, folds=True),
+        Column("run", names, [Cell(name) for name, _ in baselines], numeric=False, folds=True),
         *(
             column(_key(key), 1 if place < NEEDED_KEYS else 7, _setting(key))
             for place, key in enumerate(_settings(comparison, runs))
@@ -113,21 +105,21 @@ def _scored_table(comparison: Comparison, row_set: RowSet, runs: Sequence[Compar
         column(
             "status",
             3,
-            lambda run: EMPTY if run.record.status == "completed" else Cell(state(run)),
+            lambda run: EMPTY if run.record.status == "completed" else Cell(state(run.record)),
             numeric=False,
         ),
         column("time", 5, lambda run: Cell("" if run.record.wall_s is None else duration(run.record.wall_s))),
         column("memory\nGiB", 6, lambda run: Cell(_gib(run.record.peak_memory_bytes))),
-        column("tokens/s", 8, lambda run: Cell(_whole(run.record.tokens_per_s))),
-        column("trainable\nparameters", 9, lambda run: Cell(_whole(run.record.trainable_parameters))),
-        column("steps", 10, lambda run: Cell(_whole(run.record.steps))),
+        column("tokens/s", 8, lambda run: Cell(whole(run.record.tokens_per_s))),
+        column("trainable\nparameters", 9, lambda run: Cell(whole(run.record.trainable_parameters))),
+        column("steps", 10, lambda run: Cell(whole(run.record.steps))),
     ]
     best = comparison.best.get(row_set)
-    return Table(telling(columns), _heading(comparison, row_set), _styles(runs, best))
+    return Table(informative(columns), _heading(comparison, row_set), _styles(runs, best))
 
 
 def _unscored_table(runs: Sequence[ComparedRun], keys: Sequence[str]) -> Table:
-    """Runs without final scores."""
+    """The table of runs without final scores."""
 
     def column(title: str, need: int, of_run: Callable[[ComparedRun], Cell], *, text: bool = False) -> Column:
         folds = text and title != "status"
@@ -136,12 +128,12 @@ def _unscored_table(runs: Sequence[ComparedRun], keys: Sequence[str]) -> Table:
     columns = [
         column("run", 0, lambda run: Cell(run.name), text=True),
         *(column(_key(key), 3, _setting(key)) for key in keys),
-        column("status", 0, lambda run: Cell(state(run)), text=True),
+        column("status", 0, lambda run: Cell(state(run.record)), text=True),
         column("best val/loss\nduring training", 1, _best_during_training),
         column("why", 2, lambda run: Cell(run.why or ""), text=True),
     ]
-    title = f"Without final scores: {_count(len(runs), 'run')}"
-    return Table(telling(columns), title, _styles(runs, None))
+    title = f"Without final scores: {counted(len(runs), 'run')}"
+    return Table(informative(columns), title, _styles(runs, None))
 
 
 def _styles(runs: Sequence[ComparedRun], best: str | None) -> list[str]:
@@ -169,7 +161,7 @@ def _setting(key: str) -> Callable[[ComparedRun], Cell]:
 
 
 def _end(text: str) -> str:
-    """Of a long value, such as a path, what tells most."""
+    """The end of a long value, which tells most of a path."""
     return text if len(text) <= LONGEST_VALUE else "…" + text[1 - LONGEST_VALUE :]
 
 
@@ -179,10 +171,10 @@ def _heading(comparison: Comparison, row_set: RowSet) -> str:
     ]
     which = f" (rows {row_set.digest[:8]})" if len(alike) > 1 else ""
     best = "lowest loss" if comparison.ranked_by == RANKED_BY_LOSS else f"highest {comparison.ranked_by}"
-    return f"{row_set.split}, {_count(row_set.rows, 'row')}{which}: {best} first"
+    return f"{row_set.split}, {counted(row_set.rows, 'row')}{which}: {best} first"
 
 
-def _beside(runs: Sequence[ComparedRun]) -> list[tuple[str, Scores]]:
+def _baselines(runs: Sequence[ComparedRun]) -> list[tuple[str, Scores]]:
     """What the runs have to beat: their base models, each once, and Lead-3."""
     bases: list[tuple[Scores, list[str]]] = []
     for run in runs:
@@ -209,12 +201,11 @@ def _alike(one: Scores, other: Scores) -> bool:
 
 
 def _rouge(scores: Scores | None, variant: str) -> Cell:
-    interval = scores.rouge.get(variant) if scores else None
-    return EMPTY if interval is None else scored(interval)
+    return scored(scores.rouge.get(variant) if scores else None)
 
 
 def _loss(scores: Scores | None) -> Cell:
-    return EMPTY if scores is None or scores.loss is None else Cell(f"{scores.loss:.3f}")
+    return loss_cell(scores.loss if scores else None)
 
 
 def _behind(comparison: Comparison, run: ComparedRun, variant: str) -> Cell:
@@ -238,27 +229,10 @@ def _gib(size_bytes: int | None) -> str:
     return "" if size_bytes is None else f"{size_bytes / GIB:.2f}"
 
 
-def _whole(value: float | None) -> str:
-    return "" if value is None else f"{value:,.0f}"
-
-
-def _reading(comparison: Comparison, runs: Sequence[ComparedRun]) -> list[str]:
-    """How to read the table's last columns, and what so few rows cannot show."""
+def _pairing(comparison: Comparison, runs: Sequence[ComparedRun]) -> list[str]:
+    """How to read the table's column of differences."""
     differences = [d for run in runs for d in comparison.against_best.get(run.name, {}).values()]
-    if not differences:
-        return []
-    rows, count = differences[0].rows, len(differences)
-    lines = [
-        f"p: paired over the same {rows:,} rows by sign flips, two-sided, adjusted by Holm over {count} "
-        f"comparison{'' if count == 1 else 's'}. The best was chosen on these very rows, which flatters its lead "
-        "a little."
-    ]
-    if too_few_rows(differences):
-        lines.append(
-            f"With so few rows hardly a difference can be significant: no p value is below {smallest_p(rows):.2g} "
-            "before Holm."
-        )
-    return lines
+    return about_the_differences(differences, "The best")
 
 
 def _print_commands(comparison: Comparison, console: Console) -> None:
@@ -273,7 +247,3 @@ def _print_commands(comparison: Comparison, console: Console) -> None:
     for run in runs:
         print_line(console, f"{run.name}   {run.source}")
         print_line(console, f"  {run.command or 'its record does not say'}", "dim")
-
-
-def _count(number: int, word: str) -> str:
-    return f"{number:,} {word}{'' if number == 1 else 's'}"

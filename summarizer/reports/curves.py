@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from summarizer.reports.compared import history_of
 from summarizer.reports.plots import FAILED, footnotes, heading, short
-from summarizer.reports.sweep_sentences import answer, course_question
+from summarizer.reports.sentences import course_question, sweep_answer
 from summarizer.runs.record import RunRecord
+from summarizer.runs.settings import SweepAxes, Value
 from summarizer.sweeps.record import SweepRecord
-from summarizer.sweeps.swept import Swept, Value
 from summarizer.tracking.metrics import METRICS, read_metrics
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ class Curve:
     val: list[tuple[int, float]]
 
 
-def draw_curves(sweep: Path, record: SweepRecord, swept: Swept) -> Figure:
+def draw_curves(sweep: Path, record: SweepRecord, swept: SweepAxes) -> Figure:
     """The figure, for `savefig`: training losses, smoothed, beside validation losses.
 
     Raises ConfigError where a run's metrics.jsonl is broken.
@@ -41,13 +41,13 @@ def draw_curves(sweep: Path, record: SweepRecord, swept: Swept) -> Figure:
     from matplotlib.figure import Figure
 
     curves = [read_curve(sweep, run) for run in reversed(record.ranked())]  # the best is drawn last, on top
-    color_key, line_key = keys_of_looks(record, swept)
+    color_key, line_key = keys_of_styles(record, swept)
     figure = Figure(figsize=(11, 5.2), layout="constrained")
     left, right = figure.subplots(1, 2, sharex=True, sharey=True)
     window = max(max((len(curve.train) for curve in curves), default=0) // SMOOTHED_FRACTION, 1)
-    looks = _Looks(swept, color_key, line_key)
+    styles = _Styles(swept, color_key, line_key)
     for curve in curves:
-        style = looks.of(curve.run)
+        style = styles.of(curve.run)
         _plot(left, smooth(curve.train, window), style)
         _plot(right, curve.val, style | {"marker": "o", "markersize": 4})
     left.set_title(
@@ -61,13 +61,13 @@ def draw_curves(sweep: Path, record: SweepRecord, swept: Swept) -> Figure:
         axes.spines[["top", "right"]].set_visible(False)
     _limit(left, curves, window)
     for curve in curves:
-        _mark_end(left, smooth(curve.train, window), looks, curve.run)
-        _mark_end(right, curve.val, looks, curve.run)
-    handles = looks.legend() + _end_handles(record)
+        _mark_end(left, smooth(curve.train, window), styles, curve.run)
+        _mark_end(right, curve.val, styles, curve.run)
+    handles = styles.legend() + _end_handles(record)
     if handles:
         figure.legend(handles=handles, loc="outside right upper", frameon=False, fontsize="small")
     heading(figure, course_question(swept.keys))
-    footnotes(figure, [answer(record, swept) + (" (thick line)" if record.winner else "")])
+    footnotes(figure, [sweep_answer(record, swept) + (" (thick line)" if record.winner else "")])
     return figure
 
 
@@ -90,7 +90,7 @@ def smooth(points: Sequence[tuple[int, float]], window: int) -> list[tuple[int, 
     ]
 
 
-def keys_of_looks(record: SweepRecord, swept: Swept) -> tuple[str | None, str | None]:
+def keys_of_styles(record: SweepRecord, swept: SweepAxes) -> tuple[str | None, str | None]:
     """The key for colors, which explains most of the variance of the best values, and the next for line styles."""
     scored = [run for run in record.runs if run.best and run.rank]
     by_share = sorted(swept.keys, key=lambda key: -_explained(scored, swept, key))
@@ -99,7 +99,7 @@ def keys_of_looks(record: SweepRecord, swept: Swept) -> tuple[str | None, str | 
     return color, others[0] if others else None
 
 
-def _explained(runs: Sequence[RunRecord], swept: Swept, key: str) -> float:
+def _explained(runs: Sequence[RunRecord], swept: SweepAxes, key: str) -> float:
     """The share of variance between the values of a key, less what chance gives to many values (adjusted R²)."""
     groups: dict[Value, list[float]] = {}
     for run in runs:
@@ -113,10 +113,10 @@ def _explained(runs: Sequence[RunRecord], swept: Swept, key: str) -> float:
     return 1 - within / (len(runs) - len(groups)) / total if total else 0.0
 
 
-class _Looks:
+class _Styles:
     """Color by one key, line style by another."""
 
-    def __init__(self, swept: Swept, color_key: str | None, line_key: str | None) -> None:
+    def __init__(self, swept: SweepAxes, color_key: str | None, line_key: str | None) -> None:
         import matplotlib
 
         self._swept, self._color_key, self._line_key = swept, color_key, line_key
@@ -156,12 +156,12 @@ def _plot(axes: Axes, points: Sequence[tuple[int, float]], style: dict[str, Any]
     axes.plot([step for step, _ in points], [loss for _, loss in points], **style)
 
 
-def _mark_end(axes: Axes, points: Sequence[tuple[int, float]], looks: _Looks, run: RunRecord) -> None:
+def _mark_end(axes: Axes, points: Sequence[tuple[int, float]], styles: _Styles, run: RunRecord) -> None:
     """Where a run broke off; at the edge, where its loss has left the picture."""
     if not points or run.status not in ENDS:
         return
     step, loss = points[-1]
-    color = FAILED if run.status == "failed" else looks.of(run)["color"]
+    color = FAILED if run.status == "failed" else styles.of(run)["color"]
     loss = min(loss, axes.get_ylim()[1])
     axes.plot(step, loss, ENDS[run.status][0], color=color, ms=7, mew=2, clip_on=False, zorder=5)
 

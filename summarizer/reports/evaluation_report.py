@@ -6,14 +6,16 @@ from rich.console import Console
 
 from summarizer.evaluation import mlperf
 from summarizer.evaluation.metrics import LOSS, MEANING, VARIANTS
+from summarizer.evaluation.pipeline import BEST_BY
 from summarizer.evaluation.record import Evaluation
-from summarizer.reports.sentences import about_the_comparisons, in_words
+from summarizer.reports.sentences import about_the_differences, in_words
 from summarizer.reports.tables import (
     NOTHING,
     Cell,
     Column,
     Table,
     escaped,
+    loss_cell,
     markdown_table,
     print_line,
     print_table,
@@ -29,7 +31,7 @@ def tables(evaluation: Evaluation) -> list[Table]:
 
 
 def print_evaluation(evaluation: Evaluation, console: Console) -> None:
-    """At a terminal the notes below each table, and what the differences show."""
+    """Print the tables, each above its notes, and what the differences show."""
     for table in tables(evaluation):
         print_table(console, table)
         console.print()
@@ -38,7 +40,7 @@ def print_evaluation(evaluation: Evaluation, console: Console) -> None:
 
 
 def markdown(evaluation: Evaluation) -> str:
-    """scores.md: the whole of it, with intervals beside their values."""
+    """The text of scores.md, which has all of it, with intervals beside their values."""
     lines = ["# Scores", ""]
     for table in tables(evaluation):
         lines += [f"## {escaped(table.title)}", "", markdown_table(table)]
@@ -55,7 +57,7 @@ def _scores(evaluation: Evaluation) -> Table:
     columns = [Column("system", [Cell(system.name) for system in systems], numeric=False, folds=True)]
     has_loss = any(system.loss is not None for system in systems)
     if has_loss:
-        losses = [Cell(NOTHING if system.loss is None else f"{system.loss:.3f}") for system in systems]
+        losses = [loss_cell(system.loss, NOTHING) for system in systems]
         columns.append(Column(LOSS, losses))
     columns += [
         Column(variant, [scored(system.rouge[variant]) for system in systems]) for variant in VARIANTS
@@ -139,4 +141,7 @@ def _verdict(verdict: mlperf.Verdict) -> str:
 
 
 def _comparisons(evaluation: Evaluation) -> list[str]:
-    return [*in_words(evaluation.differences), *about_the_comparisons(evaluation)]
+    differences = evaluation.differences
+    several = sum(system.folder is not None for system in evaluation.systems) > 1
+    chosen = f"{differences[0].first}, the best run by {BEST_BY}," if differences and several else None
+    return [*in_words(differences), *about_the_differences(differences, chosen)]

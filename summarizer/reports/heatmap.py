@@ -12,20 +12,27 @@ from summarizer.reports.plots import (
     DONE,
     FAILED,
     UNFINISHED,
-    Places,
-    Scale,
+    Positions,
     color_bar,
+    color_of,
     footnotes,
     heading,
     is_dark,
     run_text,
-    scale_of,
     short,
 )
-from summarizer.reports.sweep_sentences import answer, label, metric_name, metric_unit, question
+from summarizer.reports.ranking import Ranking, ranking, spanning
+from summarizer.reports.sentences import (
+    decimals,
+    label,
+    metric_name,
+    metric_unit,
+    question,
+    sweep_answer,
+)
 from summarizer.runs.record import RunRecord
+from summarizer.runs.settings import SweepAxes, Value
 from summarizer.sweeps.record import SweepRecord
-from summarizer.sweeps.swept import Swept, Value
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -35,7 +42,9 @@ MOST_PANELS = 4
 """Values of a third key that get a heat map each; with more of them the best over that key is shown."""
 HATCHES = {"stopped": "///", "failed": "xxx", "running": "...", "waiting": "..."}
 
-Cells = Mapping[tuple[Value, Value], RunRecord]
+Shown = tuple[RunRecord, float | None]
+"""A run, and the share of its color."""
+Cells = Mapping[tuple[Value, Value], Shown]
 """The best run of each combination, by its values along x and along y."""
 
 
@@ -47,24 +56,21 @@ class Layout:
     y: str
     panels: str | None
     best_over: tuple[str, ...]
-    """Keys without a place, of whose values the best is shown."""
+    """Keys along no axis; of runs that differ in them alone the best is shown."""
 
 
-def layout_of(swept: Swept) -> Layout | None:
-    """The two keys with most values, the larger along x; a third in panels if it has few. None with fewer keys.
-
-    Seeds come last: what differs between them is chance.
-    """
+def layout_of(swept: SweepAxes) -> Layout | None:
+    """Two keys along the axes, and a third in panels if it has few values. None with fewer than two keys."""
     if len(swept.keys) < 2:
         return None
-    x, y, *others = sorted(swept.keys, key=lambda key: (key == "seed", -len(swept.values(key))))
+    x, y, *others = spanning({key: swept.values(key) for key in swept.keys})
     if len(others) == 1 and len(swept.values(others[0])) <= MOST_PANELS:
         return Layout(x, y, others[0], ())
     return Layout(x, y, None, tuple(others))
 
 
-def draw_heatmap(record: SweepRecord, swept: Swept) -> Figure:
-    """The figure, for `savefig`."""
+def draw_heatmap(record: SweepRecord, swept: SweepAxes) -> Figure:
+    """The figure of a sweep's best values, for `savefig`."""
     from matplotlib.figure import Figure
 
     layout = layout_of(swept)
@@ -74,58 +80,67 @@ def draw_heatmap(record: SweepRecord, swept: Swept) -> Figure:
     else:
         figure = _draw_panels(record, swept, layout)
     heading(figure, question(record.metric, swept.keys))
-    notes = [answer(record, swept)]
+    notes = [sweep_answer(record, swept)]
     if layout and layout.best_over:
         notes.append(f"Each cell is the best over {', '.join(layout.best_over)}.")
     footnotes(figure, notes)
     return figure
 
 
-def cells_of(record: SweepRecord, swept: Swept, layout: Layout, panel: Value | None) -> Cells:
+def ranked_runs(record: SweepRecord) -> Ranking:
+    """The sweep's runs by their best values."""
+    return ranking(
+        [run.best.value if run.best else None for run in record.runs],
+        [run.status for run in record.runs],
+        lower_is_better=record.metric.best == "min",
+        decimals=decimals(record.metric),
+    )
+
+
+def cells_of(
+    record: SweepRecord, swept: SweepAxes, ranked: Ranking, layout: Layout, panel: Value | None
+) -> Cells:
     """The best run of each combination in a panel."""
-    cells: dict[tuple[Value, Value], RunRecord] = {}
-    for run in record.ranked():
-        values = swept.of[run.folder]
+    cells: dict[tuple[Value, Value], Shown] = {}
+    for i in ranked.order:
+        run, values = record.runs[i], swept.of[record.runs[i].folder]
         if layout.panels is None or values[layout.panels] == panel:
-            cells.setdefault((values[layout.x], values[layout.y]), run)
+            cells.setdefault((values[layout.x], values[layout.y]), (run, ranked.shares.get(i)))
     return cells
 
 
-def _draw_panels(record: SweepRecord, swept: Swept, layout: Layout) -> Figure:
+def _draw_panels(record: SweepRecord, swept: SweepAxes, layout: Layout) -> Figure:
     from matplotlib.figure import Figure
 
-    x, y = Places(tuple(swept.values(layout.x))), Places(tuple(swept.values(layout.y)))
+    x, y = Positions(tuple(swept.values(layout.x))), Positions(tuple(swept.values(layout.y)))
     panels: list[Value | None] = [*swept.values(layout.panels)] if layout.panels else [None]
-    cells = {panel: cells_of(record, swept, layout, panel) for panel in panels}
+    ranked = ranked_runs(record)
+    cells = {panel: cells_of(record, swept, ranked, layout, panel) for panel in panels}
     as_points = x.to_scale or y.to_scale
     columns, rows = (5, 6) if as_points else (len(x.values), len(y.values))
     width_in = max(2.6 + len(panels) * (1.25 * columns + 0.6), 6.4)
     figure = Figure(figsize=(min(width_in, 24), min(max(2.4 + 0.78 * rows, 4.0), 16)), layout="constrained")
     grid = list(figure.subplots(1, len(panels), squeeze=False, sharey=True)[0])
-    scale = scale_of(record, [run for some in cells.values() for run in some.values()])
     for axes, panel in zip(grid, panels, strict=True):
         draw = draw_scatter if as_points else _draw_cells
-        draw(axes, record, cells[panel], x, y, scale)
+        draw(axes, record, cells[panel], x, y)
         axes.set_xlabel(label(layout.x))
         if layout.panels and panel:
             axes.set_title(f"{layout.panels} = {short(panel.text)}", fontsize="medium")
     grid[0].set_ylabel(label(layout.y))
-    if scale is not None:
-        color_bar(figure, grid, record, scale)
+    color_bar(figure, grid, record, ranked)
     return figure
 
 
-def _draw_cells(
-    axes: Axes, record: SweepRecord, cells: Cells, x: Places, y: Places, scale: Scale | None
-) -> None:
+def _draw_cells(axes: Axes, record: SweepRecord, cells: Cells, x: Positions, y: Positions) -> None:
     from matplotlib.patches import Rectangle
 
     for (i, across), (j, up) in product(enumerate(x.values), enumerate(y.values)):
-        run = cells.get((across, up))
-        if run is None:
+        if (across, up) not in cells:
             axes.text(i, j, "–", ha="center", va="center", color="0.6")
             continue
-        face = scale.of(run) if scale else "0.92"
+        run, share = cells[across, up]
+        face = color_of(share)
         hatch = HATCHES.get(run.status)
         axes.add_patch(
             Rectangle((i - 0.5, j - 0.5), 1, 1, facecolor=face, hatch=hatch, edgecolor="white", lw=1.5)
@@ -149,64 +164,53 @@ def _draw_cells(
     axes.spines[:].set_visible(False)
 
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-
 MOST_TEXTS = 40
 """Points that have their value written beside them; of more, only the best has."""
 
 
-def draw_line(axes: Axes, record: SweepRecord, swept: Swept) -> None:
+def draw_line(axes: Axes, record: SweepRecord, swept: SweepAxes) -> None:
     """A point for each run over the one key that was swept, or over the runs where none was."""
     if swept.keys:
         (key,) = swept.keys
         of = {run.folder: swept.of[run.folder][key] for run in record.runs}
-        places = Places(tuple(swept.values(key)))
+        positions = Positions(tuple(swept.values(key)))
     else:
         of = {run.folder: Value((0, float(i), ""), run.folder) for i, run in enumerate(record.runs)}
-        places = Places(tuple(of.values()))
-    if swept.keys and all(value.number is not None for value in places.values):
+        positions = Positions(tuple(of.values()))
+    if swept.keys and all(value.number is not None for value in positions.values):
         best: dict[Value, float] = {}
         for run in record.ranked():
             if run.status == "completed" and run.best:
                 best.setdefault(of[run.folder], run.best.value)
-        heights = [best.get(value, math.nan) for value in places.values]  # broken where nothing completed
-        axes.plot([places.of(value) for value in places.values], heights, color="0.7", zorder=1)
+        heights = [best.get(value, math.nan) for value in positions.values]  # broken where nothing completed
+        axes.plot([positions.of(value) for value in positions.values], heights, color="0.7", zorder=1)
     for run in record.ranked():
-        _draw_run(axes, record, run, places.of(of[run.folder]))
+        _draw_run(axes, record, run, positions.of(of[run.folder]))
     axes.margins(x=0.1, y=0.22)
-    places.apply(axes, "x")
+    positions.apply(axes, "x")
     axes.set_xlabel(label(swept.keys[0]) if swept.keys else "run")
     axes.set_ylabel(f"best {metric_name(record.metric)}\n({metric_unit(record.metric)})")
     axes.grid(axis="y", alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def draw_scatter(
-    axes: Axes,
-    record: SweepRecord,
-    cells: Mapping[tuple[Value, Value], RunRecord],
-    x: Places,
-    y: Places,
-    scale: Scale | None,
-) -> None:
+def draw_scatter(axes: Axes, record: SweepRecord, cells: Cells, x: Positions, y: Positions) -> None:
     """A point for each run at its two values, colored by the metric."""
     x.apply(axes, "x")
     y.apply(axes, "y")
     along_x = sorted(cells)
-    for (across, up), run in reversed(list(cells.items())):  # the best is drawn last, on top
+    for (across, up), (run, share) in reversed(list(cells.items())):  # the best is drawn last, on top
         at = (x.of(across), y.of(up))
         above = along_x.index((across, up)) % 2 == 0  # neighbors' texts would touch
         first = run.rank == 1
         if run.status == "failed":
             axes.plot(*at, "x", ms=9, mew=2.5, color=FAILED)
             continue
-        face = scale.of(run) if scale else "0.92"
         axes.plot(
             *at,
             "o",
             ms=17 if first else 13,
-            mfc=face,
+            mfc=color_of(share),
             mec="black" if first else "0.5",
             mew=3 if first else 0.8,
         )

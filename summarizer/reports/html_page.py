@@ -13,14 +13,24 @@ from statistics import fmean
 from string import Template
 from typing import Any
 
-from summarizer.evaluation.metrics import VARIANTS, Interval, Scores
-from summarizer.evaluation.statistics import Difference
-from summarizer.reports.compared import ComparedRun, Comparison, Point, ScoredText
-from summarizer.reports.sentences import answers
-from summarizer.reports.sweep_sentences import label
+from summarizer.evaluation.metrics import Scores
+from summarizer.reports.compared import (
+    ComparedRun,
+    Comparison,
+    Point,
+    ScoredText,
+    plain,
+    plain_run,
+    plain_scores,
+)
+from summarizer.reports.ranking import Number, numbers_of, ranking, spanning
+from summarizer.reports.sentences import (
+    answers,
+    counted,
+    label,
+)
 from summarizer.runs.read_runs import RowSet
-from summarizer.runs.settings import heading, setting
-from summarizer.sweeps.swept import UNSET, Value
+from summarizer.runs.settings import UNSET, Value, heading, setting
 
 PARTS = Path(__file__).parent / "page"
 SCRIPTS = (
@@ -69,8 +79,7 @@ def page(comparison: Comparison) -> str:
 
 
 def _title(comparison: Comparison) -> str:
-    count = len(comparison.runs)
-    return f"Comparison of {count} {'run' if count == 1 else 'runs'}"
+    return f"Comparison of {counted(len(comparison.runs), 'run')}"
 
 
 def _json(data: Any) -> str:
@@ -84,18 +93,19 @@ def _json(data: Any) -> str:
 
 
 def _hash(text: str) -> str:
-    """Of an inline script or style, as Content-Security-Policy Level 3 names it."""
+    """The hash of an inline script or style, as Content-Security-Policy Level 3 names it."""
     return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
 
 
 MODEL_KEYS = ("model.name_or_path", "quantization.format")
-"""Of the config: what tells one base from another in a comparison of several."""
+"""Keys of the config that tell one base from another in a comparison of several."""
 
 
 def page_data(comparison: Comparison) -> dict[str, Any]:
     """Plain data: no number in it is infinite or not a number; such a value is null."""
     values = {key: _values(comparison, key) for key in comparison.swept}
-    places = {key: {value: at for at, value in enumerate(of)} for key, of in values.items()}
+    positions = {key: {value: at for at, value in enumerate(of)} for key, of in values.items()}
+    numbers = numbers_of(comparison.runs)
     points = points_per_curve(comparison.runs)
     base_texts: list[Mapping[str, ScoredText]] = []
     return {
@@ -105,16 +115,22 @@ def page_data(comparison: Comparison) -> dict[str, Any]:
             {
                 "key": heading(key),
                 "label": label(heading(key)),
-                "values": [
-                    {"text": setting(key, {key: v}), "number": _finite(v.number)} for v in values[key]
-                ],
+                "values": [{"text": setting(key, {key: v}), "number": plain(v.number)} for v in values[key]],
             }
             for key in comparison.swept
         ],
         "shared": _shared(comparison),
+        "numbers": [_number(comparison, number) for number in numbers],
+        "spanning": [_spanning(comparison, indices) for indices in _beside(comparison)],
         "rowSets": [_row_set(comparison, row_set) for row_set in comparison.row_sets],
-        "runs": [_run(comparison, run, places, points, base_texts) for run in comparison.runs],
-        "baseTexts": [_texts(texts) for texts in base_texts],
+        "runs": [
+            {
+                **_run(comparison, run, positions, points, base_texts),
+                "numbers": {number.id: plain(number.of(run)) for number in numbers},
+            }
+            for run in comparison.runs
+        ],
+        "baseTexts": plain(base_texts),
         "problems": [[path, reason] for path, reason in comparison.problems.items()],
         "notes": list(comparison.notes),
     }
@@ -143,16 +159,11 @@ def _row_set(comparison: Comparison, row_set: RowSet) -> dict[str, Any]:
     bases = _distinct([(run, run.base) for run in runs if run.base])
     lead = next((run.lead3 for run in runs if run.lead3), None)  # of the rows alone, whatever the base
     return {
-        "split": row_set.split,
-        "rows": row_set.rows,
-        "digest": row_set.digest,
+        **plain(row_set),
         "best": None if best is None else names.index(best),
-        "systems": [{"name": f"base model{_of(run, bases)}", **_scores(scores)} for run, scores in bases]
-        + ([] if lead is None else [{"name": "Lead-3", **_scores(lead)}]),
-        "articles": [
-            {"id": row.id, "reference": row.reference, "article": row.article}
-            for row in comparison.rows.get(row_set, ())
-        ],
+        "systems": [{"name": f"base model{_of(run, bases)}", **plain_scores(scores)} for run, scores in bases]
+        + ([] if lead is None else [{"name": "Lead-3", **plain_scores(lead)}]),
+        "articles": plain(comparison.rows.get(row_set, ())),
     }
 
 
@@ -178,76 +189,70 @@ def _model(run: ComparedRun) -> str:
     return ", ".join(run.config[key].text for key in MODEL_KEYS if key in run.config)
 
 
-def _scores(scores: Scores | None) -> dict[str, Any]:
-    return {
-        "loss": None if scores is None else _finite(scores.loss),
-        "rouge": {
-            variant: _interval(scores.rouge[variant])
-            for variant in VARIANTS
-            if scores is not None and variant in scores.rouge
-        },
-    }
-
-
-def _interval(interval: Interval) -> list[float | None]:
-    return [_finite(interval.value), _finite(interval.low), _finite(interval.high)]
-
-
 def _run(
     comparison: Comparison,
     run: ComparedRun,
-    places: Mapping[str, Mapping[Value, int]],
+    positions: Mapping[str, Mapping[Value, int]],
     points: int,
     base_texts: list[Mapping[str, ScoredText]],
 ) -> dict[str, Any]:
     if run.base_predictions and run.base_predictions not in base_texts:
         base_texts.append(run.base_predictions)
-    against = comparison.against_best.get(run.name, {})
     return {
-        "name": run.name,
-        "source": run.source,
-        "status": run.record.status,
-        "why": run.why,
-        "command": run.command,
-        "at": [places[key][run.config.get(key, UNSET)] for key in comparison.swept],
+        **plain_run(comparison, run),
+        "at": [positions[key][run.config.get(key, UNSET)] for key in comparison.swept],
         "rowSet": None if run.row_set is None else comparison.row_sets.index(run.row_set),
-        **_scores(run.scores),
-        "against": {variant: _difference(difference) for variant, difference in against.items()},
         "history": {metric: thinned(history, points) for metric, history in run.history.items() if history},
-        "texts": _texts(run.predictions),
+        "texts": plain(run.predictions),
         "base": base_texts.index(run.base_predictions) if run.base_predictions else None,
-        "wallS": _finite(run.record.wall_s),
-        "tokensPerS": _finite(run.record.tokens_per_s),
-        "memoryBytes": run.record.peak_memory_bytes,
-        "parameters": run.record.trainable_parameters,
         "steps": run.record.steps,
-        "bestStep": run.record.best_step,
     }
 
 
-def _difference(difference: Difference) -> dict[str, Any]:
-    return {
-        "mean": _interval(difference.mean),
-        "p": difference.p_value,
-        "pAdjusted": difference.p_holm,
-        "rows": difference.rows,
-    }
+def _beside(comparison: Comparison) -> list[list[int]]:
+    """The runs that each row set's charts show, by their indices; those without scores are in all."""
+    among = comparison.row_sets or (None,)
+    return [
+        [i for i, run in enumerate(comparison.runs) if run.row_set in (row_set, None)] for row_set in among
+    ]
 
 
-def _texts(texts: Mapping[str, ScoredText]) -> dict[str, Any]:
-    return {
-        row_id: {"text": scored.text, "rouge": {v: _finite(of) for v, of in scored.rouge.items()}}
-        for row_id, scored in texts.items()
-    }
+def _number(comparison: Comparison, number: Number) -> dict[str, Any]:
+    """A number and, for each row set, the ranking that a sweep's pictures are drawn from too."""
+    rankings = []
+    for indices in _beside(comparison):
+        runs = [comparison.runs[i] for i in indices]
+        ranked = ranking(
+            [plain(number.of(run)) for run in runs],
+            [run.record.status for run in runs],
+            lower_is_better=number.lower,
+            decimals=number.decimals,
+        )
+        rankings.append(
+            {
+                "order": [indices[i] for i in ranked.order],
+                "shares": {indices[i]: round(share, 4) for i, share in ranked.shares.items()},
+                "worst": ranked.worst,
+                "best": ranked.best,
+                "clipped": ranked.clipped,
+            }
+        )
+    named = {"id": number.id, "name": number.name, "unit": number.unit}
+    return {**named, "lower": number.lower, "decimals": number.decimals, "rankings": rankings}
 
 
-def _finite(number: float | None) -> float | None:
-    """JSON has no other numbers."""
-    return number if number is not None and math.isfinite(number) else None
+def _spanning(comparison: Comparison, indices: Sequence[int]) -> list[int]:
+    """The settings that differ between these runs, in the order in which charts take them."""
+    runs = [comparison.runs[i] for i in indices]
+    values = {key: {run.config.get(key, UNSET) for run in runs} for key in comparison.swept}
+    differ = {heading(key): (i, values[key]) for i, key in enumerate(values) if len(values[key]) > 1}
+    return [differ[key][0] for key in spanning({key: of for key, (_, of) in differ.items()})]
 
+
+# ---- curves -----------------------------------------------------------------------------------------------------
 
 MOST_PER_CURVE = 400
-"""Points: a chart is some 400 to 900 pixels wide."""
+"""Points of a curve: a chart is some 400 to 900 pixels wide."""
 MOST_IN_ALL = 60_000
 """Points of all curves of a page, which keeps 200 long runs under 2 MB."""
 FEWEST_PER_CURVE = 50

@@ -1,17 +1,17 @@
-"""What the pictures of a sweep share: places along an axis, colors of values, texts of runs."""
+"""What the pictures of a sweep share: positions along an axis, colors of values, texts of runs."""
 
 from __future__ import annotations
 
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import median
 from typing import TYPE_CHECKING, Any, Literal
 
-from summarizer.reports.sweep_sentences import metric_name, metric_unit, shown
+from summarizer.reports.ranking import Ranking
+from summarizer.reports.sentences import metric_name, metric_unit, shown
 from summarizer.runs.record import RunRecord
+from summarizer.runs.settings import Value
 from summarizer.sweeps.record import SweepRecord
-from summarizer.sweeps.swept import Value
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -19,19 +19,19 @@ if TYPE_CHECKING:
 
 COLORS = "cividis"
 """Made to look the same to people with and without color vision deficiency (Nuñez et al. 2018)."""
-DONE, FAILED, UNFINISHED = "#00457c", "#b3261e", "0.4"
+DONE, FAILED, UNFINISHED, UNCOLORED = "#00457c", "#b3261e", "0.4", "0.92"
 MOST_CATEGORIES = 12
-"""Different numbers that get a place each along an axis; more of them, as a sampler draws, lie to scale."""
+"""Different numbers that get a position each along an axis; more of them, as a sampler draws, lie to scale."""
 LOG_RATIO = 20
 """From the smallest to the largest number, above which a scale is logarithmic."""
 LONGEST_LABEL = 24
-"""Characters of a value on an axis."""
+"""Characters that a value takes on an axis; a longer one is cut."""
 BOLD_PER_INCH, SMALL_PER_INCH = 9, 13
 """Characters of a heading and of a note that fit in an inch."""
 
 
 @dataclass(frozen=True)
-class Places:
+class Positions:
     """Where the values of a key lie along an axis."""
 
     values: tuple[Value, ...]
@@ -67,45 +67,29 @@ class Places:
                 text.set(ha="right", rotation_mode="anchor")
 
 
-@dataclass(frozen=True)
-class Scale:
-    """From values of the metric to colors: the best is the brightest."""
-
-    norm: Any
-    colors: Any
-    extend: Literal["neither", "min", "max"]
-    """Where values lie beyond the scale."""
-
-    def of(self, run: RunRecord) -> Any:
-        """Only what trained to its end has a color, since only that is compared."""
-        return self.colors(self.norm(run.best.value)) if run.status == "completed" and run.best else "0.92"
-
-
-def scale_of(record: SweepRecord, runs: Sequence[RunRecord]) -> Scale | None:
-    """The scale for those of `runs` that completed, None without any. One far worse does not stretch it."""
+def color_of(share: float | None) -> Any:
+    """A color of `ranking`'s shares: the best is the brightest; gray for a run that is not compared."""
     import matplotlib
+
+    return UNCOLORED if share is None else matplotlib.colormaps[COLORS](share)
+
+
+def color_bar(figure: Figure, axes: Sequence[Axes], record: SweepRecord, ranked: Ranking) -> None:
+    """What the colors mean, beside the axes; nothing where no run has one."""
+    import matplotlib
+    from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize
 
-    costs = [record.metric.cost(run.best.value) for run in runs if run.status == "completed" and run.best]
-    if not costs:
-        return None
+    if ranked.worst is None or ranked.best is None:
+        return
+    low, high = sorted((ranked.worst, ranked.best))
     lower_is_better = record.metric.best == "min"
-    best, limit = min(costs), min(costs) + 4 * (median(costs) - min(costs))
-    beyond = best < limit < max(costs)
-    ends = sorted(record.metric.cost(cost) for cost in (best, limit if beyond else max(costs)))
-    low, high = ends if ends[0] < ends[1] else (ends[0] - 0.5, ends[1] + 0.5)
     colors = matplotlib.colormaps[COLORS + ("_r" if lower_is_better else "")]
+    norm = Normalize(low, high) if low < high else Normalize(low - 0.5, high + 0.5)
     extend: Literal["neither", "min", "max"] = (
-        "neither" if not beyond else "max" if lower_is_better else "min"
+        "neither" if not ranked.clipped else "max" if lower_is_better else "min"
     )
-    return Scale(Normalize(low, high, clip=True), colors, extend)
-
-
-def color_bar(figure: Figure, axes: Sequence[Axes], record: SweepRecord, scale: Scale) -> None:
-    from matplotlib.cm import ScalarMappable
-
-    mappable = ScalarMappable(scale.norm, scale.colors)
-    bar = figure.colorbar(mappable, ax=list(axes), extend=scale.extend, pad=0.02)
+    bar = figure.colorbar(ScalarMappable(norm, colors), ax=list(axes), extend=extend, pad=0.02)
     bar.set_label(f"best {metric_name(record.metric)}\n({metric_unit(record.metric)})")
     bar.outline.set_visible(False)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import shlex
-import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,21 +18,29 @@ from summarizer.console.progress import console
 from summarizer.evaluation.metrics import LOSS, VARIANTS, Scores
 from summarizer.evaluation.pipeline import ADAPTER, BASE, LEAD, changes
 from summarizer.evaluation.statistics import SIGNIFICANCE_LEVEL, Difference
-from summarizer.reports.sentences import articles, sentences
-from summarizer.reports.tables import EMPTY, Cell, Column, Table, print_table, scored
+from summarizer.reports.sentences import about_the_gain, counted
+from summarizer.reports.tables import (
+    Cell,
+    Column,
+    Table,
+    print_line,
+    print_table,
+    print_wrapped,
+    scored,
+)
 from summarizer.runs.heldout import HeldOut
 from summarizer.runs.record import SUMMARY, RunRecord
 from summarizer.tracking.metrics import METRICS
 from summarizer.tracking.names import redact
 
 ARTICLE_CHARACTERS = 300
-"""Of the article that is shown."""
+"""Characters that are shown of the article."""
 TYPICAL_BY = "rouge1"
 """Decides which article is shown: the first would be a matter of luck, the best one a false promise."""
 WIDEST_TEXT = 100
 """Columns: longer lines are hard to read."""
 NAMES = {BASE: "before", ADAPTER: "after", LEAD: LEAD}
-"""In the order of the table."""
+"""What the table calls each system, in its order."""
 FILES = {
     SUMMARY: "these figures and more, with versions and commit",
     "adapter": "the adapter, in PEFT's format",
@@ -50,18 +57,18 @@ class Finished:
     spec: RunConfig
     record: RunRecord
     scores: Mapping[str, Scores]
-    """By system."""
+    """The scores of each system."""
     rows: HeldOut
-    """That it was scored on."""
+    """The rows that it was scored on."""
     base_parameters: int
     training_rows: int | None
-    """Of the training split; None for one that is streamed."""
+    """The training split's rows; None for a split that is streamed."""
     evaluations: int
-    """That the saved adapter was chosen among."""
+    """The number of evaluations that the saved adapter was chosen among."""
 
 
 def show_report(run: Finished) -> None:
-    """On standard error, as wide as the terminal; 80 columns where there is none."""
+    """Print the report on standard error, as wide as the terminal; 80 columns where there is none."""
     out = console()
     width = min(out.width, WIDEST_TEXT)
     evaluation = run.spec.evaluation
@@ -71,31 +78,31 @@ def show_report(run: Finished) -> None:
     beside_lead = changes(scores, LEAD, evaluation)
 
     _heading(out, "What was trained")
-    _print(out, trained(run), width)
+    print_wrapped(out, trained(run), width)
     _heading(out, f"What it gives, on {_scored_on(run)}")
     print_table(out, score_table(scores, **resamples), width)
     out.print()
     if changed:
         print_table(out, change_table(changed), width)
         out.print()
-    _print(out, sentences(changed, beside_lead), width)
-    _print(out, _notes(run, changed), width, style="dim")
+    print_wrapped(out, about_the_gain(changed, beside_lead), width)
+    print_wrapped(out, _notes(run, changed), width, style="dim")
     _heading(out, f"One article, with the median {'change of ' * (BASE in scores)}{TYPICAL_BY} of all")
     for label, text in _example(run):
-        _print(out, [f"{label:<11}{text}"], width, indent=11)
+        print_wrapped(out, [f"{label:<11}{text}"], width, indent=11)
     _heading(out, f"Files in {shown(run.record.path)}")
     for name, what in FILES.items():
         path = run.record.path / name
         if path.exists():
-            _print(out, [f"{name + '/' * path.is_dir():<15}{what}"], width, indent=15)
+            print_wrapped(out, [f"{name + '/' * path.is_dir():<15}{what}"], width, indent=15)
     _heading(out, "Next")
     for why, command in next_commands(run.spec, run.record.overrides, run.record.path):
-        _print(out, [why], width)
-        out.print(f"    {command}", markup=False, style="bold")  # whole, so that it can be copied
+        print_wrapped(out, [why], width)
+        print_line(out, f"    {command}", "bold")  # whole, so that it can be copied
 
 
 def trained(run: Finished) -> list[str]:
-    """Which adapters, on what, for how long."""
+    """Sentences that say which adapters were trained, on what and for how long."""
     spec, record = run.spec, run.record
     trainable, steps, epochs = record.trainable_parameters or 0, record.steps or 0, record.epochs or 0.0
     dim, rate = getattr(spec.adapter, "dim", None), spec.optimizer.arguments.get("lr")
@@ -106,10 +113,10 @@ def trained(run: Finished) -> list[str]:
         f"were{'' if spec.quantization.format == 'none' else f', in {spec.quantization.format}'}."
     ]
     batch = spec.trainer.batch_size
-    on = f"{steps:,} steps of {articles(batch)}"
+    on = f"{steps:,} steps of {counted(batch, 'article')}"
     if run.training_rows is not None:
         over = f", {epochs:.3g} times over" if epochs > 1 else ""
-        on = f"{articles(min(run.training_rows, steps * batch))}{over} ({on})"
+        on = f"{counted(min(run.training_rows, steps * batch), 'article')}{over} ({on})"
     at = f" at learning rate {rate_text(rate)}" if rate else ""
     saved = record.best_step
     kept = f" Saved is the adapter of step {saved:,}." if saved is not None and saved != steps else ""
@@ -117,21 +124,21 @@ def trained(run: Finished) -> list[str]:
 
 
 def score_table(scores: Mapping[str, Scores], *, samples: int, seed: int) -> Table:
-    """Loss and ROUGE of each system, with their intervals."""
+    """The table of each system's loss and ROUGE, with their intervals."""
     shown_as = [title for name, title in NAMES.items() if name in scores]
     systems = [scores[name] for name in NAMES if name in scores]
     losses = [one.row_losses.interval(samples, seed) if one.row_losses else None for one in systems]
     return Table(
         [
             Column("", [Cell(title) for title in shown_as], numeric=False),
-            Column(LOSS, [EMPTY if loss is None else scored(loss, 3) for loss in losses]),
+            Column(LOSS, [scored(loss, 3) for loss in losses]),
             *(Column(variant, [scored(one.rouge[variant]) for one in systems]) for variant in VARIANTS),
         ]
     )
 
 
 def change_table(changed: Sequence[Difference]) -> Table:
-    """After minus before, and whether that is significant."""
+    """The table of what changed, after minus before, and whether that is significant."""
     styles = {"better": "green", "worse": "red", "not significant": ""}
     words = {"better": "yes, better", "worse": "yes, worse", "not significant": "no"}
     decimals = [3 if change.metric == LOSS else 2 for change in changed]
@@ -160,9 +167,7 @@ def _better_on(change: Difference) -> str:
 
 def _scored_on(run: Finished) -> str:
     split, count = run.rows.split, len(run.rows.rows)
-    return f"{count:,} {split} article{'' if count == 1 else 's'}" + (
-        ", which it was trained on" if split == "train" else ""
-    )
+    return counted(count, f"{split} article") + (", which it was trained on" if split == "train" else "")
 
 
 def _notes(run: Finished, changed: Sequence[Difference]) -> Iterator[str]:
@@ -210,17 +215,7 @@ def _example(run: Finished) -> Iterator[tuple[str, str]]:
 
 def _heading(out: Console, text: str) -> None:
     out.print()
-    out.print(text, markup=False, style="bold")
-
-
-def _print(
-    out: Console, paragraphs: Sequence[str] | Iterator[str], width: int, *, indent: int = 0, style: str = ""
-) -> None:
-    for paragraph in paragraphs:
-        lines = textwrap.wrap(
-            paragraph, width, subsequent_indent=" " * indent, break_long_words=False, break_on_hyphens=False
-        )
-        out.print("\n".join(lines), markup=False, style=style)
+    print_line(out, text, "bold")
 
 
 OWN_TO_THE_RUN = ("hydra.", "resume=", "adapter.start_from=", "tracking.name=")
@@ -232,7 +227,7 @@ HIGH_RATE = 1e-3
 
 
 def next_commands(spec: RunConfig, overrides: Sequence[str], folder: Path) -> list[tuple[str, str]]:
-    """What each is for, and the command. overrides: those that the run was started with."""
+    """Commands to go on with, each behind what it is for. overrides: those that the run was started with."""
     summarize = f"{own_python()} -m summarizer.summarize {shlex.quote(shown(folder))} article.txt"
     return [
         ("Summarize an article of your own, a text file:", summarize),

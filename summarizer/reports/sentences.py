@@ -4,18 +4,86 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
+from summarizer.console.safe_text import one_line
 from summarizer.evaluation.metrics import LOSS, VARIANTS, Interval, Scores
-from summarizer.evaluation.pipeline import BEST_BY
-from summarizer.evaluation.record import Evaluation
 from summarizer.evaluation.statistics import SIGNIFICANCE_LEVEL, Difference, Verdict, smallest_p, too_few_rows
-from summarizer.reports.compared import ComparedRun, Comparison
-from summarizer.runs.read_runs import RowSet
+
+if TYPE_CHECKING:  # the end of a run is told without comparing it to others
+    from summarizer.reports.compared import ComparedRun, Comparison
+    from summarizer.runs.read_runs import RowSet
+    from summarizer.runs.record import RunRecord
+    from summarizer.runs.settings import SweepAxes
+    from summarizer.sweeps.record import Metric, SweepRecord
+
+# ---- words that all sentences share -----------------------------------------------------------------------------
+
+
+def counted(count: int, what: str) -> str:
+    """`1 run`, `1,200 articles`."""
+    return f"{count:,} {what}{'' if count == 1 else 's'}"
+
+
+def score_name(score: str) -> str:
+    """`loss`, `ROUGE-Lsum`."""
+    return score.rpartition("/")[2].replace("rouge", "ROUGE-")
+
+
+def state(run: RunRecord) -> str:
+    """How a run stands: `completed`, `stopped, step 20`."""
+    if run.status in ("stopped", "running", "failed") and run.steps:
+        return f"{run.status}, step {run.steps}"
+    return run.status
+
+
+def signed(value: float) -> str:
+    """A difference, to be read as the best run minus another one wherever it stands."""
+    shown = f"{value:+.2f}".replace("-", "−")
+    return "0.00" if shown in ("+0.00", "−0.00") else shown
+
+
+def p_text(p: float) -> str:
+    """As a sentence has it after `p`: `= 0.034`, `< 0.001`."""
+    return "< 0.001" if p < 0.001 else f"= {p:.3f}" if p < 0.1 else f"= {p:.2f}"
+
+
+def listed(metrics: Sequence[str], *, none: bool = False) -> str:
+    """`loss and rouge1`; all of ROUGE's by one name. none: after a "no", where it is `loss or rouge1`."""
+    if set(VARIANTS) <= set(metrics):
+        every = "any of the four ROUGE scores" if none else "all four ROUGE scores"
+        metrics = [*(name for name in metrics if name not in VARIANTS), every]
+    *first, last = metrics
+    return f"{', '.join(first)} {'or' if none else 'and'} {last}" if first else last
+
+
+def about_the_differences(differences: Sequence[Difference], chosen: str | None = None) -> list[str]:
+    """How systems were paired, and what that cannot show. chosen: the one that is the best of several runs."""
+    if not differences:
+        return []
+    rows = differences[0].rows
+    lines = [
+        f"Paired over the same {counted(rows, 'row')}; p by sign flips, two-sided, adjusted by Holm over "
+        f"{counted(len(differences), 'comparison')}."
+    ]
+    if chosen is not None:
+        lines.append(
+            f"{chosen} was chosen on these very rows, which flatters its lead over other runs a little."
+        )
+    if too_few_rows(differences):
+        lines.append(
+            f"With so few rows hardly a difference can be significant: no p value is below {smallest_p(rows):.2g} "
+            "before Holm."
+        )
+    return lines
+
+
+# ---- of a comparison --------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Answer:
-    """For one row set."""
+    """What a comparison says about one row set."""
 
     headline: str
     certainty: str
@@ -23,7 +91,7 @@ class Answer:
 
 
 def answers(comparison: Comparison) -> list[Answer]:
-    """One for each row set with a best run, in order; one that says why there is none, else."""
+    """The answer for each row set with a best run, in order; else one that says why there is none."""
     found = [
         _answer(comparison, row_set, best)
         for row_set in comparison.row_sets
@@ -36,11 +104,6 @@ def answers(comparison: Comparison) -> list[Answer]:
     return [Answer(what, "Without final scores there is no best run.")]
 
 
-def metric_name(metric: str) -> str:
-    """`loss`, `ROUGE-Lsum`."""
-    return metric.rpartition("/")[2].replace("rouge", "ROUGE-")
-
-
 def _best(comparison: Comparison, row_set: RowSet) -> ComparedRun | None:
     name = comparison.best.get(row_set)
     return next((run for run in comparison.runs if run.name == name and run.row_set == row_set), None)
@@ -48,17 +111,17 @@ def _best(comparison: Comparison, row_set: RowSet) -> ComparedRun | None:
 
 def _answer(comparison: Comparison, row_set: RowSet, best: ComparedRun) -> Answer:
     metric = comparison.ranked_by
-    where = f"on {row_set.rows:,} {row_set.split} {'row' if row_set.rows == 1 else 'rows'}"
+    where = f"on {counted(row_set.rows, f'{row_set.split} row')}"
     scored = [run for run in comparison.runs if run.row_set == row_set and run.scores]
     value = _value(best.scores, metric)
-    shown = f"{metric_name(metric)} {value}" if value else f"the best {metric_name(metric)}"
+    shown = f"{score_name(metric)} {value}" if value else f"the best {score_name(metric)}"
     if len(scored) == 1:
         return Answer(
             f"{best.name} reached {shown} {where}.",
             " ".join(["No other run was scored on these rows.", *_references(best, metric)]),
         )
     word = "lowest" if _lower(metric) else "highest"
-    ranking = f"the {word} {metric_name(metric)} of {len(scored)} runs"
+    ranking = f"the {word} {score_name(metric)} of {len(scored)} runs"
     headline = f"{best.name} has {ranking}, {value or 'unknown'}, {where}."
     others = [run for run in scored if run.name != best.name]
     return Answer(headline, " ".join([*_lead(comparison, best, others[0]), *_references(best, metric)]))
@@ -79,7 +142,7 @@ def _lead(comparison: Comparison, best: ComparedRun, following: ComparedRun) -> 
                 *lines,
                 "Whether that is significant cannot be told: there are no summaries to pair.",
             ]
-        begins = f"In {metric_name(paired)} the best minus the next"
+        begins = f"In {score_name(paired)} the best minus the next"
         return [*lines, _paired(differences[paired], begins, " by their summaries")]
     if metric not in differences:
         return [
@@ -92,7 +155,7 @@ def _lead(comparison: Comparison, best: ComparedRun, following: ComparedRun) -> 
 def _paired(difference: Difference, begins: str, equal_by: str = "") -> str:
     mean, p = difference.mean, p_text(difference.p_holm)
     span = f"{signed(mean.value)} (95 % interval {signed(mean.low)} to {signed(mean.high)}, p {p})"
-    rows = f"paired over {difference.rows:,} {'row' if difference.rows == 1 else 'rows'}"
+    rows = f"paired over {counted(difference.rows, 'row')}"
     verdict = (
         f"significant (p < {SIGNIFICANCE_LEVEL:g}); luck in the seed is another matter"
         if difference.significant
@@ -124,15 +187,7 @@ def _lower(metric: str) -> bool:
     return metric.endswith("loss")
 
 
-def signed(value: float) -> str:
-    """A difference, to be read as the best run minus another one wherever it stands."""
-    shown = f"{value:+.2f}".replace("-", "−")
-    return "0.00" if shown in ("+0.00", "−0.00") else shown
-
-
-def p_text(p: float) -> str:
-    """As a sentence has it after `p`: `= 0.034`, `< 0.001`."""
-    return "< 0.001" if p < 0.001 else f"= {p:.3f}" if p < 0.1 else f"= {p:.2f}"
+# ---- of an evaluation and of a run ------------------------------------------------------------------------------
 
 
 def in_words(differences: Sequence[Difference]) -> list[str]:
@@ -157,33 +212,10 @@ def in_words(differences: Sequence[Difference]) -> list[str]:
     return [f"{start}{', '.join(parts)}." for start, parts in lines.items()]
 
 
-def about_the_comparisons(evaluation: Evaluation) -> list[str]:
-    """How the comparisons were made, and what they cannot show."""
-    differences = evaluation.differences
-    if not differences:
-        return []
-    count = len(differences)
-    rows = differences[0].rows
-    lines = [
-        f"Paired over the same {rows:,} row{'' if rows == 1 else 's'}; p by sign flips, two-sided, adjusted by "
-        f"Holm over {count} comparison{'' if count == 1 else 's'}."
-    ]
-    if sum(system.folder is not None for system in evaluation.systems) > 1:
-        lines.append(
-            f"{differences[0].first} is the best run by {BEST_BY} on these very rows, so that its lead over other "
-            "runs is a little flattered."
-        )
-    if too_few_rows(differences):
-        lines.append(
-            f"With so few rows hardly a difference can be significant: no p value is below {smallest_p(rows):.2g} "
-            "before Holm."
-        )
-    return lines
+def about_the_gain(changed: Sequence[Difference], beside_lead: Sequence[Difference]) -> list[str]:
+    """What an adapter gained, in sentences.
 
-
-def sentences(changed: Sequence[Difference], beside_lead: Sequence[Difference]) -> list[str]:
-    """changed: from the base model to the adapter; empty where the base was not scored.
-
+    changed: from the base model to the adapter; empty where the base was not scored.
     beside_lead: from Lead-3 to the adapter.
     """
     return [*_gains(changed), *_beside_lead(beside_lead)]
@@ -210,7 +242,8 @@ def _gains(changed: Sequence[Difference]) -> list[str]:
         )
     if too_few_rows(changed):
         lines.append(
-            f"{articles(changed[0].rows).capitalize()} are too few for a significant change: score more of them."
+            f"{counted(changed[0].rows, 'article').capitalize()} are too few for a significant change: score more "
+            "of them."
         )
     return lines
 
@@ -234,14 +267,110 @@ def named(found: Sequence[Difference], verdict: Verdict) -> list[str]:
     return [change.metric for change in found if change.verdict == verdict]
 
 
-def listed(metrics: Sequence[str], *, none: bool = False) -> str:
-    """`loss and rouge1`; all of ROUGE's by one name. none: after a "no", where it is `loss or rouge1`."""
-    if set(VARIANTS) <= set(metrics):
-        every = "any of the four ROUGE scores" if none else "all four ROUGE scores"
-        metrics = [*(name for name in metrics if name not in VARIANTS), every]
-    *first, last = metrics
-    return f"{', '.join(first)} {'or' if none else 'and'} {last}" if first else last
+# ---- of a sweep -------------------------------------------------------------------------------------------------
+
+UNITS = {
+    "adapter.dim": "dimension of the low-rank pair",
+    "trainer.batch_size": "examples",
+    "trainer.epochs": "passes over the data",
+    "trainer.max_steps": "optimizer steps",
+    "trainer.schedule.warmup_steps": "optimizer steps",
+    "trainer.max_grad_norm": "L2 norm",
+    "prompt.max_tokens": "tokens",
+    "data.rows.train": "rows",
+}
+"""The units of the keys that are swept most; others go without."""
+
+STOPPED_NOTE = (
+    "A stopped run did not train to its end, so it is listed after every run that did, "
+    "however good its best value."
+)
+HALVING_NOTE = (
+    "Whether a run that was stopped would have won in the end cannot be told from this sweep; "
+    "only the full grid can tell."
+)
+REFERENCES = {
+    "base model": "the model without an adapter",
+    "Lead-3": "the first three sentences of each article",
+}
 
 
-def articles(count: int) -> str:
-    return f"{count:,} article{'' if count == 1 else 's'}"
+def metric_name(metric: Metric) -> str:
+    """`validation loss`, `validation ROUGE-1`."""
+    split, _, variant = metric.name.rpartition("/")
+    words = variant.replace("rouge", "ROUGE-")
+    return one_line(f"{split.replace('val', 'validation')} {words}")
+
+
+def metric_unit(metric: Metric) -> str:
+    return "cross-entropy, nats per token" if metric.best == "min" else "F1, percent"
+
+
+def shown(metric: Metric, value: float) -> str:
+    """A value of the metric with as many digits as mean something."""
+    return f"{value:.{decimals(metric)}f}"
+
+
+def decimals(metric: Metric) -> int:
+    """Digits behind the point: thousandths of a nat, hundredths of a percent."""
+    return 3 if metric.best == "min" else 2
+
+
+def label(key: str) -> str:
+    """A key with its unit."""
+    return f"{key} ({UNITS[key]})" if key in UNITS else one_line(key)
+
+
+def question(metric: Metric, keys: Sequence[str]) -> str:
+    """What the sweep asks: `Which adapter.dim and optimizer.lr give the lowest validation loss?`"""
+    verb = "give" if len(keys) > 1 else "gives"
+    best = "lowest" if metric.best == "min" else "highest"
+    return f"Which {_keys(keys)} {verb} the {best} {metric_name(metric)}?"
+
+
+def course_question(keys: Sequence[str]) -> str:
+    """What the loss curves answer: `How does the loss fall with each adapter.dim and optimizer.lr?`"""
+    return f"How does the loss fall with each {_keys(keys)}?"
+
+
+def _keys(keys: Sequence[str]) -> str:
+    names = [one_line(key) for key in keys] or ["run"]
+    return " and ".join(part for part in (", ".join(names[:-1]), names[-1]) if part)
+
+
+def references_note(record: SweepRecord) -> str:
+    """A line that says what the rows without a rank are."""
+    systems = dict.fromkeys(one.system for one in record.references)
+    listed = "; ".join(f"{system}: {REFERENCES[system]}" for system in systems)
+    return f"To compare with, without a rank: {listed}."
+
+
+def sweep_answer(record: SweepRecord, swept: SweepAxes) -> str:
+    """The winner in one line."""
+    winner = record.winner
+    if winner is None or winner.best is None:
+        measured = any(run.best for run in record.runs)
+        return "No run that was evaluated came to an end" if measured else "No run has been evaluated"
+    line = f"{run_name(winner, swept)}: {shown(record.metric, winner.best.value)} at step {winner.best.step}"
+    return f"Best: {line}" if winner.status == "completed" else f"Best so far (no run has completed): {line}"
+
+
+def run_name(run: RunRecord, swept: SweepAxes) -> str:
+    """A run by what tells it from the others, or by its folder where nothing does."""
+    return swept.describe(run) or f"run {run.folder}"
+
+
+def saving(record: SweepRecord) -> str:
+    """What was trained of the full grid, and what early stopping saved of it."""
+    trained, full, saved = record.samples, record.full_grid_samples, record.saved_samples
+    if trained is None:
+        return "How many samples were trained on is not known."
+    if trained == full:
+        failed = any(run.status == "failed" for run in record.runs)
+        return f"Trained on {trained:,} samples{'' if failed else ', the full grid'}."
+    line = f"Trained on {trained:,} samples"
+    if full is not None:
+        line = f"Trained on {trained:,} of the full grid's {full:,} samples ({trained / full:.0%})"
+    if not saved:
+        return f"{line}."
+    return f"{line}; successive halving saved {saved:,}{f' ({saved / full:.0%})' if full else ''}."

@@ -15,22 +15,23 @@ from summarizer.config.paths import own_python, shown
 from summarizer.config.schema import TrackingConfig
 from summarizer.console.progress import console
 from summarizer.console.safe_text import one_line
+from summarizer.reports.compared import command_of
 from summarizer.reports.curves import draw_curves
 from summarizer.reports.heatmap import draw_heatmap
-from summarizer.reports.sweep_sentences import (
+from summarizer.reports.sentences import (
     HALVING_NOTE,
     STOPPED_NOTE,
-    answer,
-    name,
     question,
     references_note,
+    run_name,
     saving,
+    sweep_answer,
 )
 from summarizer.reports.sweep_tables import plain_rows, sweep_table
-from summarizer.reports.tables import escaped, markdown_table, print_table
+from summarizer.reports.tables import escaped, markdown_table, print_line, print_table
+from summarizer.runs.settings import SweepAxes, sweep_axes
 from summarizer.sweeps.record import SweepRecord, collect, write_sweep
-from summarizer.sweeps.swept import Swept, swept
-from summarizer.tracking.sweep_run import SweepTable, log_sweep
+from summarizer.tracking.wandb_run import SweepTable, log_sweep
 
 REPORT = "sweep.md"
 HEATMAP, CURVES = "heatmap.png", "curves.png"
@@ -44,7 +45,7 @@ def report_sweep(sweep: Path, tracking: TrackingConfig | None = None) -> SweepRe
     Raises ConfigError where the record or a run's folder is broken, and OSError where nothing can be written.
     """
     record = collect(sweep)
-    keys = swept(record.runs)
+    keys = sweep_axes(record.runs)
     write_sweep(sweep, record)
     write_text(sweep / REPORT, markdown(sweep.resolve().name, record, keys))
     pictures = save_pictures(sweep, record, keys)
@@ -55,12 +56,12 @@ def report_sweep(sweep: Path, tracking: TrackingConfig | None = None) -> SweepRe
     return record
 
 
-def markdown(title: str, record: SweepRecord, swept: Swept) -> str:
-    """sweep.md: the question, the command, the answer, the table, the pictures, the failures."""
+def markdown(title: str, record: SweepRecord, swept: SweepAxes) -> str:
+    """The text of sweep.md: the question, the command, the answer, the table, the pictures, the failures."""
     lines = [f"# {escaped(question(record.metric, swept.keys))}", ""]
     lines += [f"Sweep `{title}`, {len(record.runs)} runs: {_states(record)}.", ""]
-    lines += ["```bash", *_command(record, swept), "```", ""]
-    lines += [f"{escaped(answer(record, swept))}.", "", *_notes(record), ""]
+    lines += ["```bash", *_commands(record, swept), "```", ""]
+    lines += [f"{escaped(sweep_answer(record, swept))}.", "", *_notes(record), ""]
     lines += [
         markdown_table(sweep_table(record, swept)),
         "Best values are of the validation rows measured during training; ",
@@ -71,24 +72,24 @@ def markdown(title: str, record: SweepRecord, swept: Swept) -> str:
         lines += ["## Failed", ""]
         for run in failed:
             lines.append(
-                f"- `{one_line(run.folder)}`, {escaped(name(run, swept))}: {escaped(run.error or '')}"
+                f"- `{one_line(run.folder)}`, {escaped(run_name(run, swept))}: {escaped(run.error or '')}"
             )
         lines.append("")
     return "\n".join(lines)
 
 
-def _show(sweep: Path, record: SweepRecord, swept: Swept) -> None:
+def _show(sweep: Path, record: SweepRecord, swept: SweepAxes) -> None:
     out = console()
     out.print()
     print_table(out, sweep_table(record, swept, question(record.metric, swept.keys), at_terminal=True))
-    for line in [answer(record, swept), *_notes(record)]:
-        out.print(line, markup=False)
+    for line in [sweep_answer(record, swept), *_notes(record)]:
+        print_line(out, line)
     for run in record.runs:
         if run.status == "failed":
-            out.print(f"failed: {name(run, swept)}: {one_line(run.error or '')}", markup=False, style="red")
-    out.print(f"results: {shown(sweep)}/{REPORT}   {HEATMAP}   {CURVES}", markup=False)
+            print_line(out, f"failed: {run_name(run, swept)}: {one_line(run.error or '')}", "red")
+    print_line(out, f"results: {shown(sweep)}/{REPORT}   {HEATMAP}   {CURVES}")
     compare = f"{own_python()} -m summarizer.compare {shlex.quote(shown(sweep))} --html comparison.html"
-    out.print(f"on one page, with the summaries side by side: {compare}", markup=False)
+    print_line(out, f"on one page, with the summaries side by side: {compare}")
 
 
 def _notes(record: SweepRecord) -> list[str]:
@@ -107,20 +108,15 @@ def _states(record: SweepRecord) -> str:
     return ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
 
 
-def _command(record: SweepRecord, swept: Swept) -> list[str]:
-    """The command that makes these runs again: one for a full grid, else one for each run."""
-    command = "python -m summarizer.run"
+def _commands(record: SweepRecord, swept: SweepAxes) -> list[str]:
+    """The commands that make these runs again: one for a full grid, else one for each run."""
     values = {key: {of[key].text for of in swept.of.values()} for key in swept.keys}
     if len(record.runs) > 1 and math.prod(map(len, values.values())) == len(record.runs):
-        grid = _grid(record, swept)
-        return [" ".join([f"{command} -m", *map(shlex.quote, map(one_line, (*swept.common, *grid)))])]
-    return [
-        " ".join([command, *(shlex.quote(one_line(override)) for override in run.overrides)])
-        for run in record.runs
-    ]
+        return [command_of(["-m", *swept.common, *_grid(record, swept)])]
+    return [command_of(run.overrides) for run in record.runs]
 
 
-def _grid(record: SweepRecord, swept: Swept) -> list[str]:
+def _grid(record: SweepRecord, swept: SweepAxes) -> list[str]:
     """Each swept key with its values as typed, separated by commas."""
     typed: dict[str, dict[str, None]] = {}
     for run in record.runs:
@@ -142,7 +138,7 @@ def _totals(record: SweepRecord) -> dict[str, float | int | str | None]:
     }
 
 
-def save_pictures(sweep: Path, record: SweepRecord, swept: Swept) -> dict[str, Path]:
+def save_pictures(sweep: Path, record: SweepRecord, swept: SweepAxes) -> dict[str, Path]:
     """Draw heatmap.png and curves.png in the sweep folder, each replaced in one step.
 
     Returns their paths by what they show. Raises OSError, and ConfigError where a metrics.jsonl is broken.

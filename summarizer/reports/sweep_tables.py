@@ -6,17 +6,19 @@ from collections.abc import Callable, Sequence
 
 from summarizer.console.safe_text import one_line
 from summarizer.evaluation.metrics import LOSS, VARIANTS, Interval
-from summarizer.reports.sweep_sentences import metric_name, shown, state
-from summarizer.reports.tables import EMPTY, Cell, Column, Table, Value, scored
+from summarizer.reports.sentences import metric_name, shown, state
+from summarizer.reports.tables import EMPTY, Cell, Column, Table, Value, loss_cell, scored, whole
 from summarizer.runs.record import RunRecord
+from summarizer.runs.settings import SweepAxes
 from summarizer.sweeps.record import Reference, SweepRecord
-from summarizer.sweeps.swept import Swept
 
 IN_TERMINAL = "rougeL"
 """The variant of ROUGE that a terminal has room for; sweep.md has all."""
 
 
-def sweep_table(record: SweepRecord, swept: Swept, title: str = "", *, at_terminal: bool = False) -> Table:
+def sweep_table(
+    record: SweepRecord, swept: SweepAxes, title: str = "", *, at_terminal: bool = False
+) -> Table:
     """The runs, the best first, and below them what they are measured by; columns that say nothing are left out.
 
     at_terminal: the names of what the runs are measured by stand in the column of the status, which is wide; in
@@ -31,7 +33,7 @@ def sweep_table(record: SweepRecord, swept: Swept, title: str = "", *, at_termin
         heading: str,
         value: Callable[[RunRecord], Value],
         text: Callable[[RunRecord], str] | None = None,
-        beside: Sequence[Cell] = nameless,
+        baselines: Sequence[Cell] = nameless,
         *,
         at_terminals: bool = True,
     ) -> Column:
@@ -40,18 +42,18 @@ def sweep_table(record: SweepRecord, swept: Swept, title: str = "", *, at_termin
         return Column(
             heading,
             [Cell(of_run) for of_run in texts],
-            beside,
+            baselines,
             values,
             numeric=all(isinstance(one, int | float | None) for one in values),
             folds=not all(isinstance(one, int | float | None) for one in values),
             at_terminals=at_terminals,
         )
 
-    run_column = column("run", lambda run: one_line(run.folder), beside=nameless if at_terminal else names)
+    run_column = column("run", lambda run: one_line(run.folder), baselines=nameless if at_terminal else names)
     links = [Cell(cell.text, folder=run.folder) for cell, run in zip(run_column.cells, runs, strict=True)]
     columns = [
         column("rank", lambda run: run.rank),
-        Column("run", links, run_column.beside, run_column.values, numeric=False),
+        Column("run", links, run_column.baselines, run_column.values, numeric=False),
         *(_swept_column(key, swept, runs, references) for key in swept.keys),
         column(
             "\n".join(("best", *metric_name(metric).split())),
@@ -62,28 +64,28 @@ def sweep_table(record: SweepRecord, swept: Swept, title: str = "", *, at_termin
         column(
             "at step",
             lambda run: run.best.step if run.best else None,
-            beside=[Cell(str(one.best.step) if one.best else "") for one in references],
+            baselines=[Cell(str(one.best.step) if one.best else "") for one in references],
             at_terminals=False,
         ),
-        column("status", state, beside=names if at_terminal else nameless),
+        column("status", state, baselines=names if at_terminal else nameless),
         *(found for split, rows in _scored_on(record) for found in _final_columns(split, rows, record)),
         column("steps", lambda run: run.steps, at_terminals=False),
         column("tokens", lambda run: run.tokens, at_terminals=False),
         column(
             "tokens/s",
             lambda run: run.tokens_per_s,
-            lambda run: _whole(run.tokens_per_s),
+            lambda run: whole(run.tokens_per_s),
             at_terminals=False,
         ),
-        column("wall\ns", lambda run: run.wall_s, lambda run: _whole(run.wall_s)),
+        column("wall\ns", lambda run: run.wall_s, lambda run: whole(run.wall_s)),
         column("trainable\nparameters", lambda run: run.trainable_parameters, at_terminals=False),
     ]
     styles = ["bold" if run.rank == 1 else "red" if run.status == "failed" else "" for run in runs]
-    telling = [one for one in columns if any(value is not None for value in one.values)]
-    return Table(telling, title, styles)
+    informative = [one for one in columns if any(value is not None for value in one.values)]
+    return Table(informative, title, styles)
 
 
-def plain_rows(record: SweepRecord, swept: Swept) -> tuple[list[str], list[list[Value]]]:
+def plain_rows(record: SweepRecord, swept: SweepAxes) -> tuple[list[str], list[list[Value]]]:
     """Names of the columns, and a row of plain values for each run: swept numbers are numbers here."""
     columns = sweep_table(record, swept).columns
     of_columns = []
@@ -101,9 +103,9 @@ def _text(run: RunRecord, value: Value, text: Callable[[RunRecord], str] | None)
 
 
 def _swept_column(
-    key: str, swept: Swept, runs: Sequence[RunRecord], references: Sequence[Reference]
+    key: str, swept: SweepAxes, runs: Sequence[RunRecord], references: Sequence[Reference]
 ) -> Column:
-    def beside(one: Reference) -> str:
+    def told_by(one: Reference) -> str:
         """What tells this base model from another."""
         others = [other for other in references if other.system == one.system and other is not one]
         values = {swept.of[folder][key] for folder in one.runs}
@@ -115,7 +117,7 @@ def _swept_column(
     return Column(
         one_line(key).replace(".", ".\n"),  # a dotted key is wider than its values
         [Cell(value.text) for value in of_runs],
-        [Cell(beside(one)) for one in references],
+        [Cell(told_by(one)) for one in references],
         values,
         numeric=numeric,
         folds=not numeric,
@@ -146,8 +148,8 @@ def _final_columns(split: str, rows: int, record: SweepRecord) -> list[Column]:
         of_runs = [interval(run, variant) for run in runs]
         return Column(
             f"{variant}\n{where}",
-            [EMPTY if one is None else scored(one) for one in of_runs],
-            [EMPTY if (one := interval(run, variant)) is None else scored(one) for run in references],
+            [scored(one) for one in of_runs],
+            [scored(interval(one, variant)) for one in references],
             [None if one is None else one.value for one in of_runs],
             at_terminals=variant == IN_TERMINAL,
         )
@@ -155,18 +157,11 @@ def _final_columns(split: str, rows: int, record: SweepRecord) -> list[Column]:
     def loss(run: RunRecord | Reference) -> float | None:
         return run.val_loss if here(run) else None
 
-    def cell(value: float | None) -> Cell:
-        return EMPTY if value is None else Cell(f"{value:.3f}")
-
     losses = Column(
         f"{LOSS}\n{where}",
-        [cell(loss(run)) for run in runs],
-        [cell(loss(one)) for one in references],
+        [loss_cell(loss(run)) for run in runs],
+        [loss_cell(loss(one)) for one in references],
         [loss(run) for run in runs],
         at_terminals=False,
     )
     return [losses, *(rouge(variant) for variant in VARIANTS)]
-
-
-def _whole(value: float | None) -> str:
-    return "" if value is None else f"{value:,.0f}"

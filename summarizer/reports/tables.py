@@ -1,9 +1,14 @@
-"""One kind of table for all reports: described once, drawn at a terminal by rich, and written as Markdown."""
+"""How all reports are drawn: tables, described once, at a terminal by rich and as Markdown; and lines of text.
+
+Whatever a run, a data set or a model wrote can stand in them: here, and nowhere else, it is made so that it steers
+neither a terminal nor Markdown.
+"""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+import textwrap
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from urllib.parse import quote
 
@@ -13,7 +18,7 @@ from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from summarizer.console.safe_text import one_line
+from summarizer.console.safe_text import one_line, without_controls
 from summarizer.evaluation.metrics import Interval
 
 NOTHING = "–"
@@ -49,7 +54,7 @@ class Column:
     heading: str
     """Lines; Markdown has them in one."""
     cells: Sequence[Cell]
-    beside: Sequence[Cell] = ()
+    baselines: Sequence[Cell] = ()
     """Cells below a rule: what the rows are measured by, such as the base model and Lead-3."""
     values: Sequence[Value] = ()
     """The cells as plain values, for programs; None where there is nothing."""
@@ -80,15 +85,27 @@ class Table:
     """What a reader needs to read it."""
 
 
-def telling(columns: Sequence[Column]) -> list[Column]:
+def informative(columns: Sequence[Column]) -> list[Column]:
     """The columns that say something of at least one row."""
     return [column for column in columns if any(cell != EMPTY for cell in column.cells)]
 
 
-def scored(interval: Interval, decimals: int = 2) -> Cell:
-    """A mean with its interval: `14.51 (12.5–16.8)`."""
+def scored(interval: Interval | None, decimals: int = 2) -> Cell:
+    """A mean with its interval: `14.51 (12.5–16.8)`; nothing without one."""
+    if interval is None:
+        return EMPTY
     low, high = (f"{bound:.{decimals - 1}f}" for bound in (interval.low, interval.high))
     return Cell(f"{interval.value:.{decimals}f}", f"{low}–{high}")
+
+
+def loss_cell(loss: float | None, missing: str = "") -> Cell:
+    """A loss in thousandths of a nat."""
+    return Cell(missing if loss is None else f"{loss:.3f}")
+
+
+def whole(number: float | None) -> str:
+    """A number without its fraction; nothing where it is not known."""
+    return "" if number is None else f"{number:,.0f}"
 
 
 def print_table(console: Console, table: Table, width: int | None = None) -> None:
@@ -119,7 +136,23 @@ def print_table(console: Console, table: Table, width: int | None = None) -> Non
 
 def print_line(console: Console, text: str, style: str = "") -> None:
     """A line that is not broken by us: a terminal wraps it, and what is copied from there has no line break."""
-    console.print(Text(text, style=style), soft_wrap=True)
+    console.print(Text(without_controls(text), style=style), soft_wrap=True)
+
+
+def print_wrapped(
+    console: Console, paragraphs: Iterable[str], width: int, *, indent: int = 0, style: str = ""
+) -> None:
+    """Paragraphs of lines of at most `width` characters, the lines below each first one indented."""
+    for paragraph in paragraphs:
+        lines = textwrap.wrap(
+            without_controls(paragraph),
+            width,
+            subsequent_indent=" " * indent,
+            break_long_words=False,
+            break_on_hyphens=False,
+        )
+        for line in lines or [""]:
+            print_line(console, line, style)
 
 
 def markdown_table(table: Table) -> str:
@@ -134,8 +167,8 @@ def markdown_table(table: Table) -> str:
         if i < len(table.styles) and "bold" in table.styles[i]:
             cells = [f"**{cell}**" if cell else "" for cell in cells]
         lines.append("| " + " | ".join(cells) + " |")
-    for i in range(max((len(column.beside) for column in table.columns), default=0)):
-        lines.append("| " + " | ".join(_markdown(column.beside[i]) for column in table.columns) + " |")
+    for i in range(max((len(column.baselines) for column in table.columns), default=0)):
+        lines.append("| " + " | ".join(_markdown(column.baselines[i]) for column in table.columns) + " |")
     return "\n".join(lines) + "\n"
 
 
@@ -164,8 +197,8 @@ def _that_fit(columns: Sequence[Column], width: int, *, below: bool) -> list[Col
 
 def _width(column: Column, *, below: bool) -> int:
     """The width of the widest line; a column that folds makes do with less."""
-    cells = [_text(cell, below=below).plain for cell in (*column.cells, *column.beside)]
-    lines = [line for text in (column.heading, *cells) for line in text.split("\n")]
+    cells = [_text(cell, below=below).plain for cell in (*column.cells, *column.baselines)]
+    lines = [without_controls(line) for text in (column.heading, *cells) for line in text.split("\n")]
     widest = max(map(cell_len, lines))
     return min(widest, FOLDED) if column.folds else widest
 
@@ -174,7 +207,7 @@ def _drawn(table: Table, columns: Sequence[Column], *, below: bool) -> RichTable
     drawn = RichTable(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, collapse_padding=True)
     for column in columns:
         drawn.add_column(
-            Text(column.heading),
+            Text("\n".join(map(without_controls, column.heading.split("\n")))),
             justify="right" if column.numeric else "left",
             overflow="fold",
             no_wrap=not column.folds,
@@ -184,13 +217,13 @@ def _drawn(table: Table, columns: Sequence[Column], *, below: bool) -> RichTable
         style = table.styles[i] if i < len(table.styles) else ""
         cells = [_text(column.cells[i], below=below) for column in columns]
         drawn.add_row(*cells, style=style, end_section=i == count - 1)
-    for i in range(max(len(column.beside) for column in columns)):
-        drawn.add_row(*(_text(column.beside[i], below=below) for column in columns), style="dim")
+    for i in range(max(len(column.baselines) for column in columns)):
+        drawn.add_row(*(_text(column.baselines[i], below=below) for column in columns), style="dim")
     return drawn
 
 
 def _text(cell: Cell, *, below: bool) -> Text:
-    text = Text(cell.text, style=cell.style)
+    text = Text(without_controls(cell.text), style=cell.style)
     if cell.bounds:
         text.append(f"\n{cell.bounds}" if below else f" ({cell.bounds})", style="dim")
     return text

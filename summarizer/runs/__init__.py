@@ -1,1 +1,1 @@
-"""A run from its command to its results: jobs, processes, folders, how it ends."""
+"""A run from its command to its results: its record, its folder, its processes, how it ends."""

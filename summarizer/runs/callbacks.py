@@ -7,14 +7,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from summarizer.adapters.attach import describe
 from summarizer.adapters.peft_format import load_adapter, save_adapter
 from summarizer.console.trial_display import TrialDisplay
 from summarizer.console.trial_lines import State
-from summarizer.data.splits import Split
-from summarizer.data.stream import StreamedSplit
 from summarizer.errors import StopRequested
 from summarizer.evaluation.evaluator import Evaluator
 from summarizer.evaluation.metrics import Scores
@@ -29,8 +27,8 @@ from summarizer.runs.heldout import (
     validate,
     validation_rows,
 )
+from summarizer.tracking.metrics import EndStatus
 from summarizer.tracking.startup import Stopwatch
-from summarizer.tracking.tracker import EndStatus
 from summarizer.tracking.utilization import shape_of
 from summarizer.training.checkpoint import load_latest
 from summarizer.training.optimizer import build_optimizer
@@ -39,6 +37,10 @@ from summarizer.training.scheduler import TrialScheduler
 from summarizer.training.step import Group
 from summarizer.training.trainer import Exit
 from summarizer.training.trial import Trial
+
+if TYPE_CHECKING:
+    from summarizer.data.splits import Split
+    from summarizer.data.stream import StreamedSplit
 
 log = logging.getLogger(__name__)
 
@@ -113,7 +115,8 @@ class RunCallbacks:
         if spec.adapter.start_from:
             load_adapter(adapted, slot, Path(spec.adapter.start_from))
         parameters = adapted.parameters_of(slot)
-        trial.take_slot(parameters, build_optimizer(spec, parameters), shape_of(adapted, slot))
+        optimizer = build_optimizer(spec, parameters, self.group.scratch)
+        trial.take_slot(parameters, optimizer, shape_of(adapted, slot))
         if trial.resumed or trial.begun:
             load_latest(trial)
         if trial.resumed and not trial.begun:

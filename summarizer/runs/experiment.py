@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from typing import TYPE_CHECKING
 
 from omegaconf import OmegaConf
 
@@ -16,14 +17,12 @@ from summarizer.console.trial_display import trial_display, trial_labels
 from summarizer.data.prompt import Prompt, build_prompt
 from summarizer.data.sources import SplitName
 from summarizer.data.splits import Split, build_split
-from summarizer.data.stream import StreamedSplit
 from summarizer.errors import StopRequested
 from summarizer.evaluation.evaluator import Evaluator
 from summarizer.models.load import load_base, load_config
 from summarizer.models.source import model_folder
 from summarizer.models.tokenizer import check_context, check_tokens, load_tokenizer
 from summarizer.processes import Processes, join_processes
-from summarizer.reports.run_report import Finished, show_report
 from summarizer.runs.callbacks import Data, RunCallbacks
 from summarizer.runs.folder import claimed
 from summarizer.runs.group_records import GroupRecords
@@ -39,6 +38,9 @@ from summarizer.training.step import build_group
 from summarizer.training.stopping import StopSignal, listening
 from summarizer.training.trainer import fit
 from summarizer.training.trial import Trial
+
+if TYPE_CHECKING:
+    from summarizer.data.stream import StreamedSplit
 
 log = logging.getLogger(__name__)
 
@@ -136,19 +138,7 @@ def _train(records: GroupRecords, processes: Processes, stop: StopSignal, startu
         fit(group, callbacks, stop, startup)
         callbacks.close_rest(stopped=stop.number is not None)
     if processes.is_main:
-        for trial, scores in records.scores.items():
-            if records[trial].sweep is None:  # a sweep ends with a report of its own
-                show_report(
-                    Finished(
-                        trial.spec,
-                        records[trial],
-                        scores,
-                        final,
-                        base_parameters=frozen_parameters(adapted.model.module),
-                        training_rows=len(training) if isinstance(training, Split) else None,
-                        evaluations=trial.schedule.evaluations_by(trial.state.step),
-                    )
-                )
+        _report(records, data, frozen_parameters(adapted.model.module))
     if stop.number is not None and any(trial.status in (None, "stopped") for trial in trials):
         raise StopRequested(stop.number)
 
@@ -157,6 +147,8 @@ def _read_splits(spec: RunConfig, prompt: Prompt) -> tuple[Split | StreamedSplit
     """The rows to train on, and the splits that are evaluated during training and scored at the end."""
     training: Split | StreamedSplit
     if spec.data.streaming:
+        from summarizer.data.stream import StreamedSplit
+
         training = StreamedSplit(spec.data, prompt)
     else:
         training = build_split(spec.data, "train", prompt)
@@ -166,6 +158,25 @@ def _read_splits(spec: RunConfig, prompt: Prompt) -> tuple[Split | StreamedSplit
         splits[name] = build_split(spec.data, name, prompt)
         log.info(splits[name].report.describe())
     return training, splits
+
+
+def _report(records: GroupRecords, data: Data, base_parameters: int) -> None:
+    """Show what each run that completed came to; a sweep ends with a report of its own."""
+    from summarizer.reports.run_report import Finished, show_report
+
+    for trial, scores in records.scores.items():
+        if records[trial].sweep is None:
+            show_report(
+                Finished(
+                    trial.spec,
+                    records[trial],
+                    scores,
+                    data.final,
+                    base_parameters,
+                    training_rows=len(data.training) if isinstance(data.training, Split) else None,
+                    evaluations=trial.schedule.evaluations_by(trial.state.step),
+                )
+            )
 
 
 def _stop_between_batches(stop: StopSignal, processes: Processes) -> Callable[[], None]:

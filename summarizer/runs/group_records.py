@@ -21,11 +21,11 @@ from summarizer.runs.record import (
     write_summary,
 )
 from summarizer.tracking.environment import git_state, peak_memory_bytes, versions
-from summarizer.tracking.names import redact
-from summarizer.tracking.recorder import open_recorder
+from summarizer.tracking.metrics import METRICS, EndStatus, MetricsFile, Recorder
+from summarizer.tracking.names import redact, run_name
 from summarizer.tracking.startup import Stopwatch
-from summarizer.tracking.tracker import EndStatus
 from summarizer.tracking.utilization import utilization
+from summarizer.tracking.wandb_run import open_tracker
 from summarizer.training.schedule import EndedBy
 from summarizer.training.trial import Trial
 
@@ -79,14 +79,15 @@ class GroupRecords:
         if self.writes and trial not in self._open:
             record = self._records[trial]
             (record.path / SUMMARY).unlink(missing_ok=True)  # of an earlier process: the run is resumed
-            trial.recorder = open_recorder(
+            tracker = open_tracker(
                 trial.spec.tracking,
                 record.path,
-                overrides=record.overrides,
-                sweep=record.sweep,
+                name=run_name(record.overrides),
+                group=record.sweep,
                 config=record.config,
                 resumed=record.resumed,
             )
+            trial.recorder = Recorder(MetricsFile(record.path / METRICS), tracker)
         self._open.add(trial)
 
     def complete(self, trial: Trial, by: EndedBy, scores: Mapping[str, Scores], rows: HeldOut) -> None:

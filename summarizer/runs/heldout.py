@@ -11,7 +11,7 @@ from summarizer.data.splits import Split
 from summarizer.evaluation.evaluator import Evaluator
 from summarizer.evaluation.metrics import Scores, score_pairs
 from summarizer.evaluation.pipeline import ADAPTER, BASE, LEAD, score_lead, score_summaries
-from summarizer.tracking.tracker import SampleSummary
+from summarizer.tracking.metrics import SampleSummary
 
 
 @dataclass(frozen=True)
@@ -61,8 +61,8 @@ class Validation:
 def validation_rows(spec: RunConfig, rows: HeldOut) -> tuple[int, int]:
     """How many rows give the loss, and how many get summaries."""
     every = len(rows.rows)
-    asked = every if spec.evaluation.loss_rows is None else spec.evaluation.loss_rows
-    return min(asked, every), min(spec.evaluation.rows_during_training, every)
+    wanted = every if spec.evaluation.loss_rows is None else spec.evaluation.loss_rows
+    return min(wanted, every), min(spec.evaluation.rows_during_training, every)
 
 
 def validate(

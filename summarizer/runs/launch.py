@@ -28,17 +28,10 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import OmegaConf
 
-from summarizer.errors import ConfigError, RunsFailed, StopRequested
-from summarizer.runs.logs import folder_logs
-from summarizer.runs.record import (
-    RunRecord,
-    is_finished,
-    read_configured,
-    read_record,
-    records_from_json,
-    records_to_json,
-)
-from summarizer.runs.session import Session, raise_alone
+from summarizer.errors import ConfigError, RunsFailed, StopRequested, is_full_disk
+from summarizer.runs.mistakes import say_failed
+from summarizer.runs.record import RunRecord, read_record, records_from_json, records_to_json
+from summarizer.runs.session import Session, announce_runs, raise_alone
 
 if TYPE_CHECKING:
     from torch.distributed.distributed_c10d import Store
@@ -76,7 +69,6 @@ def prepare(records: Sequence[RunRecord], session: Session) -> Train:
     That runs in as many processes as there are, or as the configs ask for, and returns what became of each run. It
     raises what kept all of them from beginning, and StopRequested once they are saved.
     """
-    from summarizer.runs.announce import announce_runs
     from summarizer.runs.preflight import preflight
 
     session.begin_group()
@@ -84,7 +76,7 @@ def prepare(records: Sequence[RunRecord], session: Session) -> Train:
     announce_runs(records)
     if spec.plan:
         with _importing(records):
-            from summarizer.runs.show_plan import show_plan
+            from summarizer.runs.plan import show_plan
 
         return partial(_planned, partial(show_plan, records), records)
     wanted = spec.trainer.processes
@@ -105,20 +97,26 @@ def start(records: Sequence[RunRecord], session: Session) -> list[RunRecord]:
     return prepare(records, session)()
 
 
-def resume(folder: Path, others: Sequence[str], session: Session) -> None:
-    """Resume the run of a folder. Raises ConfigError where other overrides stand beside it."""
-    if others:
-        raise ConfigError.single(
-            "resume", f"continues the run as it was configured; leave out {' '.join(others)}"
-        )
-    record = read_configured(folder.resolve())
-    with folder_logs([str(folder)]):
-        if is_finished(folder):
-            halved = read_record(folder).ended_by == "successive_halving"
-            ended = "was stopped by successive halving" if halved else "is complete"
-            log.info("%s %s; there is nothing to resume", folder, ended)
-        else:
-            raise_alone(start([record], session))
+def train_group(records: Sequence[RunRecord], session: Session) -> list[RunRecord]:
+    """Train the runs of a group, and say which failed; what stops the group as a whole fails each of them.
+
+    Raises StopRequested, the runs being saved, and the error of a full disk that ended every run: it would end
+    those of the next group too.
+    """
+    try:
+        ended = {run.folder: run for run in start(records, session)}
+    except Exception as error:
+        ended = {record.folder: record.model_copy(update={"cause": error}) for record in records}
+    unsaid: dict[int, tuple[Exception, list[str]]] = {}
+    for run in ended.values():
+        if run.cause is not None and not run.said:
+            unsaid.setdefault(id(run.cause), (run.cause, []))[1].append(run.folder)
+    for why, folders in unsaid.values():
+        say_failed(why, folders)
+    causes = [run.cause for run in ended.values()]
+    if causes[0] is not None and all(map(is_full_disk, causes)):
+        raise causes[0]
+    return [ended[record.folder] for record in records]
 
 
 def _planned(show: Callable[[], object], records: Sequence[RunRecord]) -> list[RunRecord]:
@@ -154,10 +152,15 @@ def is_worker() -> bool:
 
 @contextmanager
 def main_process() -> Iterator[Session]:
-    """For the block, `start` hands each group to a launcher's workers first; at its end they are let go."""
+    """For the block, `start` hands each group to a launcher's workers first; at its end they are let go.
+
+    At its end, too, its sweeps are reported, and the failures that the session kept are raised.
+    """
     session = Session(workers=_rendezvous() if int(os.environ.get("WORLD_SIZE", 1)) > 1 else None)
     try:
-        yield session
+        with session.reporting():
+            yield session
+        session.raise_failures()
     finally:
         session.hand_over(())
 
@@ -168,8 +171,8 @@ def work() -> None:
 
     store, number, startup = _rendezvous(), 0, Session().startup
     while True:
-        store.wait([f"job/{number}"], WAIT_FOR_GROUP)
-        records = records_from_json(store.get(f"job/{number}").decode())
+        store.wait([f"group/{number}"], WAIT_FOR_GROUP)
+        records = records_from_json(store.get(f"group/{number}").decode())
         if not records:
             return
         startup.restart()
@@ -190,7 +193,7 @@ def _require_all_launched() -> None:
         return
     import psutil
 
-    count = _asked_of_accelerate(psutil.Process(os.getppid()).cmdline())
+    count = _requested_of_accelerate(psutil.Process(os.getppid()).cmdline())
     if count > 1:
         raise ConfigError.single(
             "trainer.processes",
@@ -199,7 +202,7 @@ def _require_all_launched() -> None:
         )
 
 
-def _asked_of_accelerate(words: Sequence[str]) -> int:
+def _requested_of_accelerate(words: Sequence[str]) -> int:
     """How many processes the command line of `accelerate launch` asks for, by a flag or by its config file."""
     flags = {"__num_processes": "", "__config_file": ""}
     for i, word in enumerate(words):
@@ -292,6 +295,7 @@ def _worker(text: bytes, count: int) -> int:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent passes it on, once
     threading.Thread(target=_stop_when_orphaned, args=(os.getppid(),), daemon=True).start()
     prepare_process()
+    from summarizer.runs.logs import folder_logs
     from summarizer.runs.mistakes import report_mistakes
 
     startup = Session().startup

@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from summarizer.adapters.attach import AdaptedModel, attach, roles
-from summarizer.adapters.foreign import adapter_of_folder
-from summarizer.adapters.peft_format import load_adapter
+from summarizer.adapters.peft_format import adapter_of_folder, load_adapter
 from summarizer.config.schema import GenerationConfig, RunConfig
 from summarizer.data.prompt import Prompt, build_prompt
 from summarizer.errors import ConfigError

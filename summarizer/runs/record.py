@@ -25,8 +25,7 @@ from summarizer.config.schema import TrainerConfig
 from summarizer.errors import ConfigError, Issue
 from summarizer.evaluation.metrics import Rouge
 from summarizer.json_files import GitState, Measured, Part, broken
-from summarizer.tracking.metrics import METRICS, read_metrics
-from summarizer.tracking.tracker import EndStatus
+from summarizer.tracking.metrics import METRICS, EndStatus, read_metrics
 from summarizer.training.schedule import EndedBy, total_steps
 
 SUMMARY = "summary.json"
@@ -37,7 +36,7 @@ Status = Literal["waiting", "running", EndStatus]
 """`running` is begun and not ended, whether or not a process is at it now; only the last three are in a summary."""
 
 
-# ---- the parts of a record --------------------------------------------------------------------------------------
+# ---- the parts of a record ---------------------------------------------------------------------------------------
 
 
 class TrainLoss(Part):
@@ -61,7 +60,7 @@ class Best(Part):
     step: int
 
 
-# ---- the record -------------------------------------------------------------------------------------------------
+# ---- the record --------------------------------------------------------------------------------------------------
 
 
 class RunRecord(Part):
@@ -180,7 +179,18 @@ IN_SWEEP = (
 """The keys of a run in sweep.json."""
 
 
-# ---- between processes, and on disk -----------------------------------------------------------------------------
+def composed_run(config: DictConfig, hydra: Any, sweep: str | None) -> RunRecord:
+    """The waiting run of a config that Hydra composed.
+
+    config: without the node `hydra`, which is `hydra`.  sweep: the sweep folder's name, for a run of a sweep.
+    """
+    # Not resolved: an interpolation in an override may stand for what no file should hold.
+    as_typed: Any = OmegaConf.to_container(hydra.overrides.task, resolve=False)
+    folder = str(hydra.runtime.output_dir)
+    return RunRecord(config=to_plain(config), folder=folder, overrides=tuple(as_typed), sweep=sweep)
+
+
+# ---- between processes, and on disk ------------------------------------------------------------------------------
 
 
 def records_to_json(records: Sequence[RunRecord]) -> str:

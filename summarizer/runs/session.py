@@ -1,19 +1,34 @@
-"""One `summarizer.run` command: what its runs share, and what became of them."""
+"""One `summarizer.run` command: what it says before it begins, what its runs share, and what became of them."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from summarizer.config.paths import shown
+from summarizer.console.safe_text import without_controls
 from summarizer.errors import ConfigError, RunsFailed
+from summarizer.runs.mistakes import say_failed
 from summarizer.runs.record import RunRecord, records_to_json
+from summarizer.tracking.names import redact
 from summarizer.tracking.startup import Stopwatch, since_process_start
 
 if TYPE_CHECKING:
     from torch.distributed.distributed_c10d import Store
+
+    from summarizer.config.schema import TrackingConfig
+
+NAMED = 4
+"""Values of a swept key that are named one by one; of more, the first and the last number."""
+
+log = logging.getLogger(__name__)
+
+
+# ---- what its runs share, and what became of them ----------------------------------------------------------------
 
 
 @dataclass
@@ -27,6 +42,8 @@ class Session:
     """Runs that were begun, handed over or not."""
     failed: list[tuple[str, Exception]] = field(default_factory=list)
     """The folders of runs that failed, and why."""
+    sweeps: dict[Path, TrackingConfig] = field(default_factory=dict)
+    """The sweeps that `reporting` is to report, and where wandb is to hear of them."""
     _groups: int = 0
 
     def __getstate__(self) -> dict[str, object]:
@@ -46,13 +63,48 @@ class Session:
     def hand_over(self, records: Sequence[RunRecord]) -> None:
         """Have the workers train these runs as a group too; none lets the workers go."""
         if self.workers is not None:
-            self.workers.set(f"job/{self._groups}", records_to_json(records))
+            self.workers.set(f"group/{self._groups}", records_to_json(records))
             self._groups += 1
 
     def keep(self, ended: Sequence[RunRecord]) -> None:
         """Count a sweep's runs, and keep their failures for `raise_failures`."""
         self.runs += len(ended)
         self.failed += [(run.folder, run.cause) for run in ended if run.cause is not None]
+
+    @contextmanager
+    def keeping_failure(self, folder: str, *, keep: bool, say: bool) -> Iterator[None]:
+        """Within the block, what a run raises is kept for `raise_failures`, so that the runs after it still come.
+
+        With `keep` False it passes.  say: whether what is kept is said at once, too.
+        """
+        self.runs += 1
+        try:
+            yield
+        except Exception as error:
+            if not keep:
+                raise
+            if say:
+                say_failed(error, [folder])
+            self.failed.append((folder, error))
+
+    @contextmanager
+    def reporting(self) -> Iterator[None]:
+        """Report each of `sweeps` once, when the block ends: a sweeper may launch batch after batch."""
+        try:
+            yield
+        except BaseException:
+            for sweep, tracking in self.sweeps.items():
+                try:
+                    _report(sweep, tracking)
+                except (
+                    ConfigError,
+                    OSError,
+                ) as failure:  # what ended the sweep is what its user must hear of
+                    log.error("the sweep's report could not be written: %s", failure)
+                log.info("resume with resume=%s", shown(sweep))
+            raise
+        for sweep, tracking in self.sweeps.items():
+            _report(sweep, tracking)
 
     def raise_failures(self) -> None:
         """Raise what a single run raised; of a sweep, name the runs that failed and why. Nothing without any."""
@@ -78,3 +130,69 @@ def raise_alone(ended: Sequence[RunRecord]) -> float | None:
     if ended[0].cause is not None:
         raise ended[0].cause
     return None if ended[0].best is None else ended[0].best.value
+
+
+def _report(sweep: Path, tracking: TrackingConfig) -> None:
+    from summarizer.reports.sweep_report import report_sweep  # it draws, which most commands never do
+
+    report_sweep(sweep, tracking)
+
+
+# ---- a command's first words, said before anything that takes seconds is imported --------------------------------
+
+
+def announce_runs(records: Sequence[RunRecord]) -> None:
+    """Say in two lines what runs that train as one group will do, and where their results go."""
+    configs = [record.config for record in records]
+    log.info("%s", without_controls(f"{_count(records)}: {described(configs)}"))
+    data = _values([config["data"]["path"] or config["data"]["train"] for config in configs])
+    # A plan leaves nothing; a sweep has named its folder, which is around those of its runs.
+    folder = f" to {shown(records[0].path)}" if len(records) == 1 and not configs[0]["plan"] else ""
+    log.info("%s", without_controls(f"from {data}{folder}"))
+
+
+def announce_sweep(overrides: Sequence[str]) -> None:
+    """Say what is swept, as it was typed: composing and checking every combination may take seconds."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    parsed = zip(overrides, OverridesParser.create().parse_overrides(list(overrides)), strict=True)
+    swept = " ".join(redact(typed) for typed, override in parsed if override.is_sweep_override())
+    log.info("%s", without_controls(f"sweep{f' over {swept}' if swept else ''}: checking each combination"))
+
+
+def described(configs: Sequence[Mapping[str, Any]]) -> str:
+    """`LoRA dim=2 on embedded:tiny_gptj in int8, Adam8bit lr=0.001`; what differs has several values."""
+
+    def part(group: str, key: str) -> str:
+        return _values([config[group][key] for config in configs])
+
+    def kind(group: str) -> str:
+        return _values([config[group]["_target_"].rpartition(".")[2] for config in configs])
+
+    adapter = kind("adapter")
+    if all("dim" in config["adapter"] for config in configs):  # a kind of one's own may have none
+        adapter += f" dim={part('adapter', 'dim')}"
+    base = f"{part('model', 'name_or_path')} in {part('quantization', 'format')}"
+    return f"{adapter} on {base}, {kind('optimizer')} lr={part('optimizer', 'lr')}"
+
+
+def _count(records: Sequence[RunRecord]) -> str:
+    if records[0].config["plan"]:
+        return "plan"
+    return "run" if len(records) == 1 else f"{len(records)} runs"
+
+
+def _values(values: Sequence[object]) -> str:
+    texts = list(dict.fromkeys(_text(value) for value in values))
+    if len(texts) <= NAMED:
+        return ",".join(texts)
+    numbers = [value for value in values if isinstance(value, int | float)]
+    if len(numbers) == len(values):
+        return f"{_text(min(numbers))}..{_text(max(numbers))}"
+    return f"({len(texts)} values)"
+
+
+def _text(value: object) -> str:
+    if isinstance(value, list):
+        return str(value[0]) if len(value) == 1 else f"{value[0]} and {len(value) - 1} more"
+    return f"{value:g}" if isinstance(value, float) else str(value)

@@ -61,8 +61,8 @@ def read_run(folder: Path, *, model: str | None = None, adapter: Path | None = N
 
     if not (folder / ".hydra" / "config.yaml").is_file() and (hint := _runs_below(folder)):
         raise ConfigError.single(KEY, f"{folder} is a sweep; name one of its runs, such as {hint}")
-    job = read_configured(folder.resolve(), KEY)
-    config = OmegaConf.create(job.config)
+    record = read_configured(folder.resolve(), KEY)
+    config = OmegaConf.create(record.config)
     OmegaConf.update(config, "resume", None)
     OmegaConf.update(config, "adapter.start_from", None)  # its values are in the adapter that was saved
     if model is not None:
@@ -82,7 +82,7 @@ def read_run(folder: Path, *, model: str | None = None, adapter: Path | None = N
             if adapter is None
             else f"no such folder: {adapter}",
         )
-    return TrainedRun(folder, spec, job.overrides, found)
+    return TrainedRun(folder, spec, record.overrides, found)
 
 
 def base_differences(runs: Sequence[TrainedRun]) -> list[Issue]:

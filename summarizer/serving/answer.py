@@ -9,10 +9,9 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from summarizer.evaluation.metrics import score_pairs
+from summarizer.evaluation.text_statistics import WORD, fragments
 from summarizer.runs.summarizer import Prepared, Summarizer
-from summarizer.serving.copied import copied
-from summarizer.serving.request import SummaryRequest
-from summarizer.serving.variants import Variant
+from summarizer.serving.request import SummaryRequest, Variant
 
 Event = dict[str, Any]
 """One line of the answer: `event` says which, the rest is plain JSON."""
@@ -25,7 +24,7 @@ class Unwanted(Exception):  # noqa: N818 - no error: what became of a request
 def answer(summarizer: Summarizer, request: SummaryRequest, wanted: Callable[[], bool]) -> Iterator[Event]:
     """The events of a request: all adapters write side by side over the base, then the base model does.
 
-    wanted: asked between tokens. Raises Unwanted once it says no, leaving the model as it was.
+    wanted: called between tokens. Raises Unwanted once it says no, leaving the model as it was.
     """
 
     def require_wanted() -> None:
@@ -117,3 +116,66 @@ def _speed(summarizer: Summarizer, written: _Writing, total_s: float) -> Event:
 def _rouge(summary: str, reference: str) -> dict[str, float]:
     scores = score_pairs([summary], [reference], show=False, processes=1)
     return {variant: float(rows[0]) for variant, rows in scores.items()}
+
+
+# ---- what a summary copies from its article ----------------------------------------------------------------------
+
+SHORTEST_WORDS = 3
+"""Shorter runs of words are shared by any two texts on one subject: marked, they would hide what was copied."""
+
+
+@dataclass(frozen=True)
+class Passage:
+    """Characters [start, end) of the summary and [article_start, article_end) of the article say the same.
+
+    Counted in code points.
+    """
+
+    start: int
+    end: int
+    article_start: int
+    article_end: int
+
+
+@dataclass(frozen=True)
+class Copied:
+    """What a summary shares with its article."""
+
+    coverage: float | None
+    """Share of the summary's words inside any extractive fragment; None where it has no word."""
+    density: float | None
+    """Mean length, in words, of the fragment that a word of the summary belongs to."""
+    passages: tuple[Passage, ...]
+    """The fragments of SHORTEST_WORDS and more, in the summary's order."""
+
+
+def copied(article: str, summary: str) -> Copied:
+    """What a summary shares with its article.
+
+    Source: extractive fragments, coverage and density, Grusky et al. 2018 (arXiv:1804.11283).
+    """
+    of_article, of_summary = word_places(article), word_places(summary)
+    found = fragments([word for word, _, _ in of_article], [word for word, _, _ in of_summary])
+    passages = tuple(
+        Passage(
+            start=of_summary[one.summary_start][1],
+            end=of_summary[one.summary_start + one.length - 1][2],
+            article_start=of_article[one.article_start][1],
+            article_end=of_article[one.article_start + one.length - 1][2],
+        )
+        for one in found
+        if one.length >= SHORTEST_WORDS
+    )
+    if not of_summary:
+        return Copied(None, None, passages)
+    count = len(of_summary)
+    return Copied(
+        sum(one.length for one in found) / count, sum(one.length**2 for one in found) / count, passages
+    )
+
+
+def word_places(text: str) -> list[tuple[str, int, int]]:
+    """Each word as it is compared, with its first character and the one behind its last."""
+    return [
+        (match.group().lower().replace("’", "'"), match.start(), match.end()) for match in WORD.finditer(text)
+    ]

@@ -25,16 +25,17 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from summarizer.errors import ConfigError
 from summarizer.runs.loaded_run import LoadedRun
 from summarizer.serving.answer import Event
-from summarizer.serving.guard import AllowedHosts, Guard
+from summarizer.serving.listening import AllowedHosts, Guard
 from summarizer.serving.request import (
     MOST_ARTICLE_CHARACTERS,
     MOST_BODY_BYTES,
     MOST_REFERENCE_CHARACTERS,
     BadRequestError,
+    base_name,
     read_request,
     settings_of,
+    variants_of,
 )
-from summarizer.serving.variants import base_name, variants_of
 from summarizer.serving.writer import LineFullError, StoppingError, Ticket, Writer
 
 PAGE = Path(__file__).parent / "page"
@@ -101,14 +102,14 @@ def build_application(opened: LoadedRun, writer: Writer, hosts: AllowedHosts) ->
             raise HTTPException(415, "send the request as Content-Type: application/json")
         body = await _body(request)
         try:
-            asked = read_request(body, variants, settings, generation)
+            wanted = read_request(body, variants, settings, generation)
         except BadRequestError as error:
             raise HTTPException(400, str(error)) from error
         except ConfigError as error:
             issues = [{"key": issue.key, "message": issue.message} for issue in error.issues]
             return JSONResponse({"error": "; ".join(map(str, error.issues)), "issues": issues}, 422)
         loop, events = asyncio.get_running_loop(), asyncio.Queue[Event]()
-        ticket = Ticket(asked, lambda event: _hand_over(loop, events, event))
+        ticket = Ticket(wanted, lambda event: _hand_over(loop, events, event))
         try:
             writer.submit(ticket)
         except LineFullError as error:
@@ -129,7 +130,7 @@ def build_application(opened: LoadedRun, writer: Writer, hosts: AllowedHosts) ->
             Route("/api/runs", runs),
             Route("/api/summaries", summaries, methods=["POST"]),
         ],
-        exception_handlers={HTTPException: _say_error},  # type: ignore[dict-item]
+        exception_handlers={HTTPException: _say_error},
         lifespan=lifespan,
     )
     return Guard(app, hosts)
@@ -142,12 +143,13 @@ def _page_file(name: str, media_type: str) -> Callable[[Request], Awaitable[Resp
     return send_file
 
 
-async def _say_error(_: Request, error: HTTPException) -> Response:
+async def _say_error(_: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
     return JSONResponse({"error": error.detail}, error.status_code, error.headers)
 
 
 async def _body(request: Request) -> bytes:
-    """Raises HTTPException 413 where it is too long, 408 where it takes too long."""
+    """A request's body. Raises HTTPException 413 where it is too long, 408 where it takes too long."""
     too_long = HTTPException(413, f"the request has over {MOST_BODY_BYTES:,} bytes; send a shorter one")
     declared = request.headers.get("content-length", "0")
     if not declared.isdecimal() or int(declared) > MOST_BODY_BYTES:
@@ -167,7 +169,7 @@ async def _body(request: Request) -> bytes:
 
 
 def _hand_over(loop: asyncio.AbstractEventLoop, events: asyncio.Queue[Event], event: Event) -> None:
-    """Also from the writer's thread."""
+    """Give an event to the loop of the client's connection; the writer's thread may do so too."""
     # A loop that has ended raises, and has nobody left to tell.
     with suppress(RuntimeError):
         loop.call_soon_threadsafe(events.put_nowait, event)

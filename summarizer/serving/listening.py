@@ -1,4 +1,4 @@
-"""A port to listen on, taken before the model is loaded, and the server on it."""
+"""A port to listen on, taken before the model is loaded, the server on it, and whose pages may ask that server."""
 
 from __future__ import annotations
 
@@ -6,17 +6,33 @@ import errno
 import ipaddress
 import logging
 import socket
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from urllib.parse import urlsplit
 
 import uvicorn
-from starlette.types import ASGIApp
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from summarizer.errors import ConfigError
-from summarizer.serving.guard import AllowedHosts
 from summarizer.serving.writer import Writer
 
 LEAVE_WITHIN_S = 5
 """How long connections may take to end once the server is stopped."""
+SECURITY_HEADERS = {
+    "Content-Security-Policy": (
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
+        "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    ),
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Cache-Control": "no-store",
+}
+"""The page needs its own files and nothing else. Source: OWASP HTTP Headers Cheat Sheet."""
 
 log = logging.getLogger(__name__)
 
@@ -63,8 +79,69 @@ def is_loopback(bound: socket.socket) -> bool:
     return ipaddress.ip_address(bound.getsockname()[0]).is_loopback
 
 
+@dataclass(frozen=True)
+class AllowedHosts:
+    """Names by which this server may be asked.
+
+    A page elsewhere can make its own name stand for this machine's address (DNS rebinding) and would then be
+    of the same origin as this server; what it cannot do is send another Host than that name. An address written
+    in numbers is no name, so it is safe; on loopback only loopback's own are expected.
+    """
+
+    names: Collection[str]
+    """The names, in lower case."""
+    loopback: bool
+
+    def allow(self, host_header: str) -> bool:
+        try:
+            name = (urlsplit(f"//{host_header}").hostname or "").rstrip(".")
+        except ValueError:
+            return False
+        if name in self.names:
+            return True
+        try:
+            address = ipaddress.ip_address(name)
+        except ValueError:
+            return False
+        return address.is_loopback or not self.loopback
+
+
+class Guard:
+    """Answers 403 for another site's request, and sends SECURITY_HEADERS with whatever is answered."""
+
+    def __init__(self, app: ASGIApp, hosts: AllowedHosts) -> None:
+        self._app, self._hosts = app, hosts
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+
+        async def send_guarded(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message).update(SECURITY_HEADERS)
+            await send(message)
+
+        if reason := self._refusal(Headers(scope=scope)):
+            await JSONResponse({"error": reason}, 403)(scope, receive, send_guarded)
+        else:
+            await self._app(scope, receive, send_guarded)
+
+    def _refusal(self, headers: Headers) -> str | None:
+        host = headers.get("host", "")
+        if not self._hosts.allow(host):
+            return (
+                f"this server does not answer to the name {host[:100]!r}; "
+                "start it with --allow-host NAME if that is its name"
+            )
+        origin = headers.get("origin")
+        if origin is not None and origin.lower().partition("://")[2] != host.lower():
+            return f"a page of {origin[:100]!r} may not ask this server; open its own page"
+        return None
+
+
 def allowed_hosts(bound: socket.socket, more: Sequence[str]) -> AllowedHosts:
-    """By which names the server on this socket may be asked, with those that its person named."""
+    """The names by which the server on this socket may be asked, with those that were given as --allow-host."""
     own = [] if is_loopback(bound) else [socket.gethostname()]
     names = frozenset(name.lower().rstrip(".") for name in ["localhost", *own, *more])
     return AllowedHosts(names, is_loopback(bound))

@@ -1,18 +1,26 @@
-"""What a request may ask for, within its bounds: every mistake found, in one message."""
+"""What a request may choose among and ask for: runs, texts and settings, and every mistake in one message."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Container, Iterable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
+from pathlib import Path, PurePath
 from typing import Any
 
-from summarizer.config.nearest import suggestion
-from summarizer.config.schema import GenerationConfig
+from summarizer.config.messages import least
+from summarizer.config.paths import EMBEDDED_SCHEME, resolve_path
+from summarizer.config.rules import RULES, SoundValues, broken_rules
+from summarizer.config.schema import GenerationConfig, ModelConfig
 from summarizer.data.prompt import Prompt
-from summarizer.errors import ConfigError, Issue
-from summarizer.serving.variants import Variant
+from summarizer.errors import ConfigError, Issue, suggestion
+from summarizer.runs.trained_run import TrainedRun
+
+BASE_ID = "base"
+BASE_NAME = "base model"
+
 
 MOST_ARTICLE_CHARACTERS = 100_000
 """An article of CNN/DailyMail has 4,000 on average; what is beyond a few thousand tokens is cut anyway."""
@@ -30,17 +38,91 @@ LONGEST_NAMED = 40
 """Characters of what a message repeats."""
 
 
+@dataclass(frozen=True)
+class Variant:
+    """One way to write a summary."""
+
+    id: str
+    """What a request names it by: the run's number on the command line, or BASE_ID."""
+    name: str
+    detail: str
+    """The overrides that tell it apart; empty where there are none to tell."""
+    trial: int | None
+    """The place of its adapter among the loaded runs; None is the base model."""
+
+
+def variants_of(runs: Sequence[TrainedRun]) -> dict[str, Variant]:
+    """The runs in their order, then the base model, by id."""
+    names = short_names([run.folder.resolve() for run in runs])
+    details = telling_overrides([run.overrides for run in runs])
+    variants = [
+        Variant(str(trial), name, detail, trial)
+        for trial, (name, detail) in enumerate(zip(names, details, strict=True))
+    ]
+    variants.append(Variant(BASE_ID, BASE_NAME, "without an adapter", None))
+    return {variant.id: variant for variant in variants}
+
+
+def short_names(folders: Sequence[Path]) -> list[str]:
+    """The end of each path, as long as it takes to tell all apart.
+
+    The folders differ. Two parts at least, since `2026-11-23/07-02-50` and `sweep/0` say more than their ends.
+    """
+    for parts in range(2, max(len(folder.parts) for folder in folders) + 1):
+        names = ["/".join(folder.parts[-parts:]) for folder in folders]
+        if len(set(names)) == len(folders):
+            return names
+    raise ValueError(f"the same folder twice among {len(folders)}")
+
+
+def telling_overrides(overrides: Sequence[Sequence[str]]) -> list[str]:
+    """Each run's overrides that not all runs have, or all of a run alone; none that holds a path."""
+    shared = Counter(override for of_run in overrides for override in set(of_run))
+    return [
+        " ".join(
+            override
+            for override in of_run
+            if (len(overrides) == 1 or shared[override] < len(overrides))
+            and not any(separator in override for separator in "/\\")
+        )
+        for of_run in overrides
+    ]
+
+
+def base_name(model: ModelConfig) -> str:
+    """The base as a page may name it: a folder by its last part, anything else in full."""
+    name = model.name_or_path
+    if name.startswith(EMBEDDED_SCHEME) or not resolve_path(name, "").is_dir():
+        return name
+    return PurePath(name).name
+
+
+# ---- a request ---------------------------------------------------------------------------------------------------
+
+
 class BadRequestError(Exception):
     """A body that is no JSON object; what is in it was not looked at."""
 
 
 @dataclass(frozen=True)
 class Setting:
-    """A whole number of the generation's that a request may change."""
+    """A generation setting that a request may change, a whole number, and how far."""
 
     default: int
     low: int
     high: int
+
+    def takes(self, value: Any) -> bool:
+        """Whether a value from JSON is a whole number within the bounds."""
+        return type(value) is int and self.low <= value <= self.high
+
+
+class RequestedGeneration(GenerationConfig):
+    """Generation settings that messages call as a request calls them."""
+
+    @classmethod
+    def key(cls, name: str) -> str:
+        return name
 
 
 @dataclass(frozen=True)
@@ -50,14 +132,15 @@ class SummaryRequest:
     article: str
     reference: str | None
     variants: tuple[Variant, ...]
-    """At least one, none twice."""
+    """What is to write the summaries: at least one, none twice."""
     generation: GenerationConfig
 
 
 def settings_of(generation: GenerationConfig, prompt: Prompt) -> dict[str, Setting]:
     """What a request may set and how far, by the key of `generation`.
 
-    A run's own setting is always within; no setting leaves the article without room in the prompt.
+    The lowest values are the config's own. The highest are this server's, whose time others share: a run's own
+    setting is always within them, and none leaves the article without room in the prompt.
     """
     longest = prompt.room(0) - 1
     most = {
@@ -66,9 +149,8 @@ def settings_of(generation: GenerationConfig, prompt: Prompt) -> dict[str, Setti
         "no_repeat_ngram_size": max(MOST_NGRAM, generation.no_repeat_ngram_size),
     }
     most["min_new_tokens"] = most["max_new_tokens"]
-    lowest = {"max_new_tokens": 1, "num_beams": 1}
     return {
-        key: Setting(min(getattr(generation, key), most[key]), lowest.get(key, 0), most[key])
+        key: Setting(min(getattr(generation, key), most[key]), least(GenerationConfig, key), most[key])
         for key in ("max_new_tokens", "min_new_tokens", "num_beams", "no_repeat_ngram_size")
     }
 
@@ -84,21 +166,21 @@ def read_request(
     Raises BadRequestError where the body is no JSON object, ConfigError with every key that is out of its bounds.
     """
     try:
-        asked = json.loads(body)
+        fields = json.loads(body)
     except (ValueError, RecursionError) as error:
         raise BadRequestError(f"the body is no JSON: {error}") from error
-    if not isinstance(asked, dict):
-        raise BadRequestError(f"the body is no JSON object, but {json_kind(asked)}")
+    if not isinstance(fields, dict):
+        raise BadRequestError(f"the body is no JSON object, but {json_kind(fields)}")
     issues = [
-        Issue("request", f"{key!r} is no key of one{suggestion(key, KEYS)}") for key in _unknown(asked, KEYS)
+        Issue("request", f"{key!r} is no key of one{suggestion(key, KEYS)}") for key in _unknown(fields, KEYS)
     ]
     article: Any
-    article, reference = asked.get("article"), asked.get("reference")
+    article, reference = fields.get("article"), fields.get("reference")
     issues += _text_issues("article", article, MOST_ARTICLE_CHARACTERS, required=True)
     issues += _text_issues("reference", reference, MOST_REFERENCE_CHARACTERS, required=False)
-    runs = asked.get("runs", list(variants))
+    runs = fields.get("runs", list(variants))
     issues += _run_issues(runs, variants)
-    chosen = asked.get("settings", {})
+    chosen = fields.get("settings", {})
     issues += _setting_issues(chosen, settings)
     if issues:
         raise ConfigError(issues)
@@ -120,9 +202,9 @@ def json_kind(value: Any) -> str:
     return kinds[type(value)]
 
 
-def _unknown(asked: Iterable[str], known: Container[str]) -> list[str]:
-    """The first keys that are none, each as far as a message repeats it."""
-    unknown = (key[:LONGEST_NAMED] for key in asked if key not in known)
+def _unknown(keys: Iterable[str], known: Container[str]) -> list[str]:
+    """The first unknown keys, each as far as a message repeats it."""
+    unknown = (key[:LONGEST_NAMED] for key in keys if key not in known)
     return list(islice(unknown, MOST_NAMED))
 
 
@@ -165,14 +247,15 @@ def _setting_issues(chosen: Any, settings: Mapping[str, Setting]) -> Iterator[Is
         if key not in chosen:
             continue
         value, low, high = chosen[key], setting.low, setting.high
+        if setting.takes(value):
+            continue
         if not isinstance(value, int) or isinstance(value, bool):
             shown = value if isinstance(value, float) else json_kind(value)
             yield Issue(key, f"{shown}; give a whole number from {low} to {high}")
-        elif not low <= value <= high:
+        else:
             # A number of thousands of digits is JSON too, and Python refuses to write it out.
             shown = str(value) if abs(value) < 10**12 else "a number of over twelve digits"
             yield Issue(key, f"{shown}; at least {low}, at most {high}")
-    longest = chosen.get("max_new_tokens", settings["max_new_tokens"].default)
-    shortest = chosen.get("min_new_tokens", settings["min_new_tokens"].default)
-    if all(type(value) is int for value in (longest, shortest)) and shortest > longest:
-        yield Issue("min_new_tokens", f"{shortest}; at most max_new_tokens={longest}")
+    values = {key: chosen.get(key, setting.default) for key, setting in settings.items()}
+    sound = {key: value for key, value in values.items() if settings[key].takes(value)}
+    yield from broken_rules({"generation": SoundValues(sound, RequestedGeneration)}, RULES)

@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 
 
 class LineFullError(Exception):
-    """As many requests wait as may."""
+    """The line is full: as many requests wait as may."""
 
     def __init__(self, waiting: int, retry_after_s: int) -> None:
         self.waiting, self.retry_after_s = waiting, retry_after_s
@@ -42,10 +42,10 @@ class Ticket:
 
 
 class Writer:
-    """Answers requests one after the other; at most `places` wait while one is being answered."""
+    """Answers requests one after the other; at most `most_waiting` wait while one is being answered."""
 
-    def __init__(self, summarizer_of: Callable[[GenerationConfig], Summarizer], places: int) -> None:
-        self._summarizer_of, self._places = summarizer_of, places
+    def __init__(self, summarizer_of: Callable[[GenerationConfig], Summarizer], most_waiting: int) -> None:
+        self._summarizer_of, self._most_waiting = summarizer_of, most_waiting
         self._line: deque[Ticket] = deque()
         self._now: Ticket | None = None
         self._changed = threading.Condition()
@@ -75,7 +75,7 @@ class Writer:
                 raise StoppingError
             # A free thread takes what is first in the line at once, so that this one does not wait.
             waiting = len(self._line) + (self._now is not None)
-            if waiting > self._places:
+            if waiting > self._most_waiting:
                 expected_s = math.ceil(self._last_s * waiting)
                 raise LineFullError(len(self._line), min(max(expected_s, 1), LONGEST_WAIT_S))
             self._line.append(ticket)

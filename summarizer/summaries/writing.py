@@ -62,7 +62,7 @@ def texts_as_done(
 ) -> Iterator[tuple[int, Prepared, list[str]]]:
     """Each item's place, what was read of it, and its summary by each of these adapters (None: by the base model).
 
-    Where a card's memory does not hold the batch, the rest is written with half as many articles at once.
+    Where a GPU's memory does not hold the batch, the rest is written with half as many articles at once.
     Raises RunsFailed where it does not hold one.
     """
     for start in range(0, len(items), PREPARED_AT_ONCE):

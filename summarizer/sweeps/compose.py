@@ -1,11 +1,12 @@
-"""Every combination of a batch composed as Hydra composes a job, and all of them checked before one begins."""
+"""The runs of a batch: each composed as Hydra composes a job, all checked before one begins, sorted into groups."""
 
 from __future__ import annotations
 
 import copy
+import json
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,17 +22,19 @@ from omegaconf.errors import OmegaConfBaseException
 
 from summarizer.config.diagnose import diagnose
 from summarizer.config.paths import shown
-from summarizer.config.plain import to_plain
 from summarizer.console.progress import bar
 from summarizer.errors import ConfigError, Issue
 from summarizer.runs.logs import logged_together
 from summarizer.runs.preflight import preflight
-from summarizer.runs.record import RunRecord
+from summarizer.runs.record import RunRecord, composed_run
 from summarizer.tracking.metrics import METRICS
 
 NAMED = 3
 """Combinations that a message names one by one, at most."""
 SUBDIR = "hydra.sweep.subdir"
+OWN_GROUPS = ("optimizer", "seed", "tracking")
+"""Keys that each trial of a group has for itself; of `adapter` it is all but the `_target_`."""
+OWN_OF_TRAINER = ("schedule", "max_grad_norm", "epochs", "max_steps", "early_stopping")
 WORTH_A_BAR = 20
 """Combinations; each takes about a tenth of a second to compose and check."""
 
@@ -44,14 +47,14 @@ class Combination:
     """All of it, the node `hydra` with the output folder included."""
     task: DictConfig
     """The same without `hydra`."""
-    job: RunRecord
+    run: RunRecord
 
     def prepare(self) -> None:
         """Make the run folder with its `.hydra/`, file by file what Hydra writes there."""
-        self.job.path.mkdir(parents=True, exist_ok=True)
+        self.run.path.mkdir(parents=True, exist_ok=True)
         if self.config.hydra.output_subdir is None:
             return
-        folder = self.job.path / self.config.hydra.output_subdir
+        folder = self.run.path / self.config.hydra.output_subdir
         folder.mkdir(exist_ok=True)
         with composed_for(self.config):
             nodes = {
@@ -80,7 +83,7 @@ def group_logs(combinations: Sequence[Combination]) -> Iterator[None]:
     logging_of: dict[str, Any] = {}
     for one in combinations:
         with composed_for(one.config):
-            logging_of[one.job.folder] = OmegaConf.to_container(one.config.hydra.job_logging, resolve=True)
+            logging_of[one.run.folder] = OmegaConf.to_container(one.config.hydra.job_logging, resolve=True)
     with logged_together(logging_of, combinations[0].config.hydra.verbose):
         yield
 
@@ -121,11 +124,11 @@ def compose_batch(
                 found.append(list(_mistakes(combination, os.path.abspath(master.hydra.sweep.dir))))
             checked.advance()
     composed = [one for one in combinations if one is not None]
-    uses = Counter(one.job.folder for one in composed)
+    uses = Counter(one.run.folder for one in composed)
     for one, issues in zip(combinations, found, strict=True):
-        if one is not None and uses[one.job.folder] > 1:
+        if one is not None and uses[one.run.folder] > 1:
             text = "is the folder of more than one run; name what differs in it, such as ${hydra.job.num}"
-            issues.append(Issue(SUBDIR, f"{shown(one.job.path)} {text}"))
+            issues.append(Issue(SUBDIR, f"{shown(one.run.path)} {text}"))
     if issues := merged(found, batch):
         raise ConfigError(issues)
     return composed
@@ -139,7 +142,7 @@ def read_combination(folder: Path, sweep: str) -> Combination:
     OmegaConf.set_struct(typed.hydra, False)  # some of Hydra's groups are not in its class
     config = OmegaConf.merge(typed, hydra, task)
     assert isinstance(config, DictConfig)
-    return _combination(config, task, str(folder), sweep)
+    return _combination(config, task, sweep)
 
 
 def _composed(loader: ConfigLoader, master: DictConfig, overrides: Sequence[str], number: int) -> Combination:
@@ -156,17 +159,12 @@ def _composed(loader: ConfigLoader, master: DictConfig, overrides: Sequence[str]
     task = copy.deepcopy(config)
     with read_write(task), open_dict(task):
         del task["hydra"]
-    return _combination(config, task, folder, Path(sweep).name)
+    return _combination(config, task, Path(sweep).name)
 
 
-def _combination(config: DictConfig, task: DictConfig, folder: str, sweep: str) -> Combination:
+def _combination(config: DictConfig, task: DictConfig, sweep: str) -> Combination:
     with composed_for(config):
-        plain = to_plain(task)
-    # Not resolved: an interpolation in an override may stand for what no file should hold.
-    as_typed: Any = OmegaConf.to_container(config.hydra.overrides.task, resolve=False)
-    return Combination(
-        config, task, RunRecord(config=plain, folder=folder, overrides=tuple(as_typed), sweep=sweep)
-    )
+        return Combination(config, task, composed_run(task, config.hydra, sweep))
 
 
 def _mistakes(combination: Combination, sweep: str) -> Iterator[Issue]:
@@ -175,8 +173,8 @@ def _mistakes(combination: Combination, sweep: str) -> Iterator[Issue]:
             preflight(combination.task)
         except ConfigError as error:
             yield from error.issues
-    folder = combination.job.path
-    if not combination.job.folder.startswith(os.path.join(sweep, "")):
+    folder = combination.run.path
+    if not combination.run.folder.startswith(os.path.join(sweep, "")):
         yield Issue(SUBDIR, f"{shown(folder)} is no folder below the sweep's, {shown(Path(sweep))}")
     elif (folder / METRICS).exists():
         yield Issue(SUBDIR, f"{shown(folder)} holds a run already; give another hydra.sweep.dir")
@@ -184,6 +182,27 @@ def _mistakes(combination: Combination, sweep: str) -> Iterator[Issue]:
         yield Issue(
             "hydra.job.chdir", "true: runs that train together have one folder to be in; leave it out"
         )
+
+
+# ---- which runs train together -----------------------------------------------------------------------------------
+
+
+def group_key(config: Mapping[str, Any]) -> str:
+    """What the runs of a group have in common, of a plain composed config."""
+    shared = {name: value for name, value in config.items() if name not in OWN_GROUPS}
+    shared["adapter"] = config["adapter"]["_target_"]
+    shared["trainer"] = {
+        name: value for name, value in config["trainer"].items() if name not in OWN_OF_TRAINER
+    }
+    return json.dumps(shared, sort_keys=True)
+
+
+def grouped(keys: Sequence[Hashable]) -> list[list[int]]:
+    """The indices of equal keys, in the order of each key's first index."""
+    groups: dict[Hashable, list[int]] = {}
+    for index, key in enumerate(keys):
+        groups.setdefault(key, []).append(index)
+    return list(groups.values())
 
 
 # ---- the mistakes of a whole batch -------------------------------------------------------------------------------

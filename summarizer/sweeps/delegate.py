@@ -1,4 +1,4 @@
-"""`hydra.launcher.over`: another launcher (joblib, submitit, Ray) takes each group of a sweep as one job."""
+"""`hydra.launcher.delegate`: another launcher (joblib, submitit, Ray) takes each group of a sweep as one job."""
 
 from __future__ import annotations
 
@@ -25,12 +25,11 @@ from hydra.types import HydraContext, RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
-from summarizer.config.nearest import suggestion
-from summarizer.errors import ConfigError, Issue, StopRequested
+from summarizer.errors import ConfigError, Issue, StopRequested, suggestion
+from summarizer.runs.launch import prepare_process, train_group
 from summarizer.runs.record import RunRecord
 from summarizer.runs.session import Session
 from summarizer.sweeps.compose import group_logs, read_combination
-from summarizer.sweeps.groups import train_group
 
 PACKAGES = {
     "joblib": "hydra-joblib-launcher",
@@ -43,7 +42,7 @@ PACKAGES = {
 """What pip calls the launchers that Hydra's own documentation lists."""
 GROUPS_FOLDER = ".groups"
 """In the sweep folder: what the other launcher writes of its jobs."""
-KEY = "hydra.launcher.over"
+KEY = "hydra.launcher.delegate"
 
 
 @dataclass(frozen=True)
@@ -57,14 +56,12 @@ class GroupTask:
 
     def __call__(self, _: DictConfig) -> tuple[list[RunRecord], int | None]:
         """How each run ended, and the signal that stopped them all before."""
-        from summarizer.runs.launch import prepare_process
-
         prepare_process()
         folders = self.groups[HydraConfig.get().job.num]
         combinations = [read_combination(Path(folder), self.sweep) for folder in folders]
         with group_logs(combinations), env_override(combinations[0].config.hydra.job.env_set):
             try:
-                ended = train_group([one.job for one in combinations], Session())
+                ended = train_group([one.run for one in combinations], Session())
             except StopRequested as stop:
                 return [], stop.signal_number
         return [run.model_copy(update={"cause": _portable(run.cause)}) for run in ended], None

@@ -26,11 +26,18 @@ from summarizer.config.paths import shown
 from summarizer.config.schema import TrackingConfig
 from summarizer.errors import ConfigError
 from summarizer.runs.folder import take_back
+from summarizer.runs.launch import train_group
 from summarizer.runs.record import RunRecord
 from summarizer.runs.session import Session
-from summarizer.sweeps.compose import Combination, compose_batch, composed_for, group_logs
+from summarizer.sweeps.compose import (
+    Combination,
+    compose_batch,
+    composed_for,
+    group_key,
+    group_logs,
+    grouped,
+)
 from summarizer.sweeps.delegate import OtherLauncher
-from summarizer.sweeps.groups import SweepReports, group_key, grouped, train_group
 from summarizer.sweeps.record import FILE_NAME, begin, read_sweep
 
 log = logging.getLogger(__name__)
@@ -41,8 +48,6 @@ class SweepTask(Protocol):
 
     @property
     def session(self) -> Session: ...
-    @property
-    def reports(self) -> SweepReports: ...
     def __call__(self, config: DictConfig) -> Any: ...
 
 
@@ -95,18 +100,18 @@ class Launch:
         for results in self._run_delegated(members, other) if other else map(self._run, members):
             ended |= {run.folder: run for run in results}
         if not self._optimizing:
-            self.task.session.keep([ended[one.job.folder] for one in combinations])
-        returns = [self._returned(one, ended[one.job.folder]) for one in combinations]
+            self.task.session.keep([ended[one.run.folder] for one in combinations])
+        returns = [self._returned(one, ended[one.run.folder]) for one in combinations]
         self._take_back_plans(combinations, ended)
         return returns
 
     def _take_back_plans(self, combinations: Sequence[Combination], ended: Mapping[str, RunRecord]) -> None:
         """A plan that was shown leaves nothing."""
         plans = [
-            one for one in combinations if one.job.config["plan"] and ended[one.job.folder].cause is None
+            one for one in combinations if one.run.config["plan"] and ended[one.run.folder].cause is None
         ]
         for one in plans:
-            take_back(one.job.path)
+            take_back(one.run.path)
         if plans and not (self.sweep / FILE_NAME).exists():
             _take_back(self.sweep)
 
@@ -124,29 +129,29 @@ class Launch:
         number = {place: before + n for n, places in enumerate(groups) for place in places}
         planned = [
             RunRecord(
-                folder=os.path.relpath(one.job.folder, self.sweep),
-                overrides=one.job.overrides,
+                folder=os.path.relpath(one.run.folder, self.sweep),
+                overrides=one.run.overrides,
                 group=number[place],
             )
             for place, one in enumerate(combinations)
-            if not one.job.config["plan"]
+            if not one.run.config["plan"]
         ]
         if planned:
-            begin(self.sweep, planned, combinations[0].job.config["trainer"]["best_metric"])
-            tracking = TrackingConfig.model_validate(combinations[0].job.config["tracking"])
-            self.task.reports.add(self.sweep, tracking)
+            begin(self.sweep, planned, combinations[0].run.config["trainer"]["best_metric"])
+            tracking = TrackingConfig.model_validate(combinations[0].run.config["tracking"])
+            self.task.session.sweeps[self.sweep] = tracking
 
     def _run(self, group: Sequence[Combination]) -> list[RunRecord]:
         self._tell_begin(group)
         with group_logs(group), env_override(group[0].config.hydra.job.env_set):
-            return train_group([one.job for one in group], self.task.session)
+            return train_group([one.run for one in group], self.task.session)
 
     def _run_delegated(
         self, groups: Sequence[Sequence[Combination]], other: OtherLauncher
     ) -> list[list[RunRecord]]:
         for group in groups:
             self._tell_begin(group)
-        return other.run([[one.job.folder for one in group] for group in groups])
+        return other.run([[one.run.folder for one in group] for group in groups])
 
     def _tell_begin(self, group: Sequence[Combination]) -> None:
         for one in group:
@@ -155,7 +160,7 @@ class Launch:
 
     def _returned(self, one: Combination, ended: RunRecord) -> JobReturn:
         result = JobReturn()
-        result.overrides = one.job.overrides
+        result.overrides = one.run.overrides
         result.cfg = one.task
         result.hydra_cfg = OmegaConf.masked_copy(one.config, "hydra")
         result.working_dir = os.getcwd()
@@ -171,14 +176,14 @@ class Launch:
 def _key(one: Combination) -> tuple[str, str]:
     with composed_for(one.config):
         environment = OmegaConf.to_container(one.config.hydra.job.env_set, resolve=True)
-    return group_key(one.job.config), json.dumps(environment, sort_keys=True)
+    return group_key(one.run.config), json.dumps(environment, sort_keys=True)
 
 
 def _say_twins(combinations: Sequence[Combination]) -> None:
     """A grid that names a value twice is a slip, a sweeper that proposes a point twice is not: both are run."""
     folders: dict[str, list[str]] = {}
     for one in combinations:
-        folders.setdefault(json.dumps(one.job.config, sort_keys=True), []).append(shown(one.job.path))
+        folders.setdefault(json.dumps(one.run.config, sort_keys=True), []).append(shown(one.run.path))
     for twins in folders.values():
         if len(twins) > 1:
             log.warning("these runs are configured alike, and all are trained: %s", ", ".join(twins))

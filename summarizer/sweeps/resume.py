@@ -1,4 +1,4 @@
-"""`resume=SWEEP_FOLDER`: what is finished is kept, what is not is resumed or starts."""
+"""`resume=FOLDER`, of a run or of a sweep: what is finished is kept, what is not is resumed or starts."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from summarizer.config.paths import shown
 from summarizer.config.schema import TrackingConfig
 from summarizer.errors import ConfigError, Issue
 from summarizer.runs.folder import claimed
+from summarizer.runs.launch import start, train_group
 from summarizer.runs.logs import folder_logs, log_to_terminal
 from summarizer.runs.preflight import preflight
-from summarizer.runs.record import RunRecord, is_finished, read_configured
-from summarizer.runs.session import Session
-from summarizer.sweeps.compose import merged
-from summarizer.sweeps.groups import SweepReports, group_key, grouped, train_group
+from summarizer.runs.record import RunRecord, is_finished, read_configured, read_record
+from summarizer.runs.session import Session, raise_alone
+from summarizer.sweeps.compose import group_key, grouped, merged
 from summarizer.sweeps.record import FILE_NAME, SweepRecord, read_sweep
 
 COMMAND_FILE = "multirun.yaml"
@@ -31,34 +31,51 @@ def is_sweep(folder: Path) -> bool:
     return (folder / FILE_NAME).is_file() or (folder / COMMAND_FILE).is_file()
 
 
-def resume_sweep(folder: Path, others: Sequence[str], session: Session) -> None:
+def resume(folder: Path, others: Sequence[str], session: Session) -> None:
+    """Resume what a folder holds. Raises ConfigError where other overrides stand beside it, too."""
+    sweep = is_sweep(folder)
+    if others:
+        runs = "the runs as they were" if sweep else "the run as it was"
+        raise ConfigError.single("resume", f"continues {runs} configured; leave out {' '.join(others)}")
+    (resume_sweep if sweep else _resume_run)(folder, session)
+
+
+def _resume_run(folder: Path, session: Session) -> None:
+    record = read_configured(folder.resolve())
+    with folder_logs([str(folder)]):
+        if is_finished(folder):
+            halved = read_record(folder).ended_by == "successive_halving"
+            ended = "was stopped by successive halving" if halved else "is complete"
+            log.info("%s %s; there is nothing to resume", folder, ended)
+        else:
+            raise_alone(start([record], session))
+
+
+def resume_sweep(folder: Path, session: Session) -> None:
     """Resume a sweep: completed runs and the losers of successive halving are kept.
 
-    Runs that failed are tried again from their last checkpoint. The session keeps the failures.
+    Runs that failed are tried again from their last checkpoint. The session keeps the failures, and the sweep for
+    its report.
     Raises ConfigError, nothing having begun, where the folder or a run's config is missing or mistaken, another
-    process runs one of them, or other overrides stand beside it.
+    process runs one of them.
     """
-    if others:
-        text = f"continues the runs as they were configured; leave out {' '.join(others)}"
-        raise ConfigError.single("resume", text)
     folder = folder.resolve()
     _require_record(folder)
     log_to_terminal()
     record = read_sweep(folder)
-    jobs = _jobs(folder, record)
-    unfinished = {job.folder for job in jobs if not is_finished(job.path)}
+    runs = _configured(folder, record)
+    unfinished = {run.folder for run in runs if not is_finished(run.path)}
     _require_idle(unfinished)
     if not unfinished:
-        log.info("all %d runs of %s are finished; there is nothing to resume", len(jobs), shown(folder))
+        log.info("all %d runs of %s are finished; there is nothing to resume", len(runs), shown(folder))
     _say_what_is_not_planned(folder)
-    with SweepReports() as reports:
-        reports.add(folder, TrackingConfig.model_validate(jobs[0].config["tracking"]))
-        for places in grouped([group_key(job.config) for job in jobs]):
-            # Those that are finished too: a halving measures the others by what they reported.
-            group = [jobs[place] for place in places]
-            if going_on := [job.folder for job in group if job.folder in unfinished]:
-                with folder_logs(going_on):
-                    session.keep(train_group(group, session))
+    session.sweeps[folder] = TrackingConfig.model_validate(runs[0].config["tracking"])
+    for places in grouped([group_key(run.config) for run in runs]):
+        # Those that are finished too: a halving measures the others by what they reported.
+        group = [runs[place] for place in places]
+        if resuming := [run.folder for run in group if run.folder in unfinished]:
+            with folder_logs(resuming):
+                session.keep(train_group(group, session))
 
 
 def _require_record(folder: Path) -> None:
@@ -78,22 +95,22 @@ def _require_idle(folders: Collection[str]) -> None:
             pass
 
 
-def _jobs(sweep: Path, record: SweepRecord) -> list[RunRecord]:
-    """All runs as jobs to be resumed. Raises ConfigError with what is wrong with any of them."""
-    jobs: list[RunRecord] = []
+def _configured(sweep: Path, record: SweepRecord) -> list[RunRecord]:
+    """All runs as they were configured, to be resumed. Raises ConfigError with what is wrong with any of them."""
+    runs: list[RunRecord] = []
     found: list[Sequence[Issue]] = []
     for run in record.runs:
         try:
-            job = read_configured(sweep / run.folder).model_copy(update={"sweep": sweep.name})
-            preflight(OmegaConf.create(job.config))
+            waiting = read_configured(sweep / run.folder).model_copy(update={"sweep": sweep.name})
+            preflight(OmegaConf.create(waiting.config))
         except ConfigError as error:
             found.append(error.issues)
         else:
             found.append(())
-            jobs.append(job)
+            runs.append(waiting)
     if issues := merged(found, [run.overrides for run in record.runs]):
         raise ConfigError(issues)
-    return jobs
+    return runs
 
 
 def _say_what_is_not_planned(folder: Path) -> None:

@@ -1,4 +1,7 @@
-"""`metrics.jsonl`: one JSON object per logged step. The run's own record, whatever becomes of wandb."""
+"""What a run records while it goes on: `metrics.jsonl` always, a tracker such as wandb beside it.
+
+`metrics.jsonl` has one JSON object per logged step. It is the run's own record, whatever becomes of the tracker.
+"""
 
 from __future__ import annotations
 
@@ -6,14 +9,18 @@ import errno
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, Protocol
 
 from summarizer.atomic import write_text
 from summarizer.errors import ConfigError
 
 METRICS = "metrics.jsonl"
+
+EndStatus = Literal["completed", "stopped", "failed"]
+"""How a run ended."""
 
 
 class MetricsFile:
@@ -50,7 +57,7 @@ class MetricsFile:
                 raise
 
     def records(self) -> list[dict[str, Any]]:
-        """What is in the file; nothing where none is yet."""
+        """The records that are in the file; none where there is no file yet."""
         return read_metrics(self._path) if self._path.exists() else []
 
     def keep_through(self, step: int) -> None:
@@ -108,3 +115,90 @@ def _number(value: float | int) -> float | int | None:
         return value
     number = float(value)  # numpy's and torch's scalars too
     return number if math.isfinite(number) else None
+
+
+# ---- the tracker beside it, and both in step ---------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class SampleSummary:
+    """One summary of the held-out rows, beside what it should be, for a person to judge."""
+
+    id: str
+    article: str
+    reference: str
+    base: str | None
+    """What the untrained base model wrote; None where it did not write any."""
+    prediction: str
+
+
+class Tracker(Protocol):
+    """Where a run's numbers go beside `metrics.jsonl`."""
+
+    def log(self, metrics: Mapping[str, float], step: int) -> None:
+        """Log metrics of an optimizer step. Steps never go back; several calls for one step make one row."""
+
+    def replay(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Log what a killed process logged and may not have handed on; what is there already stays as it is."""
+
+    def log_samples(self, step: int, rows: Sequence[SampleSummary]) -> None:
+        """Log summaries of a few held-out rows, as the adapter of this step writes them."""
+
+    def log_adapter(self, folder: Path) -> None:
+        """Keep the saved adapter, which must not change any more."""
+
+    def finish(self, status: EndStatus, summary: Mapping[str, Any]) -> None:
+        """Close the record with the run's status and its final numbers."""
+
+
+class NoTracker:
+    """The tracker of a run whose tracking is off: it hears everything and keeps nothing."""
+
+    def log(self, metrics: Mapping[str, float], step: int) -> None:
+        return
+
+    def replay(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        return
+
+    def log_samples(self, step: int, rows: Sequence[SampleSummary]) -> None:
+        return
+
+    def log_adapter(self, folder: Path) -> None:
+        return
+
+    def finish(self, status: EndStatus, summary: Mapping[str, Any]) -> None:
+        return
+
+
+class Recorder:
+    """A run's `metrics.jsonl` and its tracker, kept in step."""
+
+    def __init__(self, metrics: MetricsFile | None, tracker: Tracker) -> None:
+        """metrics: None writes no file."""
+        self._metrics, self._tracker = metrics, tracker
+
+    def log(self, row: Mapping[str, float]) -> None:
+        """Record one row, which holds its `step`."""
+        if self._metrics is not None:
+            self._metrics.log(row)
+        self._tracker.log(row, int(row["step"]))
+
+    def log_samples(self, step: int, samples: Sequence[SampleSummary]) -> None:
+        self._tracker.log_samples(step, samples)
+
+    def log_adapter(self, folder: Path) -> None:
+        self._tracker.log_adapter(folder)
+
+    def keep_through(self, step: int) -> None:
+        """Forget what an interrupted process recorded after the step that it is resumed from."""
+        if self._metrics is not None:
+            self._metrics.keep_through(step)
+            self._tracker.replay(self._metrics.records())
+
+    def finish(self, status: EndStatus, summary: Mapping[str, Any]) -> None:
+        self._tracker.finish(status, summary)
+
+
+def no_recorder() -> Recorder:
+    """The recorder of the processes that only help the main one: nothing is recorded there."""
+    return Recorder(None, NoTracker())

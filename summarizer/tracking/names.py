@@ -58,7 +58,7 @@ def _masked(key: str, value: Any) -> Any:
 
 
 def _key_and_value(override: str) -> tuple[str, str | None]:
-    """Without Hydra's prefixes `+` and `++`; a deletion keeps its `~` in the key, so that names show it."""
+    """An override's key and value, without Hydra's `+` and `++`; a deletion keeps its `~`, which names show."""
     key, equals, value = override.partition("=")
     return key.lstrip("+").strip(), value.strip() if equals else None
 

@@ -37,7 +37,7 @@ from summarizer.quantization.frozen import FrozenEmbedding, FrozenLinear
 RATE_BUDGET_S = 0.25
 """About how long `matrix_rate` may take."""
 SIDES = {"cpu": (256, 512, 1024), "cuda": (1024, 2048, 4096, 8192)}
-"""Of the square matrices that it multiplies. The largest take 400 MB on a GPU."""
+"""Sides of the square matrices that `matrix_rate` multiplies. The largest take 400 MB on a GPU."""
 
 log = logging.getLogger(__name__)
 
@@ -47,12 +47,13 @@ class ModelShape:
     """What the FLOPs of one trial's training depend on, as counts of weights."""
 
     linear: int
-    """In the frozen linear layers that every token passes."""
+    """Weights in the frozen linear layers that every token passes."""
     head: int
+    """Weights of the frozen head, which only the tokens that predict a summary token pass."""
     linear_adapters: int
     head_adapters: int
     embedding_adapters: int
-    """Without the table that rows are looked up in."""
+    """Weights of the embedding's adapter without the table that rows are looked up in."""
     attention_width: int
     """Layers x heads x head dim."""
 

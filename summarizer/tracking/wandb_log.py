@@ -36,7 +36,7 @@ KINDS = {
         "exit": (18, "Exit"),
     },
 }
-"""Of wandb's messages, what is read here: numbers and types of fields by name. Of a `Record` one is set.
+"""The part of wandb's messages that is read here: numbers and types of fields by name. A `Record` has one set.
 
 Source: wandb's wandb/proto/wandb_internal.proto, whose Python classes are not public. The numbers stay as they are,
 since `wandb sync` has to read the files of older versions.

@@ -1,7 +1,7 @@
-"""wandb beside metrics.jsonl: the same numbers, side by side with other runs.
+"""wandb beside `metrics.jsonl`: a run's numbers, and a sweep's table, side by side with other runs.
 
 wandb is never the only place of anything, so its failure during a run is said once, in the log, and the run
-goes on without it. Being unable to open it as the config asks is an error.
+goes on without it. Being unable to open a run as the config asks is an error.
 """
 
 from __future__ import annotations
@@ -9,27 +9,113 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
+import re
+import secrets
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from summarizer import compat
+from summarizer.atomic import write_text
 from summarizer.config.paths import shown
 from summarizer.config.schema import TrackingConfig
 from summarizer.errors import ConfigError
 from summarizer.evaluation.metrics import VARIANTS
 from summarizer.evaluation.predictions import read_predictions
-from summarizer.tracking.login import agent_sweep, identity_of, keep_agents_identity
-from summarizer.tracking.metrics import METRICS, read_metrics
+from summarizer.tracking.login import agent_sweep
+from summarizer.tracking.metrics import (
+    METRICS,
+    EndStatus,
+    NoTracker,
+    SampleSummary,
+    Tracker,
+    read_metrics,
+)
 from summarizer.tracking.names import MAX_CHARACTERS, masked
-from summarizer.tracking.tracker import EndStatus, NoTracker, SampleSummary, Tracker
 from summarizer.tracking.wandb_log import last_recorded_step
 
 ID_FILE = "wandb_id.txt"
+SWEEP_ID_FILE = "wandb_sweep_id.txt"
 BEST_OF = {"train/loss": "min", "val/loss": "min"} | {f"val/{name}": "max" for name in VARIANTS}
 """Which value of its history a metric's summary shows, beside the last one."""
 
 log = logging.getLogger(__name__)
+
+
+# ---- which run of wandb's ----------------------------------------------------------------------------------------
+
+KEPT = re.compile(r"(?:(?P<entity>[\w-]+)/(?P<project>[^/\\#?%:]{1,128})/)?(?P<id>[0-9a-z]{1,64})")
+"""What an id file holds: a run's id, and of a run that an agent handed out also the sweep's entity and project."""
+
+
+@dataclass(frozen=True)
+class Identity:
+    """Where wandb is to put a run. None is for wandb to fill in."""
+
+    id: str | None
+    project: str | None
+    entity: str | None
+
+
+def identity_of(spec: TrackingConfig, file: Path, resumed: bool) -> Identity:
+    """The identity of a run: an agent's, the one that `file` keeps of a resumed run, or a new one, kept there.
+
+    Raises ConfigError where the file holds something else.
+    """
+    if agent_sweep():
+        return Identity(None, None, None)  # its environment says all three, and wandb goes by that alone
+    if resumed and file.exists():
+        kept = file.read_text(encoding="utf-8").strip()
+        if not (found := KEPT.fullmatch(kept)):
+            raise ConfigError.single(
+                str(file), f"{kept[:80]!r} is not a wandb run id; delete the file for a new wandb run"
+            )
+        return Identity(found["id"], found["project"] or spec.project, found["entity"] or spec.entity)
+    # From the system, not from `random`: a run's random state is the same with and without wandb.
+    fresh = secrets.token_hex(4)
+    write_text(file, fresh + "\n")
+    return Identity(fresh, spec.project, spec.entity)
+
+
+def keep_agents_identity(file: Path, run: Any) -> None:
+    """Write down where an agent's run is, so that it can be resumed without the agent. Others are kept already."""
+    if agent_sweep():
+        place = f"{run.entity}/{run.project}/" if run.entity else ""
+        write_text(file, f"{place}{run.id}\n")
+
+
+def _init(spec: TrackingConfig, folder: Path, identity: Identity, **described: Any) -> Any:
+    """Open a wandb run whose files go below a folder, beside any other that this process has open.
+
+    described: its name, group, job type and config, as `wandb.init` takes them. It tells nothing of the machine
+    and prints nothing.
+    """
+    import wandb
+
+    settings = compat.wandb_settings(
+        console="off",
+        silent=True,
+        symlink=False,  # no links to the latest run: a run folder has one
+        save_code=False,
+        disable_git=True,  # summary.json has the commit; wandb would add the diff
+        host="",  # else the machine's name
+    )
+    return wandb.init(
+        mode=spec.mode,
+        dir=folder,
+        project=identity.project,
+        entity=identity.entity,
+        id=identity.id,
+        tags=spec.tags,
+        resume="allow",
+        reinit="create_new",
+        settings=settings,
+        **described,
+    )
+
+
+# ---- a run -------------------------------------------------------------------------------------------------------
 
 
 def open_tracker(
@@ -58,19 +144,13 @@ def open_tracker(
     identity = identity_of(spec, folder / ID_FILE, resumed)
     recorded = last_recorded_step(folder, identity.id) if identity.id and spec.mode == "offline" else None
     try:
-        run = wandb.init(
-            mode=spec.mode,
-            dir=folder,
-            project=identity.project,
-            entity=identity.entity,
+        run = _init(
+            spec,
+            folder,
+            identity,
             name=(spec.name or name)[:MAX_CHARACTERS],
             group=spec.group or group,
-            tags=spec.tags,
             config=masked(config),
-            id=identity.id,
-            resume="allow",
-            reinit="create_new",
-            settings=private_settings(),
         )
     except (wandb.Error, OSError) as error:
         raise ConfigError.single(
@@ -84,19 +164,7 @@ def open_tracker(
         log.info("wandb: %s", run.url)
     elif not group:  # a sweep says at its end how to upload all of it
         log.info("wandb is offline: `wandb sync %s` uploads this run", shown(Path(run.settings.sync_dir)))
-    return WandbTracker(run, spec, folder, -1 if recorded is None else recorded)
-
-
-def private_settings() -> Any:
-    """wandb's settings for runs that tell nothing of the machine and print nothing."""
-    return compat.wandb_settings(
-        console="off",
-        silent=True,
-        symlink=False,  # no links to the latest run: a run folder has one
-        save_code=False,
-        disable_git=True,  # summary.json has the commit; wandb would add the diff
-        host="",  # else the machine's name
-    )
+    return WandbTracker(run, spec, folder, recorded)
 
 
 class WandbTracker:
@@ -106,21 +174,21 @@ class WandbTracker:
     given to it again; what the run has recorded after them and wandb has not, `replay` makes up for.
     """
 
-    def __init__(self, run: Any, spec: TrackingConfig, folder: Path, recorded_through: int) -> None:
-        """folder: the run folder.  recorded_through: the last step that wandb has; -1 for none."""
+    def __init__(self, run: Any, spec: TrackingConfig, folder: Path, recorded_through: int | None) -> None:
+        """folder: the run folder.  recorded_through: the last step that wandb has; None for none."""
         self._run, self._spec, self._folder = run, spec, folder
         self._wandb_folder = Path(run.settings.sync_dir)
         self._recorded_through = recorded_through
         self._step = 0
         self._values: dict[str, dict[str, float]] = {}
-        """Of each metric that the base was measured by too, the last value and the best after step 0."""
+        """The last value, and the best after step 0, of each metric that the base model was measured by too."""
         self._open: set[str] = set()
-        """Those with a value in the row that wandb has not closed yet."""
+        """Names of those metrics that have a value in the row which wandb has not closed yet."""
         self._broken = False
         self._guarded(self._define_metrics)
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
-        """Raises ValueError for a step before the last one, which wandb would drop without a word."""
+        """Log a step's metrics. Raises ValueError for a step before the last one, which wandb would drop."""
         self._write(lambda: self._run.log({**metrics, "step": step}, step=step), step)
         self._note(metrics, step)
 
@@ -152,9 +220,8 @@ class WandbTracker:
             self._guarded(lambda: self._log_predictions(split))
 
         def write() -> None:
-            self._run.log(
-                {}, commit=True
-            )  # the row that is open, so that nothing changes the summary after this
+            # Closes the row that is open, so that nothing changes the summary after this.
+            self._run.log({}, commit=True)
             self._run.summary.update({**summary, "status": status} | self._values | self._best_and_last())
             self._run.finish(exit_code=int(status == "failed"))
 
@@ -167,8 +234,11 @@ class WandbTracker:
             self._run.define_metric(name, step_metric="step", summary=f"{best},last")
 
     def _best_and_last(self) -> dict[str, dict[str, float]]:
-        """Of each metric of BEST_OF. wandb's own best is of step 0 too, which is the untrained base's, and offline
-        it knows a resumed run's values of this process alone."""
+        """The best and the last value of each metric of BEST_OF.
+
+        wandb's own best is of step 0 too, which is the untrained base model's, and offline it knows a resumed run's
+        values of this process alone.
+        """
         metrics = self._folder / METRICS
         if not metrics.exists():
             return {}
@@ -217,11 +287,10 @@ class WandbTracker:
         if step < self._step:
             raise ValueError(f"step {step} after step {self._step}")
         is_next, self._step = step > self._step, step
-        if step > self._recorded_through:
+        if self._recorded_through is None or step > self._recorded_through:
             self._guarded(call)
-            if (
-                is_next and self._open
-            ):  # that closed the row before, and put wandb's own best into the summary
+            if is_next and self._open:
+                # That closed the row before, and put wandb's own best into the summary.
                 found = {name: dict(self._values[name]) for name in self._open}
                 self._open.clear()
                 self._guarded(lambda: self._run.summary.update(found))
@@ -261,3 +330,64 @@ def _drop_dead_service() -> None:
 
     with contextlib.suppress(ConnectionError):  # it also tries to say goodbye to the dead one
         wandb.teardown()
+
+
+# ---- a sweep -----------------------------------------------------------------------------------------------------
+
+Cell = str | int | float | None
+
+
+@dataclass(frozen=True)
+class SweepTable:
+    """A sweep's table, pictures and summary, as one wandb run beside the runs of its group shows them."""
+
+    columns: Sequence[str]
+    rows: Sequence[Sequence[Cell]]
+    pictures: Mapping[str, Path]
+    """PNG files by name."""
+    summary: Mapping[str, Cell]
+
+
+def log_sweep(spec: TrackingConfig, sweep: Path, contents: SweepTable) -> bool:
+    """Log a sweep to a wandb run whose files go below the sweep folder; again, to the same wandb run.
+
+    Everything in it is in the sweep folder too, so nothing that wandb does or fails to do ends a sweep. The group
+    is that of the sweep's runs: `spec.group`, or the sweep folder's name.
+    Returns whether it was logged; a failure is a warning in the log.
+    """
+    if spec.mode == "disabled" or agent_sweep():  # an agent's environment would put it into the agent's run
+        return False
+    try:
+        place = _log_sweep(spec, sweep, contents)
+    except Exception as error:
+        # No server, a full disk, a dead service: the sweep's results are in its folder.
+        log.warning(
+            "wandb did not get the sweep's table and pictures (%s: %s); they are in %s",
+            *(type(error).__name__, error, shown(sweep)),
+        )
+        return False
+    log.info("the sweep in wandb: %s", place)
+    return True
+
+
+def _log_sweep(spec: TrackingConfig, sweep: Path, contents: SweepTable) -> str:
+    import wandb
+
+    group = spec.group or sweep.resolve().name
+    identity = identity_of(spec, sweep / SWEEP_ID_FILE, resumed=True)
+    name = f"sweep {group}"[:MAX_CHARACTERS]
+    run = _init(spec, sweep, identity, name=name, group=group, job_type="sweep")
+    exit_code = 1
+    try:
+        table = wandb.Table(
+            columns=list(contents.columns), data=list(map(list, contents.rows)), allow_mixed_types=True
+        )
+        run.log({"runs": table} | {name: wandb.Image(str(path)) for name, path in contents.pictures.items()})
+        run.summary.update(dict(contents.summary))
+        exit_code = 0
+    finally:
+        run.finish(exit_code=exit_code)
+    if spec.mode == "online":
+        return str(run.url)
+    own, of_runs = (shown(sweep / below / "wandb") + "/offline-run-*" for below in (".", "*"))
+    return f"offline; `wandb sync {own} {of_runs}` uploads it and its runs"

@@ -16,6 +16,7 @@ from summarizer import compat
 from summarizer.adapters.attach import AdaptedModel, attach
 from summarizer.adapters.protocol import Adapter
 from summarizer.data.batches import Batch
+from summarizer.errors import CannotPlan
 from summarizer.models.causal_lm import CausalLM, summary_nll
 from summarizer.models.meta_model import build_meta_model
 from summarizer.models.transformers_model import TransformersModel
@@ -23,7 +24,6 @@ from summarizer.quantization import weight_format
 from summarizer.training.simulate import Part, StepCost, step_cost
 
 BuildOptimizer = Callable[[list[nn.Parameter]], torch.optim.Optimizer]
-GIB = 2**30
 SUMMARY_TOKENS = 128
 """Of each row in the worst case, unless told."""
 
@@ -40,10 +40,6 @@ class Microbatch:
     @property
     def all_tokens(self) -> int:
         return self.rows * self.tokens
-
-
-class CannotPlan(Exception):  # noqa: N818 - what cannot be done, not an error of anybody's
-    """A step of a model of transformers asks its own numbers, or operators that know no fake tensors."""
 
 
 @dataclass(frozen=True)

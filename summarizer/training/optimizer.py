@@ -10,7 +10,6 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
-from weakref import WeakValueDictionary
 
 import torch
 from jaxtyping import Float
@@ -37,8 +36,13 @@ cache suffers beyond it (AdamW over 5.7 million numbers on one CPU core, Novembe
 Build = Callable[[list[nn.Parameter]], torch.optim.Optimizer]
 
 
-def build_optimizer(spec: RunConfig, parameters: dict[str, nn.Parameter]) -> torch.optim.Optimizer:
-    """The config's optimizer over one trial's parameters, flat where that changes nothing."""
+def build_optimizer(
+    spec: RunConfig, parameters: dict[str, nn.Parameter], scratch: Scratch
+) -> torch.optim.Optimizer:
+    """The config's optimizer over one trial's parameters, flat where that changes nothing.
+
+    scratch: of the trial's group.
+    """
     own = list(parameters.values())
     build: Build = spec.optimizer.build
     # What torch fuses has few launches already, and on a processor another rounding at the end of each tensor.
@@ -46,7 +50,7 @@ def build_optimizer(spec: RunConfig, parameters: dict[str, nn.Parameter]) -> tor
     alike = len({(parameter.device, parameter.dtype) for parameter in own}) == 1
     elementwise = is_elementwise(import_target(spec.optimizer.target))
     if alike and not fused and elementwise and _smallest_quantized(build) is not None:
-        return FlatOptimizer(build, own)
+        return FlatOptimizer(build, own, scratch)
     return build(own)
 
 
@@ -56,16 +60,36 @@ def is_elementwise(kind: type[torch.optim.Optimizer]) -> bool:
     return pattern is not None and re.fullmatch(pattern, kind.__name__) is not None
 
 
+class Scratch:
+    """Room for one flat tensor and its gradient at a time, which the optimizers of a group share.
+
+    They step in turn, so that it is as large as the largest that asked.
+    """
+
+    def __init__(self) -> None:
+        self._rows: dict[tuple[torch.device, torch.dtype], Float[Tensor, "2 numbers"]] = {}
+
+    def rows(self, numbers: int, like: Tensor) -> Float[Tensor, "2 numbers"]:
+        """Two rows of at least so many numbers, on the device and of the type of `like`."""
+        key = like.device, like.dtype
+        if key not in self._rows or self._rows[key].shape[1] < numbers:
+            self._rows.pop(key, None)  # the old ones go before the new ones come
+            self._rows[key] = torch.zeros(2, numbers, dtype=like.dtype, device=like.device)
+        return self._rows[key]
+
+
 class FlatOptimizer(torch.optim.Optimizer):
     """Steps `parameters` as `build(parameters)` would, through flat copies of them.
 
-    Parameters and gradients stay where they are; each step gathers them into scratch that all optimizers of the
-    process share, and scatters the new values. Every parameter has its gradient. Hyper-parameters, the learning
-    rate among them, are those of `param_groups[0]`.
+    Parameters and gradients stay where they are; each step gathers them into scratch that all optimizers of a group
+    share, and scatters the new values. Every parameter has its gradient. Hyper-parameters, the learning rate among
+    them, are those of `param_groups[0]`.
     """
 
-    def __init__(self, build: Build, parameters: Sequence[nn.Parameter]) -> None:
-        self._flats = [_Flat(build, members, small=small) for members, small in _laid_out(build, parameters)]
+    def __init__(self, build: Build, parameters: Sequence[nn.Parameter], scratch: Scratch) -> None:
+        self._flats = [
+            _Flat(build, members, scratch, small=small) for members, small in _laid_out(build, parameters)
+        ]
         super().__init__(parameters, dict(self._flats[0].inner.defaults))
 
     @torch.no_grad()
@@ -94,38 +118,23 @@ class FlatOptimizer(torch.optim.Optimizer):
         self.param_groups[0].update({key: value for key, value in saved.items() if key != "params"})
 
 
-class _Scratch:
-    """Room for one flat tensor and its gradient at a time, as large as the largest that asked."""
-
-    def __init__(self) -> None:
-        self.rows: Float[Tensor, "2 room"] | None = None
-
-    def of(self, numbers: int, like: Tensor) -> Float[Tensor, "2 room"]:
-        if self.rows is None or self.rows.shape[1] < numbers:
-            self.rows = None  # the old one goes before the new one comes
-            self.rows = torch.zeros(2, numbers, dtype=like.dtype, device=like.device)
-        return self.rows
-
-
-_SCRATCH: WeakValueDictionary[tuple[torch.device, torch.dtype], _Scratch] = WeakValueDictionary()
-"""Held by the optimizers that use it, hence given back with the last of them."""
-
-
 class _Flat:
     """Some parameters laid end to end, each at the start of a block, and the optimizer that steps them.
 
     The optimizer's own parameter has values only during a step.
     """
 
-    def __init__(self, build: Build, members: Sequence[nn.Parameter], *, small: bool) -> None:
+    def __init__(
+        self, build: Build, members: Sequence[nn.Parameter], scratch: Scratch, *, small: bool
+    ) -> None:
         """small: too small for 8-bit state one by one, which together they would get."""
         self._members: list[Tensor] = list(members)
         self.sizes = [member.numel() for member in members]
         self._numbers = sum(_span(size) for size in self.sizes)
         first = members[0]
-        self._scratch = _SCRATCH.setdefault((first.device, first.dtype), _Scratch())
+        self._scratch = scratch
         # Some optimizers make their state here, as large as the parameter.
-        self.parameter = nn.Parameter(self._scratch.of(self._numbers, first)[0, : self._numbers])
+        self.parameter = nn.Parameter(scratch.rows(self._numbers, first)[0, : self._numbers])
         self.inner = build([self.parameter])
         if small:
             compat.keep_state_in_32_bits(self.inner)
@@ -139,7 +148,7 @@ class _Flat:
 
     def step(self, settings: dict[str, Any]) -> None:
         """Gather, step, scatter. settings: hyper-parameters by name."""
-        rows = self._scratch.of(self._numbers, self._nothing)
+        rows = self._scratch.rows(self._numbers, self._nothing)
         if rows is not self._viewed:
             self._view(rows)
         gradients = [member.grad for member in self._members if member.grad is not None]
@@ -155,7 +164,7 @@ class _Flat:
         self.parameter.grad = None
         self.parameter.data = self._nothing
 
-    def _view(self, rows: Float[Tensor, "2 room"]) -> None:
+    def _view(self, rows: Float[Tensor, "2 numbers"]) -> None:
         spans = [_span(size) for size in self.sizes]
         shapes = [member.shape for member in self._members]
         values, gradients = (row[: self._numbers].split(spans) for row in rows)

@@ -76,7 +76,7 @@ class SuccessiveHalving:
         return found
 
     def promote(self, trial: str) -> None:
-        """The trial goes on to its next rung. Raises ValueError where it is not paused."""
+        """The trial trains on to its next rung. Raises ValueError where it is not paused."""
         if not self.is_paused(trial):
             raise ValueError(f"{trial} is not paused and cannot be promoted")
         self._climbing.add(trial)
@@ -95,7 +95,7 @@ class SuccessiveHalving:
         self._finished.add(trial)
 
     def fail(self, trial: str) -> None:
-        """The trial diverged or broke off: the worst value of the rung that it was on the way to."""
+        """The trial diverged or broke off: the worst value of the rung that it would have come to next."""
         if not self.is_paused(trial):
             self.report(trial, self._height(trial), math.inf)
         self._failed.add(trial)

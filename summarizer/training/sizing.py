@@ -8,6 +8,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import psutil
 import torch
@@ -17,20 +18,16 @@ from summarizer import compat
 from summarizer.adapters.protocol import Adapter
 from summarizer.config.schema import RunConfig
 from summarizer.console.progress import working
-from summarizer.errors import ConfigError
+from summarizer.errors import CannotPlan, ConfigError
 from summarizer.models.blocks import compile_blocks, recompute_blocks
 from summarizer.models.causal_lm import AttentionShape, CausalLM
-from summarizer.training.dry_run import (
-    GIB,
-    SUMMARY_TOKENS,
-    CannotPlan,
-    DryRun,
-    Microbatch,
-    dry_run,
-    group_state_bytes,
-)
 from summarizer.training.step import Microbatches
 
+if TYPE_CHECKING:
+    # A dry run is imported where one is made: most configs say themselves how much goes through.
+    from summarizer.training.dry_run import DryRun
+
+GIB = 2**30
 SHARE = 0.9
 """Of a device's free memory that a plan may take: kernels' own workspaces and fragmentation are not planned."""
 GLANCE_TOKENS = 64
@@ -142,6 +139,8 @@ def dry_run_of(
     specs: Sequence[RunConfig], config: PretrainedConfig, dtype: torch.dtype, sizing: Sizing
 ) -> DryRun:
     """Of runs that train as one group."""
+    from summarizer.training.dry_run import dry_run
+
     return dry_run(
         copy.deepcopy(config),
         specs[0].quantization.format,
@@ -153,6 +152,8 @@ def dry_run_of(
 
 def planned_bytes(run: DryRun, spec: RunConfig, rows: int) -> int:
     """At most held in a step over so many full rows."""
+    from summarizer.training.dry_run import Microbatch, group_state_bytes
+
     state_bytes = group_state_bytes(run, [spec.optimizer.build])
     return run.cost(Microbatch(rows, spec.prompt.max_tokens)).peak_bytes + state_bytes
 
@@ -210,12 +211,10 @@ def plan_slots(
     specs: of the group's runs.  Call before the base is on the device.
     """
     spec = widest(specs)
-    asked = spec.sweep.max_concurrent_trials
-    wanted = len(specs) if asked == "auto" else min(asked, len(specs))
+    requested = spec.sweep.max_concurrent_trials
+    wanted = len(specs) if requested == "auto" else min(requested, len(specs))
     memory_bytes = int(SHARE * device_memory_bytes(device))
-    if len(specs) == 1 or (
-        spec.sweep.max_concurrent_trials != "auto" and spec.trainer.batch_tokens != "auto"
-    ):
+    if len(specs) == 1 or (requested != "auto" and spec.trainer.batch_tokens != "auto"):
         rows = evaluation_rows(spec, config, wanted, memory_bytes)
         return replace(sizing, slots=wanted, evaluation_rows=rows)
     limited = sizing.microbatches.tokens is not None
@@ -230,7 +229,7 @@ def plan_slots(
         except CannotPlan as error:
             log.warning("memory: %s (%s)", compat.NO_PLANS, error)
     if need is None:
-        slots = 1 if asked == "auto" else wanted
+        slots = 1 if requested == "auto" else wanted
         microbatches = sizing.microbatches
         if spec.trainer.batch_tokens == "auto":
             microbatches = replace(microbatches, tokens=slots * spec.prompt.max_tokens)
@@ -279,6 +278,8 @@ def _need(
     specs: Sequence[RunConfig], sizing: Sizing, config: PretrainedConfig, dtype: torch.dtype, tokens: int
 ) -> Need:
     """As a step over one row of `tokens` takes it, and longer rows in proportion; of every trial what most take."""
+    from summarizer.training.dry_run import SUMMARY_TOKENS, Microbatch, group_state_bytes
+
     spec = widest(specs)
     run = dry_run_of([spec], config, dtype, sizing)
     cost = run.cost(Microbatch(1, tokens, min(SUMMARY_TOKENS, tokens)))

@@ -1,8 +1,8 @@
 """The gradients of one optimizer step of a group: microbatches, forward, backward, reduction, clipping.
 
 accelerate drives what a step shares with any other training: devices, the backward pass, the sum over processes.
-Three things cannot go through it, since its `Accelerator` knows one optimizer and one model where a group has `n`
-trials in one model:
+Four things cannot go through it, since its `Accelerator` knows one run with one model where a group has `n` runs in
+one model:
 
 - *Clipping*: `Accelerator.clip_grad_norm_` takes one norm of all parameters that it is given and unscales the
   gradients of all optimizers; here each trial is clipped by its own norm (`clip_gradients`).
@@ -11,6 +11,8 @@ trials in one model:
 - *Boundaries of gradient accumulation*: `Accelerator.accumulate` counts batches of one loader. A step here is split
   into as many microbatches as its memory asks for, which may change from step to step; gradients add up in `.grad`
   and are reduced over processes once, at the step's end, as `no_sync` would have it.
+- *Trackers*: `Accelerator.init_trackers` opens one run of each kind, and `Accelerator.log` hands its values to all
+  that are open; each trial has its own metrics file and wandb run (`tracking.metrics`), open beside the others'.
 
 Nothing here waits for the device: what is measured is read later.
 """
@@ -20,7 +22,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from jaxtyping import Float, Int
@@ -36,6 +38,7 @@ from summarizer.models.causal_lm import summary_nll
 from summarizer.processes import Processes, keep_freed_memory
 from summarizer.tracking.utilization import matrix_rate
 from summarizer.training.loss_scale import LossScaling, build_scaling
+from summarizer.training.optimizer import Scratch
 from summarizer.training.trial import Trial
 
 log = logging.getLogger(__name__)
@@ -124,6 +127,8 @@ class Group:
     """The devices' rate of matrix products, over all processes."""
     slots: int | None
     """The most trials at once; None for any number."""
+    scratch: Scratch = field(default_factory=Scratch)
+    """What its trials' optimizers step in."""
 
     @property
     def free_slots(self) -> int | None:

@@ -17,8 +17,7 @@ from torch import Tensor, nn
 
 from summarizer.config.schema import RunConfig
 from summarizer.data.order import EncodedRow, TrainingRows
-from summarizer.tracking.recorder import Recorder, no_recorder
-from summarizer.tracking.tracker import EndStatus
+from summarizer.tracking.metrics import EndStatus, Recorder, no_recorder
 from summarizer.tracking.utilization import ModelShape
 from summarizer.training.schedule import TrainingSchedule, rate_factor
 

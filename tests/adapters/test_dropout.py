@@ -202,7 +202,7 @@ def test_compiled_code_drops_the_same() -> None:
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-def test_a_card_drops_the_same() -> None:
+def test_a_gpu_drops_the_same() -> None:
     arguments = (
         trial_keys(torch.tensor([1, 2**62]), torch.tensor([3, 4])),
         torch.tensor(5),

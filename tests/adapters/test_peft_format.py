@@ -14,9 +14,8 @@ from safetensors.torch import load_file, save_file
 from tiny_bases import adapted, fill_randomly, load, logits, lora, plain, saved, token_ids
 
 from summarizer.adapters.attach import AdaptedModel, attach, roles
-from summarizer.adapters.foreign import adapter_of_folder
 from summarizer.adapters.peft_config import read_config
-from summarizer.adapters.peft_format import load_adapter, peft_tensors, save_adapter
+from summarizer.adapters.peft_format import adapter_of_folder, load_adapter, peft_tensors, save_adapter
 from summarizer.errors import ConfigError
 
 pytestmark = pytest.mark.versions

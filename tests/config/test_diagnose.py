@@ -29,6 +29,10 @@ def lines(*arguments: str) -> list[str]:
         (["modle/x=hf"], ["modle/x: unknown key; did you mean 'model'?"]),
         (["model@foo=hf"], ["model@foo: unknown key"]),
         (["hydra.run.dirr=5"], ["hydra.run.dirr: unknown key"]),
+        (
+            ["-m", "seed=0,1", "hydra.launcher.over=joblib"],
+            ["hydra.launcher.over: now hydra.launcher.delegate"],
+        ),
         (["data.rows={train: 5, vali: 6}"], ["data.rows.vali: unknown key; did you mean 'validation'?"]),
         (["+adapter.dim=3"], ["adapter.dim: is there already; leave out the + to change it"]),
         (["+model=hf"], ["model: is there already; leave out the + to change it"]),

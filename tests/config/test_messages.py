@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from summarizer.config.messages import LONGEST_VALUE, shown
-from summarizer.config.nearest import nearest, suggestion
+from summarizer.errors import nearest, suggestion
 
 
 @pytest.mark.parametrize(

@@ -38,10 +38,17 @@ def test_rates(per_s: float, unit: Unit, said: str) -> None:
     assert pace(per_s, unit) == said
 
 
-def test_times() -> None:
-    assert [duration(seconds) for seconds in (0.4, 119, 840, 7500)] == [
-        "0 s",
-        "119 s",
-        "14 min",
-        "2 h 05 min",
-    ]
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0.4, "0 s"),
+        (8.6, "9 s"),
+        (119.4, "119 s"),
+        (120, "2 min"),
+        (840, "14 min"),
+        (7199, "2 h 00 min"),
+        (7500, "2 h 05 min"),
+    ],
+)
+def test_durations(seconds: float, text: str) -> None:
+    assert duration(seconds) == text

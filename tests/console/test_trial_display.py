@@ -15,7 +15,8 @@ from rich.console import Console
 from terminal import run_in_terminal
 
 from summarizer.console import progress
-from summarizer.console.trial_display import TrialDisplay, _TrialBars, duration, trial_display, trial_labels
+from summarizer.console.amounts import duration
+from summarizer.console.trial_display import TrialDisplay, _TrialBars, trial_display, trial_labels
 from summarizer.console.trial_lines import cut_middle, short_labels
 
 SCRIPT = """
@@ -405,11 +406,3 @@ def test_a_step_costs_microseconds() -> None:
             take_steps(display, dict.fromkeys(range(16), step))
         each_s = (time.process_time() - begun_s) / 1000
     assert each_s < 200e-6, "measured at 8 µs for 16 trials"
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [(0.4, "0 s"), (119.4, "119 s"), (120, "2 min"), (7199, "2 h 00 min"), (7500, "2 h 05 min")],
-)
-def test_durations(seconds: float, text: str) -> None:
-    assert duration(seconds) == text

@@ -12,8 +12,7 @@ from data_examples import example_rows
 from summarizer.config.schema import DataConfig
 from summarizer.data import tokenize as tokenize
 from summarizer.data.prompt import Prompt
-from summarizer.data.report import SplitReport
-from summarizer.data.rows import BadRow
+from summarizer.data.rows import BadRow, SplitReport
 from summarizer.data.splits import Split, build_split
 from summarizer.errors import ConfigError
 

@@ -1,4 +1,4 @@
-"""The notebook for a free card: executed whole, with the embedded model in GPT-J's place."""
+"""The notebook for a free GPU: executed whole, with the embedded model in GPT-J's place."""
 
 from __future__ import annotations
 

@@ -48,7 +48,7 @@ def test_ratios() -> None:
 
 
 def test_a_ratio_to_another_peer_goes_by_the_reference_that_both_alternated_with() -> None:
-    """The card slowed down by half between the two rounds; the ratio must not see it."""
+    """The GPU slowed down by half between the two rounds; the ratio must not see it."""
     rows = [row("peer int8", 100, 1.0), row("ours int8", 1000, 10.0), row("peer bf16", 150, 3.0)]
     assert report.ratios_to(rows[1], rows, "peer bf16") == pytest.approx(10 / 3)
     assert report.ratios_to(rows[1], rows, "peer int8") == 10

@@ -21,7 +21,7 @@ from summarizer.adapters.attach import attach
 from summarizer.config.schema import GenerationConfig
 from summarizer.exporting.converted import convert
 from summarizer.exporting.merge import Merge
-from summarizer.exporting.model_folder import MergedModel
+from summarizer.exporting.folders import MergedModel
 from summarizer.models.load import load_config
 from summarizer.models.tokenizer import load_tokenizer
 from summarizer.data.prompt import build_prompt

@@ -13,8 +13,8 @@ from trained_runs import load, logits, opened, save_run
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from summarizer.errors import ConfigError
+from summarizer.exporting.folders import MergedModel
 from summarizer.exporting.merge import Merge, merged_into
-from summarizer.exporting.model_folder import MergedModel
 from summarizer.models.load import load_config
 from summarizer.runs.loaded_run import LoadedRun
 

@@ -1,4 +1,4 @@
-"""A token's pass at fixed places: on a processor, on a card that is not there, and captured where there is one."""
+"""A token's pass at fixed places: on a processor, on a GPU that is not there, and captured where there is one."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from fake_card import CARD, bf16_products, fake_card
+from fake_gpu import GPU, bf16_products, fake_gpu
 from test_decoder import END, NEW, PROMPTS, SEARCHES, answers, base, expected, group, likely_end
 from test_kernel_graph_step import KINDS, made
 from tiny_bases import fill_randomly, load, lora, plain, saved
@@ -35,7 +35,7 @@ FREE = (
 FREE += tuple(
     f"aten.{name}" for name in ("_unsafe_view", "alias", "detach", "t.", "unbind", "permute", "split")
 )
-on_a_card = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+on_a_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 
 
 @pytest.fixture(scope="module", params=["gptj", "llama_tied"])
@@ -150,28 +150,28 @@ class OnCard(TorchDispatchMode):
         out = func(*args, **(kwargs or {}))
         self.calls[str(func)] += 1
         elsewhere = [
-            t.device for t in tree_leaves((args, kwargs, out)) if isinstance(t, Tensor) and t.device != CARD
+            t.device for t in tree_leaves((args, kwargs, out)) if isinstance(t, Tensor) and t.device != GPU
         ]
         assert not elsewhere, f"{func} on {elsewhere}"
         return out
 
 
 def calls_of_a_pass(kind: str, layers: int, beams: int) -> Counter[str]:
-    """Of a model of so many blocks on a card that is not there; two trials, in bf16."""
+    """Of a model of so many blocks on a GPU that is not there; two trials, in bf16."""
     name, options = KINDS[kind]
     depth = "n_layer" if name == "GPTJConfig" else "num_hidden_layers"
     config = getattr(transformers, name)(**options | {depth: layers})
-    with fake_card() as mode, pytest.MonkeyPatch.context() as patched:
+    with fake_gpu() as mode, pytest.MonkeyPatch.context() as patched:
         patched.setattr(kv_cache, "moved", lambda tensor, device: tensor.to(device))  # pins no memory
-        model = fake_base(config, "int8", mode, CARD)
+        model = fake_base(config, "int8", mode, GPU)
         with mode, torch.no_grad(), bf16_products(), stored_weights_in_place():
             attach(model, [lora(2), lora(3)], [0, 1])
             assert isinstance(model, PackedModel)
-            cache = KVCache(2, beams, 16, 8, CARD, at_fixed_places=True)
+            cache = KVCache(2, beams, 16, 8, GPU, at_fixed_places=True)
             heads = config.get_text_config()
             kv_heads = getattr(heads, "num_key_value_heads", heads.num_attention_heads)
             head_dim = getattr(heads, "head_dim", None) or heads.hidden_size // heads.num_attention_heads
-            like = torch.empty(1, kv_heads, head_dim, dtype=torch.bfloat16, device=CARD)
+            like = torch.empty(1, kv_heads, head_dim, dtype=torch.bfloat16, device=GPU)
             for layer in range(layers):  # as reading prompts leaves it
                 cache.layers[layer] = cache._allocated(like), cache._allocated(like)
             step = FixedStep(model, cache, 2 * beams)
@@ -189,7 +189,7 @@ def with_triton(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("with_triton")
 @pytest.mark.parametrize("beams", [1, 4])
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_pass_stays_on_the_card_and_asks_it_nothing(kind: str, beams: int) -> None:
+def test_a_pass_stays_on_the_gpu_and_asks_it_nothing(kind: str, beams: int) -> None:
     calls = calls_of_a_pass(kind, 2, beams)
     layers = 2 * (6 if kind in ("gptj", "phi") else 7) + 1
     assert calls["summarizer.int8_rows.default"] == layers
@@ -233,7 +233,7 @@ def refusing() -> None:
 
 
 @pytest.mark.gpu
-@on_a_card
+@on_a_gpu
 @pytest.mark.parametrize("options", [SEARCHES[0], SEARCHES[1], SEARCHES[6]], ids=str)
 @pytest.mark.parametrize("format_name", ["int8", "nf4"])
 @pytest.mark.parametrize("kind", ["gptj", "llama"])

@@ -17,14 +17,14 @@ from summarizer.adapters.attach import AdaptedModel, attach
 from summarizer.generation import decode_graphs, decoder
 from summarizer.generation.decode_graphs import KernelGraphStep
 from summarizer.models.causal_lm import CausalLM
-from summarizer.ops import decode_gemm, kernel_graph
+from summarizer.ops import decode_gemm, kernel_graph, native
 from summarizer.quantization.frozen import FrozenEmbedding, FrozenLinear
 from summarizer.quantization.protocol import WeightFormat
 
 pytestmark = pytest.mark.versions
 
 needs_kernels = pytest.mark.skipif(
-    not kernel_graph.available(),
+    not native.available(kernel_graph.SOURCE),
     reason="the kernels want Linux, AVX-512 and a C compiler; the model goes its own way",
 )
 LLAMA: dict[str, Any] = {

@@ -1,4 +1,4 @@
-"""Every Triton kernel compiled for an H100 in the shapes of GPT-J-6B, which takes no card: a line of JSON for each.
+"""Every Triton kernel compiled for an H100 in the shapes of GPT-J-6B, which takes no GPU: a line of JSON for each.
 
 python for_an_h100.py
 """

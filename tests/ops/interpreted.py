@@ -47,7 +47,7 @@ def _multiply_bf16_as_numbers(interpreter: Any) -> None:
 
 
 interpreted = pytest.mark.skipif(
-    not _interpreted(), reason="triton is not installed, or runs on a card, where tests marked gpu serve"
+    not _interpreted(), reason="triton is not installed, or runs on a GPU, where tests marked gpu serve"
 )
 
 

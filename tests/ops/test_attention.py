@@ -52,7 +52,7 @@ def test_an_overflow_in_one_row_stays_there(function: Callable[..., torch.Tensor
 
 
 @pytest.mark.parametrize("kv_heads", [4, 2])
-def test_the_card_s_kernel_is_asked_for_what_it_takes(kv_heads: int) -> None:
+def test_the_gpu_s_kernel_is_asked_for_what_it_takes(kv_heads: int) -> None:
     """On fake tensors: torch's own shape functions check the call."""
     with FakeTensorMode():
         q, k, v = (
@@ -68,7 +68,7 @@ def test_the_card_s_kernel_is_asked_for_what_it_takes(kv_heads: int) -> None:
     ("width", "way"),
     [(64, "flash_attention"), (256, "flash_attention"), (20, "masked_attention"), (264, "masked_attention")],
 )
-def test_heads_that_the_card_s_kernel_refuses_are_masked(
+def test_heads_that_the_gpu_s_kernel_refuses_are_masked(
     width: int, way: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: SimpleNamespace(major=9, minor=0))
@@ -92,7 +92,7 @@ def test_heads_that_the_card_s_kernel_refuses_are_masked(
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("kv_heads", [4, 2])
 @pytest.mark.parametrize("d", [64, 256])
-def test_the_card_attends_as_the_cpu_does(kv_heads: int, d: int) -> None:
+def test_the_gpu_attends_as_the_cpu_does(kv_heads: int, d: int) -> None:
     on_cpu = [
         torch.randn(2, count, 40, d, generator=torch.Generator().manual_seed(seed))
         .bfloat16()

@@ -7,11 +7,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from summarizer.ops import attention
-from summarizer.ops import attention_c as causal
-from summarizer.ops.attention_c import available, causal_attention, supports
+from summarizer.ops import attention, native
+from summarizer.ops.attention import SOURCE, causal_attention, supports
 
-pytestmark = pytest.mark.skipif(not available(), reason="needs a processor that multiplies bf16")
+pytestmark = pytest.mark.skipif(not native.available(SOURCE), reason="needs a processor that multiplies bf16")
 
 LENGTHS = [380, 1, 17, 64, 2, 65, 49]
 
@@ -143,13 +142,13 @@ def test_scores_of_any_size_are_weighed() -> None:
 
 
 def watched(asked: list[int]) -> type:
-    class Watched(causal._CausalAttention):
+    class Watched(attention._CausalAttention):
         @classmethod
         def apply(cls, *given: object) -> object:
             asked.append(1)
             return causal_function(*given)
 
-    causal_function = causal._CausalAttention.apply
+    causal_function = attention._CausalAttention.apply
     return Watched
 
 
@@ -157,10 +156,10 @@ def test_packed_attention_is_by_the_kernel_where_it_can_be(monkeypatch: pytest.M
     q, k, v, _ = (x.transpose(0, 1)[None] for x in drawn(4, 2, 64, LENGTHS))
     borders = torch.tensor([0, *LENGTHS], dtype=torch.int32).cumsum(0, dtype=torch.int32)
     asked = []
-    monkeypatch.setattr(causal, "_CausalAttention", watched(asked))
+    monkeypatch.setattr(attention, "_CausalAttention", watched(asked))
     by_kernel = attention.packed_attention(q, k, v, borders)
     assert asked
-    monkeypatch.setattr(causal, "available", lambda: False)
+    monkeypatch.setattr(native, "available", lambda source: False)
     by_blocks = attention.packed_attention(q, k, v, borders)
     assert len(asked) == 1
     torch.testing.assert_close(by_kernel, by_blocks, rtol=2e-2, atol=2e-2)

@@ -8,19 +8,22 @@ import pytest
 import torch
 from torch import Tensor
 
+from summarizer.ops import native
 from summarizer.ops.decode_attention import (
+    SOURCE,
     CachedKeyValues,
     NewTokens,
     attend_by_torch,
     attend_in_c,
-    available,
     decode_attention,
     supports,
 )
 from summarizer.ops.kernel_graph import NotRecordableError, recorded
 from summarizer.ops.rotary import RotaryTable, rotate
 
-in_c = pytest.mark.skipif(not available(), reason="the kernel wants Linux, AVX-512 and a C compiler")
+in_c = pytest.mark.skipif(
+    not native.available(SOURCE), reason="the kernel wants Linux, AVX-512 and a C compiler"
+)
 FORMS = [pytest.param("torch"), pytest.param("C", marks=in_c)]
 DTYPES = [torch.float32, torch.bfloat16]
 
@@ -108,7 +111,7 @@ def test_what_has_no_kernel_is_not_recorded() -> None:
     query, key, value = (drawn(1, 2, 16, seed=n) for n in range(3))
     with recorded(), pytest.raises(NotRecordableError):
         decode_attention(query, key, value, cached, now, 0.25, window=8)
-    if available():
+    if native.available(SOURCE):
         with recorded() as graph:
             decode_attention(query, key, value, cached, now, 0.25)
             with pytest.raises(NotRecordableError, match="conversion"):

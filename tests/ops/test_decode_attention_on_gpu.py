@@ -1,4 +1,4 @@
-"""Attention of one new token on a card, in Triton: interpreted here, against softmax in fp64."""
+"""Attention of one new token on a GPU, in Triton: interpreted here, against softmax in fp64."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from summarizer.ops.decode_attention import (
 from summarizer.ops.rotary import RotaryTable, rotate
 
 __all__ = ["interpreting"]
-on_a_card = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+on_a_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 SHAPES = [
     # slots, beams, kv_heads, shared, d, prompt lengths, answer lengths
     (1, 1, 2, 1, 256, [70], [1]),
@@ -81,7 +81,7 @@ def test_it_is_the_softmax_over_prompt_and_answer(shape: tuple[int, ...], precis
     for new, kept in ((given[1], given[5]), (given[2], given[6])):
         for row in range(len(new)):
             place = int(lengths[1, row // shape[1]]) - 1
-            # The interpreter cuts off what bf16 does not hold, where a card rounds.
+            # The interpreter cuts off what bf16 does not hold, where a GPU rounds.
             assert torch.allclose(kept[row, :, place].float(), new[row], rtol=2**-7, atol=0)
             assert kept[row, :, place + 1 :].isnan().all()
 
@@ -103,10 +103,10 @@ def test_a_room_is_split_for_as_many_programs_as_wanted(room: int, heads: int) -
 
 
 @pytest.mark.gpu
-@on_a_card
+@on_a_gpu
 @pytest.mark.parametrize("precision", [torch.float16, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_a_card_gives_the_same(shape: tuple[int, ...], precision: torch.dtype) -> None:
+def test_a_gpu_gives_the_same(shape: tuple[int, ...], precision: torch.dtype) -> None:
     given, lengths, wanted = case(*shape)  # type: ignore[arg-type]
     q, k, v, *kept = (x.cuda() for x in given)
     prompt_k, prompt_v, answer_k, answer_v = (x.to(precision) for x in kept)

@@ -193,7 +193,7 @@ def test_a_layer_takes_it_for_few_rows_without_gradients_and_never_else(
 
 @pytest.mark.parametrize("format_name", ["nf4", "blockwise8", "fp8", "none"])
 def test_rows_on_another_device_are_not_the_kernel_s(format_name: str) -> None:
-    """int8 alone has a kernel of a card's own."""
+    """int8 alone has a kernel of a GPU's own."""
     weight = layer(format_name, 64, 8).weight
     x = torch.empty(2, 64, device="meta")
     assert weight.format.decode_gemm(x, weight.parts, weight.shape, Epilogue()) is None

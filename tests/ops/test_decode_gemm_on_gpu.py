@@ -1,4 +1,4 @@
-"""Products of few rows on stored int8 weights, in Triton: interpreted here, on a card where there is one."""
+"""Products of few rows on stored int8 weights, in Triton: interpreted here, on a GPU where there is one."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ SHAPES = [
 ]
 __all__ = ["interpreting"]
 PRECISIONS = (torch.float32, torch.bfloat16, torch.float16)
-on_a_card = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+on_a_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 
 
 def parts_of(pairs: LowRankPairs | None) -> tuple[Tensor | None, ...]:
@@ -106,14 +106,14 @@ def on_gpu(linear: FrozenLinear, pairs: LowRankPairs) -> tuple[FrozenLinear, Low
 
 
 @pytest.mark.gpu
-@on_a_card
+@on_a_gpu
 @pytest.mark.parametrize("precision", PRECISIONS, ids=str)
 @pytest.mark.parametrize(
     ("rows", "d_in", "d_out", "trials", "dim"),
     [*(shape for shape in SHAPES if shape[3]), (1, 4096, 50400, 1, 2), (4, 16384, 4096, 1, 2)],
 )
 @torch.no_grad()
-def test_a_card_gives_the_product_in_fp64(
+def test_a_gpu_gives_the_product_in_fp64(
     rows: int, d_in: int, d_out: int, trials: int, dim: int, precision: torch.dtype
 ) -> None:
     linear, pairs, x = layer("int8", d_in, d_out), pairs_of(trials, dim, d_in, d_out), rows_of(rows, d_in)

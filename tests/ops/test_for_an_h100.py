@@ -1,4 +1,4 @@
-"""The kernels that no card here can run are at least compiled for one, by Triton alone."""
+"""The kernels that no GPU here can run are at least compiled for one, by Triton alone."""
 
 from __future__ import annotations
 

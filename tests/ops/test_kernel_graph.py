@@ -9,9 +9,11 @@ from summarizer.ops import decode_gemm, native
 from summarizer.ops.activations import gelu_tanh_
 from summarizer.ops.decode_gemm import WHOLE_NUMBERS
 from summarizer.ops.elementwise import add_
-from summarizer.ops.kernel_graph import KernelGraph, available, call, recorded
+from summarizer.ops.kernel_graph import SOURCE, KernelGraph, call, recorded
 
-pytestmark = pytest.mark.skipif(not available(), reason="the kernels want Linux, AVX-512 and a compiler")
+pytestmark = pytest.mark.skipif(
+    not native.available(SOURCE), reason="the kernels want Linux, AVX-512 and a compiler"
+)
 
 
 def test_nothing_runs_until_the_graph_does_and_then_each_time_anew() -> None:

@@ -9,14 +9,14 @@ import torch
 from stored_products import layer, pairs_of, rows_of, wanted
 from torch import Tensor
 
-from summarizer.adapters.product import low_rank_product
-from summarizer.ops import prefill_gemm
+from summarizer.adapters.lora import low_rank_product
+from summarizer.ops import native, prefill_gemm
 from summarizer.ops.decode_gemm import DECODE_ROWS, Epilogue, LowRankPairs, stored_weights_in_place
 from summarizer.ops.prefill_gemm import int8_activations
 from summarizer.quantization.frozen import FrozenLinear
 
 pytestmark = pytest.mark.skipif(
-    not prefill_gemm.available(),
+    not native.available(prefill_gemm.SOURCE),
     reason="the kernel wants Linux, AVX-512 with VNNI and a C compiler; torch's products serve here",
 )
 SIXTEEN_BITS = 1e-4

@@ -237,24 +237,24 @@ def test_compiles_without_a_break_to_the_same_numbers() -> None:
         (torch.float16, (48, 32), (9, 0), False),
     ],
 )
-def test_which_products_a_card_takes(
+def test_which_products_a_gpu_takes(
     dtype: torch.dtype,
     shape: tuple[int, int],
     capability: tuple[int, int],
     expected: bool,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    card = SimpleNamespace(major=capability[0], minor=capability[1])
-    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: card)
+    gpu = SimpleNamespace(major=capability[0], minor=capability[1])
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: gpu)
     with FakeTensorMode():
         assert fp8.has_fp8_matmul(torch.empty(4, shape[1], dtype=dtype, device="cuda"), shape) == (expected)
     assert not fp8.has_fp8_matmul(torch.empty(4, shape[1], dtype=dtype), shape)
 
 
-def test_torch_s_own_checks_take_what_the_card_would_be_given(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Layouts, sizes, scales: torch's shape function of the operator checks them, for a card that is not there."""
-    card = SimpleNamespace(major=9, minor=0)
-    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: card)
+def test_torch_s_own_checks_take_what_the_gpu_would_be_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Layouts, sizes, scales: torch's shape function of the operator checks them, for a GPU that is not there."""
+    gpu = SimpleNamespace(major=9, minor=0)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: gpu)
     seen = []
     operator = torch._scaled_mm
 

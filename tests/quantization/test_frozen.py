@@ -8,7 +8,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from summarizer.errors import ConfigError
 from summarizer.quantization import NAMES, weight_format
 from summarizer.quantization.frozen import FrozenEmbedding, FrozenLinear, FrozenWeight
 

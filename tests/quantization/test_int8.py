@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from summarizer.models.stored_base import read_base, write_base
-from summarizer.ops import prefill_gemm
+from summarizer.ops import native, prefill_gemm
 from summarizer.ops.decode_gemm import DECODE_ROWS, stored_weights_in_place
 from summarizer.ops.prefill_gemm import PREFILL_ROWS, int8_activations, whole_number_gemm
 from summarizer.quantization.int8 import FORMAT, dequantize, matmul_on_cpu
@@ -107,7 +107,7 @@ def test_inputs_are_in_int8_within_the_block_alone_and_zeros_stay_zeros() -> Non
 
 
 @pytest.mark.skipif(
-    not prefill_gemm.available(),
+    not native.available(prefill_gemm.SOURCE),
     reason="the kernel wants Linux, AVX-512 and a C compiler",
 )
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -123,7 +123,7 @@ def test_whole_numbers_in_c_are_those_of_torch(
     x[6, 9] = torch.nan
     x = x.to(dtype)
     in_c = whole_number_gemm(x, parts["q"], parts["scale"])
-    monkeypatch.setattr(prefill_gemm, "available", lambda: False)
+    monkeypatch.setattr(native, "available", lambda source: False)
     by_torch = whole_number_gemm(x, parts["q"], parts["scale"])
     assert in_c.dtype == by_torch.dtype == dtype
     finite = torch.arange(rows) != 6  # torch rounds NaN to some whole number or other

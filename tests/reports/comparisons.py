@@ -12,7 +12,7 @@ from summarizer.evaluation.metrics import VARIANTS, Interval, Scores
 from summarizer.evaluation.statistics import Difference
 from summarizer.reports.compared import ComparedRun, Comparison, Point, Row, RowSet, ScoredText
 from summarizer.runs.record import RunRecord
-from summarizer.sweeps.swept import Value
+from summarizer.runs.settings import Value
 
 ROWS = RowSet("validation", 100, "a" * 64)
 DIMS, RATES = (2, 4, 8, 16), ("1e-4", "3e-4", "1e-3", "3e-3")

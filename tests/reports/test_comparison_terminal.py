@@ -12,7 +12,7 @@ from rich.console import Console
 
 from summarizer.reports.compared import Comparison
 from summarizer.reports.comparison import compare_runs
-from summarizer.reports.comparison_tables import duration, print_comparison
+from summarizer.reports.comparison_tables import print_comparison
 from summarizer.runs.read_runs import read_run
 
 
@@ -74,7 +74,7 @@ def test_a_pipe_has_every_column_and_bounds_beside_values(two: Comparison) -> No
     assert f" +{difference.mean.value:.2f} (p " in row
     assert any(f"the best minus the next is +{difference.mean.value:.2f} (95 %" in line for line in lines)
     assert any("behind the best" in line for line in lines)
-    assert "1 min 5 s" in row
+    assert re.search(r" 65 s\b", row)
     assert "1.00" in row
 
 
@@ -107,10 +107,3 @@ def test_hostile_text_does_not_steer_the_terminal(tmp_path: Path) -> None:
     assert "\x07" not in text
     assert "[bold]x" in text
     assert "]0;title bad" in text
-
-
-@pytest.mark.parametrize(
-    ("seconds", "words"), [(8.6, "9 s"), (59.7, "60 s"), (308, "5 min 8 s"), (7500, "2 h 5 min")]
-)
-def test_durations(seconds: float, words: str) -> None:
-    assert duration(seconds) == words

@@ -19,7 +19,7 @@ from summarizer.evaluation.record import (
 from summarizer.evaluation.statistics import Difference
 from summarizer.evaluation.text_statistics import UNITS, Statistic
 from summarizer.reports.evaluation_report import markdown, print_evaluation
-from summarizer.reports.sentences import about_the_comparisons, in_words
+from summarizer.reports.sentences import about_the_differences, in_words
 
 
 def difference(
@@ -98,15 +98,15 @@ def test_words_claim_what_was_shown() -> None:
 
 
 def test_few_rows_are_said_to_show_little() -> None:
-    many = about_the_comparisons(evaluation(difference(1, 0.5, 2, 0.01)))
+    many = about_the_differences([difference(1, 0.5, 2, 0.01)])
     assert many == [
         "Paired over the same 500 rows; p by sign flips, two-sided, adjusted by Holm over 1 comparison."
     ]
-    few = about_the_comparisons(evaluation(difference(1, 0.5, 2, 0.2, rows=4)))
+    few = about_the_differences([difference(1, 0.5, 2, 0.2, rows=4)])
     assert few[-1].startswith(
         "With so few rows hardly a difference can be significant: no p value is below 0.12"
     )
-    assert about_the_comparisons(evaluation()) == []
+    assert about_the_differences([]) == []
 
 
 def test_markdown_has_every_score_with_its_interval() -> None:

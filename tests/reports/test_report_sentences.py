@@ -6,7 +6,7 @@ import pytest
 
 from summarizer.evaluation.metrics import VARIANTS, Interval
 from summarizer.evaluation.statistics import Difference
-from summarizer.reports.sentences import listed, sentences
+from summarizer.reports.sentences import about_the_gain, listed
 
 
 def change(metric: str, verdict: str, rows: int = 16) -> Difference:
@@ -30,7 +30,7 @@ def lead(verdict: str) -> list[Difference]:
 
 def test_all_shown() -> None:
     everything = dict.fromkeys(("loss", *VARIANTS), "better")
-    assert sentences(gains(**everything), lead("worse")) == [
+    assert about_the_gain(gains(**everything), lead("worse")) == [
         "The adapter predicts the reference summaries better than the base model does.",
         "The summaries it writes are nearer to the references by all four ROUGE scores.",
         "Lead-3, the first three sentences of each article, is ahead of it by all four ROUGE scores.",
@@ -38,7 +38,7 @@ def test_all_shown() -> None:
 
 
 def test_a_loss_that_fell_and_rouge_that_did_not_change() -> None:
-    assert sentences(gains(loss="better", rouge2="worse"), lead("not significant")) == [
+    assert about_the_gain(gains(loss="better", rouge2="worse"), lead("not significant")) == [
         "The adapter predicts the reference summaries better than the base model does.",
         "The summaries it writes are further from the references by rouge2.",
         "No change of rouge1, rougeL or rougeLsum is significant: what is seen may be luck in the articles.",
@@ -48,7 +48,7 @@ def test_a_loss_that_fell_and_rouge_that_did_not_change() -> None:
 
 
 def test_nothing_shown_claims_nothing() -> None:
-    lines = sentences(gains(), lead("better"))
+    lines = about_the_gain(gains(), lead("better"))
     assert lines[0].startswith("No change of loss or any of the four ROUGE scores is significant")
     assert lines[1:] == [
         "Lead-3, the first three sentences of each article, is behind it by all four ROUGE scores."
@@ -56,7 +56,7 @@ def test_nothing_shown_claims_nothing() -> None:
 
 
 def test_a_higher_loss_is_worse() -> None:
-    assert sentences(gains(loss="worse"), [])[0] == (
+    assert about_the_gain(gains(loss="worse"), [])[0] == (
         "The adapter predicts the reference summaries worse than the base model does."
     )
 
@@ -65,17 +65,17 @@ def test_a_higher_loss_is_worse() -> None:
 def test_too_few_articles(rows: int, said: bool) -> None:
     """All signs alike have a two-sided p of 2 / 2**rows, and Holm takes the smallest of five times five."""
     assert (5 * 2 / 2**rows >= 0.05) is said
-    lines = sentences(gains(rows), [])
+    lines = about_the_gain(gains(rows), [])
     assert any("too few for a significant change" in line for line in lines) is said
 
 
 def test_without_the_base_no_gain_is_told() -> None:
-    first, *_ = sentences([], lead("worse"))
+    first, *_ = about_the_gain([], lead("worse"))
     assert first == "The base model was not scored (evaluation.base=false), so that no gain can be told."
 
 
 def test_without_a_finite_loss() -> None:
-    lines = sentences(gains()[1:], [])
+    lines = about_the_gain(gains()[1:], [])
     assert lines[0] == "The loss is not a finite number, so that nothing is said of its change."
 
 

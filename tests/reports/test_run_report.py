@@ -127,6 +127,30 @@ def test_one_article_whose_texts_are_no_markup(monkeypatch: pytest.MonkeyPatch, 
     assert example.split("before")[0].rstrip().endswith("word ...")
 
 
+STEERING = "\x1b]52;c;cm0=\x07\x1b[2J\x1b]0;title\x07\u202e\u2066\x9b31m\x08\r"
+"""The clipboard, the screen, the title, the direction of letters, a color, and the cursor's place."""
+
+
+def test_no_text_of_others_steers_the_terminal(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    systems = {
+        ADAPTER: system(3.5, 15.5, f"after{STEERING}wards"),
+        BASE: system(4.75, 9.0, f"be{STEERING}fore"),
+        LEAD: system(None, 41.0, f"lead{STEERING}"),
+    }
+    rows = HeldOut(
+        f"validation{STEERING}",
+        [EncodedRow(str(i), [], []) for i in range(ROWS)],
+        [f"art{STEERING}icle"] * ROWS,
+        [f"ref{STEERING}erence"] * ROWS,
+    )
+    record = finished(tmp_path).record.model_copy(update={"overrides": (f"tracking.tags=[run{STEERING}]",)})
+    run = finished(tmp_path, scores=systems, rows=rows, record=record)
+    text = shown(monkeypatch, run)
+    assert not {letter for letter in text if not letter.isprintable()} - {"\n"}
+    assert "52;c;cm0=" in text.split("article    art")[1].split("\n")[0]
+    assert all(part in text for part in ("wards", "fore", "lead", "icle", "erence"))
+
+
 @pytest.mark.parametrize(
     ("base", "row"),
     [([0, 0, 0, 0, 0], 3), ([0, 2, 4, 5, 0], 4), (None, 3)],

@@ -14,15 +14,14 @@ from matplotlib.figure import Figure
 from synthetic_sweep import end_of, make_grid, make_run, plan
 
 from summarizer.evaluation.metrics import VARIANTS, Interval
-from summarizer.reports.curves import draw_curves, keys_of_looks, read_curve, smooth
+from summarizer.reports.curves import draw_curves, keys_of_styles, read_curve, smooth
 from summarizer.reports.heatmap import draw_heatmap, layout_of
-from summarizer.reports.plots import scale_of
+from summarizer.reports.sentences import saving
 from summarizer.reports.sweep_report import report_sweep
-from summarizer.reports.sweep_sentences import saving
 from summarizer.reports.sweep_tables import plain_rows
 from summarizer.runs.record import BaseScores
+from summarizer.runs.settings import sweep_axes
 from summarizer.sweeps.record import collect, read_sweep
-from summarizer.sweeps.swept import swept
 
 pytestmark = pytest.mark.versions
 
@@ -51,7 +50,7 @@ def texts(figure: Figure) -> list[str]:
 
 def drawn(sweep: Path) -> Figure:
     record = collect(sweep)
-    return draw_heatmap(record, swept(record.runs))
+    return draw_heatmap(record, sweep_axes(record.runs))
 
 
 def test_a_sweep_leaves_its_table_and_pictures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -197,7 +196,7 @@ def test_text_of_users_is_shown_as_it_is(tmp_path: Path, capsys: pytest.CaptureF
 def test_plain_rows_hold_numbers(tmp_path: Path) -> None:
     make_grid(tmp_path, stopped=(0,))
     record = collect(tmp_path)
-    columns, rows = plain_rows(record, swept(record.runs))
+    columns, rows = plain_rows(record, sweep_axes(record.runs))
     first: dict[str, Any] = dict(zip(columns, rows[0], strict=True))
     assert (first["adapter.dim"], first["optimizer.lr"], first["rank"]) == (8.0, 3e-4, 1)
     assert dict(zip(columns, rows[-1], strict=True))["rouge1 test, 50 rows"] is None
@@ -214,26 +213,12 @@ def test_each_cell_of_the_heat_map_says_what_its_run_reached(tmp_path: Path) -> 
     assert sorted(texts(figure)) == sorted([*expected, "×\nfailed", f"{best['9']}\nstopped\nat step 10"])
     axes = figure.axes[0]
     places = {text.get_text(): text.get_position() for text in axes.texts}
-    assert places["×\nfailed"] == (0, 2)  # dim 2, rate 1e-3
-    assert places[best["7"]] == (2, 1)
-    assert [label.get_text() for label in axes.get_xticklabels()] == ["2", "4", "8", "16"]
-    assert [label.get_text() for label in axes.get_yticklabels()] == ["1e-4", "3e-4", "1e-3"]
+    assert places["×\nfailed"] == (2, 0)  # rate 1e-3, dim 2
+    assert places[best["7"]] == (1, 2)
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["1e-4", "3e-4", "1e-3"]
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["2", "4", "8", "16"]
     outlined = [patch for patch in axes.patches if not patch.get_fill()]
-    assert {tuple(np.round(patch.get_xy(), 2)) for patch in outlined} == {(1.54, 0.54)}  # around the best
-
-
-def test_a_value_far_off_does_not_stretch_the_colors(tmp_path: Path) -> None:
-    plan(tmp_path, [[f"a={i}"] for i in range(5)])
-    for number, end in enumerate((2.0, 2.1, 2.2, 2.3, 12.0)):
-        make_run(tmp_path / str(number), [f"a={number}"], end=end, steps=40)
-    record = collect(tmp_path)
-    scale = scale_of(record, record.runs)
-    assert scale is not None
-    assert scale.extend == "max"
-    assert scale.norm.vmax < 3
-    without = scale_of(record, record.runs[:4])
-    assert without is not None
-    assert without.extend == "neither"
+    assert {tuple(np.round(patch.get_xy(), 2)) for patch in outlined} == {(0.54, 1.54)}  # around the best
 
 
 def test_a_third_key_has_panels_and_further_ones_are_named(tmp_path: Path) -> None:
@@ -250,7 +235,7 @@ def test_a_third_key_has_panels_and_further_ones_are_named(tmp_path: Path) -> No
     for number, overrides in enumerate(more):
         make_run(tmp_path / "four" / str(number), overrides, end=2 + (number * 7 % 36) / 20)
     record = collect(tmp_path / "four")
-    layout = layout_of(swept(record.runs))
+    layout = layout_of(sweep_axes(record.runs))
     assert layout is not None
     assert (layout.x, layout.y, layout.panels, layout.best_over) == ("a", "b", None, ("c", "seed"))
     figure = drawn(tmp_path / "four")
@@ -291,8 +276,8 @@ def test_curves_are_smoothed_and_colored_by_what_tells_runs_apart(tmp_path: Path
     for number, overrides in enumerate(runs):
         make_run(tmp_path / str(number), overrides, end=2 + 0.5 * (number % 2) + 0.01 * number)
     record = collect(tmp_path)
-    found = swept(record.runs)
-    assert keys_of_looks(record, found) == ("optimizer", "adapter.dim")
+    found = sweep_axes(record.runs)
+    assert keys_of_styles(record, found) == ("optimizer", "adapter.dim")
     figure = draw_curves(tmp_path, record, found)
     left, right = figure.axes
     assert (len(left.lines), len(right.lines)) == (6, 6)
@@ -309,7 +294,7 @@ def test_what_diverges_leaves_the_picture(tmp_path: Path) -> None:
     make_run(tmp_path / "1", ["a=2"], end=2.1)
     make_run(tmp_path / "2", ["a=3"], end=500.0, steps=20, status="failed")
     record = collect(tmp_path)
-    left, right = draw_curves(tmp_path, record, swept(record.runs)).axes
+    left, right = draw_curves(tmp_path, record, sweep_axes(record.runs)).axes
     low, high = left.get_ylim()
     assert 1.5 < low < 2.3
     assert 3.0 < high < 4.5

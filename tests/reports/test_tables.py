@@ -13,10 +13,10 @@ from summarizer.reports.tables import (
     Cell,
     Column,
     Table,
+    informative,
     markdown_table,
     print_table,
     scored,
-    telling,
 )
 
 SCORES = [scored(Interval(14.512, 12.46, 16.84)), scored(Interval(9.0, 8.04, 9.96))]
@@ -78,6 +78,6 @@ def test_markdown_has_every_column_in_one_line_each() -> None:
 
 
 def test_columns_that_say_nothing_are_left_out() -> None:
-    assert telling([Column("a", [EMPTY, Cell("1")]), Column("b", [EMPTY, EMPTY])]) == [
+    assert informative([Column("a", [EMPTY, Cell("1")]), Column("b", [EMPTY, EMPTY])]) == [
         Column("a", [EMPTY, Cell("1")])
     ]

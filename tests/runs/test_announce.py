@@ -11,8 +11,8 @@ import pytest
 from config.composing import composed
 
 from summarizer.config.plain import to_plain
-from summarizer.runs.announce import announce_runs, announce_sweep, described
 from summarizer.runs.record import RunRecord
+from summarizer.runs.session import announce_runs, announce_sweep, described
 
 
 def config(**values: Any) -> dict[str, Any]:

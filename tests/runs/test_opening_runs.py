@@ -138,7 +138,7 @@ def test_mistakes_are_said_before_anything_loads(sweep: Path, tmp_path: Path) ->
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a CUDA device is here")
-def test_a_card_that_is_not_there_is_no_cpu(sweep: Path) -> None:
+def test_a_gpu_that_is_not_there_is_no_cpu(sweep: Path) -> None:
     with pytest.raises(ConfigError, match="--device: cuda, but PyTorch sees no CUDA device"):
         load_runs([read_run(sweep / "0")], device="cuda")
 

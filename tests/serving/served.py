@@ -34,7 +34,7 @@ ARTICLE = (
 ) * 4
 REFERENCE = "Dunmarch Primary will have no homework for a year."
 
-SummariserOf = Callable[[GenerationConfig], Summarizer]
+SummarizerOf = Callable[[GenerationConfig], Summarizer]
 
 
 def run_folders(root: Path, *dims: int) -> list[Path]:
@@ -134,11 +134,12 @@ def connection_closed(connection: http.client.HTTPConnection) -> Iterator[None]:
 
 @contextmanager
 def served(
-    opened: LoadedRun, summarizer_of: SummariserOf | None = None, *, places: int = 8
+    opened: LoadedRun, summarizer_of: SummarizerOf | None = None, *, most_waiting: int = 8
 ) -> Iterator[Client]:
     """A real server on a free port of loopback for the block."""
     writer = Writer(
-        summarizer_of or (lambda spec: Summarizer(opened, spec, articles_at_once=1)), places=places
+        summarizer_of or (lambda spec: Summarizer(opened, spec, articles_at_once=1)),
+        most_waiting=most_waiting,
     )
     with bind("127.0.0.1", 0) as bound:
         port = bound.getsockname()[1]

@@ -120,7 +120,7 @@ def test_runs_are_told_without_a_path(client: Client, opened: LoadedRun) -> None
         ),
         (
             {"article": "a", "settings": {"min_new_tokens": 9, "max_new_tokens": 5}},
-            "min_new_tokens: 9; at most max_new_tokens=5",
+            "min_new_tokens: 9 is above max_new_tokens=5",
         ),
     ],
 )

@@ -7,7 +7,7 @@ import random
 import pytest
 
 from summarizer.evaluation.text_statistics import text_statistics, words
-from summarizer.serving.copied import Passage, copied, word_places
+from summarizer.serving.answer import Passage, copied, word_places
 
 
 def test_a_passage_is_marked_with_its_places() -> None:

@@ -17,7 +17,7 @@ ONE = {"article": ARTICLE, "runs": ["0"]}
 
 @pytest.fixture
 def gated(opened: LoadedRun) -> Iterator[Client]:
-    with served(opened, lambda spec: Gated(opened, spec, articles_at_once=1), places=2) as client:
+    with served(opened, lambda spec: Gated(opened, spec, articles_at_once=1), most_waiting=2) as client:
         yield client
 
 

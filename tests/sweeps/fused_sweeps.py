@@ -19,8 +19,8 @@ from summarizer.config.schema import TrackingConfig
 from summarizer.runs import launch
 from summarizer.runs.record import Best, RunRecord
 from summarizer.runs.session import Session
-from summarizer.sweeps.groups import SweepReports
 from summarizer.sweeps.launcher import Launch
+from summarizer.sweeps.resume import resume
 
 
 def count_up(jobs: Sequence[RunRecord]) -> list[RunRecord]:
@@ -37,7 +37,6 @@ class Uncalled:
     """What Hydra is asked to call, in the place of `summarizer.run`'s own."""
 
     session: Session
-    reports: SweepReports
 
     def __call__(self, _: object) -> None:
         pytest.fail("the fused launcher trains groups; it does not call Hydra's task function")
@@ -51,6 +50,7 @@ class Sweeps:
     groups: list[list[RunRecord]] = field(default_factory=list)
     """As handed to `start`."""
     session: Session = field(default_factory=Session)
+    """Of the command under way; each has its own."""
     kept: list[RunRecord] = field(default_factory=list)
     reports: list[Path] = field(default_factory=list)
     tracked: list[TrackingConfig] = field(default_factory=list)
@@ -97,6 +97,13 @@ class Sweeps:
 
         main = hydra.main(version_base="1.3", config_path=str(conf_folder()), config_name="config")
         command = ["summarizer", "-m", "hydra/launcher=fused", "hydra.sweep.dir=sweep", *arguments]
-        with pytest.MonkeyPatch.context() as patch, SweepReports() as reports:
+        self.session = Session()
+        with pytest.MonkeyPatch.context() as patch, self.session.reporting():
             patch.setattr(sys, "argv", command)
-            main(Uncalled(self.session, reports))()
+            main(Uncalled(self.session))()
+
+    def resume(self, sweep: Path) -> None:
+        """As `resume=SWEEP_FOLDER` does."""
+        self.session = Session()
+        with self.session.reporting():
+            resume(sweep, (), self.session)

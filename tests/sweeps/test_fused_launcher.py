@@ -18,7 +18,7 @@ from small_runs import REPOSITORY
 from summarizer.config.schema import TrackingConfig
 from summarizer.errors import ConfigError, NonFiniteLossError, StopRequested
 from summarizer.runs.record import RunRecord
-from summarizer.sweeps.groups import SweepReports
+from summarizer.runs.session import Session
 
 log = logging.getLogger("summarizer.training.trainer")
 
@@ -122,21 +122,25 @@ def test_a_report_that_fails_does_not_hide_what_ended_the_sweep(
         raise OSError("no space left on device")
 
     def stopped() -> None:
-        with SweepReports({Path("sweep"): TRACKING}):
+        with Session(sweeps={Path("sweep"): TRACKING}).reporting():
             raise StopRequested(2)
 
     monkeypatch.setattr(sys.modules["summarizer.reports.sweep_report"], "report_sweep", full)
     with pytest.raises(StopRequested):
         stopped()
     assert "the sweep's report could not be written: no space left on device" in caplog.text
-    with pytest.raises(OSError, match="no space left"), SweepReports() as reports:
-        reports.add(Path("sweep"), TRACKING)
+    with (
+        pytest.raises(OSError, match="no space left"),
+        Session(sweeps={Path("sweep"): TRACKING}).reporting(),
+    ):
+        pass
 
 
 def test_each_sweep_is_reported_once_at_the_end_of_its_block(sweeps: Sweeps) -> None:
-    with SweepReports() as reports:
+    session = Session()
+    with session.reporting():
         for _ in range(2):  # batches of one sweeper
-            reports.add(Path("sweep"), TRACKING)
+            session.sweeps[Path("sweep")] = TRACKING
         assert not sweeps.reports
     assert sweeps.reports == [Path("sweep")]
     assert sweeps.tracked == [TRACKING]

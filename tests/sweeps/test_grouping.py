@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from summarizer.sweeps.groups import group_key, grouped
+from summarizer.sweeps.compose import group_key, grouped
 
 CONFIG: Mapping[str, Any] = {
     "seed": 0,

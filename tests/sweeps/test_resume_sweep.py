@@ -11,11 +11,10 @@ from fused_sweeps import Sweeps, count_up
 from omegaconf import OmegaConf
 
 from summarizer.errors import ConfigError
-from summarizer.runs import launch
 from summarizer.runs.folder import claimed
 from summarizer.runs.record import RunRecord, write_summary
 from summarizer.runs.session import Session
-from summarizer.sweeps.resume import is_sweep, resume_sweep
+from summarizer.sweeps.resume import is_sweep, resume
 
 
 @pytest.fixture
@@ -48,7 +47,7 @@ def test_only_what_is_unfinished_goes_on(sweeps: Sweeps) -> None:
         return count_up(jobs)
 
     sweeps.train = train
-    resume_sweep(sweep, (), sweeps.session)
+    sweeps.resume(sweep)
     assert [[job.path.name for job in group] for group in sweeps.groups] == [["0", "1"], ["2", "3"]]
     for job in sweeps.jobs:
         old = before[job.path.name]
@@ -71,7 +70,7 @@ def test_losers_of_successive_halving_are_kept(sweeps: Sweeps) -> None:
     for run in ("0", "1"):
         end(Path("sweep", run), "stopped", "successive_halving")
     sweeps.groups.clear()
-    resume_sweep(Path("sweep"), (), sweeps.session)
+    sweeps.resume(Path("sweep"))
     assert sweeps.groups == []
 
 
@@ -81,7 +80,7 @@ def test_of_a_run_that_is_at_its_end_it_says_which(sweeps: Sweeps, capfd: pytest
     end(Path("sweep", "1"), "completed", "epochs")
     capfd.readouterr()
     for run in ("0", "1"):
-        launch.resume(Path("sweep", run), [], sweeps.session)
+        resume(Path("sweep", run), [], sweeps.session)
     assert capfd.readouterr().err.splitlines() == [
         "sweep/0 was stopped by successive halving; there is nothing to resume",
         "sweep/1 is complete; there is nothing to resume",
@@ -90,7 +89,7 @@ def test_of_a_run_that_is_at_its_end_it_says_which(sweeps: Sweeps, capfd: pytest
 
 def test_overrides_beside_it_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="leave out seed=1"):
-        resume_sweep(tmp_path, ["seed=1"], Session())
+        resume(tmp_path, ["seed=1"], Session())
 
 
 def test_a_mistaken_folder_begins_nothing(sweeps: Sweeps) -> None:
@@ -99,10 +98,10 @@ def test_a_mistaken_folder_begins_nothing(sweeps: Sweeps) -> None:
     config = Path("sweep", "1", ".hydra", "config.yaml")
     config.write_text(config.read_text().replace("dim: 2", "dim: 0"))
     with pytest.raises(ConfigError, match=r"^adapter.dim: 0 .*\(in 1 of 3 combinations: seed=1\)$"):
-        resume_sweep(Path("sweep"), (), sweeps.session)
+        sweeps.resume(Path("sweep"))
     config.unlink()
     with pytest.raises(ConfigError, match="no run folder"):
-        resume_sweep(Path("sweep"), (), sweeps.session)
+        sweeps.resume(Path("sweep"))
     assert not sweeps.groups
 
 
@@ -115,7 +114,7 @@ def test_a_sweep_that_is_running_is_left_alone(sweeps: Sweeps) -> None:
         claimed(sweep / "1"),
         pytest.raises(ConfigError, match=r"sweep/1: another process is running in this folder"),
     ):
-        resume_sweep(sweep, (), sweeps.session)
+        sweeps.resume(sweep)
     assert not sweeps.groups
     assert not sweeps.reports
 
@@ -124,11 +123,11 @@ def test_a_sweep_without_its_record(tmp_path: Path) -> None:
     (tmp_path / "multirun.yaml").write_text("{}")
     assert is_sweep(tmp_path)
     with pytest.raises(ConfigError, match="was stopped before its runs were made; start the sweep again"):
-        resume_sweep(tmp_path, (), Session())
+        resume(tmp_path, (), Session())
     (tmp_path / "0" / ".hydra").mkdir(parents=True)
     (tmp_path / "0" / ".hydra" / "config.yaml").write_text("{}")
     with pytest.raises(ConfigError, match=f"one by one, as resume={tmp_path}/0"):
-        resume_sweep(tmp_path, (), Session())
+        resume(tmp_path, (), Session())
     assert not is_sweep(tmp_path / "0")
 
 
@@ -137,5 +136,5 @@ def test_later_batches_are_not_forgotten_in_silence(
 ) -> None:
     sweeps.run("seed=0,1", "hydra.sweeper.max_batch_size=1")
     assert OmegaConf.load(Path("sweep", "multirun.yaml")).hydra.sweeper.max_batch_size == 1
-    resume_sweep(Path("sweep"), (), sweeps.session)
+    sweeps.resume(Path("sweep"))
     assert "only runs that the sweeper had launched go on" in capfd.readouterr().err

@@ -11,8 +11,8 @@ from synthetic_sweep import GRID, end_of, make_grid, make_run, plan
 
 from summarizer.errors import ConfigError
 from summarizer.runs.record import RunRecord
+from summarizer.runs.settings import UNSET, sweep_axes
 from summarizer.sweeps.record import begin, collect, read_sweep, write_sweep
-from summarizer.sweeps.swept import UNSET, swept
 from summarizer.tracking.metrics import MetricsFile
 
 
@@ -226,7 +226,7 @@ def test_numbers_sort_as_numbers_and_text_as_text(tmp_path: Path) -> None:
     ]
     random.Random(0).shuffle(runs)
     plan(tmp_path, runs)
-    found = swept(read_sweep(tmp_path).runs)
+    found = sweep_axes(read_sweep(tmp_path).runs)
     assert found.keys == ("adapter.dim", "optimizer.lr", "optimizer")
     assert [value.text for value in found.values("adapter.dim")] == ["2", "4", "8", "16"]
     assert [value.number for value in found.values("optimizer.lr")] == [1e-4, 3e-4, 1e-3]  # however typed
@@ -251,19 +251,19 @@ def test_numbers_sort_as_numbers_and_text_as_text(tmp_path: Path) -> None:
 )
 def test_values_are_read_as_hydra_reads_them(tmp_path: Path, typed: str, text: str) -> None:
     plan(tmp_path, [["+a.b=7"], [f"a.b={typed}"]])
-    found = swept(read_sweep(tmp_path).runs)
+    found = sweep_axes(read_sweep(tmp_path).runs)
     assert found.of["1"]["a.b"].text == text
     assert found.of["0"]["a.b"].text == "7"
 
 
 def test_a_key_that_one_run_leaves_alone_is_swept_too(tmp_path: Path) -> None:
     plan(tmp_path, [["a=1"], ["a=1", "b=2"], ["a=3", "a=1", "b=null"]])
-    found = swept(read_sweep(tmp_path).runs)
+    found = sweep_axes(read_sweep(tmp_path).runs)
     assert found.keys == ("b",)  # of a key given twice the last counts
     assert [found.of[folder]["b"].text for folder in "012"] == [UNSET.text, "2", "null"]
     plan(tmp_path, [["a='"]], first=3)
     with pytest.raises(ConfigError, match="run 3: an override cannot be read"):
-        swept(read_sweep(tmp_path).runs)
+        sweep_axes(read_sweep(tmp_path).runs)
 
 
 def test_the_grid_of_these_tests_is_whole() -> None:

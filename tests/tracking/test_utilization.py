@@ -140,11 +140,11 @@ def test_the_rate_is_one_that_the_device_reaches() -> None:
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_the_rate_of_a_card() -> None:
-    card = torch.device("cuda", 0)
-    half = matrix_rate(card, torch.float16)
-    assert half > 2 * matrix_rate(card, torch.float32) > 2e12
-    assert torch.cuda.memory_allocated(card) < 2**20, "nothing is kept"
+def test_the_rate_of_a_gpu() -> None:
+    gpu = torch.device("cuda", 0)
+    half = matrix_rate(gpu, torch.float16)
+    assert half > 2 * matrix_rate(gpu, torch.float32) > 2e12
+    assert torch.cuda.memory_allocated(gpu) < 2**20, "nothing is kept"
 
 
 def test_utilization() -> None:

@@ -18,15 +18,14 @@ from wandb.proto.wandb_internal_pb2 import Record
 from summarizer.config.schema import TrackingConfig
 from summarizer.errors import ConfigError
 from summarizer.tracking import wandb_run
-from summarizer.tracking.metrics import MetricsFile, read_metrics
-from summarizer.tracking.tracker import NoTracker, SampleSummary, Tracker
+from summarizer.tracking.metrics import MetricsFile, NoTracker, SampleSummary, Tracker, read_metrics
 from summarizer.tracking.wandb_log import last_recorded_step, read_raw, read_records
 from summarizer.tracking.wandb_run import open_tracker
 
 pytestmark = pytest.mark.versions
 
 WANDB_KEY = "feedfacefeedfacefeedfacefeedfacefeedface"
-HUB_TOKEN = "hf_recognisablerecognisablerecogn"
+HUB_TOKEN = "hf_recognizablerecognizablerecogn"
 
 
 @pytest.fixture(scope="module", autouse=True)

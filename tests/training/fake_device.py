@@ -1,8 +1,8 @@
-"""Whole training steps on a card that is not there. Run as a script, it takes two of a group on fake tensors.
+"""Whole training steps on a GPU that is not there. Run as a script, it takes two of a group on fake tensors.
 
-Fake tensors know their device and hold no numbers: whatever reads one (a wait, on a card), or mixes the host's with
-the card's, is an error, and the code goes the ways that are a card's. Three things stand in for what is not there:
-torch's engine wants a card's streams, so backward goes through the graph node by node; memory is not pinned; events
+Fake tensors know their device and hold no numbers: whatever reads one (a wait, on a GPU), or mixes the host's with
+the GPU's, is an error, and the code goes the ways that are a GPU's. Three things stand in for what is not there:
+torch's engine wants a GPU's streams, so backward goes through the graph node by node; memory is not pinned; events
 are empty.
 """
 
@@ -38,7 +38,7 @@ from summarizer.training.loss_scale import build_scaling
 from summarizer.training.step import Group, Microbatches
 from summarizer.training.trainer import train_step
 
-CARD = torch.device("cuda", 0)
+GPU = torch.device("cuda", 0)
 HOPPER = SimpleNamespace(major=9, minor=0)
 CONFIGS: dict[str, PretrainedConfig] = {
     "gptj": GPTJConfig(vocab_size=8192, n_embd=128, n_layer=2, n_head=2, rotary_dim=32, n_positions=256),
@@ -54,10 +54,10 @@ CONFIGS: dict[str, PretrainedConfig] = {
 }
 
 
-def pretend_a_card() -> None:
+def pretend_a_gpu() -> None:
     """So that autograd records, autocast converts and events are made."""
     if not torch.backends.cuda.is_built():
-        # torch has a guard for each kind of device, a CPU's build none for cards: meta's does nothing and will do.
+        # torch has a guard for each kind of device, a CPU's build none for GPUs: meta's does nothing and will do.
         library = ctypes.CDLL(str(Path(torch.__file__).parent / "lib" / "libc10.so"))
         guards = (ctypes.c_void_p * 20).in_dll(library, "_ZN3c104impl26device_guard_impl_registryE")
         cuda, meta = 1, 14  # c10/core/DeviceType.h
@@ -120,7 +120,7 @@ def _results(node: Any, gradients: list[Tensor | None]) -> list[Tensor | None]:
 
 
 class Seen(TorchDispatchMode):
-    """The operators that ran on the card; no copy between it and the host may be one that the host waits for."""
+    """The operators that ran on the GPU; no copy between it and the host may be one that the host waits for."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -141,7 +141,7 @@ class Seen(TorchDispatchMode):
 
 def main() -> None:
     kind, *overrides = sys.argv[1:]
-    pretend_a_card()
+    pretend_a_gpu()
     specs = [
         spec_of("data.rows.train=8", "trainer.batch_size=3", *overrides, f"adapter.dim={dim}", f"seed={dim}")
         for dim in (2, 4)
@@ -151,10 +151,10 @@ def main() -> None:
     rows = build_split(first.data, "train", prompt)
     mode = FakeTensorMode()
     accelerator = SimpleNamespace(
-        device=CARD, process_index=0, num_processes=1, is_main_process=True, backward=backward
+        device=GPU, process_index=0, num_processes=1, is_main_process=True, backward=backward
     )
     processes = Processes(accelerator, first.trainer.precision)
-    model = fake_base(CONFIGS[kind], first.quantization.format, mode, CARD)
+    model = fake_base(CONFIGS[kind], first.quantization.format, mode, GPU)
     if first.trainer.memory == "low":
         recompute_blocks(model)
     flash, masked = attention.flash_attention, attention.masked_attention
@@ -171,7 +171,7 @@ def main() -> None:
             prompt,
             processes,
             Microbatches(first.trainer.microbatch_size, None, few),
-            build_scaling(first.trainer.precision, trials, CARD),
+            build_scaling(first.trainer.precision, trials, GPU),
             1.0,
             None,
         )
@@ -184,7 +184,7 @@ def main() -> None:
         assert [step.error for step in measured.trials] == [None, None]
         assert measured.numbers.device.type == "cpu"
         assert measured.arrived is not None
-    assert all(p.device == CARD for trial in group.trials for p in trial.parameters.values())
+    assert all(p.device == GPU for trial in group.trials for p in trial.parameters.values())
     print("attention", *sorted(set(ways)))
     print("operators", *sorted(seen.names))
 

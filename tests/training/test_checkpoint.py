@@ -10,7 +10,7 @@ import torch
 from training_groups import build_group, spec_of, train
 
 from summarizer.errors import ConfigError
-from summarizer.training.checkpoint import list_checkpoints, load_latest
+from summarizer.training.checkpoint import list_checkpoints, load_latest, load_state, save_state
 from summarizer.training.trial import Trial
 
 STEPS = ("trainer.max_steps=4", "trainer.checkpoint_every_steps=1", "trainer.evaluate_every_steps=2")
@@ -81,3 +81,26 @@ def test_without_any_the_trial_starts_anew(tmp_path: Path) -> None:
     trial = fresh(tmp_path)
     load_latest(trial)
     assert trial.state.step == 0
+
+
+# ---- an optimizer's state on disk --------------------------------------------------------------------------------
+
+
+def test_nested_values_keep_their_types(tmp_path: Path) -> None:
+    state = {
+        "state": {0: {"step": 3, "m": torch.arange(6, dtype=torch.uint8).reshape(2, 3)}, 1: {}},
+        "param_groups": [
+            {"lr": 1e-4, "betas": (0.9, 0.999), "params": [0, 1], "foreach": None, "amsgrad": False}
+        ],
+    }
+    save_state(state, tmp_path / "s")
+    back = load_state(tmp_path / "s")
+    assert back["param_groups"] == state["param_groups"]
+    assert isinstance(back["param_groups"][0]["betas"], tuple)
+    assert list(back["state"]) == [0, 1]
+    assert torch.equal(back["state"][0]["m"], state["state"][0]["m"])  # type: ignore[index]
+
+
+def test_what_cannot_be_saved_without_pickle_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(TypeError, match="function"):
+        save_state({"state": {0: {"hook": lambda: None}}}, tmp_path / "s")

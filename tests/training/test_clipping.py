@@ -75,7 +75,7 @@ def test_norms_of_all_trials_are_one_call() -> None:
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-def test_a_card_is_not_waited_for() -> None:
+def test_a_gpu_is_not_waited_for() -> None:
     gradients = [[gradient.cuda() for gradient in own] for own in drawn()]
     torch.cuda.set_sync_debug_mode("error")
     try:

@@ -75,7 +75,7 @@ def test_a_container_s_limit_counts_where_it_leaves_less(
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_memory_of_a_card_counts_what_the_allocator_keeps() -> None:
+def test_memory_of_a_gpu_counts_what_the_allocator_keeps() -> None:
     device = torch.device("cuda")
     torch.cuda.empty_cache()
     before = device_memory_bytes(device)

@@ -29,7 +29,7 @@ from summarizer.training.loss_scale import (
     build_scaling,
     note_step,
 )
-from summarizer.training.optimizer import build_optimizer
+from summarizer.training.optimizer import Scratch, build_optimizer
 from summarizer.training.schedule import training_schedule
 from summarizer.training.step import clip_gradients
 from summarizer.training.trial import TrainerState, Trial
@@ -81,7 +81,7 @@ def group_of(count: int, folder: Path, loss_scale: float = 2.0**12) -> Group:
                 parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.1)
         trial = Trial(spec, folder / str(index))
         trial.schedule, trial.rows = training_schedule(spec.trainer, 50), NoRows()
-        trial.take_slot(own, build_optimizer(spec, own), shape_of(adapted, index))
+        trial.take_slot(own, build_optimizer(spec, own, Scratch()), shape_of(adapted, index))
         trial.state = TrainerState(loss_scale=loss_scale)
         trials.append(trial)
     return Group(adapted, trials)

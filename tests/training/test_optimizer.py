@@ -6,6 +6,7 @@ import gc
 import re
 import subprocess
 import sys
+import weakref
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -20,7 +21,7 @@ from training_groups import spec_of
 from summarizer.config.targets import OptimizerConfig
 from summarizer.training import optimizer as flat_optimizer
 from summarizer.training.checkpoint import load_state, save_state
-from summarizer.training.optimizer import FlatOptimizer, build_optimizer, is_elementwise
+from summarizer.training.optimizer import FlatOptimizer, Scratch, build_optimizer, is_elementwise
 
 SHAPES = [(2, 64), (3, 1000), (2, 4096), (1, 7), (2, 2304), (3, 4099), (4, 1000)]
 """Too small for 8-bit state and large enough, in turn; whole blocks of 256 and not."""
@@ -96,7 +97,7 @@ def test_flat_steps_are_those_of_tensor_by_tensor(name: str, arguments: dict[str
     build = builder(name, arguments)
     expected, found = drawn(), drawn()
     take_steps(expected, build(list(expected)), range(5))
-    take_steps(found, FlatOptimizer(build, found), range(5))
+    take_steps(found, FlatOptimizer(build, found, Scratch()), range(5))
     assert_equal(found, expected)
     assert not torch.equal(found[0], drawn()[0]), "they have moved"
 
@@ -104,27 +105,26 @@ def test_flat_steps_are_those_of_tensor_by_tensor(name: str, arguments: dict[str
 def test_parameters_and_gradients_stay_where_they_are() -> None:
     parameters = drawn()
     addresses = [(p.data_ptr(), p.grad.data_ptr()) for p in parameters if p.grad is not None]
-    take_steps(parameters, FlatOptimizer(builder("bnb.Adam8bit", {}), parameters), range(2))
+    take_steps(parameters, FlatOptimizer(builder("bnb.Adam8bit", {}), parameters, Scratch()), range(2))
     assert [(p.data_ptr(), p.grad.data_ptr()) for p in parameters if p.grad is not None] == addresses
     assert all(not p.grad.eq(0).all() for p in parameters if p.grad is not None), "nor are they cleared"
 
 
 @pytest.mark.versions
 @pytest.mark.parametrize("name", ["bnb.Adam8bit", "torch.AdamW"])
-def test_trials_that_step_in_turn_do_not_see_each_other(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_trials_that_step_in_turn_do_not_see_each_other(name: str) -> None:
     """They share scratch; layouts of other sizes leave something of theirs where gaps are, and in growing."""
     build = builder(name, {})
     layouts = [SHAPES[:3], SHAPES[::-1], [(5, 5001)], SHAPES]
     trials = [drawn(shapes, seed) for seed, shapes in enumerate(layouts)]
-    optimizers = [FlatOptimizer(build, parameters) for parameters in trials]
+    scratch = Scratch()
+    optimizers = [FlatOptimizer(build, parameters, scratch) for parameters in trials]
     for step in range(4):
         for parameters, optimizer in zip(trials, optimizers, strict=True):
             take_steps(parameters, optimizer, range(step, step + 1))
     for seed, shapes in enumerate(layouts):
         alone = drawn(shapes, seed)
-        gc.collect()
-        monkeypatch.setattr(flat_optimizer, "_SCRATCH", {})
-        optimizer = FlatOptimizer(build, alone)
+        optimizer = FlatOptimizer(build, alone, Scratch())
         take_steps(alone, optimizer, range(4))
         assert_equal(trials[seed], alone)
         for one, other in zip(states(optimizers[seed]), states(optimizer), strict=True):
@@ -144,27 +144,29 @@ def test_long_layouts_are_cut_and_nothing_changes(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(flat_optimizer, "LARGEST_FLAT", 5000)
     expected, found = drawn(), drawn()
     build = builder("bnb.Adam8bit", {})
-    optimizer = FlatOptimizer(build, found)
+    optimizer = FlatOptimizer(build, found, Scratch())
     assert optimizer.state_dict()["sizes"] == [[8192], [4608], [12297], [128, 3000, 7], [4000]]
     take_steps(expected, build(list(expected)), range(4))
     take_steps(found, optimizer, range(4))
     assert_equal(found, expected)
 
 
-def test_scratch_is_shared_and_given_back_with_the_last_that_uses_it() -> None:
+def test_scratch_is_as_large_as_the_largest_that_asked_and_goes_with_its_owner() -> None:
+    scratch = Scratch()
+    optimizers = [FlatOptimizer(builder("torch.SGD", {}), drawn(SHAPES[:count]), scratch) for count in (2, 4)]
+    largest = max(flat._numbers for optimizer in optimizers for flat in optimizer._flats)
+    held = weakref.ref(scratch.rows(1, torch.zeros(())))
+    assert held().shape == (2, largest)  # type: ignore[union-attr]
+    assert scratch.rows(1, torch.zeros((), dtype=torch.bfloat16)).shape == (2, 1), "of each type its own"
+    del scratch, optimizers
     gc.collect()
-    before = len(flat_optimizer._SCRATCH)
-    optimizers = [FlatOptimizer(builder("torch.SGD", {}), drawn()) for _ in range(3)]
-    assert len({id(flat._scratch) for optimizer in optimizers for flat in optimizer._flats}) == 1
-    del optimizers
-    gc.collect()
-    assert len(flat_optimizer._SCRATCH) == before == 0
+    assert held() is None
 
 
 def test_one_trial_keeps_no_more_than_its_state() -> None:
     """What a step leaves behind beside the 2 x 4 bytes a number of AdamW's state is empty."""
     parameters = drawn()
-    optimizer = FlatOptimizer(builder("torch.AdamW", {}), parameters)
+    optimizer = FlatOptimizer(builder("torch.AdamW", {}), parameters, Scratch())
     take_steps(parameters, optimizer, range(1))
     numbers = sum(-(-p.numel() // 256) * 256 for p in parameters)
     assert sum(value.nbytes for value in states(optimizer)) == 8 * numbers + 4
@@ -172,13 +174,16 @@ def test_one_trial_keeps_no_more_than_its_state() -> None:
 
 
 @pytest.mark.versions
+@pytest.mark.parametrize("flat", [True, False])
 @pytest.mark.parametrize("name", ["adam8bit", "adamw8bit", "lion8bit", "adamw", "sgd"])
-def test_a_restored_optimizer_goes_on_to_the_last_bit(name: str, tmp_path: Path) -> None:
+def test_a_restored_optimizer_continues_to_the_last_bit(name: str, flat: bool, tmp_path: Path) -> None:
     spec = spec_of(f"optimizer={name}")
 
     def fresh() -> tuple[list[nn.Parameter], torch.optim.Optimizer]:
         parameters = drawn()
-        optimizer = build_optimizer(spec, {str(k): p for k, p in enumerate(parameters)})
+        if not flat:
+            return parameters, spec.optimizer.build(list(parameters))
+        optimizer = build_optimizer(spec, {str(k): p for k, p in enumerate(parameters)}, Scratch())
         assert isinstance(optimizer, FlatOptimizer)
         return parameters, optimizer
 
@@ -200,10 +205,10 @@ import sys
 from pathlib import Path
 import torch
 from test_optimizer import builder, drawn, take_steps
-from summarizer.training.optimizer import FlatOptimizer
+from summarizer.training.optimizer import FlatOptimizer, Scratch
 from summarizer.training.checkpoint import load_state, save_state
 folder, parameters = Path(sys.argv[1]), drawn()
-optimizer = FlatOptimizer(builder("bnb.Adam8bit", {}), parameters)
+optimizer = FlatOptimizer(builder("bnb.Adam8bit", {}), parameters, Scratch())
 if (folder / "values.safetensors").exists():
     for parameter, value in zip(parameters, load_state(folder / "values"), strict=True):
         parameter.data.copy_(value)
@@ -224,15 +229,15 @@ def test_a_new_process_goes_on_to_the_last_bit(tmp_path: Path) -> None:
             env={"PYTHONPATH": f"{here}:{here.parent}:{here.parents[1]}", "OMP_NUM_THREADS": "1"},
         )
     expected = drawn()
-    take_steps(expected, FlatOptimizer(builder("bnb.Adam8bit", {}), expected), range(5))
+    take_steps(expected, FlatOptimizer(builder("bnb.Adam8bit", {}), expected, Scratch()), range(5))
     for value, parameter in zip(load_state(tmp_path / "values"), expected, strict=True):
         assert torch.equal(value, parameter)
 
 
 @pytest.mark.versions
 def test_state_of_other_sizes_is_refused() -> None:
-    state = FlatOptimizer(builder("torch.AdamW", {}), drawn(SHAPES[:2])).state_dict()
-    optimizer = FlatOptimizer(builder("torch.AdamW", {}), drawn(SHAPES[1:3]))
+    state = FlatOptimizer(builder("torch.AdamW", {}), drawn(SHAPES[:2]), Scratch()).state_dict()
+    optimizer = FlatOptimizer(builder("torch.AdamW", {}), drawn(SHAPES[1:3]), Scratch())
     with pytest.raises(ValueError, match="sizes"):
         optimizer.load_state_dict(state)
     with pytest.raises(ValueError, match="sizes"):
@@ -240,8 +245,10 @@ def test_state_of_other_sizes_is_refused() -> None:
 
 
 def test_saved_hyper_parameters_come_back_as_they_do_tensor_by_tensor() -> None:
-    saved = FlatOptimizer(partial(torch.optim.AdamW, lr=0.5, weight_decay=0.3), drawn()).state_dict()
-    optimizer = FlatOptimizer(partial(torch.optim.AdamW, lr=0.1), drawn())
+    saved = FlatOptimizer(
+        partial(torch.optim.AdamW, lr=0.5, weight_decay=0.3), drawn(), Scratch()
+    ).state_dict()
+    optimizer = FlatOptimizer(partial(torch.optim.AdamW, lr=0.1), drawn(), Scratch())
     optimizer.load_state_dict(saved)
     assert optimizer.param_groups[0]["weight_decay"] == 0.3
 
@@ -254,7 +261,7 @@ def test_what_looks_at_whole_tensors_stays_tensor_by_tensor(path: str) -> None:
     kind = path.rpartition(".")[2]
     arguments = {"lr": 1e-3, "momentum": 0.9} if kind == "LARS" else {"lr": 1e-3}
     spec = spec_of().model_copy(update={"optimizer": OptimizerConfig(target=path, arguments=arguments)})
-    optimizer = build_optimizer(spec, {"a": drawn([(4, 8)])[0]})
+    optimizer = build_optimizer(spec, {"a": drawn([(4, 8)])[0]}, Scratch())
     assert type(optimizer).__name__ == kind
     assert not isinstance(optimizer, FlatOptimizer)
 
@@ -268,7 +275,7 @@ def test_what_torch_fuses_stays_as_it_is() -> None:
                 )
             }
         )
-        optimizer = build_optimizer(spec, {"a": drawn([(4, 8)])[0]})
+        optimizer = build_optimizer(spec, {"a": drawn([(4, 8)])[0]}, Scratch())
         assert isinstance(optimizer, FlatOptimizer) != fused
 
 
@@ -291,10 +298,13 @@ def test_every_class_of_the_packages_is_judged() -> None:
 
 
 def test_a_step_calls_few_operators() -> None:
-    """Beside the copies, which a card makes in a few launches, an optimizer's own on each flat tensor."""
+    """Beside the copies, which a GPU makes in a few launches, an optimizer's own on each flat tensor."""
     parameters = drawn([(2, 64)] * 100)
     counts = []
-    for optimizer in (bnb.optim.Adam8bit(parameters), FlatOptimizer(bnb.optim.Adam8bit, parameters)):
+    for optimizer in (
+        bnb.optim.Adam8bit(parameters),
+        FlatOptimizer(bnb.optim.Adam8bit, parameters, Scratch()),
+    ):
         take_steps(parameters, optimizer, range(1))
         with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
             optimizer.step()
@@ -306,7 +316,7 @@ def test_a_step_calls_few_operators() -> None:
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 @pytest.mark.parametrize("name", ["bnb.Adam8bit", "bnb.Lion8bit", "bnb.AdEMAMix8bit", "torch.AdamW"])
-def test_on_a_card_too(name: str) -> None:
+def test_on_a_gpu_too(name: str) -> None:
     build, both = builder(name, {}), []
     for flat in (False, True):
         parameters = drawn()
@@ -315,7 +325,7 @@ def test_on_a_card_too(name: str) -> None:
             assert gradient is not None
             parameter.grad = None
             parameter.data, parameter.grad = parameter.data.cuda(), gradient.cuda()
-        optimizer = FlatOptimizer(build, parameters) if flat else build(list(parameters))
+        optimizer = FlatOptimizer(build, parameters, Scratch()) if flat else build(list(parameters))
         for step in range(4):
             generator = torch.Generator().manual_seed(step)
             for parameter in parameters:

@@ -16,7 +16,7 @@ UNRECOVERABLE = 7
 
 
 class Landing:
-    """A card's event: that it was waited for."""
+    """A GPU's event: that it was waited for."""
 
     def __init__(self) -> None:
         self.waited = False
@@ -63,7 +63,7 @@ def test_the_time_of_compiling_is_no_part_of_a_rate(group: Group, monkeypatch: p
     assert group.trials[0].state.tokens == 100
 
 
-def test_on_a_card_a_step_s_time_begins_where_the_one_before_was_read(
+def test_on_a_gpu_a_step_s_time_begins_where_the_one_before_was_read(
     group: Group, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = iter([100.0, 103.0])
@@ -77,7 +77,7 @@ def test_on_a_card_a_step_s_time_begins_where_the_one_before_was_read(
     assert group.trials[0].state.train_s == pytest.approx(3.0)
 
 
-def test_on_a_card_a_step_is_read_when_the_next_is_under_way(group: Group) -> None:
+def test_on_a_gpu_a_step_is_read_when_the_next_is_under_way(group: Group) -> None:
     first, second = Landing(), Landing()
     kept = StepRecords(group, nobody)
     kept.resume_clock()

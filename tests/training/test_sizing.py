@@ -46,7 +46,7 @@ def sized(spec: RunConfig, memory_bytes: float, monkeypatch: pytest.MonkeyPatch)
 def test_without_auto_nothing_is_planned(
     memory: str, recomputed: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sizing, "dry_run", None)
+    monkeypatch.setattr(sizing, "dry_run_of", None)
     spec = spec_of(f"trainer.memory={memory}", "trainer.microbatch_size=1", "trainer.batch_tokens=50")
     assert size_run(spec, config(), torch.float32, CPU) == Sizing(recomputed, Microbatches(1, 50))
 
@@ -105,7 +105,7 @@ def test_a_dry_run_holds_each_trial_with_its_own_adapter() -> None:
         ("graphs", "cuda", True),
     ],
 )
-def test_blocks_are_compiled_on_a_card_unless_told(override: str, device: str, expected: Any) -> None:
+def test_blocks_are_compiled_on_a_gpu_unless_told(override: str, device: str, expected: Any) -> None:
     spec = spec_of(f"trainer.compile={override}")
     assert sizing.compiles(spec, torch.device(device)) is expected
     assert size_run(spec, config(), torch.float32, CPU).microbatches.few_shapes is (override == "graphs")

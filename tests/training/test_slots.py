@@ -13,12 +13,11 @@ from summarizer import compat
 from summarizer.config.plain import to_plain
 from summarizer.config.schema import RunConfig
 from summarizer.errors import ConfigError
+from summarizer.runs.plan import show_plan
 from summarizer.runs.preflight import preflight
 from summarizer.runs.record import RunRecord
-from summarizer.runs.show_plan import show_plan
 from summarizer.training import sizing
-from summarizer.training.dry_run import Microbatch
-from summarizer.training.plan import group_state_bytes
+from summarizer.training.dry_run import Microbatch, group_state_bytes
 from summarizer.training.sizing import Sizing, dry_run_of, evaluation_rows, plan_slots, size_run, widest
 from summarizer.training.step import Microbatches
 

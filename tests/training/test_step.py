@@ -1,4 +1,4 @@
-"""What one step asks of the device: counted operator by operator, where no card is at hand to time."""
+"""What one step asks of the device: counted operator by operator, where no GPU is at hand to time."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from summarizer.training.step import Group
 from summarizer.training.trainer import train_step
 
 WAITS = ("_local_scalar_dense", "nonzero", "masked_select", "equal", "is_nonzero")
-"""Operators whose result decides what the host does next: on a card, each waits for all work before it."""
+"""Operators whose result decides what the host does next: on a GPU, each waits for all work before it."""
 
 
 class Operators(TorchDispatchMode):
@@ -39,7 +39,7 @@ def operators_of_a_step(group: Group) -> Counter[str]:
 
 
 def test_nothing_in_a_step_waits_for_the_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """But the lengths of the examples, which CPU attention reads where a card's kernel takes them as they are."""
+    """But the lengths of the examples, which CPU attention reads where a GPU's kernel takes them as they are."""
     from summarizer.ops import attention
 
     monkeypatch.setattr(attention, "attention_on_cpu", lambda q, k, v, *more: q * k.mean() * v.mean())

@@ -75,7 +75,7 @@ def add_trials(
         trial = Trial(spec, folder)
         trial.rows = rows
         trial.schedule = training_schedule(spec.trainer, rows.steps_per_epoch(spec.trainer.batch_size))
-        trial.take_slot(own, build_optimizer(spec, own), shape_of(group.adapted, place))
+        trial.take_slot(own, build_optimizer(spec, own, group.scratch), shape_of(group.adapted, place))
         trials.append(trial)
     return trials
 

@@ -39,28 +39,13 @@ function needsWhite(rgb) {
   return 0.2126 * r + 0.7152 * g + 0.0722 * b < 0.179;
 }
 
-/* From values of a metric to 0 (worst) … 1 (best). What is far worse than most is clipped, lest it flatten the rest. */
-function shareScale(runs, metric) {
-  const costs = runs.map((run) => metric.of(run)).filter((v) => v !== null).map((v) => (metric.lower ? v : -v)).sort((a, b) => a - b);
-  if (!costs.length) return null;
-  const best = costs[0];
-  const limit = best + 4 * (costs[Math.floor((costs.length - 1) / 2)] - best);
-  const worst = costs[costs.length - 1];
-  const clipped = limit > best && limit < worst;
-  const last = clipped ? limit : worst;
-  const told = (cost) => metric.show(metric.lower ? cost : -cost);
-  const end = told(last) === told(best) ? best : last;  // no colors for differences that are not even shown
-  const share = (value) => (end === best ? 1 : Math.min(Math.max((end - (metric.lower ? value : -value)) / (end - best), 0), 1));
-  return { share, best: metric.lower ? best : -best, worst: metric.lower ? end : -end, clipped, single: end === best };
-}
-
 /* A bar that says which color is which value. */
-function colorBar(scale, metric, colorOf = (share) => css(cividis(share))) {
+function colorBar(ranking, metric, colorOf = (share) => css(cividis(share))) {
   const bar = draw("svg", { width: 180, height: 14, "aria-hidden": "true", class: "bar" });
   for (let i = 0; i < 60; i += 1)
-    bar.append(draw("rect", { x: 3 * i, y: 0, width: 3.5, height: 14, fill: colorOf(scale.single ? 1 : i / 59) }));
-  const low = scale.single ? "" : `${metric.show(scale.worst)}${scale.clipped ? " or worse" : ""}`;
-  const high = scale.single ? `all ${metric.show(scale.best)}` : `${metric.show(scale.best)} (best)`;
+    bar.append(draw("rect", { x: 3 * i, y: 0, width: 3.5, height: 14, fill: colorOf(ranking.single ? 1 : i / 59) }));
+  const low = ranking.single ? "" : `${metric.show(ranking.worst)}${ranking.clipped ? " or worse" : ""}`;
+  const high = ranking.single ? `all ${metric.show(ranking.best)}` : `${metric.show(ranking.best)} (best)`;
   return make("p", "legend", make("span", "", metricLabel(metric)), make("span", "", low), bar, make("span", "", high));
 }
 

@@ -3,18 +3,8 @@
 const MOST_CELLS = 24;  // values along an axis
 const heat = { x: null, y: null, metric: RANKED?.id };
 
-/* The two settings that most wish to be seen: the ones with most values, seeds last, the larger along x. */
-function twoSettings() {
-  const order = varyingHere().sort((a, b) =>
-    (DATA.swept[a].key === "seed") - (DATA.swept[b].key === "seed") || DATA.swept[b].values.length - DATA.swept[a].values.length || a - b);
-  return order.slice(0, 2);
-}
-
-/* What charts of two settings open on: learning rate against dim where both differ, else those two. */
-function openingSettings(keys) {
-  const [rate, dim] = ["optimizer.lr", "adapter.dim"].map((name) => keys.find((key) => DATA.swept[key].key === name));
-  return rate !== undefined && dim !== undefined ? [rate, dim] : twoSettings();
-}
+/* The two settings that charts of two open on. */
+const openingSettings = () => DATA.spanning[chosen.rowSet].slice(0, 2);
 
 function layHeatmap() {
   if (!RANKED) return by("heatmap-chart").append(nothing("No run has a number to color a cell by."));
@@ -47,7 +37,7 @@ function paintHeatmap(box, width) {
   by("heatmap-controls").hidden = why !== null;
   if (why) return box.append(nothing(why));
   const keys = varyingHere();
-  if (!keys.includes(heat.x) || !keys.includes(heat.y)) [heat.x, heat.y] = openingSettings(keys);
+  if (!keys.includes(heat.x) || !keys.includes(heat.y)) [heat.x, heat.y] = openingSettings();
   for (const axis of ["x", "y"]) refill(by(`heatmap-${axis}`), keys.map((key) => [String(key), DATA.swept[key].key]), String(heat[axis]));
   const runs = shownRuns();
   const metric = metricOf(heat.metric);
@@ -59,12 +49,12 @@ function paintHeatmap(box, width) {
   const used = (key) => [...new Set(runs.map((run) => run.at[key]))].sort((a, b) => a - b);
   const [columns, rows] = [used(heat.x), used(heat.y)];
   const cells = new Map();
-  for (const run of [...runs].sort(byRankThen(metric))) {
+  const ranking = rankingOf(metric);
+  for (const run of ranking.runs.filter(isShown)) {
     const id = `${run.at[heat.x]} ${run.at[heat.y]}`;
     cells.set(id, [...(cells.get(id) ?? []), run]);
   }
   const first = [...cells.values()].map(([run]) => run);
-  const scale = scaleOfCompleted(first, metric);
   const left = widestTick(rows.map((place) => up.values[place].text));
   const cell = Math.min(132, (width - left - 8) / columns.length);
   const tall = Math.min(Math.max(34, cell * 0.62), 60);
@@ -76,7 +66,7 @@ function paintHeatmap(box, width) {
   xAxis(svg, { ticks, left, right: Math.max(right, left + 120), y: bottom, label: across.label });
   yAxis(svg, { ticks: rows.map((place, i) => ({ at: bottom - (i + 0.5) * tall, text: up.values[place].text })), left, right, label: up.label, lines: false });
   const marks = [];
-  const best = first.filter((run) => run.status === "completed").sort(betterFirst(metric))[0];
+  const best = ranking.runs.find((run) => isShown(run) && run.status === "completed" && metric.of(run) !== null);
   rows.forEach((place, i) => columns.forEach((column, j) => {
     const inside = cells.get(`${column} ${place}`);
     const [x, y] = [left + j * cell, bottom - (i + 1) * tall];
@@ -88,7 +78,7 @@ function paintHeatmap(box, width) {
     }
     const [run] = inside;
     const value = metric.of(run);
-    const rgb = value === null || !scale.has(run) ? null : cividis(scale.share(value));
+    const rgb = ranking.has(run) ? cividis(ranking.share(run)) : null;
     const square = draw("rect", { x: x + 1, y: y + 1, width: cell - 2, height: tall - 2, class: rgb ? "cell" : "cell empty" });
     if (rgb) square.setAttribute("fill", css(rgb));
     square.dataset.run = run.index;
@@ -100,24 +90,13 @@ function paintHeatmap(box, width) {
     marks.push({ ...middle, run, series: i, words: [...words, value === null ? `${run.status}, no ${metric.name}` : `${metric.name} ${metric.show(value)}`, ...(run.status === "completed" || value === null ? [] : [run.status]), ...(inside.length > 1 ? [`best of ${inside.length} runs: ${run.name}`] : [])] });
   }));
   readable(box, svg, () => marks);
-  if (scale.known) box.append(colorBar(scale, metric));
+  if (ranking.known) box.append(colorBar(ranking, metric));
   const notes = [];
   const others = keys.filter((key) => key !== heat.x && key !== heat.y).map((key) => DATA.swept[key].key);
   if ([...cells.values()].some((inside) => inside.length > 1)) notes.push(`Each cell is the best over ${others.join(", ") || "its runs"}.`);
   if (first.some((run) => metric.of(run) === null)) notes.push("× has no value.");
   const unfinished = first.filter((run) => run.status !== "completed" && metric.of(run) !== null);
-  if (unfinished.length) notes.push(unfinished.every((run) => scale.has(run)) ? "■ did not train to its end." : "■ did not train to its end, so it has no color beside those that did.");
+  if (unfinished.length) notes.push(unfinished.every(ranking.has) ? "■ did not train to its end." : "■ did not train to its end, so it has no color beside those that did.");
   if (best) notes.push("The framed cells are the best and the highlighted run.");
   box.append(make("p", "note", notes.join(" ")));
 }
-
-/* Only what trained to its end has a color, since only that is compared; where nothing did, all have one. */
-function scaleOfCompleted(runs, metric) {
-  const valued = runs.filter((run) => metric.of(run) !== null);
-  const done = valued.filter((run) => run.status === "completed");
-  const scale = shareScale(done.length ? done : valued, metric);
-  return { ...scale, known: scale !== null, has: (run) => scale !== null && (run.status === "completed" || !done.length) };
-}
-
-/* Completed runs first, then by the metric. */
-const byRankThen = (metric) => (a, b) => (b.status === "completed") - (a.status === "completed") || betterFirst(metric)(a, b);

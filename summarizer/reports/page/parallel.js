@@ -35,9 +35,9 @@ function paintParallel(box, width) {
     return { axis, x: margin + i * gap, scale: axis.metric?.lower ? axisScale(axis, among, top, bottom) : axisScale(axis, among, bottom, top) };
   });
   const svg = picture(Math.round(whole), height, `${counted(runs.length, "run")} across ${axes.map((axis) => axis.name).join(", ")}`);
-  const shares = scaleOfCompleted(runs, metric);
+  const ranking = rankingOf(metric);
   const marks = [];
-  const lines = [...runs].sort((a, b) => (a === highlighted()) - (b === highlighted()) || -betterFirst(metric)(a, b));
+  const lines = [...runs].sort((a, b) => (a === highlighted()) - (b === highlighted()) || ranking.first(b, a));
   for (const run of lines) {
     const dots = placed.map(({ axis, x, scale }) => [x, axis.of(run) ? scale.at(axis.of(run)) : null, axis]).filter(([, y]) => y !== null);
     const bends = dots.map(([x, y], i) => {
@@ -48,10 +48,10 @@ function paintParallel(box, width) {
     });
     const main = run === highlighted();
     if (main) svg.append(draw("path", { d: bends.join(""), class: "line halo" }));
-    const colored = shares.has(run);
+    const colored = ranking.has(run);
     const path = draw("path", {
       d: bends.join(""), class: `line${main ? " main" : runs.length > 20 ? " many" : ""}${colored || main ? "" : " unfinished"}`,
-      stroke: main ? "currentColor" : colored ? lineColor(shares.share(metric.of(run))) : "", "stroke-dasharray": colored ? "" : "5 4",
+      stroke: main ? "currentColor" : colored ? lineColor(ranking.share(run)) : "", "stroke-dasharray": colored ? "" : "5 4",
     });
     path.dataset.run = run.index;
     svg.append(path);
@@ -72,9 +72,9 @@ function paintParallel(box, width) {
   const scroller = make("div", "scroller");
   box.append(scroller);
   readable(scroller, svg, () => marks);
-  box.append(colorBar(shares, metric, lineColor));
+  box.append(colorBar(ranking, metric, lineColor));
   const notes = highlighted() && runs.includes(highlighted()) ? [`The thick line is ${highlighted().name}.`] : [];
-  if (!runs.every(shares.has)) notes.push("A dashed line: it did not train to its end, and has no color beside those that did.");
+  if (!runs.every(ranking.has)) notes.push("A dashed line: it did not train to its end, and has no color beside those that did.");
   if (without) notes.push(`${counted(without, "run")} without ${metric.name} ${without === 1 ? "is" : "are"} left out.`);
   if (settings.length + scores.length > axes.length) notes.push(`The first ${axes.length - scores.length} of ${settings.length} settings have an axis.`);
   box.append(make("p", "note", notes.join(" ")));

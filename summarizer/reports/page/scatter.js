@@ -20,13 +20,13 @@ function paintScatter(box, width) {
   const keys = varyingHere();
   const options = [...keys.map((key) => [`s${key}`, DATA.swept[key].key]), ...metricOptions()];
   const known = (axis) => options.some(([id]) => id === axis);
-  if (!known(dots.x) || !known(dots.y)) [dots.x, dots.y] = openingSettings(keys).map((key) => `s${key}`);
+  if (!known(dots.x) || !known(dots.y)) [dots.x, dots.y] = openingSettings().map((key) => `s${key}`);
   for (const axis of ["x", "y"]) refill(by(`scatter-${axis}`), options, dots[axis]);
   const [xOf, yOf, metric] = [axisOf(dots.x), axisOf(dots.y), metricOf(dots.metric)];
   const runs = shownRuns().filter((run) => xOf.of(run) && yOf.of(run));
   if (!runs.length) return box.append(nothing("None of the runs that are shown has both values."));
   const height = Math.round(Math.min(Math.max(width * 0.5, 280), 420));
-  const scale = scaleOfCompleted(runs, metric);
+  const ranking = rankingOf(metric);
   const bottomOf = (ticks) => height - xAxisDepth(ticks);
   const vertical = axisScale(yOf, runs, height - 50, 30);
   const left = widestTick(vertical.ticks.map((tick) => tick.text));
@@ -37,7 +37,7 @@ function paintScatter(box, width) {
   xAxis(svg, { ticks: horizontal.ticks, left, right: width - 12, y: bottom, label: xOf.label });
   yAxis(svg, { ticks: up.ticks, left, right: width - 12, label: yOf.label });
   const groups = new Map();
-  for (const run of [...runs].sort((a, b) => (a === highlighted()) - (b === highlighted()) || -byRankThen(metric)(a, b))) {
+  for (const run of [...runs].sort((a, b) => (a === highlighted()) - (b === highlighted()) || ranking.first(b, a))) {
     const [x, y] = [horizontal.at(xOf.of(run)), up.at(yOf.of(run))];
     const id = `${x.toFixed(1)} ${y.toFixed(1)}`;
     groups.set(id, [...(groups.get(id) ?? []), { run, x, y }]);
@@ -52,7 +52,7 @@ function paintScatter(box, width) {
       const main = run === highlighted();
       if (value === null) svg.append(draw("path", { d: `M${px - 5} ${y - 5}l10 10m0-10l-10 10`, class: "end failed" }));
       else {
-        const dot = draw("circle", { cx: px, cy: y, r: main ? 10 : 7.5, fill: scale.has(run) ? lineColor(scale.share(value)) : "none", class: `dot${main ? " main" : ""}${run.status === "completed" ? "" : " unfinished"}` });
+        const dot = draw("circle", { cx: px, cy: y, r: main ? 10 : 7.5, fill: ranking.has(run) ? lineColor(ranking.share(run)) : "none", class: `dot${main ? " main" : ""}${run.status === "completed" ? "" : " unfinished"}` });
         dot.dataset.run = run.index;
         svg.append(dot);
       }
@@ -64,7 +64,7 @@ function paintScatter(box, width) {
   marks.sort((a, b) => b.y - a.y || a.x - b.x);
   for (const mark of marks) mark.series = Math.round(mark.y);
   readable(box, svg, () => marks);
-  if (scale.known) box.append(colorBar(scale, metric, lineColor));
+  if (ranking.known) box.append(colorBar(ranking, metric, lineColor));
   const notes = [];
   if ([...groups.values()].some((same) => same.length > 1)) notes.push("Runs at the same place stand beside each other.");
   if (runs.some((run) => metric.of(run) === null)) notes.push(`× has no ${metric.name}.`);

@@ -14,21 +14,21 @@ function columnsOf(runs) {
     name: metric.name, title: metricLabel(metric), unit: metric.unit, numeric: true, of: metric.of, down: !metric.lower, metric,
     cell: (run) => {
       const value = metric.of(run);
-      return value === null ? null : scored(metric, run.rouge[metric.id] ?? [value]);
+      return value === null ? null : scored(metric, run.scores?.rouge[metric.id] ?? { value });
     },
   }));
   const place = numbers.findLastIndex((column) => column.metric.id.startsWith("rouge") || column.metric.id === "loss") + 1;
   const against = {
     name: "behind the best", title: `${variantName(SIGNIFICANCE)} of the best run minus this run’s, paired over the same rows, with the 95 % interval and p, adjusted after Holm`,
-    unit: `${variantName(SIGNIFICANCE)}, paired`, numeric: true, of: (run) => run.against[SIGNIFICANCE]?.mean[0] ?? null,
+    unit: `${variantName(SIGNIFICANCE)}, paired`, numeric: true, of: (run) => run.best_minus_this?.[SIGNIFICANCE]?.mean.value ?? null,
     cell: (run) => {
-      const difference = run.against[SIGNIFICANCE];
-      if (!difference) return runs.some((other) => other.against[SIGNIFICANCE]) && DATA.rowSets[run.rowSet]?.best === run.index ? "best" : null;
-      const [mean, low, high] = difference.mean;
-      return make("span", "", signed(mean, 2), make("small", "", `${signed(low, 2)} to ${signed(high, 2)}`), make("small", "", pText(difference.pAdjusted ?? difference.p)));
+      const difference = run.best_minus_this?.[SIGNIFICANCE];
+      if (!difference) return runs.some((other) => other.best_minus_this?.[SIGNIFICANCE]) && DATA.rowSets[run.rowSet]?.best === run.index ? "best" : null;
+      const { value: mean, low, high } = difference.mean;
+      return make("span", "", signed(mean, 2), make("small", "", `${signed(low, 2)} to ${signed(high, 2)}`), make("small", "", pText(difference.p_adjusted ?? difference.p_value)));
     },
   };
-  if (runs.some((run) => run.against[SIGNIFICANCE])) numbers.splice(place, 0, against);
+  if (runs.some((run) => run.best_minus_this?.[SIGNIFICANCE])) numbers.splice(place, 0, against);
   const status = { name: "status", title: "status", of: (run) => STATUSES.indexOf(run.status), cell: statusCell };
   return [...settings.slice(0, SETTINGS_FIRST), status, ...numbers, ...settings.slice(SETTINGS_FIRST)];
 }
@@ -36,7 +36,7 @@ function columnsOf(runs) {
 const statusCell = (run) => make("span", `status ${["completed", "stopped", "failed", "running"].includes(run.status) ? run.status : ""}`, run.status);
 
 /* A score, its 95 % interval under it. */
-function scored(metric, [value, low, high]) {
+function scored(metric, { value, low, high }) {
   const shown = make("span", "", metric.show(value));
   if (low !== undefined && low !== null) shown.append(make("small", "", `${metric.show(low)} to ${metric.show(high)}`));
   return shown;
@@ -146,8 +146,8 @@ function systemRow(system, columns) {
   head.scope = "row";
   const row = make("tr", "", make("td", "box", ""), head);
   for (const column of columns) {
-    const value = column.metric?.id === "loss" ? system.loss : system.rouge[column.metric?.id]?.[0];
-    row.append(cellOf(column, value === undefined || value === null ? "" : scored(column.metric, system.rouge[column.metric.id] ?? [value])));
+    const value = column.metric?.id === "loss" ? system.loss : system.rouge[column.metric?.id]?.value;
+    row.append(cellOf(column, value === undefined || value === null ? "" : scored(column.metric, system.rouge[column.metric.id] ?? { value })));
   }
   return row;
 }
@@ -161,7 +161,7 @@ function layTables() {
   });
   const unscored = DATA.runs.filter((run) => run.rowSet === null);
   if (unscored.length) box.append(...runTable("Without final scores", unscored, []));
-  if (DATA.runs.some((run) => run.against[SIGNIFICANCE])) box.append(make("p", "note",
+  if (DATA.runs.some((run) => run.best_minus_this?.[SIGNIFICANCE])) box.append(make("p", "note",
     `Behind the best: how much ${variantName(SIGNIFICANCE)} a run is short of the best one, row by row on the same rows, with the 95 % interval; p says how likely so large a difference would be if both were equally good, adjusted after Holm for comparing many. The best was chosen on these very rows, which flatters its lead a little.`));
   if (!DATA.runs.length) box.append(nothing("There is no run to show."));
 }

@@ -1,4 +1,4 @@
-"""The planned peak of a step against the one that a card's allocator measures."""
+"""The planned peak of a step against the one that a GPU's allocator measures."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ def recompute(model: PreTrainedModel) -> None:
     recompute_blocks(model)
 
 
-def test_the_shapes_measured_on_a_card_can_be_planned() -> None:
+def test_the_shapes_measured_on_a_gpu_can_be_planned() -> None:
     assert dry_run(config(), "int8", [lora()], torch.bfloat16).cost(MICROBATCH).peak_bytes > 2**28
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("checkpointing", [False, True])
-def test_a_card_measures_what_was_planned(checkpointing: bool, tmp_path: Path) -> None:
+def test_a_gpu_measures_what_was_planned(checkpointing: bool, tmp_path: Path) -> None:
     prepare = recompute if checkpointing else None
     planned = dry_run(config(), "int8", [lora()], torch.bfloat16, prepare=prepare).cost(MICROBATCH)
     AutoModelForCausalLM.from_config(config(), dtype=torch.bfloat16).save_pretrained(tmp_path)

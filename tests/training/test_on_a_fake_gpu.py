@@ -1,4 +1,4 @@
-"""A step's code as a card would run it: nothing waits, nothing mixes the host's tensors with the card's."""
+"""A step's code as a GPU would run it: nothing waits, nothing mixes the host's tensors with the GPU's."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ VARLEN, NF4 = "torch_attn._varlen_attn_backward", "bitsandbytes.dequantize_4bit"
 
 
 def ran(script: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """In a process of its own: what stands in for the card stays in it, and shape checks cannot be compiled."""
+    """In a process of its own: what stands in for the GPU stays in it, and shape checks cannot be compiled."""
     paths = os.pathsep.join([str(HERE.parents[1]), *sys.path])
     return subprocess.run(
         [sys.executable, HERE / script, *arguments],
@@ -45,7 +45,7 @@ def words(done: subprocess.CompletedProcess[str], name: str) -> list[str]:
         ("gptj", ("trainer.precision=fp32", "quantization=none"), "masked", "aten.searchsorted"),
     ],
 )  # fmt: skip
-def test_a_step_on_a_card(kind: str, overrides: tuple[str, ...], attention: str, operator: str) -> None:
+def test_a_step_on_a_gpu(kind: str, overrides: tuple[str, ...], attention: str, operator: str) -> None:
     done = ran("fake_device.py", kind, *overrides)
     assert done.returncode == 0, done.stderr[-3000:]
     assert words(done, "attention") == [attention]
@@ -74,8 +74,8 @@ def test_blocks_may_be_recorded_as_graphs(overrides: tuple[str, ...]) -> None:
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("overrides", [(), ("adapter.dropout=0.1", "trainer.microbatch_size=1")])
-def test_a_card_s_graphs_give_the_losses_of_eager_steps(overrides: tuple[str, ...]) -> None:
-    done = ran("graphs_on_a_card.py", *overrides)
+def test_a_gpu_s_graphs_give_the_losses_of_eager_steps(overrides: tuple[str, ...]) -> None:
+    done = ran("graphs_on_a_gpu.py", *overrides)
     assert done.returncode == 0, done.stderr[-3000:]
     found = words(done, "graphs")
     assert int(found[0]) >= 2 * 6, "each block's two passes"

@@ -29,7 +29,7 @@ def needs(plugin: str) -> pytest.MarkDecorator:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("over", "options"),
+    ("launcher", "options"),
     [
         pytest.param("joblib", "{n_jobs: 1}", marks=[needs("hydra_joblib_launcher"), pytest.mark.versions]),
         pytest.param("submitit_local", "{timeout_min: 10}", marks=needs("hydra_submitit_launcher")),
@@ -37,7 +37,7 @@ def needs(plugin: str) -> pytest.MarkDecorator:
     ],
 )
 def test_groups_train_in_jobs_of_another_launcher(
-    tmp_path: Path, command: Command, over: str, options: str
+    tmp_path: Path, command: Command, launcher: str, options: str
 ) -> None:
     ended = command(
         [
@@ -46,7 +46,7 @@ def test_groups_train_in_jobs_of_another_launcher(
             "adapter.dim=2,4",
             "quantization=int8,nf4",
             "hydra.sweep.dir=sweep",
-            f"hydra.launcher.over={over}",
+            f"hydra.launcher.delegate={launcher}",
             f"hydra.launcher.options={options}",
         ]
     )

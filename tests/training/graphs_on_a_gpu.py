@@ -1,4 +1,4 @@
-"""Steps of a group on a card: eager, compiled, and as CUDA graphs. Run as a script, it prints what came."""
+"""Steps of a group on a GPU: eager, compiled, and as CUDA graphs. Run as a script, it prints what came."""
 
 from __future__ import annotations
 

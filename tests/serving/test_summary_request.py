@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from summarizer.serving.variants import short_names, telling_overrides
+from summarizer.serving.request import short_names, telling_overrides
 
 
 def test_names_are_as_long_as_it_takes() -> None:

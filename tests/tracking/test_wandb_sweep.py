@@ -10,7 +10,7 @@ import wandb
 from test_wandb_run import own_wandb, recorded  # noqa: F401 - a fixture for this module too
 
 from summarizer.config.schema import TrackingConfig
-from summarizer.tracking.sweep_run import ID_FILE, SweepTable, log_sweep
+from summarizer.tracking.wandb_run import SWEEP_ID_FILE, SweepTable, log_sweep
 
 COLUMNS = ["rank", "adapter.dim", "optimizer"]
 ROWS = [[1, 8.0, "adamw"], [None, 2.0, "sgd"]]
@@ -48,10 +48,10 @@ def test_the_table_and_pictures_are_a_run_of_the_sweeps_group(
     (picture,) = sweep.glob("wandb/*/files/media/images/heatmap*.png")
     assert picture.read_bytes() == (sweep / "heatmap.png").read_bytes()
     assert (found.summary["best"], found.summary["best_run"]) == (2.325, "7")
-    kept = (sweep / ID_FILE).read_text()
+    kept = (sweep / SWEEP_ID_FILE).read_text()
     assert found.run.run_id == kept.strip()
     assert logged(sweep, spec())  # a resumed sweep tells it again
-    assert (sweep / ID_FILE).read_text() == kept
+    assert (sweep / SWEEP_ID_FILE).read_text() == kept
     assert len(list(sweep.glob(f"wandb/offline-run-*/run-{kept.strip()}.wandb"))) == 2
     to_upload = f"`wandb sync {sweep}/wandb/offline-run-* {sweep}/*/wandb/offline-run-*`"
     assert caplog.text.count(to_upload) == 2
@@ -75,7 +75,7 @@ def test_no_failure_of_wandb_ends_a_sweep(
         patch.setattr(wandb, "Image", refuse)
         assert not logged(tmp_path / "broken", spec())
     assert recorded(tmp_path / "broken").exit_code == 1
-    (tmp_path / ID_FILE).write_text("../../x")
+    (tmp_path / SWEEP_ID_FILE).write_text("../../x")
     assert not logged(tmp_path, spec())
     warnings = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
     assert len(warnings) == 3

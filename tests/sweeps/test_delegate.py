@@ -1,4 +1,4 @@
-"""`hydra.launcher.over`: each group is one job of another launcher."""
+"""`hydra.launcher.delegate`: each group is one job of another launcher."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from summarizer.errors import ConfigError, NonFiniteLossError, StopRequested
 from summarizer.runs.record import RunRecord
 from summarizer.sweeps.delegate import _portable, _quoted
 
-OVER_BASIC = ("hydra.launcher.over=basic", "quantization=int8,nf4", "seed=0,1")
+DELEGATED = ("hydra.launcher.delegate=basic", "quantization=int8,nf4", "seed=0,1")
 """Hydra's own launcher needs no plugin, and runs its jobs in this process, where the stand-in is."""
 
 
@@ -26,20 +26,20 @@ def sweeps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Sweeps:
 def test_each_group_is_one_job(sweeps: Sweeps, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WHERE", "it's \\ here")
     name = "'tracking.name=${hydra:job.num} ${oc.env:WHERE}'"
-    sweeps.run(*OVER_BASIC, name.strip("'"))
-    over = [list(group) for group in sweeps.groups]
-    assert [[job.path.name for job in group] for group in over] == [["0", "1"], ["2", "3"]]
+    sweeps.run(*DELEGATED, name.strip("'"))
+    delegated = [list(group) for group in sweeps.groups]
+    assert [[job.path.name for job in group] for group in delegated] == [["0", "1"], ["2", "3"]]
     assert [result.return_value for result in sweeps.returns] == [0.0, 1.0, 2.0, 3.0]
     assert sorted(path.name for path in Path("sweep", ".groups").iterdir()) == ["0", "2"]
     # What a job is told is what it would have been told in this process.
     sweeps.groups.clear()
-    sweeps.run(*OVER_BASIC[1:], name.strip("'"), "hydra.sweep.dir=here/sweep")
-    for one, other in zip(over, sweeps.groups, strict=True):
+    sweeps.run(*DELEGATED[1:], name.strip("'"), "hydra.sweep.dir=here/sweep")
+    for one, other in zip(delegated, sweeps.groups, strict=True):
         assert [job.config for job in one] == [job.config for job in other]
         assert [(job.overrides, job.sweep, job.resumed) for job in one] == [
             (job.overrides, job.sweep, job.resumed) for job in other
         ]
-    assert over[1][1].config["tracking"]["name"] == "3 it's \\ here"
+    assert delegated[1][1].config["tracking"]["name"] == "3 it's \\ here"
 
 
 def test_failures_cross_over(sweeps: Sweeps) -> None:
@@ -47,7 +47,7 @@ def test_failures_cross_over(sweeps: Sweeps) -> None:
         return [RunRecord(folder=jobs[0].folder, cause=NonFiniteLossError("nan")), *count_up(jobs[1:])]
 
     sweeps.train = train
-    sweeps.run(*OVER_BASIC)
+    sweeps.run(*DELEGATED)
     assert [type(run.cause).__name__ for run in sweeps.kept] == ["NonFiniteLossError", "NoneType"] * 2
     assert "run sweep/2 failed: nan" in Path("sweep/2/run.log").read_text()
 
@@ -58,7 +58,7 @@ def test_a_stop_crosses_over(sweeps: Sweeps) -> None:
 
     sweeps.train = train
     with pytest.raises(StopRequested) as caught:
-        sweeps.run(*OVER_BASIC)
+        sweeps.run(*DELEGATED)
     assert caught.value.signal_number == 15
     assert sweeps.reports == [Path("sweep").resolve()]
 
@@ -67,13 +67,16 @@ def test_a_stop_crosses_over(sweeps: Sweeps) -> None:
     ("arguments", "line"),
     [
         (
-            ["hydra.launcher.over=rq"],
-            "hydra.launcher.over: rq is not installed: pip install hydra-rq-launcher",
+            ["hydra.launcher.delegate=rq"],
+            "hydra.launcher.delegate: rq is not installed: pip install hydra-rq-launcher",
         ),
-        (["hydra.launcher.over=foo"], "hydra.launcher.over: 'foo' is no launcher; there are basic"),
-        (["hydra.launcher.over=fused"], "hydra.launcher.over: fused is the launcher that makes the groups"),
+        (["hydra.launcher.delegate=foo"], "hydra.launcher.delegate: 'foo' is no launcher; there are basic"),
         (
-            ["hydra.launcher.over=basic", "hydra.launcher.options={n_jobs: 2}"],
+            ["hydra.launcher.delegate=fused"],
+            "hydra.launcher.delegate: fused is the launcher that makes the groups",
+        ),
+        (
+            ["hydra.launcher.delegate=basic", "hydra.launcher.options={n_jobs: 2}"],
             "hydra.launcher.options.n_jobs: unknown key",
         ),
     ],

@@ -7,8 +7,7 @@ import pytest
 
 from summarizer.config.schema import TrackingConfig
 from summarizer.errors import ConfigError
-from summarizer.tracking.login import Identity, identity_of, keep_agents_identity
-from summarizer.tracking.wandb_run import open_tracker
+from summarizer.tracking.wandb_run import Identity, identity_of, keep_agents_identity, open_tracker
 
 SPEC = TrackingConfig(
     mode="online", project="p", entity="e", name=None, group=None, tags=[], log_adapter=False

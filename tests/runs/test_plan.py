@@ -13,8 +13,8 @@ from rich.console import Console
 from rich.table import Table
 from tiny_bases import lora
 
+from summarizer.runs.plan import WHAT, Plan, Work, build_plan
 from summarizer.training.dry_run import Microbatch, dry_run
-from summarizer.training.plan import WHAT, Plan, Work, build_plan
 
 WORK = Work(steps=300, tokens=60_000, tokens_per_epoch=20_000)
 ADAM = partial(bnb.optim.Adam8bit, lr=1e-4)

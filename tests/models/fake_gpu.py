@@ -1,6 +1,6 @@
-"""Tensors without numbers on a card that is not there: what a pass asks of a card, without one.
+"""Tensors without numbers on a GPU that is not there: what a pass asks of a GPU, without one.
 
-torch's CPU build lets fake tensors be "on cuda", but every index and copy first asks for the current card. The
+torch's CPU build lets fake tensors be "on cuda", but every index and copy first asks for the current GPU. The
 guard that tensors on `meta` have, which does nothing, stands in for that.
 """
 
@@ -15,7 +15,7 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-CARD = torch.device("cuda", 0)  # with its number, for which the guard would be asked
+GPU = torch.device("cuda", 0)  # with its number, for which the guard would be asked
 _CUDA, _META = 1, 14
 """Source: torch's c10/core/DeviceType.h."""
 _GUARDS = "_ZN3c104impl26device_guard_impl_registryE"
@@ -30,8 +30,8 @@ def _guards() -> ctypes.Array[ctypes.c_void_p] | None:
 
 
 @contextmanager
-def fake_card() -> Iterator[FakeTensorMode]:
-    """Within the block, tensors can be made on a card by the mode that it gives."""
+def fake_gpu() -> Iterator[FakeTensorMode]:
+    """Within the block, tensors can be made on a GPU by the mode that it gives."""
     guards = _guards()
     if guards is None or torch.cuda.is_available():
         pytest.skip("needs torch's CPU build on Linux")
@@ -44,7 +44,7 @@ def fake_card() -> Iterator[FakeTensorMode]:
 
 @contextmanager
 def bf16_products() -> Iterator[None]:
-    """`torch.autocast`, which switches itself off where it finds no card."""
+    """`torch.autocast`, which switches itself off where it finds no GPU."""
     torch.set_autocast_dtype("cuda", torch.bfloat16)
     torch.set_autocast_enabled("cuda", True)
     try:

@@ -5,19 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, PretrainedConfig
+from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, PretrainedConfig
 
 VOCABULARY = 96
 PAD, START, END = 0, 1, 2
 SIZES: dict[int, str] = {
     VOCABULARY: "vocab_size vocab_size_per_layer_input decoder_vocab_size codebook_size",
-    32: "hidden_size d_model n_embd dim embed_dim emb_dim embedding_size word_embed_proj_dim embedding_dim "
+    32: "out_hidden_size adapter_in_dim adapter_out_dim adapter_input_size "
+    "hidden_size d_model n_embd dim embed_dim emb_dim embedding_size word_embed_proj_dim embedding_dim "
     "encoder_hidden_dim q_lora_rank index_head_dim audio_vocab_size hidden_dim "
     "dim_model cross_attention_hidden_size",
     48: "intermediate_size ffn_dim n_inner d_ff decoder_ffn_dim encoder_ffn_dim ffn_hidden_size dim_ff d_inner "
     "moe_intermediate_size shared_expert_intermediate_size shared_intermediate_size expert_ffn_hidden_size "
     "feed_forward_size moe_shared_expert_intermediate_size",
-    2: "num_hidden_layers n_layer n_layers num_layers decoder_layers encoder_layers num_blocks "
+    2: "depth num_hidden_layers n_layer n_layers num_layers decoder_layers encoder_layers num_blocks "
     "num_encoder_layers num_decoder_layers num_key_value_heads num_experts_per_tok num_experts_per_token "
     "moe_k moe_topk moe_top_k top_k_experts linear_num_key_heads index_topk_heads index_n_heads",
     4: "num_attention_heads n_head n_heads decoder_attention_heads encoder_attention_heads num_heads num_experts "
@@ -40,30 +41,23 @@ HYBRID = {"num_hidden_layers": 4}
 OVERRIDES: dict[str, dict[str, Any]] = {
     **dict.fromkeys(
         (
-            *(
-                "bert",
-                "bert-generation",
-                "big_bird",
-                "camembert",
-                "data2vec-text",
-                "electra",
-                "ernie",
-                "megatron-bert",
-            ),
-            *(
-                "rembert",
-                "roberta",
-                "roberta-prelayernorm",
-                "roc_bert",
-                "roformer",
-                "xlm-roberta",
-                "xlm-roberta-xl",
-            ),
-            *("xmod", "prophetnet"),
+            *("bert", "bert-generation", "big_bird", "camembert", "data2vec-text", "electra", "ernie"),
+            *("prophetnet", "megatron-bert", "rembert", "roberta", "roberta-prelayernorm", "roc_bert"),
+            *("roformer", "xmod", "xlm-roberta", "xlm-roberta-xl"),
         ),
         DECODER,
     ),
-}
+    "bailing_hybrid": {"num_hidden_layers": 4, "layer_group_size": 2, "num_local_experts": 4},
+    "bamba": {"num_hidden_layers": 4, "attn_layer_indices": [1, 3]},
+    "codegen": {"rotary_dim": 4},
+    "dory": {"num_hidden_layers": 4, "n_input_layers": 1, "n_output_layers": 1, "n_recurrent_layers": 2},
+    "falcon_h1": {"mamba_d_ssm": 64},
+    "gemma3n_text": {"num_hidden_layers": 6, "num_kv_shared_layers": 2, "laurel_rank": 4},
+    "gemma4_assistant": {
+        "text_config": {"hidden_size_per_layer_input": 0, "vocab_size_per_layer_input": 0},
+        "backbone_hidden_size": 32,
+    },
+}  # fmt: skip
 """What an architecture wants beside SIZES, by its model_type."""
 
 
@@ -83,19 +77,25 @@ def _tiny(kind: type[PretrainedConfig], overrides: dict[str, Any]) -> Pretrained
     given: dict[str, Any] = {
         name: size for size, listed in SIZES.items() for name in listed.split() if name in names
     }
-    given |= {
-        name: token for name, token in TOKENS.items() if name in names or not name.startswith("decoder")
-    }
-    for name, sub in getattr(kind, "sub_configs", {}).items():
-        if isinstance(sub, type) and issubclass(sub, PretrainedConfig) and sub is not PretrainedConfig:
-            own = overrides.get(name, {})
-            given[name] = _tiny(sub, own).to_dict() if isinstance(own, dict) else own
-    return kind(
-        **(
-            given
-            | {key: value for key, value in overrides.items() if key not in getattr(kind, "sub_configs", {})}
-        )
-    )
+    if "kv_lora_rank" in names:  # latent attention has keys and values for every head
+        given["num_key_value_heads"] = given["num_attention_heads"]
+    given |= {name: token for name, token in TOKENS.items() if name in names}
+    for name, part in _parts(kind).items():
+        own = overrides.get(name, {})
+        given[name] = _tiny(part, own).to_dict()
+    return kind(**(given | {name: value for name, value in overrides.items() if name not in _parts(kind)}))
+
+
+def _parts(kind: type[PretrainedConfig]) -> dict[str, type[PretrainedConfig]]:
+    """The configs inside a config, such as a text model's in that of one that sees images too."""
+    found: dict[str, type[PretrainedConfig]] = {}
+    for name, part in getattr(kind, "sub_configs_defaults", {}).items():
+        default = part.config_class
+        found[name] = type(AutoConfig.for_model(part.model_type)) if default is AutoConfig else default
+    for name, default in getattr(kind, "sub_configs", {}).items():
+        if name not in found and isinstance(default, type) and issubclass(default, PretrainedConfig):
+            found[name] = default
+    return found
 
 
 def _declared(kind: type[PretrainedConfig]) -> Iterable[str]:

@@ -8,6 +8,7 @@ module on the meta device can be asked before a weight is loaded; the global ran
 from __future__ import annotations
 
 import copy
+import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, cast
 
@@ -96,6 +97,8 @@ def as_rms_norm(module: nn.Module) -> RMSNorm | None:
     if set(parameters) != {"weight"} or parameters["weight"].ndim != 1 or not isinstance(epsilon, float):
         return None
     if any(True for _ in (*module.children(), *module.buffers())):
+        return None
+    if len(inspect.signature(module.forward).parameters) != 1:  # it may be gated by something else
         return None
     asked: Any = copy.deepcopy(module).to_empty(device="cpu")
     asked.weight = drawn_parameter(parameters["weight"], *parameters["weight"].shape)

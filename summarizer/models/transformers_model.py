@@ -33,7 +33,7 @@ READ_BY_THE_MODEL = "the model's code reads its weight by itself, past any adapt
 UNKNOWN_PARTS = ("mamba", "conv", "recurrent", "rwkv", "linear_attn", "ssm", "sinks")
 """In the names of modules that carry a state from token to token, from one packed sequence into the next, or that
 attend in a way of their own."""
-UNKNOWN_SETTINGS = ("attn_logit_softcapping", "alibi", "attention_chunk_size")
+UNKNOWN_SETTINGS = ("attn_logit_softcapping", "alibi", "attention_chunk_size", "kv_lora_rank")
 """Of a config: where one is set, attention is more than softmax(q k^T) v."""
 UNKNOWN_REQUESTS = ("softcap", "s_aux", "position_bias")
 """The same, as attention functions are asked for it."""
@@ -126,7 +126,7 @@ class TransformersModel(CausalLM):
             alone = self.logits(torch.tensor([short], device=device))[0].float()
             batch = _padded_batch([long, short]).to(device)
             padded = self.summary_logits(batch)[0].float().unflatten(0, (2, -1))[:, : len(short)]
-            packed = self.summary_logits(_packed_batch([long, short]).to(device))[0] if self._packs else None
+            packed = self._packed_logits(_packed_batch([long, short]).to(device)) if self._packs else None
         close = CLOSE * float(alone.abs().max())
         for row, why in (
             (padded[0], "it sees tokens that come later"),
@@ -139,11 +139,21 @@ class TransformersModel(CausalLM):
                     "language model's, or a config that does not say is_decoder, computes so",
                 )
         self.note_weights_read()
-        if packed is not None and not float((packed[-len(short) :].float() - alone).abs().max()) <= close:
+        own = None if packed is None else packed[-len(short) :].float()
+        if self._packs and (own is None or not float((own - alone).abs().max()) <= close):
             log.warning(
                 "base: %s gives other numbers for packed sequences; they are padded", self.architecture
             )
             self._packs = False
+            self.model.set_attn_implementation(PADDED)
+
+    def _packed_logits(self, batch: Batch) -> Tensor | None:
+        try:
+            return self.summary_logits(batch)[0]
+        except Exception as error:  # of code that takes no packed sequences, whatever it says of itself
+            why = f"{type(error).__name__}: {error}"
+            log.info("base: %s takes no packed sequences (%s)", self.architecture, why)
+            return None
 
     def note_weights_read(self) -> None:
         """After a forward pass: no adapter is to stand beside layers whose weights the model's code read itself."""

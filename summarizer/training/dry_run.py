@@ -160,6 +160,11 @@ def fake_base(
             _fake_plain_tensors(module, device)
     meta.model.module.eval()
     if isinstance(meta.model, TransformersModel):
+        if any(parameter.ndim == 3 for parameter in meta.model.module.parameters()):
+            # Products of stacked experts know no fake tensors, which torch reports with a traceback of its own; one
+            # expert after the other asks which tokens are whose, and is said to have no plan.
+            with suppress(Exception):
+                meta.model.model.set_experts_implementation("eager")
         # As loading does, on numbers. Where a pass cannot be watched, a step cannot either, which says so.
         with mode, torch.no_grad(), suppress(Exception):
             meta.model.logits(torch.zeros(1, 2, dtype=torch.long, device=device))

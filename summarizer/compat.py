@@ -13,7 +13,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, suppress
-from functools import lru_cache
+from functools import cache, lru_cache
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,10 +27,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_said: set[str] = set()
-"""What has been reported as gone, in this process."""
 
-
+@cache
 def _gone(what: str, instead: str) -> None:
     """Say once in a process that a private thing is missing, and what happens instead.
 
@@ -38,9 +36,6 @@ def _gone(what: str, instead: str) -> None:
     """
     from importlib import metadata
 
-    if what in _said:
-        return
-    _said.add(what)
     package = what.partition(".")[0]
     with suppress(metadata.PackageNotFoundError):
         package = f"{package} {metadata.version(package)}"

@@ -16,7 +16,16 @@ class Issue:
     """One mistake in a config or its input, as one line for a person."""
 
     key: str
-    message: str
+    """The config key, or the flag, that a person changes to mend it."""
+    fact: str
+    """What is wrong."""
+    advice: str = ""
+    """How to mend it in a config. A command without a config leaves it out and says its own."""
+
+    @property
+    def message(self) -> str:
+        """What is wrong and how to mend it."""
+        return f"{self.fact}; {self.advice}" if self.advice else self.fact
 
     def __str__(self) -> str:
         return f"{self.key}: {self.message}" if self.key else self.message
@@ -30,8 +39,8 @@ class ConfigError(Exception):
         super().__init__("\n".join(str(issue) for issue in self.issues))
 
     @classmethod
-    def single(cls, key: str, message: str) -> ConfigError:
-        return cls([Issue(key, message)])
+    def single(cls, key: str, fact: str, advice: str = "") -> ConfigError:
+        return cls([Issue(key, fact, advice)])
 
     def __reduce__(self) -> tuple[type[ConfigError], tuple[tuple[Issue, ...]]]:
         return (type(self), (self.issues,))  # it crosses process borders in multi-process runs

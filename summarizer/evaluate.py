@@ -9,11 +9,32 @@ Exit code 0 on success, 2 for a user's mistake, 1 for a failure, 128 + the signa
 
 from __future__ import annotations
 
+import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import cache
+from typing import TYPE_CHECKING, ClassVar, Literal
 
-from summarizer.evaluation.flags import EvaluateFlags
-from summarizer.runs.mistakes import report_mistakes
+from pydantic import Field
+from pydantic_settings import CliPositionalArg
+
+from summarizer.config.flags import Flags, FolderPath
+from summarizer.config.paths import shown
+from summarizer.config.schema import Count
+from summarizer.config.shared_flags import BatchFlags, GenerationFlags, RowFlags
+from summarizer.runs.mistakes import ended_by_sigterm, report_mistakes, say
+
+if TYPE_CHECKING:
+    from summarizer.evaluation.evaluator import Evaluator
+    from summarizer.evaluation.pipeline import EncoderScores, System
+    from summarizer.evaluation.record import Evaluation
+    from summarizer.evaluation.resumable import ScoredModel
+    from summarizer.evaluation.rows import ScoredRows
+    from summarizer.generation.summarizer import Summarizer
+    from summarizer.generation.summary_file import SummaryFile
+    from summarizer.runs.evaluation_request import EvaluationRequest
+    from summarizer.runs.loaded_run import LoadedRun
 
 EPILOG = """\
 Scores, on the same rows: each RUN's adapter, the base model, Lead-3 (the article's first three sentences) and
@@ -23,6 +44,36 @@ are printed, and kept there in scores.json and scores.md; of several runs, in th
 
 --protocol mlperf is MLPerf Inference's task for GPT-J: its rows, its prompt, beam 4, 30 to 128 new tokens.
 """
+
+log = logging.getLogger(__name__)
+
+
+class ScoreFlags(Flags):
+    """What is scored and by what."""
+
+    HEADING: ClassVar[str] = "scores"
+
+    base: bool = True
+    """leave the base model out"""
+    loss: bool = True
+    """leave the loss out"""
+    bertscore: FolderPath | None = None
+    """BERTScore by the encoder in this folder"""
+    bertscore_layer: Count | None = None
+    """of the encoder, required with it: 17 of roberta-large"""
+
+
+class EvaluateFlags(GenerationFlags, BatchFlags, ScoreFlags, RowFlags):
+    """Score trained runs on a split: ROUGE with intervals, loss, text statistics, significance."""
+
+    runs: CliPositionalArg[list[FolderPath]] = Field(validation_alias="RUN")
+    """a run's folder; several share one base model"""
+    split: Literal["test", "validation", "train"] | None = None
+    """which rows of the run's data; default: the run's own evaluation.split"""
+    protocol: Literal["own", "mlperf"] = "own"
+    """own: as the run was trained; mlperf: MLPerf Inference's task for GPT-J"""
+    output: FolderPath | None = None
+    """for summaries and scores, or to go on in; default: see below"""
 
 
 def main() -> None:
@@ -42,9 +93,170 @@ def _evaluate(arguments: Sequence[str]) -> None:
 
     prepare_process()
 
-    from summarizer.scoring.command import evaluate
+    from summarizer.data.articles import Item
+    from summarizer.evaluation.resumable import open_files
+    from summarizer.runs.evaluation_request import requested
+    from summarizer.runs.logs import log_to_terminal
 
-    evaluate(flags)
+    log_to_terminal()
+    logging.getLogger("absl").setLevel(logging.WARNING)  # rouge-score tells of its tokenizer, once a system
+    with ended_by_sigterm():
+        request = requested(flags)
+        encoder = _encoder(flags)
+        rows = _rows(request)
+        log.info("%s: %d rows of %s", ", ".join(run.name for run in request.runs), len(rows.ids), rows.data)
+        models = request.models()
+        items = [
+            Item(row_id, f"{rows.split} row {number}", article, reference)
+            for number, (row_id, article, reference) in enumerate(
+                zip(rows.ids, rows.articles, rows.references, strict=True), start=1
+            )
+        ]
+        with open_files(models, items) as files, _resumption_said(models, files, len(items)):
+            systems = _systems(request, rows, models, files)
+            _save(request, _scores(request, rows, systems, encoder))
+
+
+def _encoder(flags: EvaluateFlags) -> EncoderScores | None:
+    """BERTScore, its encoder tried once before a night is spent on summaries."""
+    if flags.bertscore is None or flags.bertscore_layer is None:
+        return None
+    from summarizer.evaluation.bertscore import loaded_bert_score
+
+    return loaded_bert_score(flags.bertscore, flags.bertscore_layer, device=flags.device)
+
+
+def _rows(request: EvaluationRequest) -> ScoredRows:
+    """The rows to score on. Of the base model only the tokenizer and the config are read for them."""
+    from summarizer.data.prompt import build_prompt
+    from summarizer.evaluation import mlperf
+    from summarizer.evaluation.rows import own_rows, require_same_rows
+    from summarizer.generation.summarizer import require_room
+    from summarizer.models.load import load_config
+    from summarizer.models.source import model_folder
+    from summarizer.models.tokenizer import load_tokenizer
+
+    spec = request.runs[0].spec
+    folder = model_folder(spec.model)
+    if request.by_mlperf:
+        positions = getattr(load_config(folder).get_text_config(), "max_position_embeddings", None)
+        mlperf.require_positions(positions, request.generation, spec.model.name_or_path)
+        return mlperf.task_rows(request.flags, spec.model.name_or_path)
+    prompt = build_prompt(spec.prompt, load_tokenizer(folder))
+    require_room(prompt, request.generation)
+    require_same_rows({run.name: run.spec.data for run in request.runs}, request.split, request.flags)
+    return own_rows(spec.data, request.split, request.label, request.flags, prompt)
+
+
+def _systems(
+    request: EvaluationRequest,
+    rows: ScoredRows,
+    models: Sequence[ScoredModel],
+    files: dict[str, SummaryFile],
+) -> list[System]:
+    """All that is scored, once its summaries are written. A model is loaded only where something is missing."""
+    from summarizer.evaluation.pipeline import System, baselines
+    from summarizer.evaluation.resumable import measure_losses, read_summaries, write_missing
+
+    @cache
+    def opened() -> LoadedRun:
+        from summarizer.runs.loaded_run import load_runs
+
+        return load_runs(request.runs, device=request.flags.device, precision=request.flags.precision)
+
+    @cache
+    def summarizer() -> Summarizer:
+        from summarizer.evaluation.mlperf import TaskSummarizer
+        from summarizer.generation.summarizer import Summarizer
+
+        kind = TaskSummarizer if request.by_mlperf else Summarizer
+        return kind(opened(), request.generation, batch_size=request.batch_size)
+
+    def evaluator() -> Evaluator:
+        return opened().evaluator(request.generation, summarizer().batch_size)
+
+    write_missing(models, files, summarizer)
+    losses: dict[str, float | None] = {}
+    if request.flags.loss and rows.encoded is not None:
+        losses = measure_losses(models, rows.encoded, rows.texts_sha256, evaluator)
+    systems = [
+        System(
+            name=model.name,
+            summaries=read_summaries(files[model.name]),
+            folder=None if model.trial is None else str(request.runs[model.trial].folder),
+            predictions=str(model.file),
+            settings=model.settings,
+            cut_articles=files[model.name].cut,
+            loss=losses.get(model.name),
+        )
+        for model in models
+    ]
+    return systems + baselines(rows, request.runs[0].spec.evaluation.bootstrap_seed)
+
+
+def _scores(
+    request: EvaluationRequest, rows: ScoredRows, systems: Sequence[System], encoder: EncoderScores | None
+) -> Evaluation:
+    from summarizer.evaluation.pipeline import score_systems, scorer_versions
+    from summarizer.evaluation.record import Evaluation
+    from summarizer.tracking.environment import git_state, versions
+
+    flags, settings = request.flags, request.runs[0].spec.evaluation
+    cut_articles = max((system.cut_articles or 0 for system in systems), default=0)
+    log.info("scoring %s", ", ".join(system.name for system in systems))
+    scores, references, differences = score_systems(
+        systems,
+        rows,
+        samples=settings.bootstrap_samples,
+        seed=settings.bootstrap_seed,
+        by_encoder=encoder,
+        by_mlperf=request.by_mlperf,
+    )
+    return Evaluation(
+        protocol=flags.protocol,
+        rows=rows.part(),
+        systems=scores,
+        references=references,
+        differences=differences,
+        bertscore_by=None if encoder is None else f"layer {flags.bertscore_layer} of {flags.bertscore}",
+        bootstrap_samples=settings.bootstrap_samples,
+        notes=[*rows.notes, *request.cut_notes(cut_articles, len(rows.ids))],
+        versions=versions() | scorer_versions(),
+        git=git_state(),
+    )
+
+
+def _save(request: EvaluationRequest, evaluation: Evaluation) -> None:
+    """scores.json and scores.md; several runs beside each other are a comparison, and leave each one's scores."""
+    from rich.console import Console
+
+    from summarizer.atomic import write_text
+    from summarizer.evaluation.record import write_evaluation
+    from summarizer.reports.evaluation_report import markdown, print_evaluation
+
+    name = "scores" if len(request.runs) == 1 else "comparison"
+    folder = request.scores_folder
+    write_evaluation(folder / f"{name}.json", evaluation)
+    write_text(folder / f"{name}.md", markdown(evaluation))
+    print_evaluation(evaluation, Console(file=sys.stdout, highlight=False))
+    log.info("saved: %s and %s", shown(folder / f"{name}.json"), f"{name}.md")
+
+
+@contextmanager
+def _resumption_said(
+    models: Sequence[ScoredModel], files: dict[str, SummaryFile], count: int
+) -> Iterator[None]:
+    """For the block: whoever stops it is told what is kept, and how to resume."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        held = sum(file.held for file in files.values())
+        folders = dict.fromkeys(shown(model.file.parent) for model in models)
+        say(
+            f"Stopped: {held} of {count * len(files)} summaries are in {', '.join(folders)}; "
+            "the same command goes on from there."
+        )
+        raise
 
 
 if __name__ == "__main__":

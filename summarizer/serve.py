@@ -77,14 +77,14 @@ def _serve(arguments: Sequence[str]) -> None:
                 bound.getsockname()[1],
             )
 
+        from summarizer.generation.summarizer import Summarizer
         from summarizer.runs.loaded_run import load_runs
-        from summarizer.runs.summarizer import Summarizer
         from summarizer.serving.application import build_application
         from summarizer.serving.listening import serve
         from summarizer.serving.writer import Writer
 
         opened = load_runs(runs, device=flags.device, precision=flags.precision)
-        writer = Writer(lambda spec: Summarizer(opened, spec, articles_at_once=1), flags.queue)
+        writer = Writer(lambda spec: Summarizer(opened, spec, batch_size=1), flags.queue)
         hosts = allowed_hosts(bound, flags.allow_host)
         serve(build_application(opened, writer, hosts), writer, bound)
 

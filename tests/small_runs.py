@@ -45,7 +45,7 @@ main()
 
 KILLED_WITHIN_A_LINE = """
 import os, signal, sys
-from summarizer.summaries.output import SummaryFile
+from summarizer.generation.summary_file import SummaryFile
 
 real, calls = SummaryFile.append, 0
 

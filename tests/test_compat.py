@@ -36,9 +36,9 @@ class _Kept(logging.Handler):
 
 
 @pytest.fixture
-def lines(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+def lines() -> Iterator[list[str]]:
     """What compat reports as gone, as a new process would: by the end one thing, once."""
-    monkeypatch.setattr(compat, "_said", set())
+    compat._gone.cache_clear()
     kept = _Kept()
     compat.log.addHandler(kept)
     yield kept.lines

@@ -8,8 +8,9 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -22,8 +23,9 @@ from summarizer.evaluate import command
 from summarizer.evaluation import mlperf
 from summarizer.evaluation.predictions import read_predictions
 from summarizer.evaluation.record import Evaluation, read_evaluation
+from summarizer.generation.summarizer import Prepared, Summarizer
+from summarizer.generation.summary_file import Summary, SummaryFile
 from summarizer.runs.record import read_summary
-from summarizer.summaries.output import SummaryFile
 
 SAMPLE = PACKAGE / "data" / "sample"
 
@@ -135,7 +137,7 @@ def test_runs_stand_side_by_side(run: Path, other: Path, evaluate: Evaluate) -> 
     assert found.systems[0].loss == pytest.approx(read_summary(run).val_loss, rel=1e-5)
     (best,) = {difference.first for difference in found.differences}
     assert {difference.second for difference in found.differences} == {*names[:4]} - {best}
-    assert f"{best} is the best run by rougeLsum on these very rows" in " ".join(printed.split())
+    assert f"{best}, the best run by rougeLsum, was chosen on these very rows" in " ".join(printed.split())
     assert not (run / "evaluations/validation/scores.json").exists(), "each run's own scores are left alone"
 
 
@@ -217,15 +219,15 @@ def test_mlperfs_task_has_its_own_prompt_and_verdict(
     flags = ("--protocol", "mlperf", "--data", SAMPLE / "validation.jsonl", "--rows", 1)
     monkeypatch.setattr(mlperf, "MAX_PROMPT_TOKENS", 150)
     read: list[tuple[int, ...]] = []
-    from summarizer.runs.summarizer import Summarizer
-
     real = Summarizer.summaries
 
-    def watched(self: Summarizer, articles: object, **more: object) -> object:
+    def watched(
+        self: Summarizer, articles: Sequence[Prepared], **more: Any
+    ) -> Iterator[tuple[int, list[str]]]:
         assert self.generation == mlperf.generation(self.generation)
         assert self.generation.num_beams == 4
-        read.extend(article.prompt_ids for article in articles)  # type: ignore[attr-defined]
-        return real(self, articles, **more)  # type: ignore[arg-type]
+        read.extend(article.prompt_ids for article in articles)
+        return real(self, articles, **more)
 
     monkeypatch.setattr(Summarizer, "summaries", watched)
     code, printed, said = evaluate(run, *flags, "--no-base")
@@ -364,8 +366,8 @@ def test_a_stopped_evaluation_says_how_to_go_on(
 ) -> None:
     real, stops = SummaryFile.append, iter([None, signal.SIGINT, None, None, signal.SIGTERM])
 
-    def a_signal_now_and_then(self: SummaryFile, summary: object) -> None:
-        real(self, summary)  # type: ignore[arg-type]
+    def a_signal_now_and_then(self: SummaryFile, summary: Summary) -> None:
+        real(self, summary)
         if (stop := next(stops, None)) is not None:
             os.kill(os.getpid(), stop)
 

@@ -26,7 +26,7 @@ from summarizer.exporting.converted import log_probs_of_converted
 from summarizer.exporting.export import export
 from summarizer.exporting.measure import log_probs_of
 from summarizer.exporting.request import ExportFlags, requested
-from summarizer.runs.summarizer import Summarizer
+from summarizer.generation.summarizer import Summarizer
 
 pytestmark = pytest.mark.versions
 
@@ -60,7 +60,7 @@ def written_by_the_card(
 
 def summary_of(run: Path) -> str:
     own = opened(run)
-    summarizer = Summarizer(own, own.spec.generation, articles_at_once=1)
+    summarizer = Summarizer(own, own.spec.generation, batch_size=1)
     ((_, (text,)),) = summarizer.summaries([summarizer.prepare(ARTICLE)])
     assert text
     return text

@@ -27,7 +27,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("training",),
     ("runs", "sweeps", "reports"),
     ("exporting",),
-    ("summaries", "scoring", "serving"),
+    ("serving",),
     ("run", "summarize", "evaluate", "export", "serve", "compare"),
     ("__main__",),
 )

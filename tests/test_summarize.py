@@ -19,7 +19,7 @@ from terminal import run_in_terminal
 
 from summarizer.config.paths import PACKAGE
 from summarizer.evaluation.predictions import read_predictions
-from summarizer.summaries.output import SummaryFile, settings_path
+from summarizer.generation.summary_file import Summary, SummaryFile, settings_path
 from summarizer.summarize import command
 
 NEWS = PACKAGE / "data" / "sample" / "validation.jsonl"
@@ -143,8 +143,8 @@ def test_a_stopped_batch_goes_on(
     assert summarize(news, "-o", whole)[0] == 0
     real, stops = SummaryFile.append, iter([signal.SIGINT, signal.SIGTERM])
 
-    def one_then_a_signal(self: SummaryFile, summary: object) -> None:
-        real(self, summary)  # type: ignore[arg-type]
+    def one_then_a_signal(self: SummaryFile, summary: Summary) -> None:
+        real(self, summary)
         if (stop := next(stops, None)) is not None:
             os.kill(os.getpid(), stop)
 
@@ -287,7 +287,7 @@ def test_at_a_terminal_summaries_stream_under_their_names(
     script = f"""
 import os, sys
 os.chdir({str(tmp_path)!r})
-import summarizer.runs.summarizer as s
+import summarizer.generation.summarizer as s
 real = s.Summarizer.stream
 def counted(self, *arguments, **more):
     for number, piece in enumerate(real(self, *arguments, **more)):

@@ -235,7 +235,7 @@ def texts_differ(adapted: AdaptedModel, reference: PreTrainedModel) -> str:
         max_new_tokens=NEW_TOKENS, min_new_tokens=0, num_beams=1, do_sample=False, temperature=1.0, top_p=1.0,
         top_k=50, no_repeat_ngram_size=0, length_penalty=1.0, early_stopping=False, seed=0,
     )  # fmt: skip
-    decoder = Decoder(adapted, spec, end_id=END, pad_id=PAD, at_once=3)
+    decoder = Decoder(adapted, spec, end_id=END, pad_id=PAD, batch_size=3)
     with adapted.base_alone():
         written = dict(decoder.answers(prompts))
     config = GenerationConfig(max_new_tokens=NEW_TOKENS, eos_token_id=END, pad_token_id=PAD, do_sample=False)

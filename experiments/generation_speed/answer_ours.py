@@ -34,7 +34,7 @@ class Ours:
         self.processes = join_processes(device=request["device"], precision="auto", wanted=None)
         keep_freed_memory()
         base = open_base(request["folder"], request["variant"], self.processes.device)
-        self._reads_in_int8 = request["variant"] == READING
+        self._int8_prefill = request["variant"] == READING
         adapter = Path(request["adapter"])
         config = read_config(adapter)
         lora = LoRA(
@@ -86,8 +86,8 @@ class Ours:
             spec,
             end_id=end_id,
             pad_id=end_id,
-            at_once=batch,
-            read_in_int8=self._reads_in_int8,
+            batch_size=batch,
+            int8_prefill=self._int8_prefill,
         )
 
 

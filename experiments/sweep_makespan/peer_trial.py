@@ -25,8 +25,9 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, GenerationConfig
 from transformers.utils import logging as transformers_logging
 
-from summarizer.evaluation.baselines import lead
-from summarizer.evaluation.metrics import VARIANTS, bootstrap, score_pairs
+from summarizer.evaluation.metrics import bootstrap, score_pairs
+from summarizer.evaluation.pipeline import lead
+from summarizer.evaluation.record import VARIANTS
 from summarizer.tracking.environment import peak_memory_bytes
 from summarizer.tracking.startup import Stopwatch
 

@@ -102,7 +102,8 @@ class AdaptedLayer(nn.Module):
         self._number = torch.tensor(index, device=base.weight.device)
         self.stacked = nn.ParameterDict()
         self.trials: list[dict[str, nn.Parameter]] = [{} for _ in group.adapters]
-        self._shown: dict[str, Tensor] | None = None
+        self._dims: tuple[int, ...] = ()
+        self._shown: tuple[dict[str, Tensor], tuple[int, ...]] | None = None
 
     @property
     def weight(self) -> NoReturn:
@@ -133,10 +134,15 @@ class AdaptedLayer(nn.Module):
     def show(self, trials: Sequence[int] | None) -> None:
         """Compute for these trials alone, without gradients; None for all."""
         rows = None if trials is None else list(trials)
-        self._shown = None if rows is None else {name: p.detach()[rows] for name, p in self.stacked.items()}
+        if rows is None:
+            self._shown = None
+        else:
+            stacked = {name: stack.detach()[rows] for name, stack in self.stacked.items()}
+            self._shown = stacked, tuple(self._dims[row] for row in rows)
 
     def _lay(self, trials: list[dict[str, nn.Parameter]]) -> None:
         self.trials = trials
+        self._dims = tuple(max((tensor.shape[0] for tensor in own.values()), default=0) for own in trials)
         present = [own for own in trials if own]
         self.stacked = nn.ParameterDict()
         for name in present[0] if present else ():
@@ -158,11 +164,11 @@ class AdaptedLayer(nn.Module):
         if not group.enabled or not self.stacked:
             return self.base(x)  # type: ignore[no-any-return]
         kind = type(group.adapters[0])
-        stacked = dict(self.stacked.items()) if self._shown is None else self._shown
+        stacked, dims = self._shown or (dict(self.stacked.items()), self._dims)
         if isinstance(self.base, FrozenEmbedding):
             rows: Tensor = self.base(x)
             scales = group.scales if self.base.scale == 1 else group.scales * self.base.scale
-            delta = kind.delta_embedding(x.reshape(group.size, -1), stacked, scales)
+            delta = kind.delta_embedding(x.reshape(group.size, -1), stacked, scales, dims)
             return rows + delta.reshape(rows.shape)
         if (few := kind.decode_linear(self.base, x, stacked, group.scales)) is not None:
             return few
@@ -173,6 +179,7 @@ class AdaptedLayer(nn.Module):
             self._dropped(product_input) if group.drops else None,
             stacked,
             group.scales,
+            dims,
         )
         return y.reshape(*x.shape[:-1], -1)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import torch
@@ -23,7 +23,8 @@ class Adapter(BaseModel, ABC):
     """The config of one trial's adapters, and the arithmetic of its kind.
 
     Tensors of trials with smaller dims are padded with zeros to the largest in the group; `adapted_linear`
-    and `delta_embedding` must give zero-padded tensors no influence and no gradient.
+    and `delta_embedding` must give zero-padded tensors no influence and no gradient. Those that multiply each
+    trial's own `dims` alone train it to the bit as if it were alone.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
@@ -63,11 +64,12 @@ class Adapter(BaseModel, ABC):
         dropped: Float[Tensor, "n m d_in"] | None,
         stacked: Parameters,
         scale: Float[Tensor, "n 1 1"],
+        dims: Sequence[int],
     ) -> Float[Tensor, "n m d_out"]:
         """A frozen linear layer's output with what `n` trials add to it, in batched products.
 
         x is in the precision of products, and so is the result.  dropped: x after dropout, which the adapters see
-        in its place.
+        in its place.  dims: each trial's adapter dim, 0 for one that leaves this layer alone.
         """
 
     @staticmethod
@@ -80,7 +82,7 @@ class Adapter(BaseModel, ABC):
     @staticmethod
     @abstractmethod
     def delta_embedding(
-        ids: Int[Tensor, "n m"], stacked: Parameters, scale: Float[Tensor, "n 1 1"]
+        ids: Int[Tensor, "n m"], stacked: Parameters, scale: Float[Tensor, "n 1 1"], dims: Sequence[int]
     ) -> Float[Tensor, "n m d"]:
         """What `n` trials add to the embedding's output."""
 

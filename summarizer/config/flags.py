@@ -40,6 +40,13 @@ class Metavar:
     name: str
 
 
+@dataclass(frozen=True)
+class InPlaceOf:
+    """The key of a run's config that a flag's value takes the place of."""
+
+    key: str
+
+
 FolderPath = Annotated[Path, Metavar("FOLDER")]
 FilePath = Annotated[Path, Metavar("FILE")]
 POSITIONAL = get_args(CliPositionalArg[str])[1]
@@ -95,6 +102,14 @@ class Flags(BaseSettings):
         info = cls.model_fields[field]
         name = str(info.validation_alias or field)
         return name if _is_positional(info) else f"--{name.replace('_', '-')}"
+
+    @classmethod
+    def flag_for(cls, key: str) -> str | None:
+        """The flag whose value takes the place of a config key; None where there is none."""
+        for field, info in cls.model_fields.items():
+            if InPlaceOf(key) in info.metadata:
+                return cls.flag(field)
+        return None
 
     @classmethod
     def read(cls, arguments: Sequence[str], *, command: str, usage: str, epilog: str = "") -> Self:

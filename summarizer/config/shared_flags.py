@@ -1,4 +1,4 @@
-"""Flags that several commands share: which model, in what precision, and how it generates."""
+"""Flags that several commands share: which model, in what precision, on which rows, and how it generates."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, create_model
 
-from summarizer.config.flags import Flags, Metavar
+from summarizer.config.flags import Flags, InPlaceOf, Metavar
 from summarizer.config.rules import RULES, SoundValues, broken_rules
-from summarizer.config.schema import GenerationConfig, PositiveCount, RunConfig
+from summarizer.config.schema import Count, GenerationConfig, PositiveCount, RunConfig
 from summarizer.errors import ConfigError, Issue
 
 SHORT = {"num_beams": "beams", "do_sample": "sample"}
@@ -47,6 +47,25 @@ class BatchFlags(PrecisionFlags):
     """articles at once; default: the run's evaluation.batch_size"""
 
 
+class RowFlags(Flags):
+    """Which rows are scored, in place of those that the run's config names."""
+
+    HEADING: ClassVar[str] = "rows"
+
+    data: tuple[Annotated[str, Metavar("FILE")], ...] = ()
+    """rows of one's own (JSONL, JSON, CSV, Parquet, a glob of them); may be repeated"""
+    column: Annotated[str | None, InPlaceOf("data.columns.article")] = None
+    """of the article in FILE; default: the run's own"""
+    summary_column: Annotated[str | None, InPlaceOf("data.columns.summary")] = None
+    """of the reference summary, likewise"""
+    id_column: Annotated[str | None, InPlaceOf("data.columns.id")] = None
+    """of the id; default: the run's own, or row numbers"""
+    rows: Annotated[PositiveCount | Literal["all"] | None, InPlaceOf("data.streaming")] = None
+    """score on so many rows, or on all; default: the run's own limit"""
+    max_bad_rows: Annotated[Count | None, InPlaceOf("data.max_bad_rows")] = None
+    """leave out up to so many unusable rows; default: the run's own"""
+
+
 def _optional(key: str) -> Any:
     """A setting's type and bounds as those of a flag that may be left out."""
     info = GenerationConfig.model_fields[key]
@@ -74,6 +93,11 @@ class TypedGeneration(GenerationConfig):
     @classmethod
     def key(cls, name: str) -> str:
         return GenerationFlags.flag(name)
+
+
+def generation_by_flag(generation: GenerationConfig) -> dict[str, Any]:
+    """Generation settings by the flags that stand for them."""
+    return {GenerationFlags.flag(key): value for key, value in generation.model_dump().items()}
 
 
 def typed_generation(flags: GenerationFlags) -> dict[str, Any]:

@@ -35,8 +35,8 @@ def load_hub_split(
     except (OfflineModeIsEnabled, ConnectionError, TimeoutError) as error:
         raise ConfigError.single(
             "data.path",
-            f"{spec.path}: the hub is out of reach ({_first_line(error)}). Offline, use files: "
-            "data=files data.train=PATH data.validation=PATH",
+            f"{spec.path}: the hub is out of reach ({_first_line(error)})",
+            "offline, use files: data=files data.train=PATH data.validation=PATH",
         ) from error
     except (
         datasets.exceptions.DatasetsError,

@@ -107,8 +107,8 @@ def require_columns(rows: Iterable[RawRow | BadRow], columns: Columns) -> Iterat
             Issue(
                 f"data.columns.{key}",
                 f"no column {column!r} in {_place(head)}; its columns are {', '.join(names) or 'none'}"
-                + (f"; did you mean {near!r}?" if near else "")
-                + ("; null numbers the rows" if key == "id" else ""),
+                + (f"; did you mean {near!r}?" if near else ""),
+                "null numbers the rows" if key == "id" else "",
             )
         )
     if issues:
@@ -223,7 +223,8 @@ def check_bad_rows(report: SplitReport, max_bad_rows: int) -> None:
         raise ConfigError.single(
             "data.max_bad_rows",
             f"{_count(count, 'unusable row')} in data.{report.name}, {max_bad_rows:,} accepted: "
-            f"{first_bad_rows(report.bad)}. Mend them, or skip them with data.max_bad_rows={count}",
+            f"{first_bad_rows(report.bad)}",
+            f"mend them, or skip them with data.max_bad_rows={count}",
         )
     if report.rows == 0:
         skipped = f": {first_bad_rows(report.bad)}" if report.bad else ""

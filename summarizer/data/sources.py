@@ -41,7 +41,7 @@ def open_source(spec: DataConfig, split: SplitName) -> Source:
     key = f"data.{split}"
     if named is None:
         how = "a path" if spec.source == "files" else "the name of one of the data set's splits"
-        raise ConfigError.single(key, f"null, but this run needs the {split} split; set {key} to {how}")
+        raise ConfigError.single(key, f"null, but this run needs the {split} split", f"set {key} to {how}")
     if spec.source == "files":
         paths = find_files(key, named)
         return Source(

@@ -87,7 +87,8 @@ def build_split(spec: DataConfig, split: SplitName, prompt: Prompt) -> Split:
     if spec.streaming and split == "train" and limit is None:
         raise ConfigError.single(
             "data.streaming",
-            "true, so that the train split is not kept; set data.rows.train to keep so many rows",
+            "true, so that the train split is not kept",
+            "set data.rows.train to keep so many rows",
         )
     source = open_source(spec, split)
 

@@ -1,8 +1,9 @@
-"""BERTScore: how near the words of two texts are in the eyes of an encoder, where one is at hand."""
+"""BERTScore: how near the words of two texts are in the eyes of an encoder, where there is one."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from torch import Tensor
 from summarizer.console import progress
 from summarizer.errors import ConfigError
 
+KEY = "--bertscore"
 MEASURES = ("precision", "recall", "f1")
 
 NO_LENGTH_KNOWN = 1_000_000
@@ -60,11 +62,25 @@ def bert_score(
     return dict(zip(MEASURES, scores, strict=True))
 
 
+def loaded_bert_score(
+    folder: Path, layer: int, *, device: str
+) -> Callable[[Sequence[str], Sequence[str]], dict[str, NDArray[np.float64]]]:
+    """`bert_score` by an encoder that was loaded once to see that it can be.
+
+    device: auto, cpu or cuda.
+    Raises ConfigError where there is no such encoder or layer.
+    """
+    on_gpu = device != "cpu" and torch.cuda.is_available()
+    loaded = partial(bert_score, folder=folder, layer=layer, device=torch.device("cuda" if on_gpu else "cpu"))
+    loaded([], [], show=False)
+    return loaded
+
+
 def _load(folder: Path, layer: int) -> tuple[Any, Any]:
-    """The encoder and its tokenizer."""
+    """The encoder in a folder and its tokenizer. Raises ConfigError where there is none with that layer."""
     if not (folder / "config.json").is_file():
         raise ConfigError.single(
-            "bertscore",
+            KEY,
             f"no encoder in {folder}: a folder with config.json, weights and tokenizer is needed, such as a "
             "download of FacebookAI/roberta-large",
         )
@@ -74,12 +90,12 @@ def _load(folder: Path, layer: int) -> tuple[Any, Any]:
         encoder = AutoModel.from_pretrained(folder, local_files_only=True)
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError) as error:
-        raise ConfigError.single("bertscore", f"{folder} is no encoder that loads: {error}") from error
+        raise ConfigError.single(KEY, f"{folder} is no encoder that loads: {error}") from error
     layers = int(encoder.config.num_hidden_layers)
     if not 0 <= layer <= layers:
-        raise ConfigError.single("bertscore", f"layer {layer} of {folder}: 0 to {layers}")
+        raise ConfigError.single(KEY, f"layer {layer} of {folder}: 0 to {layers}")
     if tokenizer.pad_token_id is None or tokenizer.cls_token_id is None or tokenizer.sep_token_id is None:
-        raise ConfigError.single("bertscore", f"{folder} is no encoder: its tokenizer marks no start and end")
+        raise ConfigError.single(KEY, f"{folder} is no encoder: its tokenizer marks no start and end")
     return encoder.eval().float(), tokenizer
 
 

@@ -43,7 +43,7 @@ class EvaluationPace:
             self._row_s[work, trials is None] = seconds / (rows * (trials or 1))
 
     def expected_s(self, *, loss_rows: int, summary_rows: int, base: bool = False) -> float:
-        """Of one trial, or of the base model."""
+        """The seconds that an evaluation of one trial, or of the base model, is expected to take."""
         rows: dict[Work, int] = {"loss": loss_rows, "summaries": summary_rows}
         return sum(
             count * self._row_s.get((work, base), self._row_s.get((work, not base), 0.0))
@@ -58,24 +58,24 @@ class Evaluator:
     adapted: AdaptedModel
     prompt: Prompt
     generation: GenerationConfig
-    rows_at_once: int
-    """Of each trial. Halved where they do not fit into memory."""
+    batch_size: int
+    """How many rows of each trial are evaluated at the same time. Halved where they do not fit into memory."""
     processes: Processes
     between_batches: Callable[[], None]
     """Called after each batch, to answer a stop signal."""
     pace: EvaluationPace = field(default_factory=EvaluationPace)
-    """By what was evaluated so far."""
+    """How long rows take, by what was evaluated so far."""
 
     def losses(self, rows: Sequence[EncodedRow], trials: Sequence[int] | None) -> list[float]:
         """Mean loss in nats per summary token over all rows, of each of these trials; None: of the base model."""
         return [losses.mean for losses in self.row_losses(rows, trials)]
 
     def row_losses(self, rows: Sequence[EncodedRow], trials: Sequence[int] | None) -> list[RowLosses]:
-        """Likewise of each row, in the rows' order."""
+        """The loss of each row, in the rows' order, of each of these trials; None: of the base model."""
         begun_s = time.monotonic()
         count = 1 if trials is None else len(trials)
         own: list[list[float]] = []
-        """Of each row that is this process's: nats by each trial."""
+        """Each trial's nats, for each row that is this process's."""
 
         def add(batch_rows: Sequence[EncodedRow]) -> None:
             batch = self.adapted.batch([batch_rows] * count, self.prompt)
@@ -138,7 +138,7 @@ class Evaluator:
             self.generation,
             end_id=self.prompt.end_id,
             pad_id=self.prompt.pad_id,
-            at_once=self.rows_at_once,
+            batch_size=self.batch_size,
         )
         with self.processes.autocast():
             for place, answers in decoder.answers(prompts):
@@ -152,7 +152,7 @@ class Evaluator:
         start = 0
         with bar(label, len(items), show=self.processes.is_main) as progress:
             while start < len(items):
-                batch = items[start : start + self.rows_at_once]
+                batch = items[start : start + self.batch_size]
                 try:
                     work(batch)
                 except torch.OutOfMemoryError:
@@ -164,10 +164,10 @@ class Evaluator:
 
     def _halve_rows(self, most: int) -> None:
         """For the handler of an out-of-memory; raised again at one row.  most: rows that there were."""
-        if self.rows_at_once == 1:
+        if self.batch_size == 1:
             raise
-        self.rows_at_once = max(min(self.rows_at_once, most) // 2, 1)
-        log.warning("out of memory: from here on %d rows are evaluated at once", self.rows_at_once)
+        self.batch_size = max(min(self.batch_size, most) // 2, 1)
+        log.warning("out of memory: from here on %d rows are evaluated at once", self.batch_size)
 
     def _halves(self, trials: Sequence[int] | None) -> list[Sequence[int]]:
         """For the handler of an out-of-memory at one row of each trial; raised again where no half helps."""
@@ -181,5 +181,5 @@ class Evaluator:
 
 
 def _label(work: str, trials: Sequence[int] | None) -> str:
-    """Of a bar: beside trials that only wait for it, a person sees whose turn it is."""
+    """What a bar is called, so that a person sees whether the base model or trials are evaluated."""
     return f"{work} of the base model" if trials is None else work

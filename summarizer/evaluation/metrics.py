@@ -6,47 +6,16 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import AfterValidator, ConfigDict
 
 from summarizer.evaluation.parallel import map_rows
+from summarizer.evaluation.record import VARIANTS, Interval
 from summarizer.evaluation.sentences import split_sentences
 
-VARIANTS = ("rouge1", "rouge2", "rougeL", "rougeLsum")
-MEANING: Mapping[str, str] = {
-    "rouge1": "ROUGE-1: single words",
-    "rouge2": "ROUGE-2: pairs of words",
-    "rougeL": "ROUGE-L over the whole text as one line: MLPerf's ROUGE-L, not a paper's",
-    "rougeLsum": "ROUGE-L sentence by sentence (summary level): what papers on CNN/DailyMail call ROUGE-L",
-}
-"""What each of VARIANTS is, for a person: F1 in percent, with the Porter stemmer."""
-LOSS = "loss"
-"""The cross-entropy's name beside VARIANTS: nats per token of the reference summaries, lower is better."""
 CONFIDENCE = 0.95
-
-
-@dataclass(frozen=True)
-class Interval:
-    """A mean and the bounds of its 95 % interval, in the unit of the rows: percent for ROUGE."""
-
-    __pydantic_config__ = ConfigDict(extra="forbid")
-
-    value: float
-    low: float
-    high: float
-
-
-def _every_variant(intervals: dict[str, Interval]) -> dict[str, Interval]:
-    if set(intervals) != set(VARIANTS):
-        raise ValueError(f"ROUGE is {', '.join(VARIANTS)}, not {', '.join(intervals)}")
-    return {variant: intervals[variant] for variant in VARIANTS}
-
-
-Rouge = Annotated[dict[str, Interval], AfterValidator(_every_variant)]
-"""As JSON files have it: an interval by each of VARIANTS, in percent."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,7 +63,7 @@ class Scores:
     row_losses: RowLosses | None = None
     """Each row's loss, where it was measured by row."""
     summaries: Sequence[str] = ()
-    """What the system wrote, in the rows' order, where that is at hand."""
+    """What the system wrote, in the rows' order, where that is known."""
 
 
 def score(

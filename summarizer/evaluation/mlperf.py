@@ -10,15 +10,22 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from pydantic import ConfigDict
-
-from summarizer.config.schema import GenerationConfig
+from summarizer.config.plain import read_option
+from summarizer.config.schema import DataConfig, GenerationConfig
+from summarizer.config.shared_flags import RowFlags
+from summarizer.console.progress import bar
+from summarizer.data.rows import BadRow, Row, check_row, first_bad_rows
+from summarizer.data.sources import SplitName, open_source
+from summarizer.errors import ConfigError
 from summarizer.evaluation.metrics import score_pairs
+from summarizer.evaluation.record import MlperfFigure, MlperfVerdict
+from summarizer.evaluation.rows import FILES, ScoredRows, by_flags, data_of, described, limit_notes
 from summarizer.evaluation.sentences import split_sentences
+from summarizer.generation.summarizer import Prepared, Summarizer
 
 DATA = "cnn_dailymail"
 DATA_VERSION = "3.0.0"
-SPLIT = "validation"
+SPLIT: SplitName = "validation"
 ROWS = 13_368
 
 MODEL = "EleutherAI/gpt-j-6b"
@@ -44,6 +51,9 @@ GEN_LEN_SHARE = 0.9
 
 DECIMALS = 4
 """Scores are rounded before they are judged."""
+
+
+# ---- what the task reads and how it writes -----------------------------------------------------------------------
 
 
 def prompt(article: str) -> str:
@@ -74,12 +84,93 @@ def generation(spec: GenerationConfig) -> GenerationConfig:
     return spec.model_copy(update=fixed)
 
 
+class TaskSummarizer(Summarizer):
+    """Reads articles in the task's prompt rather than in the run's own."""
+
+    def prepare(self, article: str) -> Prepared:
+        tokenizer = self.opened.prompt.text
+        whole: list[int] = tokenizer.encode(prompt(article), add_special_tokens=False).ids
+        ids = prompt_ids(whole)
+        return Prepared(tuple(ids), len(whole), len(whole) - len(ids))
+
+
+def require_positions(positions: int | None, generation: GenerationConfig, model: str) -> None:
+    """Raises ConfigError where a base model has too few positions for the task's prompts and summaries.
+
+    positions: None where the model's config names no bound.  model: what a message calls it.
+    """
+    needed = MAX_PROMPT_TOKENS + generation.max_new_tokens
+    if positions is not None and positions < needed:
+        raise ConfigError.single(
+            "--protocol", f"mlperf takes {needed:,} tokens; {model} has {positions:,} positions"
+        )
+
+
+def task_rows(flags: RowFlags, model: str) -> ScoredRows:
+    """The task's rows, from the hub, or from files that are said to hold them. model: the base model's name.
+
+    Raises ConfigError, under the names of the flags, where they cannot be had.
+    """
+    task = DataConfig.model_validate(read_option("data", "cnn_dailymail"))
+    spec = data_of(task, SPLIT, flags)
+    limit = flags.rows if isinstance(flags.rows, int) else None
+    rows: list[Row] = []
+    bad: list[BadRow] = []
+    try:
+        source = open_source(spec, SPLIT)
+        with bar("reading", limit or source.total) as shown:
+            for index, raw in enumerate(source.read()):
+                row = (
+                    raw
+                    if isinstance(raw, BadRow)
+                    else check_row(raw[1], spec.columns, raw[0], index, frozenset())
+                )
+                shown.advance()
+                if isinstance(row, BadRow):
+                    bad.append(row)
+                else:
+                    rows.append(row)
+                if len(rows) == limit:
+                    break
+    except ConfigError as error:
+        raise by_flags(error, flags, "files that hold the same rows") from error
+    if len(bad) > spec.max_bad_rows or not rows:
+        raise ConfigError.single(
+            "--max-bad-rows" if rows else FILES,
+            f"{len(bad)} unusable rows and {len(rows)} usable ones, {spec.max_bad_rows} unusable ones accepted"
+            + (f": {first_bad_rows(tuple(bad))}" if bad else ""),
+        )
+    name = f"{DATA} {DATA_VERSION}"
+    notes = []
+    if flags.data:
+        notes.append(
+            f"the rows come from {', '.join(flags.data)}; that they are {name}'s {SPLIT} split is taken on trust"
+        )
+    notes += limit_notes(spec, SPLIT, flags, len(rows))
+    notes.append(
+        "the adapter was trained with the run's own prompt; the protocol reads articles with another one"
+    )
+    if model.lower() != MODEL.lower():
+        notes.append(f"the task's reference figures are of a fine-tuned {MODEL}; this base is {model}")
+    return ScoredRows(
+        data=described(spec, SPLIT) if flags.data else name,
+        split=SPLIT,
+        ids=[row.id for row in rows],
+        articles=[row.article for row in rows],
+        references=[row.summary for row in rows],
+        notes=tuple(notes),
+    )
+
+
+# ---- how its summaries are judged --------------------------------------------------------------------------------
+
+
 @dataclass(frozen=True)
 class MlperfScores:
     """What the reference's evaluation.py prints."""
 
     rouge: Mapping[str, float]
-    """Mean F1 in percent by each of `rouge.VARIANTS`, rounded to DECIMALS."""
+    """Mean F1 in percent by each of `record.VARIANTS`, rounded to DECIMALS."""
     gen_len: int
     """Characters of all summaries, one sentence per line."""
     gen_num: int
@@ -129,35 +220,7 @@ def punkt_sentences(text: str) -> list[str]:
     return list(sent_tokenize(text.strip()))
 
 
-@dataclass(frozen=True)
-class Figure:
-    """One of the task's figures beside the reference's."""
-
-    __pydantic_config__ = ConfigDict(extra="forbid")
-
-    name: str
-    value: float
-    reference: float
-    passes: Mapping[str, bool]
-    """By level: whether the value reaches that share of the reference."""
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """The task's figures, and pass or fail if they are over its rows."""
-
-    __pydantic_config__ = ConfigDict(extra="forbid")
-
-    figures: tuple[Figure, ...]
-    passed: Mapping[str, bool | None]
-    """By level: whether every figure reaches its bound; None where there is no verdict."""
-    refusal: str | None
-    """Why there is no verdict; None where there is one."""
-    sentences_by: str
-    gen_num: int
-
-
-def verdict(scores: MlperfScores) -> Verdict:
+def verdict(scores: MlperfScores) -> MlperfVerdict:
     """Judge scores in percent. Raises ValueError where one of REFERENCE's variants is missing."""
     if missing := REFERENCE.keys() - scores.rouge.keys():
         raise ValueError(f"MLPerf judges {', '.join(REFERENCE)}; missing: {', '.join(sorted(missing))}")
@@ -170,7 +233,7 @@ def verdict(scores: MlperfScores) -> Verdict:
     )
     rows = scores.gen_num
     refusal = None if rows == ROWS else f"not the whole split ({rows:,} of {ROWS:,} rows): no verdict"
-    return Verdict(
+    return MlperfVerdict(
         figures=tuple(figures),
         passed={
             level: None if refusal else all(figure.passes[level] for figure in figures) for level in LEVELS
@@ -181,13 +244,13 @@ def verdict(scores: MlperfScores) -> Verdict:
     )
 
 
-def judge(predictions: Sequence[str], references: Sequence[str]) -> Verdict:
+def judge(predictions: Sequence[str], references: Sequence[str]) -> MlperfVerdict:
     """Score and judge the summaries of all rows."""
     return verdict(mlperf_scores(predictions, references))
 
 
-def _figure(name: str, value: float, reference: float, shares: Mapping[Level, float]) -> Figure:
+def _figure(name: str, value: float, reference: float, shares: Mapping[Level, float]) -> MlperfFigure:
     """shares: by level, the least share of the reference that passes."""
-    return Figure(
+    return MlperfFigure(
         name, value, reference, {level: value >= reference * share for level, share in shares.items()}
     )

@@ -6,23 +6,25 @@ are scored, the baselines beside them, and the differences tested, paired by row
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from summarizer.config.schema import EvaluationConfig
 from summarizer.console import progress
-from summarizer.evaluation import mlperf
-from summarizer.evaluation.baselines import lead, random_sentences
-from summarizer.evaluation.metrics import VARIANTS, RowLosses, Scores, bootstrap, score
-from summarizer.evaluation.record import SystemPart
-from summarizer.evaluation.rows import ScoredRows
-from summarizer.evaluation.statistics import Difference, compare
-from summarizer.evaluation.text_statistics import Statistic, mean_statistics, text_statistics
+from summarizer.evaluation.metrics import RowLosses, Scores, bootstrap, score
+from summarizer.evaluation.record import VARIANTS, Difference, Statistic, SystemPart
+from summarizer.evaluation.sentences import split_sentences
+from summarizer.evaluation.statistics import compare
+from summarizer.evaluation.text_statistics import mean_statistics, text_statistics
+
+if TYPE_CHECKING:
+    from summarizer.evaluation.rows import ScoredRows
 
 ADAPTER, BASE, LEAD, RANDOM = "adapter", "base model", "Lead-3", "Random-3"
 """What the systems are called: a trained adapter, the base model without it, and the two baselines."""
@@ -33,6 +35,37 @@ SCORERS = ("rouge-score", "numpy")
 
 EncoderScores = Callable[[Sequence[str], Sequence[str]], dict[str, NDArray[np.float64]]]
 """BERTScore of predictions and references, by measure."""
+
+
+# ---- the baselines: what a summarizer has to beat --------------------------------------------------------
+
+
+def lead(article: str, sentences: int = 3) -> str:
+    """The article's first sentences, one per line: Lead-3, the usual baseline for news.
+
+    Nothing is taken out: CNN's "(CNN)" or "WASHINGTON (CNN) --" stays part of the first sentence, and Daily
+    Mail's "By ." counts as a sentence. A shorter article is returned whole.
+    Raises ValueError if sentences is below 1.
+    Source: the baseline of See et al. 2017 (arXiv:1704.04368), section 5.
+    """
+    if sentences < 1:
+        raise ValueError(f"a lead has at least one sentence, not {sentences}")
+    return "\n".join(split_sentences(article)[:sentences])
+
+
+def random_sentences(article: str, seed: int, row_id: str, sentences: int = 3) -> str:
+    """Sentences of the article at random, without repetition, in its order, one per line: Random-3.
+
+    They depend on the seed, the row's id and the article alone, not on which other rows are scored or in which
+    order. A shorter article is returned whole.
+    Raises ValueError if sentences is below 1.
+    """
+    if sentences < 1:
+        raise ValueError(f"a summary has at least one sentence, not {sentences}")
+    split = split_sentences(article)
+    generator = random.Random(f"{seed}:{row_id}")
+    chosen = generator.sample(range(len(split)), min(sentences, len(split)))
+    return "\n".join(split[index] for index in sorted(chosen))
 
 
 # ---- a run's own end: one adapter, the base model, Lead-3 ------------------------------------------------
@@ -139,7 +172,13 @@ def score_systems(
             statistics = _statistics(rows, system.summaries, samples, seed)
             if by_encoder is not None:
                 bertscore = bootstrap(by_encoder(system.summaries, rows.references), samples, seed)
-            is_model = system.settings is not None
+            verdict = None
+            if by_mlperf and system.settings is not None:
+                from summarizer.evaluation import (
+                    mlperf,
+                )  # a run, which scores by this file too, has no such task
+
+                verdict = mlperf.judge(system.summaries, rows.references)
             parts.append(
                 SystemPart(
                     name=system.name,
@@ -151,9 +190,7 @@ def score_systems(
                     rouge=dict(scores.rouge),
                     bertscore=bertscore,
                     statistics=statistics,
-                    mlperf=mlperf.judge(system.summaries, rows.references)
-                    if by_mlperf and is_model
-                    else None,
+                    mlperf=verdict,
                 )
             )
             shown.advance()

@@ -1,15 +1,137 @@
-"""`scores.json`: every system's scores on the same rows, and what they were made with, in one typed object."""
+"""Scores as files hold them, typed: intervals, differences, and everything that `evaluate` finds out in one call.
+
+Nothing here computes, so that records are read without numpy.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from summarizer.evaluation.metrics import Interval, Rouge
-from summarizer.evaluation.mlperf import Verdict
-from summarizer.evaluation.statistics import Difference
-from summarizer.evaluation.text_statistics import Statistic
+from pydantic import AfterValidator, ConfigDict, Field
+
 from summarizer.json_files import GitState, Measured, Part, read_part, write_part
+
+VARIANTS = ("rouge1", "rouge2", "rougeL", "rougeLsum")
+MEANING: Mapping[str, str] = {
+    "rouge1": "ROUGE-1: single words",
+    "rouge2": "ROUGE-2: pairs of words",
+    "rougeL": "ROUGE-L over the whole text as one line: MLPerf's ROUGE-L, not a paper's",
+    "rougeLsum": "ROUGE-L sentence by sentence (summary level): what papers on CNN/DailyMail call ROUGE-L",
+}
+"""What each of VARIANTS is, for a person: F1 in percent, with the Porter stemmer."""
+LOSS = "loss"
+"""The cross-entropy's name beside VARIANTS: nats per token of the reference summaries, lower is better."""
+SIGNIFICANCE_LEVEL = 0.05
+"""A difference is significant where its p value, adjusted by Holm, is below it: the only threshold there is."""
+
+
+# ---- one figure --------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A mean and the bounds of its 95 % interval, in the unit of the rows: percent for ROUGE."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid")
+
+    value: float
+    low: float
+    high: float
+
+
+def _every_variant(intervals: dict[str, Interval]) -> dict[str, Interval]:
+    if set(intervals) != set(VARIANTS):
+        raise ValueError(f"ROUGE is {', '.join(VARIANTS)}, not {', '.join(intervals)}")
+    return {variant: intervals[variant] for variant in VARIANTS}
+
+
+Rouge = Annotated[dict[str, Interval], AfterValidator(_every_variant)]
+"""ROUGE as JSON files have it: an interval by each of VARIANTS, in percent."""
+
+
+@dataclass(frozen=True)
+class Statistic:
+    """The mean of one statistic of the summaries' texts, over the rows that have it."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid")
+
+    mean: Interval | None
+    """In `unit`; None where no row has it."""
+    unit: str
+    rows: int
+    """How many rows have it: a summary of two words has no trigram."""
+
+
+Verdict = Literal["better", "worse", "not significant"]
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How the mean of one system differs from another's by one metric, paired over the same rows."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid")
+
+    first: str
+    second: str
+    metric: str
+    """LOSS or one of ROUGE's variants."""
+    mean: Interval
+    """First minus second, in the metric's unit, with the 95 % paired bootstrap interval."""
+    p_value: float
+    """Two-sided, for both being equally good; in (0, 1]."""
+    p_holm: float
+    """The p value adjusted by Holm over all the differences that it stands among."""
+    rows: int
+    better_rows: Annotated[int | None, Field(exclude=True)] = None
+    """On how many rows the first system is better; None for a difference that was read from a file."""
+    equal_rows: Annotated[int | None, Field(exclude=True)] = None
+
+    @property
+    def significant(self) -> bool:
+        """Whether it is more than luck in the choice of rows explains."""
+        return self.p_holm < SIGNIFICANCE_LEVEL
+
+    @property
+    def verdict(self) -> Verdict:
+        """Whether the first system is better or worse than the second, if that is significant."""
+        if not self.significant:
+            return "not significant"
+        return "better" if (self.mean.value < 0) == (self.metric == LOSS) else "worse"
+
+
+@dataclass(frozen=True)
+class MlperfFigure:
+    """One of the figures of MLPerf's task beside the reference's."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid")
+
+    name: str
+    value: float
+    reference: float
+    passes: Mapping[str, bool]
+    """By level: whether the value reaches that share of the reference."""
+
+
+@dataclass(frozen=True)
+class MlperfVerdict:
+    """The figures of MLPerf's task, and pass or fail if they are over its rows."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid")
+
+    figures: tuple[MlperfFigure, ...]
+    passed: Mapping[str, bool | None]
+    """By level: whether every figure reaches its bound; None where there is no verdict."""
+    refusal: str | None
+    """Why there is no verdict; None where there is one."""
+    sentences_by: str
+    gen_num: int
+
+
+# ---- `scores.json` -----------------------------------------------------------------------------------------------
+
 
 Protocol = Literal["own", "mlperf"]
 
@@ -22,16 +144,16 @@ class RowsPart(Part):
     split: str
     count: int
     ids_sha256: str
-    """Of the rows' ids in their order."""
+    """The digest of the rows' ids in their order."""
     texts_sha256: str
-    """Of ids, articles and references."""
+    """The digest of the rows' ids, articles and references."""
 
     def __str__(self) -> str:
         return f"{self.data}, {self.split}, {self.count:,} row{'' if self.count == 1 else 's'}"
 
 
 class SystemPart(Part):
-    """One system. Null is what it does not have or was not asked for."""
+    """One system's scores. Null is what the system does not have, or what was not asked for."""
 
     name: str
     folder: str | None
@@ -46,7 +168,7 @@ class SystemPart(Part):
     rouge: Rouge
     bertscore: dict[str, Interval] | None
     statistics: dict[str, Statistic]
-    mlperf: Verdict | None
+    mlperf: MlperfVerdict | None
     """MLPerf's own computation of its figures, and its verdict."""
 
 
@@ -61,7 +183,7 @@ class Evaluation(Part):
     differences: list[Difference]
     """The best run minus each other system, in percent."""
     bertscore_by: str | None
-    """Encoder and layer."""
+    """The encoder and the layer that BERTScore is by."""
     bootstrap_samples: int
     notes: list[str]
     """What a reader has to know before comparing these scores with others."""
@@ -75,5 +197,5 @@ def write_evaluation(path: Path, evaluation: Evaluation) -> None:
 
 
 def read_evaluation(path: Path) -> Evaluation:
-    """Raises ConfigError where there is none, naming each field that is wrong."""
+    """Read a file of scores. Raises ConfigError where there is none, naming each field that is wrong."""
     return read_part(path, Evaluation, "scores")

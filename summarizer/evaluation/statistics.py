@@ -3,57 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Annotated, Literal
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import ConfigDict, Field
 
-from summarizer.evaluation.metrics import LOSS, VARIANTS, Interval, Scores, bootstrap, ratio_interval
+from summarizer.evaluation.metrics import Scores, bootstrap, ratio_interval
+from summarizer.evaluation.record import LOSS, SIGNIFICANCE_LEVEL, VARIANTS, Difference, Interval
 
-SIGNIFICANCE_LEVEL = 0.05
-"""A difference is significant where its p value, adjusted by Holm, is below it: the only threshold there is."""
 ROUNDS = 10_000
 """Random sign flips: a p value of 0.05 is then known to about 0.004 (two standard errors)."""
 BLOCK_ELEMENTS = 4_000_000
 """Random signs held at once: 32 MB."""
-
-Verdict = Literal["better", "worse", "not significant"]
-
-
-@dataclass(frozen=True)
-class Difference:
-    """How the mean of one system differs from another's by one metric, paired over the same rows."""
-
-    __pydantic_config__ = ConfigDict(extra="forbid")
-
-    first: str
-    second: str
-    metric: str
-    """LOSS or one of ROUGE's variants."""
-    mean: Interval
-    """First minus second, in the metric's unit, with the 95 % paired bootstrap interval."""
-    p_value: float
-    """Two-sided, for both being equally good; in (0, 1]."""
-    p_holm: float
-    """The p value adjusted by Holm over all the differences that it stands among."""
-    rows: int
-    better_rows: Annotated[int | None, Field(exclude=True)] = None
-    """On how many rows the first system is better; None for a difference that was read from a file."""
-    equal_rows: Annotated[int | None, Field(exclude=True)] = None
-
-    @property
-    def significant(self) -> bool:
-        """Whether it is more than luck in the rows explains."""
-        return self.p_holm < SIGNIFICANCE_LEVEL
-
-    @property
-    def verdict(self) -> Verdict:
-        """Whether the first system is better or worse than the second, if that is significant."""
-        if not self.significant:
-            return "not significant"
-        return "better" if (self.mean.value < 0) == (self.metric == LOSS) else "worse"
 
 
 def compare(

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import ConfigDict
 
-from summarizer.evaluation.metrics import Interval, bootstrap
+from summarizer.evaluation.metrics import bootstrap
 from summarizer.evaluation.parallel import map_rows
+from summarizer.evaluation.record import Statistic
 from summarizer.evaluation.sentences import split_sentences
 
 WORD = re.compile(r"\d+(?:[.,]\d+)+|[^\W_]+(?:['’][^\W_]+)*")
@@ -29,19 +29,6 @@ UNITS: Mapping[str, str] = {
     f"repeated_{REPEATED_NGRAM}grams": "share, 0 to 1",
 }
 """Every statistic and the unit of its values; none is in percent."""
-
-
-@dataclass(frozen=True)
-class Statistic:
-    """The mean of one statistic over the rows that have it."""
-
-    __pydantic_config__ = ConfigDict(extra="forbid")
-
-    mean: Interval | None
-    """In `unit`; None where no row has it."""
-    unit: str
-    rows: int
-    """How many rows have it: a summary of two words has no trigram."""
 
 
 def text_statistics(
@@ -139,7 +126,7 @@ class Fragment:
     article_start: int
     """Index of the same word in the article."""
     length: int
-    """In words."""
+    """How many words it has."""
 
 
 def fragments(article: Sequence[str], summary: Sequence[str]) -> list[Fragment]:

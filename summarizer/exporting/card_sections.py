@@ -7,8 +7,8 @@ from typing import Any
 
 from summarizer.config.schema import GenerationConfig, RunConfig
 from summarizer.data.prompt import Prompt
-from summarizer.evaluation.metrics import Interval
 from summarizer.evaluation.pipeline import LEAD
+from summarizer.evaluation.record import Interval
 from summarizer.reports.tables import Cell, Column, Table, markdown_table, scored
 from summarizer.runs.record import RunRecord
 

@@ -230,8 +230,23 @@ def _write_card(
     (folder / CARD).write_text(card.text(), encoding="utf-8")
 
 
+TIED = (
+    "The base's head and embedding are one tensor, and this adapter gives each its own. `merge_and_unload()` of "
+    "peft adds both to that one tensor, which makes another model without a word. --format merged unties them "
+    "first; with peft: `head = model.get_output_embeddings()`, "
+    "`head.weight = torch.nn.Parameter(head.weight.detach().clone())` and "
+    "`model.config.tie_word_embeddings = False` before `PeftModel.from_pretrained`. Unmerged it answers right."
+)
+
+
 def _peft_limits(run: TrainedRun, base: Path, *, with_base: bool) -> list[str]:
     """What whoever loads the adapter onto its base must know."""
+    tied = getattr(load_config(base).get_text_config(), "tie_word_embeddings", False)
+    adapted = {"head", "embedding"} & set(run.spec.adapter.targets)
+    return [*_base_limits(run, base, with_base=with_base), *([TIED] if tied and adapted else [])]
+
+
+def _base_limits(run: TrainedRun, base: Path, *, with_base: bool) -> list[str]:
     spec = run.spec
     name, own_format = base_name(spec.model.name_or_path), spec.quantization.format
     if with_base:

@@ -1,1 +1,1 @@
-"""From prompts to token ids, for all trials of a group at once."""
+"""From articles to summaries, for all trials of a group together, and the files that summaries are kept in."""

@@ -20,7 +20,7 @@ NEVER = -1.0e9
 
 
 class BeamSearch:
-    """`b` running beams of each slot, and the best `b` that have ended."""
+    """Beam search in several slots: each has `b` running beams, and the best `b` that have ended."""
 
     def __init__(self, slots: int, spec: GenerationConfig, end_id: int, device: torch.device) -> None:
         self.spec, self.end_id, self.device = spec, end_id, device
@@ -95,7 +95,8 @@ class BeamSearch:
     def _candidates(
         self, summed: Float[Tensor, "s bv"], count: int
     ) -> tuple[Float[Tensor, "s k"], Int[Tensor, "s k"]]:
-        """Enough that as many go on as there are beams, even if every beam's likeliest token is the end."""
+        """The best continuations with their scores: enough of them that as many as there are beams continue, even
+        if every beam's likeliest token is the end."""
         if not self.spec.do_sample:
             top = summed.topk(count)
             return top.values, top.indices

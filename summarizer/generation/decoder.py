@@ -1,4 +1,4 @@
-"""Summaries' tokens for many prompts: slots of a batch are filled again as soon as an answer is done."""
+"""The tokens of summaries for many prompts: a slot of the batch takes the next prompt as soon as it is done."""
 
 from __future__ import annotations
 
@@ -23,8 +23,9 @@ from summarizer.models.transformers_model import TransformersModel
 from summarizer.ops.decode_gemm import stored_weights_in_place
 from summarizer.ops.prefill_gemm import int8_activations
 
-TOKENS_READ_AT_ONCE = 4096
-"""Of new prompts in one pass, unless a single one is longer: bounds what their activations take."""
+PREFILL_TOKENS = 4096
+"""How many tokens of new prompts one pass reads, unless a single prompt is longer. This bounds what
+their activations take."""
 
 
 @dataclass(frozen=True)
@@ -38,18 +39,18 @@ class Decoder:
     spec: GenerationConfig
     end_id: int
     pad_id: int
-    at_once: int
-    """Prompts, of each trial."""
+    batch_size: int
+    """How many prompts each trial answers at the same time."""
     on_step: Callable[[int], None] | None = None
-    """Hears of each step how many tokens it wrote."""
-    read_in_int8: bool = False
-    """Prompts are read within `int8_activations`."""
+    """Called after each step with the number of tokens that it wrote."""
+    int8_prefill: bool = False
+    """Whether prompts are read within `int8_activations`."""
 
     def answers(self, prompts: Sequence[Sequence[int]]) -> Iterator[tuple[int, list[list[int]]]]:
         """Each prompt's number and every trial's tokens after it, end token left out, as soon as they are known.
 
         Longest prompts come first: prompts of like length waste little, and what does not fit fails early.
-        Raises torch.OutOfMemoryError where `at_once` prompts do not fit; the rest has to be asked again.
+        Raises torch.OutOfMemoryError where `batch_size` prompts do not fit; the rest has to be asked again.
         """
         if not prompts:
             return
@@ -83,7 +84,7 @@ class Decoder:
         return self.adapted.group.size if self.adapted.group.enabled else 1
 
     def decoding(self, prompts: Sequence[Sequence[int]]) -> Decoding:
-        """The writing of answers, token by token, by a model of our own."""
+        """Answers as a model of our own writes them, token by token."""
         model = self.adapted.model
         assert isinstance(model, PackedModel)
         return Decoding(self, model, prompts)
@@ -95,7 +96,7 @@ class Decoder:
         while order:
             batch = [
                 index
-                for index in order[: self._generated_at_once()]
+                for index in order[: self._generate_batch_size()]
                 if self._may_share(model, prompts, order[0], index)
             ]
             order = order[len(batch) :]
@@ -111,9 +112,9 @@ class Decoder:
             for place, index in enumerate(batch):
                 yield index, [of_trial[place] for of_trial in answers]
 
-    def _generated_at_once(self) -> int:
+    def _generate_batch_size(self) -> int:
         # All rows of `generate` draw from one generator, so that what one draws depends on the others.
-        return 1 if self.spec.do_sample else self.at_once
+        return 1 if self.spec.do_sample else self.batch_size
 
     def _may_share(
         self, model: TransformersModel, prompts: Sequence[Sequence[int]], first: int, other: int
@@ -137,9 +138,9 @@ class Decoding:
         self.decoder, self.model, self.prompts = decoder, model, prompts
         spec, device = decoder.spec, decoder.adapted.device
         self.waiting = deque(sorted(range(len(prompts)), key=lambda index: -len(prompts[index])))
-        self.held: list[int | None] = [None] * min(decoder.at_once, len(prompts))
+        self.held: list[int | None] = [None] * min(decoder.batch_size, len(prompts))
         self.answers: dict[int, dict[int, list[int]]] = {}
-        """Of the prompts that are held, those of trials that are done."""
+        """The answers of trials that are done, by trial, for each prompt that is still held."""
         slots = decoder.trials * len(self.held)
         self.cache = KVCache(
             slots,
@@ -159,9 +160,9 @@ class Decoding:
         """Tokens that were chosen, and that the model has not read yet: who asked for them need not wait for it."""
         self.decode: DecodeStep | None = None
         self.decode_rows = 0
-        """For which `decode` was made; where slots leave, what it reads lies elsewhere."""
+        """How many rows `decode` was made for. Where slots are dropped, what it reads lies elsewhere."""
         self.last_tokens: list[int] = []
-        """Of each slot's first beam."""
+        """The token that each slot's first beam wrote in the last step."""
 
     def goes_on(self) -> bool:
         return bool(self.waiting) or any(index is not None for index in self.held)
@@ -199,7 +200,7 @@ class Decoding:
             tokens = self.decoder.trials * len(self.prompts[self._held(places[0])])
             while free and self.waiting:
                 more = self.decoder.trials * len(self.prompts[self.waiting[0]])
-                if tokens + more > TOKENS_READ_AT_ONCE:
+                if tokens + more > PREFILL_TOKENS:
                     break
                 tokens += more
                 places.append(free.pop(0))
@@ -216,7 +217,7 @@ class Decoding:
         ids = torch.tensor([token for prompt in own for token in prompt] * trials, device=device)
         lasts = torch.tensor(lengths, device=device).cumsum(0) - 1
         sequences = self.cache.begin_prefill(slots, lengths * trials, rows=trials)
-        reading = int8_activations() if self.decoder.read_in_int8 else nullcontext()
+        reading = int8_activations() if self.decoder.int8_prefill else nullcontext()
         with reading:
             new = self.model(ids, sequences, self.cache, at=lasts.expand(trials, -1)).float()
         new = new.reshape(len(slots), 1, -1).expand(-1, self.cache.beams, -1)
@@ -232,7 +233,7 @@ class Decoding:
         self.logits = logits.reshape(self.cache.slots, self.cache.beams, -1)
 
     def _collect(self, done: Sequence[bool]) -> list[tuple[int, list[list[int]]]]:
-        """Take down what is done for the first time; a prompt leaves when all trials have answered it."""
+        """Record the answers that this step completes; a prompt that all trials have answered leaves."""
         finished = []
         for place, index in enumerate(self.held):
             if index is None:
@@ -249,9 +250,9 @@ class Decoding:
         return finished
 
     def _shrink(self, tokens: Tensor) -> Tensor:
-        """Where nothing waits any more, let free slots go. Returns the tokens of those that stay.
+        """Drop the slots that are free, once no prompt waits any more. Returns the tokens of the others.
 
-        At fixed places, where the pass would be captured anew for each that goes: once half of them are free.
+        At fixed places, where the pass has to be captured anew afterwards, this waits until half of them are free.
         """
         stay = [place for place, index in enumerate(self.held) if index is not None]
         most = len(self.held) // 2 if self.cache.at_fixed_places else len(self.held) - 1

@@ -18,7 +18,7 @@ from summarizer.ops.rotary import RotaryTable, rotate
 
 @dataclass
 class _Part:
-    """One layer's keys, or its values."""
+    """The keys or the values of one layer."""
 
     of_prompts: Float[Tensor, "s kv_heads p d"]
     of_beams: Float[Tensor, "rows kv_heads g d"]
@@ -40,7 +40,7 @@ class KVCache:
     slots: int
     beams: int
     longest_prompt: int
-    """In tokens, of all that will come."""
+    """The length in tokens of the longest prompt that will come."""
     max_new_tokens: int
     device: torch.device
     at_fixed_places: bool = False
@@ -49,10 +49,11 @@ class KVCache:
     layers: dict[int, tuple[_Part, _Part]] = field(default_factory=dict)
     prompt_lengths: list[int] = field(init=False)
     written: list[int] = field(init=False)
-    """Tokens of each slot's beams whose keys are kept."""
+    """How many new tokens of each slot's beams have their keys kept."""
     _pass: _Prefill | NewTokens | None = None
     _lengths: Int[Tensor, "2 s"] = field(init=False)
-    """Of prompts and, with the new token, of answers: written in place, where a graph goes on finding them."""
+    """The lengths of the slots' prompts and, with the new token, of their answers. They are written in place,
+    where a recorded graph reads them."""
 
     def __post_init__(self) -> None:
         self.prompt_lengths, self.written = [1] * self.slots, [0] * self.slots
@@ -61,7 +62,7 @@ class KVCache:
     # --- passes -----------------------------------------------------------------------------------------------
 
     def begin_prefill(self, slots: Sequence[int], lengths: Sequence[int], rows: int) -> Sequences:
-        """The next pass reads new prompts into these slots. rows: as `Sequences` has them."""
+        """Begin a pass that reads new prompts into these slots. rows: as `Sequences` has them."""
         for slot, length in zip(slots, lengths, strict=True):
             self.prompt_lengths[slot], self.written[slot] = length, 0
         positions = torch.cat([torch.arange(length) for length in lengths]).to(self.device)
@@ -70,7 +71,7 @@ class KVCache:
         return self._pass.sequences
 
     def begin_decode(self) -> Int[Tensor, " rows"]:
-        """The next pass reads one new token of each beam. Returns the positions that these have."""
+        """Begin a pass that reads one new token of each beam. Returns the tokens' positions."""
         # A slot that is done and waits for its next prompt computes on without being heard.
         self.written = [min(count + 1, self.max_new_tokens) for count in self.written]
         self._lengths.copy_(moved(torch.tensor([self.prompt_lengths, self.written]), self.device))
@@ -93,7 +94,7 @@ class KVCache:
         value: Float[Tensor, "tokens kv_heads d"],
         rotary: RotaryTable | None,
     ) -> Float[Tensor, "tokens heads d"]:
-        """Keep the new keys and values, and attend to them and to the earlier ones."""
+        """Store the new keys and values, and attend to them and to the earlier ones."""
         if isinstance(self._pass, _Prefill):
             return self._prefill(layer, query, key, value, rotary)
         assert self._pass is not None, "begin_prefill or begin_decode comes before a pass"
@@ -133,7 +134,7 @@ class KVCache:
     # --- slots and beams --------------------------------------------------------------------------------------
 
     def follow(self, sources: Int[Tensor, "s b"]) -> None:
-        """Each beam goes on from another one of its slot."""
+        """Give each beam the keys and values of the beam of its slot that it continues."""
         own = torch.arange(self.beams, device=sources.device)
         if bool((sources == own).all()):
             return
@@ -145,7 +146,7 @@ class KVCache:
                 part.of_beams[:, :, :g] = part.of_beams[rows, :, :g]
 
     def keep(self, slots: Sequence[int]) -> None:
-        """Only these slots stay, in this order."""
+        """Drop all slots but these, and put them into this order."""
         chosen = torch.tensor(slots, device=self.device)
         rows = (chosen[:, None] * self.beams + torch.arange(self.beams, device=self.device)).flatten()
         for both in self.layers.values():

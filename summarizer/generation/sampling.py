@@ -22,13 +22,13 @@ from summarizer.config.schema import GenerationConfig
 
 @dataclass(frozen=True)
 class Chosen:
-    """A step of `s` slots with `b` beams each."""
+    """The tokens that a step of `s` slots with `b` beams each has chosen."""
 
     tokens: Int[Tensor, "s b"]
     sources: Int[Tensor, "s b"] | None
-    """Which beam of its slot each one goes on from; None: from itself."""
+    """The beam of the slot that each token continues; None where each beam continues itself."""
     done: list[bool]
-    """Of each slot, whether its answer is final."""
+    """Whether each slot's answer is final."""
 
 
 @runtime_checkable
@@ -36,7 +36,7 @@ class Search(Protocol):
     """What was written so far in each slot, and what comes next."""
 
     def begin(self, slot: int, prompt: Sequence[int]) -> None:
-        """Nothing is written in that slot yet."""
+        """Give a slot a new prompt; nothing is written in it yet."""
         ...
 
     def advance(self, logits: Float[Tensor, "s b v"]) -> Chosen:
@@ -48,7 +48,7 @@ class Search(Protocol):
         ...
 
     def keep(self, slots: Sequence[int]) -> None:
-        """Only these slots stay, in this order."""
+        """Drop all slots but these, and put them into this order."""
         ...
 
 
@@ -79,7 +79,7 @@ class Limits:
 
 
 class Warping:
-    """`temperature`, `top_k` and `top_p`, in transformers' order. They hold for sampling alone."""
+    """`temperature`, `top_k` and `top_p`, in transformers' order. They are for sampling alone."""
 
     def __init__(self, spec: GenerationConfig) -> None:
         least = 1 if spec.num_beams == 1 else 2  # so that a beam has something to go on with beside the end
@@ -90,14 +90,14 @@ class Warping:
         ]
 
     def apply(self, scores: Float[Tensor, "rows v"]) -> Float[Tensor, "rows v"]:
-        """Scores to draw by: -inf where a token is not drawn."""
+        """The scores to draw by, with -inf where a token cannot be drawn."""
         for warper in self.warpers:
             scores = warper(None, scores)
         return scores
 
 
 class OneByOne:
-    """The likeliest token, or one drawn: a slot's draws depend on the seed and its prompt alone."""
+    """Greedy search or sampling, without beams. What a slot draws depends on the seed and its prompt alone."""
 
     def __init__(self, slots: int, spec: GenerationConfig, end_id: int) -> None:
         self.spec, self.end_id = spec, end_id
@@ -149,7 +149,7 @@ def seed_of(seed: int, prompt: Sequence[int]) -> int:
 
 
 def until(ids: list[int], end_id: int) -> list[int]:
-    """A copy of what stands ahead of the first end token; of all where there is none."""
+    """The ids ahead of the first end token, or a copy of all where there is none."""
     return ids[: ids.index(end_id)] if end_id in ids else list(ids)
 
 

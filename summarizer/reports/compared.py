@@ -12,7 +12,7 @@ from typing import Any
 from summarizer.console.safe_text import one_line
 from summarizer.evaluation.metrics import Scores
 from summarizer.evaluation.predictions import Prediction
-from summarizer.evaluation.statistics import Difference
+from summarizer.evaluation.record import Difference
 from summarizer.runs.read_runs import RowSet, RunFiles, finite
 from summarizer.runs.record import RunRecord
 from summarizer.runs.settings import Value

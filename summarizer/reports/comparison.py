@@ -10,10 +10,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from summarizer.evaluation.metrics import VARIANTS, Interval, Scores, score_pairs
+from summarizer.evaluation.metrics import Scores, score_pairs
 from summarizer.evaluation.pipeline import best_against
 from summarizer.evaluation.predictions import Prediction
-from summarizer.evaluation.statistics import Difference, same_rows
+from summarizer.evaluation.record import VARIANTS, Difference, Interval
+from summarizer.evaluation.statistics import same_rows
 from summarizer.reports.compared import Comparison, Row, TextScores, compared_run
 from summarizer.runs.read_runs import RowSet, RunFiles, first_known, from_files, row_sets
 from summarizer.runs.record import SUMMARY

@@ -8,8 +8,9 @@ from collections.abc import Callable, Sequence
 from rich.console import Console
 
 from summarizer.console.amounts import duration
-from summarizer.evaluation.metrics import LOSS, VARIANTS, Scores
+from summarizer.evaluation.metrics import Scores
 from summarizer.evaluation.pipeline import BASE, LEAD
+from summarizer.evaluation.record import LOSS, VARIANTS
 from summarizer.reports.compared import ComparedRun, Comparison
 from summarizer.reports.comparison import LOSS as RANKED_BY_LOSS
 from summarizer.reports.sentences import about_the_differences, answers, counted, p_text, signed, state

@@ -5,9 +5,8 @@ from __future__ import annotations
 from rich.console import Console
 
 from summarizer.evaluation import mlperf
-from summarizer.evaluation.metrics import LOSS, MEANING, VARIANTS
 from summarizer.evaluation.pipeline import BEST_BY
-from summarizer.evaluation.record import Evaluation
+from summarizer.evaluation.record import LOSS, MEANING, VARIANTS, Evaluation, MlperfFigure, MlperfVerdict
 from summarizer.reports.sentences import about_the_differences, in_words
 from summarizer.reports.tables import (
     NOTHING,
@@ -127,14 +126,14 @@ def _mlperf(evaluation: Evaluation) -> list[Table]:
     return [Table(columns, "MLPerf Inference, GPT-J on CNN/DailyMail", notes=notes)]
 
 
-def _share(verdict: mlperf.Verdict, figure: mlperf.Figure) -> str:
+def _share(verdict: MlperfVerdict, figure: MlperfFigure) -> str:
     """A figure's share of the reference's, whose length is a total over all rows."""
     if figure.name == "gen_len" and verdict.refusal is not None:
         return NOTHING
     return f"{100 * figure.value / figure.reference:.1f} %"
 
 
-def _verdict(verdict: mlperf.Verdict) -> str:
+def _verdict(verdict: MlperfVerdict) -> str:
     return verdict.refusal or ", ".join(
         f"{level}: {'passed' if verdict.passed[level] else 'failed'}" for level in mlperf.LEVELS
     )

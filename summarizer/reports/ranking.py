@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median_low
 
-from summarizer.evaluation.metrics import VARIANTS
+from summarizer.evaluation.record import VARIANTS
 from summarizer.reports.compared import ComparedRun
 from summarizer.reports.sentences import decimals, metric_name, metric_unit, score_name
 from summarizer.sweeps.record import LISTED, Metric

@@ -15,9 +15,9 @@ from summarizer.config.paths import own_python, shown
 from summarizer.config.schema import RunConfig
 from summarizer.console.amounts import duration
 from summarizer.console.progress import console
-from summarizer.evaluation.metrics import LOSS, VARIANTS, Scores
+from summarizer.evaluation.metrics import Scores
 from summarizer.evaluation.pipeline import ADAPTER, BASE, LEAD, changes
-from summarizer.evaluation.statistics import SIGNIFICANCE_LEVEL, Difference
+from summarizer.evaluation.record import LOSS, SIGNIFICANCE_LEVEL, VARIANTS, Difference
 from summarizer.reports.sentences import about_the_gain, counted
 from summarizer.reports.tables import (
     Cell,

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from summarizer.console.safe_text import one_line
-from summarizer.evaluation.metrics import LOSS, VARIANTS, Interval, Scores
-from summarizer.evaluation.statistics import SIGNIFICANCE_LEVEL, Difference, Verdict, smallest_p, too_few_rows
+from summarizer.evaluation.metrics import Scores
+from summarizer.evaluation.record import LOSS, SIGNIFICANCE_LEVEL, VARIANTS, Difference, Interval, Verdict
+from summarizer.evaluation.statistics import smallest_p, too_few_rows
 
 if TYPE_CHECKING:  # the end of a run is told without comparing it to others
     from summarizer.reports.compared import ComparedRun, Comparison

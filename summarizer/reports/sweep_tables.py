@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from summarizer.console.safe_text import one_line
-from summarizer.evaluation.metrics import LOSS, VARIANTS, Interval
+from summarizer.evaluation.record import LOSS, VARIANTS, Interval
 from summarizer.reports.sentences import metric_name, shown, state
 from summarizer.reports.tables import EMPTY, Cell, Column, Table, Value, loss_cell, scored, whole
 from summarizer.runs.record import RunRecord

@@ -19,7 +19,7 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from summarizer.console.safe_text import one_line, without_controls
-from summarizer.evaluation.metrics import Interval
+from summarizer.evaluation.record import Interval
 
 NOTHING = "–"
 """What stands in a cell whose value is not known or was not asked for, where an empty one would be misread."""

@@ -13,6 +13,7 @@ from summarizer.adapters.peft_format import adapter_of_folder, load_adapter
 from summarizer.config.schema import GenerationConfig, RunConfig
 from summarizer.data.prompt import Prompt, build_prompt
 from summarizer.errors import ConfigError
+from summarizer.evaluation.evaluator import Evaluator
 from summarizer.generation.decoder import Decoder
 from summarizer.models.load import Base, load_base, load_config
 from summarizer.models.source import model_folder
@@ -36,8 +37,8 @@ class LoadedRun:
     base: Base
     adapted: AdaptedModel
     processes: Processes
-    reads_in_int8: bool = False
-    """Articles are read by products of 8 bits, on a CPU about twice as fast, and a little less exactly."""
+    int8_prefill: bool = False
+    """Whether prompts are read by matmuls of 8 bits: about twice as fast on a CPU, and a little less exact."""
 
     @property
     def spec(self) -> RunConfig:
@@ -50,10 +51,10 @@ class LoadedRun:
         trials: Sequence[int] | None,
         generation: GenerationConfig,
         *,
-        at_once: int,
+        batch_size: int,
         on_step: Callable[[int], None] | None = None,
     ) -> Iterator[Decoder]:
-        """For the block's time: a decoder of these adapters, or of the base model where they are None."""
+        """For the block, a decoder of these adapters, or of the base model where `trials` is None."""
         showing = self.adapted.base_alone() if trials is None else self.adapted.only(trials)
         with showing, self.processes.autocast():
             yield Decoder(
@@ -61,10 +62,21 @@ class LoadedRun:
                 generation,
                 end_id=self.prompt.end_id,
                 pad_id=self.prompt.pad_id,
-                at_once=at_once,
+                batch_size=batch_size,
                 on_step=on_step,
-                read_in_int8=self.reads_in_int8,
+                int8_prefill=self.int8_prefill,
             )
+
+    def evaluator(self, generation: GenerationConfig, batch_size: int) -> Evaluator:
+        """What measures the losses of the adapters and of the base model."""
+        return Evaluator(
+            adapted=self.adapted,
+            prompt=self.prompt,
+            generation=generation,
+            batch_size=batch_size,
+            processes=self.processes,
+            between_batches=lambda: None,
+        )
 
 
 def load_runs(runs: Sequence[TrainedRun], *, device: str = "auto", precision: str = "auto") -> LoadedRun:

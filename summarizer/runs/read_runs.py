@@ -21,8 +21,8 @@ from summarizer.console.safe_text import one_line
 from summarizer.data.files import find_files, read_files
 from summarizer.data.rows import BadRow, check_row
 from summarizer.errors import ConfigError, Issue
-from summarizer.evaluation.metrics import VARIANTS
 from summarizer.evaluation.predictions import Prediction, read_predictions
+from summarizer.evaluation.record import VARIANTS
 from summarizer.runs.record import SUMMARY, RunRecord, read_configured, read_summary
 from summarizer.tracking.metrics import METRICS, read_metrics
 

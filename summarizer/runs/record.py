@@ -23,7 +23,7 @@ from summarizer.config.plain import to_plain
 from summarizer.config.renamed import translate_old_keys
 from summarizer.config.schema import TrainerConfig
 from summarizer.errors import ConfigError, Issue
-from summarizer.evaluation.metrics import Rouge
+from summarizer.evaluation.record import Rouge
 from summarizer.json_files import GitState, Measured, Part, broken
 from summarizer.tracking.metrics import METRICS, EndStatus, read_metrics
 from summarizer.training.schedule import EndedBy, total_steps

@@ -6,13 +6,14 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import OmegaConf
 
 from summarizer.config.check import check
 from summarizer.config.paths import shown
-from summarizer.config.schema import RunConfig
+from summarizer.config.schema import GenerationConfig, RunConfig
+from summarizer.config.shared_flags import generation_by_flag
 from summarizer.errors import ConfigError, Issue
 from summarizer.runs.record import read_configured
 
@@ -47,6 +48,23 @@ class TrainedRun:
             with file.open("rb") as content:
                 digest.update(hashlib.file_digest(content, "sha256").digest())
         return digest.hexdigest()[:16]
+
+    def summary_settings(self, generation: GenerationConfig, *, base: bool, precision: str) -> dict[str, Any]:
+        """Everything besides the article that decides on a summary's words, as flat JSON.
+
+        base: whether the base model writes alone.
+        The adapter is named by its content, so that a run that moved is still the same.
+        """
+        spec = self.spec
+        return {
+            "adapter": None if base else self.adapter_digest(),
+            "model": spec.model.name_or_path,
+            "revision": spec.model.revision,
+            "quantization": spec.quantization.format,
+            **{f"prompt.{key}": value for key, value in spec.prompt.model_dump().items()},
+            **generation_by_flag(generation),
+            "--precision": precision,
+        }
 
 
 def read_run(folder: Path, *, model: str | None = None, adapter: Path | None = None) -> TrainedRun:

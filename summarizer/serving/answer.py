@@ -10,7 +10,7 @@ from typing import Any
 
 from summarizer.evaluation.metrics import score_pairs
 from summarizer.evaluation.text_statistics import WORD, fragments
-from summarizer.runs.summarizer import Prepared, Summarizer
+from summarizer.generation.summarizer import Prepared, Summarizer
 from summarizer.serving.request import SummaryRequest, Variant
 
 Event = dict[str, Any]

@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Callable
 
 from summarizer.config.schema import GenerationConfig
-from summarizer.runs.summarizer import Summarizer
+from summarizer.generation.summarizer import Summarizer
 from summarizer.serving.answer import Event, Unwanted, answer
 from summarizer.serving.request import SummaryRequest
 

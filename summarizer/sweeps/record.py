@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, field_serializer
 
 from summarizer.errors import ConfigError, Issue
-from summarizer.evaluation.metrics import VARIANTS, Rouge
+from summarizer.evaluation.record import VARIANTS, Rouge
 from summarizer.json_files import Measured, Part, read_part, write_part
 from summarizer.runs.record import (
     IN_SWEEP,

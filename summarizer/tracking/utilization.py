@@ -20,6 +20,7 @@ gradient of its input, so that this counts a little too much.
 from __future__ import annotations
 
 import logging
+import platform
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -31,6 +32,9 @@ from torch import Tensor
 
 from summarizer.adapters.attach import AdaptedModel
 from summarizer.adapters.protocol import Role
+from summarizer.config.paths import cache_folder
+from summarizer.errors import ConfigError
+from summarizer.json_files import Part, read_part, write_part
 from summarizer.models.causal_lm import AttentionShape
 from summarizer.quantization.frozen import FrozenEmbedding, FrozenLinear
 
@@ -113,22 +117,70 @@ def shape_of(adapted: AdaptedModel, trial: int) -> ModelShape:
     )
 
 
-def utilization(flops: int, seconds: float, flops_per_s: float) -> float:
+def utilization(flops: int, seconds: float, flops_per_s: float) -> float | None:
     """Model FLOP utilization: the share of the device's rate that went into `flops`. 1 is all of it.
 
-    flops_per_s: of all devices that shared the work. Where others used the device while its rate was measured,
-    the share can pass 1.
+    flops_per_s: of all devices that shared the work. None is a share above 1, which says that the rate was measured
+    while others used the device, and nothing of the share.
     """
-    return flops / seconds / flops_per_s
+    share = flops / seconds / flops_per_s
+    return share if share <= 1 else None
+
+
+class MatrixRates(Part):
+    """`matrix_rates.json` in the cache."""
+
+    flops_per_s: dict[str, float]
+    """The best rate that was ever measured, by machine, device, threads and precision."""
+
+
+BELIEVABLE = 10.0
+"""A kept rate of more than so many times the one measured now is no rate of this device."""
 
 
 @cache
 def matrix_rate(device: torch.device, dtype: torch.dtype) -> float:
-    """FLOP/s of matrix products on a device, in one precision: the best of a few square ones.
+    """FLOP/s of matrix products on a device, in one precision: the best that was ever measured on this machine.
 
-    Measured once per process, best before the base loads; takes about RATE_BUDGET_S, and some times that where a
-    processor has no instructions for the precision.
+    Measured once per process, best before the base loads, and kept in the cache: cores that others use look slow.
+    Takes about RATE_BUDGET_S, and some times that where a processor has no instructions for the precision.
     """
+    precision = str(dtype).removeprefix("torch.")
+    measured = _measured_rate(device, dtype)
+    best = _best_kept(f"{platform.node()}, {_device_name(device)}, {precision}", measured)
+    log.info(
+        "matrix rate of %s in %s: %.3g TFLOP/s%s",
+        device,
+        precision,
+        best / 1e12,
+        "" if best == measured else f", at its best; now {measured / 1e12:.3g}",
+    )
+    return best
+
+
+def _device_name(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{device.type} with {torch.get_num_threads()} threads"
+
+
+def _best_kept(name: str, measured: float) -> float:
+    path = cache_folder() / "matrix_rates.json"
+    try:
+        kept = read_part(path, MatrixRates, "rates").flops_per_s
+    except ConfigError:
+        kept = {}
+    if measured < kept.get(name, 0.0) <= BELIEVABLE * measured:
+        return kept[name]
+    try:
+        write_part(path, MatrixRates(flops_per_s=kept | {name: measured}))
+    except OSError as error:
+        log.debug("the matrix rate was not kept: %s", error)
+    return measured
+
+
+def _measured_rate(device: torch.device, dtype: torch.dtype) -> float:
+    """The best of a few square products."""
     generator = torch.Generator(device=device).manual_seed(0)
     best = 0.0
     sides = SIDES[device.type]
@@ -141,7 +193,6 @@ def matrix_rate(device: torch.device, dtype: torch.dtype) -> float:
         # Twice the side is eight times the work. Busy cores make the small products look slow, so not too strict.
         if 2 * 8 * min(seconds) > 4 * RATE_BUDGET_S:
             break
-    log.info("matrix rate of %s in %s: %.3g TFLOP/s", device, str(dtype).removeprefix("torch."), best / 1e12)
     return best
 
 

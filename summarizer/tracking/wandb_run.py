@@ -21,8 +21,8 @@ from summarizer.atomic import write_text
 from summarizer.config.paths import shown
 from summarizer.config.schema import TrackingConfig
 from summarizer.errors import ConfigError
-from summarizer.evaluation.metrics import VARIANTS
 from summarizer.evaluation.predictions import read_predictions
+from summarizer.evaluation.record import VARIANTS
 from summarizer.tracking.login import agent_sweep
 from summarizer.tracking.metrics import (
     METRICS,

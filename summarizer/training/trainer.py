@@ -350,6 +350,7 @@ class StepRecords:
         self._since_s: float | None = None
         self._compiled_s = compile_s()
         self._tokens, self._train_s = 0, 0.0
+        self._faster_than_measured = False
 
     def resume_clock(self) -> None:
         """Steps are timed from here: what went before, such as an evaluation, was none of theirs."""
@@ -377,6 +378,11 @@ class StepRecords:
         self._since_s, self._compiled_s = now_s, compiled_s
         # The device's, hence of all trials together.
         mfu = utilization(measured.flops, seconds, self._group.flops_per_s)
+        if mfu is None and not self._faster_than_measured:
+            self._faster_than_measured = True
+            log.info(
+                "steps faster than the device's matrix rate, which was measured while others used it: no mfu"
+            )
         self._tokens += measured.tokens
         self._train_s += seconds
         shown: dict[Trial, float] = {}
@@ -403,7 +409,7 @@ class StepRecords:
                     "train/lr": step.rate,
                     "train/grad_norm": norm,
                     "train/tokens_per_s": step.tokens / seconds,
-                    "train/mfu": mfu,
+                    **({} if mfu is None else {"train/mfu": mfu}),
                     "train/memory_bytes": memory_bytes,
                     **step.scaling,
                 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,12 +35,17 @@ class InputAverage(Adapter):
 
     @staticmethod
     def adapted_linear(
-        frozen: FrozenLinear, x: Tensor, dropped: Tensor | None, stacked: Parameters, scale: Tensor
+        frozen: FrozenLinear,
+        x: Tensor,
+        dropped: Tensor | None,
+        stacked: Parameters,
+        scale: Tensor,
+        dims: Sequence[int],
     ) -> Tensor:
         return frozen(x) + x.mean(dim=2, keepdim=True) * stacked["v"] * scale
 
     @staticmethod
-    def delta_embedding(ids: Tensor, stacked: Parameters, scale: Tensor) -> Tensor:
+    def delta_embedding(ids: Tensor, stacked: Parameters, scale: Tensor, dims: Sequence[int]) -> Tensor:
         return stacked["v"].expand(-1, ids.shape[1], -1) * scale
 
     def peft_config(self, target_modules: list[str], **more: Any) -> Any:

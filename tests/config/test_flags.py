@@ -13,10 +13,10 @@ from summarizer.compare import CompareFlags
 from summarizer.config.flags import Flags, FolderPath
 from summarizer.config.schema import PositiveCount
 from summarizer.errors import ConfigError
-from summarizer.evaluation.flags import EvaluateFlags
+from summarizer.evaluate import EvaluateFlags
 from summarizer.exporting.request import ExportFlags
 from summarizer.serve import ServeFlags
-from summarizer.summaries.flags import SummarizeFlags
+from summarizer.summarize import SummarizeFlags
 
 
 class TableFlags(Flags):

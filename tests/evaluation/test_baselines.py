@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from summarizer.evaluation.baselines import lead, random_sentences
-from summarizer.evaluation.metrics import VARIANTS, score_pairs
+from summarizer.evaluation.metrics import score_pairs
+from summarizer.evaluation.pipeline import lead, random_sentences
+from summarizer.evaluation.record import VARIANTS
 
 SHARED = Path(__file__).resolve().parents[2].parent / "shared" / "cnn_dailymail"
 

@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from summarizer.evaluation.metrics import VARIANTS, Interval, RowLosses, bootstrap, score_pairs
+from summarizer.evaluation.metrics import RowLosses, bootstrap, score_pairs
+from summarizer.evaluation.record import VARIANTS, Interval
 
 pytestmark = pytest.mark.versions
 

@@ -22,8 +22,8 @@ from summarizer.models.tokenizer import load_tokenizer
 from summarizer.processes import join_processes
 
 
-@pytest.mark.parametrize("rows_at_once", [1, 2, 5])
-def test_row_losses_are_each_row_s_own(rows_at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("batch_size", [1, 2, 5])
+def test_row_losses_are_each_row_s_own(batch_size: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of the base model and of two trials: as B is drawn as 0, the adapters change nothing until one is changed."""
     shown: list[str] = []
 
@@ -53,7 +53,7 @@ def test_row_losses_are_each_row_s_own(rows_at_once: int, monkeypatch: pytest.Mo
 
     processes = join_processes(device="cpu", precision="fp32", wanted=None)
     adapted = attach(model, [spec.adapter, spec.adapter], [0, 1])
-    evaluator = Evaluator(adapted, prompt, spec.generation, rows_at_once, processes, lambda: None)
+    evaluator = Evaluator(adapted, prompt, spec.generation, batch_size, processes, lambda: None)
     expected = [len(row.target_ids) for row in rows]
     for trials in (None, [0, 1]):
         found = evaluator.row_losses(rows, trials)

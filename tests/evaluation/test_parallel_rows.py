@@ -14,8 +14,9 @@ import psutil
 import pytest
 
 from summarizer.config.paths import PACKAGE
-from summarizer.evaluation.metrics import VARIANTS, score_pairs
+from summarizer.evaluation.metrics import score_pairs
 from summarizer.evaluation.parallel import CHUNK_ROWS, map_rows
+from summarizer.evaluation.record import VARIANTS
 
 # No `if __name__ == "__main__"`, and torch loaded with its threads started: what a fork or a spawn would break on.
 SCRIPT = """

@@ -1,15 +1,24 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
-from summarizer.evaluation.baselines import lead, random_sentences
-from summarizer.evaluation.metrics import VARIANTS, bootstrap, score_pairs
-from summarizer.evaluation.pipeline import LEAD, RANDOM, System, baselines, score_systems
-from summarizer.evaluation.record import SystemPart
+from summarizer.evaluation.metrics import bootstrap, score_pairs
+from summarizer.evaluation.pipeline import (
+    LEAD,
+    RANDOM,
+    System,
+    baselines,
+    lead,
+    random_sentences,
+    score_systems,
+)
+from summarizer.evaluation.record import VARIANTS, Difference, Statistic, SystemPart
 from summarizer.evaluation.rows import ScoredRows
-from summarizer.evaluation.statistics import Difference, sign_flip_test
-from summarizer.evaluation.text_statistics import Statistic
+from summarizer.evaluation.statistics import sign_flip_test
 
 REFERENCES = [f"The river {word} flooded the town on Monday." for word in "abcdefghijklmnop"]
 ARTICLES = [f"A dry start. {text} Nobody was hurt. More rain is to come. It is wet." for text in REFERENCES]
@@ -87,7 +96,7 @@ def test_only_language_models_are_judged_by_mlperf() -> None:
 
 
 def test_bertscore_stands_beside_rouge() -> None:
-    def by_encoder(predictions: object, references: object) -> dict[str, np.ndarray]:
+    def by_encoder(predictions: Sequence[str], references: Sequence[str]) -> dict[str, NDArray[np.float64]]:
         return {"f1": np.full(16, 88.0)}
 
     found = score_systems(
@@ -95,7 +104,7 @@ def test_bertscore_stands_beside_rouge() -> None:
         ROWS,
         samples=10,
         seed=3,
-        by_encoder=by_encoder,  # type: ignore[arg-type]
+        by_encoder=by_encoder,
     )[0]
     assert all(system.bertscore and system.bertscore["f1"].value == 88 for system in found)
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from summarizer.evaluation.metrics import LOSS, VARIANTS, Interval, RowLosses, Scores, bootstrap
+from summarizer.evaluation.metrics import RowLosses, Scores, bootstrap
+from summarizer.evaluation.record import LOSS, VARIANTS, Difference, Interval
 from summarizer.evaluation.statistics import (
-    Difference,
     compare,
     holm,
     same_rows,

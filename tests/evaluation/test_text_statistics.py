@@ -5,7 +5,8 @@ import random
 import numpy as np
 import pytest
 
-from summarizer.evaluation.metrics import Interval, bootstrap
+from summarizer.evaluation.metrics import bootstrap
+from summarizer.evaluation.record import Interval
 from summarizer.evaluation.text_statistics import (
     UNITS,
     Fragment,

@@ -220,7 +220,7 @@ def test_the_quick_command_runs(tmp_path: Path) -> None:
         assert found["step_s_p10"] <= found["step_s"] <= found["step_s_p90"]
         assert found["tokens_per_s"] == pytest.approx(2 * found["length"] / found["step_s"], rel=0.3)
         assert found["agrees"] is (None if found["contender"] == "peer fp32" else True)
-        assert 0 < found["mfu"] < 2
+        assert found["mfu"] is None or 0 < found["mfu"] <= 1
     assert rows[1]["loss_difference"] < 1e-4
     assert (out / "results.png").read_bytes().startswith(b"\x89PNG")
     assert ended.stdout.strip() in (out / "results.md").read_text()

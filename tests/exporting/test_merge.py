@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from trained_runs import load, logits, opened, save_run
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
+from summarizer import export
 from summarizer.errors import ConfigError
 from summarizer.exporting.folders import MergedModel
 from summarizer.exporting.merge import Merge, merged_into
@@ -73,6 +74,26 @@ def test_the_tensors_are_those_of_peft_s_merge(kind: str, tmp_path: Path) -> Non
         - ({"model.embed_tokens.weight", "transformer.wte.weight"} if shared else set())
     ):
         torch.testing.assert_close(merged[name], theirs[name], rtol=1e-5, atol=1e-6, msg=name)
+
+
+@pytest.mark.parametrize("kind", ["llama_tied", "gpt2", "gptj"])
+def test_the_card_says_how_peft_merges_where_head_and_embedding_are_one(
+    kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = save_run(kind, tmp_path)
+    ours = logits(opened(folder).adapted.model)
+    assert export.command([str(folder), "--format", "peft"]) == 0
+    card, out = (folder / "export" / "peft" / "README.md").read_text(), capsys.readouterr().out
+    assert ("merge_and_unload" in card, "merge_and_unload" in out) == (kind != "gptj", kind != "gptj")
+    for untied in (False, True):
+        base = AutoModelForCausalLM.from_pretrained(tmp_path / "base", dtype=torch.float32)
+        if untied:
+            head = base.get_output_embeddings()
+            head.weight = torch.nn.Parameter(head.weight.detach().clone())
+            base.config.tie_word_embeddings = False
+        merged = PeftModel.from_pretrained(base, folder / "adapter").merge_and_unload()
+        right = torch.dist(logits(merged), ours) < 1e-4 * ours.norm()
+        assert right == (untied or kind == "gptj")
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from summarizer.adapters.peft_format import save_adapter
 from summarizer.config.paths import resolve_path
-from summarizer.evaluation.metrics import VARIANTS, Interval
+from summarizer.evaluation.record import VARIANTS, Interval
 from summarizer.exporting.measure import Example
 from summarizer.models.causal_lm import CausalLM
 from summarizer.runs.loaded_run import LoadedRun, load_runs

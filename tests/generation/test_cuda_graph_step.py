@@ -86,9 +86,9 @@ def test_trials_get_the_tokens_of_the_usual_way(
     """Three trials, more slots than half of which are free in the end."""
     model = group(folder)
     end = answers(model, [PROMPTS[0]], min_new_tokens=NEW)[0][1][2]
-    usual = answers(model, at_once=5, end=end, **options)
+    usual = answers(model, batch_size=5, end=end, **options)
     fix(monkeypatch)
-    assert answers(model, at_once=5, end=end, **options) == usual
+    assert answers(model, batch_size=5, end=end, **options) == usual
     assert any(len({len(answer) for answer in of_trials}) > 1 for of_trials in usual)
 
 
@@ -131,7 +131,7 @@ def test_every_pass_reads_the_same_places_in_the_same_shapes(
             return y
 
     fix(monkeypatch, Watched)
-    answers(base(folder), PROMPTS[:3], at_once=2, num_beams=beams, min_new_tokens=NEW)
+    answers(base(folder), PROMPTS[:3], batch_size=2, num_beams=beams, min_new_tokens=NEW)
     rows = 2 * beams
     of_two = [read for read in passes if (rows, 96) in {shape for _, _, shape in read}]
     assert len(of_two) >= NEW - 1

@@ -39,15 +39,15 @@ SEARCHES: list[dict[str, Any]] = [
 ]
 
 
-def decoder(model: AdaptedModel, at_once: int = 3, end: int = END, **changes: Any) -> Decoder:
-    return Decoder(model, greedy(NEW, **changes), end_id=end, pad_id=PAD, at_once=at_once)
+def decoder(model: AdaptedModel, batch_size: int = 3, end: int = END, **changes: Any) -> Decoder:
+    return Decoder(model, greedy(NEW, **changes), end_id=end, pad_id=PAD, batch_size=batch_size)
 
 
 def answers(
-    model: AdaptedModel, prompts: Sequence[Sequence[int]] = PROMPTS, at_once: int = 3, **changes: Any
+    model: AdaptedModel, prompts: Sequence[Sequence[int]] = PROMPTS, batch_size: int = 3, **changes: Any
 ) -> list[list[list[int]]]:
     """[prompt][trial][token], whatever the order in which they were done."""
-    done = dict(decoder(model, at_once, **changes).answers(prompts))
+    done = dict(decoder(model, batch_size, **changes).answers(prompts))
     assert sorted(done) == list(range(len(prompts)))
     return [done[index] for index in range(len(prompts))]
 
@@ -132,7 +132,7 @@ def test_the_base_alone_answers_once_within_a_group(folder: Path) -> None:
 
 def test_the_number_of_slots_changes_nothing(folder: Path) -> None:
     model = group(folder)
-    assert answers(model, at_once=1) == answers(model, at_once=5) == answers(model, at_once=100)
+    assert answers(model, batch_size=1) == answers(model, batch_size=5) == answers(model, batch_size=100)
 
 
 def test_a_stream_gives_the_tokens_one_by_one(folder: Path) -> None:
@@ -165,7 +165,7 @@ def test_sampling_is_its_seed_s_whatever_the_batch_and_leaves_the_global_generat
     before = torch.get_rng_state()
     first = answers(model, seed=3, **sampling)
     assert torch.equal(torch.get_rng_state(), before)
-    assert answers(model, at_once=1, seed=3, **sampling) == first
+    assert answers(model, batch_size=1, seed=3, **sampling) == first
     assert answers(model, list(reversed(PROMPTS)), seed=3, **sampling) == list(reversed(first))
     assert answers(model, seed=4, **sampling) != first
     assert answers(model, seed=3, **sampling | {"top_k": 1}) == answers(model)
@@ -218,9 +218,9 @@ def test_what_was_answered_before_memory_ran_out_was_given(
 def test_bf16_products_stay_near(kind: str, tmp_path: Path) -> None:
     """Not equal: but the first token's choice holds, and keys are kept in bf16."""
     model = base(saved(kind, tmp_path))
-    exact = answers(model, at_once=5)
+    exact = answers(model, batch_size=5)
     with torch.autocast("cpu", torch.bfloat16):
-        near = answers(model, at_once=5)
+        near = answers(model, batch_size=5)
     same = sum(a[0][0] == b[0][0] for a, b in zip(exact, near, strict=True))
     assert same >= len(PROMPTS) - 1
 
@@ -270,9 +270,9 @@ def test_prompts_are_read_together_up_to_so_many_tokens(
         read.append(list(lengths))
         return begin(cache, slots, lengths, rows)
 
-    monkeypatch.setattr(decoder_file, "TOKENS_READ_AT_ONCE", 12)
+    monkeypatch.setattr(decoder_file, "PREFILL_TOKENS", 12)
     monkeypatch.setattr(kv_cache.KVCache, "begin_prefill", reading)
-    answers(base(wide_heads), [[8] * length for length in (13, 7, 5, 4, 3)], at_once=5)
+    answers(base(wide_heads), [[8] * length for length in (13, 7, 5, 4, 3)], batch_size=5)
     assert read == [[13], [7, 5], [4, 3]]
 
 

@@ -198,7 +198,7 @@ def test_a_format_without_a_kernel_and_many_rows_go_their_own_way(
         patched.setattr(decode_gemm, "supports", lambda *given: False)
         answers(attach(load(folder, "none").model, [lora(1)], [0]), PROMPTS[:2])
     monkeypatch.setattr(WeightFormat, "decode_rows", 2)
-    answers(attach(load(folder, "int8").model, [lora(1)], [0]), PROMPTS[:3], at_once=3, min_new_tokens=NEW)
+    answers(attach(load(folder, "int8").model, [lora(1)], [0]), PROMPTS[:3], batch_size=3, min_new_tokens=NEW)
     assert taken
     assert not any(taken)
 

@@ -163,7 +163,7 @@ def test_losses_and_adapters_gradients_are_those_beside_transformers_layers(
 @pytest.mark.parametrize("beams", [1, 3])
 def test_texts_are_what_transformers_generates(folder: Path, beams: int) -> None:
     reference, model = theirs(folder), attach(ours(folder), [lora(1)], [0])
-    decoder = Decoder(model, greedy(NEW, num_beams=beams), end_id=END, pad_id=0, at_once=2)
+    decoder = Decoder(model, greedy(NEW, num_beams=beams), end_id=END, pad_id=0, batch_size=2)
     answers = dict(decoder.answers(PROMPTS))
     config = GenerationConfig(
         max_new_tokens=NEW, num_beams=beams, eos_token_id=END, pad_token_id=0, do_sample=False
@@ -181,7 +181,7 @@ def test_the_cache_gives_the_logits_of_the_whole_text(folder: Path) -> None:
     model = ours(folder)
     text = ids(14, 3)
     seen: list[Tensor] = []
-    decoder = Decoder(attach(model, [lora(1)], [0]), greedy(8), end_id=95, pad_id=0, at_once=1)
+    decoder = Decoder(attach(model, [lora(1)], [0]), greedy(8), end_id=95, pad_id=0, batch_size=1)
     decoding = decoder.decoding([text[:6].tolist()])
     while decoding.goes_on():
         decoding.step()

@@ -138,18 +138,18 @@ def test_layers_take_it_for_reading_prompts_and_never_else(monkeypatch: pytest.M
     calls = calls_of(monkeypatch)
     linear, pairs, count = layer("int8", 64, 40), pairs_of(2, 3, 64, 40), 20
     x = rows_of(2 * count, 64)
-    by_trial = x.reshape(2, count, 64)
+    by_trial, ranks = x.reshape(2, count, 64), (3, 3)
     dense, dense_pairs = wanted(linear, x, None), wanted(linear, x, pairs).reshape(2, count, 40)
     with stored_weights_in_place():
         linear(x.requires_grad_())
-        low_rank_product(linear, by_trial, None, pairs.a, pairs.b, pairs.scale)
+        low_rank_product(linear, by_trial, None, pairs.a, pairs.b, pairs.scale, ranks)
         assert calls == [], "training's gradients come from the dense way"
         with torch.no_grad():
             assert relative_error(linear(x), dense) < SIXTEEN_BITS
-            got = low_rank_product(linear, by_trial, None, pairs.a, pairs.b, pairs.scale)
+            got = low_rank_product(linear, by_trial, None, pairs.a, pairs.b, pairs.scale, ranks)
             assert relative_error(got, dense_pairs) < SIXTEEN_BITS
             assert calls == [None, None]
-            low_rank_product(linear, by_trial, by_trial, pairs.a, pairs.b, pairs.scale)
+            low_rank_product(linear, by_trial, by_trial, pairs.a, pairs.b, pairs.scale, ranks)
             linear(x[:DECODE_ROWS])
             assert len(calls) == 2
     with torch.no_grad():

@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import product
 
-from summarizer.evaluation.metrics import VARIANTS, Interval, Scores
-from summarizer.evaluation.statistics import Difference
+from summarizer.evaluation.metrics import Scores
+from summarizer.evaluation.record import VARIANTS, Difference, Interval
 from summarizer.reports.compared import ComparedRun, Comparison, Point, Row, RowSet, ScoredText
 from summarizer.runs.record import RunRecord
 from summarizer.runs.settings import Value

@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 from omegaconf import OmegaConf
 
-from summarizer.evaluation.metrics import VARIANTS, Interval, bootstrap, score_pairs
+from summarizer.evaluation.metrics import bootstrap, score_pairs
 from summarizer.evaluation.predictions import Prediction, write_predictions
+from summarizer.evaluation.record import VARIANTS, Interval
 from summarizer.runs.record import BaseScores, RunRecord, write_summary
 from summarizer.tracking.metrics import MetricsFile
 

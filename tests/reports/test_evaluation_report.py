@@ -7,17 +7,20 @@ import pytest
 from rich.console import Console
 
 from summarizer.errors import ConfigError
-from summarizer.evaluation.metrics import VARIANTS, Interval
-from summarizer.evaluation.mlperf import Figure, Verdict
 from summarizer.evaluation.record import (
+    VARIANTS,
+    Difference,
     Evaluation,
+    Interval,
+    MlperfFigure,
+    MlperfVerdict,
     RowsPart,
+    Statistic,
     SystemPart,
     read_evaluation,
     write_evaluation,
 )
-from summarizer.evaluation.statistics import Difference
-from summarizer.evaluation.text_statistics import UNITS, Statistic
+from summarizer.evaluation.text_statistics import UNITS
 from summarizer.reports.evaluation_report import markdown, print_evaluation
 from summarizer.reports.sentences import about_the_differences, in_words
 
@@ -41,7 +44,7 @@ def statistics(words: float | None) -> dict[str, Statistic]:
     return {name: Statistic(mean=mean, unit=unit, rows=5) for name, unit in UNITS.items()}
 
 
-def system(name: str, first: float, *, loss: float | None, mlperf: Verdict | None = None) -> SystemPart:
+def system(name: str, first: float, *, loss: float | None, mlperf: MlperfVerdict | None = None) -> SystemPart:
     rouge = {v: Interval(first + n, first - 1, first + 9) for n, v in enumerate(VARIANTS)}
     return SystemPart(
         name=name,
@@ -58,7 +61,7 @@ def system(name: str, first: float, *, loss: float | None, mlperf: Verdict | Non
 
 
 def evaluation(
-    *differences: Difference, mlperf: Verdict | None = None, notes: tuple[str, ...] = ()
+    *differences: Difference, mlperf: MlperfVerdict | None = None, notes: tuple[str, ...] = ()
 ) -> Evaluation:
     return Evaluation(
         protocol="mlperf" if mlperf else "own",
@@ -142,8 +145,8 @@ def test_mlperfs_verdict_is_said_or_why_there_is_none(refusal: str | None) -> No
     passes = {"99 %": True, "99.9 %": False}
     text = markdown(
         evaluation(
-            mlperf=Verdict(
-                figures=(Figure(name="rouge1", value=42.6, reference=42.9865, passes=passes),),
+            mlperf=MlperfVerdict(
+                figures=(MlperfFigure(name="rouge1", value=42.6, reference=42.9865, passes=passes),),
                 passed=dict.fromkeys(passes) if refusal else passes,
                 refusal=refusal,
                 sentences_by="nltk punkt",

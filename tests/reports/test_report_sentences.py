@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from summarizer.evaluation.metrics import VARIANTS, Interval
-from summarizer.evaluation.statistics import Difference
+from summarizer.evaluation.record import VARIANTS, Difference, Interval
 from summarizer.reports.sentences import about_the_gain, listed
 
 

@@ -14,8 +14,9 @@ from rich.console import Console
 from summarizer.config.check import check
 from summarizer.config.paths import conf_folder
 from summarizer.data.order import EncodedRow
-from summarizer.evaluation.metrics import VARIANTS, RowLosses, Scores, bootstrap
+from summarizer.evaluation.metrics import RowLosses, Scores, bootstrap
 from summarizer.evaluation.pipeline import ADAPTER, BASE, LEAD
+from summarizer.evaluation.record import VARIANTS
 from summarizer.reports import run_report as report
 from summarizer.reports.run_report import Finished, show_report
 from summarizer.runs.heldout import HeldOut

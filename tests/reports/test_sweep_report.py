@@ -13,7 +13,7 @@ import pytest
 from matplotlib.figure import Figure
 from synthetic_sweep import end_of, make_grid, make_run, plan
 
-from summarizer.evaluation.metrics import VARIANTS, Interval
+from summarizer.evaluation.record import VARIANTS, Interval
 from summarizer.reports.curves import draw_curves, keys_of_styles, read_curve, smooth
 from summarizer.reports.heatmap import draw_heatmap, layout_of
 from summarizer.reports.sentences import saving

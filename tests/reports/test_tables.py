@@ -7,7 +7,7 @@ import io
 import pytest
 from rich.console import Console
 
-from summarizer.evaluation.metrics import Interval
+from summarizer.evaluation.record import Interval
 from summarizer.reports.tables import (
     EMPTY,
     Cell,

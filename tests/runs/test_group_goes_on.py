@@ -79,7 +79,7 @@ def test_an_evaluation_that_does_not_fit_is_split(
 
     class Scarce(Decoder):
         def answers(self, prompts: Sequence[Sequence[int]]) -> Iterator[tuple[int, list[list[int]]]]:
-            seen.append((self.trials, min(self.at_once, len(prompts))))
+            seen.append((self.trials, min(self.batch_size, len(prompts))))
             if seen[-1][0] * seen[-1][1] > 2:
                 raise torch.OutOfMemoryError("no more")
             return super().answers(prompts)

@@ -11,8 +11,8 @@ from small_runs import TINY, run_here
 
 from summarizer.errors import ConfigError
 from summarizer.evaluation.predictions import read_predictions
+from summarizer.generation.summarizer import Summarizer
 from summarizer.runs.loaded_run import LoadedRun, load_runs
-from summarizer.runs.summarizer import Summarizer
 from summarizer.runs.trained_run import TrainedRun, read_run
 
 
@@ -41,7 +41,7 @@ def articles(opened: LoadedRun) -> tuple[list[str], list[str]]:
 
 
 def test_several_runs_side_by_side_say_what_each_said_in_training(sweep: Path, opened: LoadedRun) -> None:
-    summarizer = Summarizer(opened, opened.spec.generation, articles_at_once=2)
+    summarizer = Summarizer(opened, opened.spec.generation, batch_size=2)
     ids, texts = articles(opened)
     prepared = [summarizer.prepare(text) for text in texts]
     written = dict(summarizer.summaries(prepared, trials=[0, 1]))
@@ -60,7 +60,7 @@ def test_several_runs_side_by_side_say_what_each_said_in_training(sweep: Path, o
 
 
 def test_a_stream_s_pieces_are_the_summary(opened: LoadedRun) -> None:
-    summarizer = Summarizer(opened, opened.spec.generation, articles_at_once=1)
+    summarizer = Summarizer(opened, opened.spec.generation, batch_size=1)
     article = summarizer.prepare(articles(opened)[1][0])
     whole = dict(summarizer.summaries([article], trials=[0, 1]))[0]
     pieces: list[list[str]] = [[], []]
@@ -72,7 +72,7 @@ def test_a_stream_s_pieces_are_the_summary(opened: LoadedRun) -> None:
 
 
 def test_an_article_is_cut_as_in_training_and_the_cut_is_counted(opened: LoadedRun) -> None:
-    summarizer = Summarizer(opened, opened.spec.generation, articles_at_once=1)
+    summarizer = Summarizer(opened, opened.spec.generation, batch_size=1)
     short, long = summarizer.prepare("One sentence."), summarizer.prepare("One sentence. " * 300)
     assert short.cut_tokens == 0
     assert len(long.prompt_ids) + opened.spec.generation.max_new_tokens == opened.spec.prompt.max_tokens
@@ -106,9 +106,9 @@ def test_whole_numbers_are_for_int8_on_a_cpu_and_stay_near(
     fast = load_runs([run], device="cpu", precision="int8")
     (said,) = [line for line in caplog.messages if "8 bits" in line]
     assert said.startswith("articles are read by products of whole numbers")
-    assert fast.reads_in_int8
-    assert not opened.reads_in_int8
-    summarizer = Summarizer(fast, run.spec.generation, articles_at_once=2)
+    assert fast.int8_prefill
+    assert not opened.int8_prefill
+    summarizer = Summarizer(fast, run.spec.generation, batch_size=2)
     written = dict(
         summarizer.summaries([summarizer.prepare(text) for text in articles(opened)[1]], trials=[0])
     )

@@ -7,7 +7,7 @@ import pytest
 from pydantic import ValidationError
 
 from summarizer.errors import ConfigError
-from summarizer.evaluation.metrics import VARIANTS, Interval
+from summarizer.evaluation.record import VARIANTS, Interval
 from summarizer.json_files import GitState
 from summarizer.runs.record import (
     BaseScores,

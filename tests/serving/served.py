@@ -20,9 +20,9 @@ from summarizer.adapters.peft_format import save_adapter
 from summarizer.config.check import check
 from summarizer.config.paths import conf_folder
 from summarizer.config.schema import GenerationConfig
+from summarizer.generation.summarizer import Prepared, Summarizer
 from summarizer.models.load import load_base
 from summarizer.runs.loaded_run import LoadedRun, load_runs
-from summarizer.runs.summarizer import Prepared, Summarizer
 from summarizer.runs.trained_run import ADAPTER, read_run
 from summarizer.serving.application import build_application
 from summarizer.serving.listening import Server, allowed_hosts, bind
@@ -138,7 +138,7 @@ def served(
 ) -> Iterator[Client]:
     """A real server on a free port of loopback for the block."""
     writer = Writer(
-        summarizer_of or (lambda spec: Summarizer(opened, spec, articles_at_once=1)),
+        summarizer_of or (lambda spec: Summarizer(opened, spec, batch_size=1)),
         most_waiting=most_waiting,
     )
     with bind("127.0.0.1", 0) as bound:

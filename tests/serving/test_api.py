@@ -10,8 +10,8 @@ from rouge_score.rouge_scorer import RougeScorer
 from served import ARTICLE, Client, until
 
 from summarizer.evaluation.sentences import split_sentences
+from summarizer.generation.summarizer import Summarizer
 from summarizer.runs.loaded_run import LoadedRun
-from summarizer.runs.summarizer import Summarizer
 from summarizer.serving.request import MOST_ARTICLE_CHARACTERS, MOST_BODY_BYTES, MOST_REFERENCE_CHARACTERS
 
 pytestmark = pytest.mark.versions
@@ -21,7 +21,7 @@ def test_two_adapters_and_the_base_write_what_the_summarizer_writes(
     client: Client, opened: LoadedRun
 ) -> None:
     events = client.events({"article": ARTICLE})
-    summarizer = Summarizer(opened, opened.spec.generation, articles_at_once=1)
+    summarizer = Summarizer(opened, opened.spec.generation, batch_size=1)
     article = summarizer.prepare(ARTICLE)
     trials = {"0": [0], "1": [1], "base": None}
     expected = {
@@ -48,7 +48,7 @@ def test_two_adapters_and_the_base_write_what_the_summarizer_writes(
 def test_settings_are_followed(client: Client, opened: LoadedRun, beams: int) -> None:
     settings = {"max_new_tokens": 7, "min_new_tokens": 7, "num_beams": beams, "no_repeat_ngram_size": 2}
     events = client.events({"article": ARTICLE, "runs": ["1"], "settings": settings})
-    summarizer = Summarizer(opened, opened.spec.generation.model_copy(update=settings), articles_at_once=1)
+    summarizer = Summarizer(opened, opened.spec.generation.model_copy(update=settings), batch_size=1)
     article = summarizer.prepare(ARTICLE)
     ((_, (expected,)),) = summarizer.summaries([article], trials=[1])
     (done,) = [event for event in events if event["event"] == "summary"]

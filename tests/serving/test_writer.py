@@ -9,15 +9,15 @@ import pytest
 from served import ARTICLE, Client, Gated, served, until
 
 from summarizer.config.schema import GenerationConfig
+from summarizer.generation.summarizer import Prepared, Summarizer
 from summarizer.runs.loaded_run import LoadedRun
-from summarizer.runs.summarizer import Prepared, Summarizer
 
 ONE = {"article": ARTICLE, "runs": ["0"]}
 
 
 @pytest.fixture
 def gated(opened: LoadedRun) -> Iterator[Client]:
-    with served(opened, lambda spec: Gated(opened, spec, articles_at_once=1), most_waiting=2) as client:
+    with served(opened, lambda spec: Gated(opened, spec, batch_size=1), most_waiting=2) as client:
         yield client
 
 
@@ -77,7 +77,7 @@ def test_beams_are_left_off_between_steps(opened: LoadedRun) -> None:
 
             return super().summaries(articles, trials=trials, on_step=counted)
 
-    with served(opened, lambda spec: Counting(opened, spec, articles_at_once=1)) as client:
+    with served(opened, lambda spec: Counting(opened, spec, batch_size=1)) as client:
         asked = ONE | {"settings": {"num_beams": 2, "min_new_tokens": 12}}
         connection, _ = client.ask(asked)
         Gated.gate.release()
@@ -92,7 +92,7 @@ def test_a_failure_is_said_and_the_next_request_goes_well(
     def build(spec: GenerationConfig) -> Summarizer:
         if spec.max_new_tokens == 1:
             raise RuntimeError("out of something")
-        return Summarizer(opened, spec, articles_at_once=1)
+        return Summarizer(opened, spec, batch_size=1)
 
     with served(opened, build) as client:
         last = client.events(ONE | {"settings": {"max_new_tokens": 1}})[-1]
@@ -104,7 +104,7 @@ def test_a_failure_is_said_and_the_next_request_goes_well(
 
 
 def test_a_stop_tells_those_who_wait(opened: LoadedRun) -> None:
-    with served(opened, lambda spec: Gated(opened, spec, articles_at_once=1)) as client:
+    with served(opened, lambda spec: Gated(opened, spec, batch_size=1)) as client:
         asked = [client.ask(ONE)]
         until(lambda: client.writer.busy)
         asked.append(client.ask(ONE))

@@ -10,7 +10,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from summarizer.config.paths import conf_folder
-from summarizer.evaluation.metrics import VARIANTS, Interval
+from summarizer.evaluation.record import VARIANTS, Interval
 from summarizer.runs.record import RunRecord, TrainLoss, write_summary
 from summarizer.sweeps.record import begin
 from summarizer.tracking.metrics import MetricsFile

@@ -10,7 +10,8 @@ function columnsOf(runs) {
     name: DATA.swept[key].key, title: DATA.swept[key].label, of: (run) => run.at[key], cell: (run) => make("span", "value", valueText(run, key)),
     numeric: DATA.swept[key].values.some((value) => value.number !== null),
   }));
-  const numbers = METRICS.filter((metric) => runs.some((run) => metric.of(run) !== null)).map((metric) => ({
+  const inTable = (metric) => metric.id !== "best" || runs.every((run) => run.rowSet === null);  // the final scores say more
+  const numbers = METRICS.filter((metric) => inTable(metric) && runs.some((run) => metric.of(run) !== null)).map((metric) => ({
     name: metric.name, title: metricLabel(metric), unit: metric.unit, numeric: true, of: metric.of, down: !metric.lower, metric,
     cell: (run) => {
       const value = metric.of(run);

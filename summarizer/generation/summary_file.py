@@ -1,7 +1,8 @@
-"""The file of `--output`: a line for each summary as it is done, continued after any end, in order at last.
+"""A file of summaries: a line is added as each one is done, and after any interruption the rest is added.
 
-Beside `FILE.jsonl` lies `FILE.jsonl.settings.json`, which says what made it: a file that was made otherwise is not
-continued. A line that a kill or a full disk cut short is written again.
+Beside `FILE.jsonl` lies `FILE.jsonl.settings.json`, which says what made it: a file that was made with other
+settings is not continued. A line that a kill or a full disk cut short is written again. At the end the lines are
+put into the order of the articles.
 """
 
 from __future__ import annotations
@@ -19,31 +20,32 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from summarizer.atomic import write_text
+from summarizer.config import messages
 from summarizer.config.paths import nearest_existing, shown
 from summarizer.data.articles import Item
 from summarizer.errors import ConfigError, Issue
-from summarizer.summaries.settings import differences
 
 KEY = "--output"
 SUFFIX = ".jsonl"
 Key = tuple[str, str]
 """An item's id and its article's digest. Two items may share both."""
+ANOTHER_FILE = "name another file"
 SYNC_EVERY_S = 10.0
 """What a power cut may cost, at most; a killed process costs the line that it was writing."""
 
 
 @dataclass(frozen=True)
 class Summary:
-    """What was written for an item, and how much of its article was read."""
+    """The summary of an item, and how much of the item's article was read for it."""
 
     item: Item
     prediction: str
     article_tokens: int
     cut_tokens: int
-    """Of the article, at its end, that did not fit into the prompt."""
+    """How many tokens at the article's end did not fit into the prompt."""
 
     def line(self) -> str:
-        """One JSON object; `id`, `prediction`, `reference` mean what they do in a run's predictions."""
+        """The summary as one JSON object; its id, prediction and reference are as in a run's predictions."""
         row: dict[str, object] = {
             "id": self.item.id,
             "source": self.item.source,
@@ -57,15 +59,17 @@ class Summary:
 
 
 def settings_path(path: Path) -> Path:
+    """Where the settings lie that made the file at `path`."""
     return path.with_name(path.name + ".settings.json")
 
 
 def lock_path(path: Path) -> Path:
+    """The lock that keeps a second process from writing the file at `path`."""
     return path.with_name(f".{path.name}.lock")
 
 
 class SummaryFile:
-    """An output that this process alone writes. `left`: the items that it does not hold yet."""
+    """An open file of summaries that this process alone writes. `left` are the items that it does not hold yet."""
 
     def __init__(self, path: Path, items: Sequence[Item], held: Mapping[Key, list[str]]) -> None:
         self.path, self._items = path, items
@@ -75,7 +79,7 @@ class SummaryFile:
         self._synced_s = time.monotonic()
 
     def append(self, summary: Summary) -> None:
-        """Write its line now. Raises OSError with the file's name where the disk refuses."""
+        """Write a summary's line now. Raises OSError with the file's name where the disk refuses."""
         line = summary.line()
         rest = line.encode()
         try:
@@ -89,9 +93,9 @@ class SummaryFile:
         self._lines[_key(summary.item)].append(line)
 
     def put_in_order(self) -> None:
-        """Once all is done: lines in the order of the items, however they were finished. In one step.
+        """Sort the lines into the order of the items, once there is one for each. The file is replaced in one step.
 
-        A line that an earlier call wrote says what this one does of its item's source and reference.
+        Lines that an earlier process wrote take their item's source and reference as they are now.
         """
         held = {key: iter(lines) for key, lines in self._lines.items()}
         text = "".join(_as_now(next(held[_key(item)]), item) for item in self._items)
@@ -105,7 +109,7 @@ class SummaryFile:
 
     @property
     def cut(self) -> int:
-        """Of the summaries that it holds, those of an article that was cut."""
+        """How many of the summaries in the file are of an article that was cut."""
         return sum(
             json.loads(line).get("cut_tokens", 0) > 0 for lines in self._lines.values() for line in lines
         )
@@ -115,11 +119,15 @@ class SummaryFile:
 
 
 @contextmanager
-def continued(path: Path, items: Sequence[Item], settings: Mapping[str, Any]) -> Iterator[SummaryFile]:
-    """The output at `path`, new or as far as it came, for the block's time.
+def open_summaries(
+    path: Path, items: Sequence[Item], settings: Mapping[str, Any], elsewhere: str = ANOTHER_FILE
+) -> Iterator[SummaryFile]:
+    """Open the file at `path` for the block, with the summaries that earlier processes wrote into it.
 
-    Raises ConfigError where another process writes it, where it was made with other settings or from other
-    articles, or where it is none of this command's files; nothing is changed then.
+    settings: everything besides the article that decides on a summary's words.
+    elsewhere: what a person is told to do where the file cannot be continued.
+    Raises ConfigError where another process writes the file, where it was made with other settings or from other
+    articles, or where it is not a file of summaries; nothing is changed then.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(lock_path(path))
@@ -128,11 +136,20 @@ def continued(path: Path, items: Sequence[Item], settings: Mapping[str, Any]) ->
     except Timeout as error:
         raise ConfigError.single(KEY, f"another process is writing {shown(path)} now") from error
     try:
-        lines, whole_bytes = _whole_lines(path)
-        if path.exists() and path.stat().st_size:
-            _require_same_settings(path, settings, any_lines=bool(lines))
-        held = _by_key(path, lines)
-        _require_same_articles(path, items, held)
+        try:
+            lines, whole_bytes = _whole_lines(path)
+            before = _settings_of(path) if path.exists() and path.stat().st_size else {}
+            held = _by_key(lines)
+        except NotSummariesError as error:
+            raise ConfigError.single(
+                KEY, f"{shown(path)} exists but cannot be continued: {error}; {elsewhere}, or delete this one"
+            ) from error
+        if lines and (found := differences(before, settings)):
+            raise ConfigError(
+                Issue(KEY, f"{shown(path)} was made with other settings: {difference}; {elsewhere}")
+                for difference in found
+            )
+        _require_same_articles(path, items, held, elsewhere)
         write_text(settings_path(path), json.dumps(settings, indent=2, ensure_ascii=False) + "\n")
         if path.exists() and path.stat().st_size > whole_bytes:
             os.truncate(path, whole_bytes)
@@ -158,12 +175,27 @@ def output_issues(path: Path, read: Sequence[str]) -> Iterator[Issue]:
         yield Issue(KEY, f"{path} is one of the files to summarize")
 
 
+def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """What two settings of summaries differ in, as words for each."""
+    return [
+        "the adapter was another one"
+        if key == "adapter" and None not in (before.get(key), now.get(key))
+        else f"{key} was {messages.shown(before.get(key))}, now it is {messages.shown(now.get(key))}"
+        for key in dict.fromkeys([*now, *before])
+        if before.get(key) != now.get(key)
+    ]
+
+
+class NotSummariesError(ValueError):
+    """Why a file that exists is no file of summaries, such as "it is not UTF-8 text"."""
+
+
 def _key(item: Item) -> Key:
     return item.id, item.digest
 
 
 def _as_now(line: str, item: Item) -> str:
-    """A kept line with what no summary depends on as the item has it."""
+    """A line with the item's present source and reference, on which its summary does not depend."""
     row = json.loads(line) | {"source": item.source, "reference": item.reference}
     if item.reference is None:
         del row["reference"]
@@ -182,7 +214,7 @@ def _not_held(items: Sequence[Item], held: Mapping[Key, Sequence[str]]) -> list[
 
 
 def _whole_lines(path: Path) -> tuple[list[str], int]:
-    """The lines that were written to their end, and their bytes."""
+    """The lines that were written to their end, and how many bytes they are. Raises NotSummariesError."""
     if not path.exists():
         return [], 0
     content = path.read_bytes()
@@ -190,10 +222,11 @@ def _whole_lines(path: Path) -> tuple[list[str], int]:
     try:
         return [line.decode() for line in whole.splitlines(keepends=True)], len(whole)
     except UnicodeDecodeError as error:
-        raise _not_ours(path, "it is not UTF-8 text") from error
+        raise NotSummariesError("it is not UTF-8 text") from error
 
 
-def _by_key(path: Path, lines: Sequence[str]) -> dict[Key, list[str]]:
+def _by_key(lines: Sequence[str]) -> dict[Key, list[str]]:
+    """The lines by their items' keys. Raises NotSummariesError."""
     held: dict[Key, list[str]] = defaultdict(list)
     for number, line in enumerate(lines, start=1):
         try:
@@ -202,39 +235,32 @@ def _by_key(path: Path, lines: Sequence[str]) -> dict[Key, list[str]]:
             if not isinstance(row.get("cut_tokens", 0), int):
                 raise TypeError("cut_tokens is no number")
         except (ValueError, KeyError, TypeError) as error:
-            raise _not_ours(path, f"its line {number} is no summary") from error
+            raise NotSummariesError(f"its line {number} is no summary") from error
     return held
 
 
-def _require_same_settings(path: Path, settings: Mapping[str, Any], *, any_lines: bool) -> None:
+def _settings_of(path: Path) -> dict[str, Any]:
+    """The settings that the file at `path` was made with. Raises NotSummariesError."""
     beside = settings_path(path)
     try:
-        before = json.loads(beside.read_text(encoding="utf-8"))
+        settings = json.loads(beside.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise _not_ours(path, f"there is no {beside.name} beside it") from error
+        raise NotSummariesError(f"there is no {beside.name} beside it") from error
     except (OSError, ValueError) as error:
-        raise _not_ours(path, f"{beside.name} beside it cannot be read: {error}") from error
-    if not isinstance(before, dict):
-        raise _not_ours(path, f"{beside.name} beside it is none of this command's")
-    if any_lines and (found := differences(before, settings)):
-        raise ConfigError(
-            Issue(KEY, f"{shown(path)} was made with other settings: {difference}; name another file")
-            for difference in found
-        )
+        raise NotSummariesError(f"{beside.name} beside it cannot be read: {error}") from error
+    if not isinstance(settings, dict):
+        raise NotSummariesError(f"{beside.name} beside it is none of this command's")
+    return settings
 
 
-def _require_same_articles(path: Path, items: Sequence[Item], held: Mapping[Key, Sequence[str]]) -> None:
+def _require_same_articles(
+    path: Path, items: Sequence[Item], held: Mapping[Key, Sequence[str]], elsewhere: str
+) -> None:
     counts = Counter(_key(item) for item in items)
     strangers = [key[0] for key, lines in held.items() for _ in lines[counts[key] :]]
     if strangers:
         raise ConfigError.single(
             KEY,
             f"{shown(path)} holds {len(strangers)} summaries of articles that are not in this input, or not as "
-            f"they were (such as id {strangers[0]!r}); name another file",
+            f"they were (such as id {strangers[0]!r}); {elsewhere}",
         )
-
-
-def _not_ours(path: Path, reason: str) -> ConfigError:
-    return ConfigError.single(
-        KEY, f"{shown(path)} exists but cannot be continued: {reason}; name another file, or delete this one"
-    )

@@ -11,7 +11,13 @@ import pytest
 
 from summarizer.data.articles import Item
 from summarizer.errors import ConfigError
-from summarizer.summaries.output import Summary, continued, lock_path, output_issues, settings_path
+from summarizer.generation.summary_file import (
+    Summary,
+    lock_path,
+    open_summaries,
+    output_issues,
+    settings_path,
+)
 
 SETTINGS = {"adapter": "a1", "--beams": 1}
 ITEMS = [
@@ -25,7 +31,7 @@ def written(item: Item) -> Summary:
 
 def fill(path: Path, *, until: int | None = None, items: list[Item] = ITEMS) -> list[str]:
     """What was still to do; as many of them done, last first."""
-    with continued(path, items, SETTINGS) as file:
+    with open_summaries(path, items, SETTINGS) as file:
         left = [item.id for item in file.left]
         for item in list(reversed(file.left))[:until]:
             file.append(written(item))
@@ -97,7 +103,7 @@ def test_other_settings_or_articles_are_refused_and_nothing_is_touched(tmp_path:
     before = path.read_bytes(), settings_path(path).read_bytes()
     with (
         pytest.raises(ConfigError) as refused,
-        continued(path, ITEMS, {"adapter": "a2", "--beams": 4, "--seed": 1}),
+        open_summaries(path, ITEMS, {"adapter": "a2", "--beams": 4, "--seed": 1}),
     ):
         pass
     assert [issue.message.partition(": ")[2] for issue in refused.value.issues] == [
@@ -108,7 +114,7 @@ def test_other_settings_or_articles_are_refused_and_nothing_is_touched(tmp_path:
     edited = [*ITEMS[:4], Item("4", "row 4", "another article")]
     with (
         pytest.raises(ConfigError, match=r"holds 1 summaries of articles .* id '4'"),
-        continued(path, edited, SETTINGS),
+        open_summaries(path, edited, SETTINGS),
     ):
         pass
     assert (path.read_bytes(), settings_path(path).read_bytes()) == before
@@ -134,7 +140,7 @@ def test_files_of_others_are_left_alone(
     path.write_bytes(content)
     if beside is not None:
         settings_path(path).write_text(beside)
-    with pytest.raises(ConfigError, match=reason), continued(path, ITEMS, {}):
+    with pytest.raises(ConfigError, match=reason), open_summaries(path, ITEMS, {}):
         pass
     assert path.read_bytes() == content
 
@@ -147,9 +153,9 @@ def test_an_empty_file_is_a_new_one(tmp_path: Path) -> None:
 def test_one_process_at_a_time(tmp_path: Path) -> None:
     path = tmp_path / "out.jsonl"
     with (
-        continued(path, ITEMS, SETTINGS),
+        open_summaries(path, ITEMS, SETTINGS),
         pytest.raises(ConfigError, match=r"another process is writing .*out\.jsonl now"),
-        continued(path, ITEMS, SETTINGS),
+        open_summaries(path, ITEMS, SETTINGS),
     ):
         pass
     assert len(fill(path)) == 5

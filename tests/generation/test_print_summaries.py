@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import io
 import sys
+from collections.abc import Iterator
 
 import pytest
 
-from summarizer.summaries.standard_output import _clean, print_summaries
+from summarizer.data.articles import Item
+from summarizer.generation.print_summaries import _clean, print_summaries
+from summarizer.generation.summarizer import Prepared, Summarizer
 
 
 class Terminal(io.StringIO):
@@ -24,18 +27,17 @@ def test_no_words_command_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_locale_without_the_letters_ends_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Written:
-        def prepare(self, article: str) -> Written:
-            return self
+    class Written(Summarizer):
+        def __init__(self) -> None:
+            pass
 
-        cut_tokens = 0
+        def prepare(self, article: str) -> Prepared:
+            return Prepared((), 1, 0)
 
-        def stream(self, article: object, *, trial: int | None) -> list[str]:
-            return ["naïve ", "“quoted”"]
-
-    from summarizer.data.articles import Item
+        def stream(self, article: Prepared, *, trial: int | None = 0) -> Iterator[str]:
+            yield from ("naïve ", "“quoted”")
 
     raw = io.BytesIO()
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(raw, encoding="latin-1"))
-    print_summaries(Written(), [Item("1", "a.txt", "x")], 0, headed=False)  # type: ignore[arg-type]
+    print_summaries(Written(), [Item("1", "a.txt", "x")], 0, headed=False)
     assert raw.getvalue() == "naïve ?quoted?\n".encode("latin-1")

@@ -1,8 +1,4 @@
-"""Summaries for a person to read, or for the next program of a pipe.
-
-One item: its summary alone. Several: each under a line `==> SOURCE <==`, as head and tail write it, so that nobody
-counts which one is missing. At a terminal each is shown as it is written; in a pipe several are written at a time.
-"""
+"""Summaries on standard output, for a person to read or for the next program of a pipe."""
 
 from __future__ import annotations
 
@@ -14,8 +10,7 @@ from collections.abc import Sequence
 from summarizer.console.progress import bar
 from summarizer.console.safe_text import printable
 from summarizer.data.articles import Item
-from summarizer.runs.summarizer import Summarizer
-from summarizer.summaries.writing import Rate, summaries_in_order
+from summarizer.generation.summarizer import Rate, Summarizer, cut_text, summaries_in_order
 
 log = logging.getLogger(__name__)
 
@@ -23,11 +18,15 @@ log = logging.getLogger(__name__)
 def print_summaries(
     summarizer: Summarizer, items: Sequence[Item], trial: int | None, *, headed: bool
 ) -> None:
-    """Print a summary of each item by one opened adapter, or by the base model where `trial` is None."""
+    """Print a summary of each item by one opened adapter, or by the base model where `trial` is None.
+
+    headed: print a line `==> SOURCE <==` above each summary, as head and tail do above files, so that nobody has to
+    count which item is missing.
+    At a terminal each summary is shown as it is written; in a pipe several are written at the same time.
+    """
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(
-            errors="replace"
-        )  # a locale without the summary's letters does not end the command
+        # A locale without the summary's letters does not end the command.
+        sys.stdout.reconfigure(errors="replace")
     if len(items) == 1 or sys.stdout.isatty():
         _stream(summarizer, items, trial, headed=headed)
         return
@@ -42,25 +41,21 @@ def print_summaries(
         log.warning("%s", cut_text(cut, len(items), summarizer.opened.prompt.max_tokens))
 
 
-def cut_text(cut: int, articles: int, max_tokens: int) -> str:
-    return f"{cut} of {articles} articles were cut at their end to fit prompt.max_tokens={max_tokens}"
-
-
 def _stream(summarizer: Summarizer, items: Sequence[Item], trial: int | None, *, headed: bool) -> None:
     for number, item in enumerate(items):
-        prepared = summarizer.prepare(item.article)
-        if prepared.cut_tokens:
+        article = summarizer.prepare(item.article)
+        if article.cut_tokens:
             log.warning(
                 "%s: %s tokens, of which the last %s were cut to fit prompt.max_tokens=%d with the summary",
                 item.source,
-                f"{prepared.article_tokens:,}",
-                f"{prepared.cut_tokens:,}",
+                f"{article.article_tokens:,}",
+                f"{article.cut_tokens:,}",
                 summarizer.opened.prompt.max_tokens,
             )
         if headed:
             print(_heading(item, first=number == 0), end="", flush=True)
         try:
-            for piece in summarizer.stream(prepared, trial=trial):
+            for piece in summarizer.stream(article, trial=trial):
                 print(_clean(piece), end="", flush=True)
         finally:
             print(flush=True)
@@ -71,7 +66,5 @@ def _heading(item: Item, *, first: bool) -> str:
 
 
 def _clean(text: str) -> str:
-    """At a terminal, text that cannot move its cursor or color it, whatever a model writes."""
-    if not sys.stdout.isatty():
-        return text
-    return printable(text)
+    """The text; at a terminal without what could move its cursor or color it, whatever a model writes."""
+    return printable(text) if sys.stdout.isatty() else text

@@ -1,4 +1,4 @@
-"""What is asked for, checked: the runs, the split, how summaries are written and where scores go."""
+"""What an evaluation is asked for, checked: the runs, the split, how summaries are written, where scores go."""
 
 from __future__ import annotations
 
@@ -7,46 +7,80 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import get_args
+from typing import TYPE_CHECKING, get_args
 
 from summarizer.config.paths import nearest_existing
 from summarizer.config.schema import GenerationConfig
-from summarizer.config.shared_flags import chosen_generation, typed_generation
+from summarizer.config.shared_flags import chosen_generation, generation_by_flag, typed_generation
 from summarizer.data.sources import SplitName
 from summarizer.errors import ConfigError, Issue, sound
 from summarizer.evaluation import mlperf
-from summarizer.evaluation.flags import EvaluateFlags
-from summarizer.evaluation.record import Protocol
-from summarizer.evaluation.rows import RowChoice
-from summarizer.runs.trained_run import KEY, TrainedRun, base_differences, read_run
-from summarizer.summaries.settings import by_flag, differences
+from summarizer.evaluation.resumable import ScoredModel
+from summarizer.generation.summary_file import differences
+from summarizer.runs.trained_run import KEY, TrainedRun, base_differences, opening_issues, read_run
+
+if TYPE_CHECKING:
+    from summarizer.evaluate import EvaluateFlags
 
 FOLDER = "evaluations"
-"""Inside a run folder."""
+"""The folder of a run's evaluations, inside the run folder."""
 SPLITS = get_args(SplitName)
 
 
 @dataclass(frozen=True)
 class EvaluationRequest:
-    """An evaluation whose flags are sound: `names[i]` is what scores call `runs[i]`, `places[i]` its folder."""
+    """An evaluation whose flags are sound."""
 
     flags: EvaluateFlags
     runs: tuple[TrainedRun, ...]
     names: tuple[str, ...]
-    places: tuple[Path, ...]
+    """What the scores call each of the runs."""
+    folders: tuple[Path, ...]
+    """Where each run's summaries and losses are kept."""
     split: SplitName
     label: str
     """What the scores call the rows' split."""
-    protocol: Protocol
-    choice: RowChoice
     generation: GenerationConfig
-    articles_at_once: int
-    bertscore: tuple[Path, int] | None
+    batch_size: int
+    """How many articles are summarized at the same time."""
 
     @property
-    def place(self) -> Path:
-        """The folder of the scores."""
-        return self.places[0] if self.flags.output is None else self.flags.output
+    def by_mlperf(self) -> bool:
+        """Whether the task is MLPerf's."""
+        return self.flags.protocol == "mlperf"
+
+    @property
+    def scores_folder(self) -> Path:
+        """Where the scores are saved."""
+        return self.folders[0] if self.flags.output is None else self.flags.output
+
+    def models(self) -> list[ScoredModel]:
+        """What summarizes the rows: the runs' adapters, then the base model if it is asked for."""
+        from summarizer.evaluation.pipeline import BASE
+
+        extra = {"--protocol": "mlperf"} if self.by_mlperf else {}
+
+        def model(name: str, number: int, *, base: bool) -> ScoredModel:
+            settings = self.runs[number].summary_settings(
+                self.generation, base=base, precision=self.flags.precision
+            )
+            file = self.folders[number] / ("predictions.base.jsonl" if base else "predictions.jsonl")
+            return ScoredModel(name, None if base else number, file, settings | extra)
+
+        runs = [model(name, number, base=False) for number, name in enumerate(self.names)]
+        return [*runs, model(BASE, 0, base=True)] if self.flags.base else runs
+
+    def cut_notes(self, cut_articles: int, rows: int) -> list[str]:
+        """What a reader of the scores has to know of articles that the models read in part."""
+        if not cut_articles:
+            return []
+        limit = (
+            f"the protocol's {mlperf.MAX_PROMPT_TOKENS:,} tokens"
+            if self.by_mlperf
+            else f"prompt.max_tokens={self.runs[0].spec.prompt.max_tokens}, as in training; Lead-3 and Random-3 "
+            "read them whole"
+        )
+        return [f"{cut_articles:,} of {rows:,} articles were cut at their end to fit {limit}"]
 
 
 def requested(flags: EvaluateFlags) -> EvaluationRequest:
@@ -56,38 +90,24 @@ def requested(flags: EvaluateFlags) -> EvaluationRequest:
     generation = sound(lambda: _generation(flags, runs), issues) if runs else None
     issues += [*_protocol_issues(flags), *_column_issues(flags), *_bertscore_issues(flags)]
     if runs:
-        from summarizer.runs.trained_run import opening_issues
-
         issues += opening_issues(runs, device=flags.device, precision=flags.precision)
     if flags.output is not None and not (there := nearest_existing(flags.output)).is_dir():
         issues.append(Issue("--output", f"{there} is a file; name a folder"))
     if issues or not runs or generation is None:
         raise ConfigError(issues)
-    mlperf = flags.protocol == "mlperf"
-    split = flags.split or ("validation" if mlperf else runs[0].spec.evaluation.split)
+    is_mlperf = flags.protocol == "mlperf"
+    split = flags.split or (mlperf.SPLIT if is_mlperf else runs[0].spec.evaluation.split)
     label = _label(flags, split)
     names = _names(runs)
     return EvaluationRequest(
         flags=flags,
         runs=runs,
         names=names,
-        places=_places(flags, runs, names, label + ("-mlperf" if mlperf else "")),
+        folders=_folders(flags, runs, names, f"{label}-mlperf" if is_mlperf else label),
         split=split,
         label=label,
-        protocol=flags.protocol,
-        choice=RowChoice(
-            files=tuple(flags.data),
-            article=flags.column,
-            summary=flags.summary_column,
-            id=flags.id_column,
-            rows=flags.rows,
-            max_bad_rows=flags.max_bad_rows,
-        ),
         generation=generation,
-        articles_at_once=flags.batch_size or runs[0].spec.evaluation.batch_size,
-        bertscore=None
-        if flags.bertscore is None or flags.bertscore_layer is None
-        else (flags.bertscore, flags.bertscore_layer),
+        batch_size=flags.batch_size or runs[0].spec.evaluation.batch_size,
     )
 
 
@@ -149,7 +169,7 @@ def _generation(flags: EvaluateFlags, runs: Sequence[TrainedRun]) -> GenerationC
             f"{runs[0].name} and {run.name} write differently: {difference}; say one for both by the flag",
         )
         for run, other in zip(runs[1:], others, strict=True)
-        for difference in differences(by_flag(first), by_flag(other))
+        for difference in differences(generation_by_flag(first), generation_by_flag(other))
     ]
     if issues:
         raise ConfigError(issues)
@@ -157,7 +177,7 @@ def _generation(flags: EvaluateFlags, runs: Sequence[TrainedRun]) -> GenerationC
 
 
 def _label(flags: EvaluateFlags, split: SplitName) -> str:
-    """The split, or the first file's name where rows of one's own are in no split: never a split's name then."""
+    """The split's name, or the first file's for rows of one's own, which are in no split and never called so."""
     if flags.protocol == "mlperf" or flags.split is not None or not flags.data:
         return split
     stem = Path(flags.data[0]).name.split(".")[0]
@@ -174,7 +194,7 @@ def _names(runs: Sequence[TrainedRun]) -> tuple[str, ...]:
     return tuple(str(path.relative_to(common.parent)) for path in paths)
 
 
-def _places(
+def _folders(
     flags: EvaluateFlags, runs: Sequence[TrainedRun], names: Sequence[str], label: str
 ) -> tuple[Path, ...]:
     if flags.output is None:

@@ -1,0 +1,170 @@
+"""The summaries and losses of an evaluation's models, kept on disk so that it resumes where it stopped."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from summarizer.config.paths import shown
+from summarizer.config.shared_flags import GENERATION_KEYS, GenerationFlags
+from summarizer.console.progress import bar
+from summarizer.data.articles import Item
+from summarizer.errors import ConfigError
+from summarizer.generation.summarizer import Rate, Summarizer, texts_as_done
+from summarizer.generation.summary_file import Summary, SummaryFile, open_summaries
+from summarizer.json_files import Measured, Part, read_part, write_part
+
+if TYPE_CHECKING:
+    from summarizer.data.order import EncodedRow
+    from summarizer.evaluation.evaluator import Evaluator
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class ScoredModel:
+    """A language model whose summaries are scored: a run's adapter over the base model, or the base model alone."""
+
+    name: str
+    trial: int | None
+    """The number of the run among those that are opened together; None for the base model."""
+    file: Path
+    """Where its summaries are kept."""
+    settings: Mapping[str, Any]
+    """Everything besides the article that decides on a summary's words."""
+
+
+# ---- summaries ---------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def open_files(models: Sequence[ScoredModel], items: Sequence[Item]) -> Iterator[dict[str, SummaryFile]]:
+    """For the block, each model's file of summaries by the model's name, with those that it holds already.
+
+    Raises ConfigError where another process writes one of them, or where it was made with other settings or from
+    other rows.
+    """
+    with ExitStack() as stack:
+        yield {
+            model.name: stack.enter_context(
+                open_summaries(model.file, items, model.settings, elsewhere="name another folder by --output")
+            )
+            for model in models
+        }
+
+
+def write_missing(
+    models: Sequence[ScoredModel], files: Mapping[str, SummaryFile], summarizer: Callable[[], Summarizer]
+) -> None:
+    """Write the summaries that the files do not hold yet, and put each file into the rows' order.
+
+    summarizer: loads the models; called only where a summary is missing.
+    Runs are written side by side where the same rows are missing.
+    """
+    for trials, missing in _missing(models, files):
+        writing = [model for model in models if model.trial in trials]
+        loaded = summarizer()
+        label = "summaries of the base" if trials == (None,) else "summaries"
+        held = min(files[model.name].held for model in writing)
+        if held:
+            log.info("%s: going on, %d of them are there already", label, held)
+        with bar(label, len(missing) + held, done=held) as progress:
+            adapters = [trial for trial in trials if trial is not None] or None
+            for index, article, texts in texts_as_done(loaded, missing, adapters, Rate(progress)):
+                for model, text in zip(writing, texts, strict=True):
+                    files[model.name].append(
+                        Summary(missing[index], text, article.article_tokens, article.cut_tokens)
+                    )
+    for file in files.values():
+        file.put_in_order()
+
+
+def read_summaries(file: SummaryFile) -> list[str]:
+    """The summaries in a finished file, in the rows' order. Raises ConfigError for a line without one."""
+    texts = []
+    for number, line in enumerate(file.path.read_text(encoding="utf-8").split("\n")[:-1], start=1):
+        text = json.loads(line).get("prediction")
+        if not isinstance(text, str):
+            raise ConfigError.single(
+                f"{shown(file.path)}:{number}", "no text under prediction; delete the line"
+            )
+        texts.append(text)
+    return texts
+
+
+def _missing(
+    models: Sequence[ScoredModel], files: Mapping[str, SummaryFile]
+) -> list[tuple[tuple[int | None, ...], list[Item]]]:
+    """The items without a summary, grouped by the trials that lack them; the base model is a group of its own."""
+    lacking: dict[Item, list[int]] = {}
+    for model in models:
+        if model.trial is not None:
+            for item in files[model.name].left:
+                lacking.setdefault(item, []).append(model.trial)
+    groups: dict[tuple[int | None, ...], list[Item]] = {}
+    for item, trials in lacking.items():
+        groups.setdefault(tuple(trials), []).append(item)
+    for model in models:
+        if model.trial is None and files[model.name].left:
+            groups[(None,)] = list(files[model.name].left)
+    return list(groups.items())
+
+
+# ---- losses ------------------------------------------------------------------------------------------------------
+
+
+class KeptLoss(Part):
+    """A measured loss in nats per summary token, null where it is not finite, and what it was measured with."""
+
+    settings: dict[str, Any]
+    texts_sha256: str
+    loss: Measured
+
+
+def measure_losses(
+    models: Sequence[ScoredModel],
+    rows: Callable[[], Sequence[EncodedRow]],
+    texts_sha256: str,
+    evaluator: Callable[[], Evaluator],
+) -> dict[str, float | None]:
+    """Each model's mean loss over the rows by its name. Losses that were measured before are read from their files.
+
+    rows, evaluator: called only where a loss is missing.
+    Raises ConfigError where a file of a loss is broken.
+    """
+    found: dict[str, float | None] = {}
+    missing = []
+    for model in models:
+        path = loss_path(model.file)
+        kept = read_part(path, KeptLoss, "loss") if path.is_file() else None
+        if kept is None or (kept.settings, kept.texts_sha256) != (_of_loss(model.settings), texts_sha256):
+            missing.append(model)
+        else:
+            found[model.name] = kept.loss
+    encoded = rows() if missing else []
+    runs = [model for model in missing if model.trial is not None]
+    for group in (runs, [model for model in missing if model.trial is None]):
+        if not group:
+            continue
+        trials = [model.trial for model in group if model.trial is not None] or None
+        for model, loss in zip(group, evaluator().losses(encoded, trials), strict=True):
+            kept = KeptLoss(settings=_of_loss(model.settings), texts_sha256=texts_sha256, loss=loss)
+            write_part(loss_path(model.file), kept)
+            found[model.name] = kept.loss
+    return found
+
+
+def loss_path(predictions: Path) -> Path:
+    """Where a model's loss is kept: `predictions.loss.json` beside `predictions.jsonl`."""
+    return predictions.with_suffix(".loss.json")
+
+
+def _of_loss(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that decide on a loss: how a summary is searched for has no part in it."""
+    of_generation = {GenerationFlags.flag(key) for key in GENERATION_KEYS}
+    return {key: value for key, value in settings.items() if key not in of_generation}

@@ -1,1 +1,0 @@
-"""`python -m summarizer.summarize`: articles in, summaries of a trained run out."""

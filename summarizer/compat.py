@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, suppress
 from functools import cache, lru_cache
 from importlib import import_module
@@ -282,24 +282,60 @@ def operators_seen_by(
 # --- transformers -----------------------------------------------------------------------------------------------
 
 
-def checkpoint_renamings(model: PreTrainedModel) -> Callable[[str], str]:
+def checkpoint_names(model: PreTrainedModel) -> Callable[[str], tuple[str, bool]]:
     """From a name in a checkpoint to the one that the model has now, where transformers has renamed modules since.
 
+    With it, whether the tensor is more than renamed on its way, as experts are that become one stack.
     Why private: `from_pretrained` alone applies these names, and it loads the whole model by its own ways.
-    Once gone: names stay as they are, and a checkpoint with old names is refused for the tensors it lacks.
+    Once gone: names stay as they are; a checkpoint with old names lacks tensors then, and is loaded whole by
+    `from_pretrained` for it.
     """
     try:
         from transformers.conversion_mapping import get_model_conversion_mapping
-        from transformers.core_model_loading import WeightRenaming, rename_source_key
+        from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
 
-        renamings = [one for one in get_model_conversion_mapping(model) if isinstance(one, WeightRenaming)]
-        if not isinstance(rename_source_key("a.name", renamings, []), tuple):
+        found = get_model_conversion_mapping(model)
+        renamings = [one for one in found if isinstance(one, WeightRenaming)]
+        converters = [one for one in found if isinstance(one, WeightConverter)]
+        if not isinstance(rename_source_key("a.name", renamings, converters), tuple):
             raise TypeError("it no longer returns the name and more")
     except (ImportError, AttributeError, TypeError):
         what = "transformers.conversion_mapping.get_model_conversion_mapping"
-        _gone(what, "a checkpoint's names are taken as they are; older checkpoints may not fit")
-        return lambda name: name
-    return lambda name: str(rename_source_key(name, renamings, [])[0])
+        _gone(what, "a checkpoint whose names are not the model's is loaded whole, which takes more memory")
+        return lambda name: (name, False)
+
+    def known(name: str) -> tuple[str, bool]:
+        renamed, converter = rename_source_key(name, renamings, converters)
+        return str(renamed), converter is not None
+
+    return known
+
+
+def taken_for_experts(model: PreTrainedModel, layers: Sequence[str]) -> list[str]:
+    """Which of a model's linear layers plain peft takes for parts of its experts, by their names.
+
+    peft reads adapters of models whose experts became one stack in transformers 5, and goes by the last part of a
+    layer's name alone: a shared expert's or a dense block's `gate_proj` counts as an expert's, and what its adapter
+    computes is lost.
+    Why private: peft documents no way to ask for it, but the function is under its public name.
+    Once gone: none is left out, as in a peft that knows layers by their whole names.
+    """
+    try:
+        from peft import LoraConfig
+        from peft.utils.transformers_weight_conversion import convert_peft_config_for_transformers
+    except ImportError:
+        return []
+    taken = []
+    for leaf in dict.fromkeys(name.rpartition(".")[2] for name in layers):
+        config = LoraConfig(target_modules=[f"x.{leaf}"])
+        try:
+            convert_peft_config_for_transformers(config, model, None)
+        except ValueError:  # it wants other layers of the experts' beside this one
+            taken.append(leaf)
+            continue
+        if f"x.{leaf}" not in (config.target_modules or ()):
+            taken.append(leaf)
+    return [name for name in layers if name.rpartition(".")[2] in taken]
 
 
 def blocks(model: PreTrainedModel) -> list[nn.Module] | None:

@@ -69,6 +69,10 @@ def suggestion(name: str, valid: Iterable[str]) -> str:
     return f"; valid names: {', '.join(names)}"
 
 
+class CannotPlan(Exception):  # noqa: N818 - what cannot be done, and nobody's error
+    """A step of a model of transformers cannot be planned: it asks its own numbers, or operators without a plan."""
+
+
 class NonFiniteLossError(RuntimeError):
     """The loss became NaN or infinite; nothing is saved over the last good checkpoint."""
 

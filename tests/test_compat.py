@@ -16,9 +16,9 @@ import torch
 import wandb
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState, PartialState
-from model_folders import tiny_config
+from model_folders import LLAMA_LIKE, tiny_config
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, MixtralConfig
 
 from summarizer import compat
 from summarizer.models.transformers_model import TransformersModel
@@ -137,13 +137,15 @@ def test_operators_are_seen_in_both_passes() -> None:
 
 def test_renamed_modules_of_a_checkpoint(lines: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     model = AutoModelForCausalLM.from_config(tiny_config("neox"))
-    rename = compat.checkpoint_renamings(model)
-    assert rename("embed_out.weight") == "lm_head.weight"
-    assert rename("gpt_neox.final_layer_norm.weight") == "gpt_neox.final_layer_norm.weight"
+    name = compat.checkpoint_names(model)
+    assert name("embed_out.weight") == ("lm_head.weight", False)
+    assert name("gpt_neox.final_layer_norm.weight") == ("gpt_neox.final_layer_norm.weight", False)
+    mixtral = AutoModelForCausalLM.from_config(MixtralConfig(**LLAMA_LIKE, num_local_experts=2))
+    assert compat.checkpoint_names(mixtral)("model.layers.0.block_sparse_moe.experts.1.w1.weight")[1]
     monkeypatch.setitem(sys.modules, "transformers.conversion_mapping", None)
     for _ in range(2):
-        rename = compat.checkpoint_renamings(model)
-    assert rename("embed_out.weight") == "embed_out.weight"
+        name = compat.checkpoint_names(model)
+    assert name("embed_out.weight") == ("embed_out.weight", False)
 
 
 def several(seed: int = 0) -> list[Tensor]:

@@ -176,6 +176,8 @@ def roles(model: CausalLM) -> dict[str, Role]:
     head, embedding = model.head, model.embedding
     found: dict[str, Role] = {}
     for name, module in model.module.named_modules():
+        if name in model.not_adapted:
+            continue
         if module is head and isinstance(module, FrozenLinear):
             found[name] = "head"
         elif module is embedding and isinstance(module, FrozenEmbedding):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
+from typing import NoReturn
 
 import torch
 from jaxtyping import Float, Int
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 
 from summarizer.adapters.dropout import dropout_mask
 from summarizer.adapters.protocol import Adapter, Parameters, Role
+from summarizer.errors import ConfigError
 from summarizer.ops.elementwise import in_compute_dtype
 from summarizer.quantization.frozen import FrozenEmbedding, FrozenLinear
 
@@ -103,6 +105,17 @@ class AdaptedLayer(nn.Module):
         self._dims: tuple[int, ...] = ()
         self._shown: tuple[dict[str, Tensor], tuple[int, ...]] | None = None
 
+    @property
+    def weight(self) -> NoReturn:
+        """What a model's code would read past the layer, and past its adapter."""
+        raise ConfigError.single(
+            "adapter.exclude",
+            "this model's code reads the weight of one of its layers by itself, past any adapter; exclude that "
+            f"layer, of {self.base.in_features} -> {self.base.out_features} numbers"
+            if isinstance(self.base, FrozenLinear)
+            else "this model's code reads the embedding's weight by itself, past any adapter; exclude it",
+        )
+
     def add(self, tensors: Sequence[Parameters | None]) -> None:
         """Trials behind the others, with their first values; None for one that leaves this layer alone."""
         device = self.base.weight.device
@@ -154,7 +167,8 @@ class AdaptedLayer(nn.Module):
         stacked, dims = self._shown or (dict(self.stacked.items()), self._dims)
         if isinstance(self.base, FrozenEmbedding):
             rows: Tensor = self.base(x)
-            delta = kind.delta_embedding(x.reshape(group.size, -1), stacked, group.scales, dims)
+            scales = group.scales if self.base.scale == 1 else group.scales * self.base.scale
+            delta = kind.delta_embedding(x.reshape(group.size, -1), stacked, scales, dims)
             return rows + delta.reshape(rows.shape)
         if (few := kind.decode_linear(self.base, x, stacked, group.scales)) is not None:
             return few

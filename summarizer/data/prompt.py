@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from tokenizers import Tokenizer
+from tokenizers import AddedToken, Tokenizer
 
 from summarizer.config.schema import PromptConfig
 from summarizer.errors import ConfigError, Issue, nearest
@@ -212,22 +212,34 @@ def build_prompt(spec: PromptConfig, tokenizer: PreTrainedTokenizerFast) -> Prom
     )
 
 
+def is_word(token: AddedToken) -> bool:
+    """Whether an entry that was added to a tokenizer is text like any other, and no control token.
+
+    It was not added as a special one, and is not written as control tokens are: GPT-J's spare `<|extratoken_1|>`
+    is not special either. Some vocabularies write runs of spaces so.
+    """
+    text = token.content.strip()
+    written_as_control = (text[:1], text[-1:]) in {("<", ">"), ("[", "]"), ("{", "}"), ("|", "|")}
+    return not text or not (token.special or written_as_control)
+
+
 def text_tokenizer(tokenizer: PreTrainedTokenizerFast) -> Tokenizer:
     """A copy of a model's tokenizer that knows no control token, so that one spelled in a text is text.
 
-    Added entries that are blank stay: some vocabularies write runs of spaces so, and they are no control.
+    Added entries that are words (`is_word`) stay.
     Raises ConfigError where they cannot stay under their own ids.
     """
     content = json.loads(tokenizer.backend_tokenizer.to_str())
-    blank = [entry for entry in content["added_tokens"] if not entry["content"].strip()]
-    content["added_tokens"] = blank
+    added = tokenizer.added_tokens_decoder
+    words = [entry for entry in content["added_tokens"] if is_word(added[entry["id"]])]
+    content["added_tokens"] = words
     vocabulary = content["model"]["vocab"]
     if isinstance(vocabulary, dict):
         # An added entry that the model does not list gets the next free id on loading: pin those that stay.
-        vocabulary.update({entry["content"]: entry["id"] for entry in blank})
+        vocabulary.update({entry["content"]: entry["id"] for entry in words})
     content["post_processor"] = content["truncation"] = content["padding"] = None
     text = Tokenizer.from_str(json.dumps(content))
-    if moved := [entry["content"] for entry in blank if text.token_to_id(entry["content"]) != entry["id"]]:
+    if moved := [entry["content"] for entry in words if text.token_to_id(entry["content"]) != entry["id"]]:
         raise ConfigError.single(
             "model.name_or_path",
             f"its tokenizer adds {moved!r} in a way that this project cannot keep as text",
@@ -236,9 +248,11 @@ def text_tokenizer(tokenizer: PreTrainedTokenizerFast) -> Tokenizer:
 
 
 def _control_tokens(tokenizer: PreTrainedTokenizerFast) -> set[str]:
-    added = {str(token) for token in tokenizer.get_added_vocab()} | set(tokenizer.all_special_tokens)
+    added = {token.content for token in tokenizer.added_tokens_decoder.values() if not is_word(token)}
     vocabulary = tokenizer.get_vocab()
-    return {token for token in added if token.strip() and token in vocabulary}
+    return {
+        token for token in added | set(tokenizer.all_special_tokens) if token.strip() and token in vocabulary
+    }
 
 
 def _start_ids(tokenizer: PreTrainedTokenizerFast, text: Tokenizer) -> list[int]:

@@ -214,7 +214,8 @@ class MergedModel:
             return None
         if embedding is None:  # it keeps its precision, and the head was made from the same tensor
             return head if merge.layers[head].weight.format.name == "none" else None
-        return head if merge.pair(embedding) is None else None
+        shared = merge.layers[head].weight is merge.layers[embedding].weight
+        return head if shared and merge.pair(embedding) is None else None
 
 
 @dataclass(frozen=True)

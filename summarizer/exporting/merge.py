@@ -95,14 +95,14 @@ class _MergedLayer(nn.Module):
         super().__init__()
         self._merge, self._name, self._dtype = merge, name, dtype
         layer = merge.layers[name]
-        self._is_embedding = isinstance(layer, FrozenEmbedding)
+        self._embedding_scale = layer.scale if isinstance(layer, FrozenEmbedding) else None
         bias = None if isinstance(layer, FrozenEmbedding) else layer.bias
         self._bias = None if bias is None else bias.to(merge.adapted.device).to(dtype).float()
 
     def forward(self, x: Float[Tensor, "... d_in"] | Int[Tensor, ...]) -> Float[Tensor, "... d_out"]:
         weight = self._merge.weight(self._name).to(self._dtype).float()
-        if self._is_embedding:
-            return F.embedding(x, weight)
+        if self._embedding_scale is not None:
+            return F.embedding(x, weight) * self._embedding_scale
         return F.linear(x, weight, self._bias)
 
 

@@ -17,7 +17,7 @@ from summarizer.generation.beam_search import BeamSearch
 from summarizer.generation.decode_graphs import DecodeStep, decode_step
 from summarizer.generation.kv_cache import KVCache
 from summarizer.generation.sampling import OneByOne, Search
-from summarizer.generation.transformers_generate import generate
+from summarizer.generation.transformers_generate import generate, padding_changes_nothing
 from summarizer.models.causal_lm import PackedModel
 from summarizer.models.transformers_model import TransformersModel
 from summarizer.ops.decode_gemm import stored_weights_in_place
@@ -97,7 +97,7 @@ class Decoder:
             batch = [
                 index
                 for index in order[: self._generate_batch_size()]
-                if self._may_share(prompts, order[0], index)
+                if self._may_share(model, prompts, order[0], index)
             ]
             order = order[len(batch) :]
             answers = generate(
@@ -116,9 +116,15 @@ class Decoder:
         # All rows of `generate` draw from one generator, so that what one draws depends on the others.
         return 1 if self.spec.do_sample else self.batch_size
 
-    def _may_share(self, prompts: Sequence[Sequence[int]], first: int, other: int) -> bool:
+    def _may_share(
+        self, model: TransformersModel, prompts: Sequence[Sequence[int]], first: int, other: int
+    ) -> bool:
+        if len(prompts[first]) == len(prompts[other]):
+            return True
         # Padding counts among the tokens that `generate` keeps from occurring twice.
-        return not self.spec.no_repeat_ngram_size or len(prompts[first]) == len(prompts[other])
+        return not self.spec.no_repeat_ngram_size and padding_changes_nothing(
+            model, trials=self.trials, pad_id=self.pad_id, device=self.adapted.device
+        )
 
 
 class Decoding:

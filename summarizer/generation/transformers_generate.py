@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import transformers
+from jaxtyping import Float, Int
+from torch import Tensor
 
 from summarizer.config.schema import GenerationConfig
 from summarizer.generation.sampling import until
 from summarizer.models.transformers_model import TransformersModel
+
+log = logging.getLogger(__name__)
 
 
 def generate(
@@ -28,12 +34,8 @@ def generate(
     batch gives what each prompt alone gives. Sampling draws from `spec.seed` and leaves the global generator
     alone.
     """
-    width = max(len(prompt) for prompt in prompts)
-    ids = torch.full((len(prompts), width), pad_id, dtype=torch.long)
-    mask = torch.zeros_like(ids)
-    for row, prompt in enumerate(prompts):
-        ids[row, width - len(prompt) :] = torch.tensor(prompt)
-        mask[row, width - len(prompt) :] = 1
+    ids, mask = _padded(prompts, pad_id)
+    width = ids.shape[1]
     with torch.no_grad(), torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(spec.seed)
         out = model.generate(
@@ -43,6 +45,68 @@ def generate(
         )
     answers = [until(row, end_id) for row in out[:, width:].tolist()]
     return [answers[trial * len(prompts) : (trial + 1) * len(prompts)] for trial in range(trials)]
+
+
+def _padded(
+    prompts: Sequence[Sequence[int]], pad_id: int
+) -> tuple[Int[Tensor, "rows t"], Int[Tensor, "rows t"]]:
+    """Prompts as rows that end together, and 1 where a row has a token of its own."""
+    width = max(len(prompt) for prompt in prompts)
+    ids = torch.full((len(prompts), width), pad_id, dtype=torch.long)
+    mask = torch.zeros_like(ids)
+    for row, prompt in enumerate(prompts):
+        ids[row, width - len(prompt) :] = torch.tensor(prompt)
+        mask[row, width - len(prompt) :] = 1
+    return ids, mask
+
+
+PROBED_LENGTHS, PROBED_TOKENS = (4, 11), 4
+"""Of two prompts, and how many tokens are written after them, to find out whether they may be written together."""
+
+
+def padding_changes_nothing(
+    model: TransformersModel, *, trials: int, pad_id: int, device: torch.device
+) -> bool:
+    """Whether a prompt beside a longer one is continued as it is alone, asked once of the model's own numbers.
+
+    It is not where positions are counted from the padding on (BART's decoder), or a state runs through it.
+    """
+    if model.pads_on_the_left is None:
+        rows = int(
+            getattr(model.embedding, "num_embeddings", None) or model.config.get_text_config().vocab_size
+        )
+        short, long = ([(7 * place + 3) % rows for place in range(length)] for length in PROBED_LENGTHS)
+        alone = _next_logits(model, [short], trials, pad_id, device)[:, 0]
+        beside = _next_logits(model, [long, short], trials, pad_id, device)[:, 1]
+        off = float((alone - beside).abs().max())
+        model.pads_on_the_left = off <= 1e-3 * float(alone.abs().max())
+        if not model.pads_on_the_left:
+            log.info(
+                "generation: this model's padded prompts are continued otherwise; they are written one by one"
+            )
+    return model.pads_on_the_left
+
+
+def _next_logits(
+    model: TransformersModel, prompts: Sequence[Sequence[int]], trials: int, pad_id: int, device: torch.device
+) -> Float[Tensor, "steps rows v"]:
+    """Of a few greedy steps after each prompt, of the first trial."""
+    ids, mask = _padded(prompts, pad_id)
+    config = transformers.GenerationConfig(
+        max_new_tokens=PROBED_TOKENS,
+        min_new_tokens=PROBED_TOKENS,
+        do_sample=False,
+        pad_token_id=pad_id,
+        output_logits=True,
+        return_dict_in_generate=True,
+    )
+    with torch.no_grad(), torch.autocast(device.type, enabled=False):
+        written: Any = model.generate(
+            input_ids=ids.repeat(trials, 1).to(device),
+            attention_mask=mask.repeat(trials, 1).to(device),
+            generation_config=config,
+        )
+    return torch.stack([step[: len(prompts)].float() for step in written.logits])
 
 
 def generation_config(spec: GenerationConfig, *, end_id: int, pad_id: int) -> transformers.GenerationConfig:

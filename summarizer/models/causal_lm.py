@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
 from typing import ClassVar
 
 import torch
@@ -20,6 +23,8 @@ class CausalLM(ABC):
     """A causal language model, from token ids to the logits of the next tokens."""
 
     config: PretrainedConfig
+    not_adapted: Mapping[str, str] = MappingProxyType({})
+    """Frozen layers that no adapter is to stand beside, by name, and why."""
 
     @property
     @abstractmethod
@@ -57,6 +62,34 @@ class CausalLM(ABC):
     @abstractmethod
     def logits(self, ids: Int[Tensor, "rows t"]) -> Float[Tensor, "rows t v"]:
         """The logits behind every token, each row a sequence of its own."""
+
+
+@dataclass(frozen=True)
+class AttentionShape:
+    """What a model keeps of each token, and how wide its attention is."""
+
+    layers: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+
+    @classmethod
+    def of(cls, config: PretrainedConfig) -> AttentionShape | None:
+        """As a config says; None for a model without attention heads, such as Mamba."""
+        text = config.get_text_config(decoder=True)
+        layers = getattr(text, "num_hidden_layers", None)
+        heads = getattr(text, "num_attention_heads", None)
+        if type(layers) is not int or type(heads) is not int or heads < 1:
+            return None
+        kv_heads = getattr(text, "num_key_value_heads", None)
+        head_dim = getattr(text, "head_dim", None)
+        width = getattr(text, "hidden_size", None)
+        return cls(
+            layers=layers,
+            heads=heads,
+            kv_heads=kv_heads if type(kv_heads) is int and kv_heads > 0 else heads,
+            head_dim=head_dim if type(head_dim) is int else (width // heads if type(width) is int else 1),
+        )
 
 
 def summary_nll(model: CausalLM, batch: Batch) -> Float[Tensor, " n"]:

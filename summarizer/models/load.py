@@ -7,7 +7,7 @@ import json
 import logging
 import re
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,14 +23,27 @@ from summarizer.config.schema import ModelConfig, QuantizationConfig
 from summarizer.console.progress import bar
 from summarizer.errors import ConfigError
 from summarizer.models.causal_lm import CausalLM
-from summarizer.models.checkpoint_files import checkpoint_files
+from summarizer.models.checkpoint_files import Checkpoint, Tensors, checkpoint_files, say_what_is_not_read
 from summarizer.models.meta_model import MetaModel, build_meta_model
+from summarizer.models.prequantized import WAY_ON, Recovered, prequantized
 from summarizer.models.source import model_folder
 from summarizer.models.stored_base import is_stored_base, read_base, read_manifest, write_base
-from summarizer.models.streaming import fill, quantized, source_tensors
+from summarizer.models.streaming import (
+    fill,
+    in_place,
+    placement,
+    quantized,
+    source_tensors,
+    tensors_by_transformers,
+    untie_what_differs,
+)
+from summarizer.models.transformers_model import TransformersModel
 from summarizer.quantization import weight_format
 
 KEY = "model.name_or_path"
+READING = 2
+"""Raised when a checkpoint's tensors are read otherwise, so that bases in the cache are made anew. 2: codes of a
+quantization are no longer taken for weights, nor shards of an old index, nor embeddings for heads that differ."""
 log = logging.getLogger(__name__)
 
 
@@ -46,7 +59,12 @@ class Base:
 
 
 def load_config(folder: Path) -> PretrainedConfig:
-    """A model folder's config. Raises ConfigError where it is broken, or not a causal language model's."""
+    """A model folder's config.
+
+    Raises ConfigError where it is broken, not a causal language model's, or says that the weights are quantized in
+    a way that is not read here.
+    """
+    prequantized(folder)
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     except (OSError, ValueError, KeyError, TypeError, StrictDataclassError) as error:
@@ -55,6 +73,9 @@ def load_config(folder: Path) -> PretrainedConfig:
     if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING or _names_another_task(config):
         what = ", ".join(config.architectures or []) or config.model_type
         raise ConfigError.single(KEY, f"{folder}/config.json is of {what}, not a causal language model")
+    for part in (config, config.get_text_config()):  # what is loaded, and exported, is weights
+        if hasattr(part, "quantization_config"):
+            del part.quantization_config
     return config
 
 
@@ -99,9 +120,22 @@ def load_base(
         len(meta.weights),
         time.monotonic() - start_s,
     )
-    for name, reason in meta.unconverted.items():
-        log.warning("base: %s stays as it is, neither quantized nor adapted: %s", name, reason)
+    _say_of_each_kind("stays as it is, neither quantized nor adapted", meta.unconverted)
+    if isinstance(meta.model, TransformersModel):
+        meta.model.check_batches(device)
+    _say_of_each_kind("is not adapted", meta.model.not_adapted)
     return Base(meta.model, spec.name_or_path, quantization.format, stored_bytes, meta.unconverted)
+
+
+def _say_of_each_kind(what: str, layers: Mapping[str, str]) -> None:
+    """A line for each kind of layer and its reason; the same in every block are one kind."""
+    kinds: dict[tuple[str, str], int] = {}
+    for name, reason in layers.items():
+        kind = (re.sub(r"\d+", "*", name), reason)
+        kinds[kind] = kinds.get(kind, 0) + 1
+    for (name, reason), count in kinds.items():
+        several = f" ({count} times)" if count > 1 else ""
+        log.warning("base: %s%s %s: %s", name, several, what, reason)
 
 
 def _is_stored_as(folder: Path, format_name: str) -> bool:
@@ -123,10 +157,35 @@ def _read(folder: Path) -> Iterator[tuple[str, Tensor]]:
 def _quantized(
     meta: MetaModel, folder: Path, format_name: str, device: torch.device
 ) -> Iterator[tuple[str, Tensor]]:
-    stored = None
     if is_stored_base(folder):  # in another format: back to dense weights, one at a time
         stored = build_meta_model(load_config(folder), read_manifest(folder).format)
-    return quantized(meta, source_tensors(folder, stored), folder, format_name, device)
+        yield from quantized(meta, source_tensors(folder, stored), folder, format_name, device)
+        return
+    checkpoint: Tensors = Checkpoint(folder)
+    method = prequantized(folder)
+    say_what_is_not_read(folder)
+    if method is not None:
+        log.info("base: its weights were quantized before (%s); they are recovered first", method.name)
+        checkpoint = Recovered(checkpoint, method)
+    placed = placement(meta, checkpoint.names)
+    if isinstance(meta.model, TransformersModel) and (placed.rearranged or placed.missing):
+        if (
+            method is not None
+            and method.in_product_order
+            and any(weight.transposed_in_checkpoint for weight in meta.weights.values())
+        ):
+            raise ConfigError.single(
+                KEY,
+                f"{folder}: weights of {method.name} are not rearranged for {meta.model.architecture}; {WAY_ON}",
+            )
+        whole = tensors_by_transformers(meta, dict(checkpoint), folder)
+        yield from quantized(meta, whole.items(), folder, format_name, device, placed=in_place(meta))
+        return
+    untie_what_differs(meta, checkpoint, placed, folder)
+    product_order = method is not None and method.in_product_order
+    yield from quantized(
+        meta, checkpoint, folder, format_name, device, placed=placed, in_product_order=product_order
+    )
 
 
 def _cached(spec: ModelConfig, folder: Path, meta: MetaModel, format_name: str, device: torch.device) -> Path:
@@ -165,5 +224,6 @@ def base_digest(folder: Path, format_name: str) -> str:
         "files": [(file.resolve().name, file.stat().st_size, file.stat().st_mtime_ns) for file in files],
         "config": hashlib.sha256((folder / "config.json").read_bytes()).hexdigest(),
         "format": (format_name, weight_format(format_name).version),
+        "reading": READING,
     }
     return hashlib.sha256(json.dumps(made_from).encode()).hexdigest()[:16]

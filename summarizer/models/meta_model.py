@@ -15,13 +15,16 @@ from accelerate import init_empty_weights
 from torch import nn
 from transformers import AutoModelForCausalLM, Conv1D, PretrainedConfig
 
-from summarizer import models
+from summarizer import compat, models
 from summarizer.models import probe
 from summarizer.models.causal_lm import CausalLM
 from summarizer.models.transformers_model import TransformersModel
 from summarizer.ops.activations import TanhGELU
 from summarizer.quantization.frozen import FrozenEmbedding, FrozenLinear, FrozenWeight
 
+TAKEN_FOR_EXPERTS = (
+    "plain peft takes a layer of this name for experts, and would compute something else with its adapter"
+)
 log = logging.getLogger(__name__)
 
 
@@ -31,13 +34,11 @@ class MetaModel:
 
     model: CausalLM
     weights: dict[str, FrozenWeight] = field(default_factory=dict)
-    """Stored weights by the name that the checkpoint gives them; a tied head is not among them."""
+    """Stored weights by the name that the checkpoint gives them; one that layers share by the first one's name."""
     unconverted: dict[str, str] = field(default_factory=dict)
-    """Linear or embedding layers left as they are, and why."""
-    copies: dict[str, str] = field(default_factory=dict)
-    """A stored weight that checkpoints leave out because it equals another tensor: that tensor's name."""
-    tied_head: str | None = None
-    """A head's weight that is the embedding's; some checkpoints hold it all the same."""
+    """Layers and parameters left as they are, and why."""
+    tied: dict[str, str] = field(default_factory=dict)
+    """Names of parameters that are others too, such as a tied head's: the name of the first."""
 
     @property
     def plain(self) -> dict[str, torch.Tensor]:
@@ -57,21 +58,71 @@ class MetaModel:
             name: buffer for name, buffer in module.named_buffers() if name in saved and name not in plain
         }
 
+    def filled_by(self, name: str) -> list[str]:
+        """What is stored under names of its own and gets its numbers from a checkpoint's tensor of that name.
+
+        More than one where a weight is stored twice, as it is where an embedding keeps its precision and the head
+        that it is tied to does not. `name` comes first, where it is among them.
+        """
+        first = self.tied.get(name, name)
+        alike = [name, first, *(other for other, of in self.tied.items() if of == first)]
+        known = self.weights.keys() | self.plain.keys() | self.buffers.keys()
+        return [one for one in dict.fromkeys(alike) if one in known]
+
+    def untie(self, name: str) -> None:
+        """Give what is tied to another parameter numbers of its own."""
+        del self.tied[name]
+        path, _, leaf = name.rpartition(".")
+        module = self.model.module.get_submodule(path)
+        shared = getattr(module, leaf)
+        if name in self.weights or name in self.plain:
+            return
+        if isinstance(shared, FrozenWeight):
+            self.weights[name] = own = FrozenWeight(shared.format.name, shared.shape)
+            own.transposed_in_checkpoint = shared.transposed_in_checkpoint
+            setattr(module, leaf, own)
+        else:
+            setattr(module, leaf, nn.Parameter(torch.empty_like(shared, device="meta"), requires_grad=False))
+
 
 def build_meta_model(config: PretrainedConfig, format_name: str) -> MetaModel:
     """Parameters on the meta device, buffers (rotary frequencies) real: the latter are computed, not loaded."""
     _turn_off_dropout(config)
     with init_empty_weights(include_buffers=False):
         model = _own_model(config) or _transformers_model(config)
+    _tie(model)
     model.module.requires_grad_(False)
-    meta = MetaModel(model)
-    for name, module in list(model.module.named_modules()):
-        if (layer := _frozen(name, module, format_name, meta)) is not None:
+    meta = MetaModel(model, tied=_tied(model.module))
+    layers: dict[int, nn.Module | None] = {}
+    weights: dict[int, FrozenWeight] = {}
+    for name, module in list(model.module.named_modules(remove_duplicate=False)):
+        if id(module) not in layers:
+            layers[id(module)] = _frozen(name, module, format_name, meta, weights)
+        if (layer := layers[id(module)]) is not None:
             model.module.set_submodule(name, layer)
-    _tie_head(meta)
+    _name_the_rest(meta)
     if isinstance(model, TransformersModel):
         _fuse_elementwise(model.module)
+        layers_of = [name.removesuffix(".weight") for name in (*meta.weights, *meta.tied)]
+        model.not_adapted = dict.fromkeys(compat.taken_for_experts(model.model, layers_of), TAKEN_FOR_EXPERTS)
     return meta
+
+
+def _tie(model: CausalLM) -> None:
+    """Make parameters one that the config ties: accelerate gives each module one of its own on the meta device."""
+    if isinstance(model, TransformersModel):
+        model.model.tie_weights()
+    elif getattr(model.config, "tie_word_embeddings", False):
+        model.head.weight = model.embedding.weight
+
+
+def _tied(module: nn.Module) -> dict[str, str]:
+    first: dict[int, str] = {}
+    return {
+        name: first[id(parameter)]
+        for name, parameter in module.named_parameters(remove_duplicate=False)
+        if first.setdefault(id(parameter), name) != name
+    }
 
 
 @cache
@@ -95,43 +146,44 @@ def _transformers_model(config: PretrainedConfig) -> CausalLM:
     return TransformersModel(AutoModelForCausalLM.from_config(config, dtype=torch.float32))
 
 
-def _frozen(name: str, module: nn.Module, format_name: str, meta: MetaModel) -> nn.Module | None:
-    layer: nn.Module
+def _frozen(
+    name: str, module: nn.Module, format_name: str, meta: MetaModel, weights: dict[int, FrozenWeight]
+) -> nn.Module | None:
+    """What stands in for a layer; None for one that stays.  weights: of the parameters seen so far, by id."""
+    layer: FrozenLinear | FrozenEmbedding
     if isinstance(module, nn.Linear | Conv1D):
         transposed = isinstance(module, Conv1D)
         if not probe.is_product(module, transposed=transposed):
             meta.unconverted[name] = f"{type(module).__name__} computes more than a product"
             return None
         rows, columns = module.weight.shape
-        weight = FrozenWeight(format_name, (columns, rows) if transposed else (rows, columns))
+        weight = weights.get(id(module.weight)) or FrozenWeight(
+            format_name, (columns, rows) if transposed else (rows, columns)
+        )
         weight.transposed_in_checkpoint = transposed
         layer = FrozenLinear(weight, bias=module.bias is not None)
     elif isinstance(module, nn.Embedding):
-        if not probe.is_lookup(module):
+        if (scale := probe.lookup_scale(module)) is None:
             meta.unconverted[name] = f"{type(module).__name__} computes more than a lookup"
             return None
         rows, columns = module.weight.shape
-        layer = FrozenEmbedding(FrozenWeight(format_name, (rows, columns)))
+        layer = FrozenEmbedding(
+            weights.get(id(module.weight)) or FrozenWeight(format_name, (rows, columns)), scale
+        )
     else:
         return None
-    meta.weights[f"{name}.weight"] = layer.weight
+    if id(module.weight) not in weights:
+        weights[id(module.weight)] = meta.weights[f"{name}.weight"] = layer.weight
     return layer
 
 
-def _tie_head(meta: MetaModel) -> None:
-    model = meta.model
-    head, embedding = model.head, model.embedding
-    tied = getattr(model.config.get_text_config(), "tie_word_embeddings", False)
-    if not tied or not isinstance(head, FrozenLinear):
-        return
-    (name,) = [name for name, weight in meta.weights.items() if weight is head.weight]
-    meta.tied_head = name
-    if isinstance(embedding, FrozenEmbedding):
-        del meta.weights[name]
-        head.weight = embedding.weight
-    else:  # the embedding keeps its own code and precision; the head is quantized from the same tensor
-        (of,) = [path for path, module in model.module.named_modules() if module is embedding]
-        meta.copies[name] = f"{of}.weight"
+def _name_the_rest(meta: MetaModel) -> None:
+    """Matrices, and stacks of them, that belong to no layer that an adapter can stand beside."""
+    for name, parameter in meta.model.module.named_parameters():
+        layer = name.rpartition(".")[0]
+        if parameter.ndim > 1 and layer not in meta.unconverted:
+            sides = " x ".join(map(str, parameter.shape))
+            meta.unconverted[name] = f"it is no linear layer's ({sides})"
 
 
 def _fuse_elementwise(model: nn.Module) -> None:

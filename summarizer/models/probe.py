@@ -8,6 +8,7 @@ module on the meta device can be asked before a weight is loaded; the global ran
 from __future__ import annotations
 
 import copy
+import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, cast
 
@@ -51,10 +52,13 @@ def is_product(module: nn.Module, *, transposed: bool) -> bool:
     return gives(asked, F.linear(x, weight, asked.bias), x)
 
 
-def is_lookup(module: nn.Module) -> bool:
-    """Whether an embedding gives the rows of its `weight` as they are: not scaled, shifted or normed."""
+def lookup_scale(module: nn.Module) -> float | None:
+    """What an embedding multiplies the rows of its `weight` by: 1 for a plain one, sqrt(d) for Gemma's.
+
+    None where it does anything else with them, such as shifting ids or norming rows.
+    """
     if type(module) is nn.Embedding:
-        return True
+        return 1.0
     asked: Any = copy.deepcopy(module)
     padding = getattr(asked, "padding_idx", None) or 0
     rows = padding + D_OUT
@@ -62,7 +66,13 @@ def is_lookup(module: nn.Module) -> bool:
     if hasattr(asked, "num_embeddings"):
         asked.num_embeddings, asked.embedding_dim = rows, D_IN
     ids = torch.tensor([[0, padding, rows - 1], [1, 2, padding]])
-    return gives(asked, asked.weight[ids], ids)
+    found = output(asked, ids)
+    if found is None or found.shape != (*ids.shape, D_IN):
+        return None
+    looked_up = asked.weight[ids]
+    scale = float((found / looked_up).median())
+    scale = 1.0 if abs(scale - 1) < 1e-6 else scale
+    return scale if _alike(found, looked_up * scale, rtol=1e-5, atol=1e-5) else None
 
 
 def is_function(module: nn.Module, function: Callable[[Tensor], Tensor]) -> bool:
@@ -87,6 +97,8 @@ def as_rms_norm(module: nn.Module) -> RMSNorm | None:
     if set(parameters) != {"weight"} or parameters["weight"].ndim != 1 or not isinstance(epsilon, float):
         return None
     if any(True for _ in (*module.children(), *module.buffers())):
+        return None
+    if len(inspect.signature(module.forward).parameters) != 1:  # it may be gated by something else
         return None
     asked: Any = copy.deepcopy(module).to_empty(device="cpu")
     asked.weight = drawn_parameter(parameters["weight"], *parameters["weight"].shape)

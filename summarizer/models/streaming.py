@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -14,8 +16,9 @@ from summarizer import compat
 from summarizer.console.progress import bar
 from summarizer.errors import ConfigError
 from summarizer.models.causal_lm import CausalLM, PackedModel
-from summarizer.models.checkpoint_files import checkpoint_files, read_tensors
+from summarizer.models.checkpoint_files import Checkpoint, Tensors
 from summarizer.models.meta_model import MetaModel
+from summarizer.models.prequantized import Recovered, prequantized, require_weights
 from summarizer.models.stored_base import is_stored_base, read_base
 from summarizer.models.transformers_model import TransformersModel
 from summarizer.quantization import weight_format
@@ -41,8 +44,8 @@ def source_tensors(folder: Path, stored: MetaModel | None = None) -> Iterator[tu
     at a time. Raises ConfigError on missing or broken files.
     """
     if not is_stored_base(folder):
-        for file in checkpoint_files(folder):
-            yield from read_tensors(file)
+        checkpoint, method = Checkpoint(folder), prequantized(folder)
+        yield from checkpoint if method is None else Recovered(checkpoint, method)
         return
     assert stored is not None
     fill(stored, read_base(folder), torch.device("cpu"))
@@ -53,45 +56,163 @@ def source_tensors(folder: Path, stored: MetaModel | None = None) -> Iterator[tu
         yield name, dense.t() if weight.transposed_in_checkpoint else dense
 
 
+@dataclass(frozen=True)
+class Placement:
+    """Where the tensors of a checkpoint belong, by their names alone."""
+
+    places: dict[str, str]
+    """From a checkpoint's name to the model's."""
+    unplaced: list[str]
+    missing: set[str]
+    """Stored tensors of the model for which the checkpoint has nothing."""
+    rearranged: bool
+    """Some tensors become part of another on their way, which transformers alone can do."""
+
+
+def placement(meta: MetaModel, names: Iterable[str]) -> Placement:
+    """Of a checkpoint's tensors in a model.
+
+    Some checkpoints hold the body without its prefix, or with one more; of some, transformers has since renamed the
+    modules (GPT-NeoX's head).
+    """
+    place = _placer(meta)
+    needed = meta.weights.keys() | meta.plain.keys()
+    places: dict[str, str] = {}
+    unplaced: list[str] = []
+    rearranged, filled = False, set[str]()
+    for name in names:
+        found, more = place(name)
+        rearranged |= more
+        if found is None:
+            unplaced.append(name)
+        else:
+            places[name] = found
+            filled.update(meta.filled_by(found))
+    return Placement(places, unplaced, set(needed) - filled, rearranged)
+
+
+def in_place(meta: MetaModel) -> Placement:
+    """Of tensors that have the model's own names."""
+    known = meta.weights.keys() | meta.plain.keys() | meta.buffers.keys() | meta.tied.keys()
+    return Placement({name: name for name in known}, [], set(), rearranged=False)
+
+
+def _placer(meta: MetaModel) -> Callable[[str], tuple[str | None, bool]]:
+    """From a checkpoint's name to the model's, and whether transformers does more with it than rename it."""
+    prefix, renamed = _naming(meta.model)
+    known = in_place(meta).places
+
+    def place(name: str) -> tuple[str | None, bool]:
+        new, more = renamed(name)
+        candidates = [c for n in (new, name) for c in (n, f"{prefix}.{n}", n.removeprefix(f"{prefix}."))]
+        return next((candidate for candidate in candidates if candidate in known), None), more
+
+    return place
+
+
+def untie_what_differs(meta: MetaModel, checkpoint: Tensors, placed: Placement, folder: Path) -> None:
+    """Where a checkpoint holds two tensors that the config ties and that differ, use each, as transformers does."""
+    held = {place: name for name, place in placed.places.items()}
+    for alias, first in list(meta.tied.items()):
+        if alias not in held or first not in held:
+            continue
+        one, other = checkpoint.read(held[alias]), checkpoint.read(held[first])
+        wider = torch.promote_types(one.dtype, other.dtype)
+        if one.shape == other.shape and torch.equal(one.to(wider), other.to(wider)):
+            continue
+        log.warning(
+            "base: the config of %s ties %s to %s, but its tensors differ: each is used, as transformers does",
+            *(folder, alias, first),
+        )
+        meta.untie(alias)
+
+
+def tensors_by_transformers(meta: MetaModel, tensors: dict[str, Tensor], folder: Path) -> dict[str, Tensor]:
+    """A checkpoint's tensors as transformers rearranges them for its model: experts in one stack, for example.
+
+    The whole model is in memory for it, in the checkpoint's precision. Raises ConfigError where it lacks tensors.
+    """
+    model = meta.model
+    assert isinstance(model, TransformersModel)
+    kinds = {tensor.dtype for tensor in tensors.values() if tensor.is_floating_point()}
+    dtype = kinds.pop() if len(kinds) == 1 else torch.float32
+    log.info(
+        "base: transformers rearranges %d tensors, with the whole model in memory (%.1f GB)",
+        *(len(tensors), sum(math.prod(tensor.shape) for tensor in tensors.values()) * dtype.itemsize / 1e9),
+    )
+    kind = type(model.model)
+    loaded, found = kind.from_pretrained(
+        None,
+        config=copy.deepcopy(model.config),
+        state_dict=tensors,
+        dtype=dtype,
+        output_loading_info=True,
+    )
+    if missing := sorted(found["missing_keys"]):
+        raise _lacking(folder, missing, len(loaded.state_dict()), model.architecture)
+    _report_unplaced(sorted(found["unexpected_keys"]), {})
+    state: dict[str, Tensor] = loaded.state_dict()
+    for alias, first in list(meta.tied.items()):
+        if not torch.equal(state[alias], state[first]):
+            meta.untie(alias)
+    return state
+
+
 def quantized(
     meta: MetaModel,
     source: Iterable[tuple[str, Tensor]],
     folder: Path,
     format_name: str,
     device: torch.device,
+    *,
+    placed: Placement | None = None,
+    in_product_order: bool = False,
 ) -> Iterator[tuple[str, Tensor]]:
     """Stored tensors of a checkpoint, one source tensor in memory at a time; quantized on `device`.
 
     Names are those of a stored base: `layer.weight.PART` for the parts of a weight, else the checkpoint's.
-    folder: what messages name as the source. Raises ConfigError where tensors are missing, not finite or of
-    another shape; tensors without a place are logged.
+    folder: what messages name as the source. placed: where the source's tensors belong; by default each is
+    looked up by its name. in_product_order: matrices of layers come as (d_out, d_in), whatever the
+    checkpoint's order is. Raises ConfigError where tensors are missing, not finite, no weights or of another
+    shape; tensors without a place are logged.
     """
     wanted = {name: weight.shape for name, weight in meta.weights.items()} | _shapes(meta.plain)
-    optional = _shapes(meta.buffers)
-    prefix, renamed = _naming(meta.model)
-    missing, unplaced = set(wanted), []
+    shapes = wanted | _shapes(meta.buffers)
+    if placed is not None and placed.missing:
+        raise _lacking(folder, sorted(placed.missing), len(wanted), meta.model.architecture)
+    place = _placer(meta) if placed is None else lambda name: (placed.places.get(name), False)
+    missing, unplaced = set(wanted), dict[str, int]()
     parameters = {name: math.prod(shape) for name, shape in wanted.items()}
+    held = set() if placed is None else set(placed.places.values())
+    filled: set[str] = set()
     label = "reading the base" if format_name == "none" else f"quantizing the base to {format_name}"
     with bar(label, sum(parameters.values()), unit="parameters") as progress:
         for checkpoint_name, tensor in source:
-            name = _placed(checkpoint_name, wanted | optional, prefix, renamed)
-            if name is None or name in meta.copies:
-                unplaced.append(checkpoint_name)
+            if (name := place(checkpoint_name)[0]) is None:
+                unplaced[checkpoint_name] = tensor.ndim
                 continue
-            for target in (name, *(copy for copy, of in meta.copies.items() if of == name)):
-                shape = (wanted | optional)[target]
+            targets = [one for one in meta.filled_by(name) if one == name or one not in held]
+            for target in targets:
+                if target in filled:  # a tied head that the checkpoint repeats
+                    continue
+                filled.add(target)
                 where = f"{checkpoint_name} in {folder}"
-                yield from _stored(meta, target, tensor, shape, where, format_name, device)
+                yield from _stored(
+                    meta, target, tensor, shapes[target], where, format_name, device, in_product_order
+                )
                 if target in missing:
                     missing.remove(target)
                     progress.advance(parameters[target])
-    _report_unplaced(unplaced, meta)
+    _report_unplaced(list(unplaced), unplaced)
     if missing:
-        raise ConfigError.single(
-            KEY,
-            f"{folder} lacks {len(missing)} of the {len(wanted)} tensors that "
-            f"{meta.model.architecture} needs, such as {min(missing)}",
-        )
+        raise _lacking(folder, sorted(missing), len(wanted), meta.model.architecture)
+
+
+def _lacking(folder: Path, missing: list[str], needed: int, architecture: str) -> ConfigError:
+    return ConfigError.single(
+        KEY,
+        f"{folder} lacks {len(missing)} of the {needed} tensors that {architecture} needs, such as {missing[0]}",
+    )
 
 
 def fill(meta: MetaModel, tensors: Iterable[tuple[str, Tensor]], device: torch.device) -> None:
@@ -103,6 +224,8 @@ def fill(meta: MetaModel, tensors: Iterable[tuple[str, Tensor]], device: torch.d
     plain, buffers = meta.plain, meta.buffers
     for name, tensor in tensors:
         weight, _, part = name.rpartition(".")
+        for tied in {weight, name} & meta.tied.keys():  # a stored base holds it only where it differs
+            meta.untie(tied)
         if weight in meta.weights:
             parts.setdefault(weight, {})[part] = tensor.to(device)
         elif name in plain or name in buffers:
@@ -128,49 +251,42 @@ def _stored(
     where: str,
     format_name: str,
     device: torch.device,
+    in_product_order: bool,
 ) -> Iterator[tuple[str, Tensor]]:
-    if name in meta.weights and meta.weights[name].transposed_in_checkpoint:
+    if name in meta.weights and meta.weights[name].transposed_in_checkpoint and not in_product_order:
         tensor = tensor.t()
     if tuple(tensor.shape) != shape:
         raise ConfigError.single(KEY, f"{where} is {tuple(tensor.shape)}, the model needs {shape}")
     try:
         if name in meta.weights:
+            require_weights(tensor)
             parts = weight_format(format_name).quantize(tensor.to(device))
             yield from ((f"{name}.{part}", value) for part, value in parts.items())
+        elif name in meta.plain or meta.buffers[name].is_floating_point():
+            require_weights(tensor)
+            require_finite(tensor)
+            yield name, tensor.float()
         else:
-            if tensor.is_floating_point():
-                require_finite(tensor)
-            yield name, tensor.float() if tensor.is_floating_point() else tensor
+            yield name, tensor
     except ValueError as error:
         raise ConfigError.single(KEY, f"{where}: {error}") from error
 
 
-def _naming(model: CausalLM) -> tuple[str, Callable[[str], str]]:
+def _naming(model: CausalLM) -> tuple[str, Callable[[str], tuple[str, bool]]]:
     """What some checkpoints leave out of names or repeat, and from an old name to the one of today."""
     if isinstance(model, TransformersModel):
-        return model.model.base_model_prefix, compat.checkpoint_renamings(model.model)
+        return model.model.base_model_prefix, compat.checkpoint_names(model.model)
     assert isinstance(model, PackedModel)
-    return model.prefix, lambda name: name
+    return model.prefix, lambda name: (name, False)
 
 
-def _placed(
-    name: str, wanted: Mapping[str, object], prefix: str, renamed: Callable[[str], str]
-) -> str | None:
-    """The model's name for a checkpoint's tensor.
-
-    Some checkpoints hold the body without its prefix, or with one more; of some, transformers has since
-    renamed the modules (GPT-NeoX's head).
-    """
-    for known in (name, renamed(name)):
-        for candidate in (known, f"{prefix}.{known}", known.removeprefix(f"{prefix}.")):
-            if candidate in wanted:
-                return candidate
-    return None
-
-
-def _report_unplaced(names: list[str], meta: MetaModel) -> None:
-    head = meta.tied_head
-    unexpected = [name for name in names if not name.endswith(NEVER_LOADED) and name != head]
+def _report_unplaced(names: list[str], axes: Mapping[str, int]) -> None:
+    """axes: of each tensor, where that is known; a layer's bias has one, the mask that is called so has more."""
+    unexpected = [
+        name
+        for name in names
+        if not name.endswith(NEVER_LOADED) or (name.endswith(".bias") and axes.get(name) == 1)
+    ]
     if unexpected:
         log.warning(
             "base: %d tensors of the checkpoint have no place in the model, such as %s",

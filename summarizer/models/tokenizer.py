@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import json
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from summarizer.config.schema import PromptConfig
+from summarizer.data.prompt import Prompt, is_word
 from summarizer.errors import ConfigError
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedTokenizerFast
+
+log = logging.getLogger(__name__)
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
@@ -25,7 +30,55 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
         ) from error
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
         raise ConfigError.single("model.name_or_path", f"{folder} has no fast tokenizer (tokenizer.json)")
+    _keep_to_the_embedding(tokenizer, folder)
     return tokenizer
+
+
+def _keep_to_the_embedding(tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
+    """Let a padding token go that the model's embedding has no row for, so that padding is the end token instead.
+
+    Such tokens were added to the tokenizer, and the model was not resized. Raises ConfigError where a word was.
+    """
+    rows = _embedding_rows(folder)
+    if rows is None:
+        return
+    if tokenizer.pad_token_id is not None and tokenizer.pad_token_id >= rows:
+        log.warning(
+            "base: the padding token %r is not used: it is number %d, and the embedding has %d rows",
+            *(tokenizer.pad_token, tokenizer.pad_token_id, rows),
+        )
+        tokenizer.pad_token = None
+    beyond = [
+        str(token) for id, token in tokenizer.added_tokens_decoder.items() if id >= rows and is_word(token)
+    ]
+    if beyond:
+        raise ConfigError.single(
+            "model.name_or_path",
+            f"{folder}: {len(beyond)} words were added to its tokenizer, such as {beyond[0]!r}, and its embedding "
+            f"has no row for them ({rows} rows); resize the model (resize_token_embeddings) and save it again",
+        )
+
+
+def _embedding_rows(folder: Path) -> int | None:
+    """Of a model's embedding, as its config has it; None where that is no plain number."""
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        rows = config.get("vocab_size") or config.get("text_config", {}).get("vocab_size")
+    except (OSError, ValueError, AttributeError, RecursionError):
+        return None
+    return rows if type(rows) is int and rows > 0 else None
+
+
+def check_tokens(config: PretrainedConfig, prompt: Prompt) -> None:
+    """Raises ConfigError where the prompt needs a token that the model's embedding has no row for."""
+    rows = getattr(config.get_text_config(), "vocab_size", None)
+    largest = max(*prompt.before, *prompt.after, prompt.end_id, 0)
+    if type(rows) is int and largest >= rows:
+        raise ConfigError.single(
+            "prompt",
+            f"its tokens reach to number {largest}, and the model's embedding has {rows} rows; "
+            "another prompt.end_token or prompt.completion_token, or a model that was resized, is needed",
+        )
 
 
 def check_context(config: PretrainedConfig, prompt: PromptConfig) -> None:

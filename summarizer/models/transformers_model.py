@@ -3,30 +3,42 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator
-from contextlib import contextmanager
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from itertools import accumulate
 from typing import Any
 
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 
 from summarizer import compat
 from summarizer.data.batches import Batch
+from summarizer.errors import ConfigError
 from summarizer.models.causal_lm import CausalLM
 from summarizer.ops.attention import packed_attention
+from summarizer.quantization.frozen import FrozenEmbedding, FrozenLinear
 
 PACKED = "packed"
 """What a config's attention implementation is called while sequences are packed."""
 PADDED = "sdpa"
 """The same where each row is a sequence, and while `generate` writes."""
+PROBED = (9, 4)
+"""Lengths of the two sequences that a loaded model is asked about."""
+CLOSE = 1e-3
+"""Of the largest logit: fp32 sums in another order differ by a hundredth of that."""
+READ_BY_THE_MODEL = "the model's code reads its weight by itself, past any adapter"
 UNKNOWN_PARTS = ("mamba", "conv", "recurrent", "rwkv", "linear_attn", "ssm", "sinks")
 """In the names of modules that carry a state from token to token, from one packed sequence into the next, or that
 attend in a way of their own."""
-UNKNOWN_SETTINGS = ("attn_logit_softcapping", "alibi", "attention_chunk_size")
+UNKNOWN_SETTINGS = ("attn_logit_softcapping", "alibi", "attention_chunk_size", "kv_lora_rank")
 """Of a config: where one is set, attention is more than softmax(q k^T) v."""
 UNKNOWN_REQUESTS = ("softcap", "s_aux", "position_bias")
 """The same, as attention functions are asked for it."""
+
+log = logging.getLogger(__name__)
 
 
 class TransformersModel(CausalLM):
@@ -36,9 +48,13 @@ class TransformersModel(CausalLM):
     padded row of its own. Its texts are written by `generate`.
     """
 
+    pads_on_the_left: bool | None = None
+    """Whether padding ahead of a prompt changes nothing in what `generate` writes; None until it is asked."""
+
     def __init__(self, model: PreTrainedModel) -> None:
         self.model = model
         self.config = model.config
+        self._none = nn.Module()
         self._packs = attends_plainly(model)
         if self._packs:
             _register()
@@ -49,13 +65,14 @@ class TransformersModel(CausalLM):
 
     @property
     def embedding(self) -> nn.Module:
-        embedding: nn.Module = self.model.get_input_embeddings()
-        return embedding
+        embedding: nn.Module | None = self.model.get_input_embeddings()
+        return self._none if embedding is None else embedding
 
     @property
     def head(self) -> nn.Module:
-        head: nn.Module = self.model.get_output_embeddings()
-        return head
+        """What the model names as its head; where it names none, a module that is none of its parts."""
+        head: nn.Module | None = self.model.get_output_embeddings()
+        return self._none if head is None else head
 
     @property
     def blocks(self) -> list[nn.Module]:
@@ -86,9 +103,10 @@ class TransformersModel(CausalLM):
             }
         if self._packs:
             self.model.set_attn_implementation(PACKED if packed else PADDED)
-        with head_at(self.head, batch.positions):
+        names_head = self.head is not self._none
+        with head_at(self.head, batch.positions) if names_head else nullcontext():
             logits: Tensor = self.model(input_ids=batch.input_ids, use_cache=False, **given).logits
-        return logits
+        return logits if names_head else at_positions(logits, batch.positions)
 
     def logits(self, ids: Int[Tensor, "rows t"]) -> Float[Tensor, "rows t v"]:
         if self._packs:
@@ -96,12 +114,79 @@ class TransformersModel(CausalLM):
         logits: Tensor = self.model(input_ids=ids, use_cache=False).logits
         return logits
 
+    def check_batches(self, device: torch.device) -> None:
+        """Find out by its numbers whether a loaded model gives in a batch what it gives for a sequence alone.
+
+        Raises ConfigError where it does not, or sees tokens that come later. Where only packing changes its
+        numbers, sequences are padded from here on.
+        """
+        rows = int(getattr(self.config.get_text_config(), "vocab_size", None) or PROBED[0])
+        long, short = ([(7 * place + 3) % rows for place in range(length)] for length in PROBED)
+        with torch.no_grad(), torch.autocast(device.type, enabled=False):
+            alone = self.logits(torch.tensor([short], device=device))[0].float()
+            batch = _padded_batch([long, short]).to(device)
+            padded = self.summary_logits(batch)[0].float().unflatten(0, (2, -1))[:, : len(short)]
+            packed = self._packed_logits(_packed_batch([long, short]).to(device)) if self._packs else None
+        close = CLOSE * float(alone.abs().max())
+        for row, why in (
+            (padded[0], "it sees tokens that come later"),
+            (padded[1], "padding changes its numbers"),
+        ):
+            if not float((row - alone).abs().max()) <= close:
+                raise ConfigError.single(
+                    "model.name_or_path",
+                    f"{self.architecture} cannot be trained here: {why}; a model of another kind than a causal "
+                    "language model's, or a config that does not say is_decoder, computes so",
+                )
+        self.note_weights_read()
+        own = None if packed is None else packed[-len(short) :].float()
+        if self._packs and (own is None or not float((own - alone).abs().max()) <= close):
+            log.warning(
+                "base: %s gives other numbers for packed sequences; they are padded", self.architecture
+            )
+            self._packs = False
+            self.model.set_attn_implementation(PADDED)
+
+    def _packed_logits(self, batch: Batch) -> Tensor | None:
+        try:
+            return self.summary_logits(batch)[0]
+        except Exception as error:  # of code that takes no packed sequences, whatever it says of itself
+            why = f"{type(error).__name__}: {error}"
+            log.info("base: %s takes no packed sequences (%s)", self.architecture, why)
+            return None
+
+    def note_weights_read(self) -> None:
+        """After a forward pass: no adapter is to stand beside layers whose weights the model's code read itself."""
+        layers = {
+            name: READ_BY_THE_MODEL
+            for name, module in self.model.named_modules()
+            if isinstance(module, FrozenLinear | FrozenEmbedding) and module.weight.read_by_the_model
+        }
+        self.not_adapted = {**layers, **self.not_adapted}
+
     def generate(self, **given: Any) -> Int[Tensor, "rows t"]:
         """The ids that `generate` of transformers returns for such arguments."""
         if self._packs:
             self.model.set_attn_implementation(PADDED)
         written: Tensor = self.model.generate(**given)
         return written
+
+
+def _padded_batch(examples: Sequence[Sequence[int]]) -> Batch:
+    """One trial's, every place of which is asked for what follows."""
+    width = max(map(len, examples))
+    ids = torch.tensor([[*own, *[0] * (width - len(own))] for own in examples])
+    mask = torch.tensor([[1] * len(own) + [0] * (width - len(own)) for own in examples])
+    places = torch.arange(ids.numel())[None]
+    return Batch(ids, None, mask, None, places, torch.zeros_like(places), torch.zeros_like(ids))
+
+
+def _packed_batch(examples: Sequence[Sequence[int]]) -> Batch:
+    ids = torch.tensor([[token for own in examples for token in own]])
+    positions = torch.tensor([[place for own in examples for place in range(len(own))]])
+    ends = torch.tensor([0, *accumulate(map(len, examples))], dtype=torch.int32)
+    places = torch.arange(ids.numel())[None]
+    return Batch(ids, positions, None, ends, places, torch.zeros_like(places), torch.zeros_like(ids))
 
 
 def attends_plainly(model: PreTrainedModel) -> bool:
@@ -143,6 +228,12 @@ def _register() -> None:
     AttentionMaskInterface.register(PACKED, lambda *given, **more: None)
 
 
+def at_positions(rows: Float[Tensor, "rows t d"], positions: Int[Tensor, "n m"]) -> Float[Tensor, "n m d"]:
+    """Of each trial's tokens those at its `positions`."""
+    by_trial = rows.reshape(len(positions), -1, rows.shape[-1])
+    return by_trial.gather(1, positions[..., None].expand(-1, -1, rows.shape[-1]))
+
+
 @contextmanager
 def head_at(head: nn.Module, positions: Int[Tensor, "n m"]) -> Iterator[None]:
     """Within the block, the head sees a trial's tokens at its `positions` alone.
@@ -152,8 +243,7 @@ def head_at(head: nn.Module, positions: Int[Tensor, "n m"]) -> Iterator[None]:
 
     def gathered(_: nn.Module, inputs: tuple[Any, ...]) -> tuple[Tensor]:
         (hidden,) = inputs
-        by_trial = hidden.reshape(len(positions), -1, hidden.shape[-1])
-        return (by_trial.gather(1, positions[..., None].expand(-1, -1, hidden.shape[-1])),)
+        return (at_positions(hidden, positions),)
 
     handle = head.register_forward_pre_hook(gathered)
     try:

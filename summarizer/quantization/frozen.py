@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 from jaxtyping import Float, Float32, Int
 from torch import Tensor, nn
 
-from summarizer.errors import ConfigError
 from summarizer.ops.decode_gemm import Epilogue, LowRankPairs, is_decode, is_decode_on_gpu
 from summarizer.ops.elementwise import in_compute_dtype
 from summarizer.quantization import weight_format
@@ -24,6 +23,8 @@ class FrozenWeight(nn.Module):
         self.shape = shape
         self.transposed_in_checkpoint = False
         """Checkpoints hold it as (d_in, d_out), as GPT-2's Conv1D does."""
+        self.read_by_the_model = False
+        """The model's code has used it by itself, past its layer."""
         self._part_names: tuple[str, ...] = ()
 
     def load(self, parts: Mapping[str, Tensor]) -> None:
@@ -55,14 +56,30 @@ class FrozenWeight(nn.Module):
         return self.format.dequantize(self.parts, self.shape, dtype)
 
     @classmethod
-    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> NoReturn:
-        """Torch calls this where a model uses `layer.weight` as a tensor, past the layer and its adapter."""
-        name = getattr(func, "__name__", func)
-        raise ConfigError.single(
-            "model.name_or_path",
-            f"this model's code reads the weight of one of its layers by itself (in {name}), "
-            "so its layers cannot be frozen and adapted",
-        )
+    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Torch calls this where a model uses `layer.weight` as a tensor, past the layer: it gets the whole weight.
+
+        What an adapter beside the layer adds would not be in it, so the weight remembers it (`read_by_the_model`).
+        """
+        return func(*_whole(args), **_whole(kwargs or {}))
+
+    def __getattr__(self, name: str) -> Any:
+        """Whatever else a model asks of `layer.weight` that a tensor has, such as its transpose."""
+        if name.startswith("_") or name in self.__dict__.get("_buffers", {}) or not hasattr(Tensor, name):
+            return super().__getattr__(name)
+        return getattr(self.read_whole(), name)
+
+    def to(self, *args: Any, **kwargs: Any) -> Any:
+        """As a tensor's, and not a module's, which would round the parts."""
+        return self.read_whole().to(*args, **kwargs)
+
+    def float(self) -> Any:
+        return self.read_whole()
+
+    def read_whole(self) -> Float[Tensor, "d_out d_in"]:
+        """The dense weight, for code that goes past the layer."""
+        self.read_by_the_model = True
+        return self.dense(torch.float32)
 
     def matmul(self, x: Float[Tensor, "... d_in"]) -> Float[Tensor, "... d_out"]:
         """x @ W.T without a graph: for passes that write their own backward."""
@@ -112,6 +129,15 @@ class FrozenWeight(nn.Module):
         return self.format.rows(self.parts, self.shape, ids, dtype)
 
 
+def _whole(given: Any) -> Any:
+    """Arguments of a torch function, with whole weights in the place of frozen ones."""
+    if isinstance(given, FrozenWeight):
+        return given.read_whole()
+    if isinstance(given, dict):
+        return {name: _whole(value) for name, value in given.items()}
+    return type(given)(map(_whole, given)) if type(given) in (tuple, list) else given
+
+
 class _FrozenMatmul(torch.autograd.Function):
     """x @ W.T with W dequantized in each pass anew: backward keeps the stored weight, never a dense one."""
 
@@ -151,15 +177,19 @@ class FrozenLinear(nn.Module):
 
 
 class FrozenEmbedding(nn.Module):
-    """Rows of a frozen stored weight, in fp32."""
+    """Rows of a frozen stored weight times `scale`, in fp32."""
 
-    def __init__(self, weight: FrozenWeight) -> None:
+    def __init__(self, weight: FrozenWeight, scale: float = 1.0) -> None:
+        """scale: of what is looked up, as Gemma has it; an adapter's share is multiplied by it too."""
         super().__init__()
         self.num_embeddings, self.embedding_dim = weight.shape
         self.weight = weight
+        self.scale = scale
 
     def forward(self, ids: Int[Tensor, " ..."]) -> Float[Tensor, "... d"]:
-        return self.weight.rows(ids, torch.float32)
+        rows = self.weight.rows(ids, torch.float32)
+        return rows if self.scale == 1 else rows * self.scale
 
     def extra_repr(self) -> str:
-        return f"{self.num_embeddings} x {self.embedding_dim}, {self.weight.format.name}"
+        scaled = "" if self.scale == 1 else f" times {self.scale:.4g}"
+        return f"{self.num_embeddings} x {self.embedding_dim}{scaled}, {self.weight.format.name}"

@@ -22,7 +22,7 @@ from summarizer.evaluation.evaluator import Evaluator
 from summarizer.models.load import load_base, load_config
 from summarizer.models.meta_model import build_meta_model
 from summarizer.models.source import model_folder
-from summarizer.models.tokenizer import check_context, load_tokenizer
+from summarizer.models.tokenizer import check_context, check_tokens, load_tokenizer
 from summarizer.processes import Processes, join_processes
 from summarizer.runs.callbacks import Data, RunCallbacks
 from summarizer.runs.folder import claimed
@@ -99,6 +99,7 @@ def _train(records: GroupRecords, processes: Processes, stop: StopSignal, startu
         targets(each.adapter, roles(meta.model))
     tokenizer = load_tokenizer(folder)
     prompt = build_prompt(spec.prompt, tokenizer)
+    check_tokens(config, prompt)
     with processes.main_first():
         training, splits = _read_splits(spec, prompt)
     final = held_out(splits[spec.evaluation.split], spec.evaluation.rows)

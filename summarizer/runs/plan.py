@@ -14,7 +14,7 @@ from summarizer.console.amounts import duration
 from summarizer.console.progress import console, working
 from summarizer.data.prompt import build_prompt
 from summarizer.data.splits import build_split
-from summarizer.errors import ConfigError
+from summarizer.errors import CannotPlan, ConfigError
 from summarizer.models.load import load_config
 from summarizer.models.source import model_folder
 from summarizer.models.tokenizer import check_context, load_tokenizer
@@ -67,9 +67,12 @@ def show_plan(records: Sequence[RunRecord]) -> Plan:
     # The widest, and as many others as train beside it.
     together = sorted(specs, key=lambda one: one is not spec)[: sizing.slots]
     optimizers = [one.optimizer.build for one in together]
-    with working("planning a step"):
-        run = dry_run_of(together, config, processes.dtype, sizing)
-        plan = build_plan(run, optimizers, Microbatch(rows, longest), work)
+    try:
+        with working("planning a step"):
+            run = dry_run_of(together, config, processes.dtype, sizing)
+            plan = build_plan(run, optimizers, Microbatch(rows, longest), work)
+    except CannotPlan as error:
+        raise ConfigError.single("plan", f"true: a step of this model cannot be planned ({error})") from error
     console().print(plan.table(spec.plan_tokens_per_s))
     log.info(plan.describe())
     leave_processes()

@@ -35,6 +35,7 @@ from summarizer.adapters.protocol import Role
 from summarizer.config.paths import cache_folder
 from summarizer.errors import ConfigError
 from summarizer.json_files import Part, read_part, write_part
+from summarizer.models.causal_lm import AttentionShape
 from summarizer.quantization.frozen import FrozenEmbedding, FrozenLinear
 
 RATE_BUDGET_S = 0.25
@@ -105,16 +106,14 @@ def shape_of(adapted: AdaptedModel, trial: int) -> ModelShape:
         base = layer.base
         looked_up = isinstance(base, FrozenEmbedding) and base.num_embeddings in parameter.shape
         own[layer.role] += 0 if looked_up else parameter.numel()
-    config = adapted.model.config.get_text_config()
-    heads = int(config.num_attention_heads)
-    head_dim = int(getattr(config, "head_dim", None) or config.hidden_size // heads)
+    attention = AttentionShape.of(adapted.model.config)
     return ModelShape(
         linear=frozen["linear"],
         head=frozen["head"],
         linear_adapters=own["linear"],
         head_adapters=own["head"],
         embedding_adapters=own["embedding"],
-        attention_width=int(config.num_hidden_layers) * heads * head_dim,
+        attention_width=0 if attention is None else attention.layers * attention.heads * attention.head_dim,
     )
 
 

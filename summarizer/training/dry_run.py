@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,8 +16,10 @@ from summarizer import compat
 from summarizer.adapters.attach import AdaptedModel, attach
 from summarizer.adapters.protocol import Adapter
 from summarizer.data.batches import Batch
+from summarizer.errors import CannotPlan
 from summarizer.models.causal_lm import CausalLM, summary_nll
 from summarizer.models.meta_model import build_meta_model
+from summarizer.models.transformers_model import TransformersModel
 from summarizer.quantization import weight_format
 from summarizer.training.simulate import Part, StepCost, step_cost
 
@@ -50,16 +52,25 @@ class DryRun:
     """Of matrix products."""
 
     def cost(self, microbatch: Microbatch) -> StepCost:
-        """What one forward and backward pass over that microbatch of every trial takes."""
+        """What one forward and backward pass over that microbatch of every trial takes.
+
+        Raises CannotPlan for a model of transformers whose step cannot be watched.
+        """
         adapted = self.adapted
         with self.mode, adapted.training(), _full_rows(microbatch.tokens):
             batch = worst_batch(adapted, microbatch)
             adapted.draw_from(batch, [0] * adapted.group.size)
-            return step_cost(
-                lambda: training_loss(adapted, batch, self.dtype),
-                resident(adapted),
-                adapted.model.head,
-            )
+            try:
+                return step_cost(
+                    lambda: training_loss(adapted, batch, self.dtype),
+                    resident(adapted),
+                    adapted.model.head,
+                )
+            except Exception as error:
+                if not isinstance(adapted.model, TransformersModel):
+                    raise
+                reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+                raise CannotPlan(f"{adapted.model.architecture}: {reason}") from error
 
 
 def dry_run(
@@ -148,6 +159,16 @@ def fake_base(
         for module in meta.model.module.modules():
             _fake_plain_tensors(module, device)
     meta.model.module.eval()
+    if isinstance(meta.model, TransformersModel):
+        if any(parameter.ndim == 3 for parameter in meta.model.module.parameters()):
+            # Products of stacked experts know no fake tensors, which torch reports with a traceback of its own; one
+            # expert after the other asks which tokens are whose, and is said to have no plan.
+            with suppress(Exception):
+                meta.model.model.set_experts_implementation("eager")
+        # As loading does, on numbers. Where a pass cannot be watched, a step cannot either, which says so.
+        with mode, torch.no_grad(), suppress(Exception):
+            meta.model.logits(torch.zeros(1, 2, dtype=torch.long, device=device))
+        meta.model.note_weights_read()
     return meta.model
 
 

@@ -18,14 +18,13 @@ from summarizer import compat
 from summarizer.adapters.protocol import Adapter
 from summarizer.config.schema import RunConfig
 from summarizer.console.progress import working
-from summarizer.errors import ConfigError
+from summarizer.errors import CannotPlan, ConfigError
 from summarizer.models.blocks import compile_blocks, recompute_blocks
-from summarizer.models.causal_lm import CausalLM
+from summarizer.models.causal_lm import AttentionShape, CausalLM
 from summarizer.training.step import Microbatches
 
-if (
-    TYPE_CHECKING
-):  # a dry run is imported where one is made: most configs say themselves how much goes through
+if TYPE_CHECKING:
+    # A dry run is imported where one is made: most configs say themselves how much goes through.
     from summarizer.training.dry_run import DryRun
 
 GIB = 2**30
@@ -88,13 +87,25 @@ def size_run(spec: RunConfig, config: PretrainedConfig, dtype: torch.dtype, devi
     recomputed = {"fast": 0, "low": None, "auto": 0}[trainer.memory]
     tokens = trainer.batch_tokens if isinstance(trainer.batch_tokens, int) else None
     microbatches = Microbatches(trainer.microbatch_size, tokens, few_shapes=trainer.compile == "graphs")
+    sizing = Sizing(recomputed, microbatches)
     if trainer.memory != "auto" and trainer.batch_tokens != "auto":
-        return Sizing(recomputed, microbatches)
-    if not compat.can_simulate():
-        recomputed = None if trainer.memory == "auto" else recomputed
-        if trainer.batch_tokens == "auto":
-            microbatches = replace(microbatches, tokens=spec.prompt.max_tokens)
-        return Sizing(recomputed, microbatches)
+        return sizing
+    if compat.can_simulate():
+        try:
+            return _planned(spec, config, dtype, device, sizing)
+        except CannotPlan as error:
+            log.warning("memory: %s (%s)", compat.NO_PLANS, error)
+    recomputed = None if trainer.memory == "auto" else recomputed
+    if trainer.batch_tokens == "auto":
+        microbatches = replace(microbatches, tokens=spec.prompt.max_tokens)
+    return Sizing(recomputed, microbatches)
+
+
+def _planned(
+    spec: RunConfig, config: PretrainedConfig, dtype: torch.dtype, device: torch.device, sizing: Sizing
+) -> Sizing:
+    """The sizing with what its config leaves to the plan. Raises CannotPlan where a step cannot be watched."""
+    trainer, recomputed, microbatches = spec.trainer, sizing.recomputed, sizing.microbatches
     memory_bytes = int(SHARE * device_memory_bytes(device))
     rows = rows_at_once(spec)
     if trainer.memory == "auto":
@@ -206,19 +217,24 @@ def plan_slots(
     if len(specs) == 1 or (requested != "auto" and spec.trainer.batch_tokens != "auto"):
         rows = evaluation_rows(spec, config, wanted, memory_bytes)
         return replace(sizing, slots=wanted, evaluation_rows=rows)
-    if not compat.can_simulate():
+    limited = sizing.microbatches.tokens is not None
+    rows = 1 if limited else rows_at_once(spec)
+    need = None
+    if compat.can_simulate():
+        try:
+            with working("planning how many train at once"):
+                need = _need(specs, sizing, config, dtype, min(GLANCE_TOKENS, spec.prompt.max_tokens))
+                if need.bytes(wanted, rows) > memory_bytes:
+                    need = _need(specs, sizing, config, dtype, spec.prompt.max_tokens)
+        except CannotPlan as error:
+            log.warning("memory: %s (%s)", compat.NO_PLANS, error)
+    if need is None:
         slots = 1 if requested == "auto" else wanted
         microbatches = sizing.microbatches
         if spec.trainer.batch_tokens == "auto":
             microbatches = replace(microbatches, tokens=slots * spec.prompt.max_tokens)
         rows = evaluation_rows(spec, config, slots, memory_bytes)
         return replace(sizing, slots=slots, microbatches=microbatches, evaluation_rows=rows)
-    limited = sizing.microbatches.tokens is not None
-    rows = 1 if limited else rows_at_once(spec)
-    with working("planning how many train at once"):
-        need = _need(specs, sizing, config, dtype, min(GLANCE_TOKENS, spec.prompt.max_tokens))
-        if need.bytes(wanted, rows) > memory_bytes:
-            need = _need(specs, sizing, config, dtype, spec.prompt.max_tokens)
     slots = max(min(need.most_trials(rows, memory_bytes), wanted), 1)
     if slots < wanted:
         log.info(
@@ -239,10 +255,10 @@ def evaluation_rows(spec: RunConfig, config: PretrainedConfig, trials: int, free
 
     free_bytes: of the device; half of it is left to all else.
     """
-    text = config.get_text_config()
-    heads = int(getattr(text, "num_key_value_heads", None) or text.num_attention_heads)
-    head_dim = int(getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads)
-    token_bytes = 2 * int(text.num_hidden_layers) * heads * head_dim * CACHE_BYTES_PER_NUMBER
+    shape = AttentionShape.of(config)
+    if shape is None:  # it keeps a state, whose size no token adds to
+        return spec.evaluation.batch_size
+    token_bytes = 2 * shape.layers * shape.kv_heads * shape.head_dim * CACHE_BYTES_PER_NUMBER
     tokens = spec.prompt.max_tokens + spec.generation.max_new_tokens
     row_bytes = trials * spec.generation.num_beams * tokens * token_bytes
     return max(min(spec.evaluation.batch_size, free_bytes // (2 * row_bytes)), 1)

@@ -83,9 +83,11 @@ def test_targets_that_match_nothing_are_refused(
 
 
 def test_a_role_that_the_model_cannot_offer_is_refused(tmp_path: Path) -> None:
+    model = load(saved("gemma3", tmp_path)).model
+    model.not_adapted = {"model.embed_tokens": "its weight is read by itself"}
     with pytest.raises(ConfigError, match="'embedding': this model has no such layer"):
-        adapted(saved("gemma3", tmp_path), [lora()])
-    assert len(adapted(tmp_path, [lora(targets=["linear", "head"])]).layers) == 15
+        attach(model, [lora()], [0])
+    assert len(attach(model, [lora(targets=["linear", "head"])], [0]).layers) == 15
 
 
 # ---- how it starts ----------------------------------------------------------------------------------------

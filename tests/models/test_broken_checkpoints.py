@@ -64,6 +64,7 @@ def test_a_missing_shard(folder: Path) -> None:
 
 @pytest.mark.parametrize("index", ["", "[]", "{}", '{"weight_map": 3}', '{"weight_map": {"a": 1}}'])
 def test_a_broken_index(index: str, folder: Path) -> None:
+    (folder / "model.safetensors").unlink()
     (folder / "model.safetensors.index.json").write_text(index)
     assert "model.safetensors.index.json is not an index of weight files" in refusal(folder)
 

@@ -14,6 +14,7 @@ from transformers.pytorch_utils import Conv1D
 
 from summarizer.models import probe
 from summarizer.models.meta_model import build_meta_model
+from summarizer.quantization.frozen import FrozenEmbedding
 
 pytestmark = pytest.mark.versions
 
@@ -75,11 +76,11 @@ def test_a_lookup_is_known_by_its_numbers() -> None:
             return super().forward(ids) * (ids != self.padding_idx)[..., None]
 
     for padding in (None, 3):
-        assert probe.is_lookup(nn.Embedding(9, 4, padding, device="meta"))
-        assert probe.is_lookup(Own(9, 4, padding, device="meta"))
-        assert not probe.is_lookup(Shifted(9, 4, padding))
-        assert not probe.is_lookup(Doubled(9, 4, padding))
-    assert not probe.is_lookup(NoPadding(9, 4, 3))
+        assert probe.lookup_scale(nn.Embedding(9, 4, padding, device="meta")) == 1
+        assert probe.lookup_scale(Own(9, 4, padding, device="meta")) == 1
+        assert probe.lookup_scale(Doubled(9, 4, padding)) == pytest.approx(2)
+        assert probe.lookup_scale(Shifted(9, 4, padding)) is None
+    assert probe.lookup_scale(NoPadding(9, 4, 3)) is None
 
 
 def test_activations_are_known_by_their_numbers() -> None:
@@ -102,13 +103,13 @@ def test_asking_leaves_the_module_and_the_global_generator_alone() -> None:
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_falcon_s_linear_layers_are_adapted_and_gemma_s_embedding_is_left() -> None:
+def test_falcon_s_linear_layers_and_gemma_s_scaled_embedding_are_adapted() -> None:
     falcon = build_meta_model(FalconConfig(**SIZES), "int8")
     assert falcon.unconverted == {}
     assert len(falcon.weights) == 5  # four products of a block and the embedding, to which the head is tied
     gemma = build_meta_model(Gemma3TextConfig(**SIZES, intermediate_size=8, head_dim=8), "int8")
-    assert [reason.split(" ", 1)[1] for reason in gemma.unconverted.values()] == [
-        "computes more than a lookup"
-    ]
+    assert gemma.unconverted == {}
+    assert isinstance(gemma.model.embedding, FrozenEmbedding)
+    assert gemma.model.embedding.scale == pytest.approx(gemma.model.config.hidden_size**0.5)
     opt = build_meta_model(OPTConfig(**SIZES, word_embed_proj_dim=32, ffn_dim=8), "int8")
     assert list(opt.unconverted) == ["model.decoder.embed_positions"]  # it adds 2 to each position

@@ -8,7 +8,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from summarizer.errors import ConfigError
 from summarizer.quantization import NAMES, weight_format
 from summarizer.quantization.frozen import FrozenEmbedding, FrozenLinear, FrozenWeight
 
@@ -93,10 +92,21 @@ def test_a_weight_that_is_not_loaded_says_so() -> None:
         FrozenLinear(FrozenWeight("int8", (3, 4)), bias=False)(torch.ones(1, 4))
 
 
-def test_a_model_that_reads_a_weight_by_itself_is_a_clear_error() -> None:
-    layer, _ = pair("int8")
-    with pytest.raises(ConfigError, match="reads the weight of one of its layers by itself"):
-        nn.functional.linear(torch.ones(1, 33), layer.weight)
+@pytest.mark.parametrize("name", NAMES)
+def test_a_model_that_reads_a_weight_by_itself_gets_the_whole_one_and_is_noticed(name: str) -> None:
+    x = torch.randn(2, 33)
+    for read in (
+        lambda weight: nn.functional.linear(x, weight),
+        lambda weight: x @ weight.t(),
+        lambda weight: x @ weight.T,
+        lambda weight: x @ weight.to(torch.float64).float().transpose(0, 1),
+    ):
+        layer, _ = pair(name)
+        weight, parts = layer.weight, {key: part.dtype for key, part in layer.weight.parts.items()}
+        assert (weight.dtype, weight.device.type, weight.read_by_the_model) == (torch.float32, "cpu", False)
+        torch.testing.assert_close(read(weight), x @ weight.dense(torch.float32).T)
+        assert weight.read_by_the_model
+        assert {key: part.dtype for key, part in weight.parts.items()} == parts
 
 
 def test_nothing_of_a_frozen_layer_is_trainable_or_saved() -> None:

@@ -153,11 +153,11 @@ def test_a_stopped_batch_goes_on(
         ended, _, said = summarize(news, "-o", out)
         assert ended == code
         assert said.endswith(
-            f"Stopped: {done} of 4 summaries are in {out}; the same command goes on from there.\n"
+            f"Stopped: {done} of 4 summaries are in {out}; the same command resumes from there.\n"
         )
     code, _, said = summarize(news, "-o", out)
     assert code == 0
-    assert "going on after 2 of 4 summaries" in said
+    assert "resuming after 2 of 4 summaries" in said
     assert "2 of them written now" in said
     assert out.read_bytes() == whole.read_bytes()
     code, _, said = summarize(news, "-o", out)
@@ -273,7 +273,7 @@ def test_a_killed_process_costs_its_last_line_alone(
     assert not left.endswith(b"\n")
     code, _, said = summarize(news, "-o", out)
     assert code == 0
-    assert "going on after 2 of 4 summaries" in said
+    assert "resuming after 2 of 4 summaries" in said
     assert summarize(news, "-o", whole)[0] == 0
     assert out.read_bytes() == whole.read_bytes()
 

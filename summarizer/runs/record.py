@@ -261,7 +261,7 @@ def read_configured(folder: Path, key: str = "resume") -> RunRecord:
         if folder.is_file():
             what = "is a file; name the folder of a run"
         raise ConfigError.single(key, f"{folder}: {what}")
-    config = read_run_config(folder, key)
+    config = read_config(folder, key)
     try:
         overrides = OmegaConf.load(folder / ".hydra" / "overrides.yaml")
     except (OSError, ValueError, YAMLError, OmegaConfBaseException) as error:
@@ -280,7 +280,7 @@ def read_configured(folder: Path, key: str = "resume") -> RunRecord:
     )
 
 
-def read_run_config(folder: Path, key: str = "resume") -> dict[str, Any]:
+def read_config(folder: Path, key: str = "resume") -> dict[str, Any]:
     """The composed config that a run folder holds, as plain data. Raises ConfigError as `read_configured` does."""
     file = folder / ".hydra" / "config.yaml"
     try:
@@ -327,7 +327,7 @@ def read_record(folder: Path, known: RunRecord | None = None, metric: str | None
     found: dict[str, Any] = {}
     epochs: float | None = None
     file = folder / ".hydra" / "config.yaml"
-    config = read_run_config(folder, str(file)) if file.is_file() else known.config
+    config = read_config(folder, str(file)) if file.is_file() else known.config
     trainer = _trainer(folder, config) if config else None
     if metric is None and trainer is not None:
         metric = trainer.best_metric

@@ -22,7 +22,6 @@ from summarizer.evaluation.metrics import RowLosses, Scores, bootstrap, score
 from summarizer.evaluation.record import VARIANTS, Difference, Statistic, SystemPart
 from summarizer.evaluation.sentences import split_sentences
 from summarizer.evaluation.statistics import compare
-from summarizer.evaluation.text_statistics import mean_statistics, text_statistics
 
 if TYPE_CHECKING:
     from summarizer.evaluation.rows import ScoredRows
@@ -211,4 +210,6 @@ def scorer_versions() -> dict[str, str | None]:
 
 
 def _statistics(rows: ScoredRows, summaries: Sequence[str], samples: int, seed: int) -> dict[str, Statistic]:
+    from summarizer.evaluation.text_statistics import mean_statistics, text_statistics
+
     return mean_statistics(text_statistics(rows.articles, summaries), samples, seed)

@@ -1,4 +1,4 @@
-"""Every causal language model that is none of ours, through transformers' public API alone."""
+"""Every causal language model that is none of ours, through transformers' public API (and, rarely, `compat`)."""
 
 from __future__ import annotations
 
@@ -177,7 +177,7 @@ class TransformersModel(CausalLM):
         self.not_adapted = {**layers, **self.not_adapted}
 
     def generate(self, **given: Any) -> Any:
-        """What `generate` of transformers returns for such arguments: ids, unless more is asked for."""
+        """What `generate` of transformers returns for such arguments: ids, or all that its config asks for."""
         if self._packs:
             self.model.set_attn_implementation(PADDED)
         return self.model.generate(**given)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from omegaconf import OmegaConf
 
-from summarizer.adapters.attach import attach, frozen_parameters
+from summarizer.adapters.attach import attach, frozen_parameters, roles, targets
 from summarizer.config.paths import shown
 from summarizer.config.schema import RunConfig
 from summarizer.console.trial_display import trial_display, trial_labels
@@ -20,6 +20,7 @@ from summarizer.data.splits import Split, build_split
 from summarizer.errors import StopRequested
 from summarizer.evaluation.evaluator import Evaluator
 from summarizer.models.load import load_base, load_config
+from summarizer.models.meta_model import build_meta_model
 from summarizer.models.source import model_folder
 from summarizer.models.tokenizer import check_context, check_tokens, load_tokenizer
 from summarizer.processes import Processes, join_processes
@@ -30,14 +31,13 @@ from summarizer.runs.heldout import held_out
 from summarizer.runs.preflight import preflight
 from summarizer.runs.record import RunRecord
 from summarizer.tracking.startup import Stopwatch
-from summarizer.training.checkpoint import list_checkpoints, step_of
+from summarizer.training.checkpoint import list_checkpoints, newest_step
 from summarizer.training.schedule import training_schedule
 from summarizer.training.scheduler import TrialScheduler, halving_of
 from summarizer.training.sizing import compiles, plan_slots, size_run, widest
 from summarizer.training.step import build_group
 from summarizer.training.stopping import StopSignal, listening
 from summarizer.training.trainer import fit
-from summarizer.training.trial import Trial
 
 if TYPE_CHECKING:
     from summarizer.data.stream import StreamedSplit
@@ -93,6 +93,9 @@ def _train(records: GroupRecords, processes: Processes, stop: StopSignal, startu
         folder = model_folder(spec.model, weights=False)
     config = load_config(folder)
     check_context(config, spec.prompt)
+    meta = build_meta_model(config, spec.quantization.format)
+    for each in specs:  # a target that matches nothing is a mistake, known before rows and weights are read
+        targets(each.adapter, roles(meta.model))
     tokenizer = load_tokenizer(folder)
     prompt = build_prompt(spec.prompt, tokenizer)
     check_tokens(config, prompt)
@@ -110,7 +113,7 @@ def _train(records: GroupRecords, processes: Processes, stop: StopSignal, startu
     sizing = size_run(spec, config, processes.dtype, processes.device)
     sizing = plan_slots(specs, sizing, config, processes.dtype, processes.device)
     with processes.main_first():
-        base = load_base(spec.model, spec.quantization, processes.device)
+        base = load_base(spec.model, spec.quantization, processes.device, meta)
     startup.lap("base")
     sizing.prepare(base.model, compiled=compiles(spec, processes.device))
 
@@ -130,7 +133,7 @@ def _train(records: GroupRecords, processes: Processes, stop: StopSignal, startu
         labels,
         [trial.schedule.total_steps for trial in trials],
         metric=spec.trainer.best_metric,
-        done=[_steps_done(trial) for trial in trials],
+        done=[newest_step(trial.checkpoints) if trial.resumed else 0 for trial in trials],
         show=processes.is_main,
     )
     with display as shown_trials:
@@ -186,9 +189,3 @@ def _stop_between_batches(stop: StopSignal, processes: Processes) -> Callable[[]
             raise StopRequested(stop.number)
 
     return answer
-
-
-def _steps_done(trial: Trial) -> int:
-    """The step of the newest checkpoint that the trial resumes from."""
-    saved = list_checkpoints(trial.checkpoints) if trial.resumed else []
-    return step_of(saved[-1]) if saved else 0

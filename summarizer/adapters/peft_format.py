@@ -17,7 +17,7 @@ from summarizer import atomic
 from summarizer.adapters.attach import AdaptedModel
 from summarizer.adapters.layer import AdaptedLayer
 from summarizer.adapters.lora import LoRA
-from summarizer.adapters.peft_config import CONFIG_FILE, KEY, WEIGHTS_FILE, read_config
+from summarizer.adapters.peft_config import CONFIG_FILE, KEY, WEIGHTS_FILE, read_adapter_config
 from summarizer.adapters.protocol import Adapter, Role
 from summarizer.digests import write_digests
 from summarizer.errors import ConfigError
@@ -66,7 +66,7 @@ def load_adapter(adapted: AdaptedModel, trial: int, folder: Path, key: str = KEY
     trained with options that this project does not compute, or has other layers, dim or scale than the trial.
     """
     adapter = adapted.group.adapters[trial]
-    _require_same(read_config(folder, key), adapter, folder, key)
+    _require_same(read_adapter_config(folder, key), adapter, folder, key)
     try:
         saved = load_file(folder / WEIGHTS_FILE)
     except (OSError, SafetensorError) as error:
@@ -154,7 +154,7 @@ def adapter_of_folder(folder: Path, roles: dict[str, Role], key: str) -> LoRA:
     roles: of the base's layers that can be adapted, by name.  key: what a message names as the folder's source.
     Raises ConfigError where the folder is no LoRA's that can be computed here, or adapts what this base has not.
     """
-    config = read_config(folder, key)
+    config = read_adapter_config(folder, key)
     try:
         with safe_open(folder / WEIGHTS_FILE, framework="pt") as tensors:
             names = {name.removeprefix(PREFIX) for name in tensors.keys()}  # noqa: SIM118 - it is no mapping

@@ -5,6 +5,7 @@ Source: https://huggingface.co/docs/peft/developer_guides/checkpoint
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,8 @@ def save_adapter(
     own = [name for name, layer in adapted.layers.items() if layer.trials[trial]]
     transposed = any(layer.base.weight.transposed_in_checkpoint for layer in adapted.layers.values())
     config = adapter.peft_config(own, base_model_name_or_path=base_name, fan_in_fan_out=transposed)
+    if _also_ends_others(own, adapted):
+        config.target_modules = "|".join(map(re.escape, own))  # peft matches one expression with whole names
     with atomic.new_folder(folder) as scratch:
         config.save_pretrained(scratch)
         tensors = peft_tensors(adapted, trial)
@@ -46,6 +49,12 @@ def save_adapter(
         write_digests(scratch, [CONFIG_FILE, WEIGHTS_FILE])
         if tokenizer is not None:
             tokenizer.save_pretrained(scratch)
+
+
+def _also_ends_others(names: list[str], adapted: AdaptedModel) -> bool:
+    """Whether a layer is called as another module's name ends: peft would take both, as GIT's head `output`."""
+    others = [name for name, _ in adapted.model.module.named_modules() if name not in adapted.layers]
+    return any(other.endswith(f".{name}") for name in names for other in others)
 
 
 def peft_tensors(adapted: AdaptedModel, trial: int) -> dict[str, Tensor]:

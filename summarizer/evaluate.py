@@ -162,7 +162,12 @@ def _systems(
     def opened() -> LoadedRun:
         from summarizer.runs.loaded_run import load_runs
 
-        return load_runs(request.runs, device=request.flags.device, precision=request.flags.precision)
+        return load_runs(
+            request.runs,
+            device=request.flags.device,
+            precision=request.flags.precision,
+            generation=request.generation,
+        )
 
     @cache
     def summarizer() -> Summarizer:

@@ -186,7 +186,7 @@ def _loaded(flags: SummarizeFlags, run: TrainedRun, generation: GenerationConfig
 
     tokenizer = load_tokenizer(model_folder(run.spec.model, weights=False))
     require_room(build_prompt(run.spec.prompt, tokenizer), generation)  # before a base of gigabytes is loaded
-    opened = load_runs([run], device=flags.device, precision=flags.precision)
+    opened = load_runs([run], device=flags.device, precision=flags.precision, generation=generation)
     return Summarizer(opened, generation, batch_size=flags.batch_size or run.spec.evaluation.batch_size)
 
 

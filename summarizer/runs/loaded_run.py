@@ -89,10 +89,14 @@ def load_runs(
 ) -> LoadedRun:
     """Load the base that the runs share, once, with each one's adapter.
 
-    device: auto, cpu or cuda.
-    precision: of products, as trainer.precision; or int8, which on a CPU reads articles in whole numbers.
-    generation: how articles will be summarized, which has to fit into the device's memory.
-    Raises ConfigError where the runs differ in more than their adapters, or what they name cannot be had.
+        device: auto, cpu or cuda.
+    <<<<<<< HEAD
+        precision: of products, as trainer.precision; or int8, which on a CPU reads articles in whole numbers.
+        generation: how articles will be summarized, which has to fit into the device's memory.
+    =======
+        precision: of matmuls, as trainer.precision; or int8, which on a CPU reads articles by integer matmuls.
+    >>>>>>> main
+        Raises ConfigError where the runs differ in more than their adapters, or what they name cannot be had.
     """
     if issues := list(opening_issues(runs, device=device, precision=precision)):
         raise ConfigError(issues)
@@ -101,7 +105,7 @@ def load_runs(
     processes = join_processes(device=device, precision="auto" if in_int8 else precision, wanted=1)
     if in_int8:
         log.info(
-            "articles are read by products of whole numbers, most of 8 bits; %s is of the rest",
+            "articles are read by integer matmuls, most of 8 bits; all else is computed in %s",
             processes.precision,
         )
     keep_freed_memory()

@@ -23,8 +23,9 @@ from summarizer.config.flags import FilePath, Flags, FolderPath
 from summarizer.config.paths import shown
 from summarizer.config.schema import GenerationConfig
 from summarizer.config.shared_flags import BatchFlags, GenerationFlags, chosen_generation
+from summarizer.console.safe_text import say
 from summarizer.errors import ConfigError, Issue, RunsFailed, sound
-from summarizer.runs.mistakes import MISTAKE, ended_by_sigterm, report_mistakes, say, say_kept
+from summarizer.runs.mistakes import MISTAKE, ended_by_sigterm, report_mistakes, say_kept
 
 if TYPE_CHECKING:
     from summarizer.data.articles import Item

@@ -25,7 +25,7 @@ from omegaconf import DictConfig, OmegaConf
 from summarizer.config.paths import shown
 from summarizer.config.schema import TrackingConfig
 from summarizer.errors import ConfigError
-from summarizer.runs.folder import take_back
+from summarizer.runs.folder import mask_written, take_back
 from summarizer.runs.launch import train_group
 from summarizer.runs.record import RunRecord
 from summarizer.runs.session import Session
@@ -123,6 +123,7 @@ class Launch:
     def _prepare(self, combinations: Sequence[Combination], groups: Sequence[Sequence[int]]) -> None:
         for one in combinations:
             one.prepare()
+            mask_written(one.run.path, self.sweep)
         before = 0
         if (self.sweep / FILE_NAME).exists():
             before = 1 + max((run.group for run in read_sweep(self.sweep).runs), default=-1)

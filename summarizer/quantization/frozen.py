@@ -93,7 +93,8 @@ class FrozenWeight(nn.Module):
     ) -> Float32[Tensor, "... d_out"] | None:
         """x @ W.T + bias and what adapters add, for a few rows that are to be multiplied with the weight as stored.
 
-        Takes x before it is put into the compute dtype, and makes no graph. None is: the usual way.
+        Takes x before it is put into the compute dtype, and makes no graph. None means that x has too many rows, or
+        that the format has no such way: the caller multiplies as in training.
         """
         if torch.is_grad_enabled():
             return None

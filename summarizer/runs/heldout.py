@@ -82,8 +82,8 @@ def validate(
     return found
 
 
-def score_baselines(evaluator: Evaluator, spec: RunConfig, rows: HeldOut) -> dict[str, Scores]:
-    """What the trials of a group are measured by on the final rows, the same for all of them.
+def score_untrained(evaluator: Evaluator, spec: RunConfig, rows: HeldOut) -> dict[str, Scores]:
+    """What the trials of a group are held against on the final rows, the same for all of them.
 
     By their names: the base model, where the config asks for it, and Lead-3.
     """
@@ -99,11 +99,11 @@ def final_scores(
     spec: RunConfig,
     rows: HeldOut,
     trials: Sequence[int],
-    baselines: Mapping[str, Scores],
+    untrained: Mapping[str, Scores],
 ) -> list[dict[str, Scores]]:
-    """Each of these trials' scores on the final rows by the name ADAPTER, beside the baselines'."""
+    """Each of these trials' scores on the final rows by the name ADAPTER, beside the untrained systems'."""
     losses, summaries = evaluator.row_losses(rows.rows, trials), evaluator.summaries(rows.rows, trials)
     return [
-        {ADAPTER: score_summaries(written, rows.references, spec.evaluation, own), **baselines}
+        {ADAPTER: score_summaries(written, rows.references, spec.evaluation, own), **untrained}
         for own, written in zip(losses, summaries, strict=True)
     ]

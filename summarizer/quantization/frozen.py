@@ -76,6 +76,9 @@ class FrozenWeight(nn.Module):
     def float(self) -> Any:
         return self.read_whole()
 
+    def __getitem__(self, index: Any) -> Any:
+        return self.read_whole()[index]
+
     def read_whole(self) -> Float[Tensor, "d_out d_in"]:
         """The dense weight, for code that goes past the layer."""
         self.read_by_the_model = True

@@ -19,7 +19,7 @@ from summarizer.models.load import Base, load_base, load_config
 from summarizer.models.source import model_folder
 from summarizer.models.tokenizer import check_context, load_tokenizer
 from summarizer.processes import Processes, join_processes, keep_freed_memory
-from summarizer.runs.trained_run import ADAPTER, KEY, TrainedRun, opening_issues
+from summarizer.runs.trained_run import ADAPTER_FOLDER, KEY, TrainedRun, opening_issues
 from summarizer.training.require_memory import require_generation_fits
 
 if TYPE_CHECKING:
@@ -90,12 +90,8 @@ def load_runs(
     """Load the base that the runs share, once, with each one's adapter.
 
         device: auto, cpu or cuda.
-    <<<<<<< HEAD
-        precision: of products, as trainer.precision; or int8, which on a CPU reads articles in whole numbers.
-        generation: how articles will be summarized, which has to fit into the device's memory.
-    =======
-        precision: of matmuls, as trainer.precision; or int8, which on a CPU reads articles by integer matmuls.
-    >>>>>>> main
+            precision: of matmuls, as trainer.precision; or int8, which on a CPU reads articles by integer matmuls.
+    from summarizer.training.require_memory import require_generation_fits
         Raises ConfigError where the runs differ in more than their adapters, or what they name cannot be had.
     """
     if issues := list(opening_issues(runs, device=device, precision=precision)):
@@ -118,7 +114,7 @@ def load_runs(
     prompt = build_prompt(spec.prompt, tokenizer)
     base = load_base(spec.model, spec.quantization, processes.device)
     base.model.module.eval()
-    own = [run.adapter_folder == run.folder / ADAPTER for run in runs]
+    own = [run.adapter_folder == run.folder / ADAPTER_FOLDER for run in runs]
     layer_roles = roles(base.model)
     adapters = [
         run.spec.imported().adapter

@@ -26,7 +26,7 @@ def test_a_plan_loads_no_weight_and_leaves_no_run(
         "time",
     ):
         assert part in said, part
-    assert "base: " not in said, "the line that loading prints"
+    assert "base model: " not in said, "the line that loading prints"
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 

@@ -147,7 +147,7 @@ def test_a_target_that_matches_nothing_is_known_before_rows_and_weights_are_read
     assert f"adapter.{key}: " in capfd.readouterr().err
     log = (folder / "run.log").read_text()
     assert "rows" not in log
-    assert "base: " not in log
+    assert "base model: " not in log
 
 
 def test_a_run_that_diverges_is_a_failure(

@@ -70,7 +70,7 @@ def say_what_is_not_read(folder: Path) -> None:
             others = []
         if others:
             log.warning(
-                "base: %s is read, as transformers reads it; %s, which names %d other files, is not",
+                "base model: %s is read, as transformers reads it; %s, which names %d other files, is not",
                 *(files[0], index.name, len(others)),
             )
 

@@ -121,7 +121,7 @@ def load_base(
     fill(meta, tensors, device)
     stored_bytes = sum(weight.stored_bytes for weight in meta.weights.values())
     log.info(
-        "base: %s, %s, %.1f MB in %d weights, loaded in %.1f s",
+        "base model: %s, %s, %.1f MB in %d weights, loaded in %.1f s",
         spec.name_or_path,
         quantization.format,
         stored_bytes / 1e6,
@@ -143,7 +143,7 @@ def _say_of_each_kind(what: str, layers: Mapping[str, str]) -> None:
         kinds[kind] = kinds.get(kind, 0) + 1
     for (name, reason), count in kinds.items():
         several = f" ({count} times)" if count > 1 else ""
-        log.warning("base: %s%s %s: %s", name, several, what, reason)
+        log.warning("base model: %s%s %s: %s", name, several, what, reason)
 
 
 def _is_stored_as(folder: Path, format_name: str) -> bool:
@@ -162,7 +162,7 @@ def _require_as_written(folder: Path) -> None:
 def _read(folder: Path) -> Iterator[tuple[str, Tensor]]:
     """The tensors of a stored base, as long as they take to be put where they belong."""
     total_bytes = sum(file.stat().st_size for file in stored_files(folder))
-    with bar("loading the base", total_bytes, unit="bytes") as progress:
+    with bar("loading the base model", total_bytes, unit="bytes") as progress:
         for name, tensor in read_base(folder):
             yield name, tensor
             progress.advance(tensor.nbytes)
@@ -181,7 +181,7 @@ def _quantized(
     method = prequantized(folder)
     say_what_is_not_read(folder)
     if method is not None:
-        log.info("base: its weights were quantized before (%s); they are recovered first", method.name)
+        log.info("base model: its weights were quantized before (%s); they are recovered first", method.name)
         checkpoint = Recovered(checkpoint, method)
     placed = placement(meta, checkpoint.names)
     if isinstance(meta.model, TransformersModel) and (placed.rearranged or placed.missing):
@@ -212,9 +212,9 @@ def _cached(spec: ModelConfig, folder: Path, meta: MetaModel, format_name: str, 
         try:
             if is_as_written(target):
                 return target
-            log.info("base: the copy at %s has no digests yet and is made anew", target)
+            log.info("base model: the copy at %s has no digests yet and is made anew", target)
         except (OSError, ValueError) as error:
-            log.warning("base: the copy at %s is made anew: %s", target, error)
+            log.warning("base model: the copy at %s is made anew: %s", target, error)
     target.parent.mkdir(parents=True, exist_ok=True)
     with atomic.new_folder(target) as scratch:
         version = weight_format(format_name).version
@@ -225,7 +225,7 @@ def _cached(spec: ModelConfig, folder: Path, meta: MetaModel, format_name: str, 
             version,
             spec.name_or_path,
         )
-    log.info("base: quantized copy kept at %s", target)
+    log.info("base model: quantized copy kept at %s", target)
     return target
 
 

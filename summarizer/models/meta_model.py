@@ -147,7 +147,9 @@ def _own_model(config: PretrainedConfig) -> CausalLM | None:
         if config.model_type in family.MODEL_TYPES:
             if (reason := family.unsupported(config)) is None:
                 return family.Model(config)  # type: ignore[no-any-return]
-            log.info("base: %s is taken from transformers, which is slower: %s", config.model_type, reason)
+            log.info(
+                "base model: %s is taken from transformers, which is slower: %s", config.model_type, reason
+            )
     return None
 
 

@@ -32,7 +32,7 @@ def random_base(config: PretrainedConfig, format_name: str, device: torch.device
     parts = quantized(meta, random_tensors(meta, device, seed), Path(name), format_name, device)
     fill(meta, parts, device)
     stored_bytes = sum(weight.stored_bytes for weight in meta.weights.values())
-    log.info("base: %s, %s, %.1f MB", name, format_name, stored_bytes / 1e6)
+    log.info("base model: %s, %s, %.1f MB", name, format_name, stored_bytes / 1e6)
     return Base(meta.model, name, format_name, stored_bytes, meta.unconverted)
 
 

@@ -69,7 +69,7 @@ def _download(spec: ModelConfig, *, weights: bool) -> Path:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         if cached is not None:
             log.warning(
-                "base: the hub does not give %s (%s); revision %s is used, downloaded before",
+                "base model: the hub does not give %s (%s); revision %s is used, downloaded before",
                 *(spec.name_or_path, reason, cached.name),
             )
             return cached

@@ -121,7 +121,7 @@ def untie_what_differs(meta: MetaModel, checkpoint: Tensors, placed: Placement, 
         if one.shape == other.shape and torch.equal(one.to(wider), other.to(wider)):
             continue
         log.warning(
-            "base: the config of %s ties %s to %s, but its tensors differ: each is used, as transformers does",
+            "base model: the config of %s ties %s to %s, but its tensors differ: each is used, as by transformers",
             *(folder, alias, first),
         )
         meta.untie(alias)
@@ -137,7 +137,7 @@ def tensors_by_transformers(meta: MetaModel, tensors: dict[str, Tensor], folder:
     kinds = {tensor.dtype for tensor in tensors.values() if tensor.is_floating_point()}
     dtype = kinds.pop() if len(kinds) == 1 else torch.float32
     log.info(
-        "base: transformers rearranges %d tensors, with the whole model in memory (%.1f GB)",
+        "base model: transformers rearranges %d tensors, with the whole model in memory (%.1f GB)",
         *(len(tensors), sum(math.prod(tensor.shape) for tensor in tensors.values()) * dtype.itemsize / 1e9),
     )
     kind = type(model.model)
@@ -185,7 +185,9 @@ def quantized(
     parameters = {name: math.prod(shape) for name, shape in wanted.items()}
     held = set() if placed is None else set(placed.places.values())
     filled: set[str] = set()
-    label = "reading the base" if format_name == "none" else f"quantizing the base to {format_name}"
+    label = (
+        "reading the base model" if format_name == "none" else f"quantizing the base model to {format_name}"
+    )
     with bar(label, sum(parameters.values()), unit="parameters") as progress:
         for checkpoint_name, tensor in source:
             if (name := place(checkpoint_name)[0]) is None:
@@ -290,7 +292,7 @@ def _report_unplaced(names: list[str], axes: Mapping[str, int]) -> None:
     ]
     if unexpected:
         log.warning(
-            "base: %d tensors of the checkpoint have no place in the model, such as %s",
+            "base model: %d tensors of the checkpoint have no place in the model, such as %s",
             len(unexpected),
             unexpected[0],
         )

@@ -44,7 +44,7 @@ def _keep_to_the_embedding(tokenizer: PreTrainedTokenizerFast, folder: Path) -> 
         return
     if tokenizer.pad_token_id is not None and tokenizer.pad_token_id >= rows:
         log.warning(
-            "base: the padding token %r is not used: it is number %d, and the embedding has %d rows",
+            "base model: the padding token %r is not used: it is number %d, and the embedding has %d rows",
             *(tokenizer.pad_token, tokenizer.pad_token_id, rows),
         )
         tokenizer.pad_token = None

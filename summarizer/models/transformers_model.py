@@ -142,7 +142,7 @@ class TransformersModel(CausalLM):
         own = None if packed is None else packed[-len(short) :].float()
         if self._packs and (own is None or not float((own - alone).abs().max()) <= close):
             log.warning(
-                "base: %s gives other numbers for packed sequences; they are padded", self.architecture
+                "base model: %s gives other numbers for packed sequences; they are padded", self.architecture
             )
             self._packs = False
             self.model.set_attn_implementation(PADDED)
@@ -152,7 +152,7 @@ class TransformersModel(CausalLM):
             return self.summary_logits(batch)[0]
         except Exception as error:  # of code that takes no packed sequences, whatever it says of itself
             why = f"{type(error).__name__}: {error}"
-            log.info("base: %s takes no packed sequences (%s)", self.architecture, why)
+            log.info("base model: %s takes no packed sequences (%s)", self.architecture, why)
             return None
 
     def note_weights_read(self, ids: Int[Tensor, "rows t"]) -> None:

@@ -31,10 +31,10 @@ def test_quantized_once_then_loaded(
     with torch.device("meta"):
         whole = AutoModelForCausalLM.from_config(base.model.config)
     parameters = sum(parameter.numel() for parameter in whole.parameters()) / 1e6
-    quantizing = [line for line in said[0] if line.startswith("quantizing the base to blockwise8: ")]
+    quantizing = [line for line in said[0] if line.startswith("quantizing the base model to blockwise8: ")]
     assert f"{parameters:.1f}/{parameters:.1f} M parameters, 0 s left, " in quantizing[-1]
     assert not any(line.startswith("quantizing") for line in said[1])
-    loading = [line for line in said[1] if line.startswith("loading the base: ")]
-    amounts = loading[-1].split()[3].split("/")
+    loading = [line for line in said[1] if line.startswith("loading the base model: ")]
+    amounts = loading[-1].split()[4].split("/")
     assert float(amounts[0]) == pytest.approx(float(amounts[1]), rel=0.02), "but for the headers of its files"
     assert float(amounts[1]) == pytest.approx(base.stored_bytes / 1e6, rel=0.02)

@@ -50,5 +50,5 @@ def test_an_earlier_download_is_used_and_said(
     spec = ModelConfig(name_or_path="someone/model", revision=None, completion_token=None)
     assert model_folder(spec, weights=weights) == tmp_path / "4f3a"
     assert [record.getMessage() for record in caplog.records] == [
-        "base: the hub does not give someone/model (no route); revision 4f3a is used, downloaded before"
+        "base model: the hub does not give someone/model (no route); revision 4f3a is used, downloaded before"
     ]

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from summarizer.atomic import write_text
 from summarizer.errors import ConfigError, Issue
+from summarizer.files import own_folder
 
 FIELDS = ("id", "prediction", "reference")
 
@@ -21,7 +22,11 @@ class Prediction:
 
 
 def write_predictions(path: Path, predictions: Sequence[Prediction]) -> None:
-    """Replace `path` in one step, one JSON object per line. Raises OSError and leaves the old file alone."""
+    """Replace `path` in one step, one JSON object per line; its folder is made in the one above.
+
+    Raises WriteError and leaves the old file alone.
+    """
+    own_folder(path.parent)
     write_text(path, "".join(json.dumps(asdict(row), ensure_ascii=False) + "\n" for row in predictions))
 
 

@@ -23,6 +23,7 @@ from summarizer.data.rows import BadRow, check_row
 from summarizer.errors import ConfigError, Issue
 from summarizer.evaluation.predictions import Prediction, read_predictions
 from summarizer.evaluation.record import VARIANTS
+from summarizer.runs.folder import require_own
 from summarizer.runs.record import SUMMARY, RunRecord, read_configured, read_summary
 from summarizer.tracking.metrics import METRICS, read_metrics
 
@@ -63,6 +64,7 @@ def read_run(folder: Path) -> RunFiles:
     Raises ConfigError where nothing can be told of it; NeverBeganError where that is as it should be.
     """
     source = shown(folder)
+    require_own(folder, source)
     has_summary, has_metrics = (folder / SUMMARY).is_file(), (folder / METRICS).is_file()
     if not has_summary and not has_metrics:
         kind = NeverBeganError if _is_unbegun(folder) else ConfigError

@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 from summarizer.config.paths import shown
 from summarizer.config.schema import TrackingConfig
 from summarizer.errors import ConfigError, Issue
-from summarizer.runs.folder import claimed
+from summarizer.runs.folder import claimed, require_own
 from summarizer.runs.launch import start, train_group
 from summarizer.runs.logs import folder_logs, log_to_terminal
 from summarizer.runs.preflight import preflight
@@ -32,7 +32,8 @@ def is_sweep(folder: Path) -> bool:
 
 
 def resume(folder: Path, others: Sequence[str], session: Session) -> None:
-    """Resume what a folder holds. Raises ConfigError where other overrides stand beside it, too."""
+    """Resume what a folder holds. Raises ConfigError for other overrides beside it, and for links in it, too."""
+    require_own(folder, "resume", resumed=True)
     sweep = is_sweep(folder)
     if others:
         runs = "the runs as they were" if sweep else "the run as it was"

@@ -19,7 +19,9 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from summarizer import atomic
+from summarizer.console.safe_text import one_line
 from summarizer.errors import ConfigError
+from summarizer.files import own_folder
 from summarizer.training.trial import TrainerState, Trial
 
 STATE = "reached.json"
@@ -31,6 +33,7 @@ def save_checkpoint(trial: Trial) -> Path:
 
     Raises OSError, leaving the earlier checkpoints as they were.
     """
+    own_folder(trial.checkpoints)
     folder = trial.checkpoints / f"step-{trial.state.step:08d}"
     with atomic.new_folder(folder) as scratch:
         values = {name: p.detach().cpu().contiguous() for name, p in trial.parameters.items()}
@@ -73,7 +76,7 @@ def load_latest(trial: Trial) -> None:
                 logging.WARNING,
                 "checkpoint %s cannot be read, trying the one before: %s",
                 folder.name,
-                error,
+                one_line(str(error)),
             )
             continue
         trial.say(logging.INFO, "resuming from %s", folder.name)

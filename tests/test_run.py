@@ -135,6 +135,20 @@ def test_a_mistake_that_only_the_model_shows_costs_no_training(
     assert not (folder / "adapter").exists()
 
 
+@pytest.mark.parametrize(("key", "value"), [("exclude", "'*.nothing'"), ("targets", "head")])
+def test_a_target_that_matches_nothing_is_known_before_rows_and_weights_are_read(
+    key: str, value: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "run"
+    everything = ("adapter.exclude=[lm_head]",) if key == "targets" else ()
+    code = run(monkeypatch, *TINY, f"adapter.{key}=[{value}]", *everything, f"hydra.run.dir={folder}")
+    assert code == 2
+    assert f"adapter.{key}: " in capfd.readouterr().err
+    log = (folder / "run.log").read_text()
+    assert "rows" not in log
+    assert "base: " not in log
+
+
 def test_a_run_that_diverges_is_a_failure(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -91,16 +91,19 @@ def _names_another_task(config: PretrainedConfig) -> bool:
     )
 
 
-def load_base(spec: ModelConfig, quantization: QuantizationConfig, device: torch.device) -> Base:
+def load_base(
+    spec: ModelConfig, quantization: QuantizationConfig, device: torch.device, meta: MetaModel | None = None
+) -> Base:
     """Load, quantize where that is not done yet, and place the base on `device`.
 
     Host memory stays near the quantized size: tensors are memory-mapped and leave one by one. With
     `quantization.cache` the quantized base is kept in the cache folder and memory-mapped from then on.
+    meta: the model without its weights, where the caller has built it in that format; it becomes the base.
     Raises ConfigError on a checkpoint that is missing, truncated, or lacks tensors that the model needs.
     """
     start_s = time.monotonic()
     folder = model_folder(spec)
-    meta = build_meta_model(load_config(folder), quantization.format)
+    meta = meta or build_meta_model(load_config(folder), quantization.format)
     if is_stored_base(folder) and _is_stored_as(folder, quantization.format):
         tensors: Iterable[tuple[str, Tensor]] = _read(folder)
     elif quantization.cache:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from omegaconf import OmegaConf
 
-from summarizer.adapters.attach import attach, frozen_parameters
+from summarizer.adapters.attach import attach, frozen_parameters, roles, targets
 from summarizer.config.paths import shown
 from summarizer.config.schema import RunConfig
 from summarizer.console.trial_display import trial_display, trial_labels
@@ -20,6 +20,7 @@ from summarizer.data.splits import Split, build_split
 from summarizer.errors import StopRequested
 from summarizer.evaluation.evaluator import Evaluator
 from summarizer.models.load import load_base, load_config
+from summarizer.models.meta_model import build_meta_model
 from summarizer.models.source import model_folder
 from summarizer.models.tokenizer import check_context, check_tokens, load_tokenizer
 from summarizer.processes import Processes, join_processes
@@ -93,6 +94,9 @@ def _train(records: GroupRecords, processes: Processes, stop: StopSignal, startu
         folder = model_folder(spec.model, weights=False)
     config = load_config(folder)
     check_context(config, spec.prompt)
+    meta = build_meta_model(config, spec.quantization.format)
+    for each in specs:  # a target that matches nothing is a mistake, known before rows and weights are read
+        targets(each.adapter, roles(meta.model))
     tokenizer = load_tokenizer(folder)
     prompt = build_prompt(spec.prompt, tokenizer)
     check_tokens(config, prompt)
@@ -110,7 +114,7 @@ def _train(records: GroupRecords, processes: Processes, stop: StopSignal, startu
     sizing = size_run(spec, config, processes.dtype, processes.device)
     sizing = plan_slots(specs, sizing, config, processes.dtype, processes.device)
     with processes.main_first():
-        base = load_base(spec.model, spec.quantization, processes.device)
+        base = load_base(spec.model, spec.quantization, processes.device, meta)
     startup.lap("base")
     sizing.prepare(base.model, compiled=compiles(spec, processes.device))
 

@@ -23,38 +23,35 @@ LINKING = "wandb"
 """wandb links inside this folder: `latest-run`, `debug.log`. Such a link is let be while it stays inside."""
 
 
-def open_own(path: Path, flags: int) -> int:
+def open_own(path: Path, flags: int, *, links: bool = False) -> int:
     """A descriptor of a regular file, which is not reached through a link itself; the folders above it may be.
 
-    flags: as of `os.open`.  Raises OSError that says what it is otherwise.
+    flags: as of `os.open`.  links: let it be a link, as in the hub's cache and where a person named the file.
+    Raises OSError that says what it is otherwise.
     """
     try:
-        handle = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
+        more = os.O_NONBLOCK | os.O_CLOEXEC | (0 if links else os.O_NOFOLLOW)
+        handle = os.open(path, flags | more, 0o666)
     except OSError as error:
         if error.errno == errno.ELOOP:
             raise OSError(errno.ELOOP, "it is a link", str(path)) from error
         if error.errno == errno.ENXIO:
             raise OSError(errno.ENXIO, "it is a pipe", str(path)) from error
         raise
-    status = os.fstat(handle)
-    if not stat.S_ISREG(status.st_mode):
+    mode = os.fstat(handle).st_mode
+    if not stat.S_ISREG(mode):
         os.close(handle)
-        raise OSError(errno.EINVAL, f"it is {_kind(status.st_mode)}", str(path))
+        raise OSError(errno.EINVAL, f"it is {_kind(mode)}", str(path))
     return handle
 
 
-def read_own(path: Path, most_bytes: int = MOST_BYTES) -> bytes:
+def read_own(path: Path, most_bytes: int = MOST_BYTES, *, links: bool = False) -> bytes:
     """What a regular file holds. Raises OSError as `open_own` does, and for one of more than `most_bytes`."""
-    with open(open_own(path, os.O_RDONLY), "rb") as file:
-        return read_bounded(file.fileno(), path, most_bytes)
-
-
-def read_bounded(handle: int, path: Path, most_bytes: int) -> bytes:
-    """What an open file holds. Raises OSError where that is more than `most_bytes`, before anything is read."""
-    size = os.fstat(handle).st_size
-    if size > most_bytes:
-        raise OSError(errno.EFBIG, f"it is larger than {most_bytes / 2**20:g} MB", str(path))
-    return os.pread(handle, size, 0)
+    with open(open_own(path, os.O_RDONLY, links=links), "rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > most_bytes:
+            raise OSError(errno.EFBIG, f"it is larger than {most_bytes / 2**20:g} MB", str(path))
+        return file.read(size)
 
 
 def own_folder(folder: Path) -> None:

@@ -9,8 +9,11 @@ from pathlib import Path
 
 from summarizer.atomic import write_text
 from summarizer.errors import ConfigError, Issue
-from summarizer.files import own_folder
+from summarizer.files import own_folder, read_own
+from summarizer.json_files import parse_json
 
+MOST_BYTES = 2**30
+"""Of a predictions file: a hundred times cnn_dailymail's test split."""
 FIELDS = ("id", "prediction", "reference")
 
 
@@ -33,7 +36,7 @@ def write_predictions(path: Path, predictions: Sequence[Prediction]) -> None:
 def read_predictions(path: Path) -> list[Prediction]:
     """The rows of a predictions file. Raises ConfigError naming every line that is not one."""
     try:
-        text = path.read_bytes().decode("utf-8")
+        text = read_own(path, MOST_BYTES).decode("utf-8")
     except OSError as error:
         raise ConfigError.single(str(path), f"no predictions to read here ({error.strerror})") from error
     except UnicodeDecodeError as error:
@@ -54,7 +57,7 @@ def read_predictions(path: Path) -> list[Prediction]:
 
 def _parse(line: str) -> Prediction | None:
     try:
-        row = json.loads(line)
+        row = parse_json(line)
     except ValueError:
         return None
     if not isinstance(row, dict) or set(row) != set(FIELDS):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import sys
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from summarizer.atomic import write_text
 from summarizer.config.paths import shown
 from summarizer.console import progress
 from summarizer.errors import ConfigError, Issue, RunsFailed
+from summarizer.json_files import parse_json
 from summarizer.reports.compared import as_json
 from summarizer.reports.comparison import LOSS, compare_runs
 from summarizer.reports.comparison_tables import print_comparison
@@ -105,7 +105,7 @@ def _refusal(flag: str, path: Path) -> str | None:
 
 def _is_comparison(path: Path) -> bool:
     try:
-        found = json.loads(path.read_bytes())
+        found = parse_json(path.read_bytes())
     except (OSError, ValueError):
         return False
     return isinstance(found, dict) and {"ranked_by", "row_sets"} <= found.keys()

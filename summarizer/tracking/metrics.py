@@ -17,6 +17,7 @@ from typing import Any, Literal, Protocol
 from summarizer.atomic import write_text, writing
 from summarizer.errors import ConfigError
 from summarizer.files import open_own, read_own
+from summarizer.json_files import parse_json
 
 METRICS = "metrics.jsonl"
 MOST_BYTES = 2**28
@@ -96,7 +97,9 @@ def _read_lines(path: Path) -> list[str]:
     complete: list[str] = []
     for number, line in enumerate(lines, start=1):
         if not _is_record(line):
-            raise ConfigError.single(f"{path}:{number}", "not a JSON object with a whole-number step")
+            raise ConfigError.single(
+                f"{path}:{number}", "not a JSON object of numbers with a whole-number step"
+            )
         complete.append(line.decode())
     if _is_record(last):  # only the newline is missing: the beginning of an object is never an object
         complete.append(last.decode())
@@ -105,10 +108,15 @@ def _read_lines(path: Path) -> list[str]:
 
 def _is_record(line: bytes) -> bool:
     try:
-        record = json.loads(line)
+        record = parse_json(line)
     except ValueError:
         return False
-    return isinstance(record, dict) and isinstance(record.get("step"), int)
+    return (
+        isinstance(record, dict)
+        and type(record.get("step")) is int
+        and 0 <= record["step"] < 2**53
+        and all(value is None or isinstance(value, int | float) for value in record.values())
+    )
 
 
 def _parse(line: str) -> dict[str, Any]:

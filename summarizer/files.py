@@ -21,6 +21,8 @@ MOST_BYTES = 16 * 2**20
 KINDS = ((stat.S_ISLNK, "a link"), (stat.S_ISFIFO, "a pipe"), (stat.S_ISSOCK, "a socket"))
 LINKING = "wandb"
 """wandb links inside this folder: `latest-run`, `debug.log`. Such a link is let be while it stays inside."""
+EXPORTS = "export"
+"""What is in the folders of this one is written once and never opened again: a person may link a base model there."""
 
 
 def open_own(path: Path, flags: int, *, links: bool = False) -> int:
@@ -79,17 +81,21 @@ def strangers(folder: Path) -> Iterator[tuple[Path, str]]:
     while pending:
         with os.scandir(pending.pop()) as entries:
             for entry in sorted(entries, key=lambda entry: entry.name):
+                path = Path(entry.path)
                 if entry.is_dir(follow_symlinks=False):
-                    pending.append(Path(entry.path))
-                elif not entry.is_file(follow_symlinks=False) and not _of_wandb(Path(entry.path), folder):
-                    yield Path(entry.path), _kind(entry.stat(follow_symlinks=False).st_mode)
+                    if path.parent.name != EXPORTS:
+                        pending.append(path)
+                elif not entry.is_file(follow_symlinks=False) and not _of_wandb(path, folder):
+                    yield path, _kind(entry.stat(follow_symlinks=False).st_mode)
 
 
 def _of_wandb(path: Path, folder: Path) -> bool:
-    """Whether it is a link inside the folder of wandb, to something inside that folder."""
-    if not path.is_symlink() or path.relative_to(folder).parts[0] != LINKING or path.parent == folder:
-        return False
-    return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder / LINKING))
+    """Whether it is a link inside a folder of wandb below `folder`, to something inside that folder."""
+    below = list(path.parents)[: list(path.parents).index(folder)] if path.is_symlink() else []
+    return any(
+        parent.name == LINKING and Path(os.path.realpath(path)).is_relative_to(os.path.realpath(parent))
+        for parent in below
+    )
 
 
 def _kind(mode: int) -> str:

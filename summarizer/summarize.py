@@ -133,6 +133,8 @@ def _checked(flags: SummarizeFlags) -> tuple[TrainedRun, GenerationConfig]:
     generation = sound(lambda: chosen_generation(run.spec, flags), issues) if run else None
     if flags.base and flags.adapter is not None:
         issues.append(Issue("--adapter", "has no place beside --base, which writes without an adapter"))
+    if run and flags.id_column == (flags.column or run.spec.data.columns.article):
+        issues.append(Issue("--id-column", f"{flags.id_column!r} is the column of the article already"))
     if flags.output is not None:
         issues += output_issues(flags.output, flags.files)
     if not flags.files and sys.stdin.isatty():
@@ -150,6 +152,7 @@ def _items(flags: SummarizeFlags, run: TrainedRun) -> tuple[list[Item], int]:
     from summarizer.generation.summary_file import lock_path, settings_path
 
     columns = run.spec.data.columns
+    article = flags.column or columns.article
     output = flags.output
     written = () if output is None else (output, settings_path(output), lock_path(output))
     if STDIN in flags.files and sys.stdin.isatty():
@@ -159,8 +162,8 @@ def _items(flags: SummarizeFlags, run: TrainedRun) -> tuple[list[Item], int]:
     for item in read_items(
         flags.files or [STDIN],
         ItemColumns(
-            article=flags.column or columns.article,
-            reference=columns.summary,
+            article=article,
+            reference=None if columns.summary == article else columns.summary,
             id=flags.id_column or columns.id,
             id_is_required=flags.id_column is not None,
         ),

@@ -1,4 +1,4 @@
-"""Imports point downwards: DESIGN.md's layers, read off the syntax tree of every module."""
+"""Imports point downwards, through the layers of this file, which are read off the syntax tree of every module."""
 
 from __future__ import annotations
 

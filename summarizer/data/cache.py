@@ -20,7 +20,7 @@ from summarizer.errors import ConfigError
 if TYPE_CHECKING:
     from datasets import Dataset
 
-FORMAT = 2
+FORMAT = 3
 """Of an entry; one more when what is stored, or how a text is tokenized, changes."""
 SCHEMA = pa.schema(
     [

@@ -1,4 +1,4 @@
-"""Every causal language model that is none of ours, through transformers' public API alone."""
+"""Every causal language model that is none of ours, through transformers' public API (and, rarely, `compat`)."""
 
 from __future__ import annotations
 

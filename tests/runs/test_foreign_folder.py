@@ -152,12 +152,22 @@ def test_wandb_links_inside_its_own_folder(stranger: Path, tmp_path: Path) -> No
     (stranger / "wandb" / "latest-run").symlink_to("run-1")
     (stranger / "wandb" / "debug.log").symlink_to("run-1/logs/debug.log")
     require_own(stranger, "RUN")
+    require_own(stranger.parent, "resume")  # a sweep, with this as one of its runs
     (stranger / "wandb" / "run-1" / "files").symlink_to("../../../home")
     with pytest.raises(ConfigError, match="wandb/run-1/files is a link"):
         require_own(stranger, "RUN")
     shutil.rmtree(stranger / "wandb")
     (stranger / "wandb").symlink_to(tmp_path)
     with pytest.raises(ConfigError, match="wandb is a link"):
+        require_own(stranger, "RUN")
+
+
+def test_a_base_model_linked_into_an_export_is_a_person_s_own(stranger: Path, tmp_path: Path) -> None:
+    (stranger / "export" / "peft").mkdir(parents=True)
+    (stranger / "export" / "peft" / "base").symlink_to(tmp_path)
+    require_own(stranger, "RUN")
+    (stranger / "export" / "merged").symlink_to(tmp_path)
+    with pytest.raises(ConfigError, match="export/merged is a link"):
         require_own(stranger, "RUN")
 
 

@@ -22,7 +22,7 @@ KINDS = ((stat.S_ISLNK, "a link"), (stat.S_ISFIFO, "a pipe"), (stat.S_ISSOCK, "a
 LINKING = "wandb"
 """wandb links inside this folder: `latest-run`, `debug.log`. Such a link is let be while it stays inside."""
 EXPORTS = "export"
-"""What is in the folders of this one is written once and never opened again: a person may link a base model there."""
+"""What lies in its folders is written once and never opened again: a person may link a base model there."""
 
 
 def open_own(path: Path, flags: int, *, links: bool = False) -> int:

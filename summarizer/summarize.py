@@ -24,7 +24,7 @@ from summarizer.config.paths import shown
 from summarizer.config.schema import GenerationConfig
 from summarizer.config.shared_flags import BatchFlags, GenerationFlags, chosen_generation
 from summarizer.errors import ConfigError, Issue, RunsFailed, sound
-from summarizer.runs.mistakes import MISTAKE, ended_by_sigterm, report_mistakes, say
+from summarizer.runs.mistakes import MISTAKE, ended_by_sigterm, report_mistakes, say, say_kept
 
 if TYPE_CHECKING:
     from summarizer.data.articles import Item
@@ -186,8 +186,8 @@ def _loaded(flags: SummarizeFlags, run: TrainedRun, generation: GenerationConfig
 
     tokenizer = load_tokenizer(model_folder(run.spec.model, weights=False))
     require_room(build_prompt(run.spec.prompt, tokenizer), generation)  # before a base of gigabytes is loaded
-    opened = load_runs([run], device=flags.device, precision=flags.precision)
-    return Summarizer(opened, generation, batch_size=flags.batch_size or run.spec.evaluation.batch_size)
+    loaded = load_runs([run], device=flags.device, precision=flags.precision)
+    return Summarizer(loaded, generation, batch_size=flags.batch_size or run.spec.evaluation.batch_size)
 
 
 def _fill(
@@ -204,7 +204,7 @@ def _fill(
     before = file.held
     start_s = time.monotonic()
     if before and file.left:
-        log.info("%s: going on after %d of %d summaries", shown(file.path), before, len(items))
+        log.info("%s: resuming after %d of %d summaries", shown(file.path), before, len(items))
     try:
         if file.left:
             summarizer = loaded()
@@ -214,10 +214,7 @@ def _fill(
                     file.append(summary)
         file.put_in_order()
     except KeyboardInterrupt:
-        say(
-            f"Stopped: {file.held} of {len(items)} summaries are in {shown(file.path)}; "
-            "the same command goes on from there."
-        )
+        say_kept(file.held, len(items), shown(file.path))
         raise
     new, elapsed_s = file.held - before, time.monotonic() - start_s
     took = f"{new} of them written now in {elapsed_s:.1f} s" + (f", {before} before" if before else "")

@@ -164,12 +164,11 @@ class TransformersModel(CausalLM):
         }
         self.not_adapted = {**layers, **self.not_adapted}
 
-    def generate(self, **given: Any) -> Int[Tensor, "rows t"]:
-        """The ids that `generate` of transformers returns for such arguments."""
+    def generate(self, **given: Any) -> Any:
+        """What `generate` of transformers returns for such arguments: ids, or all that its config asks for."""
         if self._packs:
             self.model.set_attn_implementation(PADDED)
-        written: Tensor = self.model.generate(**given)
-        return written
+        return self.model.generate(**given)
 
 
 def _padded_batch(examples: Sequence[Sequence[int]]) -> Batch:

@@ -11,6 +11,7 @@ import logging
 import re
 import shutil
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from torch import Tensor
 from summarizer import atomic
 from summarizer.config.messages import shown
 from summarizer.console.safe_text import one_line
+from summarizer.digests import check_digests, write_digests
 from summarizer.errors import ConfigError
 from summarizer.files import own_folder, read_own
 from summarizer.json_files import parse_json
@@ -55,6 +57,7 @@ def save_checkpoint(trial: Trial) -> Path:
         save_state(trial.optimizer.state_dict(), scratch / "optimizer")
         (scratch / STATE).write_text(json.dumps(asdict(trial.state)), encoding="utf-8")
         (scratch / CONFIG).write_text(json.dumps(_flat(_config_of(trial))), encoding="utf-8")
+        write_digests(scratch, [file.name for file in scratch.iterdir()])
     trial.saved_step = trial.state.step
     for old in list_checkpoints(trial.checkpoints)[: -trial.spec.trainer.keep_checkpoints]:
         shutil.rmtree(old)
@@ -62,13 +65,22 @@ def save_checkpoint(trial: Trial) -> Path:
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
-    """Finished checkpoints, oldest first: a folder gets its name once all in it is written."""
+    """Finished checkpoints, damaged ones among them, oldest first: each got its name once it was whole."""
     return sorted((path for path in folder.glob("step-*") if NAME.fullmatch(path.name)), key=step_of)
 
 
 def step_of(checkpoint: Path) -> int:
     """The optimizer step after which it was saved."""
     return int(checkpoint.name.removeprefix("step-"))
+
+
+def newest_step(folder: Path) -> int:
+    """The optimizer step of the newest checkpoint that is not damaged; 0 without one."""
+    for checkpoint in reversed(list_checkpoints(folder)):
+        with suppress(OSError, ValueError):
+            check_digests(checkpoint)
+            return step_of(checkpoint)
+    return 0
 
 
 def load_latest(trial: Trial) -> None:
@@ -80,26 +92,32 @@ def load_latest(trial: Trial) -> None:
         return
     own_folder(trial.checkpoints)
     atomic.remove_scratch(trial.checkpoints)
-    found = list_checkpoints(trial.checkpoints)
-    for folder in reversed(found):
+    refused = []
+    for folder in reversed(list_checkpoints(trial.checkpoints)):
         try:
+            if not check_digests(folder):
+                trial.say(
+                    logging.WARNING, "checkpoint %s is of an earlier version: it has no digests", folder.name
+                )
             _load(trial, folder)
         except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+            reason = one_line(_reason(error))
             trial.say(
                 logging.WARNING,
                 "checkpoint %s cannot be read, trying the one before: %s",
                 folder.name,
-                one_line(_reason(error)),
+                reason,
             )
+            refused.append(f"{folder.name}: {reason}")
             continue
         trial.say(logging.INFO, "resuming from %s", folder.name)
         _say_what_changed(trial, folder)
         return
-    if found:
+    if refused:
         raise ConfigError.single(
             "resume",
-            f"none of the {len(found)} checkpoints in {trial.checkpoints} can be read; to train anew from step 0, "
-            "delete that folder",
+            f"none of the {len(refused)} checkpoints in {trial.checkpoints} can be read ({'; '.join(refused)}); "
+            "delete that folder, and the run is resumed from its beginning",
         )
 
 

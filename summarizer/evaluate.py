@@ -155,7 +155,7 @@ def _systems(
     files: dict[str, SummaryFile],
 ) -> list[System]:
     """All that is scored, once its summaries are written. A model is loaded only where something is missing."""
-    from summarizer.evaluation.pipeline import System, baselines
+    from summarizer.evaluation.pipeline import System, extractive_baselines
     from summarizer.evaluation.resumable import measure_losses, read_summaries, write_missing
 
     @cache
@@ -191,7 +191,7 @@ def _systems(
         )
         for model in models
     ]
-    return systems + baselines(rows, request.runs[0].spec.evaluation.bootstrap_seed)
+    return systems + extractive_baselines(rows, request.runs[0].spec.evaluation.bootstrap_seed)
 
 
 def _scores(

@@ -106,7 +106,7 @@ class Task:
 
         from summarizer.errors import ConfigError
         from summarizer.runs.folder import take_back
-        from summarizer.runs.launch import prepare
+        from summarizer.runs.launch import prepare_training
         from summarizer.runs.record import composed_run
         from summarizer.runs.session import raise_alone
 
@@ -123,7 +123,7 @@ class Task:
                 config, hydra_config, Path(hydra_config.sweep.dir).name if sweeping else None
             )
             try:
-                train = prepare([record], self.session)
+                train = prepare_training([record], self.session)
                 value = raise_alone(train())
                 if record.config["plan"] and not sweeping:
                     take_back(Path(folder))

@@ -91,7 +91,7 @@ def _serve(arguments: Sequence[str]) -> None:
 
 def _runs(flags: ServeFlags) -> list[TrainedRun]:
     """The runs to serve. Raises ConfigError with what is wrong with any of them or of the flags."""
-    from summarizer.runs.trained_run import read_run
+    from summarizer.runs.trained_run import read_trained_run
 
     issues = list(flags.mistakes)
     if len({folder.resolve() for folder in flags.runs}) < len(flags.runs):
@@ -99,7 +99,7 @@ def _runs(flags: ServeFlags) -> list[TrainedRun]:
     runs = []
     for folder in dict.fromkeys(flags.runs):
         try:
-            runs.append(read_run(folder, model=flags.model))
+            runs.append(read_trained_run(folder, model=flags.model))
         except ConfigError as error:
             issues += error.issues
     if issues:

@@ -126,10 +126,10 @@ def _summarize(arguments: Sequence[str]) -> None:
 def _checked(flags: SummarizeFlags) -> tuple[TrainedRun, GenerationConfig]:
     """The run and how it writes. Raises ConfigError with every mistake that shows before articles are read."""
     from summarizer.generation.summary_file import output_issues
-    from summarizer.runs.trained_run import opening_issues, read_run
+    from summarizer.runs.trained_run import opening_issues, read_trained_run
 
     issues = list(flags.mistakes)
-    run = sound(lambda: read_run(flags.run, model=flags.model, adapter=flags.adapter), issues)
+    run = sound(lambda: read_trained_run(flags.run, model=flags.model, adapter=flags.adapter), issues)
     generation = sound(lambda: chosen_generation(run.spec, flags), issues) if run else None
     if flags.base and flags.adapter is not None:
         issues.append(Issue("--adapter", "has no place beside --base, which writes without an adapter"))

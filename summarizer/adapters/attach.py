@@ -190,13 +190,9 @@ def roles(model: CausalLM) -> dict[str, Role]:
 def targets(adapter: Adapter, layer_roles: dict[str, Role]) -> dict[str, Role]:
     """The layers that one adapter's config asks for.
 
-    Raises ConfigError where a target or an exclusion matches nothing, or nothing is left.
+    A target that the model has no layer for, such as a head that computes more than a product, is left out: loading
+    says so. Raises ConfigError where an exclusion matches nothing, or nothing is left.
     """
-    for role in adapter.targets:
-        if role not in layer_roles.values():
-            raise ConfigError.single(
-                "adapter.targets", f"{role!r}: this model has no such layer that can be adapted"
-            )
     for pattern in adapter.exclude:
         if not any(fnmatch.fnmatchcase(name, pattern) for name in layer_roles):
             raise ConfigError.single(
@@ -209,7 +205,8 @@ def targets(adapter: Adapter, layer_roles: dict[str, Role]) -> dict[str, Role]:
         and not any(fnmatch.fnmatchcase(name, pattern) for pattern in adapter.exclude)
     }
     if not chosen:
-        raise ConfigError.single("adapter.targets", "no layer is left to adapt")
+        found = ", ".join(sorted(set(layer_roles.values()))) or "none"
+        raise ConfigError.single("adapter.targets", f"no layer is left to adapt (this model has: {found})")
     return chosen
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import torch
 from jaxtyping import Float, Int
@@ -17,7 +17,7 @@ from summarizer.adapters.dropout import dropout_mask
 from summarizer.adapters.protocol import Adapter, Parameters, Role
 from summarizer.errors import ConfigError
 from summarizer.ops.elementwise import in_compute_dtype
-from summarizer.quantization.frozen import FrozenEmbedding, FrozenLinear
+from summarizer.quantization.frozen import FrozenEmbedding, FrozenLinear, FrozenWeight
 
 
 @dataclass(frozen=True)
@@ -82,6 +82,32 @@ class GroupState:
         return self.training and any(adapter.input_dropout for adapter in self.adapters)
 
 
+class UnreadWeight:
+    """What a model's code finds as the `weight` of an adapted layer: its type and place, and no numbers.
+
+    Code that multiplies with it goes past the layer, and past the adapter. Raises ConfigError for that.
+    """
+
+    def __init__(self, frozen: FrozenWeight) -> None:
+        self.dtype, self.device, self.shape = frozen.dtype, frozen.device, frozen.shape
+
+    def __getattr__(self, name: str) -> NoReturn:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        self._refuse()
+
+    @classmethod
+    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> NoReturn:
+        cls._refuse()
+
+    @classmethod
+    def _refuse(cls) -> NoReturn:
+        raise ConfigError.single(
+            "adapter.exclude",
+            "this model's code reads an adapted layer's weight by itself, past the adapter; exclude that layer",
+        )
+
+
 class AdaptedLayer(nn.Module):
     """A frozen layer and a stack of `n` trials' adapter tensors, padded with zeros to the largest dim.
 
@@ -106,15 +132,12 @@ class AdaptedLayer(nn.Module):
         self._shown: tuple[dict[str, Tensor], tuple[int, ...]] | None = None
 
     @property
-    def weight(self) -> NoReturn:
-        """What a model's code would read past the layer, and past its adapter."""
-        raise ConfigError.single(
-            "adapter.exclude",
-            "this model's code reads the weight of one of its layers by itself, past any adapter; exclude that "
-            f"layer, of {self.base.in_features} -> {self.base.out_features} numbers"
-            if isinstance(self.base, FrozenLinear)
-            else "this model's code reads the embedding's weight by itself, past any adapter; exclude it",
-        )
+    def weight(self) -> UnreadWeight:
+        return UnreadWeight(self.base.weight)
+
+    @property
+    def bias(self) -> Tensor | None:
+        return None if isinstance(self.base, FrozenEmbedding) else self.base.bias
 
     def add(self, tensors: Sequence[Parameters | None]) -> None:
         """Trials behind the others, with their first values; None for one that leaves this layer alone."""

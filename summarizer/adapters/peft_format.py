@@ -5,6 +5,7 @@ Source: https://huggingface.co/docs/peft/developer_guides/checkpoint
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from summarizer import atomic
 from summarizer.adapters.attach import AdaptedModel
 from summarizer.adapters.layer import AdaptedLayer
 from summarizer.adapters.lora import LoRA
-from summarizer.adapters.peft_config import CONFIG_FILE, KEY, WEIGHTS_FILE, read_config
+from summarizer.adapters.peft_config import CONFIG_FILE, KEY, WEIGHTS_FILE, read_adapter_config
 from summarizer.adapters.protocol import Adapter, Role
 from summarizer.digests import write_digests
 from summarizer.errors import ConfigError
@@ -39,6 +40,8 @@ def save_adapter(
     own = [name for name, layer in adapted.layers.items() if layer.trials[trial]]
     transposed = any(layer.base.weight.transposed_in_checkpoint for layer in adapted.layers.values())
     config = adapter.peft_config(own, base_model_name_or_path=base_name, fan_in_fan_out=transposed)
+    if _also_ends_others(own, adapted):
+        config.target_modules = "|".join(map(re.escape, own))  # peft matches one expression with whole names
     with atomic.new_folder(folder) as scratch:
         config.save_pretrained(scratch)
         tensors = peft_tensors(adapted, trial)
@@ -46,6 +49,12 @@ def save_adapter(
         write_digests(scratch, [CONFIG_FILE, WEIGHTS_FILE])
         if tokenizer is not None:
             tokenizer.save_pretrained(scratch)
+
+
+def _also_ends_others(names: list[str], adapted: AdaptedModel) -> bool:
+    """Whether a layer is called as another module's name ends: peft would take both, as GIT's head `output`."""
+    others = [name for name, _ in adapted.model.module.named_modules() if name not in adapted.layers]
+    return any(other.endswith(f".{name}") for name in names for other in others)
 
 
 def peft_tensors(adapted: AdaptedModel, trial: int) -> dict[str, Tensor]:
@@ -66,7 +75,7 @@ def load_adapter(adapted: AdaptedModel, trial: int, folder: Path, key: str = KEY
     trained with options that this project does not compute, or has other layers, dim or scale than the trial.
     """
     adapter = adapted.group.adapters[trial]
-    _require_same(read_config(folder, key), adapter, folder, key)
+    _require_same(read_adapter_config(folder, key), adapter, folder, key)
     try:
         saved = load_file(folder / WEIGHTS_FILE)
     except (OSError, SafetensorError) as error:
@@ -154,7 +163,7 @@ def adapter_of_folder(folder: Path, roles: dict[str, Role], key: str) -> LoRA:
     roles: of the base's layers that can be adapted, by name.  key: what a message names as the folder's source.
     Raises ConfigError where the folder is no LoRA's that can be computed here, or adapts what this base has not.
     """
-    config = read_config(folder, key)
+    config = read_adapter_config(folder, key)
     try:
         with safe_open(folder / WEIGHTS_FILE, framework="pt") as tensors:
             names = {name.removeprefix(PREFIX) for name in tensors.keys()}  # noqa: SIM118 - it is no mapping

@@ -20,7 +20,7 @@ from summarizer.reports.comparison_tables import print_comparison
 from summarizer.runs.find_runs import Found, find
 from summarizer.runs.logs import log_to_terminal
 from summarizer.runs.mistakes import FAILURE, ended_by_sigterm
-from summarizer.runs.read_runs import NeverBeganError, RunFiles, read_run, reason
+from summarizer.runs.read_runs import NeverBeganError, RunFiles, read_run_files, reason
 
 NOTHING = Issue("PATH", "there is no run to compare")
 MOST_NAMED = 3
@@ -119,7 +119,7 @@ def _read(found: Found) -> tuple[list[RunFiles], dict[str, str]]:
     with progress.bar("reading", len(found.folders)) as bar:
         for folder in found.folders:
             try:
-                run = read_run(folder)
+                run = read_run_files(folder)
             except ConfigError as error:
                 of_kind = unbegun if isinstance(error, NeverBeganError) else problems
                 of_kind[shown(folder)] = reason(error, str(folder))

@@ -71,14 +71,14 @@ def run_group(waiting: Sequence[RunRecord], startup: Stopwatch | None = None) ->
             if pending:
                 _train(records, processes, stop, startup)
         except StopRequested as error:
-            records.close_rest("stopped", "signal", error)
+            records.end_unfinished("stopped", "signal", error)
             if alone is not None and processes.is_main and (saved := list_checkpoints(alone.checkpoints)):
                 log.info("saved as %s; resume with resume=%s", saved[-1].name, shown(alone.folder))
             raise
         except Exception as error:
-            records.close_rest("failed", "error", error)
+            records.end_unfinished("failed", "error", error)
         except BaseException as error:
-            records.close_rest("failed", "error", error)
+            records.end_unfinished("failed", "error", error)
             raise
     return records.all
 
@@ -139,7 +139,7 @@ def _train(records: GroupRecords, processes: Processes, stop: StopSignal, startu
     with display as shown_trials:
         callbacks = RunCallbacks(records, scheduler, group, evaluator, data, shown_trials, startup)
         fit(group, callbacks, stop, startup)
-        callbacks.close_rest(stopped=stop.number is not None)
+        callbacks.end_unfinished(stopped=stop.number is not None)
     if processes.is_main:
         _report(records, data, frozen_parameters(adapted.model.module))
     if stop.number is not None and any(trial.status in (None, "stopped") for trial in trials):

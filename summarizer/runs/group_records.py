@@ -109,13 +109,13 @@ class GroupRecords:
     ) -> None:
         """Write summary.json with all that is known by now, and end the wandb run. say: log the error first."""
         trial.status = status
-        said = say and isinstance(error, Exception) and self.writes
-        if said:
+        logged = say and isinstance(error, Exception) and self.writes
+        if logged:
             assert isinstance(error, Exception)
             say_failed(error, [str(trial.folder)])
         if trial.optimizer is not None:
             trial.count_time()
-        record = self._ended(trial, status, by, error).model_copy(update={"said": said})
+        record = self._ended(trial, status, by, error).model_copy(update={"logged": logged})
         self._records[trial] = record
         if not self.writes:
             return
@@ -127,7 +127,7 @@ class GroupRecords:
             if not isinstance(error, OSError):
                 raise
 
-    def close_rest(self, status: EndStatus, by: EndedBy, error: BaseException) -> None:
+    def end_unfinished(self, status: EndStatus, by: EndedBy, error: BaseException) -> None:
         """End runs that were cut short as the group was. Those that only waited, of a stopped one, wait on."""
         for trial in self.pending:
             if trial in self._open or by == "error":

@@ -19,7 +19,7 @@ from summarizer.models.load import Base, load_base, load_config
 from summarizer.models.source import model_folder
 from summarizer.models.tokenizer import check_context, load_tokenizer
 from summarizer.processes import Processes, join_processes, keep_freed_memory
-from summarizer.runs.trained_run import ADAPTER, KEY, TrainedRun, opening_issues
+from summarizer.runs.trained_run import ADAPTER_FOLDER, KEY, TrainedRun, opening_issues
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -103,7 +103,7 @@ def load_runs(runs: Sequence[TrainedRun], *, device: str = "auto", precision: st
     prompt = build_prompt(spec.prompt, tokenizer)
     base = load_base(spec.model, spec.quantization, processes.device)
     base.model.module.eval()
-    own = [run.adapter_folder == run.folder / ADAPTER for run in runs]
+    own = [run.adapter_folder == run.folder / ADAPTER_FOLDER for run in runs]
     layer_roles = roles(base.model)
     adapters = [
         run.spec.imported().adapter

@@ -23,7 +23,7 @@ from summarizer.console.safe_text import one_line
 from summarizer.errors import ConfigError, Issue
 from summarizer.evaluation.record import Rouge
 from summarizer.files import read_own
-from summarizer.json_files import GitState, Measured, Part, broken
+from summarizer.json_files import FiniteOrNull, GitState, Part, broken
 from summarizer.tracking.metrics import METRICS, EndStatus, read_metrics
 from summarizer.training.schedule import EndedBy, total_steps
 from summarizer.yaml_files import REFERENCE, read_yaml, require_bounded
@@ -40,14 +40,14 @@ Status = Literal["waiting", "running", EndStatus]
 class TrainLoss(Part):
     """Mean loss per summary token at the first and the last logged step."""
 
-    first: Measured
-    last: Measured
+    first: FiniteOrNull
+    last: FiniteOrNull
 
 
 class BaseScores(Part):
     """The scores of the untrained base model on the same rows."""
 
-    val_loss: Measured
+    val_loss: FiniteOrNull
     rouge: Rouge | None
 
 
@@ -75,18 +75,18 @@ class RunRecord(Part):
     steps: int | None = None
     best_step: int | None = None
     """The step whose adapter was saved."""
-    epochs: Measured = None
+    epochs: FiniteOrNull = None
     tokens: int | None = None
-    wall_s: Measured = None
-    tokens_per_s: Measured = None
-    mfu: Measured = None
+    wall_s: FiniteOrNull = None
+    tokens_per_s: FiniteOrNull = None
+    mfu: FiniteOrNull = None
     """Model FLOP utilization over the training steps, as `tracking.utilization` derives it; 1 is all of it."""
     startup_s: dict[str, float] | None = None
     """Seconds from the command to the end of the first step, by part."""
     peak_memory_bytes: int | None = None
     trainable_parameters: int | None = None
     train_loss: TrainLoss | None = None
-    val_loss: Measured = None
+    val_loss: FiniteOrNull = None
     """Loss of the final rows (`split`, `rows`), in nats per summary token."""
     rouge: Rouge | None = None
     """Percent, of the final rows, with 95 % intervals."""
@@ -124,7 +124,7 @@ class RunRecord(Part):
     """Examples per optimizer step."""
     cause: Exception | None = Field(default=None, exclude=True)
     """What ended it before its time, in the process that saw it; `error` is its text."""
-    said: bool = Field(default=False, exclude=True)
+    logged: bool = Field(default=False, exclude=True)
     """Whether the log has the failure already."""
 
     @field_validator("adapter")
@@ -150,7 +150,7 @@ class RunRecord(Part):
         return self.model_dump(mode="json", include=set(IN_SUMMARY))
 
 
-AROUND = frozenset(
+NOT_IN_SUMMARY = frozenset(
     (
         "folder",
         "config",
@@ -162,10 +162,10 @@ AROUND = frozenset(
         "planned_steps",
         "batch_size",
         "cause",
-        "said",
+        "logged",
     )
 )
-IN_SUMMARY = tuple(name for name in RunRecord.model_fields if name not in AROUND)
+IN_SUMMARY = tuple(name for name in RunRecord.model_fields if name not in NOT_IN_SUMMARY)
 """The keys of summary.json."""
 REQUIRED = ("status", "overrides", "seed", "model", "quantization", "versions")
 """Those of them that every summary has."""

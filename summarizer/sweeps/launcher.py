@@ -87,7 +87,7 @@ class Launch:
             raise
         _say_twins(combinations)
         groups = grouped([_key(one) for one in combinations])
-        self._prepare(combinations, groups)
+        self._begin(combinations, groups)
         log.info(
             "sweep of %d runs, in %d group%s that train%s together: %s",
             len(combinations),
@@ -120,7 +120,8 @@ class Launch:
         """A sweeper that optimizes must hear of a failure; Hydra's own would only end with it."""
         return not str(self.config.hydra.sweeper._target_).endswith(".BasicSweeper")
 
-    def _prepare(self, combinations: Sequence[Combination], groups: Sequence[Sequence[int]]) -> None:
+    def _begin(self, combinations: Sequence[Combination], groups: Sequence[Sequence[int]]) -> None:
+        """Make the runs' folders, and the sweep's record of what is to be trained."""
         for one in combinations:
             one.prepare()
         before = 0

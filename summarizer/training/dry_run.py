@@ -166,9 +166,8 @@ def fake_base(
             with suppress(Exception):
                 meta.model.model.set_experts_implementation("eager")
         # As loading does, on numbers. Where a pass cannot be watched, a step cannot either, which says so.
-        with mode, torch.no_grad(), suppress(Exception):
-            meta.model.logits(torch.zeros(1, 2, dtype=torch.long, device=device))
-        meta.model.note_weights_read()
+        with mode, suppress(Exception):
+            meta.model.note_weights_read(torch.zeros(1, 2, dtype=torch.long, device=device))
     return meta.model
 
 

@@ -82,12 +82,22 @@ def test_targets_that_match_nothing_are_refused(
     assert caught.value.issues[0].key == key
 
 
-def test_a_role_that_the_model_cannot_offer_is_refused(tmp_path: Path) -> None:
+def test_a_role_that_the_model_cannot_offer_is_left_out(tmp_path: Path) -> None:
     model = load(saved("gemma3", tmp_path)).model
     model.not_adapted = {"model.embed_tokens": "its weight is read by itself"}
-    with pytest.raises(ConfigError, match="'embedding': this model has no such layer"):
-        attach(model, [lora()], [0])
-    assert len(attach(model, [lora(targets=["linear", "head"])], [0]).layers) == 15
+    with pytest.raises(ConfigError, match=r"no layer is left to adapt \(this model has: head, linear\)"):
+        attach(model, [lora(targets=["embedding"])], [0])
+    assert len(attach(model, [lora()], [0]).layers) == 15
+
+
+def test_code_that_reads_an_adapted_layer_s_weight_is_refused(tmp_path: Path) -> None:
+    """What it computes would be without the adapter; its type and place may be asked."""
+    layer = adapted(saved("gpt2", tmp_path), [lora()]).layers["lm_head"]
+    x = torch.ones(2, 32).to(layer.weight.device, layer.weight.dtype)
+    assert layer.weight.shape == (96, 32)
+    for read in (lambda: x @ layer.weight.T, lambda: torch.nn.functional.linear(x, layer.weight)):
+        with pytest.raises(ConfigError, match="past the adapter; exclude"):
+            read()
 
 
 # ---- how it starts ----------------------------------------------------------------------------------------

@@ -17,8 +17,8 @@ from summarizer.errors import ConfigError, WriteError
 from summarizer.files import open_own, own_folder, read_own
 from summarizer.runs.folder import claimed, require_own
 from summarizer.runs.logs import RunLog
-from summarizer.runs.read_runs import read_run as read_files
-from summarizer.runs.trained_run import read_run
+from summarizer.runs.read_runs import read_run_files
+from summarizer.runs.trained_run import read_trained_run
 from summarizer.tracking.metrics import MetricsFile
 
 
@@ -115,7 +115,7 @@ def test_one_run_with_links_does_not_take_a_comparison_down(tmp_path: Path, trai
 def test_a_link_is_found_at_any_depth(deep: str, stranger: Path, tmp_path: Path) -> None:
     (stranger / deep).parent.mkdir(parents=True, exist_ok=True)
     linked(stranger, deep, tmp_path)
-    for reader in (read_run, read_files):
+    for reader in (read_trained_run, read_run_files):
         with pytest.raises(ConfigError, match=f"{deep} is a link"):
             reader(stranger)
 
@@ -124,7 +124,7 @@ def test_what_is_no_file_is_not_waited_for(stranger: Path) -> None:
     (stranger / "metrics.jsonl").unlink()
     os.mkfifo(stranger / "metrics.jsonl")
     with pytest.raises(ConfigError, match=r"metrics\.jsonl is a pipe"):
-        read_files(stranger)
+        read_run_files(stranger)
     with pytest.raises(OSError, match="it is a pipe"):
         read_own(stranger / "metrics.jsonl")
     with pytest.raises(OSError, match="it is a pipe"):

@@ -162,7 +162,12 @@ def _systems(
     def loaded() -> LoadedRun:
         from summarizer.runs.loaded_run import load_runs
 
-        return load_runs(request.runs, device=request.flags.device, precision=request.flags.precision)
+        return load_runs(
+            request.runs,
+            device=request.flags.device,
+            precision=request.flags.precision,
+            generation=request.generation,
+        )
 
     @cache
     def summarizer() -> Summarizer:
@@ -228,9 +233,8 @@ def _scores(
 
 def _save(request: EvaluationRequest, evaluation: Evaluation) -> None:
     """scores.json and scores.md; several runs beside each other are a comparison, and leave each one's scores."""
-    from rich.console import Console
-
     from summarizer.atomic import write_text
+    from summarizer.console.progress import SafeConsole
     from summarizer.evaluation.record import write_evaluation
     from summarizer.reports.evaluation_report import markdown, print_evaluation
 
@@ -238,7 +242,7 @@ def _save(request: EvaluationRequest, evaluation: Evaluation) -> None:
     folder = request.scores_folder
     write_evaluation(folder / f"{name}.json", evaluation)
     write_text(folder / f"{name}.md", markdown(evaluation))
-    print_evaluation(evaluation, Console(file=sys.stdout, highlight=False))
+    print_evaluation(evaluation, SafeConsole(sys.stdout))
     log.info("saved: %s and %s", shown(folder / f"{name}.json"), f"{name}.md")
 
 

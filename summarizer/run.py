@@ -105,7 +105,7 @@ class Task:
         from hydra.types import RunMode
 
         from summarizer.errors import ConfigError
-        from summarizer.runs.folder import take_back
+        from summarizer.runs.folder import mask_written, take_back
         from summarizer.runs.launch import prepare_training
         from summarizer.runs.record import composed_run
         from summarizer.runs.session import raise_alone
@@ -118,6 +118,7 @@ class Task:
         in_this_process = not sweeping or hydra_config.launcher._target_.endswith(".BasicLauncher")
         optimizing = sweeping and not hydra_config.sweeper._target_.endswith(".BasicSweeper")
         keep = in_this_process and not optimizing
+        mask_written(Path(folder), Path(hydra_config.sweep.dir) if sweeping else None)
         with self.session.keeping_failure(folder, keep=keep, say=sweeping):
             record = composed_run(
                 config, hydra_config, Path(hydra_config.sweep.dir).name if sweeping else None

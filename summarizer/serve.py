@@ -83,7 +83,9 @@ def _serve(arguments: Sequence[str]) -> None:
         from summarizer.serving.listening import serve
         from summarizer.serving.writer import Writer
 
-        loaded = load_runs(runs, device=flags.device, precision=flags.precision)
+        loaded = load_runs(
+            runs, device=flags.device, precision=flags.precision, generation=runs[0].spec.generation
+        )
         writer = Writer(lambda spec: Summarizer(loaded, spec, batch_size=1), flags.queue)
         hosts = allowed_hosts(bound, flags.allow_host)
         serve(build_application(loaded, writer, hosts), writer, bound)

@@ -29,7 +29,7 @@ class LoRA(Adapter):
 
     `b` is kept as (r, d_out), so that a trial's share of a stack padded to the largest dim is one block."""
 
-    dim: Annotated[int, Field(ge=1)]
+    dim: Annotated[int, Field(ge=1, le=2**16)]
     """r, the rank of the pair."""
     alpha: Annotated[float, Field(gt=0)] | None
     """Numerator of the scale; null is dim, which scales by 1."""

@@ -7,11 +7,10 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from rich.console import Console
-
 from summarizer.atomic import write_text
 from summarizer.config.paths import shown
 from summarizer.console import progress
+from summarizer.console.progress import SafeConsole
 from summarizer.errors import ConfigError, Issue, RunsFailed
 from summarizer.json_files import parse_json
 from summarizer.reports.compared import as_json
@@ -69,7 +68,7 @@ def compare(request: Request) -> None:
 
             write_text(request.html, page(comparison))
             log.info("saved: %s", shown(request.html))
-        print_comparison(comparison, Console(file=sys.stdout, highlight=False))
+        print_comparison(comparison, SafeConsole(sys.stdout))
     if comparison.problems:
         count = len(comparison.problems)
         what = "1 thing" if count == 1 else f"{count} things"

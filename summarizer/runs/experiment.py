@@ -32,6 +32,7 @@ from summarizer.runs.preflight import preflight
 from summarizer.runs.record import RunRecord
 from summarizer.tracking.startup import Stopwatch
 from summarizer.training.checkpoint import list_checkpoints, newest_step
+from summarizer.training.require_memory import require_adapter_fits, require_generation_fits
 from summarizer.training.schedule import training_schedule
 from summarizer.training.scheduler import TrialScheduler, halving_of
 from summarizer.training.sizing import compiles, plan_slots, size_run, widest
@@ -93,6 +94,8 @@ def _train(records: GroupRecords, processes: Processes, stop: StopSignal, startu
         folder = model_folder(spec.model, weights=False)
     config = load_config(folder)
     check_context(config, spec.prompt)
+    require_adapter_fits(spec, config, processes.dtype, processes.device)
+    require_generation_fits(spec.generation, spec.prompt.max_tokens, config, processes.device)
     meta = build_meta_model(config, spec.quantization.format)
     for each in specs:  # a target that matches nothing is a mistake, known before rows and weights are read
         targets(each.adapter, roles(meta.model))

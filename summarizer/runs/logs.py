@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import logging.config
 import os
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from summarizer.config.paths import conf_folder
+from summarizer.console.safe_text import say
 from summarizer.files import open_own
 
 
@@ -44,7 +44,7 @@ class RunLog(logging.Handler):
             os.write(self._handle, (self.format(record) + "\n").encode("utf-8", "backslashreplace"))
         except OSError as error:
             self.close()
-            print(f"{self.path} takes no more lines: {error.strerror}", file=sys.stderr)
+            say(f"{self.path} takes no more lines: {error.strerror}")
         except Exception:
             self.handleError(record)
 

@@ -20,6 +20,7 @@ from summarizer.config.plain import to_plain
 from summarizer.config.renamed import translate_old_keys
 from summarizer.config.schema import TrainerConfig
 from summarizer.console.safe_text import one_line
+from summarizer.console.secrets import MASK
 from summarizer.errors import ConfigError, Issue
 from summarizer.evaluation.record import Rouge
 from summarizer.files import read_own
@@ -289,7 +290,7 @@ def read_config(folder: Path, key: str = "resume") -> dict[str, Any]:
         raise ConfigError.single(key, f"{file} cannot be read: {error}") from error
     translate_old_keys(raw, str(folder))
     plain = {} if issues else to_plain(OmegaConf.create(raw))
-    if issues := issues or list(_calls(plain, "")):
+    if issues := issues or [*_calls(plain, ""), *_masked_values(plain, "")]:
         raise ConfigError(issues)
     return plain
 
@@ -317,6 +318,16 @@ def _calls(node: object, key: str) -> Iterator[Issue]:
         yield Issue(
             key, f"{shown(node)} is not resolved in a run folder; write the value itself in its place"
         )
+
+
+def _masked_values(node: object, key: str) -> Iterator[Issue]:
+    """The values that a run needs and its folder has no more, since they looked secret."""
+    if isinstance(node, dict):
+        for name, value in node.items():
+            if key or name != "tracking":
+                yield from _masked_values(value, f"{key}.{name}" if key else str(name))
+    elif node == MASK:
+        yield Issue(key, "looked secret and was left out; write it in its place in .hydra/config.yaml")
 
 
 def read_record(folder: Path, known: RunRecord | None = None, metric: str | None = None) -> RunRecord:

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 from summarizer.config.paths import shown
 from summarizer.console.safe_text import without_controls
+from summarizer.console.secrets import redact
 from summarizer.errors import ConfigError, RunsFailed
 from summarizer.runs.mistakes import say_failed
 from summarizer.runs.record import RunRecord, records_to_json
-from summarizer.tracking.names import redact
 from summarizer.tracking.startup import Stopwatch, since_process_start
 
 if TYPE_CHECKING:

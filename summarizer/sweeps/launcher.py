@@ -25,7 +25,7 @@ from omegaconf import DictConfig, OmegaConf
 from summarizer.config.paths import shown
 from summarizer.config.schema import TrackingConfig
 from summarizer.errors import ConfigError
-from summarizer.runs.folder import take_back
+from summarizer.runs.folder import mask_written, take_back
 from summarizer.runs.launch import train_group
 from summarizer.runs.record import RunRecord
 from summarizer.runs.session import Session
@@ -124,6 +124,7 @@ class Launch:
         """Make the runs' folders, and the sweep's record of what is to be trained."""
         for one in combinations:
             one.prepare()
+            mask_written(one.run.path, self.sweep)
         before = 0
         if (self.sweep / FILE_NAME).exists():
             before = 1 + max((run.group for run in read_sweep(self.sweep).runs), default=-1)

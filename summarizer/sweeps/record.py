@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, field_serializer
 
+from summarizer.console.secrets import redact
 from summarizer.errors import ConfigError, Issue
 from summarizer.evaluation.record import VARIANTS, Rouge
 from summarizer.json_files import FiniteOrNull, Part, read_part, write_part
@@ -23,7 +24,6 @@ from summarizer.runs.record import (
     read_summary,
 )
 from summarizer.tracking.metrics import METRICS, read_metrics
-from summarizer.tracking.names import redact
 
 FILE_NAME = "sweep.json"
 

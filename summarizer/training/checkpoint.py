@@ -25,6 +25,7 @@ from torch import Tensor
 from summarizer import atomic
 from summarizer.config.messages import shown
 from summarizer.console.safe_text import one_line
+from summarizer.console.secrets import masked
 from summarizer.digests import check_digests, write_digests
 from summarizer.errors import ConfigError
 from summarizer.files import own_folder, read_own
@@ -178,7 +179,7 @@ def _config_of(trial: Trial) -> dict[str, Any]:
     config = trial.spec.model_dump(mode="json", serialize_as_any=True)
     optimizer = trial.spec.optimizer
     config["optimizer"] = {"_target_": optimizer.target, **config["optimizer"]["arguments"]}  # as it is typed
-    return config
+    return masked(config)
 
 
 def _flat(node: Any, key: str = "") -> dict[str, Any]:

@@ -23,7 +23,7 @@ from summarizer.config.flags import Flags, FolderPath
 from summarizer.config.paths import shown
 from summarizer.config.schema import Count
 from summarizer.config.shared_flags import BatchFlags, GenerationFlags, RowFlags
-from summarizer.runs.mistakes import ended_by_sigterm, report_mistakes, say
+from summarizer.runs.mistakes import ended_by_sigterm, report_mistakes, say_kept
 
 if TYPE_CHECKING:
     from summarizer.evaluation.evaluator import Evaluator
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 EPILOG = """\
 Scores, on the same rows: each RUN's adapter, the base model, Lead-3 (the article's first three sentences) and
 Random-3. Summaries are kept as they are written, in RUN/evaluations/SPLIT/ (predictions.jsonl and
-predictions.base.jsonl): the same command goes on where it was stopped, and only scores once all are there. Scores
+predictions.base.jsonl): the same command resumes where it was stopped, and only scores once all are there. Scores
 are printed, and kept there in scores.json and scores.md; of several runs, in the first's comparison.json.
 
 --protocol mlperf is MLPerf Inference's task for GPT-J: its rows, its prompt, beam 4, 30 to 128 new tokens.
@@ -159,7 +159,7 @@ def _systems(
     from summarizer.evaluation.resumable import measure_losses, read_summaries, write_missing
 
     @cache
-    def opened() -> LoadedRun:
+    def loaded() -> LoadedRun:
         from summarizer.runs.loaded_run import load_runs
 
         return load_runs(request.runs, device=request.flags.device, precision=request.flags.precision)
@@ -170,10 +170,10 @@ def _systems(
         from summarizer.generation.summarizer import Summarizer
 
         kind = TaskSummarizer if request.by_mlperf else Summarizer
-        return kind(opened(), request.generation, batch_size=request.batch_size)
+        return kind(loaded(), request.generation, batch_size=request.batch_size)
 
     def evaluator() -> Evaluator:
-        return opened().evaluator(request.generation, summarizer().batch_size)
+        return loaded().evaluator(request.generation, summarizer().batch_size)
 
     write_missing(models, files, summarizer)
     losses: dict[str, float | None] = {}
@@ -252,10 +252,7 @@ def _resumption_said(
     except KeyboardInterrupt:
         held = sum(file.held for file in files.values())
         folders = dict.fromkeys(shown(model.file.parent) for model in models)
-        say(
-            f"Stopped: {held} of {count * len(files)} summaries are in {', '.join(folders)}; "
-            "the same command goes on from there."
-        )
+        say_kept(held, count * len(files), ", ".join(folders))
         raise
 
 

@@ -83,10 +83,10 @@ def _serve(arguments: Sequence[str]) -> None:
         from summarizer.serving.listening import serve
         from summarizer.serving.writer import Writer
 
-        opened = load_runs(runs, device=flags.device, precision=flags.precision)
-        writer = Writer(lambda spec: Summarizer(opened, spec, batch_size=1), flags.queue)
+        loaded = load_runs(runs, device=flags.device, precision=flags.precision)
+        writer = Writer(lambda spec: Summarizer(loaded, spec, batch_size=1), flags.queue)
         hosts = allowed_hosts(bound, flags.allow_host)
-        serve(build_application(opened, writer, hosts), writer, bound)
+        serve(build_application(loaded, writer, hosts), writer, bound)
 
 
 def _runs(flags: ServeFlags) -> list[TrainedRun]:

@@ -24,7 +24,7 @@ from summarizer.config.paths import shown
 from summarizer.config.schema import GenerationConfig
 from summarizer.config.shared_flags import BatchFlags, GenerationFlags, chosen_generation
 from summarizer.errors import ConfigError, Issue, RunsFailed, sound
-from summarizer.runs.mistakes import MISTAKE, ended_by_sigterm, report_mistakes, say
+from summarizer.runs.mistakes import MISTAKE, ended_by_sigterm, report_mistakes, say, say_kept
 
 if TYPE_CHECKING:
     from summarizer.data.articles import Item
@@ -133,6 +133,8 @@ def _checked(flags: SummarizeFlags) -> tuple[TrainedRun, GenerationConfig]:
     generation = sound(lambda: chosen_generation(run.spec, flags), issues) if run else None
     if flags.base and flags.adapter is not None:
         issues.append(Issue("--adapter", "has no place beside --base, which writes without an adapter"))
+    if run and flags.id_column == (flags.column or run.spec.data.columns.article):
+        issues.append(Issue("--id-column", f"{flags.id_column!r} is the column of the article already"))
     if flags.output is not None:
         issues += output_issues(flags.output, flags.files)
     if not flags.files and sys.stdin.isatty():
@@ -150,6 +152,7 @@ def _items(flags: SummarizeFlags, run: TrainedRun) -> tuple[list[Item], int]:
     from summarizer.generation.summary_file import lock_path, settings_path
 
     columns = run.spec.data.columns
+    article = flags.column or columns.article
     output = flags.output
     written = () if output is None else (output, settings_path(output), lock_path(output))
     if STDIN in flags.files and sys.stdin.isatty():
@@ -159,8 +162,8 @@ def _items(flags: SummarizeFlags, run: TrainedRun) -> tuple[list[Item], int]:
     for item in read_items(
         flags.files or [STDIN],
         ItemColumns(
-            article=flags.column or columns.article,
-            reference=columns.summary,
+            article=article,
+            reference=None if columns.summary == article else columns.summary,
             id=flags.id_column or columns.id,
             id_is_required=flags.id_column is not None,
         ),
@@ -183,8 +186,8 @@ def _loaded(flags: SummarizeFlags, run: TrainedRun, generation: GenerationConfig
 
     tokenizer = load_tokenizer(model_folder(run.spec.model, weights=False))
     require_room(build_prompt(run.spec.prompt, tokenizer), generation)  # before a base of gigabytes is loaded
-    opened = load_runs([run], device=flags.device, precision=flags.precision)
-    return Summarizer(opened, generation, batch_size=flags.batch_size or run.spec.evaluation.batch_size)
+    loaded = load_runs([run], device=flags.device, precision=flags.precision)
+    return Summarizer(loaded, generation, batch_size=flags.batch_size or run.spec.evaluation.batch_size)
 
 
 def _fill(
@@ -201,7 +204,7 @@ def _fill(
     before = file.held
     start_s = time.monotonic()
     if before and file.left:
-        log.info("%s: going on after %d of %d summaries", shown(file.path), before, len(items))
+        log.info("%s: resuming after %d of %d summaries", shown(file.path), before, len(items))
     try:
         if file.left:
             summarizer = loaded()
@@ -211,10 +214,7 @@ def _fill(
                     file.append(summary)
         file.put_in_order()
     except KeyboardInterrupt:
-        say(
-            f"Stopped: {file.held} of {len(items)} summaries are in {shown(file.path)}; "
-            "the same command goes on from there."
-        )
+        say_kept(file.held, len(items), shown(file.path))
         raise
     new, elapsed_s = file.held - before, time.monotonic() - start_s
     took = f"{new} of them written now in {elapsed_s:.1f} s" + (f", {before} before" if before else "")

@@ -1,4 +1,4 @@
-"""Imports point downwards: DESIGN.md's layers, read off the syntax tree of every module."""
+"""Imports point downwards, through the layers of this file, which are read off the syntax tree of every module."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 from summarizer.config.paths import PACKAGE
 
 LAYERS: tuple[tuple[str, ...], ...] = (
-    ("__init__", "compat", "errors", "atomic", "json_files"),
+    ("__init__", "compat", "errors", "atomic", "digests", "json_files"),
     ("console",),
     ("config",),
     ("processes",),

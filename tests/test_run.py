@@ -70,6 +70,7 @@ def test_a_run_leaves_what_the_contract_says(tmp_path: Path, monkeypatch: pytest
     for name in ("validation.jsonl", "validation.base.jsonl"):
         assert len(read_predictions(folder / "predictions" / name)) == 4
     assert (folder / "adapter" / "tokenizer.json").is_file()
+    assert not [path for path in folder.rglob("*") if "wandb" in path.name], "tracking is off here"
     assert sorted(path.name for path in (folder / ".hydra").iterdir()) == [
         "config.yaml",
         "hydra.yaml",

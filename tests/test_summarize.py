@@ -153,11 +153,11 @@ def test_a_stopped_batch_goes_on(
         ended, _, said = summarize(news, "-o", out)
         assert ended == code
         assert said.endswith(
-            f"Stopped: {done} of 4 summaries are in {out}; the same command goes on from there.\n"
+            f"Stopped: {done} of 4 summaries are in {out}; the same command resumes from there.\n"
         )
     code, _, said = summarize(news, "-o", out)
     assert code == 0
-    assert "going on after 2 of 4 summaries" in said
+    assert "resuming after 2 of 4 summaries" in said
     assert "2 of them written now" in said
     assert out.read_bytes() == whole.read_bytes()
     code, _, said = summarize(news, "-o", out)
@@ -190,6 +190,7 @@ def test_another_adapter_takes_the_runs_place(
     shutil.copytree(trained_run / "adapter", other)
     file = other / "adapter_model.safetensors"
     save_file({name: 0 * tensor for name, tensor in load_file(file).items()}, file, {"format": "pt"})
+    (other / "digests.json").unlink()
     base = summarize(news, "--base")
     assert base[0] == 0
     assert summarize(news, "--adapter", other)[:2] == base[:2], "an adapter of zeros is none"
@@ -272,7 +273,7 @@ def test_a_killed_process_costs_its_last_line_alone(
     assert not left.endswith(b"\n")
     code, _, said = summarize(news, "-o", out)
     assert code == 0
-    assert "going on after 2 of 4 summaries" in said
+    assert "resuming after 2 of 4 summaries" in said
     assert summarize(news, "-o", whole)[0] == 0
     assert out.read_bytes() == whole.read_bytes()
 

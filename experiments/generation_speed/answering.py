@@ -156,7 +156,7 @@ def memory(device: str) -> dict[str, int]:
     if device == "cuda":
         import torch
 
-        found["card_bytes"] = torch.cuda.max_memory_allocated()
+        found["gpu_bytes"] = torch.cuda.max_memory_allocated()
     return found
 
 

@@ -35,7 +35,7 @@ class Row:
     """The most that was resident at once, loading and mapped files included."""
     anonymous_bytes: int | None = None
     """The process's own memory at the end."""
-    card_bytes: int | None = None
+    gpu_bytes: int | None = None
     """The most that torch held on a GPU."""
     stored_bytes: int | None = None
     read_bytes: int | None = None
@@ -77,7 +77,7 @@ def row_of(contender: str, answers: Sequence[dict[str, Any]]) -> Row:
         token_s_p90=percentile(token_s, 90),
         resident_bytes=max(answer["resident_bytes"] for answer in answers),
         anonymous_bytes=max(answer["anonymous_bytes"] for answer in answers),
-        card_bytes=first.get("card_bytes"),
+        gpu_bytes=first.get("gpu_bytes"),
         stored_bytes=first["stored_bytes"],
         read_bytes=first["read_bytes"],
         floor_s=median(floors_s) if floors_s else None,
@@ -118,7 +118,7 @@ def table(rows: Sequence[Row], prompt_tokens: int) -> str:
         "contender": [row.contender for row in rows],
         "load": [_number(row.load_s, ".1f", " s") for row in rows],
         "resident, most": [_gib(row.resident_bytes) for row in rows],
-        "on the card": [_gib(row.card_bytes) for row in rows],
+        "on the GPU": [_gib(row.gpu_bytes) for row in rows],
         f"first token ({prompt_tokens} in the prompt)": [_seconds(row.first_token_s) for row in rows],
         "s/token, median (p10-p90)": [
             f"{_seconds(row.token_s)} ({_seconds(row.token_s_p10)}-{_seconds(row.token_s_p90)})"

@@ -10,6 +10,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+from summarizer.digests import DIGESTS, check_digests
 from summarizer.errors import ConfigError
 
 CONFIG_FILE = "adapter_config.json"
@@ -48,12 +49,24 @@ ALLOWED: dict[str, tuple[Any, ...]] = {
 change the base's own weights. An option not named here must be off: one that peft adds later is refused."""
 
 
+def require_as_written(folder: Path, key: str, way_on: str) -> None:
+    """Raises ConfigError where the digests in an adapter folder, if there are any, are not of its files.
+
+    key: what a message names as the source of the folder.  way_on: how the message ends.
+    """
+    try:
+        check_digests(folder)
+    except (OSError, ValueError) as error:
+        raise ConfigError.single(key, f"{folder}: {error}; {way_on}") from error
+
+
 def read_config(folder: Path, key: str = KEY) -> dict[str, Any]:
     """An adapter folder's config.
 
-    Raises ConfigError where it is missing, not a LoRA's, without its r and lora_alpha, or has options that this
-    project does not compute.
+    Raises ConfigError where the folder is damaged, or its config is missing, not a LoRA's, without its r and
+    lora_alpha, or has options that this project does not compute.
     """
+    require_as_written(folder, key, f"fetch it anew, or delete its {DIGESTS} if you changed it yourself")
     path = folder / CONFIG_FILE
     try:
         config = json.loads(path.read_text(encoding="utf-8"))

@@ -17,8 +17,9 @@ from summarizer import atomic
 from summarizer.adapters.attach import AdaptedModel
 from summarizer.adapters.layer import AdaptedLayer
 from summarizer.adapters.lora import LoRA
-from summarizer.adapters.peft_config import KEY, WEIGHTS_FILE, read_config
+from summarizer.adapters.peft_config import CONFIG_FILE, KEY, WEIGHTS_FILE, read_config
 from summarizer.adapters.protocol import Adapter, Role
+from summarizer.digests import write_digests
 from summarizer.errors import ConfigError
 
 PREFIX = "base_model.model."
@@ -42,6 +43,7 @@ def save_adapter(
         config.save_pretrained(scratch)
         tensors = peft_tensors(adapted, trial)
         atomic.write_tensors(scratch / WEIGHTS_FILE, tensors, {"format": "pt"})
+        write_digests(scratch, [CONFIG_FILE, WEIGHTS_FILE])
         if tokenizer is not None:
             tokenizer.save_pretrained(scratch)
 

@@ -48,6 +48,22 @@ def hub_data_has_a_name(data: schema.DataConfig) -> Iterator[Issue]:
         yield Issue("data.path", "is required with data.source=hub: the name of the data set")
 
 
+def columns_are_distinct(data: schema.DataConfig) -> Iterator[Issue]:
+    fields: dict[str, str] = {}
+    for name, column in (
+        ("article", data.columns.article),
+        ("summary", data.columns.summary),
+        ("id", data.columns.id),
+    ):
+        if column is None:
+            continue
+        if column in fields:
+            yield Issue(
+                f"data.columns.{name}", f"{shown(column)} is the column of the {fields[column]} already"
+            )
+        fields.setdefault(column, name)
+
+
 def training_ends(trainer: schema.TrainerConfig) -> Iterator[Issue]:
     if trainer.epochs is None and trainer.max_steps is None:
         yield Issue(
@@ -144,6 +160,7 @@ Rule = tuple[tuple[str, ...], Callable[..., Iterable[Issue]]]
 
 RULES: tuple[Rule, ...] = (
     (("data",), hub_data_has_a_name),
+    (("data",), columns_are_distinct),
     (("trainer",), training_ends),
     (("trainer",), batch_divides),
     (("data", "trainer"), streaming_needs_steps),

@@ -37,18 +37,18 @@ class Section(BaseModel):
 
 class ModelConfig(Section):
     name_or_path: NonEmpty
-    """A folder, a hub name, or `embedded:NAME` for a base inside the package."""
+    """A folder, a hub name, or `embedded:NAME` for a base model inside the package."""
     revision: str | None
     """Hub branch, tag or commit."""
     completion_token: str | None
-    """A vocabulary entry that the base never saw in pre-training; marks where the summary starts."""
+    """A vocabulary entry that the base model never saw in pre-training; marks where the summary starts."""
 
 
 class QuantizationConfig(Section):
     format: Literal["int8", "blockwise8", "nf4", "fp8", "none"]
     """How the frozen weights are stored: int8 by row, blockwise8 and nf4 (4 bits) by block, fp8, or as they are."""
     cache: bool
-    """Keep the quantized base on disk and memory-map it the next time."""
+    """Keep the quantized base model on disk and memory-map it the next time."""
 
 
 class Columns(Section):
@@ -173,7 +173,7 @@ class EvaluationConfig(Section):
     rows_during_training: Count
     """Validation rows to generate and score with ROUGE at each evaluation; 0 measures the loss alone."""
     base: bool
-    """Score the untrained base too, on the same rows, before training."""
+    """Score the untrained base model too, on the same rows: at step 0 and at the end."""
     batch_size: PositiveCount
     """Articles at once when summaries are written."""
     bootstrap_samples: PositiveCount

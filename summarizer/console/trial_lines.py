@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, get_args
 
@@ -107,13 +107,15 @@ def short_labels(labels: Sequence[str]) -> list[str]:
     pattern = re.compile(r"(?<!\S)([+~]*)([^\s=]+)(?==)")
     keys = {match[2] for label in labels for match in pattern.finditer(label)}
 
-    def short(key: str) -> str:
-        parts = key.split(".")
-        endings = (".".join(parts[-count:]) for count in range(1, len(parts)))
-        alone = (e for e in endings if sum(f".{other}".endswith(f".{e}") for other in keys) == 1)
-        return next(alone, key)
+    return [pattern.sub(lambda match: match[1] + short_key(match[2], keys), label) for label in labels]
 
-    return [pattern.sub(lambda match: match[1] + short(match[2]), label) for label in labels]
+
+def short_key(key: str, keys: Iterable[str]) -> str:
+    """The shortest ending of a dotted key that no other key shares. A group's path (`a/b`) stays whole."""
+    parts = key.split(".")
+    others = [other.split(".") for other in keys if other != key]
+    endings = (parts[-count:] for count in range(1, len(parts)))
+    return ".".join(next((e for e in endings if all(other[-len(e) :] != e for other in others)), parts))
 
 
 def cut_middle(text: str, width: int) -> str:

@@ -20,11 +20,13 @@ from pathlib import Path
 from typing import Protocol
 
 from summarizer.console.safe_text import file_name
-from summarizer.data.files import READERS, format_suffix
+from summarizer.data.readers import READERS, format_suffix
 from summarizer.data.rows import ROWS_THAT_SHOW_COLUMNS, BadRow, RawRow
 from summarizer.errors import ConfigError, nearest
 
 STDIN = "-"
+MOST_BAD_ROWS = 10_000
+"""Of a table; each is named, and a megabyte of .gz can hold a thousand times as many."""
 
 
 @dataclass(frozen=True)
@@ -58,8 +60,8 @@ class ItemColumns:
     """Where a table's fields are."""
 
     article: str
-    reference: str
-    """Used where a file has it."""
+    reference: str | None
+    """Used where a file has it; None where that column is read as the article."""
     id: str | None
     """None numbers the rows, from 0 over all tables, as a split's rows are."""
     id_is_required: bool = False
@@ -147,12 +149,18 @@ def read_table(path: Path, columns: ItemColumns, numbering: Numbering) -> Iterat
     if not head:
         yield BadItem(file_name(path), "has no rows" if path.stat().st_size else "is empty")
     id_column = columns.id if columns.id in names else None
+    bad = 0
     for row in chain(head, rows):
         if isinstance(row, BadItem):
             yield row
             continue
-        yield _item(row, path, columns, id_column, numbering.next)
+        item = _item(row, path, columns, id_column, numbering.next)
+        yield item
         numbering.next += 1
+        bad += isinstance(item, BadItem)
+        if bad > MOST_BAD_ROWS:
+            yield BadItem(file_name(path), f"has over {MOST_BAD_ROWS:,} unusable rows; its rest was not read")
+            return
 
 
 def _read(path: Path, columns: ItemColumns) -> Iterator[RawRow | BadRow | BadItem]:
@@ -210,7 +218,7 @@ def _item(
 
 
 def _reference(raw: Mapping[str, object], columns: ItemColumns) -> str | None:
-    value = raw.get(columns.reference)
+    value = None if columns.reference is None else raw.get(columns.reference)
     return value if isinstance(value, str) and value.strip() and _is_unicode(value) else None
 
 

@@ -15,12 +15,13 @@ import pyarrow as pa
 from summarizer import atomic
 from summarizer.config.paths import cache_folder
 from summarizer.data.rows import BadRow, SplitReport, TokenizedRow
+from summarizer.digests import check_digests, write_digests
 from summarizer.errors import ConfigError
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
-FORMAT = 2
+FORMAT = 3
 """Of an entry; one more when what is stored, or how a text is tokenized, changes."""
 SCHEMA = pa.schema(
     [
@@ -66,9 +67,9 @@ class EntryWriter:
         content = {
             "report": asdict(report),
             "fingerprint": self._digest.hexdigest(),
-            "rows_bytes": (self._folder / ROWS_FILE).stat().st_size,
         }
         atomic.write_text(self._folder / REPORT_FILE, json.dumps(content))
+        write_digests(self._folder, [ROWS_FILE, REPORT_FILE])
 
     def abandon(self) -> None:
         """Let go of the files of an entry that came to nothing."""
@@ -115,7 +116,7 @@ def cached(key: str, build: Callable[[Path], None]) -> Entry:
             try:
                 return read_entry(entry)
             except (OSError, ValueError, KeyError, TypeError) as error:
-                log.warning("the tokenized data in %s are damaged (%s); building them again", entry, error)
+                log.warning("the tokenized data in %s are made anew: %s", entry, error)
         atomic.remove_scratch(home)
         with atomic.new_folder(entry) as folder:
             build(folder)
@@ -126,11 +127,10 @@ def read_entry(folder: Path, *, in_memory: bool = False) -> Entry:
     """Raises OSError, ValueError (pyarrow's own among them), KeyError or TypeError for a damaged entry."""
     from datasets import Dataset
 
+    if not check_digests(folder):
+        raise ValueError("they have no digests yet")
     content = json.loads((folder / REPORT_FILE).read_text(encoding="utf-8"))
-    rows_file = folder / ROWS_FILE
-    if rows_file.stat().st_size != content["rows_bytes"]:
-        raise ValueError(f"{rows_file.name} has {rows_file.stat().st_size} bytes of {content['rows_bytes']}")
     fields = dict(content["report"])
     fields["bad"] = tuple(BadRow(**row) for row in fields["bad"])
-    rows = Dataset.from_file(str(rows_file), in_memory=in_memory)
+    rows = Dataset.from_file(str(folder / ROWS_FILE), in_memory=in_memory)
     return rows, SplitReport(**fields), str(content["fingerprint"])

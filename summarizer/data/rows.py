@@ -17,6 +17,11 @@ if TYPE_CHECKING:
 ROWS_THAT_SHOW_COLUMNS = 100
 """A column that none of so many first rows has is a wrong name rather than so many bad rows."""
 BAD_ROWS_SHOWN = 5
+MOST_COUNTED = 10_000
+"""Unusable rows beyond those that a config accepts; after so many more, the rest of a file is not read."""
+LONGEST_TEXT = 16 << 20
+"""Characters of an article or a summary; some five times War and Peace."""
+SAME_ID = "an earlier row has this id"
 
 
 @dataclass(frozen=True)
@@ -80,6 +85,10 @@ def check_row(
             return BadRow(where, f"{named} is not text but {type(value).__name__}")
         if not value.strip():
             return BadRow(where, f"{named} is empty")
+        if len(value) > LONGEST_TEXT:
+            return BadRow(
+                where, f"{named} has {len(value):,} characters, over {LONGEST_TEXT:,}, as no text here"
+            )
         if not _is_unicode(value):
             return BadRow(where, f"{named} is not valid UTF-8")
         if token := _control_token_in(value, control_tokens):
@@ -220,11 +229,17 @@ def check_bad_rows(report: SplitReport, max_bad_rows: int) -> None:
     """Raises ConfigError where more rows are unusable than the config accepts, or none is usable."""
     if len(report.bad) > max_bad_rows:
         count = len(report.bad)
+        numbered = any(row.reason == SAME_ID for row in report.bad)
+        advice = "mend them"
+        if all_counted := count <= max_bad_rows + MOST_COUNTED:
+            advice += f", or skip them with data.max_bad_rows={count}"
+        if numbered:
+            advice += ", or number the rows with data.columns.id=null"
         raise ConfigError.single(
             "data.max_bad_rows",
-            f"{_count(count, 'unusable row')} in data.{report.name}, {max_bad_rows:,} accepted: "
-            f"{first_bad_rows(report.bad)}",
-            f"mend them, or skip them with data.max_bad_rows={count}",
+            f"{'' if all_counted else 'at least '}{_count(count, 'unusable row')} in data.{report.name}, "
+            f"{max_bad_rows:,} accepted: {first_bad_rows(report.bad)}",
+            advice,
         )
     if report.rows == 0:
         skipped = f": {first_bad_rows(report.bad)}" if report.bad else ""

@@ -18,7 +18,7 @@ from summarizer.console import progress
 from summarizer.data.cache import EntryWriter, cached, entry_key, read_entry
 from summarizer.data.order import EncodedRow, epoch_batches, random_stream
 from summarizer.data.prompt import Prompt
-from summarizer.data.rows import BadRow, Row, SplitReport, Tally, check_bad_rows
+from summarizer.data.rows import MOST_COUNTED, BadRow, Row, SplitReport, Tally, check_bad_rows
 from summarizer.data.sources import Source, SplitName, open_source
 from summarizer.data.tokenize import checked_rows, tokenize
 from summarizer.errors import ConfigError
@@ -132,6 +132,8 @@ def _build_entry(folder: Path, source: Source, spec: DataConfig, split: SplitNam
                 bar.advance()
                 if isinstance(row, BadRow):
                     tally.skip(row)
+                    if tally.bad_rows > spec.max_bad_rows + MOST_COUNTED:
+                        break
                     continue
                 tally.add(row)
                 if tally.bad_rows <= spec.max_bad_rows:  # beyond, only the count of them is still wanted

@@ -88,7 +88,7 @@ class TaskSummarizer(Summarizer):
     """Reads articles in the task's prompt rather than in the run's own."""
 
     def prepare(self, article: str) -> Prepared:
-        tokenizer = self.opened.prompt.text
+        tokenizer = self.loaded.prompt.text
         whole: list[int] = tokenizer.encode(prompt(article), add_special_tokens=False).ids
         ids = prompt_ids(whole)
         return Prepared(tuple(ids), len(whole), len(whole) - len(ids))

@@ -32,7 +32,7 @@ class ScoredModel:
 
     name: str
     trial: int | None
-    """The number of the run among those that are opened together; None for the base model."""
+    """The number of the run among those that are loaded together; None for the base model."""
     file: Path
     """Where its summaries are kept."""
     settings: Mapping[str, Any]

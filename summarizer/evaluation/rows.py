@@ -8,6 +8,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from summarizer.config.rules import columns_are_distinct
 from summarizer.config.schema import Columns, DataConfig, RowLimits
 from summarizer.config.shared_flags import RowFlags
 from summarizer.data.order import EncodedRow
@@ -69,6 +70,8 @@ def own_rows(spec: DataConfig, split: SplitName, label: str, flags: RowFlags, pr
     """
     chosen = data_of(spec, split, flags)
     try:
+        if doubled := list(columns_are_distinct(chosen)):
+            raise ConfigError(doubled)
         found = build_split(chosen, split, prompt)
     except ConfigError as error:
         raise by_flags(error, flags, "other rows to score on") from error

@@ -90,9 +90,9 @@ def _peft(request: ExportRequest) -> list[str]:
             generation=spec.generation,
         )
         if request.with_base:
-            opened = load_runs([run], device=request.device, precision="fp32")
-            end_as_prompted(opened.tokenizer, opened.prompt)
-            base = _model(opened, Merge(opened.adapted, None))
+            loaded = load_runs([run], device=request.device, precision="fp32")
+            end_as_prompted(loaded.tokenizer, loaded.prompt)
+            base = _model(loaded, Merge(loaded.adapted, None))
             require_room(request.output, base.nbytes(request.dtype))
             (scratch / WITH_BASE).mkdir()
             base.write(scratch / WITH_BASE, request.dtype)
@@ -102,15 +102,15 @@ def _peft(request: ExportRequest) -> list[str]:
 
 
 def _merged(request: ExportRequest) -> list[str]:
-    opened = load_runs([request.run], device=request.device, precision="fp32")
-    end_as_prompted(opened.tokenizer, opened.prompt)
-    model = _model(opened, Merge(opened.adapted, 0))
+    loaded = load_runs([request.run], device=request.device, precision="fp32")
+    end_as_prompted(loaded.tokenizer, loaded.prompt)
+    model = _model(loaded, Merge(loaded.adapted, 0))
     require_room(request.output, model.nbytes(request.dtype))
-    choice = choose(opened, request.weights, request.dtype)
+    choice = choose(loaded, request.weights, request.dtype)
     with _new(request.output) as scratch:
-        _model(opened, choice.merge).write(scratch, request.dtype)
-        code = merged_code(opened.prompt, request.run.spec.generation)
-        words = Words(opened.tokenizer, opened.prompt)
+        _model(loaded, choice.merge).write(scratch, request.dtype)
+        code = merged_code(loaded.prompt, request.run.spec.generation)
+        words = Words(loaded.tokenizer, loaded.prompt)
         _write_card(scratch, request, words, code, choice.lines(), [])
     return choice.lines()
 
@@ -157,16 +157,16 @@ class _ToConvert:
 
 
 def _merged_to_convert(request: ExportRequest, folder: Path) -> _ToConvert:
-    opened = load_runs([request.run], device=request.device, precision="fp32")
-    end_as_prompted(opened.tokenizer, opened.prompt)
+    loaded = load_runs([request.run], device=request.device, precision="fp32")
+    end_as_prompted(loaded.tokenizer, loaded.prompt)
     dtype = CTRANSLATE2_DTYPES[request.dtype]
-    model = _model(opened, Merge(opened.adapted, 0))
+    model = _model(loaded, Merge(loaded.adapted, 0))
     require_room(
         request.output, model.nbytes(dtype) + int(model.nbytes("fp32") * SHARE_OF_FP32[request.dtype])
     )
-    choice = choose(opened, request.weights, dtype)
-    _model(opened, choice.merge).write(folder, dtype)
-    return _ToConvert(Words(opened.tokenizer, opened.prompt), choice.reference, choice.lines())
+    choice = choose(loaded, request.weights, dtype)
+    _model(loaded, choice.merge).write(folder, dtype)
+    return _ToConvert(Words(loaded.tokenizer, loaded.prompt), choice.reference, choice.lines())
 
 
 def _cost_of_conversion(reference: Reference, folder: Path, request: ExportRequest) -> str:
@@ -192,10 +192,10 @@ def _cost_of_conversion(reference: Reference, folder: Path, request: ExportReque
     )
 
 
-def _model(opened: LoadedRun, merge: Merge) -> MergedModel:
-    spec = opened.spec
+def _model(loaded: LoadedRun, merge: Merge) -> MergedModel:
+    spec = loaded.spec
     config = load_config(model_folder(spec.model, weights=False))
-    return MergedModel(merge, config, opened.tokenizer, opened.prompt, spec.generation)
+    return MergedModel(merge, config, loaded.tokenizer, loaded.prompt, spec.generation)
 
 
 @contextmanager

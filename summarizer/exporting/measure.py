@@ -221,16 +221,16 @@ class Choice:
         ]
 
 
-def choose(opened: LoadedRun, wanted: str | None, dtype: str) -> Choice:
+def choose(loaded: LoadedRun, wanted: str | None, dtype: str) -> Choice:
     """Measure the candidates on a few rows and take the nearer to the unmerged model.
 
     wanted: trained or original, measured alone; None: whichever is nearer.
     Raises ConfigError where the base has no weights of the wanted kind.
     """
-    candidates, why = _candidates(opened, wanted)
-    examples, where = examples_of(opened.spec, opened.prompt)
+    candidates, why = _candidates(loaded, wanted)
+    examples, where = examples_of(loaded.spec, loaded.prompt)
     passes = 1 + len(candidates) + (dtype != "fp32")
-    answer = log_probs_of(opened.adapted.model, opened.adapted.device)
+    answer = log_probs_of(loaded.adapted.model, loaded.adapted.device)
     with bar("measuring", passes * len(examples)) as progress:
         reference = Reference.of(examples, answer, progress)
         measured: dict[str, Divergence] = {}
@@ -247,11 +247,11 @@ def choose(opened: LoadedRun, wanted: str | None, dtype: str) -> Choice:
     return Choice(candidates[nearest], nearest, measured, unrounded, why, reference, where, dtype)
 
 
-def _candidates(opened: LoadedRun, wanted: str | None) -> tuple[dict[str, Merge], str]:
+def _candidates(loaded: LoadedRun, wanted: str | None) -> tuple[dict[str, Merge], str]:
     """The candidates by name, and why it is these."""
-    spec = opened.spec
+    spec = loaded.spec
     own_format = spec.quantization.format
-    trained = Merge(opened.adapted, 0)
+    trained = Merge(loaded.adapted, 0)
     if is_stored_base(model_folder(spec.model)):
         if wanted == "original":
             raise ConfigError.single(
@@ -264,7 +264,7 @@ def _candidates(opened: LoadedRun, wanted: str | None) -> tuple[dict[str, Merge]
     if wanted == "trained":
         return {"trained": trained}, f"{own_format}, dequantized; as asked for"
     base = load_base(spec.model, QuantizationConfig(format="none", cache=False), torch.device("cpu"))
-    original = Merge(opened.adapted, 0, base.model)
+    original = Merge(loaded.adapted, 0, base.model)
     if wanted == "original":
         return {"original": original}, "the checkpoint's own; as asked for"
     return {"trained": trained, "original": original}, "the nearer to the unmerged model"

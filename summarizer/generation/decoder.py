@@ -13,11 +13,9 @@ from torch import Tensor
 
 from summarizer.adapters.attach import AdaptedModel
 from summarizer.config.schema import GenerationConfig
-from summarizer.generation.beam_search import BeamSearch
 from summarizer.generation.decode_graphs import DecodeStep, decode_step
 from summarizer.generation.kv_cache import KVCache
 from summarizer.generation.sampling import OneByOne, Search
-from summarizer.generation.transformers_generate import generate, padding_changes_nothing
 from summarizer.models.causal_lm import PackedModel
 from summarizer.models.transformers_model import TransformersModel
 from summarizer.ops.decode_gemm import stored_weights_in_place
@@ -56,10 +54,12 @@ class Decoder:
             return
         model = self.adapted.model
         if isinstance(model, TransformersModel):
-            yield from self._by_transformers(model, prompts)
+            from summarizer.generation import transformers_generate
+
+            yield from transformers_generate.answers(self, model, prompts)
             return
         decoding = self.decoding(prompts)
-        while decoding.goes_on():
+        while decoding.unfinished:
             yield from decoding.step()
 
     def stream(self, prompt: Sequence[int]) -> Iterator[tuple[int, int]]:
@@ -74,7 +74,7 @@ class Decoder:
             return
         decoding = self.decoding([prompt])
         going_on = list(range(self.trials))
-        while decoding.goes_on():
+        while decoding.unfinished:
             decoding.step()
             going_on = [trial for trial in going_on if decoding.last_tokens[trial] != self.end_id]
             yield from ((trial, decoding.last_tokens[trial]) for trial in going_on)
@@ -88,43 +88,6 @@ class Decoder:
         model = self.adapted.model
         assert isinstance(model, PackedModel)
         return Decoding(self, model, prompts)
-
-    def _by_transformers(
-        self, model: TransformersModel, prompts: Sequence[Sequence[int]]
-    ) -> Iterator[tuple[int, list[list[int]]]]:
-        order = sorted(range(len(prompts)), key=lambda index: -len(prompts[index]))
-        while order:
-            batch = [
-                index
-                for index in order[: self._generate_batch_size()]
-                if self._may_share(model, prompts, order[0], index)
-            ]
-            order = order[len(batch) :]
-            answers = generate(
-                model,
-                [prompts[index] for index in batch],
-                self.spec,
-                trials=self.trials,
-                end_id=self.end_id,
-                pad_id=self.pad_id,
-                device=self.adapted.device,
-            )
-            for place, index in enumerate(batch):
-                yield index, [of_trial[place] for of_trial in answers]
-
-    def _generate_batch_size(self) -> int:
-        # All rows of `generate` draw from one generator, so that what one draws depends on the others.
-        return 1 if self.spec.do_sample else self.batch_size
-
-    def _may_share(
-        self, model: TransformersModel, prompts: Sequence[Sequence[int]], first: int, other: int
-    ) -> bool:
-        if len(prompts[first]) == len(prompts[other]):
-            return True
-        # Padding counts among the tokens that `generate` keeps from occurring twice.
-        return not self.spec.no_repeat_ngram_size and padding_changes_nothing(
-            model, trials=self.trials, pad_id=self.pad_id, device=self.adapted.device
-        )
 
 
 class Decoding:
@@ -150,11 +113,7 @@ class Decoding:
             device,
             at_fixed_places=decodes_at_fixed_places(device),
         )
-        self.search: Search = (
-            BeamSearch(slots, spec, decoder.end_id, device)
-            if spec.num_beams > 1
-            else OneByOne(slots, spec, decoder.end_id)
-        )
+        self.search = _search(slots, spec, decoder.end_id, device)
         self.logits: Float[Tensor, "s b v"] | None = None
         self.unread: Int[Tensor, "s b"] | None = None
         """Tokens that were chosen, and that the model has not read yet: who asked for them need not wait for it."""
@@ -164,7 +123,9 @@ class Decoding:
         self.last_tokens: list[int] = []
         """The token that each slot's first beam wrote in the last step."""
 
-    def goes_on(self) -> bool:
+    @property
+    def unfinished(self) -> bool:
+        """Whether a prompt waits, or has answers that are not complete."""
         return bool(self.waiting) or any(index is not None for index in self.held)
 
     @torch.no_grad()
@@ -268,6 +229,14 @@ class Decoding:
         index = self.held[place]
         assert index is not None
         return index
+
+
+def _search(slots: int, spec: GenerationConfig, end_id: int, device: torch.device) -> Search:
+    if spec.num_beams == 1:
+        return OneByOne(slots, spec, end_id)
+    from summarizer.generation.beam_search import BeamSearch
+
+    return BeamSearch(slots, spec, end_id, device)
 
 
 def decodes_at_fixed_places(device: torch.device) -> bool:

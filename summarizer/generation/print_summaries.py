@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 def print_summaries(
     summarizer: Summarizer, items: Sequence[Item], trial: int | None, *, headed: bool
 ) -> None:
-    """Print a summary of each item by one opened adapter, or by the base model where `trial` is None.
+    """Print a summary of each item by one loaded adapter, or by the base model where `trial` is None.
 
     headed: print a line `==> SOURCE <==` above each summary, as head and tail do above files, so that nobody has to
     count which item is missing.
@@ -38,7 +38,7 @@ def print_summaries(
             cut += summary.cut_tokens > 0
             print(f"{_heading(summary.item, first=number == 0)}{_clean(summary.prediction)}", flush=True)
     if cut:
-        log.warning("%s", cut_text(cut, len(items), summarizer.opened.prompt.max_tokens))
+        log.warning("%s", cut_text(cut, len(items), summarizer.loaded.prompt.max_tokens))
 
 
 def _stream(summarizer: Summarizer, items: Sequence[Item], trial: int | None, *, headed: bool) -> None:
@@ -50,7 +50,7 @@ def _stream(summarizer: Summarizer, items: Sequence[Item], trial: int | None, *,
                 item.source,
                 f"{article.article_tokens:,}",
                 f"{article.cut_tokens:,}",
-                summarizer.opened.prompt.max_tokens,
+                summarizer.loaded.prompt.max_tokens,
             )
         if headed:
             print(_heading(item, first=number == 0), end="", flush=True)

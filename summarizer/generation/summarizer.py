@@ -1,4 +1,4 @@
-"""Summaries of articles by opened adapters: one as its words are written, or many, each as soon as it is done."""
+"""Summaries of articles by loaded adapters: one as its words are written, or many, each as soon as it is done."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 
 
 @runtime_checkable
-class OpenedModel(Protocol):
+class LoadedModel(Protocol):
     """A base model with its adapters, ready to write, as `runs.loaded_run.LoadedRun` is."""
 
     @property
@@ -61,17 +61,17 @@ class Prepared:
 
 
 class Summarizer:
-    """Writes summaries as `generation` says, by every opened adapter or by the base model."""
+    """Writes summaries as `generation` says, by every loaded adapter or by the base model."""
 
-    def __init__(self, opened: OpenedModel, generation: GenerationConfig, *, batch_size: int) -> None:
+    def __init__(self, loaded: LoadedModel, generation: GenerationConfig, *, batch_size: int) -> None:
         """batch_size: how many articles are summarized at the same time."""
-        self.opened = opened
+        self.loaded = loaded
         self.generation = generation
         self.batch_size = batch_size
 
     def prepare(self, article: str) -> Prepared:
         """Raises ConfigError where generation.max_new_tokens leaves no room, ValueError for an empty article."""
-        prompt = self.opened.prompt
+        prompt = self.loaded.prompt
         if not article.strip():
             raise ValueError("the article is empty")
         ids = prompt.encode_article(article)
@@ -82,7 +82,7 @@ class Summarizer:
     def stream(self, article: Prepared, *, trial: int | None = 0) -> Iterator[str]:
         """One summary in pieces, as its words are written; joined they are what `summaries` gives.
 
-        trial: which opened adapter writes; None is the base model. With beams, whose best is known only at the
+        trial: which loaded adapter writes; None is the base model. With beams, whose best is known only at the
         end, the summary comes in one piece.
         """
         for _, piece in self.streams(article, trials=None if trial is None else [trial]):
@@ -93,7 +93,7 @@ class Summarizer:
         pieces: dict[int, _Pieces] = {}
         with self._decoding(trials) as decoder:
             for trial, token in decoder.stream(article.prompt_ids):
-                own = pieces.setdefault(trial, _Pieces(self.opened.prompt))
+                own = pieces.setdefault(trial, _Pieces(self.loaded.prompt))
                 if piece := own.add(token):
                     yield trial, piece
         for trial, own in pieces.items():
@@ -112,7 +112,7 @@ class Summarizer:
         trials: None gives one summary, of the base model.
         on_step: is called after each step with the number of tokens that the step wrote.
         """
-        decode = self.opened.prompt.decode
+        decode = self.loaded.prompt.decode
         with self._decoding(trials, on_step) as decoder:
             for index, answers in decoder.answers([one.prompt_ids for one in articles]):
                 yield index, [decode(answer) for answer in answers]
@@ -120,7 +120,7 @@ class Summarizer:
     def _decoding(
         self, trials: Sequence[int] | None, on_step: Callable[[int], None] | None = None
     ) -> AbstractContextManager[Decoder]:
-        return self.opened.decoding(trials, self.generation, batch_size=self.batch_size, on_step=on_step)
+        return self.loaded.decoding(trials, self.generation, batch_size=self.batch_size, on_step=on_step)
 
 
 @dataclass

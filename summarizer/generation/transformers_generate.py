@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import torch
 import transformers
@@ -15,7 +15,43 @@ from summarizer.config.schema import GenerationConfig
 from summarizer.generation.sampling import until
 from summarizer.models.transformers_model import TransformersModel
 
+if TYPE_CHECKING:
+    from summarizer.generation.decoder import Decoder
+
 log = logging.getLogger(__name__)
+
+
+def answers(
+    decoder: Decoder, model: TransformersModel, prompts: Sequence[Sequence[int]]
+) -> Iterator[tuple[int, list[list[int]]]]:
+    """What `Decoder.answers` promises, batch by batch; a batch holds only prompts that may be padded together."""
+    spec, trials, pad_id, device = decoder.spec, decoder.trials, decoder.pad_id, decoder.adapted.device
+    # All rows of `generate` draw from one generator, so that what one draws depends on the others.
+    most = 1 if spec.do_sample else decoder.batch_size
+
+    def may_share(first: int, other: int) -> bool:
+        if len(prompts[first]) == len(prompts[other]):
+            return True
+        # Padding counts among the tokens that `generate` keeps from occurring twice.
+        return not spec.no_repeat_ngram_size and padding_changes_nothing(
+            model, trials=trials, pad_id=pad_id, device=device
+        )
+
+    order = sorted(range(len(prompts)), key=lambda index: -len(prompts[index]))
+    while order:
+        batch = [index for index in order[:most] if may_share(order[0], index)]
+        order = order[len(batch) :]
+        written = generate(
+            model,
+            [prompts[index] for index in batch],
+            spec,
+            trials=trials,
+            end_id=decoder.end_id,
+            pad_id=pad_id,
+            device=device,
+        )
+        for place, index in enumerate(batch):
+            yield index, [of_trial[place] for of_trial in written]
 
 
 def generate(
@@ -38,7 +74,7 @@ def generate(
     width = ids.shape[1]
     with torch.no_grad(), torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(spec.seed)
-        out = model.generate(
+        out: Tensor = model.generate(
             input_ids=ids.repeat(trials, 1).to(device),
             attention_mask=mask.repeat(trials, 1).to(device),
             generation_config=generation_config(spec, end_id=end_id, pad_id=pad_id),
@@ -101,7 +137,7 @@ def _next_logits(
         return_dict_in_generate=True,
     )
     with torch.no_grad(), torch.autocast(device.type, enabled=False):
-        written: Any = model.generate(
+        written = model.generate(
             input_ids=ids.repeat(trials, 1).to(device),
             attention_mask=mask.repeat(trials, 1).to(device),
             generation_config=config,

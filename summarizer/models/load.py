@@ -27,7 +27,14 @@ from summarizer.models.checkpoint_files import Checkpoint, Tensors, checkpoint_f
 from summarizer.models.meta_model import MetaModel, build_meta_model
 from summarizer.models.prequantized import WAY_ON, Recovered, prequantized
 from summarizer.models.source import model_folder
-from summarizer.models.stored_base import is_stored_base, read_base, read_manifest, write_base
+from summarizer.models.stored_base import (
+    is_as_written,
+    is_stored_base,
+    read_base,
+    read_manifest,
+    stored_files,
+    write_base,
+)
 from summarizer.models.streaming import (
     fill,
     in_place,
@@ -105,6 +112,7 @@ def load_base(
     folder = model_folder(spec)
     meta = meta or build_meta_model(load_config(folder), quantization.format)
     if is_stored_base(folder) and _is_stored_as(folder, quantization.format):
+        _require_as_written(folder)
         tensors: Iterable[tuple[str, Tensor]] = _read(folder)
     elif quantization.cache:
         tensors = _read(_cached(spec, folder, meta, quantization.format, device))
@@ -143,10 +151,17 @@ def _is_stored_as(folder: Path, format_name: str) -> bool:
     return (manifest.format, manifest.format_version) == (format_name, weight_format(format_name).version)
 
 
+def _require_as_written(folder: Path) -> None:
+    """Raises ConfigError where a stored base that is no cache's is damaged."""
+    try:
+        is_as_written(folder)
+    except (OSError, ValueError) as error:
+        raise ConfigError.single(KEY, f"{folder}: {error}; put it there anew from where it came") from error
+
+
 def _read(folder: Path) -> Iterator[tuple[str, Tensor]]:
     """The tensors of a stored base, as long as they take to be put where they belong."""
-    files = [folder / name for name in read_manifest(folder).files]
-    total_bytes = sum(file.stat().st_size for file in files if file.is_file())
+    total_bytes = sum(file.stat().st_size for file in stored_files(folder))
     with bar("loading the base", total_bytes, unit="bytes") as progress:
         for name, tensor in read_base(folder):
             yield name, tensor
@@ -158,6 +173,7 @@ def _quantized(
     meta: MetaModel, folder: Path, format_name: str, device: torch.device
 ) -> Iterator[tuple[str, Tensor]]:
     if is_stored_base(folder):  # in another format: back to dense weights, one at a time
+        _require_as_written(folder)
         stored = build_meta_model(load_config(folder), read_manifest(folder).format)
         yield from quantized(meta, source_tensors(folder, stored), folder, format_name, device)
         return
@@ -192,13 +208,13 @@ def _cached(spec: ModelConfig, folder: Path, meta: MetaModel, format_name: str, 
     """The folder of the quantized base in the cache, made now where it is not there yet or is broken."""
     name = re.split("[/:]", spec.name_or_path.rstrip("/"))[-1]
     target = cache_folder() / "bases" / f"{name}-{format_name}-{base_digest(folder, format_name)}"
-    if is_stored_base(target):
+    if target.exists():
         try:
-            for _ in read_base(target):
-                pass
-            return target
-        except ConfigError as error:
-            log.warning("base: the cached copy is broken and made anew: %s", error)
+            if is_as_written(target):
+                return target
+            log.info("base: the copy at %s has no digests yet and is made anew", target)
+        except (OSError, ValueError) as error:
+            log.warning("base: the copy at %s is made anew: %s", target, error)
     target.parent.mkdir(parents=True, exist_ok=True)
     with atomic.new_folder(target) as scratch:
         version = weight_format(format_name).version
@@ -215,11 +231,7 @@ def _cached(spec: ModelConfig, folder: Path, meta: MetaModel, format_name: str, 
 
 def base_digest(folder: Path, format_name: str) -> str:
     """What a quantized base was made from: each file's name, size and time; the config; the format."""
-    files = (
-        [folder / read for read in read_manifest(folder).files]
-        if is_stored_base(folder)
-        else checkpoint_files(folder)
-    )
+    files = stored_files(folder) if is_stored_base(folder) else checkpoint_files(folder)
     made_from = {
         "files": [(file.resolve().name, file.stat().st_size, file.stat().st_mtime_ns) for file in files],
         "config": hashlib.sha256((folder / "config.json").read_bytes()).hexdigest(),

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from functools import cache, partial
+from functools import partial
 from importlib import import_module
 from pkgutil import iter_modules
 from typing import Any
@@ -125,16 +126,20 @@ def _tied(module: nn.Module) -> dict[str, str]:
     }
 
 
-@cache
-def families() -> tuple[Any, ...]:
-    """The models of our own: each a file of this folder that has MODEL_TYPES, `unsupported` and `Model`."""
-    files = [import_module(f"{models.__name__}.{file.name}") for file in iter_modules(models.__path__)]
-    return tuple(file for file in files if hasattr(file, "MODEL_TYPES"))
+def families(first: str = "") -> Iterator[Any]:
+    """The models of our own: each a file of this folder that has MODEL_TYPES, `unsupported` and `Model`.
+
+    first: a file to begin with, where there is one of that name. The rest is imported only if more are taken.
+    """
+    for name in sorted((file.name for file in iter_modules(models.__path__)), key=lambda name: name != first):
+        file = import_module(f"{models.__name__}.{name}")
+        if hasattr(file, "MODEL_TYPES"):
+            yield file
 
 
 def _own_model(config: PretrainedConfig) -> CausalLM | None:
     """Our model of a config's family, where that computes all that the config asks for."""
-    for family in families():
+    for family in families(config.model_type):
         if config.model_type in family.MODEL_TYPES:
             if (reason := family.unsupported(config)) is None:
                 return family.Model(config)  # type: ignore[no-any-return]

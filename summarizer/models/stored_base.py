@@ -14,6 +14,8 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from summarizer.atomic import write_tensors
+from summarizer.console.progress import bar
+from summarizer.digests import check_digests, write_digests
 from summarizer.errors import ConfigError
 
 MANIFEST = "base.json"
@@ -51,10 +53,19 @@ def read_manifest(folder: Path) -> Manifest:
         ) from error
 
 
+def stored_files(folder: Path) -> list[Path]:
+    """The files of a stored base's tensors. Raises ConfigError where one is missing."""
+    files = [folder / name for name in read_manifest(folder).files]
+    for file in files:
+        if not file.is_file():
+            raise ConfigError.single("model.name_or_path", f"{file} is missing; put it there anew")
+    return files
+
+
 def write_base(
     folder: Path, tensors: Iterable[tuple[str, Tensor]], format_name: str, version: int, source: str
 ) -> None:
-    """Write the tensors into `folder` as they come, in shards of SHARD_BYTES, then the manifest."""
+    """Write the tensors into `folder` as they come, in shards of SHARD_BYTES, then the manifest and the digests."""
     files: list[str] = []
     shard: dict[str, Tensor] = {}
 
@@ -73,19 +84,30 @@ def write_base(
     flush()
     manifest = Manifest(format_name, version, source, tuple(files))
     (folder / MANIFEST).write_text(json.dumps(asdict(manifest), indent=2) + "\n", encoding="utf-8")
+    write_digests(folder, [*files, MANIFEST])
+
+
+def is_as_written(folder: Path) -> bool:
+    """Whether the files of a stored base are those that were written; False where no digests tell.
+
+    Raises ValueError naming the file that is damaged or missing, and OSError where one cannot be read.
+    """
+    sizes = [file.stat().st_size for file in folder.glob("base*")]
+    with bar("checking the base", sum(sizes), unit="bytes") as progress:
+        return check_digests(folder, progress.advance)
 
 
 def read_base(folder: Path) -> Iterator[tuple[str, Tensor]]:
     """Each stored tensor, memory-mapped unless it lies askew. Raises ConfigError on a missing or truncated file."""
-    for name in read_manifest(folder).files:
+    for file in stored_files(folder):
         try:
-            with safe_open(folder / name, framework="pt") as tensors:
+            with safe_open(file, framework="pt") as tensors:
                 for key in tensors.keys():  # noqa: SIM118 - not a dict: it has no iterator
                     yield key, _aligned(tensors.get_tensor(key))
         except (SafetensorError, OSError) as error:
             raise ConfigError.single(
                 "model.name_or_path",
-                f"{folder / name} is missing or truncated ({error}); delete {folder} to make it anew",
+                f"{file} is damaged ({error}); put it there anew",
             ) from error
 
 

@@ -1,4 +1,4 @@
-"""Every causal language model that is none of ours, through transformers' public API alone."""
+"""Every causal language model that is none of ours, through transformers' public API (and, rarely, `compat`)."""
 
 from __future__ import annotations
 
@@ -164,12 +164,11 @@ class TransformersModel(CausalLM):
         }
         self.not_adapted = {**layers, **self.not_adapted}
 
-    def generate(self, **given: Any) -> Int[Tensor, "rows t"]:
-        """The ids that `generate` of transformers returns for such arguments."""
+    def generate(self, **given: Any) -> Any:
+        """What `generate` of transformers returns for such arguments: ids, or all that its config asks for."""
         if self._packs:
             self.model.set_attn_implementation(PADDED)
-        written: Tensor = self.model.generate(**given)
-        return written
+        return self.model.generate(**given)
 
 
 def _padded_batch(examples: Sequence[Sequence[int]]) -> Batch:

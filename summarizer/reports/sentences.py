@@ -362,7 +362,7 @@ def run_name(run: RunRecord, swept: SweepAxes) -> str:
 
 
 def saving(record: SweepRecord) -> str:
-    """What was trained of the full grid, and what early stopping saved of it."""
+    """What was trained of the full grid, and what successive halving saved of it."""
     trained, full, saved = record.samples, record.full_grid_samples, record.saved_samples
     if trained is None:
         return "How many samples were trained on is not known."

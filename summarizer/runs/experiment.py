@@ -31,14 +31,13 @@ from summarizer.runs.heldout import held_out
 from summarizer.runs.preflight import preflight
 from summarizer.runs.record import RunRecord
 from summarizer.tracking.startup import Stopwatch
-from summarizer.training.checkpoint import list_checkpoints, step_of
+from summarizer.training.checkpoint import list_checkpoints, newest_step
 from summarizer.training.schedule import training_schedule
 from summarizer.training.scheduler import TrialScheduler, halving_of
 from summarizer.training.sizing import compiles, plan_slots, size_run, widest
 from summarizer.training.step import build_group
 from summarizer.training.stopping import StopSignal, listening
 from summarizer.training.trainer import fit
-from summarizer.training.trial import Trial
 
 if TYPE_CHECKING:
     from summarizer.data.stream import StreamedSplit
@@ -134,7 +133,7 @@ def _train(records: GroupRecords, processes: Processes, stop: StopSignal, startu
         labels,
         [trial.schedule.total_steps for trial in trials],
         metric=spec.trainer.best_metric,
-        done=[_steps_done(trial) for trial in trials],
+        done=[newest_step(trial.checkpoints) if trial.resumed else 0 for trial in trials],
         show=processes.is_main,
     )
     with display as shown_trials:
@@ -190,9 +189,3 @@ def _stop_between_batches(stop: StopSignal, processes: Processes) -> Callable[[]
             raise StopRequested(stop.number)
 
     return answer
-
-
-def _steps_done(trial: Trial) -> int:
-    """The step of the newest checkpoint that the trial resumes from."""
-    saved = list_checkpoints(trial.checkpoints) if trial.resumed else []
-    return step_of(saved[-1]) if saved else 0

@@ -21,11 +21,10 @@ from summarizer.runs.record import (
     write_summary,
 )
 from summarizer.tracking.environment import git_state, peak_memory_bytes, versions
-from summarizer.tracking.metrics import METRICS, EndStatus, MetricsFile, Recorder
+from summarizer.tracking.metrics import METRICS, EndStatus, MetricsFile, NoTracker, Recorder, Tracker
 from summarizer.tracking.names import redact, run_name
 from summarizer.tracking.startup import Stopwatch
 from summarizer.tracking.utilization import utilization
-from summarizer.tracking.wandb_run import open_tracker
 from summarizer.training.schedule import EndedBy
 from summarizer.training.trial import Trial
 
@@ -79,15 +78,7 @@ class GroupRecords:
         if self.writes and trial not in self._open:
             record = self._records[trial]
             (record.path / SUMMARY).unlink(missing_ok=True)  # of an earlier process: the run is resumed
-            tracker = open_tracker(
-                trial.spec.tracking,
-                record.path,
-                name=run_name(record.overrides),
-                group=record.sweep,
-                config=record.config,
-                resumed=record.resumed,
-            )
-            trial.recorder = Recorder(MetricsFile(record.path / METRICS), tracker)
+            trial.recorder = Recorder(MetricsFile(record.path / METRICS), _tracker(trial.spec, record))
         self._open.add(trial)
 
     def complete(self, trial: Trial, by: EndedBy, scores: Mapping[str, Scores], rows: HeldOut) -> None:
@@ -183,3 +174,18 @@ class GroupRecords:
             "trainable_parameters": trial.trainable_parameters,
             "train_loss": TrainLoss(first=state.first_loss, last=state.last_loss),
         }
+
+
+def _tracker(spec: RunConfig, record: RunRecord) -> Tracker:
+    if spec.tracking.mode == "disabled":
+        return NoTracker()
+    from summarizer.tracking.wandb_run import open_tracker
+
+    return open_tracker(
+        spec.tracking,
+        record.path,
+        name=run_name(record.overrides),
+        group=record.sweep,
+        config=record.config,
+        resumed=record.resumed,
+    )

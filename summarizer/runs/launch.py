@@ -152,9 +152,9 @@ def is_worker() -> bool:
 
 @contextmanager
 def main_process() -> Iterator[Session]:
-    """For the block, `start` hands each group to a launcher's workers first; at its end they are let go.
+    """The session of a command, in the process that composes. At its end a launcher's workers are let go.
 
-    At its end, too, its sweeps are reported, and the failures that the session kept are raised.
+    Before that the session's sweeps are reported, and the failures that it kept are raised.
     """
     session = Session(workers=_rendezvous() if int(os.environ.get("WORLD_SIZE", 1)) > 1 else None)
     try:

@@ -83,7 +83,7 @@ def load_runs(runs: Sequence[TrainedRun], *, device: str = "auto", precision: st
     """Load the base that the runs share, once, with each one's adapter.
 
     device: auto, cpu or cuda.
-    precision: of products, as trainer.precision; or int8, which on a CPU reads articles in whole numbers.
+    precision: of matmuls, as trainer.precision; or int8, which on a CPU reads articles by integer matmuls.
     Raises ConfigError where the runs differ in more than their adapters, or what they name cannot be had.
     """
     if issues := list(opening_issues(runs, device=device, precision=precision)):
@@ -93,7 +93,7 @@ def load_runs(runs: Sequence[TrainedRun], *, device: str = "auto", precision: st
     processes = join_processes(device=device, precision="auto" if in_int8 else precision, wanted=1)
     if in_int8:
         log.info(
-            "articles are read by products of whole numbers, most of 8 bits; %s is of the rest",
+            "articles are read by integer matmuls, most of 8 bits; all else is computed in %s",
             processes.precision,
         )
     keep_freed_memory()

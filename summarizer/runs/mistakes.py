@@ -83,6 +83,11 @@ def _said(error: BaseException, arguments: Sequence[str]) -> int | None:
     return None
 
 
+def say_kept(held: int, wanted: int, where: str) -> None:
+    """Tell whoever stopped a command that writes summaries how many of them are kept, and how to resume."""
+    say(f"Stopped: {held} of {wanted} summaries are in {where}; the same command resumes from there.")
+
+
 @contextmanager
 def ended_by_sigterm() -> Iterator[None]:
     """For the block, SIGTERM ends the command as Ctrl-C does: what is done is kept, the terminal is put right."""

@@ -29,6 +29,7 @@ def preflight(config: DictConfig, *, imported: bool = False) -> schema.RunConfig
         (("model",), lambda model: check_model_path(model.name_or_path)),
         (("adapter",), _start_is_there),
         (("data", "evaluation"), _splits_are_there),
+        (("data", "evaluation"), _columns_are_there),
         (("trainer",), _device_is_there),
         (("tracking",), check_tracking),
     )
@@ -43,6 +44,20 @@ def _splits_are_there(data: schema.DataConfig, evaluation: schema.EvaluationConf
     # Who mistyped the first path has one thing to mend; what is left to name comes after it.
     if data.train == MISSING or all(issue.key != "data.train" for issue in issues):
         yield from splits_are_named(data, evaluation)
+
+
+def _columns_are_there(data: schema.DataConfig, evaluation: schema.EvaluationConfig) -> Iterator[Issue]:
+    from summarizer.data.files import check_columns
+
+    if data.source != "files":
+        return  # a hub's columns are known once it has been loaded
+    found: dict[str, Issue] = {}
+    for split in dict.fromkeys(("train", "validation", evaluation.split)):
+        named: str | list[str] | None = getattr(data, split)
+        if named not in (None, MISSING):
+            for issue in check_columns(f"data.{split}", named, data.columns):
+                found.setdefault(issue.key, issue)
+    yield from found.values()
 
 
 def _start_is_there(adapter: Adapter) -> Iterator[Issue]:

@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import OmegaConf
 
+from summarizer.adapters.peft_config import require_as_written
 from summarizer.config.check import check
 from summarizer.config.paths import shown
 from summarizer.config.schema import GenerationConfig, RunConfig
 from summarizer.config.shared_flags import generation_by_flag
 from summarizer.errors import ConfigError, Issue
-from summarizer.runs.record import read_configured
+from summarizer.runs.record import SUMMARY, read_configured
 
 if TYPE_CHECKING:
     from summarizer.config.schema import ModelConfig
@@ -100,6 +101,9 @@ def read_run(folder: Path, *, model: str | None = None, adapter: Path | None = N
             if adapter is None
             else f"no such folder: {adapter}",
         )
+    if adapter is None:
+        again = f"delete {folder / SUMMARY} and `python -m summarizer.run resume={folder}` saves it anew"
+        require_as_written(found, KEY, f"{again} from its checkpoint")
     return TrainedRun(folder, spec, record.overrides, found)
 
 

@@ -104,7 +104,7 @@ def _pieces(
 
 
 def _speed(summarizer: Summarizer, written: _Writing, total_s: float) -> Event:
-    tokens = len(summarizer.opened.prompt.encode_target(written.summary)) - 1 if written.summary else 0
+    tokens = len(summarizer.loaded.prompt.encode_target(written.summary)) - 1 if written.summary else 0
     return {
         "summary_tokens": tokens,  # of the text as the tokenizer writes it, without the end token
         "first_text_s": written.first_s,  # None: it is empty

@@ -65,16 +65,16 @@ class Lines(StreamingResponse):
             self._writer.drop(self._ticket)
 
 
-def build_application(opened: LoadedRun, writer: Writer, hosts: AllowedHosts) -> ASGIApp:
-    """The application over opened runs. Its start starts `writer`."""
-    variants = variants_of(opened.runs)
-    generation = opened.spec.generation
-    settings = settings_of(generation, opened.prompt)
+def build_application(loaded: LoadedRun, writer: Writer, hosts: AllowedHosts) -> ASGIApp:
+    """The application over loaded runs. Its start starts `writer`."""
+    variants = variants_of(loaded.runs)
+    generation = loaded.spec.generation
+    settings = settings_of(generation, loaded.prompt)
     about = {
-        "base": base_name(opened.spec.model),
-        "quantization": opened.spec.quantization.format,
-        "device": str(opened.processes.device),
-        "prompt_tokens": opened.prompt.max_tokens,
+        "base": base_name(loaded.spec.model),
+        "quantization": loaded.spec.quantization.format,
+        "device": str(loaded.processes.device),
+        "prompt_tokens": loaded.prompt.max_tokens,
         "runs": [
             {"id": variant.id, "name": variant.name, "detail": variant.detail}
             for variant in variants.values()

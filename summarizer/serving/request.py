@@ -232,7 +232,7 @@ def _run_issues(runs: Any, variants: Mapping[str, Variant]) -> Iterator[Issue]:
     for index, run in enumerate(runs):
         if not isinstance(run, str) or run not in variants:
             value = repr(run[:LONGEST_NAMED]) if isinstance(run, str) else json_kind(run)
-            yield Issue("runs", f"{value} is not opened here; choose among {known}")
+            yield Issue("runs", f"{value} is not loaded here; choose among {known}")
         elif run in runs[:index]:
             yield Issue("runs", f"{run!r} twice; once is enough")
 

@@ -1,1 +1,1 @@
-"""The runs of one `-m` command together: groups, early stopping, the record of what came of each."""
+"""The runs of one `-m` command together: groups, successive halving, the record of what came of each."""

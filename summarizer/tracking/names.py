@@ -7,6 +7,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from summarizer.console.trial_lines import short_key
+
 MAX_CHARACTERS = 128
 """The longest name that wandb takes."""
 
@@ -26,9 +28,11 @@ def run_name(overrides: Sequence[str]) -> str:
     """
     parts = [_key_and_value(override) for override in overrides]
     parts = [(key, value) for key, value in parts if re.split(r"[./]", key)[0] not in {"tracking", "hydra"}]
-    keys = [key for key, _ in parts]
+    keys = [key.removeprefix("~") for key, _ in parts]
     words = (
-        _short(key, keys) + ("" if value is None else f"={'***' if _is_secret(key, value) else value}")
+        key[: key.startswith("~")]
+        + short_key(key.removeprefix("~"), keys)
+        + ("" if value is None else f"={'***' if _is_secret(key, value) else value}")
         for key, value in parts
     )
     name = " ".join(words) or "default"
@@ -61,16 +65,6 @@ def _key_and_value(override: str) -> tuple[str, str | None]:
     """An override's key and value, without Hydra's `+` and `++`; a deletion keeps its `~`, which names show."""
     key, equals, value = override.partition("=")
     return key.lstrip("+").strip(), value.strip() if equals else None
-
-
-def _short(key: str, keys: Sequence[str]) -> str:
-    """The shortest ending of a dotted key that no other key shares. A group's path (`a/b`) stays whole."""
-    pieces = key.split(".")
-    others = [other.split(".") for other in keys if other != key]
-    for count in range(1, len(pieces) + 1):
-        if all(other[-count:] != pieces[-count:] for other in others):
-            return ("~" if key.startswith("~") and count < len(pieces) else "") + ".".join(pieces[-count:])
-    return key
 
 
 def _is_secret(key: str, value: str) -> bool:

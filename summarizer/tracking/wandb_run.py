@@ -27,7 +27,6 @@ from summarizer.tracking.login import agent_sweep
 from summarizer.tracking.metrics import (
     METRICS,
     EndStatus,
-    NoTracker,
     SampleSummary,
     Tracker,
     read_metrics,
@@ -133,8 +132,6 @@ def open_tracker(
     either names. `config` goes up as it is composed, with *** for what looks secret.
     Several trackers may be open at once. Raises ConfigError if wandb cannot be opened in the mode asked for.
     """
-    if spec.mode == "disabled":
-        return NoTracker()
     if group and (sweep := agent_sweep()):
         raise ConfigError.single(
             "-m", f"wandb's agent of the sweep {sweep} waits for one run, not for several; leave out -m"

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import shutil
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from summarizer import atomic
+from summarizer.digests import check_digests, write_digests
 from summarizer.errors import ConfigError
 from summarizer.training.trial import TrainerState, Trial
 
@@ -40,6 +42,7 @@ def save_checkpoint(trial: Trial) -> Path:
         assert trial.optimizer is not None
         save_state(trial.optimizer.state_dict(), scratch / "optimizer")
         (scratch / STATE).write_text(json.dumps(asdict(trial.state)), encoding="utf-8")
+        write_digests(scratch, [file.name for file in scratch.iterdir()])
     trial.saved_step = trial.state.step
     for old in list_checkpoints(trial.checkpoints)[: -trial.spec.trainer.keep_checkpoints]:
         shutil.rmtree(old)
@@ -47,13 +50,17 @@ def save_checkpoint(trial: Trial) -> Path:
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
-    """Finished checkpoints, oldest first."""
-    return sorted(path for path in folder.glob("step-*") if (path / STATE).is_file())
+    """Finished checkpoints, damaged ones among them, oldest first."""
+    return sorted(path for path in folder.glob("step-*") if path.name[5:].isdecimal() and path.is_dir())
 
 
-def step_of(checkpoint: Path) -> int:
-    """The optimizer step after which it was saved."""
-    return int(checkpoint.name.removeprefix("step-"))
+def newest_step(folder: Path) -> int:
+    """The optimizer step of the newest checkpoint that is not damaged; 0 without one."""
+    for checkpoint in reversed(list_checkpoints(folder)):
+        with suppress(OSError, ValueError):
+            check_digests(checkpoint)
+            return int(checkpoint.name.removeprefix("step-"))
+    return 0
 
 
 def load_latest(trial: Trial) -> None:
@@ -64,9 +71,13 @@ def load_latest(trial: Trial) -> None:
     if not trial.checkpoints.is_dir():
         return
     atomic.remove_scratch(trial.checkpoints)
-    found = list_checkpoints(trial.checkpoints)
-    for folder in reversed(found):
+    refused = []
+    for folder in reversed(list_checkpoints(trial.checkpoints)):
         try:
+            if not check_digests(folder):
+                trial.say(
+                    logging.WARNING, "checkpoint %s is of an earlier version: it has no digests", folder.name
+                )
             _load(trial, folder)
         except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
             trial.say(
@@ -75,12 +86,15 @@ def load_latest(trial: Trial) -> None:
                 folder.name,
                 error,
             )
+            refused.append(f"{folder.name}: {error}")
             continue
         trial.say(logging.INFO, "resuming from %s", folder.name)
         return
-    if found:
+    if refused:
         raise ConfigError.single(
-            "resume", f"none of the {len(found)} checkpoints in {trial.checkpoints} can be read"
+            "resume",
+            f"none of the {len(refused)} checkpoints in {trial.checkpoints} can be read ({'; '.join(refused)}); "
+            "delete that folder, and the run is resumed from its beginning",
         )
 
 

@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 from summarizer.tracking.metrics import METRICS, read_metrics
-from summarizer.training.checkpoint import list_checkpoints, step_of
+from summarizer.training.checkpoint import newest_step
 from summarizer.training.trial import Trial
 
 
@@ -217,8 +217,7 @@ def halving_of(trials: Sequence[Trial]) -> SuccessiveHalving | None:
         path = trial.folder / METRICS
         if not (trial.resumed and path.is_file()):
             continue
-        saved = list_checkpoints(trial.checkpoints)
-        last_step = step_of(saved[-1]) if saved else 0
+        last_step = newest_step(trial.checkpoints)
         values = {
             row["step"]: math.inf if row[metric] is None else float(row[metric])
             for row in read_metrics(path)

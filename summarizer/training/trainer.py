@@ -278,7 +278,9 @@ class Measured:
 
 
 def train_step(group: Group, batches: Sequence[Sequence[EncodedRow]]) -> Measured:
-    """Backpropagate, clip, and update every trial. Nothing in it waits for the device.
+    """Backpropagate, clip, and update every trial.
+
+    Only two things in it wait for the device: fp16, to know which trials skip the step, and an optimizer that does.
 
     batches: each trial's examples of its next step, over all processes.
     Raises torch.OutOfMemoryError where not even one example of each trial fits; no trial took its step then.

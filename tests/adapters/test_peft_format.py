@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from damage import DAMAGE
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from tiny_bases import adapted, fill_randomly, load, logits, lora, plain, saved, token_ids
@@ -129,7 +130,7 @@ def test_only_the_trial_s_own_layers_are_saved(tmp_path: Path) -> None:
         "base",
     )
     names = {path.name for path in (tmp_path / "adapter").iterdir()}
-    assert names == {"adapter_config.json", WEIGHTS}
+    assert names == {"adapter_config.json", WEIGHTS, "digests.json"}
 
 
 def test_an_adapter_of_int8_training_loads_on_the_dense_base(tmp_path: Path) -> None:
@@ -170,9 +171,20 @@ def test_peft_s_default_with_the_base_s_head_and_embedding_beside(
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A model in `base`, an adapter of dim 3 for it in `adapter`."""
+    """A model in `base`, an adapter of dim 3 for it in `adapter`, as if it came from elsewhere."""
     save_adapter(ours("gptj", tmp_path / "base"), 0, tmp_path / "adapter", "base")
+    (tmp_path / "adapter" / "digests.json").unlink()
     return tmp_path
+
+
+@pytest.mark.parametrize("what", DAMAGE)
+@pytest.mark.parametrize("name", ["adapter_config.json", WEIGHTS])
+def test_a_damaged_one_is_refused_by_name(name: str, what: str, tmp_path: Path) -> None:
+    save_adapter(ours("gptj", tmp_path / "base"), 0, tmp_path / "adapter", "base")
+    DAMAGE[what](tmp_path / "adapter" / name)
+    message = refusal(tmp_path)
+    assert f"{tmp_path / 'adapter'}: {name} is {'missing' if what == 'deleted' else 'damaged'}" in message
+    assert "fetch it anew, or delete its digests.json if you changed it yourself" in message
 
 
 def refusal(folder: Path, **options: Any) -> str:

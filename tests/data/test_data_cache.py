@@ -9,6 +9,7 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
+from damage import DAMAGE
 from data_examples import example_rows
 
 from summarizer import atomic
@@ -82,35 +83,35 @@ def test_a_large_file_is_told_apart_by_its_time(
     assert sum(encodings) == 2 * 3
 
 
-@pytest.mark.parametrize(
-    "damage", ["cut rows", "whole batches gone", "cut report", "no report", "no rows", "other report"]
-)
+@pytest.mark.parametrize("what", [*DAMAGE, "whole batches gone", "of an earlier version"])
+@pytest.mark.parametrize("name", ["rows.arrow", "report.json", "digests.json"])
 def test_a_damaged_entry_is_built_again_with_a_warning(
+    name: str,
+    what: str,
     data_spec: SpecBuilder,
     write_jsonl: Writer,
     prompt: Prompt,
     cache: Path,
     caplog: pytest.LogCaptureFixture,
-    damage: str,
 ) -> None:
     spec = data_spec(write_jsonl(example_rows(20)))
-    first = build_split(spec, "train", prompt).rows.to_list()
-    (rows_file,), (report_file,) = cache.rglob("rows.arrow"), cache.rglob("report.json")
-    if damage == "cut rows":
-        rows_file.write_bytes(rows_file.read_bytes()[:-100])
-    elif damage == "whole batches gone":
-        pa.ipc.new_stream(rows_file, SCHEMA).close()  # Arrow itself reads such a file without complaint
-    elif damage == "cut report":
-        report_file.write_text(report_file.read_text()[:-5])
-    elif damage == "other report":
-        report_file.write_text("[]")
+    first = build_split(spec, "train", prompt)
+    rows = first.rows.to_list()
+    (file,) = cache.rglob(name)
+    if what == "whole batches gone":
+        # Arrow itself reads such a file without complaint.
+        pa.ipc.new_stream(file.with_name("rows.arrow"), SCHEMA).close()
+    elif what == "of an earlier version":
+        file.with_name("digests.json").unlink()
     else:
-        (report_file if damage == "no report" else rows_file).unlink()
-    assert build_split(spec, "train", prompt).rows.to_list() == first
-    assert "damaged" in caplog.text
+        DAMAGE[what](file)
+    again = build_split(spec, "train", prompt)
+    assert again.rows.to_list() == rows
+    assert (again.report, again.fingerprint) == (first.report, first.fingerprint)
+    assert "made anew" in caplog.text
     caplog.clear()
     build_split(spec, "train", prompt)
-    assert "damaged" not in caplog.text
+    assert "anew" not in caplog.text
 
 
 def test_what_a_killed_process_left_is_cleared(

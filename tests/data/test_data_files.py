@@ -13,7 +13,8 @@ import pytest
 from data_examples import example_rows
 
 from summarizer.config.schema import Columns, DataConfig
-from summarizer.data.files import READERS, check_data_files, find_files, read_files
+from summarizer.data.files import check_data_files, find_files, read_files
+from summarizer.data.readers import READERS
 from summarizer.data.rows import BadRow
 from summarizer.errors import ConfigError
 

@@ -54,7 +54,13 @@ def test_bad_rows_within_the_limit_are_skipped_and_named(
     data_spec: SpecBuilder, write_jsonl: Writer, prompt: Prompt
 ) -> None:
     endless = {"id": "endless", "article": "a", "highlights": "word " * 200}
-    rows = [*example_rows(5), BAD, *example_rows(2), endless, {"id": "r9", "article": "x", "highlights": "y"}]
+    rows = [
+        *example_rows(5),
+        BAD,
+        *example_rows(7)[5:],
+        endless,
+        {"id": "r9", "article": "x", "highlights": "y"},
+    ]
     split = build_split(data_spec(write_jsonl(rows), max_bad_rows=2), "train", prompt)
     assert len(split) == 8
     assert split.report.bad[0] == BadRow("train.jsonl row 6 (id bad)", "article is empty")
@@ -68,7 +74,7 @@ def test_bad_rows_within_the_limit_are_skipped_and_named(
 def test_too_many_bad_rows_are_counted_to_the_end(
     data_spec: SpecBuilder, write_jsonl: Writer, prompt: Prompt, cache: Path
 ) -> None:
-    path = write_jsonl([*example_rows(4), *[BAD] * 9, *example_rows(3)])
+    path = write_jsonl([*example_rows(4), *[BAD] * 9, *example_rows(7)[4:]])
     with pytest.raises(ConfigError) as caught:
         build_split(data_spec(path, max_bad_rows=2), "train", prompt)
     message = str(caught.value)

@@ -116,7 +116,7 @@ def test_bad_rows_are_counted_once_over_all_epochs(
     data_spec: SpecBuilder, write_jsonl: Writer, prompt: Prompt
 ) -> None:
     long = {"id": "long", "article": "a", "highlights": "word " * 300}
-    path = write_jsonl([*example_rows(4), BAD, *example_rows(4), long])
+    path = write_jsonl([*example_rows(4), BAD, *example_rows(8)[4:], long])
     split = StreamedSplit(data_spec(path, streaming=True, max_bad_rows=2), prompt)
     assert len(names(split, 0, 10)) == 10
     assert [row.where for row in split.report.bad] == [

@@ -23,7 +23,7 @@ pytestmark = pytest.mark.versions
 @pytest.fixture(autouse=True)
 def _none_of_ours(monkeypatch: pytest.MonkeyPatch) -> None:
     """Families of our own too as transformers has them."""
-    monkeypatch.setattr(meta_model, "families", lambda: ())
+    monkeypatch.setattr(meta_model, "families", lambda first: ())
 
 
 END, PAD, NEW = 7, 0, 12

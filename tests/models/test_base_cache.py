@@ -5,10 +5,12 @@ from __future__ import annotations
 import errno
 import multiprocessing
 import os
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
+from damage import DAMAGE
 from model_folders import load, logits, tiny_model
 from safetensors.torch import load_file, save_file
 
@@ -81,35 +83,63 @@ def test_the_key_changes_with_the_format_s_version(
     assert len(list(cache.iterdir())) == 2
 
 
-@pytest.mark.parametrize("damage", ["cut", "empty", "gone", "manifest"])
-def test_a_broken_entry_is_made_anew(
-    damage: str, folder: Path, cache: Path, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize("what", [*DAMAGE, "emptied of all but its manifest", "of an earlier version"])
+@pytest.mark.parametrize("name", ["base-00001.safetensors", "base.json"])
+def test_a_damaged_entry_is_made_anew(
+    name: str, what: str, folder: Path, cache: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level("INFO")
     expected = logits(load(folder, "int8", cache=True).model)
     (entry,) = cache.iterdir()
-    (shard,) = entry.glob("*.safetensors")
-    content = shard.read_bytes()
-    if damage == "gone":
-        shard.unlink()
-    elif damage == "manifest":
-        (entry / "base.json").write_text("{")
+    before = {file.name: file.read_bytes() for file in entry.iterdir()}
+    if what in DAMAGE:
+        DAMAGE[what](entry / name)
     else:
-        shard.write_bytes(content[: len(content) // 2] if damage == "cut" else b"")
+        (entry / "digests.json").unlink()
+        if what != "of an earlier version":
+            (entry / "base-00001.safetensors").unlink()
+    caplog.clear()
     assert torch.equal(logits(load(folder, "int8", cache=True).model), expected)
-    assert "broken and made anew" in caplog.text
-    assert shard.read_bytes() == content
+    said = f"{name} is " if what in DAMAGE else "has no digests yet"
+    (line,) = (line for line in caplog.messages if "made anew" in line)
+    assert str(entry) in line
+    assert said in line
+    assert {file.name: file.read_bytes() for file in entry.iterdir()} == before
     assert list(cache.iterdir()) == [entry]
+    caplog.clear()
+    load(folder, "int8", cache=True)
+    assert "anew" not in caplog.text
 
 
-def test_a_stored_base_without_one_part_of_a_weight_is_a_mistake(folder: Path, cache: Path) -> None:
+@pytest.fixture
+def stored(folder: Path, cache: Path) -> Path:
+    """A folder of one's own with a base that is stored in int8, as the package holds its model."""
     load(folder, "int8", cache=True)
     (entry,) = cache.iterdir()
-    (shard,) = entry.glob("*.safetensors")
-    tensors = load_file(shard)
+    for file in entry.iterdir():
+        shutil.copy(file, folder)
+    (folder / "model.safetensors").unlink()
+    return folder
+
+
+@pytest.mark.parametrize("what", DAMAGE)
+@pytest.mark.parametrize("format_name", ["int8", "nf4"])
+def test_a_damaged_stored_base_is_refused_by_name(what: str, format_name: str, stored: Path) -> None:
+    load(stored, format_name)
+    DAMAGE[what](stored / "base-00001.safetensors")
+    with pytest.raises(ConfigError, match=r"base-00001\.safetensors is (damaged|missing)"):
+        load(stored, format_name)
+    with pytest.raises(ConfigError, match=r"base-00001\.safetensors is (damaged|missing)"):
+        load(stored, format_name, cache=True)
+
+
+def test_a_stored_base_without_one_part_of_a_weight_is_a_mistake(stored: Path) -> None:
+    tensors = load_file(stored / "base-00001.safetensors")
     del tensors["lm_head.weight.scale"]
-    save_file(tensors, shard)
+    save_file(tensors, stored / "base-00001.safetensors")
+    (stored / "digests.json").unlink()  # it comes from elsewhere
     with pytest.raises(ConfigError, match=r"lacks 1 tensors, such as lm_head\.weight\.scale"):
-        load(folder, "int8", cache=True)
+        load(stored, "int8")
 
 
 def test_a_base_of_several_shards(folder: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import logging
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -149,7 +151,7 @@ def test_losses_and_adapters_gradients_are_those_beside_transformers_layers(
 ) -> None:
     adapters = [lora(2), lora(3)]
     got = trained(attach(ours(folder), adapters, [0, 1]), batch_of(packed=True))
-    monkeypatch.setattr(meta_model, "families", lambda: ())
+    monkeypatch.setattr(meta_model, "families", lambda first: ())
     reference = load(folder).model
     assert isinstance(reference, TransformersModel)
     wanted = trained(attach(reference, adapters, [0, 1]), batch_of(packed=False))
@@ -183,7 +185,7 @@ def test_the_cache_gives_the_logits_of_the_whole_text(folder: Path) -> None:
     seen: list[Tensor] = []
     decoder = Decoder(attach(model, [lora(1)], [0]), greedy(8), end_id=95, pad_id=0, batch_size=1)
     decoding = decoder.decoding([text[:6].tolist()])
-    while decoding.goes_on():
+    while decoding.unfinished:
         decoding.step()
         assert decoding.logits is not None
         seen.append(decoding.logits[0, 0].clone())
@@ -232,6 +234,16 @@ def test_every_file_of_a_family_is_found_and_tried_here() -> None:
     types = {name for family in meta_model.families() for name in family.MODEL_TYPES}
     assert types == {config_of(kind).model_type for kind in FAMILIES}
     assert len(types) >= 6
+
+
+def test_one_model_imports_the_file_of_its_family_alone() -> None:
+    script = (
+        "import sys; from summarizer.models.meta_model import families; next(families('phi')); "
+        "print(*(name for name in sys.modules if name.startswith('summarizer.models.')))"
+    )
+    found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
+    assert "summarizer.models.phi" in found.split()
+    assert not {"summarizer.models.llama", "summarizer.models.gptj"} & set(found.split())
 
 
 def test_a_config_that_a_model_was_built_from_gives_the_same_again() -> None:

@@ -28,7 +28,7 @@ LENGTHS = (9, 3, 6)
 @pytest.fixture(autouse=True)
 def _none_of_ours(monkeypatch: pytest.MonkeyPatch) -> None:
     """Families of our own too as transformers has them."""
-    monkeypatch.setattr(meta_model, "families", lambda: ())
+    monkeypatch.setattr(meta_model, "families", lambda first: ())
 
 
 def loaded(kind: str, folder: Path) -> TransformersModel:

@@ -105,7 +105,7 @@ def test_whole_numbers_are_for_int8_on_a_cpu_and_stay_near(
     caplog.set_level("INFO")
     fast = load_runs([run], device="cpu", precision="int8")
     (said,) = [line for line in caplog.messages if "8 bits" in line]
-    assert said.startswith("articles are read by products of whole numbers")
+    assert said.startswith("articles are read by integer matmuls")
     assert fast.int8_prefill
     assert not opened.int8_prefill
     summarizer = Summarizer(fast, run.spec.generation, batch_size=2)

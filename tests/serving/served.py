@@ -61,7 +61,7 @@ def run_folders(root: Path, *dims: int) -> list[Path]:
     return folders
 
 
-def opened_runs(root: Path) -> LoadedRun:
+def loaded_runs(root: Path) -> LoadedRun:
     return load_runs([read_run(folder) for folder in run_folders(root, 2, 4)], device="cpu", precision="fp32")
 
 
@@ -134,16 +134,16 @@ def connection_closed(connection: http.client.HTTPConnection) -> Iterator[None]:
 
 @contextmanager
 def served(
-    opened: LoadedRun, summarizer_of: SummarizerOf | None = None, *, most_waiting: int = 8
+    loaded: LoadedRun, summarizer_of: SummarizerOf | None = None, *, most_waiting: int = 8
 ) -> Iterator[Client]:
     """A real server on a free port of loopback for the block."""
     writer = Writer(
-        summarizer_of or (lambda spec: Summarizer(opened, spec, batch_size=1)),
+        summarizer_of or (lambda spec: Summarizer(loaded, spec, batch_size=1)),
         most_waiting=most_waiting,
     )
     with bind("127.0.0.1", 0) as bound:
         port = bound.getsockname()[1]
-        server = Server(build_application(opened, writer, allowed_hosts(bound, [])), writer)
+        server = Server(build_application(loaded, writer, allowed_hosts(bound, [])), writer)
         thread = threading.Thread(target=server.run, args=([bound],))
         thread.start()
         try:

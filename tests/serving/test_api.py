@@ -18,10 +18,10 @@ pytestmark = pytest.mark.versions
 
 
 def test_two_adapters_and_the_base_write_what_the_summarizer_writes(
-    client: Client, opened: LoadedRun
+    client: Client, loaded: LoadedRun
 ) -> None:
     events = client.events({"article": ARTICLE})
-    summarizer = Summarizer(opened, opened.spec.generation, batch_size=1)
+    summarizer = Summarizer(loaded, loaded.spec.generation, batch_size=1)
     article = summarizer.prepare(ARTICLE)
     trials = {"0": [0], "1": [1], "base": None}
     expected = {
@@ -45,10 +45,10 @@ def test_two_adapters_and_the_base_write_what_the_summarizer_writes(
 
 
 @pytest.mark.parametrize("beams", [1, 3])
-def test_settings_are_followed(client: Client, opened: LoadedRun, beams: int) -> None:
+def test_settings_are_followed(client: Client, loaded: LoadedRun, beams: int) -> None:
     settings = {"max_new_tokens": 7, "min_new_tokens": 7, "num_beams": beams, "no_repeat_ngram_size": 2}
     events = client.events({"article": ARTICLE, "runs": ["1"], "settings": settings})
-    summarizer = Summarizer(opened, opened.spec.generation.model_copy(update=settings), batch_size=1)
+    summarizer = Summarizer(loaded, loaded.spec.generation.model_copy(update=settings), batch_size=1)
     article = summarizer.prepare(ARTICLE)
     ((_, (expected,)),) = summarizer.summaries([article], trials=[1])
     (done,) = [event for event in events if event["event"] == "summary"]
@@ -56,8 +56,8 @@ def test_settings_are_followed(client: Client, opened: LoadedRun, beams: int) ->
     assert done["total_s"] >= done["first_text_s"] > 0
     assert done["tokens_per_s"] == pytest.approx(done["summary_tokens"] / done["total_s"])
     (read,) = [event for event in events if event["event"] == "article"]
-    assert read["article_tokens"] == len(opened.prompt.encode_article(ARTICLE))
-    prompt = opened.prompt
+    assert read["article_tokens"] == len(loaded.prompt.encode_article(ARTICLE))
+    prompt = loaded.prompt
     assert read["article_tokens"] - read["cut_tokens"] == 64 - 7 - len(prompt.before) - len(prompt.after)
 
 
@@ -73,7 +73,7 @@ def test_rouge_is_that_of_the_library_under_its_own_names(client: Client) -> Non
     assert list(done["rouge"]) == variants
 
 
-def test_runs_are_told_without_a_path(client: Client, opened: LoadedRun) -> None:
+def test_runs_are_told_without_a_path(client: Client, loaded: LoadedRun) -> None:
     _, _, body = client.get("/api/runs")
     about = json.loads(body)
     assert [(run["id"], run["detail"]) for run in about["runs"]] == [
@@ -82,7 +82,7 @@ def test_runs_are_told_without_a_path(client: Client, opened: LoadedRun) -> None
         ("base", "without an adapter"),
     ]
     assert [run["name"].split("/")[-1] for run in about["runs"]] == ["dim2", "dim4", "base model"]
-    assert str(opened.runs[0].folder.parent.parent) not in body.decode()
+    assert str(loaded.runs[0].folder.parent.parent) not in body.decode()
     assert about["settings"]["max_new_tokens"]["default"] == 12
     until(lambda: not client.writer.busy)  # the last test's request was answered a moment before it ended
     status, _, health = client.get("/api/health")
@@ -99,9 +99,9 @@ def test_runs_are_told_without_a_path(client: Client, opened: LoadedRun) -> None
         ({"article": "a \ud800"}, "article: holds half of a character (a lone surrogate), which no text has"),
         ({"article": "a", "reference": []}, "reference: a list; give a text"),
         ({"article": "a", "runs": []}, "runs: none chosen; give a list of 0, 1, base"),
-        ({"article": "a", "runs": ["/etc"]}, "runs: '/etc' is not opened here; choose among 0, 1, base"),
+        ({"article": "a", "runs": ["/etc"]}, "runs: '/etc' is not loaded here; choose among 0, 1, base"),
         ({"article": "a", "runs": ["0", "0"]}, "runs: '0' twice; once is enough"),
-        ({"article": "a", "runs": [[]]}, "runs: a list is not opened here; choose among 0, 1, base"),
+        ({"article": "a", "runs": [[]]}, "runs: a list is not loaded here; choose among 0, 1, base"),
         ({"article": "a", "run": "0"}, "request: 'run' is no key of one; did you mean 'runs'?"),
         ({"article": "a", "runs": ["0"] * 200_000}, "runs: 200,000 of them; give a list of 0, 1, base"),
         ({"article": "a", "settings": {"num_beams": 9}}, "num_beams: 9; at least 1, at most 8"),
@@ -183,7 +183,7 @@ def test_the_longest_texts_may_come_in_escapes(client: Client) -> None:
     }
     body = json.dumps(asked).encode()
     assert len(body) > 12 * MOST_ARTICLE_CHARACTERS
-    assert client.refused(body) == (422, "runs: '9' is not opened here; choose among 0, 1, base")
+    assert client.refused(body) == (422, "runs: '9' is not loaded here; choose among 0, 1, base")
 
 
 def test_another_sites_page_is_refused(client: Client) -> None:

@@ -14,10 +14,10 @@ from summarizer.runs.loaded_run import LoadedRun
 
 
 @pytest.fixture
-def page(browser: Any, opened: LoadedRun) -> Iterator[tuple[Any, Client]]:
+def page(browser: Any, loaded: LoadedRun) -> Iterator[tuple[Any, Client]]:
     """The page of a server whose model writes when the test lets it; then nothing went wrong unseen."""
     forget(browser)
-    with served(opened, lambda spec: Gated(opened, spec, batch_size=1), most_waiting=1) as client:
+    with served(loaded, lambda spec: Gated(loaded, spec, batch_size=1), most_waiting=1) as client:
         browser.get(client.address)
         until(lambda: len(all_of(browser, "input[name=run]")) == 3)
         yield browser, client

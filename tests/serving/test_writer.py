@@ -16,8 +16,8 @@ ONE = {"article": ARTICLE, "runs": ["0"]}
 
 
 @pytest.fixture
-def gated(opened: LoadedRun) -> Iterator[Client]:
-    with served(opened, lambda spec: Gated(opened, spec, batch_size=1), most_waiting=2) as client:
+def gated(loaded: LoadedRun) -> Iterator[Client]:
+    with served(loaded, lambda spec: Gated(loaded, spec, batch_size=1), most_waiting=2) as client:
         yield client
 
 
@@ -60,7 +60,7 @@ def test_a_client_that_leaves_is_left_off_between_tokens(gated: Client) -> None:
     assert gated.events(ONE)[-1] == {"event": "done"}, "the model is as it was"
 
 
-def test_beams_are_left_off_between_steps(opened: LoadedRun) -> None:
+def test_beams_are_left_off_between_steps(loaded: LoadedRun) -> None:
     steps: list[int] = []
 
     class Counting(Summarizer):
@@ -77,7 +77,7 @@ def test_beams_are_left_off_between_steps(opened: LoadedRun) -> None:
 
             return super().summaries(articles, trials=trials, on_step=counted)
 
-    with served(opened, lambda spec: Counting(opened, spec, batch_size=1)) as client:
+    with served(loaded, lambda spec: Counting(loaded, spec, batch_size=1)) as client:
         asked = ONE | {"settings": {"num_beams": 2, "min_new_tokens": 12}}
         connection, _ = client.ask(asked)
         Gated.gate.release()
@@ -87,14 +87,14 @@ def test_beams_are_left_off_between_steps(opened: LoadedRun) -> None:
 
 
 def test_a_failure_is_said_and_the_next_request_goes_well(
-    opened: LoadedRun, caplog: pytest.LogCaptureFixture
+    loaded: LoadedRun, caplog: pytest.LogCaptureFixture
 ) -> None:
     def build(spec: GenerationConfig) -> Summarizer:
         if spec.max_new_tokens == 1:
             raise RuntimeError("out of something")
-        return Summarizer(opened, spec, batch_size=1)
+        return Summarizer(loaded, spec, batch_size=1)
 
-    with served(opened, build) as client:
+    with served(loaded, build) as client:
         last = client.events(ONE | {"settings": {"max_new_tokens": 1}})[-1]
         assert last["event"] == "error"
         assert "log" in last["message"]
@@ -103,8 +103,8 @@ def test_a_failure_is_said_and_the_next_request_goes_well(
         assert client.events(ONE)[-1] == {"event": "done"}
 
 
-def test_a_stop_tells_those_who_wait(opened: LoadedRun) -> None:
-    with served(opened, lambda spec: Gated(opened, spec, batch_size=1)) as client:
+def test_a_stop_tells_those_who_wait(loaded: LoadedRun) -> None:
+    with served(loaded, lambda spec: Gated(loaded, spec, batch_size=1)) as client:
         asked = [client.ask(ONE)]
         until(lambda: client.writer.busy)
         asked.append(client.ask(ONE))

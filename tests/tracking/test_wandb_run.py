@@ -18,7 +18,7 @@ from wandb.proto.wandb_internal_pb2 import Record
 from summarizer.config.schema import TrackingConfig
 from summarizer.errors import ConfigError
 from summarizer.tracking import wandb_run
-from summarizer.tracking.metrics import MetricsFile, NoTracker, SampleSummary, Tracker, read_metrics
+from summarizer.tracking.metrics import MetricsFile, SampleSummary, Tracker, read_metrics
 from summarizer.tracking.wandb_log import last_recorded_step, read_raw, read_records
 from summarizer.tracking.wandb_run import open_tracker
 
@@ -278,16 +278,6 @@ def test_an_id_file_from_elsewhere_is_not_trusted(tmp_path: Path) -> None:
     (tmp_path / "wandb_id.txt").write_text("../../x\n")
     with pytest.raises(ConfigError, match="not a wandb run id"):
         opened(tmp_path, resumed=True)
-
-
-def test_disabled_does_nothing(tmp_path: Path) -> None:
-    tracker = open_tracker(spec("disabled"), tmp_path, name="n", group=None, config={}, resumed=False)
-    assert isinstance(tracker, NoTracker)
-    tracker.log({"a": 1.0}, 1)
-    tracker.log_samples(1, [])
-    tracker.log_adapter(tmp_path)
-    tracker.finish("completed", {})
-    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_server_that_refuses_is_the_users_to_mend(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
 import torch
+from damage import DAMAGE
 from training_groups import build_group, spec_of, train
 
 from summarizer.errors import ConfigError
-from summarizer.training.checkpoint import list_checkpoints, load_latest, load_state, save_state
+from summarizer.training.checkpoint import (
+    list_checkpoints,
+    load_latest,
+    load_state,
+    newest_step,
+    save_state,
+)
 from summarizer.training.trial import Trial
 
 STEPS = ("trainer.max_steps=4", "trainer.checkpoint_every_steps=1", "trainer.evaluate_every_steps=2")
@@ -48,27 +54,52 @@ def test_the_newest_is_taken_up_whole(trained: Trial, tmp_path: Path) -> None:
     assert not list(trial.checkpoints.glob(".writing-*"))
 
 
-@pytest.mark.parametrize(
-    "file", ["adapter.safetensors", "optimizer.safetensors", "optimizer.json", "best.safetensors"]
+FILES = (
+    "adapter.safetensors",
+    "best.safetensors",
+    "optimizer.safetensors",
+    "optimizer.json",
+    "reached.json",
 )
+
+
+@pytest.mark.parametrize("what", DAMAGE)
+@pytest.mark.parametrize("file", FILES)
 def test_a_damaged_one_costs_no_more_than_itself(
-    file: str, trained: Trial, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    file: str, what: str, trained: Trial, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     newest = list_checkpoints(trained.checkpoints)[-1]
-    os.truncate(newest / file, (newest / file).stat().st_size // 2)
+    assert {path.name for path in newest.iterdir()} == {*FILES, "digests.json"}
+    assert newest_step(trained.checkpoints) == 4
+    DAMAGE[what](newest / file)
+    assert newest_step(trained.checkpoints) == 3
     trial = fresh(tmp_path)
     before = {name: parameter.clone() for name, parameter in trial.parameters.items()}
     load_latest(trial)
     assert trial.state.step == 3
-    assert "step-00000004 cannot be read" in caplog.text
+    assert f"step-00000004 cannot be read, trying the one before: {file} is" in caplog.text
     assert any(not torch.equal(before[name], parameter) for name, parameter in trial.parameters.items())
 
 
-def test_none_that_can_be_read_is_an_error(trained: Trial, tmp_path: Path) -> None:
+def test_none_that_can_be_read_is_an_error_that_says_how_to_begin_anew(
+    trained: Trial, tmp_path: Path
+) -> None:
     for folder in list_checkpoints(trained.checkpoints):
         (folder / "adapter.safetensors").write_bytes(b"")
-    with pytest.raises(ConfigError, match="none of the 3 checkpoints"):
+    with pytest.raises(ConfigError, match="none of the 3 checkpoints") as caught:
         load_latest(fresh(tmp_path))
+    assert "step-00000002: adapter.safetensors is damaged" in str(caught.value)
+    assert "delete that folder, and the run is resumed from its beginning" in str(caught.value)
+
+
+def test_one_of_an_earlier_version_is_taken_up_and_the_log_says_so(
+    trained: Trial, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (list_checkpoints(trained.checkpoints)[-1] / "digests.json").unlink()
+    trial = fresh(tmp_path)
+    load_latest(trial)
+    assert trial.state == trained.state
+    assert caplog.text.count("step-00000004 is of an earlier version: it has no digests") == 1
 
 
 def test_one_of_another_adapter_is_not_taken_up(trained: Trial, tmp_path: Path) -> None:

@@ -48,6 +48,8 @@ CONFIG = (
     "evaluation.rows_during_training=0",
     "evaluation.rows=1",
 )
+PARTLY = "as said above; the rest was compared"
+"""How `compare` ends, with exit code 1, where it left something out."""
 NESTED = 100_000
 """Brackets around a value: deeper than any parser's stack."""
 
@@ -273,7 +275,7 @@ class Laboratory:
             return Outcome("traceback", said)
         if code < 0:
             return Outcome("crash", f"signal {-code}: {said}")
-        if code == 2:
+        if code == 2 or (code == 1 and PARTLY in said):
             return Outcome("not made anew" if target and target.heals else "message", said)
         if code:
             return Outcome("failure", f"exit code {code}: {said}")

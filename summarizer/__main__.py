@@ -49,7 +49,9 @@ def command(arguments: Sequence[str]) -> int:
         print(f"lora-summarizer {__version__}")
         return 0
     if name not in COMMANDS:
-        print(_no_command(name), file=sys.stderr)
+        from summarizer.console.safe_text import say
+
+        say(_no_command(name))
         return MISTAKE
     program = f"summarizer {name}"
     if name == "run" and {"-h", "--help"} & set(others):

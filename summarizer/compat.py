@@ -311,31 +311,71 @@ def checkpoint_names(model: PreTrainedModel) -> Callable[[str], tuple[str, bool]
     return known
 
 
-def taken_for_experts(model: PreTrainedModel, layers: Sequence[str]) -> list[str]:
-    """Which of a model's linear layers plain peft takes for parts of its experts, by their names.
+def misread_by_peft(model: PreTrainedModel, layers: Sequence[str]) -> list[str]:
+    """Which of a model's linear layers plain peft takes for others when it loads their adapters, by their names.
 
     peft reads adapters of models whose experts became one stack in transformers 5, and goes by the last part of a
     layer's name alone: a shared expert's or a dense block's `gate_proj` counts as an expert's, and what its adapter
-    computes is lost.
-    Why private: peft documents no way to ask for it, but the function is under its public name.
-    Once gone: none is left out, as in a peft that knows layers by their whole names.
+    computes is lost. It also applies the renamings of old checkpoints, some of which match names of today.
+    Why private: peft documents no way to ask for it, but the functions are under their public names.
+    Once gone: none is left out.
     """
     try:
         from peft import LoraConfig
-        from peft.utils.transformers_weight_conversion import convert_peft_config_for_transformers
+        from peft.utils.transformers_weight_conversion import (
+            convert_peft_adapter_state_dict_for_transformers,
+            convert_peft_config_for_transformers,
+        )
     except ImportError:
+        what = "peft.utils.transformers_weight_conversion.convert_peft_config_for_transformers"
+        _gone(what, "layers are adapted that plain peft may take for others")
         return []
-    taken = []
+    import torch
+
+    taken = set()
     for leaf in dict.fromkeys(name.rpartition(".")[2] for name in layers):
         config = LoraConfig(target_modules=[f"x.{leaf}"])
         try:
             convert_peft_config_for_transformers(config, model, None)
         except ValueError:  # it wants other layers of the experts' beside this one
-            taken.append(leaf)
+            taken.add(leaf)
             continue
         if f"x.{leaf}" not in (config.target_modules or ()):
-            taken.append(leaf)
-    return [name for name in layers if name.rpartition(".")[2] in taken]
+            taken.add(leaf)
+    keys = {
+        f"base_model.model.{name}.lora_A.weight": name
+        for name in layers
+        if name.rpartition(".")[2] not in taken
+    }
+    try:
+        one = torch.zeros(1, 1)
+        read = convert_peft_adapter_state_dict_for_transformers(model, LoraConfig(), dict.fromkeys(keys, one))
+    except Exception:  # whatever its conversions raise for tensors that are none of theirs
+        read = keys
+    lost = {name for key, name in keys.items() if key not in read}
+    return [name for name in layers if name.rpartition(".")[2] in taken or name in lost]
+
+
+def refused_by_peft(model: PreTrainedModel, layers: Sequence[str]) -> list[str]:
+    """Which of a model's linear layers plain peft puts no adapter beside, since Mamba's kernels go past them.
+
+    Why private: peft says so only while it attaches an adapter, which takes a whole model.
+    Once gone: none is left out, and peft refuses to load an adapter of such a model.
+    """
+    try:
+        from peft import LoraConfig
+        from peft.tuners.tuners_utils import _check_lora_target_modules_mamba
+    except ImportError:
+        what = "peft.tuners.tuners_utils._check_lora_target_modules_mamba"
+        _gone(what, "layers of Mamba are adapted that plain peft may refuse")
+        return []
+    refused = set()
+    for leaf in dict.fromkeys(name.rpartition(".")[2] for name in layers):
+        try:
+            _check_lora_target_modules_mamba(LoraConfig(), model, leaf)
+        except ValueError:
+            refused.add(leaf)
+    return [name for name in layers if name.rpartition(".")[2] in refused]
 
 
 def blocks(model: PreTrainedModel) -> list[nn.Module] | None:

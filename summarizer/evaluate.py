@@ -155,14 +155,19 @@ def _systems(
     files: dict[str, SummaryFile],
 ) -> list[System]:
     """All that is scored, once its summaries are written. A model is loaded only where something is missing."""
-    from summarizer.evaluation.pipeline import System, baselines
+    from summarizer.evaluation.pipeline import System, extractive_baselines
     from summarizer.evaluation.resumable import measure_losses, read_summaries, write_missing
 
     @cache
     def loaded() -> LoadedRun:
         from summarizer.runs.loaded_run import load_runs
 
-        return load_runs(request.runs, device=request.flags.device, precision=request.flags.precision)
+        return load_runs(
+            request.runs,
+            device=request.flags.device,
+            precision=request.flags.precision,
+            generation=request.generation,
+        )
 
     @cache
     def summarizer() -> Summarizer:
@@ -191,7 +196,7 @@ def _systems(
         )
         for model in models
     ]
-    return systems + baselines(rows, request.runs[0].spec.evaluation.bootstrap_seed)
+    return systems + extractive_baselines(rows, request.runs[0].spec.evaluation.bootstrap_seed)
 
 
 def _scores(
@@ -228,9 +233,8 @@ def _scores(
 
 def _save(request: EvaluationRequest, evaluation: Evaluation) -> None:
     """scores.json and scores.md; several runs beside each other are a comparison, and leave each one's scores."""
-    from rich.console import Console
-
     from summarizer.atomic import write_text
+    from summarizer.console.progress import SafeConsole
     from summarizer.evaluation.record import write_evaluation
     from summarizer.reports.evaluation_report import markdown, print_evaluation
 
@@ -238,7 +242,7 @@ def _save(request: EvaluationRequest, evaluation: Evaluation) -> None:
     folder = request.scores_folder
     write_evaluation(folder / f"{name}.json", evaluation)
     write_text(folder / f"{name}.md", markdown(evaluation))
-    print_evaluation(evaluation, Console(file=sys.stdout, highlight=False))
+    print_evaluation(evaluation, SafeConsole(sys.stdout))
     log.info("saved: %s and %s", shown(folder / f"{name}.json"), f"{name}.md")
 
 

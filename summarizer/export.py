@@ -13,6 +13,7 @@ import logging
 import sys
 from collections.abc import Sequence
 
+from summarizer.console.safe_text import say
 from summarizer.exporting.request import ExportFlags
 from summarizer.runs.mistakes import report_mistakes
 
@@ -45,7 +46,7 @@ def _export(arguments: Sequence[str]) -> None:
 
     with ended_by_sigterm():  # an exception, on whose way out what is half written is deleted
         for line in export(request):
-            print(line, flush=True)
+            say(line, sys.stdout)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ def _null_unless_finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-Measured = Annotated[float | None, BeforeValidator(_null_unless_finite)]
+FiniteOrNull = Annotated[float | None, BeforeValidator(_null_unless_finite)]
 """A number, or null where it is not known or not finite: JSON has no NaN."""
 
 

@@ -105,8 +105,8 @@ class Task:
         from hydra.types import RunMode
 
         from summarizer.errors import ConfigError
-        from summarizer.runs.folder import take_back
-        from summarizer.runs.launch import prepare
+        from summarizer.runs.folder import mask_written, take_back
+        from summarizer.runs.launch import prepare_training
         from summarizer.runs.record import composed_run
         from summarizer.runs.session import raise_alone
 
@@ -118,12 +118,13 @@ class Task:
         in_this_process = not sweeping or hydra_config.launcher._target_.endswith(".BasicLauncher")
         optimizing = sweeping and not hydra_config.sweeper._target_.endswith(".BasicSweeper")
         keep = in_this_process and not optimizing
+        mask_written(Path(folder), Path(hydra_config.sweep.dir) if sweeping else None)
         with self.session.keeping_failure(folder, keep=keep, say=sweeping):
             record = composed_run(
                 config, hydra_config, Path(hydra_config.sweep.dir).name if sweeping else None
             )
             try:
-                train = prepare([record], self.session)
+                train = prepare_training([record], self.session)
                 value = raise_alone(train())
                 if record.config["plan"] and not sweeping:
                     take_back(Path(folder))

@@ -83,7 +83,9 @@ def _serve(arguments: Sequence[str]) -> None:
         from summarizer.serving.listening import serve
         from summarizer.serving.writer import Writer
 
-        loaded = load_runs(runs, device=flags.device, precision=flags.precision)
+        loaded = load_runs(
+            runs, device=flags.device, precision=flags.precision, generation=runs[0].spec.generation
+        )
         writer = Writer(lambda spec: Summarizer(loaded, spec, batch_size=1), flags.queue)
         hosts = allowed_hosts(bound, flags.allow_host)
         serve(build_application(loaded, writer, hosts), writer, bound)
@@ -91,7 +93,7 @@ def _serve(arguments: Sequence[str]) -> None:
 
 def _runs(flags: ServeFlags) -> list[TrainedRun]:
     """The runs to serve. Raises ConfigError with what is wrong with any of them or of the flags."""
-    from summarizer.runs.trained_run import read_run
+    from summarizer.runs.trained_run import read_trained_run
 
     issues = list(flags.mistakes)
     if len({folder.resolve() for folder in flags.runs}) < len(flags.runs):
@@ -99,7 +101,7 @@ def _runs(flags: ServeFlags) -> list[TrainedRun]:
     runs = []
     for folder in dict.fromkeys(flags.runs):
         try:
-            runs.append(read_run(folder, model=flags.model))
+            runs.append(read_trained_run(folder, model=flags.model))
         except ConfigError as error:
             issues += error.issues
     if issues:

@@ -23,8 +23,9 @@ from summarizer.config.flags import FilePath, Flags, FolderPath
 from summarizer.config.paths import shown
 from summarizer.config.schema import GenerationConfig
 from summarizer.config.shared_flags import BatchFlags, GenerationFlags, chosen_generation
+from summarizer.console.safe_text import say
 from summarizer.errors import ConfigError, Issue, RunsFailed, sound
-from summarizer.runs.mistakes import MISTAKE, ended_by_sigterm, report_mistakes, say, say_kept
+from summarizer.runs.mistakes import MISTAKE, ended_by_sigterm, report_mistakes, say_kept
 
 if TYPE_CHECKING:
     from summarizer.data.articles import Item
@@ -126,10 +127,10 @@ def _summarize(arguments: Sequence[str]) -> None:
 def _checked(flags: SummarizeFlags) -> tuple[TrainedRun, GenerationConfig]:
     """The run and how it writes. Raises ConfigError with every mistake that shows before articles are read."""
     from summarizer.generation.summary_file import output_issues
-    from summarizer.runs.trained_run import opening_issues, read_run
+    from summarizer.runs.trained_run import opening_issues, read_trained_run
 
     issues = list(flags.mistakes)
-    run = sound(lambda: read_run(flags.run, model=flags.model, adapter=flags.adapter), issues)
+    run = sound(lambda: read_trained_run(flags.run, model=flags.model, adapter=flags.adapter), issues)
     generation = sound(lambda: chosen_generation(run.spec, flags), issues) if run else None
     if flags.base and flags.adapter is not None:
         issues.append(Issue("--adapter", "has no place beside --base, which writes without an adapter"))
@@ -186,7 +187,7 @@ def _loaded(flags: SummarizeFlags, run: TrainedRun, generation: GenerationConfig
 
     tokenizer = load_tokenizer(model_folder(run.spec.model, weights=False))
     require_room(build_prompt(run.spec.prompt, tokenizer), generation)  # before a base of gigabytes is loaded
-    loaded = load_runs([run], device=flags.device, precision=flags.precision)
+    loaded = load_runs([run], device=flags.device, precision=flags.precision, generation=generation)
     return Summarizer(loaded, generation, batch_size=flags.batch_size or run.spec.evaluation.batch_size)
 
 

@@ -18,7 +18,7 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState, PartialState
 from model_folders import LLAMA_LIKE, tiny_config
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, MixtralConfig
+from transformers import AutoModelForCausalLM, MambaConfig, MixtralConfig
 
 from summarizer import compat
 from summarizer.models.transformers_model import TransformersModel
@@ -146,6 +146,27 @@ def test_renamed_modules_of_a_checkpoint(lines: list[str], monkeypatch: pytest.M
     for _ in range(2):
         name = compat.checkpoint_names(model)
     assert name("embed_out.weight") == ("embed_out.weight", False)
+
+
+def test_layers_that_peft_takes_for_others(lines: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    mixtral = AutoModelForCausalLM.from_config(MixtralConfig(**LLAMA_LIKE, num_local_experts=2))
+    llama = AutoModelForCausalLM.from_config(tiny_config("llama_tied"))
+    layers = ["model.layers.0.mlp.gate", "model.layers.0.self_attn.q_proj", "model.layers.0.w1"]
+    assert compat.misread_by_peft(mixtral, layers) == [layers[0], layers[2]]
+    assert compat.misread_by_peft(llama, layers) == []
+    monkeypatch.setitem(sys.modules, "peft.utils.transformers_weight_conversion", None)
+    for _ in range(2):
+        assert compat.misread_by_peft(mixtral, layers) == []
+
+
+def test_layers_that_peft_refuses(lines: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    mamba = AutoModelForCausalLM.from_config(MambaConfig(vocab_size=9, hidden_size=8, num_hidden_layers=1))
+    llama = AutoModelForCausalLM.from_config(tiny_config("llama_tied"))
+    assert compat.refused_by_peft(mamba, ["x.out_proj", "x.in_proj"]) == ["x.out_proj"]
+    assert compat.refused_by_peft(llama, ["x.out_proj", "x.in_proj"]) == []
+    monkeypatch.setitem(sys.modules, "peft.tuners.tuners_utils", None)
+    for _ in range(2):
+        assert compat.refused_by_peft(mamba, ["x.out_proj"]) == []
 
 
 def several(seed: int = 0) -> list[Tensor]:

@@ -10,7 +10,7 @@ from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, PretrainedConf
 VOCABULARY = 96
 PAD, START, END = 0, 1, 2
 SIZES: dict[int, str] = {
-    VOCABULARY: "vocab_size vocab_size_per_layer_input decoder_vocab_size codebook_size",
+    VOCABULARY: "vocab_size vocab_size_per_layer_input decoder_vocab_size",
     32: "out_hidden_size adapter_in_dim adapter_out_dim adapter_input_size "
     "hidden_size d_model n_embd dim embed_dim emb_dim embedding_size word_embed_proj_dim embedding_dim "
     "encoder_hidden_dim q_lora_rank index_head_dim audio_vocab_size hidden_dim "
@@ -38,6 +38,7 @@ TOKENS = {"pad_token_id": PAD, "bos_token_id": START, "eos_token_id": END, "deco
 DECODER = {"is_decoder": True}
 """Encoders that compute as decoders where their config says so."""
 HYBRID = {"num_hidden_layers": 4}
+HYBRID_PART = {"text_config": HYBRID}
 OVERRIDES: dict[str, dict[str, Any]] = {
     **dict.fromkeys(
         (
@@ -52,7 +53,31 @@ OVERRIDES: dict[str, dict[str, Any]] = {
     "codegen": {"rotary_dim": 4},
     "dory": {"num_hidden_layers": 4, "n_input_layers": 1, "n_output_layers": 1, "n_recurrent_layers": 2},
     "falcon_h1": {"mamba_d_ssm": 64},
-    "gemma3n_text": {"num_hidden_layers": 6, "num_kv_shared_layers": 2, "laurel_rank": 4},
+    "cohere_compass_text": {
+        "layer_types": ["full_attention"] * 2,
+        "rope_parameters": {
+            "full_attention": {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 1, 1]}
+        },
+    },
+    "dbrx": {"attn_config": {"rope_theta": 1e4, "kv_n_heads": 2}},
+    **dict.fromkeys(("qwen3_5_text", "qwen3_5_moe_text", "qwen3_next", "qwen4_exp_text"), HYBRID),
+    **dict.fromkeys(("qwen3_5", "qwen3_5_moe", "qwen4_exp"), HYBRID_PART),
+    **dict.fromkeys(("kimi_linear", "lfm3", "recurrent_gemma"), HYBRID),
+    "granitemoehybrid": {"layer_types": ["linear_attention", "full_attention"]},
+    "gpt_neo": {"attention_types": [[["global", "local"], 1]], "window_size": 8},
+    "gptj": {"rotary_dim": 4},
+    "jamba": {"attn_layer_period": 2, "attn_layer_offset": 1, "expert_layer_period": 2, "expert_layer_offset": 1},
+    "lfm2_moe": {"layer_types": ["conv", "full_attention"], "num_dense_layers": 1},
+    "longcat_flash": {"qk_head_dim": 16},
+    "mamba2": {"head_dim": 16},
+    "xlm": {"causal": True},
+    "reformer": {"is_decoder": True, "axial_pos_shape": [8, 16], "axial_pos_embds_dim": [16, 16]},
+    "gemma3n_text": {
+        "num_hidden_layers": 4,
+        "num_kv_shared_layers": 2,
+        "laurel_rank": 4,
+        "layer_types": ["full_attention", "sliding_attention"] * 2,
+    },
     "gemma4_assistant": {
         "text_config": {"hidden_size_per_layer_input": 0, "vocab_size_per_layer_input": 0},
         "backbone_hidden_size": 32,

@@ -15,7 +15,7 @@ import torch
 from summarizer import __version__
 from summarizer.adapters.attach import attach
 from summarizer.adapters.lora import LoRA
-from summarizer.adapters.peft_config import read_config
+from summarizer.adapters.peft_config import read_adapter_config
 from summarizer.adapters.peft_format import load_adapter
 from summarizer.config.schema import GenerationConfig, ModelConfig, QuantizationConfig
 from summarizer.generation.decoder import Decoder
@@ -36,7 +36,7 @@ class Ours:
         base = open_base(request["folder"], request["variant"], self.processes.device)
         self._int8_prefill = request["variant"] == READING
         adapter = Path(request["adapter"])
-        config = read_config(adapter)
+        config = read_adapter_config(adapter)
         lora = LoRA(
             dim=config["r"],
             alpha=float(config["lora_alpha"]),

@@ -18,7 +18,7 @@ from summarizer.training.optimizer import Scratch, build_optimizer
 from summarizer.training.schedule import TrainingSchedule
 from summarizer.training.sizing import compiles, size_run
 from summarizer.training.step import build_group
-from summarizer.training.trainer import Measured, train_step
+from summarizer.training.trainer import StepMeasurement, train_step
 from summarizer.training.trial import Trial
 
 TOTAL_STEPS = 1_000_000
@@ -47,7 +47,7 @@ class Ours:
         self._drawn = {
             name: parameter.detach().clone() for name, parameter in self._adapted.parameters_of(0).items()
         }
-        self._measured: list[Measured] = []
+        self._measured: list[StepMeasurement] = []
 
     def workload(self, point: Point) -> Workload:
         return build_workload(self._setting, point, self._contender.overrides())

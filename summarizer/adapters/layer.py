@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import torch
 from jaxtyping import Float, Int
@@ -17,11 +17,11 @@ from summarizer.adapters.dropout import dropout_mask
 from summarizer.adapters.protocol import Adapter, Parameters, Role
 from summarizer.errors import ConfigError
 from summarizer.ops.elementwise import in_compute_dtype
-from summarizer.quantization.frozen import FrozenEmbedding, FrozenLinear
+from summarizer.quantization.frozen import FrozenEmbedding, FrozenLinear, FrozenWeight
 
 
 @dataclass(frozen=True)
-class Draws:
+class DropoutInputs:
     """What a forward pass's dropout masks are drawn from."""
 
     keys: Int[Tensor, " n"]
@@ -35,7 +35,7 @@ class Draws:
 
 
 @dataclass
-class GroupState:
+class AdapterStackState:
     """What all adapted layers of a model share: whose rows they see, and in which step."""
 
     device: torch.device
@@ -46,26 +46,26 @@ class GroupState:
     """False shows the base model, whatever the number of rows."""
     training: bool = False
     """Dropout is on."""
-    draws: Draws | None = None
+    dropout_inputs: DropoutInputs | None = None
     """What dropout masks depend on beside the layer; set for each forward pass of training."""
     _kept: dict[tuple[str, torch.Size], Tensor] = field(default_factory=dict)
-    """Draws' tensors by name and shape, whose places in memory stay."""
+    """The tensors of `dropout_inputs` by name and shape, which stay where they are in memory."""
 
     def __post_init__(self) -> None:
         self.set_trials(self.adapters, self.seeds)
 
-    def keep_in_place(self, draws: Draws) -> Draws:
+    def keep_in_place(self, inputs: DropoutInputs) -> DropoutInputs:
         """The same numbers in the tensors that held those of the passes before, of the same shapes.
 
         A recorded graph knows only where they lie: the compiler takes what hangs on a module for what never moves.
         """
         kept = {}
-        for each in fields(draws):
-            given: Tensor = getattr(draws, each.name)
+        for each in fields(inputs):
+            given: Tensor = getattr(inputs, each.name)
             kept[each.name] = self._kept.setdefault((each.name, given.shape), given)
             if kept[each.name] is not given:
                 kept[each.name].copy_(given)
-        return Draws(**kept)
+        return DropoutInputs(**kept)
 
     def set_trials(self, adapters: Sequence[Adapter], seeds: Sequence[int]) -> None:
         self.adapters, self.seeds = tuple(adapters), tuple(seeds)
@@ -82,6 +82,32 @@ class GroupState:
         return self.training and any(adapter.input_dropout for adapter in self.adapters)
 
 
+class UnreadWeight:
+    """What a model's code finds as the `weight` of an adapted layer: its type and place, and no numbers.
+
+    Code that multiplies with it goes past the layer, and past the adapter. Raises ConfigError for that.
+    """
+
+    def __init__(self, frozen: FrozenWeight) -> None:
+        self.dtype, self.device, self.shape = frozen.dtype, frozen.device, frozen.shape
+
+    def __getattr__(self, name: str) -> NoReturn:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        self._refuse()
+
+    @classmethod
+    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> NoReturn:
+        cls._refuse()
+
+    @classmethod
+    def _refuse(cls) -> NoReturn:
+        raise ConfigError.single(
+            "adapter.exclude",
+            "this model's code reads an adapted layer's weight by itself, past the adapter; exclude that layer",
+        )
+
+
 class AdaptedLayer(nn.Module):
     """A frozen layer and a stack of `n` trials' adapter tensors, padded with zeros to the largest dim.
 
@@ -92,29 +118,26 @@ class AdaptedLayer(nn.Module):
     """
 
     def __init__(
-        self, base: FrozenLinear | FrozenEmbedding, role: Role, group: GroupState, index: int
+        self, base: FrozenLinear | FrozenEmbedding, role: Role, stack: AdapterStackState, index: int
     ) -> None:
         super().__init__()
         self.base = base
         self.role = role
-        self._group = group
+        self._stack = stack
         # A tensor, so that compiled code is the same for all layers.
         self._number = torch.tensor(index, device=base.weight.device)
         self.stacked = nn.ParameterDict()
-        self.trials: list[dict[str, nn.Parameter]] = [{} for _ in group.adapters]
+        self.trials: list[dict[str, nn.Parameter]] = [{} for _ in stack.adapters]
         self._dims: tuple[int, ...] = ()
         self._shown: tuple[dict[str, Tensor], tuple[int, ...]] | None = None
 
     @property
-    def weight(self) -> NoReturn:
-        """What a model's code would read past the layer, and past its adapter."""
-        raise ConfigError.single(
-            "adapter.exclude",
-            "this model's code reads the weight of one of its layers by itself, past any adapter; exclude that "
-            f"layer, of {self.base.in_features} -> {self.base.out_features} numbers"
-            if isinstance(self.base, FrozenLinear)
-            else "this model's code reads the embedding's weight by itself, past any adapter; exclude it",
-        )
+    def weight(self) -> UnreadWeight:
+        return UnreadWeight(self.base.weight)
+
+    @property
+    def bias(self) -> Tensor | None:
+        return None if isinstance(self.base, FrozenEmbedding) else self.base.bias
 
     def add(self, tensors: Sequence[Parameters | None]) -> None:
         """Trials behind the others, with their first values; None for one that leaves this layer alone."""
@@ -127,18 +150,17 @@ class AdaptedLayer(nn.Module):
             ]
         )
 
-    def keep(self, trials: Sequence[int]) -> None:
-        """Only these trials stay, in this order."""
-        self._lay([self.trials[trial] for trial in trials])
+    def keep(self, slots: Sequence[int]) -> None:
+        """Only the trials in these slots stay, in this order."""
+        self._lay([self.trials[slot] for slot in slots])
 
-    def show(self, trials: Sequence[int] | None) -> None:
-        """Compute for these trials alone, without gradients; None for all."""
-        rows = None if trials is None else list(trials)
-        if rows is None:
+    def show(self, slots: Sequence[int] | None) -> None:
+        """Compute for the trials in these slots alone, without gradients; None for all."""
+        if slots is None:
             self._shown = None
         else:
-            stacked = {name: stack.detach()[rows] for name, stack in self.stacked.items()}
-            self._shown = stacked, tuple(self._dims[row] for row in rows)
+            stacked = {name: stack.detach()[list(slots)] for name, stack in self.stacked.items()}
+            self._shown = stacked, tuple(self._dims[slot] for slot in slots)
 
     def _lay(self, trials: list[dict[str, nn.Parameter]]) -> None:
         self.trials = trials
@@ -160,32 +182,32 @@ class AdaptedLayer(nn.Module):
             self.stacked[name] = stack
 
     def forward(self, x: Tensor) -> Tensor:
-        group = self._group
-        if not group.enabled or not self.stacked:
+        stack = self._stack
+        if not stack.enabled or not self.stacked:
             return self.base(x)  # type: ignore[no-any-return]
-        kind = type(group.adapters[0])
+        kind = type(stack.adapters[0])
         stacked, dims = self._shown or (dict(self.stacked.items()), self._dims)
         if isinstance(self.base, FrozenEmbedding):
             rows: Tensor = self.base(x)
-            scales = group.scales if self.base.scale == 1 else group.scales * self.base.scale
-            delta = kind.delta_embedding(x.reshape(group.size, -1), stacked, scales, dims)
+            scales = stack.scales if self.base.scale == 1 else stack.scales * self.base.scale
+            delta = kind.delta_embedding(x.reshape(stack.size, -1), stacked, scales, dims)
             return rows + delta.reshape(rows.shape)
-        if (few := kind.decode_linear(self.base, x, stacked, group.scales)) is not None:
+        if (few := kind.decode_linear(self.base, x, stacked, stack.scales)) is not None:
             return few
-        product_input = in_compute_dtype(x).reshape(group.size, -1, x.shape[-1])
+        product_input = in_compute_dtype(x).reshape(stack.size, -1, x.shape[-1])
         y = kind.adapted_linear(
             self.base,
             product_input,
-            self._dropped(product_input) if group.drops else None,
+            self._dropped(product_input) if stack.drops else None,
             stacked,
-            group.scales,
+            stack.scales,
             dims,
         )
         return y.reshape(*x.shape[:-1], -1)
 
     def _dropped(self, x: Float[Tensor, "n m d_in"]) -> Float[Tensor, "n m d_in"]:
         """Inverted dropout (Srivastava et al. 2014), each token's mask by the trial's seed and step alone."""
-        draws = self._group.draws
-        assert draws is not None
-        tokens = draws.head_tokens if self.role == "head" else draws.tokens
-        return x * dropout_mask(draws.keys, self._number, tokens, x.shape[-1], draws.keep, x.dtype)
+        inputs = self._stack.dropout_inputs
+        assert inputs is not None
+        tokens = inputs.head_tokens if self.role == "head" else inputs.tokens
+        return x * dropout_mask(inputs.keys, self._number, tokens, x.shape[-1], inputs.keep, x.dtype)

@@ -29,7 +29,7 @@ class LoRA(Adapter):
 
     `b` is kept as (r, d_out), so that a trial's share of a stack padded to the largest dim is one block."""
 
-    dim: Annotated[int, Field(ge=1)]
+    dim: Annotated[int, Field(ge=1, le=2**16)]
     """r, the rank of the pair."""
     alpha: Annotated[float, Field(gt=0)] | None
     """Numerator of the scale; null is dim, which scales by 1."""
@@ -79,7 +79,7 @@ class LoRA(Adapter):
         if len(set(dims)) == 1:
             return torch.bmm(narrow, b)
         delta = b.new_zeros(*ids.shape, b.shape[2])
-        for trials, r in equal_ranks(dims):
+        for trials, r in equal_dims(dims):
             delta[trials] = torch.bmm(narrow[trials, :, :r], b[trials, :r])
         return delta
 
@@ -127,11 +127,11 @@ def low_rank_product(
     a: Float[Tensor, "n r d_in"],
     b: Float[Tensor, "n r d_out"],
     scale: Float[Tensor, "n 1 1"],
-    ranks: Sequence[int],
+    dims: Sequence[int],
 ) -> Float[Tensor, "n m d_out"]:
     """x W^T + bias + scale (x A^T) B, in the precision of x; where given, `dropped` is what the pairs multiply.
 
-    ranks: each trial's own, at most r; its rows of A and B beyond are padding, which is not multiplied. A library
+    dims: each trial's own, at most r; its rows of A and B beyond are padding, which is not multiplied. A library
     sums a product of another width in another order, so that a trial beside wider ones would not train to the bit
     as it does alone.
 
@@ -142,17 +142,17 @@ def low_rank_product(
         many = frozen.weight.prefill_gemm(x, frozen.bias, LowRankPairs(a, b, scale))
         if many is not None:
             return many
-    y: Tensor = _LowRankProduct.apply(x, dropped, a, b, scale, frozen.weight, tuple(ranks))  # type: ignore[no-untyped-call]
+    y: Tensor = _LowRankProduct.apply(x, dropped, a, b, scale, frozen.weight, tuple(dims))  # type: ignore[no-untyped-call]
     return y if frozen.bias is None else y + frozen.bias.to(y.dtype)
 
 
-def equal_ranks(ranks: Sequence[int]) -> Iterator[tuple[slice, int]]:
-    """Neighboring trials of one rank, and that rank. Left out are those of rank 0, which leave the layer alone."""
+def equal_dims(dims: Sequence[int]) -> Iterator[tuple[slice, int]]:
+    """Neighboring trials of one dim, and that dim. Left out are those of dim 0, which leave the layer alone."""
     start = 0
-    for rank, same in groupby(ranks):
+    for dim, same in groupby(dims):
         stop = start + len(list(same))
-        if rank:
-            yield slice(start, stop), rank
+        if dim:
+            yield slice(start, stop), dim
         start = stop
 
 
@@ -166,14 +166,14 @@ class _LowRankProduct(torch.autograd.Function):
         b: Tensor,
         scale: Tensor,
         weight: FrozenWeight,
-        ranks: tuple[int, ...],
+        dims: tuple[int, ...],
     ) -> Tensor:
         inputs = x if dropped is None else dropped
-        ctx.weight, ctx.dropped, ctx.ranks = weight, dropped is not None, ranks
+        ctx.weight, ctx.dropped, ctx.dims = weight, dropped is not None, dims
         few = x.device.type == "cpu" and x.shape[1] <= FEW_TOKENS
         y = weight.matmul(x)
         narrow = []
-        for trials, r in equal_ranks(ranks):
+        for trials, r in equal_dims(dims):
             own_a, own_b, own_scale = a[trials, :r], b[trials, :r], scale[trials]
             if few:
                 own = torch.bmm(inputs[trials].to(a.dtype), own_a.transpose(1, 2)) * own_scale
@@ -189,11 +189,11 @@ class _LowRankProduct(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         inputs, a, b, scale, *narrow = ctx.saved_tensors
         (grad,) = grads
-        padded = len(set(ctx.ranks)) > 1
+        padded = len(set(ctx.dims)) > 1
         grad_a, grad_b = (torch.zeros_like(each) if padded else torch.empty_like(each) for each in (a, b))
         grad_x = ctx.weight.matmul_backward(grad) if ctx.needs_input_grad[0] else None
         grad_dropped = torch.zeros_like(inputs) if grad_x is not None and ctx.dropped else None
-        for (trials, r), own in zip(equal_ranks(ctx.ranks), narrow, strict=True):
+        for (trials, r), own in zip(equal_dims(ctx.dims), narrow, strict=True):
             own_a, own_b = a[trials, :r].to(grad.dtype), b[trials, :r].to(grad.dtype)
             grad_own = torch.bmm(grad[trials], own_b.transpose(1, 2)) * scale[trials].to(grad.dtype)
             grad_a[trials, :r] = torch.bmm(grad_own.transpose(1, 2), inputs[trials])

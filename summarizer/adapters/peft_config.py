@@ -60,7 +60,7 @@ def require_as_written(folder: Path, key: str, way_on: str) -> None:
         raise ConfigError.single(key, f"{folder}: {error}; {way_on}") from error
 
 
-def read_config(folder: Path, key: str = KEY) -> dict[str, Any]:
+def read_adapter_config(folder: Path, key: str = KEY) -> dict[str, Any]:
     """An adapter folder's config.
 
     Raises ConfigError where the folder is damaged, or its config is missing, not a LoRA's, without its r and

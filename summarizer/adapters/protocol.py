@@ -39,7 +39,7 @@ class Adapter(BaseModel, ABC):
     @property
     @abstractmethod
     def scale(self) -> float:
-        """What the product is multiplied by."""
+        """What the adapter's output is multiplied by."""
 
     @property
     @abstractmethod
@@ -76,7 +76,11 @@ class Adapter(BaseModel, ABC):
     def decode_linear(
         frozen: FrozenLinear, x: Float[Tensor, "... d_in"], stacked: Parameters, scale: Float[Tensor, "n 1 1"]
     ) -> Float[Tensor, "... d_out"] | None:
-        """The same for a few rows, a trial's together, as writing a token asks for; None is: no faster way."""
+        """The same for the few rows, a trial's together, of which a token is written; no graph is made.
+
+        None means that there is no faster way than `adapted_linear`, which is then called. A subclass of another
+        kind inherits that kind's arithmetic here: where its own differs, it has to override this too.
+        """
         return None
 
     @staticmethod

@@ -17,8 +17,12 @@ if TYPE_CHECKING:
 else:
     Adapter = BaseModel  # torch comes with the classes; see RunConfig.imported
 
-Count = Annotated[int, Field(ge=0)]
-PositiveCount = Annotated[int, Field(ge=1)]
+LARGEST_COUNT = 10**12
+"""Of rows, steps and the like: what is beyond is a slip of the keyboard, and overflows in some library."""
+Count = Annotated[int, Field(ge=0, le=LARGEST_COUNT)]
+PositiveCount = Annotated[int, Field(ge=1, le=LARGEST_COUNT)]
+ProcessCount = Annotated[int, Field(ge=1, le=1024)]
+BatchSize = Annotated[int, Field(ge=1, le=2**20)]
 LARGEST_SEED = 2**63 - 1
 """What torch.Generator takes as a signed number."""
 Seed = Annotated[int, Field(ge=0, le=LARGEST_SEED)]
@@ -85,11 +89,11 @@ class DataConfig(Section):
     """Null takes the first rows of a split; a number draws rows at random with that seed."""
     streaming: bool
     """Read the training split as it goes, for sets that do not fit on disk; needs trainer.max_steps."""
-    shuffle_buffer_rows: PositiveCount
+    shuffle_buffer_rows: Annotated[int, Field(ge=1, le=10**8)]
     """How many rows a streamed split is shuffled over."""
     max_bad_rows: Count
     """Skip up to so many unusable rows per split, named in the log; one more refuses the run."""
-    processes: PositiveCount | None
+    processes: ProcessCount | None
     """Processes that tokenize; null is one per core."""
 
 
@@ -100,7 +104,7 @@ class PromptConfig(Section):
     """Vocabulary entry that stands for `{completion}`; null where the template ends in plain words."""
     end_token: str | None
     """Vocabulary entry that closes a summary; null is the tokenizer's own end of text."""
-    max_tokens: Annotated[int, Field(ge=16)]
+    max_tokens: Annotated[int, Field(ge=16, le=2**24)]
     """Longest prompt and summary together; the article is cut at its end to fit."""
 
 
@@ -121,13 +125,13 @@ class EarlyStoppingConfig(Section):
 
 
 class TrainerConfig(Section):
-    batch_size: PositiveCount
+    batch_size: BatchSize
     """Examples per optimizer step, over all processes."""
     microbatch_size: PositiveCount | None
     """Examples per forward pass and process; fewer than the batch accumulates gradients. Null: all."""
     batch_tokens: PositiveCount | Literal["auto"] | None
     """Tokens per forward pass and process, likewise; auto is the most that fit, by the plan. Null: any number."""
-    epochs: Annotated[float, Field(gt=0)] | None
+    epochs: Annotated[float, Field(gt=0, le=10**6)] | None
     """Passes over the training split; null trains for max_steps."""
     max_steps: PositiveCount | None
     """Optimizer steps; ends the run before `epochs` does where it is smaller."""
@@ -159,7 +163,7 @@ class TrainerConfig(Section):
     early_stopping: EarlyStoppingConfig
     device: Literal["auto", "cpu", "cuda"]
     """auto is the GPU where there is one."""
-    processes: PositiveCount | None
+    processes: ProcessCount | None
     """Processes that share each batch; null is as many as the launcher started."""
 
 
@@ -174,9 +178,9 @@ class EvaluationConfig(Section):
     """Validation rows to generate and score with ROUGE at each evaluation; 0 measures the loss alone."""
     base: bool
     """Score the untrained base model too, on the same rows: at step 0 and at the end."""
-    batch_size: PositiveCount
+    batch_size: BatchSize
     """Articles at once when summaries are written."""
-    bootstrap_samples: PositiveCount
+    bootstrap_samples: Annotated[int, Field(ge=1, le=100_000)]
     """Resamples of the rows for the 95 % intervals."""
     bootstrap_seed: Seed
     """Seed of the resamples."""
@@ -191,9 +195,9 @@ class GenerationConfig(Section):
     """Longest summary, in tokens."""
     min_new_tokens: Count
     """Shortest summary, in tokens."""
-    num_beams: PositiveCount
+    num_beams: Annotated[int, Field(ge=1, le=1000)]
     """Beams of the search; 1 is greedy search."""
-    length_penalty: float
+    length_penalty: Annotated[float, Field(ge=-50, le=50)]
     """Above 0 favors longer summaries among beams."""
     early_stopping: bool
     """End as soon as as many beams as there are have ended."""

@@ -9,7 +9,7 @@ from pydantic import Field, create_model
 
 from summarizer.config.flags import Flags, InPlaceOf, Metavar
 from summarizer.config.rules import RULES, SoundValues, broken_rules
-from summarizer.config.schema import Count, GenerationConfig, PositiveCount, RunConfig
+from summarizer.config.schema import BatchSize, Count, GenerationConfig, PositiveCount, RunConfig
 from summarizer.errors import ConfigError, Issue
 
 SHORT = {"num_beams": "beams", "do_sample": "sample"}
@@ -43,7 +43,7 @@ class BatchFlags(PrecisionFlags):
 
     HEADING: ClassVar[str] = "model"
 
-    batch_size: PositiveCount | None = None
+    batch_size: BatchSize | None = None
     """articles at once; default: the run's evaluation.batch_size"""
 
 

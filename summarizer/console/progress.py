@@ -7,12 +7,12 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any
+from typing import IO, Any
 
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
 from rich.progress import (
     BarColumn,
     Progress,
@@ -23,9 +23,11 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.segment import Segment
 from rich.text import Text
 
 from summarizer.console.amounts import Unit, amount, duration, pace
+from summarizer.console.safe_text import escaped, said
 
 PLAIN_LINE_EVERY_S = 10.0
 """How often a bar becomes a line at first, where the output is a file or a pipe."""
@@ -39,9 +41,23 @@ WORTH_A_LINE_S = 2.0
 log = logging.getLogger(__name__)
 
 
-def console() -> Console:
+class SafeConsole(Console):
+    """A console on which no text steers the terminal: what styles it comes from this program's own styles alone."""
+
+    def __init__(self, file: IO[str], **options: Any) -> None:
+        super().__init__(file=file, highlight=False, markup=False, emoji=False, **options)
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        for segment in super().render(renderable, options):
+            if segment.control is None and not (segment.text.isascii() and segment.text.isprintable()):
+                yield Segment(escaped(segment.text, keep="\n"), segment.style)
+            else:
+                yield segment
+
+
+def console() -> SafeConsole:
     """The console on today's standard error: looked up each time, so that redirection and capture work."""
-    return Console(file=sys.stderr, soft_wrap=True, highlight=False)
+    return SafeConsole(sys.stderr, soft_wrap=True)
 
 
 shown: ContextVar[Progress | None] = ContextVar("shown", default=None)
@@ -62,7 +78,7 @@ class ConsoleHandler(logging.Handler):
                 if record.levelno >= logging.WARNING
                 else ""
             )
-            target.print(self.format(record), style=style, markup=False)
+            target.print(said(self.format(record)), style=style)
         except Exception:
             self.handleError(record)
 
@@ -167,7 +183,7 @@ class Bars(Progress):
 
     def __init__(self, target: Console, redraws_per_s: float = 10.0) -> None:
         columns = (
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             _Amount(),
             TimeElapsedColumn(),

@@ -9,6 +9,7 @@ from itertools import chain, islice
 from typing import TYPE_CHECKING
 
 from summarizer.config.schema import Columns
+from summarizer.console.safe_text import escaped
 from summarizer.errors import ConfigError, Issue, nearest
 
 if TYPE_CHECKING:
@@ -138,7 +139,7 @@ def _id_text(raw: Mapping[str, object], column: str) -> str | None:
 
 
 def _shown(row_id: str) -> str:
-    printable = row_id.encode("utf-8", "backslashreplace").decode()
+    printable = escaped(row_id)
     return printable if len(printable) <= 40 else printable[:40] + "…"
 
 

@@ -66,14 +66,14 @@ class Evaluator:
     pace: EvaluationPace = field(default_factory=EvaluationPace)
     """How long rows take, by what was evaluated so far."""
 
-    def losses(self, rows: Sequence[EncodedRow], trials: Sequence[int] | None) -> list[float]:
-        """Mean loss in nats per summary token over all rows, of each of these trials; None: of the base model."""
-        return [losses.mean for losses in self.row_losses(rows, trials)]
+    def losses(self, rows: Sequence[EncodedRow], slots: Sequence[int] | None) -> list[float]:
+        """Mean loss over all rows, in nats per summary token, of each slot's trial; None: of the base model."""
+        return [losses.mean for losses in self.row_losses(rows, slots)]
 
-    def row_losses(self, rows: Sequence[EncodedRow], trials: Sequence[int] | None) -> list[RowLosses]:
-        """The loss of each row, in the rows' order, of each of these trials; None: of the base model."""
+    def row_losses(self, rows: Sequence[EncodedRow], slots: Sequence[int] | None) -> list[RowLosses]:
+        """The loss of each row, in the rows' order, of each slot's trial; None: of the base model."""
         begun_s = time.monotonic()
-        count = 1 if trials is None else len(trials)
+        count = 1 if slots is None else len(slots)
         own: list[list[float]] = []
         """Each trial's nats, for each row that is this process's."""
 
@@ -85,22 +85,22 @@ class Evaluator:
             own.extend(part.sum(dim=1).tolist() for part in torch.split(nll, lengths, dim=1))
 
         try:
-            with self._showing(trials):
-                self._in_batches(_label("loss", trials), self.processes.share(rows), add)
+            with self._showing(slots):
+                self._in_batches(_label("loss", slots), self.processes.share(rows), add)
         except torch.OutOfMemoryError:
-            return [losses for part in self._halves(trials) for losses in self.row_losses(rows, part)]
+            return [losses for part in self._halves(slots) for losses in self.row_losses(rows, part)]
         nats = self.processes.gathered(own)
         tokens = [len(row.target_ids) for row in rows]
         self.pace.took(
-            "loss", time.monotonic() - begun_s, rows=len(rows), trials=trials if trials is None else count
+            "loss", time.monotonic() - begun_s, rows=len(rows), trials=slots if slots is None else count
         )
         return [
             RowLosses.of([(of_row[trial], n) for of_row, n in zip(nats, tokens, strict=True)])
             for trial in range(count)
         ]
 
-    def summaries(self, rows: Sequence[EncodedRow], trials: Sequence[int] | None) -> list[list[str]]:
-        """Each of these trials' summary of each row, in the rows' order; None: one list, of the base model."""
+    def summaries(self, rows: Sequence[EncodedRow], slots: Sequence[int] | None) -> list[list[str]]:
+        """The summary of each row, in the rows' order, by each slot's trial; None: one list, by the base model."""
         begun_s = time.monotonic()
         own = self.processes.share(list(enumerate(rows)))
         prompts = [
@@ -108,8 +108,8 @@ class Evaluator:
         ]
         written: dict[int, list[str]] = {}
         try:
-            label = _label("summaries", trials)
-            with bar(label, len(own), show=self.processes.is_main) as progress, self._showing(trials):
+            label = _label("summaries", slots)
+            with bar(label, len(own), show=self.processes.is_main) as progress, self._showing(slots):
                 while left := [place for place in range(len(own)) if place not in written]:
                     try:
                         for place, texts in self._written([prompts[place] for place in left]):
@@ -119,15 +119,15 @@ class Evaluator:
                     except torch.OutOfMemoryError:
                         self._halve_rows(len(left))
         except torch.OutOfMemoryError:
-            return [texts for part in self._halves(trials) for texts in self.summaries(rows, part)]
+            return [texts for part in self._halves(slots) for texts in self.summaries(rows, part)]
         numbered = [(index, written[place]) for place, (index, _) in enumerate(own)]
         by_row = sorted(self.processes.gathered(numbered))
-        count = 1 if trials is None else len(trials)
+        count = 1 if slots is None else len(slots)
         self.pace.took(
             "summaries",
             time.monotonic() - begun_s,
             rows=len(rows),
-            trials=trials if trials is None else count,
+            trials=slots if slots is None else count,
         )
         return [[texts[trial] for _, texts in by_row] for trial in range(count)]
 
@@ -144,8 +144,8 @@ class Evaluator:
             for place, answers in decoder.answers(prompts):
                 yield place, [self.prompt.decode(answer) for answer in answers]
 
-    def _showing(self, trials: Sequence[int] | None) -> AbstractContextManager[None]:
-        return self.adapted.base_alone() if trials is None else self.adapted.only(trials)
+    def _showing(self, slots: Sequence[int] | None) -> AbstractContextManager[None]:
+        return self.adapted.base_alone() if slots is None else self.adapted.only(slots)
 
     def _in_batches(self, label: str, items: Sequence[T], work: Callable[[Sequence[T]], None]) -> None:
         """Raises torch.OutOfMemoryError where not even one item fits."""
@@ -169,17 +169,17 @@ class Evaluator:
         self.batch_size = max(min(self.batch_size, most) // 2, 1)
         log.warning("out of memory: from here on %d rows are evaluated at once", self.batch_size)
 
-    def _halves(self, trials: Sequence[int] | None) -> list[Sequence[int]]:
+    def _halves(self, slots: Sequence[int] | None) -> list[Sequence[int]]:
         """For the handler of an out-of-memory at one row of each trial; raised again where no half helps."""
-        if trials is None or len(trials) == 1 or self.processes.count > 1:
+        if slots is None or len(slots) == 1 or self.processes.count > 1:
             raise  # with several processes, the others do not hear of it
-        middle = len(trials) // 2
+        middle = len(slots) // 2
         log.warning(
-            "out of memory: %d and %d trials are evaluated after each other", middle, len(trials) - middle
+            "out of memory: %d and %d trials are evaluated after each other", middle, len(slots) - middle
         )
-        return [trials[:middle], trials[middle:]]
+        return [slots[:middle], slots[middle:]]
 
 
-def _label(work: str, trials: Sequence[int] | None) -> str:
+def _label(work: str, slots: Sequence[int] | None) -> str:
     """What a bar is called, so that a person sees whether the base model or trials are evaluated."""
-    return f"{work} of the base model" if trials is None else work
+    return f"{work} of the base model" if slots is None else work

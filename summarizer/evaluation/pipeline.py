@@ -1,7 +1,8 @@
-"""From summaries to scores and what they show: the one way that `run`, `evaluate` and `compare` go.
+"""From summaries to scores, and from scores to what they show.
 
-Each system's summaries are generated elsewhere (`evaluator.Evaluator`, or files that hold them already). Here they
-are scored, the baselines beside them, and the differences tested, paired by row.
+Each system's summaries are generated elsewhere (`evaluator.Evaluator`, or files that hold them already). `run` and
+`evaluate` score them here, beside the base model's and the extractive baselines', and test the differences, paired
+by row; `compare`, whose runs are scored already, has the differences from here alone.
 """
 
 from __future__ import annotations
@@ -21,13 +22,12 @@ from summarizer.evaluation.metrics import RowLosses, Scores, bootstrap, score
 from summarizer.evaluation.record import VARIANTS, Difference, Statistic, SystemPart
 from summarizer.evaluation.sentences import split_sentences
 from summarizer.evaluation.statistics import compare
-from summarizer.evaluation.text_statistics import mean_statistics, text_statistics
 
 if TYPE_CHECKING:
     from summarizer.evaluation.rows import ScoredRows
 
 ADAPTER, BASE, LEAD, RANDOM = "adapter", "base model", "Lead-3", "Random-3"
-"""What the systems are called: a trained adapter, the base model without it, and the two baselines."""
+"""What the systems are called: a trained adapter, the base model without it, and the two extractive baselines."""
 BEST_BY = "rougeLsum"
 """Which of several runs the others are compared with: the variant that papers on CNN/DailyMail report."""
 SCORERS = ("rouge-score", "numpy")
@@ -37,7 +37,7 @@ EncoderScores = Callable[[Sequence[str], Sequence[str]], dict[str, NDArray[np.fl
 """BERTScore of predictions and references, by measure."""
 
 
-# ---- the baselines: what a summarizer has to beat --------------------------------------------------------
+# ---- the extractive baselines: what a summarizer has to beat -----------------------------------------------------
 
 
 def lead(article: str, sentences: int = 3) -> str:
@@ -134,8 +134,8 @@ class System:
     loss: float | None = None
 
 
-def baselines(rows: ScoredRows, seed: int) -> list[System]:
-    """What a summarizer has to beat. seed: draws the sentences of Random-3."""
+def extractive_baselines(rows: ScoredRows, seed: int) -> list[System]:
+    """Lead-3 and Random-3 of the rows. seed: draws the sentences of Random-3."""
     drawn = [
         random_sentences(article, seed, row_id)
         for article, row_id in zip(rows.articles, rows.ids, strict=True)
@@ -210,4 +210,6 @@ def scorer_versions() -> dict[str, str | None]:
 
 
 def _statistics(rows: ScoredRows, summaries: Sequence[str], samples: int, seed: int) -> dict[str, Statistic]:
+    from summarizer.evaluation.text_statistics import mean_statistics, text_statistics
+
     return mean_statistics(text_statistics(rows.articles, summaries), samples, seed)

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, ConfigDict, Field
 
-from summarizer.json_files import GitState, Measured, Part, read_part, write_part
+from summarizer.json_files import FiniteOrNull, GitState, Part, read_part, write_part
 
 VARIANTS = ("rouge1", "rouge2", "rougeL", "rougeLsum")
 MEANING: Mapping[str, str] = {
@@ -163,7 +163,7 @@ class SystemPart(Part):
     settings: dict[str, Any] | None
     cut_articles: int | None
     """How many articles did not fit into the prompt as a whole."""
-    loss: Measured
+    loss: FiniteOrNull
     """Cross-entropy in nats per summary token."""
     rouge: Rouge
     bertscore: dict[str, Interval] | None

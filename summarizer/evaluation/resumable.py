@@ -17,7 +17,7 @@ from summarizer.data.articles import Item
 from summarizer.errors import ConfigError
 from summarizer.generation.summarizer import Rate, Summarizer, texts_as_done
 from summarizer.generation.summary_file import Summary, SummaryFile, open_summaries
-from summarizer.json_files import Measured, Part, read_part, write_part
+from summarizer.json_files import FiniteOrNull, Part, read_part, write_part
 
 if TYPE_CHECKING:
     from summarizer.data.order import EncodedRow
@@ -123,7 +123,7 @@ class KeptLoss(Part):
 
     settings: dict[str, Any]
     texts_sha256: str
-    loss: Measured
+    loss: FiniteOrNull
 
 
 def measure_losses(

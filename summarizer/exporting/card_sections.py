@@ -1,4 +1,4 @@
-"""Sections of a model card: the code that loads the folder, scores beside their baselines, hyper-parameters."""
+"""Sections of a model card: the code that loads the folder, scores beside the base model's, hyper-parameters."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from transformers import PretrainedConfig
 
 from summarizer.adapters.attach import roles
-from summarizer.adapters.peft_config import CONFIG_FILE, WEIGHTS_FILE, read_config
+from summarizer.adapters.peft_config import CONFIG_FILE, WEIGHTS_FILE, read_adapter_config
 from summarizer.adapters.peft_format import adapter_of_folder
 from summarizer.atomic import write_tensors
 from summarizer.config.schema import GenerationConfig
@@ -53,7 +53,7 @@ def write_adapter(
     base_folder: read for its config alone.  base_name: what the adapter's config calls the base.
     Raises ConfigError for an adapter folder that is broken, not a LoRA's, or of another base.
     """
-    config = read_config(source, KEY)
+    config = read_adapter_config(source, KEY)
     meta = build_meta_model(load_config(base_folder), "none")
     adapter_of_folder(source, roles(meta.model), KEY)
     try:

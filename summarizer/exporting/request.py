@@ -75,10 +75,10 @@ class ExportRequest:
 
 def requested(flags: ExportFlags) -> ExportRequest:
     """Raises ConfigError with everything that is wrong with the run and the flags."""
-    from summarizer.runs.trained_run import read_run
+    from summarizer.runs.trained_run import read_trained_run
 
     issues: list[Issue] = []
-    trained = sound(lambda: read_run(flags.run, model=flags.model), issues)
+    trained = sound(lambda: read_trained_run(flags.run, model=flags.model), issues)
     issues += [*flags.mistakes, *_disagreements(flags)]
     name = flags.format
     target = flags.output.expanduser() if flags.output else flags.run / "export" / (name or "")

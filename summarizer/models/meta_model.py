@@ -23,9 +23,10 @@ from summarizer.models.transformers_model import TransformersModel
 from summarizer.ops.activations import TanhGELU
 from summarizer.quantization.frozen import FrozenEmbedding, FrozenLinear, FrozenWeight
 
-TAKEN_FOR_EXPERTS = (
-    "plain peft takes a layer of this name for experts, and would compute something else with its adapter"
+MISREAD_BY_PEFT = (
+    "plain peft takes an adapter of this name for another's, and would compute something else with it"
 )
+REFUSED_BY_PEFT = "peft puts no adapter there, since kernels of such models go past it"
 log = logging.getLogger(__name__)
 
 
@@ -105,7 +106,10 @@ def build_meta_model(config: PretrainedConfig, format_name: str) -> MetaModel:
     if isinstance(model, TransformersModel):
         _fuse_elementwise(model.module)
         layers_of = [name.removesuffix(".weight") for name in (*meta.weights, *meta.tied)]
-        model.not_adapted = dict.fromkeys(compat.taken_for_experts(model.model, layers_of), TAKEN_FOR_EXPERTS)
+        model.not_adapted = {
+            **dict.fromkeys(compat.misread_by_peft(model.model, layers_of), MISREAD_BY_PEFT),
+            **dict.fromkeys(compat.refused_by_peft(model.model, layers_of), REFUSED_BY_PEFT),
+        }
     return meta
 
 
@@ -202,9 +206,9 @@ def _fuse_elementwise(model: nn.Module) -> None:
 
 
 def _turn_off_dropout(config: PretrainedConfig) -> None:
-    # The base is frozen: noise in it would only blur the adapter's gradients, and every trial of a group
-    # would have to draw it alike.
+    # The base is frozen: noise in it, dropout or a router's jitter, would only blur the adapter's gradients, and
+    # every trial of a group would have to draw it alike.
     for part in {id(part): part for part in (config, config.get_text_config())}.values():
         for name, value in vars(part).items():
-            if "drop" in name and isinstance(value, float):
+            if ("drop" in name or "jitter" in name) and isinstance(value, float):
                 setattr(part, name, 0.0)

@@ -264,7 +264,8 @@ def _stored(
             yield from ((f"{name}.{part}", value) for part, value in parts.items())
         elif name in meta.plain or meta.buffers[name].is_floating_point():
             require_weights(tensor)
-            require_finite(tensor)
+            if name in meta.plain:  # a buffer may be a bound that is none
+                require_finite(tensor)
             yield name, tensor.float()
         else:
             yield name, tensor

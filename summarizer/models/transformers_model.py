@@ -138,7 +138,7 @@ class TransformersModel(CausalLM):
                     f"{self.architecture} cannot be trained here: {why}; a model of another kind than a causal "
                     "language model's, or a config that does not say is_decoder, computes so",
                 )
-        self.note_weights_read()
+        self.note_weights_read(torch.tensor([short], device=device))
         own = None if packed is None else packed[-len(short) :].float()
         if self._packs and (own is None or not float((own - alone).abs().max()) <= close):
             log.warning(
@@ -155,8 +155,20 @@ class TransformersModel(CausalLM):
             log.info("base: %s takes no packed sequences (%s)", self.architecture, why)
             return None
 
-    def note_weights_read(self) -> None:
-        """After a forward pass: no adapter is to stand beside layers whose weights the model's code read itself."""
+    def note_weights_read(self, ids: Int[Tensor, "rows t"]) -> None:
+        """Find the layers whose weights the model's code reads by itself: no adapter is to stand beside them.
+
+        As in training, where some models take other kernels. Raises whatever such a pass raises.
+        """
+        self.model.train()
+        try:
+            with torch.no_grad(), torch.autocast(ids.device.type, enabled=False):
+                self.logits(ids)
+        finally:
+            self.model.eval()
+            self._leave_weights_read()
+
+    def _leave_weights_read(self) -> None:
         layers = {
             name: READ_BY_THE_MODEL
             for name, module in self.model.named_modules()

@@ -76,6 +76,9 @@ class FrozenWeight(nn.Module):
     def float(self) -> Any:
         return self.read_whole()
 
+    def __getitem__(self, index: Any) -> Any:
+        return self.read_whole()[index]
+
     def read_whole(self) -> Float[Tensor, "d_out d_in"]:
         """The dense weight, for code that goes past the layer."""
         self.read_by_the_model = True
@@ -93,7 +96,8 @@ class FrozenWeight(nn.Module):
     ) -> Float32[Tensor, "... d_out"] | None:
         """x @ W.T + bias and what adapters add, for a few rows that are to be multiplied with the weight as stored.
 
-        Takes x before it is put into the compute dtype, and makes no graph. None is: the usual way.
+        Takes x before it is put into the compute dtype, and makes no graph. None means that x has too many rows, or
+        that the format has no such way: the caller multiplies as in training.
         """
         if torch.is_grad_enabled():
             return None

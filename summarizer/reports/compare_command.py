@@ -8,11 +8,10 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from rich.console import Console
-
 from summarizer.atomic import write_text
 from summarizer.config.paths import shown
 from summarizer.console import progress
+from summarizer.console.progress import SafeConsole
 from summarizer.errors import ConfigError, Issue, RunsFailed
 from summarizer.reports.compared import as_json
 from summarizer.reports.comparison import LOSS, compare_runs
@@ -20,7 +19,7 @@ from summarizer.reports.comparison_tables import print_comparison
 from summarizer.runs.find_runs import Found, find
 from summarizer.runs.logs import log_to_terminal
 from summarizer.runs.mistakes import FAILURE, ended_by_sigterm
-from summarizer.runs.read_runs import NeverBeganError, RunFiles, read_run, reason
+from summarizer.runs.read_runs import NeverBeganError, RunFiles, read_run_files, reason
 
 NOTHING = Issue("PATH", "there is no run to compare")
 MOST_NAMED = 3
@@ -69,7 +68,7 @@ def compare(request: Request) -> None:
 
             write_text(request.html, page(comparison))
             log.info("saved: %s", shown(request.html))
-        print_comparison(comparison, Console(file=sys.stdout, highlight=False))
+        print_comparison(comparison, SafeConsole(sys.stdout))
     if comparison.problems:
         count = len(comparison.problems)
         what = "1 thing" if count == 1 else f"{count} things"
@@ -119,7 +118,7 @@ def _read(found: Found) -> tuple[list[RunFiles], dict[str, str]]:
     with progress.bar("reading", len(found.folders)) as bar:
         for folder in found.folders:
             try:
-                run = read_run(folder)
+                run = read_run_files(folder)
             except ConfigError as error:
                 of_kind = unbegun if isinstance(error, NeverBeganError) else problems
                 of_kind[shown(folder)] = reason(error, str(folder))

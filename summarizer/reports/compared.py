@@ -10,13 +10,13 @@ from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
 
 from summarizer.console.safe_text import one_line
+from summarizer.console.secrets import redact
 from summarizer.evaluation.metrics import Scores
 from summarizer.evaluation.predictions import Prediction
 from summarizer.evaluation.record import Difference
 from summarizer.runs.read_runs import RowSet, RunFiles, finite
 from summarizer.runs.record import RunRecord
 from summarizer.runs.settings import Value
-from summarizer.tracking.names import redact
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from summarizer.console.secrets import redact
 from summarizer.evaluation.metrics import Scores, score_pairs
 from summarizer.evaluation.pipeline import best_against
 from summarizer.evaluation.predictions import Prediction
@@ -20,7 +21,6 @@ from summarizer.runs.read_runs import RowSet, RunFiles, first_known, from_files,
 from summarizer.runs.record import SUMMARY
 from summarizer.runs.settings import Value, differing, flat, from_overrides, names, overridden
 from summarizer.sweeps.record import FILE_NAME as SWEEP
-from summarizer.tracking.names import redact
 
 LOSS = "val/loss"
 RANKINGS = (LOSS, *VARIANTS)

@@ -69,10 +69,10 @@ def print_comparison(comparison: Comparison, console: Console) -> None:
 
 
 def _scored_table(comparison: Comparison, row_set: RowSet, runs: Sequence[ComparedRun]) -> Table:
-    """The runs of one row set, in the order in which they stand, above the baselines that they have to beat."""
+    """The runs of one row set, in the order in which they stand, above the systems that they have to beat."""
     by = comparison.ranked_by
     paired = "rougeLsum" if by == RANKED_BY_LOSS else by
-    baselines = _baselines(runs)
+    untrained = _untrained(runs)
 
     def column(
         title: str,
@@ -83,11 +83,11 @@ def _scored_table(comparison: Comparison, row_set: RowSet, runs: Sequence[Compar
         numeric: bool = True,
     ) -> Column:
         cells = [of_run(run) for run in runs]
-        return Column(title, cells, [of_scores(one) for _, one in baselines], numeric=numeric, need=need)
+        return Column(title, cells, [of_scores(one) for _, one in untrained], numeric=numeric, need=need)
 
     names = [Cell(run.name) for run in runs]
     columns = [
-        Column("run", names, [Cell(name) for name, _ in baselines], numeric=False, folds=True),
+        Column("run", names, [Cell(name) for name, _ in untrained], numeric=False, folds=True),
         *(
             column(_key(key), 1 if place < NEEDED_KEYS else 7, _setting(key))
             for place, key in enumerate(_settings(comparison, runs))
@@ -175,7 +175,7 @@ def _heading(comparison: Comparison, row_set: RowSet) -> str:
     return f"{row_set.split}, {counted(row_set.rows, 'row')}{which}: {best} first"
 
 
-def _baselines(runs: Sequence[ComparedRun]) -> list[tuple[str, Scores]]:
+def _untrained(runs: Sequence[ComparedRun]) -> list[tuple[str, Scores]]:
     """What the runs have to beat: their base models, each once, and Lead-3."""
     bases: list[tuple[Scores, list[str]]] = []
     for run in runs:

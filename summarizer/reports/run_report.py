@@ -15,6 +15,7 @@ from summarizer.config.paths import own_python, shown
 from summarizer.config.schema import RunConfig
 from summarizer.console.amounts import duration
 from summarizer.console.progress import console
+from summarizer.console.secrets import redact
 from summarizer.evaluation.metrics import Scores
 from summarizer.evaluation.pipeline import ADAPTER, BASE, LEAD, changes
 from summarizer.evaluation.record import LOSS, SIGNIFICANCE_LEVEL, VARIANTS, Difference
@@ -31,7 +32,6 @@ from summarizer.reports.tables import (
 from summarizer.runs.heldout import HeldOut
 from summarizer.runs.record import SUMMARY, RunRecord
 from summarizer.tracking.metrics import METRICS
-from summarizer.tracking.names import redact
 
 ARTICLE_CHARACTERS = 300
 """Characters that are shown of the article."""

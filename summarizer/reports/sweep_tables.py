@@ -33,7 +33,7 @@ def sweep_table(
         heading: str,
         value: Callable[[RunRecord], Value],
         text: Callable[[RunRecord], str] | None = None,
-        baselines: Sequence[Cell] = nameless,
+        untrained: Sequence[Cell] = nameless,
         *,
         at_terminals: bool = True,
     ) -> Column:
@@ -42,18 +42,18 @@ def sweep_table(
         return Column(
             heading,
             [Cell(of_run) for of_run in texts],
-            baselines,
+            untrained,
             values,
             numeric=all(isinstance(one, int | float | None) for one in values),
             folds=not all(isinstance(one, int | float | None) for one in values),
             at_terminals=at_terminals,
         )
 
-    run_column = column("run", lambda run: one_line(run.folder), baselines=nameless if at_terminal else names)
+    run_column = column("run", lambda run: one_line(run.folder), untrained=nameless if at_terminal else names)
     links = [Cell(cell.text, folder=run.folder) for cell, run in zip(run_column.cells, runs, strict=True)]
     columns = [
         column("rank", lambda run: run.rank),
-        Column("run", links, run_column.baselines, run_column.values, numeric=False),
+        Column("run", links, run_column.untrained, run_column.values, numeric=False),
         *(_swept_column(key, swept, runs, references) for key in swept.keys),
         column(
             "\n".join(("best", *metric_name(metric).split())),
@@ -64,10 +64,10 @@ def sweep_table(
         column(
             "at step",
             lambda run: run.best.step if run.best else None,
-            baselines=[Cell(str(one.best.step) if one.best else "") for one in references],
+            untrained=[Cell(str(one.best.step) if one.best else "") for one in references],
             at_terminals=False,
         ),
-        column("status", state, baselines=names if at_terminal else nameless),
+        column("status", state, untrained=names if at_terminal else nameless),
         *(found for split, rows in _scored_on(record) for found in _final_columns(split, rows, record)),
         column("steps", lambda run: run.steps, at_terminals=False),
         column("tokens", lambda run: run.tokens, at_terminals=False),

@@ -54,7 +54,7 @@ class Column:
     heading: str
     """Lines; Markdown has them in one."""
     cells: Sequence[Cell]
-    baselines: Sequence[Cell] = ()
+    untrained: Sequence[Cell] = ()
     """Cells below a rule: what the rows are measured by, such as the base model and Lead-3."""
     values: Sequence[Value] = ()
     """The cells as plain values, for programs; None where there is nothing."""
@@ -167,8 +167,8 @@ def markdown_table(table: Table) -> str:
         if i < len(table.styles) and "bold" in table.styles[i]:
             cells = [f"**{cell}**" if cell else "" for cell in cells]
         lines.append("| " + " | ".join(cells) + " |")
-    for i in range(max((len(column.baselines) for column in table.columns), default=0)):
-        lines.append("| " + " | ".join(_markdown(column.baselines[i]) for column in table.columns) + " |")
+    for i in range(max((len(column.untrained) for column in table.columns), default=0)):
+        lines.append("| " + " | ".join(_markdown(column.untrained[i]) for column in table.columns) + " |")
     return "\n".join(lines) + "\n"
 
 
@@ -197,7 +197,7 @@ def _that_fit(columns: Sequence[Column], width: int, *, below: bool) -> list[Col
 
 def _width(column: Column, *, below: bool) -> int:
     """The width of the widest line; a column that folds makes do with less."""
-    cells = [_text(cell, below=below).plain for cell in (*column.cells, *column.baselines)]
+    cells = [_text(cell, below=below).plain for cell in (*column.cells, *column.untrained)]
     lines = [without_controls(line) for text in (column.heading, *cells) for line in text.split("\n")]
     widest = max(map(cell_len, lines))
     return min(widest, FOLDED) if column.folds else widest
@@ -217,8 +217,8 @@ def _drawn(table: Table, columns: Sequence[Column], *, below: bool) -> RichTable
         style = table.styles[i] if i < len(table.styles) else ""
         cells = [_text(column.cells[i], below=below) for column in columns]
         drawn.add_row(*cells, style=style, end_section=i == count - 1)
-    for i in range(max(len(column.baselines) for column in columns)):
-        drawn.add_row(*(_text(column.baselines[i], below=below) for column in columns), style="dim")
+    for i in range(max(len(column.untrained) for column in columns)):
+        drawn.add_row(*(_text(column.untrained[i], below=below) for column in columns), style="dim")
     return drawn
 
 

@@ -23,7 +23,7 @@ from summarizer.runs.heldout import (
     HeldOut,
     Validation,
     final_scores,
-    score_baselines,
+    score_untrained,
     validate,
     validation_rows,
 )
@@ -82,12 +82,12 @@ class RunCallbacks:
         taken = self.scheduler.take(free, training=len(self.group.trials))
         if not taken:
             return []
-        adapted, first_slot = self.group.adapted, self.group.adapted.group.size
+        adapted, first_slot = self.group.adapted, self.group.adapted.stack.size
         adapted.add([trial.spec.adapter for trial in taken], [trial.spec.seed for trial in taken])
         entered: dict[int, Trial] = {}
         for slot, trial in enumerate(taken, first_slot):
             try:
-                self.enter(trial, slot)
+                self.place_in_slot(trial, slot)
                 entered[slot] = trial
             except Exception as error:
                 self._close(trial, "failed", "error", error)
@@ -101,14 +101,14 @@ class RunCallbacks:
         new = [trial for trial in trials if trial.state.step == 0 and not trial.begun]
         if new and self._shared.evaluation.base:
             for trial in new:
-                trial.record(self._untrained.metrics, 0)
-                trial.recorder.log_samples(0, self._untrained.samples)
+                trial.record(self._base_validation.metrics, 0)
+                trial.recorder.log_samples(0, self._base_validation.samples)
         for trial in trials:
             trial.begun = True
             self.display.state(trial.number, "training")
         return trials
 
-    def enter(self, trial: Trial, slot: int) -> None:
+    def place_in_slot(self, trial: Trial, slot: int) -> None:
         """Give a trial the adapter of a slot: a new one, or as its newest checkpoint has it."""
         spec, adapted = trial.spec, self.group.adapted
         self.records.open(trial)
@@ -158,12 +158,12 @@ class RunCallbacks:
         loss_rows, summary_rows = validation_rows(self._shared, self.data.validation)
         seconds = during * pace.expected_s(loss_rows=loss_rows, summary_rows=summary_rows)
         seconds += ends * pace.expected_s(loss_rows=final_rows, summary_rows=final_rows)
-        if ends and self._shared.evaluation.base and "_baselines" not in vars(self):
+        if ends and self._shared.evaluation.base and "_untrained_scores" not in vars(self):
             seconds += pace.expected_s(loss_rows=final_rows, summary_rows=final_rows, base=True)
         return seconds
 
     @cached_property
-    def _untrained(self) -> Validation:
+    def _base_validation(self) -> Validation:
         """The base model's evaluation, which is every new trial's at step 0."""
         with self.group.adapted.evaluating():
             (found,) = validate(self.evaluator, self._shared, self.data.validation, None)
@@ -196,7 +196,7 @@ class RunCallbacks:
 
     # ---- leaving -------------------------------------------------------------------------------------------------
 
-    def left(self, trials: Mapping[Trial, Exit]) -> None:
+    def on_leave(self, trials: Mapping[Trial, Exit]) -> None:
         at_end: dict[Trial, EndedBy] = {}
         for trial, exit in trials.items():
             trial.count_time()
@@ -222,21 +222,21 @@ class RunCallbacks:
         for trial in trials:
             trial.leave_slot()
 
-    def close_rest(self, *, stopped: bool) -> None:
+    def end_unfinished(self, *, stopped: bool) -> None:
         """End the runs that get no slot any more, as a stop or their rung in a halving has it."""
         for trial in self._trials:
             if trial.status is None and not trial.begun and not stopped:
-                self._take_up(trial)
+                self._save_paused_run(trial)
             if trial.status is None and trial.begun:
                 self._close(trial, "stopped", "signal" if stopped else "successive_halving")
 
-    def _take_up(self, trial: Trial) -> None:
-        """Read how far a run came that an earlier process left at its rung, where it stays."""
+    def _save_paused_run(self, trial: Trial) -> None:
+        """Save the adapter of a run that an earlier process left at its rung, where it stays: it came so far."""
         self.group.adapted.add([trial.spec.adapter], [trial.spec.seed])
-        self.enter(trial, 0)
+        self.place_in_slot(trial, 0)
         self.group.enter([trial])
         trial.begun = True
-        self.left({trial: Exit("pause")})
+        self.on_leave({trial: Exit("pause")})
         self.group.leave([trial])
 
     def _close(
@@ -259,7 +259,7 @@ class RunCallbacks:
                     *(trial.state.skipped_steps, trial.state.step),
                 )
         with self.display.evaluating([trial.number for trial in trials]):
-            beside = self._baselines
+            beside = self._untrained_scores
             scores = final_scores(
                 self.evaluator, self._shared, self.data.final, self._slots(list(trials)), beside
             )
@@ -278,8 +278,8 @@ class RunCallbacks:
                 trial.say(logging.INFO, "done, scores on %s: %s", self.data.final.split, found)
 
     @cached_property
-    def _baselines(self) -> dict[str, Scores]:
-        return score_baselines(self.evaluator, self._shared, self.data.final)
+    def _untrained_scores(self) -> dict[str, Scores]:
+        return score_untrained(self.evaluator, self._shared, self.data.final)
 
     def _save_results(self, trial: Trial, scores: Mapping[str, Scores]) -> None:
         if not self.records.writes:

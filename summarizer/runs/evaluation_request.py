@@ -17,7 +17,7 @@ from summarizer.errors import ConfigError, Issue, sound
 from summarizer.evaluation import mlperf
 from summarizer.evaluation.resumable import ScoredModel
 from summarizer.generation.summary_file import differences
-from summarizer.runs.trained_run import KEY, TrainedRun, base_differences, opening_issues, read_run
+from summarizer.runs.trained_run import KEY, TrainedRun, base_differences, opening_issues, read_trained_run
 
 if TYPE_CHECKING:
     from summarizer.evaluate import EvaluateFlags
@@ -116,7 +116,7 @@ def _runs(flags: EvaluateFlags) -> tuple[TrainedRun, ...]:
     runs: list[TrainedRun] = []
     for folder in flags.runs:
         try:
-            runs.append(read_run(folder, model=flags.model))
+            runs.append(read_trained_run(folder, model=flags.model))
         except ConfigError as error:
             issues += error.issues
     resolved = [run.folder.resolve() for run in runs]

@@ -32,6 +32,7 @@ from summarizer.runs.preflight import preflight
 from summarizer.runs.record import RunRecord
 from summarizer.tracking.startup import Stopwatch
 from summarizer.training.checkpoint import list_checkpoints, newest_step
+from summarizer.training.require_memory import require_adapter_fits, require_generation_fits
 from summarizer.training.schedule import training_schedule
 from summarizer.training.scheduler import TrialScheduler, halving_of
 from summarizer.training.sizing import compiles, plan_slots, size_run, widest
@@ -71,14 +72,14 @@ def run_group(waiting: Sequence[RunRecord], startup: Stopwatch | None = None) ->
             if pending:
                 _train(records, processes, stop, startup)
         except StopRequested as error:
-            records.close_rest("stopped", "signal", error)
+            records.end_unfinished("stopped", "signal", error)
             if alone is not None and processes.is_main and (saved := list_checkpoints(alone.checkpoints)):
                 log.info("saved as %s; resume with resume=%s", saved[-1].name, shown(alone.folder))
             raise
         except Exception as error:
-            records.close_rest("failed", "error", error)
+            records.end_unfinished("failed", "error", error)
         except BaseException as error:
-            records.close_rest("failed", "error", error)
+            records.end_unfinished("failed", "error", error)
             raise
     return records.all
 
@@ -93,6 +94,8 @@ def _train(records: GroupRecords, processes: Processes, stop: StopSignal, startu
         folder = model_folder(spec.model, weights=False)
     config = load_config(folder)
     check_context(config, spec.prompt)
+    require_adapter_fits(spec, config, processes.dtype, processes.device)
+    require_generation_fits(spec.generation, spec.prompt.max_tokens, config, processes.device)
     meta = build_meta_model(config, spec.quantization.format)
     for each in specs:  # a target that matches nothing is a mistake, known before rows and weights are read
         targets(each.adapter, roles(meta.model))
@@ -139,7 +142,7 @@ def _train(records: GroupRecords, processes: Processes, stop: StopSignal, startu
     with display as shown_trials:
         callbacks = RunCallbacks(records, scheduler, group, evaluator, data, shown_trials, startup)
         fit(group, callbacks, stop, startup)
-        callbacks.close_rest(stopped=stop.number is not None)
+        callbacks.end_unfinished(stopped=stop.number is not None)
     if processes.is_main:
         _report(records, data, frozen_parameters(adapted.model.module))
     if stop.number is not None and any(trial.status in (None, "stopped") for trial in trials):

@@ -8,13 +8,33 @@ import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
+from omegaconf import OmegaConf
+
+from summarizer.atomic import write_text
+from summarizer.console.secrets import masked
 from summarizer.errors import ConfigError, Issue
 from summarizer.tracking.metrics import METRICS
 
 LOCK = ".lock"
 HYDRAS = (".hydra", "run.log")
 """What Hydra writes into a folder before a run begins."""
+
+
+def mask_written(run: Path, sweep: Path | None = None) -> None:
+    """Write *** in place of what looks secret in what Hydra wrote into a run folder, and into its sweep's.
+
+    A value that the run needs is then to be given again before it can be resumed: `read_configured` says so.
+    """
+    files = [run / ".hydra" / f"{name}.yaml" for name in ("config", "hydra", "overrides")]
+    for file in [*files, *([] if sweep is None else [sweep / "multirun.yaml"])]:
+        if not file.is_file():
+            continue
+        written: Any = OmegaConf.to_container(OmegaConf.load(file), resolve=False)
+        safe = masked({"": written})[""]
+        if safe != written:
+            write_text(file, OmegaConf.to_yaml(OmegaConf.create(safe)))
 
 
 @contextmanager

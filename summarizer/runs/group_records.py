@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from summarizer.config.schema import RunConfig
+from summarizer.console.secrets import masked_text, redact
 from summarizer.evaluation.metrics import Scores
 from summarizer.evaluation.pipeline import ADAPTER, BASE, LEAD
 from summarizer.processes import Processes
@@ -22,7 +23,7 @@ from summarizer.runs.record import (
 )
 from summarizer.tracking.environment import git_state, peak_memory_bytes, versions
 from summarizer.tracking.metrics import METRICS, EndStatus, MetricsFile, NoTracker, Recorder, Tracker
-from summarizer.tracking.names import redact, run_name
+from summarizer.tracking.names import run_name
 from summarizer.tracking.startup import Stopwatch
 from summarizer.tracking.utilization import utilization
 from summarizer.training.schedule import EndedBy
@@ -109,13 +110,13 @@ class GroupRecords:
     ) -> None:
         """Write summary.json with all that is known by now, and end the wandb run. say: log the error first."""
         trial.status = status
-        said = say and isinstance(error, Exception) and self.writes
-        if said:
+        logged = say and isinstance(error, Exception) and self.writes
+        if logged:
             assert isinstance(error, Exception)
             say_failed(error, [str(trial.folder)])
         if trial.optimizer is not None:
             trial.count_time()
-        record = self._ended(trial, status, by, error).model_copy(update={"said": said})
+        record = self._ended(trial, status, by, error).model_copy(update={"logged": logged})
         self._records[trial] = record
         if not self.writes:
             return
@@ -127,7 +128,7 @@ class GroupRecords:
             if not isinstance(error, OSError):
                 raise
 
-    def close_rest(self, status: EndStatus, by: EndedBy, error: BaseException) -> None:
+    def end_unfinished(self, status: EndStatus, by: EndedBy, error: BaseException) -> None:
         """End runs that were cut short as the group was. Those that only waited, of a stopped one, wait on."""
         for trial in self.pending:
             if trial in self._open or by == "error":
@@ -139,7 +140,9 @@ class GroupRecords:
         values |= {
             "status": status,
             "ended_by": by,
-            "error": None if error is None or status == "stopped" else f"{type(error).__name__}: {error}",
+            "error": None
+            if error is None or status == "stopped"
+            else masked_text(f"{type(error).__name__}: {error}"),
             "overrides": [redact(override) for override in record.overrides],
             "seed": spec.seed,
             "model": spec.model.name_or_path,

@@ -66,15 +66,15 @@ def validation_rows(spec: RunConfig, rows: HeldOut) -> tuple[int, int]:
 
 
 def validate(
-    evaluator: Evaluator, spec: RunConfig, rows: HeldOut, trials: Sequence[int] | None
+    evaluator: Evaluator, spec: RunConfig, rows: HeldOut, slots: Sequence[int] | None
 ) -> list[Validation]:
-    """Loss, and ROUGE of a few rows, of each of these trials; None: of the base model."""
-    losses = evaluator.losses(rows.first(spec.evaluation.loss_rows).rows, trials)
+    """Loss, and ROUGE of a few rows, of each slot's trial; None: of the base model."""
+    losses = evaluator.losses(rows.first(spec.evaluation.loss_rows).rows, slots)
     if not spec.evaluation.rows_during_training:
         return [Validation({"val/loss": loss}, []) for loss in losses]
     scored = rows.first(spec.evaluation.rows_during_training)
     found = []
-    for loss, summaries in zip(losses, evaluator.summaries(scored.rows, trials), strict=True):
+    for loss, summaries in zip(losses, evaluator.summaries(scored.rows, slots), strict=True):
         per_row = score_pairs(summaries, scored.references, show=False)
         rouge = {f"val/{variant}": float(values.mean()) for variant, values in per_row.items()}
         samples = scored.samples(spec.evaluation.sample_summaries, summaries, None)
@@ -82,8 +82,8 @@ def validate(
     return found
 
 
-def score_baselines(evaluator: Evaluator, spec: RunConfig, rows: HeldOut) -> dict[str, Scores]:
-    """What the trials of a group are measured by on the final rows, the same for all of them.
+def score_untrained(evaluator: Evaluator, spec: RunConfig, rows: HeldOut) -> dict[str, Scores]:
+    """What the trials of a group are held against on the final rows, the same for all of them.
 
     By their names: the base model, where the config asks for it, and Lead-3.
     """
@@ -98,12 +98,12 @@ def final_scores(
     evaluator: Evaluator,
     spec: RunConfig,
     rows: HeldOut,
-    trials: Sequence[int],
-    baselines: Mapping[str, Scores],
+    slots: Sequence[int],
+    untrained: Mapping[str, Scores],
 ) -> list[dict[str, Scores]]:
-    """Each of these trials' scores on the final rows by the name ADAPTER, beside the baselines'."""
-    losses, summaries = evaluator.row_losses(rows.rows, trials), evaluator.summaries(rows.rows, trials)
+    """The scores of each slot's trial on the final rows, by the name ADAPTER, beside the untrained systems'."""
+    losses, summaries = evaluator.row_losses(rows.rows, slots), evaluator.summaries(rows.rows, slots)
     return [
-        {ADAPTER: score_summaries(written, rows.references, spec.evaluation, own), **baselines}
+        {ADAPTER: score_summaries(written, rows.references, spec.evaluation, own), **untrained}
         for own, written in zip(losses, summaries, strict=True)
     ]

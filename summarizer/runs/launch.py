@@ -63,7 +63,7 @@ def prepare_process() -> None:
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it warns, at import, of an optional package
 
 
-def prepare(records: Sequence[RunRecord], session: Session) -> Train:
+def prepare_training(records: Sequence[RunRecord], session: Session) -> Train:
     """Check runs that train as one group and import what they need; returns what trains them.
 
     That runs in as many processes as there are, or as the configs ask for, and returns what became of each run. It
@@ -93,8 +93,8 @@ def prepare(records: Sequence[RunRecord], session: Session) -> Train:
 
 
 def start(records: Sequence[RunRecord], session: Session) -> list[RunRecord]:
-    """Train runs as one group, as `prepare` has it."""
-    return prepare(records, session)()
+    """Train runs as one group, as `prepare_training` has it."""
+    return prepare_training(records, session)()
 
 
 def train_group(records: Sequence[RunRecord], session: Session) -> list[RunRecord]:
@@ -107,11 +107,11 @@ def train_group(records: Sequence[RunRecord], session: Session) -> list[RunRecor
         ended = {run.folder: run for run in start(records, session)}
     except Exception as error:
         ended = {record.folder: record.model_copy(update={"cause": error}) for record in records}
-    unsaid: dict[int, tuple[Exception, list[str]]] = {}
+    not_logged: dict[int, tuple[Exception, list[str]]] = {}
     for run in ended.values():
-        if run.cause is not None and not run.said:
-            unsaid.setdefault(id(run.cause), (run.cause, []))[1].append(run.folder)
-    for why, folders in unsaid.values():
+        if run.cause is not None and not run.logged:
+            not_logged.setdefault(id(run.cause), (run.cause, []))[1].append(run.folder)
+    for why, folders in not_logged.values():
         say_failed(why, folders)
     causes = [run.cause for run in ended.values()]
     if causes[0] is not None and all(map(is_full_disk, causes)):
@@ -162,7 +162,7 @@ def main_process() -> Iterator[Session]:
             yield session
         session.raise_failures()
     finally:
-        session.hand_over(())
+        session.release_workers()
 
 
 def work() -> None:
@@ -339,4 +339,4 @@ def _read_end(record: RunRecord) -> RunRecord:
     """What became of a run of other processes, which said so themselves."""
     ended = read_record(record.path, record)
     cause = RunsFailed(ended.error or "", 1) if ended.status == "failed" else None
-    return ended.model_copy(update={"cause": cause, "said": cause is not None})
+    return ended.model_copy(update={"cause": cause, "logged": cause is not None})

@@ -19,7 +19,8 @@ from summarizer.models.load import Base, load_base, load_config
 from summarizer.models.source import model_folder
 from summarizer.models.tokenizer import check_context, load_tokenizer
 from summarizer.processes import Processes, join_processes, keep_freed_memory
-from summarizer.runs.trained_run import ADAPTER, KEY, TrainedRun, opening_issues
+from summarizer.runs.trained_run import ADAPTER_FOLDER, KEY, TrainedRun, opening_issues
+from summarizer.training.require_memory import require_generation_fits
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -79,12 +80,19 @@ class LoadedRun:
         )
 
 
-def load_runs(runs: Sequence[TrainedRun], *, device: str = "auto", precision: str = "auto") -> LoadedRun:
+def load_runs(
+    runs: Sequence[TrainedRun],
+    *,
+    device: str = "auto",
+    precision: str = "auto",
+    generation: GenerationConfig | None = None,
+) -> LoadedRun:
     """Load the base that the runs share, once, with each one's adapter.
 
-    device: auto, cpu or cuda.
-    precision: of matmuls, as trainer.precision; or int8, which on a CPU reads articles by integer matmuls.
-    Raises ConfigError where the runs differ in more than their adapters, or what they name cannot be had.
+        device: auto, cpu or cuda.
+            precision: of matmuls, as trainer.precision; or int8, which on a CPU reads articles by integer matmuls.
+    from summarizer.training.require_memory import require_generation_fits
+        Raises ConfigError where the runs differ in more than their adapters, or what they name cannot be had.
     """
     if issues := list(opening_issues(runs, device=device, precision=precision)):
         raise ConfigError(issues)
@@ -98,12 +106,15 @@ def load_runs(runs: Sequence[TrainedRun], *, device: str = "auto", precision: st
         )
     keep_freed_memory()
     folder = model_folder(spec.model)
-    check_context(load_config(folder), spec.prompt)
+    config = load_config(folder)
+    check_context(config, spec.prompt)
+    if generation is not None:
+        require_generation_fits(generation, spec.prompt.max_tokens, config, processes.device, "--beams")
     tokenizer = load_tokenizer(folder)
     prompt = build_prompt(spec.prompt, tokenizer)
     base = load_base(spec.model, spec.quantization, processes.device)
     base.model.module.eval()
-    own = [run.adapter_folder == run.folder / ADAPTER for run in runs]
+    own = [run.adapter_folder == run.folder / ADAPTER_FOLDER for run in runs]
     layer_roles = roles(base.model)
     adapters = [
         run.spec.imported().adapter

@@ -13,6 +13,7 @@ from pathlib import Path
 from types import FrameType
 
 from summarizer.config.paths import shown
+from summarizer.console.safe_text import escaped, said, say
 from summarizer.errors import ConfigError, Issue, NonFiniteLossError, RunsFailed, StopRequested, disk_refusal
 
 log = logging.getLogger(__name__)
@@ -80,6 +81,11 @@ def _said(error: BaseException, arguments: Sequence[str]) -> int | None:
 
         say(mistake_text(diagnose(arguments, error, preflight)))
         return MISTAKE
+    text = "".join(traceback.format_exception(error)).rstrip()
+    if isinstance(error, Exception) and said(text) != text:
+        # Python would print it as it is, with what a file that it quotes holds.
+        say(text)
+        return FAILURE
     return None
 
 
@@ -123,7 +129,7 @@ def _raised_by_hydra(error: Exception) -> bool:
 def mistake_text(issues: Sequence[Issue]) -> str:
     """Every issue on a line of its own, under a line that counts them."""
     count = "1 mistake" if len(issues) == 1 else f"{len(issues)} mistakes"
-    return "\n".join([f"{count}:", *(f"  {issue}" for issue in issues)])
+    return "\n".join([f"{count}:", *(f"  {escaped(str(issue))}" for issue in issues)])
 
 
 EXPECTED = (ConfigError, NonFiniteLossError, RunsFailed)
@@ -138,7 +144,3 @@ def say_failed(error: Exception, folders: Sequence[str]) -> None:
     names = ", ".join(shown(Path(folder)) for folder in folders)
     text = "%s %s failed: %s"
     log.error(text, "run" if one else "runs", names, refused or error, exc_info=unexpected, extra=one)
-
-
-def say(message: str) -> None:
-    print(message, file=sys.stderr)

@@ -22,6 +22,7 @@ from summarizer.processes import join_processes, leave_processes
 from summarizer.runs.preflight import preflight
 from summarizer.runs.record import RunRecord
 from summarizer.training.dry_run import BuildOptimizer, DryRun, Microbatch, group_state_bytes
+from summarizer.training.require_memory import require_adapter_fits, require_generation_fits
 from summarizer.training.schedule import total_steps
 from summarizer.training.sizing import GIB, dry_run_of, plan_slots, rows_at_once, size_run, widest
 
@@ -49,6 +50,8 @@ def show_plan(records: Sequence[RunRecord]) -> Plan:
     folder = model_folder(spec.model, weights=False)
     config = load_config(folder)
     check_context(config, spec.prompt)
+    require_adapter_fits(spec, config, processes.dtype, processes.device)
+    require_generation_fits(spec.generation, spec.prompt.max_tokens, config, processes.device)
     prompt = build_prompt(spec.prompt, load_tokenizer(folder))
     sizing = size_run(spec, config, processes.dtype, processes.device)
     sizing = plan_slots(specs, sizing, config, processes.dtype, processes.device)
@@ -188,7 +191,7 @@ def build_plan(run: DryRun, optimizers: Sequence[BuildOptimizer], microbatch: Mi
     """Plan a group. optimizers: each trial's, in the order of its adapters; microbatch: the largest of the run."""
     cost = run.cost(microbatch)
     state_bytes = group_state_bytes(run, optimizers)
-    trials = run.adapted.group.size
+    trials = run.adapted.stack.size
     tokens = microbatch.all_tokens * trials
     return Plan(
         bytes={"optimizer": state_bytes} | {str(part): size for part, size in cost.at_peak.items()},

@@ -63,14 +63,14 @@ def _columns_are_there(data: schema.DataConfig, evaluation: schema.EvaluationCon
 def _start_is_there(adapter: Adapter) -> Iterator[Issue]:
     if adapter.start_from is None:
         return
-    from summarizer.adapters.peft_config import WEIGHTS_FILE, read_config
+    from summarizer.adapters.peft_config import WEIGHTS_FILE, read_adapter_config
 
     folder = Path(adapter.start_from)
     if not folder.is_dir():
         yield Issue("adapter.start_from", f"no such folder: {folder}")
         return
     try:
-        read_config(folder)
+        read_adapter_config(folder)
     except ConfigError as error:
         yield from error.issues
         return

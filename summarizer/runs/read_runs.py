@@ -57,7 +57,7 @@ class RunFiles:
     """What of it could not be read, by path."""
 
 
-def read_run(folder: Path) -> RunFiles:
+def read_run_files(folder: Path) -> RunFiles:
     """A run from its folder, which may come from elsewhere.
 
     Raises ConfigError where nothing can be told of it; NeverBeganError where that is as it should be.

@@ -22,9 +22,10 @@ from summarizer.atomic import write_text
 from summarizer.config.plain import to_plain
 from summarizer.config.renamed import translate_old_keys
 from summarizer.config.schema import TrainerConfig
+from summarizer.console.secrets import MASK
 from summarizer.errors import ConfigError, Issue
 from summarizer.evaluation.record import Rouge
-from summarizer.json_files import GitState, Measured, Part, broken
+from summarizer.json_files import FiniteOrNull, GitState, Part, broken
 from summarizer.tracking.metrics import METRICS, EndStatus, read_metrics
 from summarizer.training.schedule import EndedBy, total_steps
 
@@ -42,14 +43,14 @@ Status = Literal["waiting", "running", EndStatus]
 class TrainLoss(Part):
     """Mean loss per summary token at the first and the last logged step."""
 
-    first: Measured
-    last: Measured
+    first: FiniteOrNull
+    last: FiniteOrNull
 
 
 class BaseScores(Part):
     """The scores of the untrained base model on the same rows."""
 
-    val_loss: Measured
+    val_loss: FiniteOrNull
     rouge: Rouge | None
 
 
@@ -77,18 +78,18 @@ class RunRecord(Part):
     steps: int | None = None
     best_step: int | None = None
     """The step whose adapter was saved."""
-    epochs: Measured = None
+    epochs: FiniteOrNull = None
     tokens: int | None = None
-    wall_s: Measured = None
-    tokens_per_s: Measured = None
-    mfu: Measured = None
+    wall_s: FiniteOrNull = None
+    tokens_per_s: FiniteOrNull = None
+    mfu: FiniteOrNull = None
     """Model FLOP utilization over the training steps, as `tracking.utilization` derives it; 1 is all of it."""
     startup_s: dict[str, float] | None = None
     """Seconds from the command to the end of the first step, by part."""
     peak_memory_bytes: int | None = None
     trainable_parameters: int | None = None
     train_loss: TrainLoss | None = None
-    val_loss: Measured = None
+    val_loss: FiniteOrNull = None
     """Loss of the final rows (`split`, `rows`), in nats per summary token."""
     rouge: Rouge | None = None
     """Percent, of the final rows, with 95 % intervals."""
@@ -126,7 +127,7 @@ class RunRecord(Part):
     """Examples per optimizer step."""
     cause: Exception | None = Field(default=None, exclude=True)
     """What ended it before its time, in the process that saw it; `error` is its text."""
-    said: bool = Field(default=False, exclude=True)
+    logged: bool = Field(default=False, exclude=True)
     """Whether the log has the failure already."""
 
     @field_validator("adapter")
@@ -152,7 +153,7 @@ class RunRecord(Part):
         return self.model_dump(mode="json", include=set(IN_SUMMARY))
 
 
-AROUND = frozenset(
+NOT_IN_SUMMARY = frozenset(
     (
         "folder",
         "config",
@@ -164,10 +165,10 @@ AROUND = frozenset(
         "planned_steps",
         "batch_size",
         "cause",
-        "said",
+        "logged",
     )
 )
-IN_SUMMARY = tuple(name for name in RunRecord.model_fields if name not in AROUND)
+IN_SUMMARY = tuple(name for name in RunRecord.model_fields if name not in NOT_IN_SUMMARY)
 """The keys of summary.json."""
 REQUIRED = ("status", "overrides", "seed", "model", "quantization", "versions")
 """Those of them that every summary has."""
@@ -295,7 +296,7 @@ def read_config(folder: Path, key: str = "resume") -> dict[str, Any]:
     issues = list(_calls(raw, ""))
     translate_old_keys(raw, str(folder))
     plain = {} if issues else to_plain(OmegaConf.create(raw))
-    if issues := issues or list(_calls(plain, "")):
+    if issues := issues or [*_calls(plain, ""), *_masked_values(plain, "")]:
         raise ConfigError(issues)
     return plain
 
@@ -314,6 +315,16 @@ def _calls(node: object, key: str) -> Iterator[Issue]:
         yield Issue(
             key, f"{shown(node)} is not resolved in a run folder; write the value itself in its place"
         )
+
+
+def _masked_values(node: object, key: str) -> Iterator[Issue]:
+    """The values that a run needs and its folder has no more, since they looked secret."""
+    if isinstance(node, dict):
+        for name, value in node.items():
+            if key or name != "tracking":
+                yield from _masked_values(value, f"{key}.{name}" if key else str(name))
+    elif node == MASK:
+        yield Issue(key, "looked secret and was left out; write it in its place in .hydra/config.yaml")
 
 
 def read_record(folder: Path, known: RunRecord | None = None, metric: str | None = None) -> RunRecord:

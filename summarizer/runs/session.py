@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 from summarizer.config.paths import shown
 from summarizer.console.safe_text import without_controls
+from summarizer.console.secrets import redact
 from summarizer.errors import ConfigError, RunsFailed
 from summarizer.runs.mistakes import say_failed
 from summarizer.runs.record import RunRecord, records_to_json
-from summarizer.tracking.names import redact
 from summarizer.tracking.startup import Stopwatch, since_process_start
 
 if TYPE_CHECKING:
@@ -61,10 +61,14 @@ class Session:
             self.startup.lap("compose")
 
     def hand_over(self, records: Sequence[RunRecord]) -> None:
-        """Have the workers train these runs as a group too; none lets the workers go."""
+        """Have the workers train these runs as a group too."""
         if self.workers is not None:
             self.workers.set(f"group/{self._groups}", records_to_json(records))
             self._groups += 1
+
+    def release_workers(self) -> None:
+        """Tell the workers, by a group without runs, that no other comes."""
+        self.hand_over(())
 
     def keep(self, ended: Sequence[RunRecord]) -> None:
         """Count a sweep's runs, and keep their failures for `raise_failures`."""

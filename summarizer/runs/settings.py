@@ -10,9 +10,10 @@ from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
 from summarizer.console.safe_text import one_line
+from summarizer.console.secrets import redact
 from summarizer.errors import ConfigError
 from summarizer.runs.record import RunRecord
-from summarizer.tracking.names import redact, run_name
+from summarizer.tracking.names import run_name
 
 if TYPE_CHECKING:
     from hydra.core.override_parser.types import Override

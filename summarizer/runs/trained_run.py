@@ -21,7 +21,7 @@ from summarizer.runs.record import SUMMARY, read_configured
 if TYPE_CHECKING:
     from summarizer.config.schema import ModelConfig
 
-ADAPTER = "adapter"
+ADAPTER_FOLDER = "adapter"
 KEY = "RUN"
 SHARED = ("model", "quantization", "prompt")
 """Config groups in which runs over one base must agree."""
@@ -68,7 +68,7 @@ class TrainedRun:
         }
 
 
-def read_run(folder: Path, *, model: str | None = None, adapter: Path | None = None) -> TrainedRun:
+def read_trained_run(folder: Path, *, model: str | None = None, adapter: Path | None = None) -> TrainedRun:
     """A run from its folder.
 
     model: where its base lies now, if that is not where it lay in training.
@@ -92,7 +92,7 @@ def read_run(folder: Path, *, model: str | None = None, adapter: Path | None = N
             yield Issue(issue.key, f"{issue.message}; --model says where the base lies now")
 
     spec = check(config, [(("model",), base_is_there)])
-    found = adapter or folder / ADAPTER
+    found = adapter or folder / ADAPTER_FOLDER
     if not found.is_dir():
         raise ConfigError.single(
             KEY if adapter is None else "--adapter",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import ipaddress
 import logging
@@ -14,10 +15,13 @@ import uvicorn
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from summarizer.errors import ConfigError
 from summarizer.serving.writer import Writer
 
+HEADERS_WITHIN_S = 10.0
+"""Within so long a request's first line and headers have to be here; a browser takes milliseconds."""
 LEAVE_WITHIN_S = 5
 """How long connections may take to end once the server is stopped."""
 SECURITY_HEADERS = {
@@ -156,6 +160,45 @@ def address_of(bound: socket.socket) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
+class TimedHeaders(H11Protocol):
+    """A connection that is closed where a request's headers do not come to their end.
+
+    uvicorn waits for them for ever, so that whoever opens connections and goes silent would have them all.
+    """
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._due: asyncio.TimerHandle | None = None
+        self._watch()
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        self._watch()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        self._answered()
+
+    def _watch(self) -> None:
+        """Start the clock where a request has begun, or could; stop it once its headers are here."""
+        if self.cycle is not None and not self.cycle.response_complete:
+            self._answered()
+        elif self._due is None:
+            self._due = self.loop.call_later(HEADERS_WITHIN_S, self._close)
+
+    def _answered(self) -> None:
+        if self._due is not None:
+            self._due.cancel()
+        self._due = None
+
+    def _close(self) -> None:
+        if not self.transport.is_closing():
+            self.transport.write(
+                b"HTTP/1.1 408 Request Timeout\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
+            )
+            self.transport.close()
+
+
 class Server(uvicorn.Server):
     """Tells who waits for a summary that the server ends; without that, it would wait for them."""
 
@@ -163,6 +206,7 @@ class Server(uvicorn.Server):
         super().__init__(
             uvicorn.Config(
                 app,
+                http=TimedHeaders,
                 log_config=None,
                 access_log=False,
                 server_header=False,

@@ -25,7 +25,7 @@ from omegaconf import DictConfig, OmegaConf
 from summarizer.config.paths import shown
 from summarizer.config.schema import TrackingConfig
 from summarizer.errors import ConfigError
-from summarizer.runs.folder import take_back
+from summarizer.runs.folder import mask_written, take_back
 from summarizer.runs.launch import train_group
 from summarizer.runs.record import RunRecord
 from summarizer.runs.session import Session
@@ -87,7 +87,7 @@ class Launch:
             raise
         _say_twins(combinations)
         groups = grouped([_key(one) for one in combinations])
-        self._prepare(combinations, groups)
+        self._begin(combinations, groups)
         log.info(
             "sweep of %d runs, in %d group%s that train%s together: %s",
             len(combinations),
@@ -120,9 +120,11 @@ class Launch:
         """A sweeper that optimizes must hear of a failure; Hydra's own would only end with it."""
         return not str(self.config.hydra.sweeper._target_).endswith(".BasicSweeper")
 
-    def _prepare(self, combinations: Sequence[Combination], groups: Sequence[Sequence[int]]) -> None:
+    def _begin(self, combinations: Sequence[Combination], groups: Sequence[Sequence[int]]) -> None:
+        """Make the runs' folders, and the sweep's record of what is to be trained."""
         for one in combinations:
             one.prepare()
+            mask_written(one.run.path, self.sweep)
         before = 0
         if (self.sweep / FILE_NAME).exists():
             before = 1 + max((run.group for run in read_sweep(self.sweep).runs), default=-1)

@@ -11,9 +11,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, field_serializer
 
+from summarizer.console.secrets import redact
 from summarizer.errors import ConfigError, Issue
 from summarizer.evaluation.record import VARIANTS, Rouge
-from summarizer.json_files import Measured, Part, read_part, write_part
+from summarizer.json_files import FiniteOrNull, Part, read_part, write_part
 from summarizer.runs.record import (
     IN_SWEEP,
     SUMMARY,
@@ -23,7 +24,6 @@ from summarizer.runs.record import (
     read_summary,
 )
 from summarizer.tracking.metrics import METRICS, read_metrics
-from summarizer.tracking.names import redact
 
 FILE_NAME = "sweep.json"
 
@@ -67,7 +67,7 @@ class Reference(Part):
     """Folders of the runs that it stands beside: runs of other data or another base have others."""
     best: Best | None = None
     """Of the sweep's metric at step 0, on the rows that the runs' best values are of."""
-    val_loss: Measured = None
+    val_loss: FiniteOrNull = None
     rouge: Rouge | None = None
     split: str | None = None
     rows: int | None = None
@@ -246,7 +246,7 @@ def _inside(sweep: Path, folder: str) -> bool:
     return (sweep / folder).resolve().is_relative_to(sweep.resolve())
 
 
-# ---- the baselines ----------------------------------------------------------------------------------------------
+# ---- the untrained systems ---------------------------------------------------------------------------------------
 
 
 def collect_references(sweep: Path, runs: Sequence[RunRecord], metric: Metric) -> tuple[Reference, ...]:

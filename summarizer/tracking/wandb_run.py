@@ -20,6 +20,7 @@ from summarizer import compat
 from summarizer.atomic import write_text
 from summarizer.config.paths import shown
 from summarizer.config.schema import TrackingConfig
+from summarizer.console.secrets import masked, masked_text
 from summarizer.errors import ConfigError
 from summarizer.evaluation.predictions import read_predictions
 from summarizer.evaluation.record import VARIANTS
@@ -31,7 +32,7 @@ from summarizer.tracking.metrics import (
     Tracker,
     read_metrics,
 )
-from summarizer.tracking.names import MAX_CHARACTERS, masked
+from summarizer.tracking.names import MAX_CHARACTERS
 from summarizer.tracking.wandb_log import last_recorded_step
 
 ID_FILE = "wandb_id.txt"
@@ -106,7 +107,7 @@ def _init(spec: TrackingConfig, folder: Path, identity: Identity, **described: A
         project=identity.project,
         entity=identity.entity,
         id=identity.id,
-        tags=spec.tags,
+        tags=[masked_text(tag) for tag in spec.tags],
         resume="allow",
         reinit="create_new",
         settings=settings,
@@ -145,8 +146,8 @@ def open_tracker(
             spec,
             folder,
             identity,
-            name=(spec.name or name)[:MAX_CHARACTERS],
-            group=spec.group or group,
+            name=masked_text(spec.name or name)[:MAX_CHARACTERS],
+            group=masked_text(spec.group or group or "") or None,
             config=masked(config),
         )
     except (wandb.Error, OSError) as error:
@@ -370,7 +371,7 @@ def log_sweep(spec: TrackingConfig, sweep: Path, contents: SweepTable) -> bool:
 def _log_sweep(spec: TrackingConfig, sweep: Path, contents: SweepTable) -> str:
     import wandb
 
-    group = spec.group or sweep.resolve().name
+    group = masked_text(spec.group or sweep.resolve().name)
     identity = identity_of(spec, sweep / SWEEP_ID_FILE, resumed=True)
     name = f"sweep {group}"[:MAX_CHARACTERS]
     run = _init(spec, sweep, identity, name=name, group=group, job_type="sweep")

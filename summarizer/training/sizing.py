@@ -16,7 +16,7 @@ from transformers import PretrainedConfig
 
 from summarizer import compat
 from summarizer.adapters.protocol import Adapter
-from summarizer.config.schema import RunConfig
+from summarizer.config.schema import GenerationConfig, RunConfig
 from summarizer.console.progress import working
 from summarizer.errors import CannotPlan, ConfigError
 from summarizer.models.blocks import compile_blocks, recompute_blocks
@@ -255,21 +255,27 @@ def evaluation_rows(spec: RunConfig, config: PretrainedConfig, trials: int, free
 
     free_bytes: of the device; half of it is left to all else.
     """
-    shape = AttentionShape.of(config)
-    if shape is None:  # it keeps a state, whose size no token adds to
+    row_bytes = trials * cache_bytes(spec.generation, spec.prompt.max_tokens, config)
+    if row_bytes == 0:
         return spec.evaluation.batch_size
-    token_bytes = 2 * shape.layers * shape.kv_heads * shape.head_dim * CACHE_BYTES_PER_NUMBER
-    tokens = spec.prompt.max_tokens + spec.generation.max_new_tokens
-    row_bytes = trials * spec.generation.num_beams * tokens * token_bytes
     return max(min(spec.evaluation.batch_size, free_bytes // (2 * row_bytes)), 1)
+
+
+def cache_bytes(generation: GenerationConfig, prompt_tokens: int, config: PretrainedConfig) -> int:
+    """Keys and values of one article's beams; 0 where a model keeps a state, whose size no token adds to."""
+    shape = AttentionShape.of(config)
+    if shape is None:
+        return 0
+    token_bytes = 2 * shape.layers * shape.kv_heads * shape.head_dim * CACHE_BYTES_PER_NUMBER
+    return generation.num_beams * (prompt_tokens + generation.max_new_tokens) * token_bytes
 
 
 def widest(specs: Sequence[RunConfig]) -> RunConfig:
     """The run whose adapters are the largest: the group's stacks are as wide as its."""
-    return max(specs, key=lambda spec: _width(spec.adapter))
+    return max(specs, key=lambda spec: width(spec.adapter))
 
 
-def _width(adapter: Adapter) -> int:
+def width(adapter: Adapter) -> int:
     """Parameters beside a layer of one input and one output: they grow with the adapter's dim alone."""
     return sum(tensor.numel() for tensor in adapter.draw_linear(1, 1, torch.Generator()).values())
 

@@ -59,7 +59,7 @@ class Callbacks(Protocol):
     def evaluated(self, trials: Sequence[Trial], continuing: Sequence[Trial]) -> list[Trial]:
         """Which of those that would continue are to give their slot to others."""
 
-    def left(self, trials: Mapping[Trial, Exit]) -> None:
+    def on_leave(self, trials: Mapping[Trial, Exit]) -> None:
         """Trials took their last step and are saved, but for those with an error; their tensors are still there."""
 
     def stepped(self, losses: Mapping[Trial, float], tokens_per_s: float) -> None:
@@ -129,7 +129,7 @@ def _boundary(group: Group, callbacks: Callbacks, records: StepRecords, stop: St
         _save(group, saving, leaving)
     if leaving:
         with group.adapted.evaluating():
-            callbacks.left(leaving)
+            callbacks.on_leave(leaving)
         group.leave(leaving)
     return stopped
 
@@ -162,7 +162,7 @@ def _pause_half(group: Group, callbacks: Callbacks, records: StepRecords) -> Non
     group.shrink(len(group.trials) // 2)
     leaving = {trial: Exit("pause") for trial in group.trials[group.slots :]} | _failures(group, records)
     _save(group, list(leaving), leaving)
-    callbacks.left(leaving)
+    callbacks.on_leave(leaving)
     group.leave(leaving)
 
 
@@ -223,7 +223,7 @@ def _save(group: Group, trials: Sequence[Trial], leaving: dict[Trial, Exit]) -> 
 
 
 @runtime_checkable
-class Arrival(Protocol):
+class CudaEventLike(Protocol):
     """What of a GPU's event is asked for here."""
 
     def synchronize(self) -> None:
@@ -252,13 +252,13 @@ class TrialStep:
 
 
 @dataclass(frozen=True)
-class Measured:
+class StepMeasurement:
     """What one step measured, on its way from the device."""
 
     trials: Sequence[TrialStep]
     numbers: Float[Tensor, "2 n"]
     """Each trial's loss, in nats per summary token, and gradient norm before clipping."""
-    arrived: Arrival | None
+    arrived: CudaEventLike | None
     """When `numbers` may be read; None where they are there already."""
 
     @property
@@ -277,7 +277,7 @@ class Measured:
         return losses, norms
 
 
-def train_step(group: Group, batches: Sequence[Sequence[EncodedRow]]) -> Measured:
+def train_step(group: Group, batches: Sequence[Sequence[EncodedRow]]) -> StepMeasurement:
     """Backpropagate, clip, and update every trial.
 
     Only two things in it wait for the device: fp16, to know which trials skip the step, and an optimizer that does.
@@ -319,10 +319,10 @@ def train_step(group: Group, batches: Sequence[Sequence[EncodedRow]]) -> Measure
             )
         )
     group.adapted.zero_grad()
-    return Measured(steps, *_to_host(torch.stack([losses, norms])))
+    return StepMeasurement(steps, *_to_host(torch.stack([losses, norms])))
 
 
-def _to_host(numbers: Tensor) -> tuple[Tensor, Arrival | None]:
+def _to_host(numbers: Tensor) -> tuple[Tensor, CudaEventLike | None]:
     """The numbers on their way to the host, and when they will have arrived."""
     if not numbers.is_cuda:
         return numbers, None
@@ -348,7 +348,7 @@ class StepRecords:
         """Trials whose loss is not finite, or whose step or record failed. They are not recorded any further."""
         self._group = group
         self._stepped = stepped
-        self._waiting: Measured | None = None
+        self._waiting: StepMeasurement | None = None
         self._since_s: float | None = None
         self._compiled_s = compile_s()
         self._tokens, self._train_s = 0, 0.0
@@ -359,7 +359,7 @@ class StepRecords:
         if self._waiting is None:
             self._since_s = time.perf_counter()
 
-    def add(self, measured: Measured) -> None:
+    def add(self, measured: StepMeasurement) -> None:
         behind, self._waiting = self._waiting, measured
         if behind is not None:
             self._record(behind)
@@ -371,7 +371,7 @@ class StepRecords:
             waiting, self._waiting = self._waiting, None
             self._record(waiting)
 
-    def _record(self, measured: Measured) -> None:
+    def _record(self, measured: StepMeasurement) -> None:
         losses, norms = measured.read()
         now_s = time.perf_counter()
         assert self._since_s is not None

@@ -82,12 +82,22 @@ def test_targets_that_match_nothing_are_refused(
     assert caught.value.issues[0].key == key
 
 
-def test_a_role_that_the_model_cannot_offer_is_refused(tmp_path: Path) -> None:
+def test_a_role_that_the_model_cannot_offer_is_left_out(tmp_path: Path) -> None:
     model = load(saved("gemma3", tmp_path)).model
     model.not_adapted = {"model.embed_tokens": "its weight is read by itself"}
-    with pytest.raises(ConfigError, match="'embedding': this model has no such layer"):
-        attach(model, [lora()], [0])
-    assert len(attach(model, [lora(targets=["linear", "head"])], [0]).layers) == 15
+    with pytest.raises(ConfigError, match=r"no layer is left to adapt \(this model has: head, linear\)"):
+        attach(model, [lora(targets=["embedding"])], [0])
+    assert len(attach(model, [lora()], [0]).layers) == 15
+
+
+def test_code_that_reads_an_adapted_layer_s_weight_is_refused(tmp_path: Path) -> None:
+    """What it computes would be without the adapter; its type and place may be asked."""
+    layer = adapted(saved("gpt2", tmp_path), [lora()]).layers["lm_head"]
+    x = torch.ones(2, 32).to(layer.weight.device, layer.weight.dtype)
+    assert layer.weight.shape == (96, 32)
+    for read in (lambda: x @ layer.weight.T, lambda: torch.nn.functional.linear(x, layer.weight)):
+        with pytest.raises(ConfigError, match="past the adapter; exclude"):
+            read()
 
 
 # ---- how it starts ----------------------------------------------------------------------------------------
@@ -256,14 +266,16 @@ def test_adapters_of_several_kinds_are_refused(folder: Path) -> None:
 
 def drawn(model: AdaptedModel, tokens: int, step: int = 0, first_token: int = 0) -> None:
     """Let dropout be drawn as for whole batches of so many tokens, at a step of every trial."""
-    numbers = torch.arange(first_token, first_token + tokens).repeat(model.group.size, 1)
+    numbers = torch.arange(first_token, first_token + tokens).repeat(model.stack.size, 1)
     shape = torch.zeros_like(numbers)
-    every = torch.arange(tokens).repeat(model.group.size, 1)
-    model.draw_from(Batch(shape, shape, shape, None, every, shape, numbers), [step] * model.group.size)
+    every = torch.arange(tokens).repeat(model.stack.size, 1)
+    model.set_dropout_inputs(
+        Batch(shape, shape, shape, None, every, shape, numbers), [step] * model.stack.size
+    )
 
 
 def trained(model: AdaptedModel, ids: Tensor, step: int = 0) -> Tensor:
-    drawn(model, ids.numel() // model.group.size, step)
+    drawn(model, ids.numel() // model.stack.size, step)
     with model.training():
         result: Tensor = model.model.logits(ids)
     return result

@@ -1,4 +1,4 @@
-"""A new adapter kind is one subclass: this one, a scale on each output (as in (IA)^3), trains one step."""
+"""A new adapter kind is one subclass: this one, which adds each input's mean times a vector, trains."""
 
 from __future__ import annotations
 

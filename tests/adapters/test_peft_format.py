@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from tiny_bases import adapted, fill_randomly, load, logits, lora, plain, saved, token_ids
 
 from summarizer.adapters.attach import AdaptedModel, attach, roles
-from summarizer.adapters.peft_config import read_config
+from summarizer.adapters.peft_config import read_adapter_config
 from summarizer.adapters.peft_format import adapter_of_folder, load_adapter, peft_tensors, save_adapter
 from summarizer.errors import ConfigError
 
@@ -58,7 +58,7 @@ def test_ours_in_peft(kind: str, alpha: float | None, tmp_path: Path) -> None:
     torch.testing.assert_close(logits(loaded), logits(model.model), rtol=1e-4, atol=1e-5)
     assert torch.dist(logits(loaded), logits(plain(tmp_path / "base"))) > 0.1
     # peft mends a wrong one with a warning, but merging tools do not.
-    assert read_config(tmp_path / "adapter")["fan_in_fan_out"] is (kind == "gpt2")
+    assert read_adapter_config(tmp_path / "adapter")["fan_in_fan_out"] is (kind == "gpt2")
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -111,7 +111,7 @@ def test_round_trip_is_exact(tmp_path: Path) -> None:
     fresh = adapted(tmp_path / "base", [lora(3)], [44])
     load_adapter(fresh, 0, tmp_path / "adapter")
     # In the model's order, the same in each run.
-    assert read_config(tmp_path / "adapter")["target_modules"] == list(model.layers)
+    assert read_adapter_config(tmp_path / "adapter")["target_modules"] == list(model.layers)
     for name, parameter in model.parameters_of(0).items():
         assert torch.equal(parameter, fresh.parameters_of(0)[name])
     assert torch.equal(logits(model.model), logits(fresh.model))
@@ -123,7 +123,7 @@ def test_only_the_trial_s_own_layers_are_saved(tmp_path: Path) -> None:
         f"base_model.model.lm_head.lora_{letter}.weight" for letter in "AB"
     ]
     save_adapter(model, 1, tmp_path / "adapter", "base")
-    config = read_config(tmp_path / "adapter")
+    config = read_adapter_config(tmp_path / "adapter")
     assert (config["target_modules"], config["r"], config["base_model_name_or_path"]) == (
         ["lm_head"],
         2,

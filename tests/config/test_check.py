@@ -232,3 +232,28 @@ def test_a_space_alone_marks_no_start_of_the_summary() -> None:
         mistake
         == "prompt.completion_token: null, so that nothing in prompt.template marks where the summary starts"
     )
+
+
+ABSURD = {
+    "adapter.dim": (1_000_000_000_000, "of at most 65536"),
+    "generation.num_beams": (1_000_000, "of at most 1000"),
+    "generation.length_penalty": (1e9, "of at most 50"),
+    "evaluation.bootstrap_samples": (1_000_000_000, "of at most 100000"),
+    "evaluation.batch_size": (10**9, "of at most 1048576"),
+    "trainer.batch_size": (10**9, "of at most 1048576"),
+    "trainer.epochs": (1e300, "of at most 1000000"),
+    "trainer.max_steps": (10**30, "of at most 1000000000000"),
+    "trainer.processes": (10**6, "of at most 1024"),
+    "data.processes": (10**6, "of at most 1024"),
+    "data.shuffle_buffer_rows": (10**12, "of at most 100000000"),
+    "data.rows.train": (10**19, "of at most 1000000000000"),
+    "prompt.max_tokens": (10**9, "of at most 16777216"),
+}
+
+
+def test_absurd_numbers_are_refused_all_at_once() -> None:
+    lines = mistakes(*(f"{key}={value}" for key, (value, _) in ABSURD.items()))
+    found = {line.partition(":")[0]: line for line in lines}
+    assert len(ABSURD) == 13
+    for key, (_, bound) in ABSURD.items():
+        assert found[key].endswith(bound), found

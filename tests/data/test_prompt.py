@@ -146,6 +146,23 @@ def test_decode_stops_at_the_end_token_and_drops_control_tokens(tokenizer: Fast,
     assert prompt.decode([50_000, *words]) == "Two words."  # rows of a padded embedding name no token
 
 
+def test_ordinary_words_that_were_added_to_a_tokenizer_are_text(tokenizer: Fast) -> None:
+    """In articles and in summaries; what is special, or written as control tokens are, is none."""
+    words = pickle.loads(pickle.dumps(tokenizer))
+    words.add_tokens(["homework", "Cassavine", "<|turn|>", "[CITE]"])
+    words.add_special_tokens({"additional_special_tokens": ["PAUSE"]})
+    prompt = build_prompt(spec(), words)
+    text = "Eden Cassavine did her homework."
+    ids = prompt.encode_article(text)
+    assert {words.convert_tokens_to_ids(word) for word in ("homework", "Cassavine")} <= set(ids)
+    assert ids == words(text, add_special_tokens=False).input_ids
+    assert prompt.decode(ids) == text
+    assert not {"homework", "Cassavine"} & prompt.control_tokens
+    assert {"<|turn|>", "[CITE]", "PAUSE"} <= prompt.control_tokens
+    assert words.convert_tokens_to_ids("PAUSE") not in prompt.encode_article("PAUSE here")
+    assert build_prompt(spec(), tokenizer).identity() != prompt.identity()
+
+
 def test_it_travels_to_other_processes(prompt: Prompt) -> None:
     copy = pickle.loads(pickle.dumps(prompt))
     assert copy.encode(ARTICLE, SUMMARY) == prompt.encode(ARTICLE, SUMMARY)

@@ -11,7 +11,7 @@ from summarizer.evaluation.pipeline import (
     LEAD,
     RANDOM,
     System,
-    baselines,
+    extractive_baselines,
     lead,
     random_sentences,
     score_systems,
@@ -29,7 +29,7 @@ BASE = System("base model", ["Nothing of the kind"] * 16, settings={"adapter": N
 
 
 def scored(*systems: System) -> tuple[list[SystemPart], dict[str, Statistic], list[Difference]]:
-    return score_systems([*systems, *baselines(ROWS, 7)], ROWS, samples=50, seed=3)
+    return score_systems([*systems, *extractive_baselines(ROWS, 7)], ROWS, samples=50, seed=3)
 
 
 def test_each_system_has_the_scores_of_its_own_summaries() -> None:
@@ -80,7 +80,7 @@ def test_the_best_run_is_compared_with_all_but_random() -> None:
 
 def test_only_language_models_are_judged_by_mlperf() -> None:
     found = score_systems(
-        [GOOD, *baselines(ROWS, 7)],
+        [GOOD, *extractive_baselines(ROWS, 7)],
         ROWS,
         samples=10,
         seed=3,
@@ -100,7 +100,7 @@ def test_bertscore_stands_beside_rouge() -> None:
         return {"f1": np.full(16, 88.0)}
 
     found = score_systems(
-        [GOOD, *baselines(ROWS, 7)],
+        [GOOD, *extractive_baselines(ROWS, 7)],
         ROWS,
         samples=10,
         seed=3,

@@ -21,7 +21,7 @@ pytestmark = pytest.mark.versions
 measure = measure_of(REPOSITORY / "experiments" / "conformance")
 
 SAMPLE = ("mixtral", "mamba", "diffllama", "bart", "gemma2")
-SLOW_SAMPLE = ("falcon", "qwen2_moe", "gpt_neo", "recurrent_gemma", "bloom", "xglm", "phi3")
+SLOW_SAMPLE = ("git", "falcon", "qwen2_moe", "gpt_neo", "recurrent_gemma", "bloom", "xglm", "phi3")
 
 
 @pytest.mark.parametrize(

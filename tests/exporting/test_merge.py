@@ -13,6 +13,7 @@ from trained_runs import load, logits, opened, save_run
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from summarizer import export
+from summarizer.adapters.lora import LoRA
 from summarizer.errors import ConfigError
 from summarizer.exporting.folders import MergedModel
 from summarizer.exporting.merge import Merge, merged_into
@@ -196,8 +197,13 @@ def test_a_base_without_its_adapter(tmp_path: Path) -> None:
     assert all(torch.equal(written[name], theirs[name]) for name in theirs)
 
 
+class LoRAOfItsOwn(LoRA):
+    """The same pair of matrices, of which a kind of one's own may compute anything."""
+
+
 def test_other_kinds_of_adapters_are_refused(tmp_path: Path) -> None:
     run = opened(save_run("gptj", tmp_path))
-    run.adapted.group.adapters = (object(),)  # type: ignore[assignment]
-    with pytest.raises(ConfigError, match="object adapters cannot be merged"):
+    (adapter,) = run.adapted.stack.adapters
+    run.adapted.stack.adapters = (LoRAOfItsOwn(**adapter.model_dump()),)
+    with pytest.raises(ConfigError, match="LoRAOfItsOwn adapters cannot be merged"):
         Merge(run.adapted, 0)

@@ -21,7 +21,7 @@ from summarizer.exporting.measure import Example
 from summarizer.models.causal_lm import CausalLM
 from summarizer.runs.loaded_run import LoadedRun, load_runs
 from summarizer.runs.record import BaseScores, RunRecord, write_summary
-from summarizer.runs.trained_run import read_run
+from summarizer.runs.trained_run import read_trained_run
 
 __all__ = [
     "ARTICLE",
@@ -120,7 +120,7 @@ def finished(model: str) -> RunRecord:
 
 
 def opened(run: Path) -> LoadedRun:
-    return load_runs([read_run(run)], device="cpu", precision="fp32")
+    return load_runs([read_trained_run(run)], device="cpu", precision="fp32")
 
 
 def ids(rows: int = 2, length: int = 11) -> torch.Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import random
 from pathlib import Path
 from typing import Any
@@ -10,10 +11,11 @@ import pytest
 import torch
 from greedy import greedy
 from tiny_bases import adapted, fill_randomly, load, lora, plain, saved
-from transformers import GenerationConfig, PreTrainedModel
+from transformers import BartConfig, BartForCausalLM, GenerationConfig, PreTrainedModel
 
 from summarizer.adapters.attach import AdaptedModel, attach
-from summarizer.generation.transformers_generate import generate, generation_config
+from summarizer.generation.decoder import Decoder
+from summarizer.generation.transformers_generate import generate, generation_config, padding_changes_nothing
 from summarizer.models import meta_model
 from summarizer.models.transformers_model import TransformersModel
 
@@ -179,8 +181,38 @@ def test_the_gpu_says_what_the_cpu_says(folder: Path) -> None:
     model = group(folder)
     here = answers(model.model, PROMPTS, trials=3)
     model.model.module.to("cuda")
-    model.group.scales = model.group.scales.cuda()
+    model.stack.scales = model.stack.scales.cuda()
     there = generate(
         model.model, PROMPTS, greedy(NEW), trials=3, end_id=END, pad_id=PAD, device=torch.device("cuda")
     )
     assert there == here
+
+
+def test_a_model_whose_positions_count_padding_writes_prompts_one_by_one(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """BART's decoder: behind padding its learned positions are others, so that a batch would answer otherwise."""
+    torch.manual_seed(0)
+    sizes = {"d_model": 32, "decoder_layers": 2, "decoder_ffn_dim": 48, "decoder_attention_heads": 4}
+    small = {"encoder_layers": 2, "encoder_ffn_dim": 8, "encoder_attention_heads": 4, "vocab_size": 96}
+    tokens = {"pad_token_id": PAD, "eos_token_id": END, "bos_token_id": 1, "forced_eos_token_id": None}
+    model = BartForCausalLM(BartConfig(max_position_embeddings=64, **sizes, **small, **tokens))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.2)
+    model.save_pretrained(tmp_path)
+    loaded = load(tmp_path).model
+    together = [answers(loaded, PROMPTS)[0][index] for index in range(len(PROMPTS))]
+    alone = [expected(plain(tmp_path), prompt) for prompt in PROMPTS]
+    assert together != alone, "padding changes nothing in this model: the test needs another"
+    with caplog.at_level(logging.INFO):
+        decoder = Decoder(attach(loaded, [lora(1)], [0]), greedy(NEW), end_id=END, pad_id=PAD, batch_size=4)
+        written = dict(decoder.answers(PROMPTS))
+    assert [written[index][0] for index in range(len(PROMPTS))] == alone
+    assert "they are written one by one" in caplog.text
+
+
+def test_a_model_that_takes_padding_writes_prompts_together(tmp_path: Path) -> None:
+    model = attach(load(saved("gpt2", tmp_path)).model, [lora(1), lora(2)], [0, 1])
+    assert isinstance(model.model, TransformersModel)
+    assert padding_changes_nothing(model.model, trials=2, pad_id=PAD, device=torch.device("cpu"))

@@ -99,6 +99,7 @@ def test_a_model_that_reads_a_weight_by_itself_gets_the_whole_one_and_is_noticed
         lambda weight: nn.functional.linear(x, weight),
         lambda weight: x @ weight.t(),
         lambda weight: x @ weight.T,
+        lambda weight: x @ weight[:].T,
         lambda weight: x @ weight.to(torch.float64).float().transpose(0, 1),
     ):
         layer, _ = pair(name)

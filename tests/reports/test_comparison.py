@@ -14,13 +14,13 @@ from summarizer.evaluation.predictions import Prediction, read_predictions, writ
 from summarizer.evaluation.statistics import holm
 from summarizer.reports.compared import Comparison, as_json
 from summarizer.reports.comparison import ROWS_SHOWN, compare_runs
-from summarizer.runs.read_runs import read_run
+from summarizer.runs.read_runs import read_run_files
 from summarizer.runs.record import RunRecord
 from summarizer.sweeps.record import begin
 
 
 def compared(*folders: Path, by: str = "val/loss", with_articles: bool = False) -> Comparison:
-    runs = [read_run(folder) for folder in folders]
+    runs = [read_run_files(folder) for folder in folders]
     problems = {path: problem for run in runs for path, problem in run.problems.items()}
     return compare_runs(runs, by=by, with_articles=with_articles, problems=problems)
 

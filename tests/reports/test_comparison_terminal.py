@@ -13,11 +13,11 @@ from rich.console import Console
 from summarizer.reports.compared import Comparison
 from summarizer.reports.comparison import compare_runs
 from summarizer.reports.comparison_tables import print_comparison
-from summarizer.runs.read_runs import read_run
+from summarizer.runs.read_runs import read_run_files
 
 
 def compared(*folders: Path) -> Comparison:
-    runs = [read_run(folder) for folder in folders]
+    runs = [read_run_files(folder) for folder in folders]
     return compare_runs(runs, by="val/loss", with_articles=False, problems={"gone": "no such folder"})
 
 

@@ -17,7 +17,7 @@ from summarizer.reports.heatmap import draw_heatmap, layout_of
 from summarizer.reports.html_page import page_data
 from summarizer.reports.plots import UNCOLORED
 from summarizer.reports.ranking import ranking, spanning
-from summarizer.runs.read_runs import read_run
+from summarizer.runs.read_runs import read_run_files
 from summarizer.runs.settings import sweep_axes
 from summarizer.sweeps.record import collect
 
@@ -110,7 +110,7 @@ def test_the_page_and_the_picture_have_the_same_numbers_and_colors(
     sweep_of_twelve: Path, opened: Open
 ) -> None:
     record = collect(sweep_of_twelve)
-    runs = [read_run(sweep_of_twelve / run.folder) for run in record.runs]
+    runs = [read_run_files(sweep_of_twelve / run.folder) for run in record.runs]
     comparison = compare_runs(runs, by="val/loss", with_articles=False)
     data = page_data(comparison)
     layout = layout_of(sweep_axes(record.runs))

@@ -13,7 +13,7 @@ from summarizer.errors import ConfigError
 from summarizer.evaluation.predictions import read_predictions
 from summarizer.generation.summarizer import Summarizer
 from summarizer.runs.loaded_run import LoadedRun, load_runs
-from summarizer.runs.trained_run import TrainedRun, read_run
+from summarizer.runs.trained_run import TrainedRun, read_trained_run
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +29,9 @@ def sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def opened(sweep: Path) -> LoadedRun:
-    return load_runs([read_run(sweep / "0"), read_run(sweep / "1")], device="cpu", precision="fp32")
+    return load_runs(
+        [read_trained_run(sweep / "0"), read_trained_run(sweep / "1")], device="cpu", precision="fp32"
+    )
 
 
 def articles(opened: LoadedRun) -> tuple[list[str], list[str]]:
@@ -88,7 +90,7 @@ def test_any_peft_folder_stands_in_for_the_run_s_adapter(
     """Run 1's adapter, which has another dim, beside run 0's config."""
     shutil.copytree(sweep / "1" / "adapter", tmp_path / "elsewhere")
     foreign = load_runs(
-        [read_run(sweep / "0", adapter=tmp_path / "elsewhere")], device="cpu", precision="fp32"
+        [read_trained_run(sweep / "0", adapter=tmp_path / "elsewhere")], device="cpu", precision="fp32"
     )
     ids = torch.arange(20).reshape(1, -1)
     with torch.no_grad(), opened.adapted.only([1]):
@@ -101,7 +103,7 @@ def test_any_peft_folder_stands_in_for_the_run_s_adapter(
 def test_whole_numbers_are_for_int8_on_a_cpu_and_stay_near(
     sweep: Path, opened: LoadedRun, caplog: pytest.LogCaptureFixture
 ) -> None:
-    run = read_run(sweep / "0")
+    run = read_trained_run(sweep / "0")
     caplog.set_level("INFO")
     fast = load_runs([run], device="cpu", precision="int8")
     (said,) = [line for line in caplog.messages if "8 bits" in line]
@@ -122,29 +124,29 @@ def test_whole_numbers_are_for_int8_on_a_cpu_and_stay_near(
 
 def test_mistakes_are_said_before_anything_loads(sweep: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"is a sweep; name one of its runs, such as .*/[01]$"):
-        read_run(sweep)
+        read_trained_run(sweep)
     with pytest.raises(ConfigError, match=r"RUN: .*no such folder"):
-        read_run(tmp_path / "none")
+        read_trained_run(tmp_path / "none")
     (tmp_path / "empty").mkdir()
     with pytest.raises(ConfigError, match="no run folder"):
-        read_run(tmp_path / "empty")
+        read_trained_run(tmp_path / "empty")
     shutil.copytree(sweep / "0" / ".hydra", tmp_path / "unfinished" / ".hydra")
     with pytest.raises(ConfigError, match="has no adapter: it was never trained to an end"):
-        read_run(tmp_path / "unfinished")
+        read_trained_run(tmp_path / "unfinished")
     with pytest.raises(ConfigError, match="--adapter: no such folder"):
-        read_run(sweep / "0", adapter=tmp_path / "none")
+        read_trained_run(sweep / "0", adapter=tmp_path / "none")
     with pytest.raises(ConfigError, match="--model says where the base lies now"):
-        read_run(sweep / "0", model="/nowhere/model")
+        read_trained_run(sweep / "0", model="/nowhere/model")
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a CUDA device is here")
 def test_a_gpu_that_is_not_there_is_no_cpu(sweep: Path) -> None:
     with pytest.raises(ConfigError, match="--device: cuda, but PyTorch sees no CUDA device"):
-        load_runs([read_run(sweep / "0")], device="cuda")
+        load_runs([read_trained_run(sweep / "0")], device="cuda")
 
 
 def test_runs_over_different_bases_are_not_opened_together(sweep: Path) -> None:
-    first, second = read_run(sweep / "0"), read_run(sweep / "1")
+    first, second = read_trained_run(sweep / "0"), read_trained_run(sweep / "1")
     spec = second.spec.model_copy(
         update={"prompt": second.spec.prompt.model_copy(update={"max_tokens": 100})}
     )

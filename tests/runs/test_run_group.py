@@ -142,7 +142,7 @@ def test_what_the_disk_refuses_one_run_is_said_at_once(
     monkeypatch.setattr(group_records, "write_summary", write)
     with caplog.at_level("INFO"):
         ended = run_group(grid(tmp_path, "evaluation.base=false", trials=GRID[:2]))
-    assert [(str(run.cause), run.said) for run in ended] == [
+    assert [(str(run.cause), run.logged) for run in ended] == [
         ("[Errno 28] No space left on device: '/the/checkpoint'", True),
         ("None", False),
     ]

@@ -23,7 +23,7 @@ from summarizer.config.schema import GenerationConfig
 from summarizer.generation.summarizer import Prepared, Summarizer
 from summarizer.models.load import load_base
 from summarizer.runs.loaded_run import LoadedRun, load_runs
-from summarizer.runs.trained_run import ADAPTER, read_run
+from summarizer.runs.trained_run import ADAPTER_FOLDER, read_trained_run
 from summarizer.serving.application import build_application
 from summarizer.serving.listening import Server, allowed_hosts, bind
 from summarizer.serving.writer import Writer
@@ -56,13 +56,15 @@ def run_folders(root: Path, *dims: int) -> list[Path]:
                 for layer in adapted.layers.values():
                     for parameter in layer.trials[0].values():
                         parameter.add_(0.05 * torch.randn_like(parameter))
-            save_adapter(adapted, 0, folder / ADAPTER, spec.model.name_or_path)
+            save_adapter(adapted, 0, folder / ADAPTER_FOLDER, spec.model.name_or_path)
             folders.append(folder)
     return folders
 
 
 def loaded_runs(root: Path) -> LoadedRun:
-    return load_runs([read_run(folder) for folder in run_folders(root, 2, 4)], device="cpu", precision="fp32")
+    return load_runs(
+        [read_trained_run(folder) for folder in run_folders(root, 2, 4)], device="cpu", precision="fp32"
+    )
 
 
 class Gated(Summarizer):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import socket
+import time
 
 import pytest
 from rouge_score.rouge_scorer import RougeScorer
@@ -12,6 +14,7 @@ from served import ARTICLE, Client, until
 from summarizer.evaluation.sentences import split_sentences
 from summarizer.generation.summarizer import Summarizer
 from summarizer.runs.loaded_run import LoadedRun
+from summarizer.serving import listening
 from summarizer.serving.request import MOST_ARTICLE_CHARACTERS, MOST_BODY_BYTES, MOST_REFERENCE_CHARACTERS
 
 pytestmark = pytest.mark.versions
@@ -223,3 +226,38 @@ def test_no_other_file_is_served(client: Client, path: str) -> None:
 def test_a_reference_of_blanks_is_none(client: Client) -> None:
     events = client.events({"article": ARTICLE, "reference": " \n", "runs": ["0"]})
     assert next(event for event in events if event["event"] == "summary")["rouge"] is None
+
+
+@pytest.mark.parametrize("sent", [b"", b"G", b"GET / HTTP/1.1\r\nHost: localhost\r\nX-Slow: "])
+def test_headers_that_do_not_end_are_not_waited_for(
+    sent: bytes, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(listening, "HEADERS_WITHIN_S", 0.5)
+    with socket.create_connection(("127.0.0.1", client.port), timeout=20) as connection:
+        connection.sendall(sent)
+        start_s = time.monotonic()
+        answer = connection.recv(1000)
+        assert time.monotonic() - start_s < 15
+    assert answer.startswith(b"HTTP/1.1 408 Request Timeout")
+
+
+def test_one_byte_at_a_time_is_not_waited_for_either(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each byte resets no clock; and so on a connection that has had an answer."""
+    monkeypatch.setattr(listening, "HEADERS_WITHIN_S", 0.5)
+    with socket.create_connection(("127.0.0.1", client.port), timeout=20) as connection:
+        connection.sendall(b"GET /api/health HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert connection.recv(10_000).startswith(b"HTTP/1.1 200")
+        start_s = time.monotonic()
+        received = b""
+        connection.settimeout(0.1)
+        while b"408" not in received:
+            assert time.monotonic() - start_s < 15
+            with contextlib.suppress(TimeoutError):
+                connection.sendall(b"G")
+                received += connection.recv(10_000)
+
+
+def test_an_answer_may_take_longer_than_its_headers(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(listening, "HEADERS_WITHIN_S", 0.05)
+    events = client.events({"article": ARTICLE})
+    assert events[-1]["event"] == "done"

@@ -77,7 +77,7 @@ def test_a_full_disk_ends_the_sweep_with_its_reason_alone(
             )
             for job in jobs
         )
-        return [first, second.model_copy(update={"said": True})]
+        return [first, second.model_copy(update={"logged": True})]
 
     sweeps.train = train
     with pytest.raises(OSError, match="No space left on device"):

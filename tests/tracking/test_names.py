@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from summarizer.tracking.names import redact, run_name
+from summarizer.console.secrets import redact
+from summarizer.tracking.names import run_name
 
 KEY = "0123456789abcdef0123456789abcdef01234567"
 

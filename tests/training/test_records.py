@@ -9,7 +9,7 @@ from training_groups import build_group, spec_of
 from summarizer.errors import NonFiniteLossError
 from summarizer.training import trainer
 from summarizer.training.step import Group
-from summarizer.training.trainer import Measured, StepRecords, TrialStep
+from summarizer.training.trainer import StepMeasurement, StepRecords, TrialStep
 
 UNRECOVERABLE = 7
 """The step whose gradients no scale helps."""
@@ -25,7 +25,7 @@ class Landing:
         self.waited = True
 
 
-def measured(group: Group, step: int, loss: float = 2.0, arrived: Landing | None = None) -> Measured:
+def measured(group: Group, step: int, loss: float = 2.0, arrived: Landing | None = None) -> StepMeasurement:
     numbers = torch.tensor([[loss], [1.0]])
     taken = TrialStep(
         trial=group.trials[0],
@@ -38,7 +38,7 @@ def measured(group: Group, step: int, loss: float = 2.0, arrived: Landing | None
         scaling={"train/loss_scale": 2.0**-step},
         unrecoverable=step == UNRECOVERABLE,
     )
-    return Measured([taken], numbers, arrived)
+    return StepMeasurement([taken], numbers, arrived)
 
 
 def nobody(losses: object, tokens_per_s: float) -> None:

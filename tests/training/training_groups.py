@@ -110,7 +110,7 @@ class Watching:
     def evaluated(self, trials: Sequence[Trial], continuing: Sequence[Trial]) -> list[Trial]:
         return []
 
-    def left(self, trials: Mapping[Trial, Exit]) -> None:
+    def on_leave(self, trials: Mapping[Trial, Exit]) -> None:
         for trial, why in trials.items():
             self.why[trial] = why
             self.final[trial] = peft_tensors(self.group.adapted, self.group.trials.index(trial))

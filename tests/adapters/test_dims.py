@@ -1,4 +1,4 @@
-"""The product of trials of several ranks beside one frozen layer."""
+"""The product of trials of several dims beside one frozen layer."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ import torch
 from stored_products import layer
 from torch import Tensor
 
-from summarizer.adapters.lora import equal_ranks, low_rank_product
+from summarizer.adapters.lora import equal_dims, low_rank_product
 
 D_IN, D_OUT, TOKENS = 256, 320, 96
 
 
-def trained(ranks: Sequence[int], trials: Sequence[int]) -> list[list[Tensor]]:
+def trained(dims: Sequence[int], trials: Sequence[int]) -> list[list[Tensor]]:
     """Output, gradients of the input and of the own rows of A and B, of some of the trials in one product."""
     linear, drawn = layer("int8", D_IN, D_OUT), torch.Generator().manual_seed(0)
-    x = torch.randn(len(ranks), TOKENS, D_IN, generator=drawn)
-    a, b = torch.zeros(len(ranks), max(ranks), D_IN), torch.zeros(len(ranks), max(ranks), D_OUT)
-    for trial, r in enumerate(ranks):
+    x = torch.randn(len(dims), TOKENS, D_IN, generator=drawn)
+    a, b = torch.zeros(len(dims), max(dims), D_IN), torch.zeros(len(dims), max(dims), D_OUT)
+    for trial, r in enumerate(dims):
         a[trial, :r] = torch.randn(r, D_IN, generator=drawn)
         b[trial, :r] = torch.randn(r, D_OUT, generator=drawn)
-    grad = torch.randn(len(ranks), TOKENS, D_OUT, generator=drawn)
-    scale = 1 / torch.arange(1, len(ranks) + 1).reshape(-1, 1, 1)
-    own, widest = [ranks[trial] for trial in trials], max(ranks[trial] for trial in trials)
+    grad = torch.randn(len(dims), TOKENS, D_OUT, generator=drawn)
+    scale = 1 / torch.arange(1, len(dims) + 1).reshape(-1, 1, 1)
+    own, widest = [dims[trial] for trial in trials], max(dims[trial] for trial in trials)
     leaves = [each.requires_grad_() for each in (x[trials], a[trials, :widest], b[trials, :widest])]
     y = low_rank_product(linear, leaves[0], None, *leaves[1:], scale[trials], own)
     y.backward(grad[trials])
@@ -38,13 +38,13 @@ def trained(ranks: Sequence[int], trials: Sequence[int]) -> list[list[Tensor]]:
     return [[y[i].detach(), of_x[i], of_a[i, :r], of_b[i, :r]] for i, r in enumerate(own)]
 
 
-@pytest.mark.parametrize("ranks", [(2, 4), (2, 8, 2), (3, 0, 1, 16)])
-def test_a_trial_beside_wider_ones_has_its_bits_alone(ranks: tuple[int, ...]) -> None:
-    together = trained(ranks, range(len(ranks)))
-    for trial in range(len(ranks)):
-        (alone,) = trained(ranks, [trial])
+@pytest.mark.parametrize("dims", [(2, 4), (2, 8, 2), (3, 0, 1, 16)])
+def test_a_trial_beside_wider_ones_has_its_bits_alone(dims: tuple[int, ...]) -> None:
+    together = trained(dims, range(len(dims)))
+    for trial in range(len(dims)):
+        (alone,) = trained(dims, [trial])
         assert all(torch.equal(*pair) for pair in zip(together[trial], alone, strict=True)), trial
 
 
-def test_neighbors_of_one_rank_share_a_product() -> None:
-    assert list(equal_ranks((2, 2, 0, 4, 2))) == [(slice(0, 2), 2), (slice(3, 4), 4), (slice(4, 5), 2)]
+def test_neighbors_of_one_dim_share_a_product() -> None:
+    assert list(equal_dims((2, 2, 0, 4, 2))) == [(slice(0, 2), 2), (slice(3, 4), 4), (slice(4, 5), 2)]

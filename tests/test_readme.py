@@ -158,7 +158,7 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 
 def test_every_page_is_led_to() -> None:
-    assert len(DOCS) == 9
+    assert len(DOCS) >= 9
     for page in DOCS:
         assert f"](docs/{page.name})" in README, page.name
 

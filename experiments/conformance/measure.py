@@ -19,6 +19,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import asdict
 from importlib.metadata import version
 from multiprocessing.connection import Connection
@@ -51,7 +52,7 @@ def main() -> None:
     arguments = parser.parse_args()
     disable_progress_bar()
     if arguments.table:
-        TABLE.write_text(table(read(arguments.table)), encoding="utf-8")
+        TABLE.write_text(table(read(arguments.table), model_types()), encoding="utf-8")
         return
     part, parts = map(int, arguments.shard.split("/"))
     wanted = arguments.only.split(",") if arguments.only else model_types()[part - 1 :: parts]
@@ -112,8 +113,10 @@ MEANINGS = {
 }
 
 
-def table(lines: dict[str, dict[str, Any]]) -> str:
-    """A page of documentation: the counts, and a row for each architecture."""
+def table(lines: dict[str, dict[str, Any]], known: Sequence[str] = ()) -> str:
+    """A page of documentation: the counts, and a row for each architecture.  known: all that there are."""
+    untried = [name for name in known if name not in lines]
+    rest = f" Not tried yet: {', '.join(untried)}." if untried else ""
     counts = Counter(line["outcome"] for line in lines.values())
     tried = sum(counts.values()) - counts[NOT_IN_TRANSFORMERS]
     rows = "\n".join(_row(line) for _, line in sorted(lines.items()))
@@ -130,7 +133,7 @@ and loaded here again.
 |---|---:|---|
 {counted}
 
-Of the {tried} that run in transformers, {100 * counts[WORKS] / max(tried, 1):.0f} % work.
+Of the {tried} that run in transformers, {100 * counts[WORKS] / max(tried, 1):.0f} % work.{rest}
 
 *Rows* says how examples go through the model: by this project's own forward, packed, or padded. *Left* names
 matrices that no adapter stands beside; a run says so too.

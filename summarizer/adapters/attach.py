@@ -13,7 +13,7 @@ from torch import nn
 
 from summarizer import compat
 from summarizer.adapters.dropout import trial_keys
-from summarizer.adapters.layer import AdaptedLayer, Draws, GroupState
+from summarizer.adapters.layer import AdaptedLayer, AdapterStackState, DropoutInputs
 from summarizer.adapters.protocol import Adapter, Parameters, Role
 from summarizer.data.batches import Batch, PaddingBuckets, collate, moved
 from summarizer.data.order import EncodedRow
@@ -33,14 +33,14 @@ class AdaptedModel:
     """Of the layers that can be adapted, by module name."""
     layers: dict[str, AdaptedLayer]
     """Those that a trial adapts, or did, by the name of the module that each stands in for."""
-    group: GroupState
+    stack: AdapterStackState
 
     def add(self, adapters: Sequence[Adapter], seeds: Sequence[int]) -> None:
-        """Give places behind the others to more trials; trial i's tensors are drawn from `seeds[i]` alone.
+        """Give slots behind the others to more trials; trial i's tensors are drawn from `seeds[i]` alone.
 
         Raises ConfigError where a target matches nothing, ValueError for adapters of another kind.
         """
-        if len({type(adapter) for adapter in [*self.group.adapters, *adapters]}) > 1:
+        if len({type(adapter) for adapter in [*self.stack.adapters, *adapters]}) > 1:
             raise ValueError("a group holds adapters of one kind")
         chosen = [targets(adapter, self.roles) for adapter in adapters]
         generators = [torch.Generator().manual_seed(seed) for seed in seeds]
@@ -53,17 +53,17 @@ class AdaptedModel:
             if name not in self.layers:
                 if all(own is None for own in tensors):
                     continue
-                self.layers[name] = AdaptedLayer(base, role, self.group, index)
+                self.layers[name] = AdaptedLayer(base, role, self.stack, index)
                 self.model.module.set_submodule(name, self.layers[name])
             self.layers[name].add(tensors)
-        self.group.set_trials([*self.group.adapters, *adapters], [*self.group.seeds, *seeds])
+        self.stack.set_trials([*self.stack.adapters, *adapters], [*self.stack.seeds, *seeds])
 
-    def keep(self, trials: Sequence[int]) -> None:
-        """Only these trials stay, in this order; the others' tensors are let go."""
+    def keep(self, slots: Sequence[int]) -> None:
+        """Only the trials in these slots stay, in this order; the others' tensors are let go."""
         for layer in self.layers.values():
-            layer.keep(trials)
-        group = self.group
-        group.set_trials([group.adapters[i] for i in trials], [group.seeds[i] for i in trials])
+            layer.keep(slots)
+        stack = self.stack
+        stack.set_trials([stack.adapters[slot] for slot in slots], [stack.seeds[slot] for slot in slots])
 
     def _base(self, name: str) -> FrozenLinear | FrozenEmbedding:
         base = self.layers[name].base if name in self.layers else self.model.module.get_submodule(name)
@@ -86,31 +86,31 @@ class AdaptedModel:
             buckets = replace(buckets, tokens=prompt.max_tokens)
         return collate(trials, prompt, packed=packed, numbers=numbers, buckets=buckets).to(self.device)
 
-    def draw_from(self, batch: Batch, steps: Sequence[int], *, in_place: bool = False) -> None:
+    def set_dropout_inputs(self, batch: Batch, steps: Sequence[int], *, in_place: bool = False) -> None:
         """Let the next pass's dropout depend on its tokens and the steps that each trial has done.
 
         in_place: in the same memory for all batches of a shape. The pass before is to be back-propagated by then.
         """
-        group = self.group
-        if not any(adapter.input_dropout for adapter in group.adapters):
+        stack = self.stack
+        if not any(adapter.input_dropout for adapter in stack.adapters):
             return
-        tokens = batch.token_numbers.reshape(group.size, -1)
-        seeds, done = moved(torch.tensor([[*group.seeds], [*steps]]), self.device)
-        keep = torch.tensor([1.0 - adapter.input_dropout for adapter in group.adapters])
-        draws = Draws(
+        tokens = batch.token_numbers.reshape(stack.size, -1)
+        seeds, done = moved(torch.tensor([[*stack.seeds], [*steps]]), self.device)
+        keep = torch.tensor([1.0 - adapter.input_dropout for adapter in stack.adapters])
+        dropout_inputs = DropoutInputs(
             trial_keys(seeds, done),
             tokens,
             tokens.gather(1, batch.positions),
             moved(keep, self.device).reshape(-1, 1, 1),
         )
-        group.draws = group.keep_in_place(draws) if in_place else draws
+        stack.dropout_inputs = stack.keep_in_place(dropout_inputs) if in_place else dropout_inputs
 
-    def parameters_of(self, trial: int) -> dict[str, nn.Parameter]:
-        """One trial's own parameters, `LAYER.TENSOR` by name; shapes as its adapter drew them."""
+    def parameters_of(self, slot: int) -> dict[str, nn.Parameter]:
+        """The own parameters of a slot's trial, `LAYER.TENSOR` by name; shapes as its adapter drew them."""
         return {
             f"{name}.{tensor}": parameter
             for name, layer in self.layers.items()
-            for tensor, parameter in layer.trials[trial].items()
+            for tensor, parameter in layer.trials[slot].items()
         }
 
     def stacks(self) -> Iterator[nn.Parameter]:
@@ -125,26 +125,26 @@ class AdaptedModel:
     @contextmanager
     def base_alone(self) -> Iterator[None]:
         """Within the block the model computes as if nothing were attached."""
-        self.group.enabled = False
+        self.stack.enabled = False
         try:
             yield
         finally:
-            self.group.enabled = True
+            self.stack.enabled = True
 
     @contextmanager
-    def only(self, trials: Sequence[int]) -> Iterator[None]:
-        """Within the block the model holds these trials alone, for passes without gradients."""
-        if list(trials) == list(range(self.group.size)):
+    def only(self, slots: Sequence[int]) -> Iterator[None]:
+        """Within the block the model holds the trials in these slots alone, for passes without gradients."""
+        if list(slots) == list(range(self.stack.size)):
             yield
             return
-        before = self.group.scales
-        self.group.scales = before[list(trials)]
+        before = self.stack.scales
+        self.stack.scales = before[list(slots)]
         for layer in self.layers.values():
-            layer.show(trials)
+            layer.show(slots)
         try:
             yield
         finally:
-            self.group.scales = before
+            self.stack.scales = before
             for layer in self.layers.values():
                 layer.show(None)
 
@@ -168,7 +168,7 @@ class AdaptedModel:
 
     def _train(self, on: bool) -> None:
         self.model.module.train(on)
-        self.group.training = on
+        self.stack.training = on
 
 
 def roles(model: CausalLM) -> dict[str, Role]:
@@ -211,13 +211,13 @@ def targets(adapter: Adapter, layer_roles: dict[str, Role]) -> dict[str, Role]:
 
 
 def attach(model: CausalLM, adapters: Sequence[Adapter], seeds: Sequence[int]) -> AdaptedModel:
-    """Make `model` carry trials, in place, and give the first ones their places.
+    """Make `model` carry trials, in place, and give the first ones their slots.
 
     Raises as `AdaptedModel.add` does.
     """
     modules = model.module.modules()
     device = next(m.weight.device for m in modules if isinstance(m, FrozenLinear | FrozenEmbedding))
-    adapted = AdaptedModel(model, device, roles(model), {}, GroupState(device))
+    adapted = AdaptedModel(model, device, roles(model), {}, AdapterStackState(device))
     adapted.add(adapters, seeds)
     return adapted
 
@@ -228,9 +228,9 @@ def _drawn(adapter: Adapter, base: FrozenLinear | FrozenEmbedding, generator: to
     return adapter.draw_linear(base.in_features, base.out_features, generator)
 
 
-def describe(adapted: AdaptedModel, trial: int) -> str:
-    """What one trial adapts, for a person: counts by layer kind, trainable parameters, share of the base."""
-    parameters = adapted.parameters_of(trial)
+def describe(adapted: AdaptedModel, slot: int) -> str:
+    """What a slot's trial adapts, for a person: counts by layer kind, trainable parameters, share of the base."""
+    parameters = adapted.parameters_of(slot)
     names = dict.fromkeys(name.rpartition(".")[0] for name in parameters)
     kinds = Counter(name.rpartition(".")[2] for name in names)
     trainable = sum(parameter.numel() for parameter in parameters.values())

@@ -21,7 +21,7 @@ from summarizer.quantization.frozen import FrozenEmbedding, FrozenLinear, Frozen
 
 
 @dataclass(frozen=True)
-class Draws:
+class DropoutInputs:
     """What a forward pass's dropout masks are drawn from."""
 
     keys: Int[Tensor, " n"]
@@ -35,7 +35,7 @@ class Draws:
 
 
 @dataclass
-class GroupState:
+class AdapterStackState:
     """What all adapted layers of a model share: whose rows they see, and in which step."""
 
     device: torch.device
@@ -46,26 +46,26 @@ class GroupState:
     """False shows the base model, whatever the number of rows."""
     training: bool = False
     """Dropout is on."""
-    draws: Draws | None = None
+    dropout_inputs: DropoutInputs | None = None
     """What dropout masks depend on beside the layer; set for each forward pass of training."""
     _kept: dict[tuple[str, torch.Size], Tensor] = field(default_factory=dict)
-    """Draws' tensors by name and shape, whose places in memory stay."""
+    """The tensors of `dropout_inputs` by name and shape, which stay where they are in memory."""
 
     def __post_init__(self) -> None:
         self.set_trials(self.adapters, self.seeds)
 
-    def keep_in_place(self, draws: Draws) -> Draws:
+    def keep_in_place(self, inputs: DropoutInputs) -> DropoutInputs:
         """The same numbers in the tensors that held those of the passes before, of the same shapes.
 
         A recorded graph knows only where they lie: the compiler takes what hangs on a module for what never moves.
         """
         kept = {}
-        for each in fields(draws):
-            given: Tensor = getattr(draws, each.name)
+        for each in fields(inputs):
+            given: Tensor = getattr(inputs, each.name)
             kept[each.name] = self._kept.setdefault((each.name, given.shape), given)
             if kept[each.name] is not given:
                 kept[each.name].copy_(given)
-        return Draws(**kept)
+        return DropoutInputs(**kept)
 
     def set_trials(self, adapters: Sequence[Adapter], seeds: Sequence[int]) -> None:
         self.adapters, self.seeds = tuple(adapters), tuple(seeds)
@@ -118,16 +118,16 @@ class AdaptedLayer(nn.Module):
     """
 
     def __init__(
-        self, base: FrozenLinear | FrozenEmbedding, role: Role, group: GroupState, index: int
+        self, base: FrozenLinear | FrozenEmbedding, role: Role, stack: AdapterStackState, index: int
     ) -> None:
         super().__init__()
         self.base = base
         self.role = role
-        self._group = group
+        self._stack = stack
         # A tensor, so that compiled code is the same for all layers.
         self._number = torch.tensor(index, device=base.weight.device)
         self.stacked = nn.ParameterDict()
-        self.trials: list[dict[str, nn.Parameter]] = [{} for _ in group.adapters]
+        self.trials: list[dict[str, nn.Parameter]] = [{} for _ in stack.adapters]
         self._dims: tuple[int, ...] = ()
         self._shown: tuple[dict[str, Tensor], tuple[int, ...]] | None = None
 
@@ -150,18 +150,17 @@ class AdaptedLayer(nn.Module):
             ]
         )
 
-    def keep(self, trials: Sequence[int]) -> None:
-        """Only these trials stay, in this order."""
-        self._lay([self.trials[trial] for trial in trials])
+    def keep(self, slots: Sequence[int]) -> None:
+        """Only the trials in these slots stay, in this order."""
+        self._lay([self.trials[slot] for slot in slots])
 
-    def show(self, trials: Sequence[int] | None) -> None:
-        """Compute for these trials alone, without gradients; None for all."""
-        rows = None if trials is None else list(trials)
-        if rows is None:
+    def show(self, slots: Sequence[int] | None) -> None:
+        """Compute for the trials in these slots alone, without gradients; None for all."""
+        if slots is None:
             self._shown = None
         else:
-            stacked = {name: stack.detach()[rows] for name, stack in self.stacked.items()}
-            self._shown = stacked, tuple(self._dims[row] for row in rows)
+            stacked = {name: stack.detach()[list(slots)] for name, stack in self.stacked.items()}
+            self._shown = stacked, tuple(self._dims[slot] for slot in slots)
 
     def _lay(self, trials: list[dict[str, nn.Parameter]]) -> None:
         self.trials = trials
@@ -183,32 +182,32 @@ class AdaptedLayer(nn.Module):
             self.stacked[name] = stack
 
     def forward(self, x: Tensor) -> Tensor:
-        group = self._group
-        if not group.enabled or not self.stacked:
+        stack = self._stack
+        if not stack.enabled or not self.stacked:
             return self.base(x)  # type: ignore[no-any-return]
-        kind = type(group.adapters[0])
+        kind = type(stack.adapters[0])
         stacked, dims = self._shown or (dict(self.stacked.items()), self._dims)
         if isinstance(self.base, FrozenEmbedding):
             rows: Tensor = self.base(x)
-            scales = group.scales if self.base.scale == 1 else group.scales * self.base.scale
-            delta = kind.delta_embedding(x.reshape(group.size, -1), stacked, scales, dims)
+            scales = stack.scales if self.base.scale == 1 else stack.scales * self.base.scale
+            delta = kind.delta_embedding(x.reshape(stack.size, -1), stacked, scales, dims)
             return rows + delta.reshape(rows.shape)
-        if (few := kind.decode_linear(self.base, x, stacked, group.scales)) is not None:
+        if (few := kind.decode_linear(self.base, x, stacked, stack.scales)) is not None:
             return few
-        product_input = in_compute_dtype(x).reshape(group.size, -1, x.shape[-1])
+        product_input = in_compute_dtype(x).reshape(stack.size, -1, x.shape[-1])
         y = kind.adapted_linear(
             self.base,
             product_input,
-            self._dropped(product_input) if group.drops else None,
+            self._dropped(product_input) if stack.drops else None,
             stacked,
-            group.scales,
+            stack.scales,
             dims,
         )
         return y.reshape(*x.shape[:-1], -1)
 
     def _dropped(self, x: Float[Tensor, "n m d_in"]) -> Float[Tensor, "n m d_in"]:
         """Inverted dropout (Srivastava et al. 2014), each token's mask by the trial's seed and step alone."""
-        draws = self._group.draws
-        assert draws is not None
-        tokens = draws.head_tokens if self.role == "head" else draws.tokens
-        return x * dropout_mask(draws.keys, self._number, tokens, x.shape[-1], draws.keep, x.dtype)
+        inputs = self._stack.dropout_inputs
+        assert inputs is not None
+        tokens = inputs.head_tokens if self.role == "head" else inputs.tokens
+        return x * dropout_mask(inputs.keys, self._number, tokens, x.shape[-1], inputs.keep, x.dtype)

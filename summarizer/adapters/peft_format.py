@@ -30,21 +30,21 @@ of, weights of another model by more than 1."""
 
 
 def save_adapter(
-    adapted: AdaptedModel, trial: int, folder: Path, base_name: str, tokenizer: Any = None
+    adapted: AdaptedModel, slot: int, folder: Path, base_name: str, tokenizer: Any = None
 ) -> None:
-    """Write one trial's adapter, with the tokenizer if one is given, whole or not at all.
+    """Write the adapter of a slot's trial, with the tokenizer if one is given, whole or not at all.
 
     Raises OSError (a full disk, say), leaving the folder as it was.
     """
-    adapter = adapted.group.adapters[trial]
-    own = [name for name, layer in adapted.layers.items() if layer.trials[trial]]
+    adapter = adapted.stack.adapters[slot]
+    own = [name for name, layer in adapted.layers.items() if layer.trials[slot]]
     transposed = any(layer.base.weight.transposed_in_checkpoint for layer in adapted.layers.values())
     config = adapter.peft_config(own, base_model_name_or_path=base_name, fan_in_fan_out=transposed)
     if _also_ends_others(own, adapted):
         config.target_modules = "|".join(map(re.escape, own))  # peft matches one expression with whole names
     with atomic.new_folder(folder) as scratch:
         config.save_pretrained(scratch)
-        tensors = peft_tensors(adapted, trial)
+        tensors = peft_tensors(adapted, slot)
         atomic.write_tensors(scratch / WEIGHTS_FILE, tensors, {"format": "pt"})
         write_digests(scratch, [CONFIG_FILE, WEIGHTS_FILE])
         if tokenizer is not None:
@@ -57,24 +57,24 @@ def _also_ends_others(names: list[str], adapted: AdaptedModel) -> bool:
     return any(other.endswith(f".{name}") for name in names for other in others)
 
 
-def peft_tensors(adapted: AdaptedModel, trial: int) -> dict[str, Tensor]:
-    """One trial's tensors under PEFT's names, copied to the CPU."""
-    kind = type(adapted.group.adapters[trial])
+def peft_tensors(adapted: AdaptedModel, slot: int) -> dict[str, Tensor]:
+    """The tensors of a slot's trial under PEFT's names, copied to the CPU."""
+    kind = type(adapted.stack.adapters[slot])
     return {
         f"{PREFIX}{name}.{key}": tensor.detach().to("cpu", torch.float32, copy=True).contiguous()
         for name, layer in adapted.layers.items()
-        if layer.trials[trial]
-        for key, tensor in kind.to_peft(layer.role, layer.trials[trial]).items()
+        if layer.trials[slot]
+        for key, tensor in kind.to_peft(layer.role, layer.trials[slot]).items()
     }
 
 
-def load_adapter(adapted: AdaptedModel, trial: int, folder: Path, key: str = KEY) -> None:
-    """Put a PEFT adapter's values into one trial's parameters.
+def load_adapter(adapted: AdaptedModel, slot: int, folder: Path, key: str = KEY) -> None:
+    """Put a PEFT adapter's values into the parameters of a slot's trial.
 
     key: what a message names as the source of the folder. Raises ConfigError where the folder is none, was
     trained with options that this project does not compute, or has other layers, dim or scale than the trial.
     """
-    adapter = adapted.group.adapters[trial]
+    adapter = adapted.stack.adapters[slot]
     _require_same(read_adapter_config(folder, key), adapter, folder, key)
     try:
         saved = load_file(folder / WEIGHTS_FILE)
@@ -85,9 +85,9 @@ def load_adapter(adapted: AdaptedModel, trial: int, folder: Path, key: str = KEY
         own = {
             full.removeprefix(f"{PREFIX}{name}."): saved.pop(full)
             for full in list(saved)
-            if full.startswith(f"{PREFIX}{name}.") and layer.trials[trial]
+            if full.startswith(f"{PREFIX}{name}.") and layer.trials[slot]
         }
-        if not layer.trials[trial]:
+        if not layer.trials[slot]:
             continue
         _require_our_base(
             own.pop("base_layer.weight", None), own.pop("base_layer.bias", None), name, layer, key
@@ -100,7 +100,7 @@ def load_adapter(adapted: AdaptedModel, trial: int, folder: Path, key: str = KEY
             ) from error
         if len(own) != len(values):
             raise ConfigError.single(key, f"{folder} has more for {name} than a LoRA pair: {', '.join(own)}")
-        _copy(layer, trial, values, name, folder, key)
+        _copy(layer, slot, values, name, folder, key)
     if saved:
         raise ConfigError.single(
             key, f"{folder} adapts {len(saved)} tensors that adapter.targets leaves out, such as {min(saved)}"
@@ -138,9 +138,9 @@ def _require_our_base(
 
 
 def _copy(
-    layer: AdaptedLayer, trial: int, values: dict[str, Tensor], name: str, folder: Path, key: str
+    layer: AdaptedLayer, slot: int, values: dict[str, Tensor], name: str, folder: Path, key: str
 ) -> None:
-    for tensor, parameter in layer.trials[trial].items():
+    for tensor, parameter in layer.trials[slot].items():
         value = values[tensor]
         if value.shape != parameter.shape:
             raise ConfigError.single(

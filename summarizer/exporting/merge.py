@@ -63,7 +63,7 @@ class Merge:
         self.plain = plain_tensors(base)
         """What no adapter touches, by the same names."""
         # A subclass may compute something else of the same pair.
-        if trial is not None and type(adapter := adapted.group.adapters[trial]) is not LoRA:
+        if trial is not None and type(adapter := adapted.stack.adapters[trial]) is not LoRA:
             raise ConfigError.single(
                 "--format",
                 f"{type(adapter).__name__} adapters cannot be merged; --format peft keeps them apart",
@@ -76,7 +76,7 @@ class Merge:
         if own is None or self.trial is None:
             return dense
         left, right = own
-        scale = self.adapted.group.adapters[self.trial].scale
+        scale = self.adapted.stack.adapters[self.trial].scale
         # Not in place: an unquantized base gives the very tensor that it computes with.
         return torch.addmm(dense, left.detach(), right.detach(), alpha=scale)
 

@@ -81,7 +81,7 @@ class Decoder:
 
     @property
     def trials(self) -> int:
-        return self.adapted.group.size if self.adapted.group.enabled else 1
+        return self.adapted.stack.size if self.adapted.stack.enabled else 1
 
     def decoding(self, prompts: Sequence[Sequence[int]]) -> Decoding:
         """Answers as a model of our own writes them, token by token."""

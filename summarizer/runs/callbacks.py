@@ -82,7 +82,7 @@ class RunCallbacks:
         taken = self.scheduler.take(free, training=len(self.group.trials))
         if not taken:
             return []
-        adapted, first_slot = self.group.adapted, self.group.adapted.group.size
+        adapted, first_slot = self.group.adapted, self.group.adapted.stack.size
         adapted.add([trial.spec.adapter for trial in taken], [trial.spec.seed for trial in taken])
         entered: dict[int, Trial] = {}
         for slot, trial in enumerate(taken, first_slot):

@@ -191,7 +191,7 @@ def build_plan(run: DryRun, optimizers: Sequence[BuildOptimizer], microbatch: Mi
     """Plan a group. optimizers: each trial's, in the order of its adapters; microbatch: the largest of the run."""
     cost = run.cost(microbatch)
     state_bytes = group_state_bytes(run, optimizers)
-    trials = run.adapted.group.size
+    trials = run.adapted.stack.size
     tokens = microbatch.all_tokens * trials
     return Plan(
         bytes={"optimizer": state_bytes} | {str(part): size for part, size in cost.at_peak.items()},

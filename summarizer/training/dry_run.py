@@ -59,7 +59,7 @@ class DryRun:
         adapted = self.adapted
         with self.mode, adapted.training(), _full_rows(microbatch.tokens):
             batch = worst_batch(adapted, microbatch)
-            adapted.draw_from(batch, [0] * adapted.group.size)
+            adapted.set_dropout_inputs(batch, [0] * adapted.stack.size)
             try:
                 return step_cost(
                     lambda: training_loss(adapted, batch, self.dtype),
@@ -106,7 +106,7 @@ def training_loss(adapted: AdaptedModel, batch: Batch, dtype: torch.dtype) -> Te
 
 def worst_batch(adapted: AdaptedModel, microbatch: Microbatch) -> Batch:
     """Full rows for every trial, laid out as the model takes them, but of zeros."""
-    n, rows, tokens, device = adapted.group.size, microbatch.rows, microbatch.tokens, adapted.device
+    n, rows, tokens, device = adapted.stack.size, microbatch.rows, microbatch.tokens, adapted.device
     packed = adapted.model.packs(tokens)
     shape = (n, rows * tokens) if packed else (n * rows, tokens)
     ids = torch.zeros(shape, dtype=torch.long, device=device)
@@ -187,7 +187,7 @@ def resident(adapted: AdaptedModel) -> dict[Part, Sequence[Tensor]]:
     module = adapted.model.module
     return {
         "base": [t for t in (*module.parameters(), *module.buffers()) if id(t) not in own],
-        "adapters": [*adapters, adapted.group.scales],
+        "adapters": [*adapters, adapted.stack.scales],
         "gradients": [adapter.grad for adapter in adapters if adapter.grad is not None],
     }
 

@@ -221,7 +221,7 @@ def _accumulate(
         batch = group.adapted.batch(rows, group.prompt, numbers, buckets)
         if buckets is not None:
             begin_pass()
-        group.adapted.draw_from(batch, steps, in_place=buckets is not None)
+        group.adapted.set_dropout_inputs(batch, steps, in_place=buckets is not None)
         with processes.autocast():
             losses_of_part = summary_nll(group.adapted.model, batch) / counts
         processes.accelerator.backward(group.scaling.scaled(losses_of_part))

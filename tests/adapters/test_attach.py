@@ -266,14 +266,16 @@ def test_adapters_of_several_kinds_are_refused(folder: Path) -> None:
 
 def drawn(model: AdaptedModel, tokens: int, step: int = 0, first_token: int = 0) -> None:
     """Let dropout be drawn as for whole batches of so many tokens, at a step of every trial."""
-    numbers = torch.arange(first_token, first_token + tokens).repeat(model.group.size, 1)
+    numbers = torch.arange(first_token, first_token + tokens).repeat(model.stack.size, 1)
     shape = torch.zeros_like(numbers)
-    every = torch.arange(tokens).repeat(model.group.size, 1)
-    model.draw_from(Batch(shape, shape, shape, None, every, shape, numbers), [step] * model.group.size)
+    every = torch.arange(tokens).repeat(model.stack.size, 1)
+    model.set_dropout_inputs(
+        Batch(shape, shape, shape, None, every, shape, numbers), [step] * model.stack.size
+    )
 
 
 def trained(model: AdaptedModel, ids: Tensor, step: int = 0) -> Tensor:
-    drawn(model, ids.numel() // model.group.size, step)
+    drawn(model, ids.numel() // model.stack.size, step)
     with model.training():
         result: Tensor = model.model.logits(ids)
     return result

@@ -203,7 +203,7 @@ class LoRAOfItsOwn(LoRA):
 
 def test_other_kinds_of_adapters_are_refused(tmp_path: Path) -> None:
     run = opened(save_run("gptj", tmp_path))
-    (adapter,) = run.adapted.group.adapters
-    run.adapted.group.adapters = (LoRAOfItsOwn(**adapter.model_dump()),)
+    (adapter,) = run.adapted.stack.adapters
+    run.adapted.stack.adapters = (LoRAOfItsOwn(**adapter.model_dump()),)
     with pytest.raises(ConfigError, match="LoRAOfItsOwn adapters cannot be merged"):
         Merge(run.adapted, 0)

@@ -58,6 +58,15 @@ def test_a_transposed_product_is_one() -> None:
     assert not probe.is_product(Conv1D(4, 6), transposed=False)
 
 
+def test_a_layer_that_gives_more_than_a_product_is_none() -> None:
+    class Router(nn.Linear):
+        def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+            y = super().forward(x)
+            return y, y.argmax(dim=-1)
+
+    assert not probe.is_product(Router(6, 4), transposed=False)
+
+
 def test_a_lookup_is_known_by_its_numbers() -> None:
     class Shifted(nn.Embedding):
         def forward(self, ids: Tensor) -> Tensor:

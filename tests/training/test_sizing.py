@@ -91,7 +91,7 @@ def test_a_dry_run_holds_each_trial_with_its_own_adapter() -> None:
     specs = [spec_of(f"adapter.dim={dim}") for dim in (2, 6)]
     run = dry_run_of(specs, config(), torch.float32, Sizing(0, Microbatches(None, None)))
     narrow, wide = (sum(p.numel() for p in run.adapted.parameters_of(i).values()) for i in (0, 1))
-    assert run.adapted.group.size == 2
+    assert run.adapted.stack.size == 2
     assert wide == 3 * narrow > 0
 
 

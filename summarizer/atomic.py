@@ -1,7 +1,11 @@
-"""Writes that a kill, a full disk or a second process cannot leave half done."""
+"""Writes that a kill, a full disk or a second process cannot leave half done.
+
+The folder to write in must be there: one that was deleted in the middle of a run is not made anew, half full.
+"""
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import shutil
@@ -11,6 +15,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from summarizer.errors import WriteError
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -19,35 +25,47 @@ SCRATCH_PREFIX = ".writing-"
 
 
 def write_text(path: Path, text: str) -> None:
-    """Replace `path` by `text` (UTF-8) in one step. Raises OSError, leaving the old file as it was."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, scratch = tempfile.mkstemp(prefix=SCRATCH_PREFIX, dir=path.parent)
+    """Replace `path` by `text` (UTF-8) in one step. Raises WriteError, leaving the old file as it was."""
+    with writing(path):
+        handle, scratch = tempfile.mkstemp(prefix=SCRATCH_PREFIX, dir=path.parent)
+        try:
+            with os.fdopen(handle, "w", encoding="utf-8") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            os.chmod(scratch, 0o666 & ~_umask())
+            os.replace(scratch, path)
+        except BaseException:
+            Path(scratch).unlink(missing_ok=True)
+            raise
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """For the block, a disk that refuses is a WriteError that names `path`, whatever file was being written.
+
+    Libraries in Rust (safetensors, tokenizers) have errors of their own for that, which name the system's number.
+    """
     try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(scratch, 0o666 & ~_umask())
-        os.replace(scratch, path)
-    except BaseException:
-        Path(scratch).unlink(missing_ok=True)
-        raise
+        yield
+    except OSError as error:
+        if error.filename and not Path(os.fsdecode(error.filename)).is_relative_to(path.parent):
+            raise  # it was not this that was written, but something else that was read for it
+        missing = error.errno == errno.ENOENT and not path.parent.exists()
+        reason = f"{path.parent} is gone" if missing else error.strerror or str(error)
+        raise WriteError(error.errno, reason, str(path)) from error
+    except Exception as error:
+        if (found := re.search(r"\(os error (\d+)\)", str(error))) is None:
+            raise
+        raise WriteError(int(found[1]), os.strerror(int(found[1])), str(path)) from error
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> None:
-    """Write safetensors; not atomic by itself, so use it inside `new_folder`.
-
-    Raises OSError where the disk refuses: safetensors has an error of its own for that.
-    """
-    from safetensors import SafetensorError
+    """Write safetensors; not atomic by itself, so use it inside `new_folder`. Raises WriteError."""
     from safetensors.torch import save_file
 
-    try:
+    with writing(path):
         save_file(dict(tensors), path, metadata=metadata)
-    except SafetensorError as error:
-        if found := re.search(r"\(os error (\d+)\)", str(error)):
-            raise OSError(int(found[1]), os.strerror(int(found[1])), str(path)) from error
-        raise
 
 
 def replace_durably(scratch: Path, path: Path) -> None:
@@ -62,36 +80,41 @@ def new_folder(path: Path) -> Iterator[Path]:
     """Yield an empty folder that becomes `path` when the block ends well, and vanishes when it does not.
 
     A folder already at `path` is replaced. Where another process puts one there in the meantime, theirs is kept.
-    Raises OSError, leaving `path` as it was.
+    Raises WriteError, leaving `path` as it was.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(prefix=SCRATCH_PREFIX, dir=path.parent))
-    try:
-        yield scratch
-        for file in scratch.rglob("*"):
-            if file.is_file():
-                file.chmod(0o666 & ~_umask())  # safetensors creates its files readable by the owner alone
-                _fsync(file)
-        scratch.chmod(0o777 & ~_umask())
-        if path.exists():
-            old = Path(tempfile.mkdtemp(prefix=SCRATCH_PREFIX, dir=path.parent))
-            os.replace(path, old / "replaced")
-            try:
-                os.replace(scratch, path)
-            except OSError:
-                os.replace(old / "replaced", path)
+    with writing(path):
+        scratch = Path(tempfile.mkdtemp(prefix=SCRATCH_PREFIX, dir=path.parent))
+        try:
+            yield scratch
+            for file in scratch.rglob("*"):
+                if file.is_file():
+                    file.chmod(0o666 & ~_umask())  # safetensors creates its files readable by the owner alone
+                    _fsync(file)
+            scratch.chmod(0o777 & ~_umask())
+            _put(scratch, path)
+            _fsync(path.parent)
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _put(scratch: Path, path: Path) -> None:
+    """Give a finished folder its name, in the place of one that is there."""
+    if not path.exists():
+        try:
+            os.replace(scratch, path)
+        except OSError:
+            if not path.exists():
                 raise
-            finally:
-                shutil.rmtree(old, ignore_errors=True)
-        else:
-            try:
-                os.replace(scratch, path)
-            except OSError:
-                if not path.exists():
-                    raise
-        _fsync(path.parent)
+        return
+    old = Path(tempfile.mkdtemp(prefix=SCRATCH_PREFIX, dir=path.parent))
+    os.replace(path, old / "replaced")
+    try:
+        os.replace(scratch, path)
+    except OSError:
+        os.replace(old / "replaced", path)
+        raise
     finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
 
 
 def remove_scratch(folder: Path) -> None:

@@ -13,6 +13,9 @@ from pathlib import Path
 
 from xxhash import xxh3_128
 
+from summarizer.files import read_own
+from summarizer.json_files import parse_json
+
 DIGESTS = "digests.json"
 """One object: each file's name, and the digest of its bytes."""
 
@@ -46,8 +49,8 @@ def check_digests(folder: Path, checked: Callable[[int], None] | None = None) ->
 def _noted(path: Path) -> dict[str, str]:
     """The digests of a file that may be damaged too, or come from elsewhere. Raises OSError and ValueError."""
     try:
-        noted = json.loads(path.read_bytes())
-    except (ValueError, RecursionError) as error:
+        noted = parse_json(read_own(path, links=True))
+    except ValueError as error:
         raise ValueError(f"{path.name} is damaged: it is no JSON") from error
     # A name from elsewhere cannot point outside its folder.
     if not isinstance(noted, dict) or not noted or any(Path(name).name != name for name in noted):

@@ -93,8 +93,13 @@ class RunsFailed(Exception):  # noqa: N818 - what happened, as StopRequested is;
         super().__init__(message)
 
 
-FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
+FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""No room on the disk, in a user's share of it, or by a limit on a file's size (`ulimit -f`)."""
 REFUSING_DISK = (*FULL_DISK, errno.EROFS, errno.EACCES)
+
+
+class WriteError(OSError):
+    """A file or folder could not be written, whatever the reason; nothing of it is half done."""
 
 
 def is_full_disk(error: BaseException | None) -> bool:
@@ -102,7 +107,8 @@ def is_full_disk(error: BaseException | None) -> bool:
 
 
 def disk_refusal(error: BaseException | None) -> str | None:
-    """What to say of a disk that takes no more, or nothing at all; None for any other error."""
-    if not isinstance(error, OSError) or error.errno not in REFUSING_DISK:
+    """What to say of a disk that takes no more, or a file that could not be written; None for any other error."""
+    if not isinstance(error, OSError) or not (isinstance(error, WriteError) or error.errno in REFUSING_DISK):
         return None
-    return f"Cannot write {error.filename or 'to the disk'}: {error.strerror}."
+    kept = " Nothing that was saved is lost." if error.errno in REFUSING_DISK else ""
+    return f"Cannot write {error.filename or 'to the disk'}: {error.strerror}.{kept}"

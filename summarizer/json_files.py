@@ -1,8 +1,13 @@
-"""What this project's JSON files share: typed, frozen objects, numbers that JSON can hold, one way to read them."""
+"""What this project's JSON files share: typed, frozen objects, numbers that JSON can hold, one way to read them.
+
+A file may come from elsewhere: how large it is and how deep it nests is bounded, and no link is followed to it.
+"""
 
 from __future__ import annotations
 
+import json
 import math
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -10,6 +15,10 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 
 from summarizer.atomic import write_text
 from summarizer.errors import ConfigError, Issue
+from summarizer.files import read_own
+
+MOST_LEVELS = 64
+"""Objects and lists inside each other; the files here have four."""
 
 
 def _null_unless_finite(value: Any) -> Any:
@@ -48,11 +57,32 @@ def read_part(path: Path, kind: type[AnyPart], what: str) -> AnyPart:
     Raises ConfigError where there is none, or naming each field that is wrong.
     """
     try:
-        return kind.model_validate_json(path.read_bytes())
+        return kind.model_validate_json(read_own(path))
     except OSError as error:
         raise ConfigError.single(str(path), f"no {what} to read here ({error.strerror})") from error
     except ValidationError as error:
         raise broken(path, error) from error
+
+
+def parse_json(content: str | bytes) -> Any:
+    """What JSON text (UTF-8) says. Raises ValueError where it is none, or nests deeper than MOST_LEVELS."""
+    text = content if isinstance(content, str) else content.decode("utf-8")
+    too_deep = f"it nests deeper than {MOST_LEVELS} levels"
+    try:
+        value = json.loads(text)
+    except RecursionError as error:
+        raise ValueError(too_deep) from error
+    if text.count("[") + text.count("{") > MOST_LEVELS:
+        inside = [value]
+        for _ in range(MOST_LEVELS):
+            inside = [one for node in inside for one in _values(node)]
+        if any(isinstance(node, dict | list) for node in inside):
+            raise ValueError(too_deep)
+    return value
+
+
+def _values(node: Any) -> Iterable[Any]:
+    return node.values() if isinstance(node, dict) else node if isinstance(node, list) else ()
 
 
 def broken(path: Path, error: ValidationError) -> ConfigError:

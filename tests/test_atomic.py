@@ -14,7 +14,7 @@ from summarizer import atomic
 
 
 def test_a_text_replaces_the_old_one(tmp_path: Path) -> None:
-    path = tmp_path / "deeper" / "file.txt"
+    path = tmp_path / "file.txt"
     atomic.write_text(path, "one\n")
     atomic.write_text(path, "zwei – 2\n")
     assert path.read_text(encoding="utf-8") == "zwei – 2\n"

@@ -252,7 +252,7 @@ def test_a_full_disk_leaves_nothing(
         path.write_bytes(b"half")
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
 
-    for user in ("model_folder", "adapter_folder"):
+    for user in ("folders",):
         monkeypatch.setattr(f"summarizer.exporting.{user}.write_tensors", full)
     with pytest.raises(OSError, match="No space left"):
         exported(run, format_name)

@@ -12,7 +12,7 @@ import pytest
 from summarizer.config.paths import PACKAGE
 
 LAYERS: tuple[tuple[str, ...], ...] = (
-    ("__init__", "compat", "errors", "atomic", "digests", "json_files"),
+    ("__init__", "compat", "errors", "atomic", "digests", "files", "json_files", "yaml_files"),
     ("console",),
     ("config",),
     ("processes",),

@@ -207,6 +207,7 @@ def _save(
         tensors[f"{name}:value"] = parameter.detach()
         for moment in MOMENTS:
             tensors[f"{name}:{moment}"] = optimizer.state[parameter][moment]
+    folder.parent.mkdir(parents=True, exist_ok=True)
     with new_folder(folder) as scratch:
         write_tensors(scratch / "state.safetensors", tensors)
         write_text(scratch / "course.json", json.dumps({"identity": identity, **asdict(course)}) + "\n")

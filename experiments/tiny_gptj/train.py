@@ -150,6 +150,7 @@ def sample_text(folder: Path) -> Path:
     from summarizer.config.paths import PACKAGE
 
     lines = (PACKAGE / "data" / "sample" / "train.jsonl").read_text(encoding="utf-8").splitlines()
+    folder.mkdir(parents=True, exist_ok=True)
     write_text(folder / "sample.txt", "\n\n".join(json.loads(line)["article"] for line in lines) + "\n")
     return folder
 

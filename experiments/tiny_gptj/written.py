@@ -33,6 +33,7 @@ def write_model(model: GPTJForCausalLM, tokenizer: PreTrainedTokenizerFast, fold
     saved = GPTJForCausalLM(model.config).to(torch.bfloat16)
     saved.load_state_dict(model.state_dict())
     saved.config.embd_pdrop = saved.config.resid_pdrop = 0.0
+    folder.parent.mkdir(parents=True, exist_ok=True)
     with new_folder(folder) as scratch:
         saved.save_pretrained(scratch)
         tokenizer.save_pretrained(scratch)
@@ -42,6 +43,7 @@ def write_embedded(model_folder: Path, folder: Path) -> None:
     """`folder` as the package holds its model: quantized row by row from the one in transformers' format."""
     meta = build_meta_model(load_config(model_folder), FORMAT)
     tensors = quantized(meta, source_tensors(model_folder), model_folder, FORMAT, torch.device("cpu"))
+    folder.parent.mkdir(parents=True, exist_ok=True)
     with new_folder(folder) as scratch:
         write_base(scratch, tensors, FORMAT, weight_format(FORMAT).version, "tiny_gptj")
         for name in NOT_WEIGHTS:
@@ -69,6 +71,7 @@ def samples(model_folder: Path, tokenizer: PreTrainedTokenizerFast, seed: int) -
 
 
 def write_results(folder: Path, results: dict[str, Any]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
     write_text(folder / "results.json", json.dumps(results, indent=2, ensure_ascii=False) + "\n")
 
 

@@ -5,13 +5,14 @@ Source: https://huggingface.co/docs/peft/developer_guides/checkpoint
 
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
 from typing import Any
 
 from summarizer.digests import DIGESTS, check_digests
 from summarizer.errors import ConfigError
+from summarizer.files import read_own
+from summarizer.json_files import parse_json
 
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
@@ -69,7 +70,7 @@ def read_adapter_config(folder: Path, key: str = KEY) -> dict[str, Any]:
     require_as_written(folder, key, f"fetch it anew, or delete its {DIGESTS} if you changed it yourself")
     path = folder / CONFIG_FILE
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
+        config = parse_json(read_own(path, links=True))
     except (OSError, ValueError) as error:
         raise ConfigError.single(key, f"{folder} is no PEFT adapter folder: {path.name}: {error}") from error
     if not isinstance(config, dict) or config.get("peft_type") != "LORA":

@@ -9,7 +9,11 @@ from pathlib import Path
 
 from summarizer.atomic import write_text
 from summarizer.errors import ConfigError, Issue
+from summarizer.files import own_folder, read_own
+from summarizer.json_files import parse_json
 
+MOST_BYTES = 2**30
+"""Of a predictions file: a hundred times cnn_dailymail's test split."""
 FIELDS = ("id", "prediction", "reference")
 
 
@@ -21,14 +25,18 @@ class Prediction:
 
 
 def write_predictions(path: Path, predictions: Sequence[Prediction]) -> None:
-    """Replace `path` in one step, one JSON object per line. Raises OSError and leaves the old file alone."""
+    """Replace `path` in one step, one JSON object per line; its folder is made in the one above.
+
+    Raises WriteError and leaves the old file alone.
+    """
+    own_folder(path.parent)
     write_text(path, "".join(json.dumps(asdict(row), ensure_ascii=False) + "\n" for row in predictions))
 
 
 def read_predictions(path: Path) -> list[Prediction]:
     """The rows of a predictions file. Raises ConfigError naming every line that is not one."""
     try:
-        text = path.read_bytes().decode("utf-8")
+        text = read_own(path, MOST_BYTES).decode("utf-8")
     except OSError as error:
         raise ConfigError.single(str(path), f"no predictions to read here ({error.strerror})") from error
     except UnicodeDecodeError as error:
@@ -49,7 +57,7 @@ def read_predictions(path: Path) -> list[Prediction]:
 
 def _parse(line: str) -> Prediction | None:
     try:
-        row = json.loads(line)
+        row = parse_json(line)
     except ValueError:
         return None
     if not isinstance(row, dict) or set(row) != set(FIELDS):

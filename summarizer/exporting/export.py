@@ -201,6 +201,7 @@ def _model(loaded: LoadedRun, merge: Merge) -> MergedModel:
 @contextmanager
 def _new(folder: Path) -> Iterator[Path]:
     """A new folder by `atomic.new_folder`, which would replace what someone put there in the meantime."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
     with atomic.new_folder(folder) as scratch:
         yield scratch
         if issues := list(output_issues(folder)):

@@ -24,11 +24,15 @@ from summarizer.config import messages
 from summarizer.config.paths import nearest_existing, shown
 from summarizer.data.articles import Item
 from summarizer.errors import ConfigError, Issue
+from summarizer.files import read_own
+from summarizer.json_files import parse_json
 
 KEY = "--output"
 SUFFIX = ".jsonl"
 Key = tuple[str, str]
 """An item's id and its article's digest. Two items may share both."""
+MOST_BYTES = 2**30
+"""Of a file of summaries that is continued."""
 ANOTHER_FILE = "name another file"
 SYNC_EVERY_S = 10.0
 """What a power cut may cost, at most; a killed process costs the line that it was writing."""
@@ -217,7 +221,7 @@ def _whole_lines(path: Path) -> tuple[list[str], int]:
     """The lines that were written to their end, and how many bytes they are. Raises NotSummariesError."""
     if not path.exists():
         return [], 0
-    content = path.read_bytes()
+    content = read_own(path, MOST_BYTES, links=True)
     whole = content[: content.rfind(b"\n") + 1]
     try:
         return [line.decode() for line in whole.splitlines(keepends=True)], len(whole)
@@ -230,7 +234,7 @@ def _by_key(lines: Sequence[str]) -> dict[Key, list[str]]:
     held: dict[Key, list[str]] = defaultdict(list)
     for number, line in enumerate(lines, start=1):
         try:
-            row = json.loads(line)
+            row = parse_json(line)
             held[str(row["id"]), str(row["article_digest"])].append(line)
             if not isinstance(row.get("cut_tokens", 0), int):
                 raise TypeError("cut_tokens is no number")
@@ -243,7 +247,7 @@ def _settings_of(path: Path) -> dict[str, Any]:
     """The settings that the file at `path` was made with. Raises NotSummariesError."""
     beside = settings_path(path)
     try:
-        settings = json.loads(beside.read_text(encoding="utf-8"))
+        settings = parse_json(read_own(beside))
     except FileNotFoundError as error:
         raise NotSummariesError(f"there is no {beside.name} beside it") from error
     except (OSError, ValueError) as error:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import sys
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from summarizer.config.paths import shown
 from summarizer.console import progress
 from summarizer.console.progress import SafeConsole
 from summarizer.errors import ConfigError, Issue, RunsFailed
+from summarizer.json_files import parse_json
 from summarizer.reports.compared import as_json
 from summarizer.reports.comparison import LOSS, compare_runs
 from summarizer.reports.comparison_tables import print_comparison
@@ -104,7 +104,7 @@ def _refusal(flag: str, path: Path) -> str | None:
 
 def _is_comparison(path: Path) -> bool:
     try:
-        found = json.loads(path.read_bytes())
+        found = parse_json(path.read_bytes())
     except (OSError, ValueError):
         return False
     return isinstance(found, dict) and {"ranked_by", "row_sets"} <= found.keys()

@@ -1,4 +1,4 @@
-"""One run, one folder, one process: nothing that a run wrote is written over by another."""
+"""One run, one folder, one process: no other writes over what it wrote, and nothing outside is touched."""
 
 from __future__ import annotations
 
@@ -7,19 +7,64 @@ import os
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
 
 from summarizer.atomic import write_text
+from summarizer.config.paths import shown
+from summarizer.console.safe_text import file_name
 from summarizer.console.secrets import masked
 from summarizer.errors import ConfigError, Issue
+from summarizer.files import open_own, strangers
 from summarizer.tracking.metrics import METRICS
 
 LOCK = ".lock"
 HYDRAS = (".hydra", "run.log")
 """What Hydra writes into a folder before a run begins."""
+FOLDERS = (".hydra", "adapter", "checkpoints", "predictions", "evaluations", "wandb")
+FILES = (LOCK, "run.log", METRICS, "summary.json")
+"""What a run writes into its folder, and what of it is a folder and what a file."""
+MOST_NAMED = 3
+"""How many of the things that have no place in a run folder a message names."""
+
+
+def require_own(folder: Path, key: str, *, resumed: bool = False) -> None:
+    """Refuse the folder of a run, or of a sweep with its runs, that holds more than files and folders of its own.
+
+    It may come from elsewhere: a link in it would lead what is read, written and deleted there to other places.
+    key: what a message names as the source of the folder. One that is not there passes: its reader says so.
+    resumed: whether the run is written to again. Then its files have no second names (hard links) either, under
+    which they would be changed too.
+    Raises ConfigError that names what is in the way.
+    """
+    if not folder.is_dir():
+        return
+    try:
+        found = list(islice(_not_own(folder, resumed), MOST_NAMED))
+    except OSError as error:
+        raise ConfigError.single(key, f"{_shown(folder)} cannot be read: {error.strerror}") from error
+    if found:
+        text = f"{_shown(folder)} is not opened, since not all in it is its own: {', '.join(found)}; "
+        raise ConfigError.single(
+            key, text + "delete that, or put a file or folder of the run's own in its place"
+        )
+
+
+def _not_own(folder: Path, resumed: bool) -> Iterator[str]:
+    """What is in the way of opening a folder, as words for each."""
+    for path, what in strangers(folder):
+        yield f"{file_name(path.relative_to(folder))} is {what}"
+    for name in FOLDERS:
+        if (folder / name).is_file():
+            yield f"{name} is a file, where a run has a folder"
+    for name in FILES:
+        if (folder / name).is_dir():
+            yield f"{name} is a folder, where a run has a file"
+        elif resumed and (folder / name).is_file() and (folder / name).stat().st_nlink > 1:
+            yield f"{name} has a second name (a hard link)"
 
 
 def mask_written(run: Path, sweep: Path | None = None) -> None:
@@ -41,10 +86,14 @@ def mask_written(run: Path, sweep: Path | None = None) -> None:
 def claimed(folder: Path) -> Iterator[None]:
     """Hold the folder against other processes for the block. A killed process lets go by itself.
 
-    Raises ConfigError where another process holds it.
+    Raises ConfigError where another process holds it, or where it takes no lock.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / LOCK).open("a") as lock:
+    try:
+        handle = open_own(folder / LOCK, os.O_WRONLY | os.O_CREAT)
+    except OSError as error:
+        raise ConfigError.single("", f"{folder / LOCK} cannot be opened: {error.strerror}") from error
+    with open(handle, "w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
@@ -67,12 +116,18 @@ def check_unused(arguments: Sequence[str]) -> None:
         pattern = METRICS if key == "hydra.run.dir" else f"*/{METRICS}"
         if reason := _unusable(folder):
             issues.append(Issue(key, f"{value} cannot be used: {reason}"))
+        elif links := [name for name in (*FOLDERS, *FILES) if (folder / name).is_symlink()]:
+            issues.append(Issue(key, f"{value} cannot be used: {', '.join(links)} in it is a link"))
         elif found := next(folder.glob(pattern), None):
             whole = folder if (folder / "sweep.json").is_file() else found.parent
             text = f"{value} holds a run already; give another folder, or resume={whole} if it was cut off"
             issues.append(Issue(key, text))
     if issues:
         raise ConfigError(issues)
+
+
+def _shown(folder: Path) -> str:
+    return file_name(Path(shown(folder)))
 
 
 def take_back(folder: Path) -> None:

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import logging
 import logging.config
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
 from summarizer.config.paths import conf_folder
+from summarizer.console.safe_text import say
+from summarizer.files import open_own
 
 
 class OfRun(logging.Filter):
@@ -22,6 +26,33 @@ class OfRun(logging.Filter):
 
     def filter(self, record: logging.LogRecord) -> bool:
         return getattr(record, "run", None) in (None, self.folder)
+
+
+class RunLog(logging.Handler):
+    """A run's log file, each line on the disk at once. Where the disk takes no more, the run goes on without it."""
+
+    def __init__(self, filename: str) -> None:
+        """Raises OSError where the file is a link, or cannot be written."""
+        super().__init__()
+        self.path = Path(filename)
+        self._handle: int | None = open_own(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if self._handle is None:
+            return
+        try:
+            os.write(self._handle, (self.format(record) + "\n").encode("utf-8", "backslashreplace"))
+        except OSError as error:
+            self.close()
+            say(f"{self.path} takes no more lines: {error.strerror}")
+        except Exception:
+            self.handleError(record)
+
+    def close(self) -> None:
+        if self._handle is not None:
+            os.close(self._handle)
+        self._handle = None
+        super().close()
 
 
 def log_to_terminal() -> None:

@@ -73,7 +73,7 @@ def _said(error: BaseException, arguments: Sequence[str]) -> int | None:
         say("Stopped: nobody reads the output any more.")
         return FAILURE
     if isinstance(error, OSError) and (refused := disk_refusal(error)) is not None:
-        say(f"{refused} Nothing that was saved is lost.")
+        say(refused)
         return FAILURE
     if isinstance(error, Exception) and (_raised_by_hydra(error) or isinstance(error, _composing_errors())):
         from summarizer.config.diagnose import diagnose

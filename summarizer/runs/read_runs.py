@@ -23,6 +23,9 @@ from summarizer.data.rows import BadRow, check_row
 from summarizer.errors import ConfigError, Issue
 from summarizer.evaluation.predictions import Prediction, read_predictions
 from summarizer.evaluation.record import VARIANTS
+from summarizer.files import read_own
+from summarizer.json_files import parse_json
+from summarizer.runs.folder import require_own
 from summarizer.runs.record import SUMMARY, RunRecord, read_configured, read_summary
 from summarizer.tracking.metrics import METRICS, read_metrics
 
@@ -63,6 +66,7 @@ def read_run_files(folder: Path) -> RunFiles:
     Raises ConfigError where nothing can be told of it; NeverBeganError where that is as it should be.
     """
     source = shown(folder)
+    require_own(folder, source)
     has_summary, has_metrics = (folder / SUMMARY).is_file(), (folder / METRICS).is_file()
     if not has_summary and not has_metrics:
         kind = NeverBeganError if _is_unbegun(folder) else ConfigError
@@ -127,7 +131,7 @@ def _read_predictions(found: RunFiles, folder: Path) -> None:
 def _articles_of(found: RunFiles, file: Path) -> dict[str, str]:
     """Articles by row id, of a table of samples that the run logged to wandb."""
     try:
-        table = json.loads(file.read_bytes())
+        table = parse_json(read_own(file))
         if table["columns"] != SAMPLE_COLUMNS:
             raise ValueError(f"its columns are not {', '.join(SAMPLE_COLUMNS)}")
         articles = {row_id: article for row_id, article, *_ in table["data"]}

@@ -8,30 +8,28 @@ that its `summary.json` says, and, as a run of a sweep, its row in `sweep.json`.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal, get_args
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, field_validator
-from yaml import YAMLError  # type: ignore[import-untyped]
 
 from summarizer.atomic import write_text
 from summarizer.config.plain import to_plain
 from summarizer.config.renamed import translate_old_keys
 from summarizer.config.schema import TrainerConfig
+from summarizer.console.safe_text import one_line
 from summarizer.console.secrets import MASK
 from summarizer.errors import ConfigError, Issue
 from summarizer.evaluation.record import Rouge
+from summarizer.files import read_own
 from summarizer.json_files import FiniteOrNull, GitState, Part, broken
 from summarizer.tracking.metrics import METRICS, EndStatus, read_metrics
 from summarizer.training.schedule import EndedBy, total_steps
+from summarizer.yaml_files import REFERENCE, read_yaml, require_bounded
 
 SUMMARY = "summary.json"
-REFERENCE = re.compile(r"\$\{[A-Za-z_][\w.]*\}")
-"""An interpolation that names another key of the same config, and calls nothing."""
 
 Status = Literal["waiting", "running", EndStatus]
 """`running` is begun and not ended, whether or not a process is at it now; only the last three are in a summary."""
@@ -212,7 +210,7 @@ def read_summary(folder: Path) -> RunRecord:
     """What a run folder's summary.json says. Raises ConfigError where it is missing, or for each wrong field."""
     path = folder / SUMMARY
     try:
-        raw = TypeAdapter(dict[str, Any]).validate_json(path.read_bytes())
+        raw = TypeAdapter(dict[str, Any]).validate_json(read_own(path))
     except OSError as error:
         raise ConfigError.single(str(path), f"no summary to read here ({error.strerror})") from error
     except ValidationError as error:
@@ -263,11 +261,7 @@ def read_configured(folder: Path, key: str = "resume") -> RunRecord:
             what = "is a file; name the folder of a run"
         raise ConfigError.single(key, f"{folder}: {what}")
     config = read_config(folder, key)
-    try:
-        overrides = OmegaConf.load(folder / ".hydra" / "overrides.yaml")
-    except (OSError, ValueError, YAMLError, OmegaConfBaseException) as error:
-        reason = " ".join(str(error).split())
-        raise ConfigError.single(key, f"{folder / '.hydra'} cannot be read: {reason}") from error
+    overrides = _read_yaml(folder / ".hydra" / "overrides.yaml", key)
     if not isinstance(overrides, ListConfig):
         raise ConfigError.single(key, f"{folder / '.hydra'} is not a run's config")
     as_typed: list[Any] = OmegaConf.to_container(overrides)  # type: ignore[assignment]
@@ -284,21 +278,30 @@ def read_configured(folder: Path, key: str = "resume") -> RunRecord:
 def read_config(folder: Path, key: str = "resume") -> dict[str, Any]:
     """The composed config that a run folder holds, as plain data. Raises ConfigError as `read_configured` does."""
     file = folder / ".hydra" / "config.yaml"
-    try:
-        config = OmegaConf.load(file)
-    except (OSError, ValueError, YAMLError, OmegaConfBaseException) as error:
-        reason = " ".join(str(error).split())
-        raise ConfigError.single(key, f"{file.parent} cannot be read: {reason}") from error
+    config = _read_yaml(file, key)
     if not isinstance(config, DictConfig):
         raise ConfigError.single(key, f"{file.parent} is not a run's config")
     # Looked for before and after resolving: the pieces of a call could be put together by it.
     raw: dict[Any, Any] = OmegaConf.to_container(config)  # type: ignore[assignment]
     issues = list(_calls(raw, ""))
+    try:
+        require_bounded(raw)
+    except ValueError as error:
+        raise ConfigError.single(key, f"{file} cannot be read: {error}") from error
     translate_old_keys(raw, str(folder))
     plain = {} if issues else to_plain(OmegaConf.create(raw))
     if issues := issues or [*_calls(plain, ""), *_masked_values(plain, "")]:
         raise ConfigError(issues)
     return plain
+
+
+def _read_yaml(file: Path, key: str) -> DictConfig | ListConfig:
+    try:
+        return read_yaml(file)
+    except OSError as error:
+        raise ConfigError.single(key, f"{file} cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise ConfigError.single(key, f"{file} cannot be read: {one_line(str(error))}") from error
 
 
 def _calls(node: object, key: str) -> Iterator[Issue]:

@@ -16,6 +16,7 @@ from summarizer.config.paths import shown
 from summarizer.config.schema import GenerationConfig, RunConfig
 from summarizer.config.shared_flags import generation_by_flag
 from summarizer.errors import ConfigError, Issue
+from summarizer.runs.folder import require_own
 from summarizer.runs.record import SUMMARY, read_configured
 
 if TYPE_CHECKING:
@@ -74,10 +75,11 @@ def read_trained_run(folder: Path, *, model: str | None = None, adapter: Path | 
     model: where its base lies now, if that is not where it lay in training.
     adapter: a PEFT folder to use in place of the run's own adapter.
     What only training needs, such as the files of its rows, may be gone.
-    Raises ConfigError where the folder is none, its config is broken, or it has no adapter yet.
+    Raises ConfigError where the folder is none, holds links, its config is broken, or it has no adapter yet.
     """
     from summarizer.models.source import check_model_path
 
+    require_own(folder, KEY)
     if not (folder / ".hydra" / "config.yaml").is_file() and (hint := _runs_below(folder)):
         raise ConfigError.single(KEY, f"{folder} is a sweep; name one of its runs, such as {hint}")
     record = read_configured(folder.resolve(), KEY)

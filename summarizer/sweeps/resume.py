@@ -7,11 +7,13 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from summarizer.config.paths import shown
 from summarizer.config.schema import TrackingConfig
+from summarizer.console.safe_text import one_line
 from summarizer.errors import ConfigError, Issue
-from summarizer.runs.folder import claimed
+from summarizer.runs.folder import claimed, require_own
 from summarizer.runs.launch import start, train_group
 from summarizer.runs.logs import folder_logs, log_to_terminal
 from summarizer.runs.preflight import preflight
@@ -19,6 +21,7 @@ from summarizer.runs.record import RunRecord, is_finished, read_configured, read
 from summarizer.runs.session import Session, raise_alone
 from summarizer.sweeps.compose import group_key, grouped, merged
 from summarizer.sweeps.record import FILE_NAME, SweepRecord, read_sweep
+from summarizer.yaml_files import read_yaml
 
 COMMAND_FILE = "multirun.yaml"
 """Hydra's sweepers write the command's config there before anything else."""
@@ -32,7 +35,8 @@ def is_sweep(folder: Path) -> bool:
 
 
 def resume(folder: Path, others: Sequence[str], session: Session) -> None:
-    """Resume what a folder holds. Raises ConfigError where other overrides stand beside it, too."""
+    """Resume what a folder holds. Raises ConfigError for other overrides beside it, and for links in it, too."""
+    require_own(folder, "resume", resumed=True)
     sweep = is_sweep(folder)
     if others:
         runs = "the runs as they were" if sweep else "the run as it was"
@@ -117,8 +121,16 @@ def _say_what_is_not_planned(folder: Path) -> None:
     """Batches that a sweeper had not launched are in no plan."""
     if not (folder / COMMAND_FILE).is_file():
         return
-    sweeper = OmegaConf.load(folder / COMMAND_FILE).hydra.sweeper
-    if not str(sweeper.get("_target_")).endswith(".BasicSweeper") or sweeper.get("max_batch_size"):
+    try:
+        command = read_yaml(folder / COMMAND_FILE)
+        # By `select`, which resolves what it passes through and nothing else.
+        kind, size = (
+            OmegaConf.select(command, f"hydra.sweeper.{key}") for key in ("_target_", "max_batch_size")
+        )
+    except (OSError, ValueError, OmegaConfBaseException) as error:
+        log.warning("%s cannot be read: %s", COMMAND_FILE, one_line(str(error)))
+        return
+    if not str(kind).endswith(".BasicSweeper") or size:
         log.warning(
             "only runs that the sweeper had launched go on; those it would have launched later do not"
         )

@@ -14,10 +14,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from summarizer.atomic import write_text
+from summarizer.atomic import write_text, writing
 from summarizer.errors import ConfigError
+from summarizer.files import open_own, read_own
+from summarizer.json_files import parse_json
 
 METRICS = "metrics.jsonl"
+MOST_BYTES = 2**28
+"""Of a metrics file: half a million logged steps."""
 
 EndStatus = Literal["completed", "stopped", "failed"]
 """How a run ended."""
@@ -27,25 +31,28 @@ class MetricsFile:
     """Appends to a metrics file. The system has each line at once, so a killed process loses none."""
 
     def __init__(self, path: Path) -> None:
-        """Open `path`, which may not exist yet, and take away a last line that a kill cut short.
+        """Open `path`, which may not exist yet in its folder, and take away a last line that a kill cut short.
 
         Raises ConfigError if another line is broken.
         """
         self._path = path
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if path.exists() and (left := path.read_bytes()) and not left.endswith(b"\n"):
+        self._begun = path.exists()
+        if self._begun and (left := _content(path)) and not left.endswith(b"\n"):
             write_text(path, _lines_text(_read_lines(path)))
 
     def log(self, record: Mapping[str, float | int]) -> None:
         """Append one record, which must hold its `step`.
 
         NaN and infinities become null: JSON has no word for them.
-        Raises ValueError without a step, and OSError with the file as it was before, such as on a full disk.
+        Raises ValueError without a step, and WriteError with the file as it was before, such as on a full disk; a
+        file that is gone since the last record is not made anew.
         """
         if not isinstance(record.get("step"), int):
             raise ValueError(f"a metrics record needs its step: {dict(record)}")
         line = (json.dumps({key: _number(value) for key, value in record.items()}) + "\n").encode()
-        with self._path.open("ab", buffering=0) as file:
+        flags = os.O_WRONLY | os.O_APPEND | (0 if self._begun else os.O_CREAT)
+        with writing(self._path), open(open_own(self._path, flags), "ab", buffering=0) as file:
+            self._begun = True
             end = file.seek(0, os.SEEK_END)
             try:
                 written = file.write(line)
@@ -76,17 +83,23 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     return [_parse(line) for line in _read_lines(path)]
 
 
-def _read_lines(path: Path) -> list[str]:
-    """The complete lines, each checked to be a record."""
+def _content(path: Path) -> bytes:
     try:
-        lines = path.read_bytes().split(b"\n")
+        return read_own(path, MOST_BYTES)
     except OSError as error:
         raise ConfigError.single(str(path), f"no metrics to read here ({error.strerror})") from error
+
+
+def _read_lines(path: Path) -> list[str]:
+    """The complete lines, each checked to be a record."""
+    lines = _content(path).split(b"\n")
     last = lines.pop()  # empty if the file ends with a newline, as it should
     complete: list[str] = []
     for number, line in enumerate(lines, start=1):
         if not _is_record(line):
-            raise ConfigError.single(f"{path}:{number}", "not a JSON object with a whole-number step")
+            raise ConfigError.single(
+                f"{path}:{number}", "not a JSON object of numbers with a whole-number step"
+            )
         complete.append(line.decode())
     if _is_record(last):  # only the newline is missing: the beginning of an object is never an object
         complete.append(last.decode())
@@ -95,10 +108,15 @@ def _read_lines(path: Path) -> list[str]:
 
 def _is_record(line: bytes) -> bool:
     try:
-        record = json.loads(line)
+        record = parse_json(line)
     except ValueError:
         return False
-    return isinstance(record, dict) and isinstance(record.get("step"), int)
+    return (
+        isinstance(record, dict)
+        and type(record.get("step")) is int
+        and 0 <= record["step"] < 2**53
+        and all(value is None or isinstance(value, int | float) for value in record.values())
+    )
 
 
 def _parse(line: str) -> dict[str, Any]:

@@ -6,7 +6,6 @@ plain CRC-32 checksums. It may come from elsewhere: every block is checked, and 
 
 from __future__ import annotations
 
-import json
 import logging
 import struct
 import zlib
@@ -16,7 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from summarizer.errors import ConfigError
+from summarizer.files import read_own
+from summarizer.json_files import parse_json
 
+MOST_BYTES = 2**30
+"""Of a file that is read back."""
 HEADER = struct.pack("<4sHB", b":W&B", 0xBEE1, 0)
 BLOCK_BYTES, BLOCK_HEADER = 32_768, struct.Struct("<IHB")
 WHOLE, LAST = 1, 4
@@ -56,8 +59,8 @@ def last_recorded_step(folder: Path, run: str) -> int | None:
         try:
             for record in read_records(file):
                 if record.WhichOneof("record_type") == "history":
-                    last = max(last or 0, _values(record.history.item).get("_step", 0))
-        except ConfigError as error:
+                    last = max(last or 0, int(_values(record.history.item).get("_step", 0)))
+        except (ConfigError, ValueError, TypeError) as error:
             log.warning("what wandb kept of this run before is not whole: %s", error)
     return last
 
@@ -79,7 +82,7 @@ def read_records(file: Path) -> Iterator[Any]:
 def read_raw(file: Path) -> Iterator[bytes]:
     """Each whole record, in order, as it is encoded. Raises as `read_records` does."""
     try:
-        data = file.read_bytes()
+        data = read_own(file, MOST_BYTES)
     except OSError as error:
         raise ConfigError.single(str(file), f"cannot be read: {error.strerror}") from error
     if not data.startswith(HEADER):
@@ -141,4 +144,4 @@ def _records(data: bytes) -> Iterator[bytes]:
 
 
 def _values(items: Iterable[Any]) -> dict[str, Any]:
-    return {"/".join(item.nested_key) or item.key: json.loads(item.value_json) for item in items}
+    return {"/".join(item.nested_key) or item.key: parse_json(item.value_json) for item in items}

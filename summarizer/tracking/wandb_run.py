@@ -24,6 +24,7 @@ from summarizer.console.secrets import masked, masked_text
 from summarizer.errors import ConfigError
 from summarizer.evaluation.predictions import read_predictions
 from summarizer.evaluation.record import VARIANTS
+from summarizer.files import read_own
 from summarizer.tracking.login import agent_sweep
 from summarizer.tracking.metrics import (
     METRICS,
@@ -66,7 +67,7 @@ def identity_of(spec: TrackingConfig, file: Path, resumed: bool) -> Identity:
     if agent_sweep():
         return Identity(None, None, None)  # its environment says all three, and wandb goes by that alone
     if resumed and file.exists():
-        kept = file.read_text(encoding="utf-8").strip()
+        kept = read_own(file).decode("utf-8", "replace").strip()
         if not (found := KEPT.fullmatch(kept)):
             raise ConfigError.single(
                 str(file), f"{kept[:80]!r} is not a wandb run id; delete the file for a new wandb run"

@@ -8,31 +8,46 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import shutil
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import TypeAdapter, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
 from summarizer import atomic
+from summarizer.config.messages import shown
+from summarizer.console.safe_text import one_line
+from summarizer.console.secrets import masked
 from summarizer.digests import check_digests, write_digests
 from summarizer.errors import ConfigError
+from summarizer.files import own_folder, read_own
+from summarizer.json_files import parse_json
 from summarizer.training.trial import TrainerState, Trial
 
 STATE = "reached.json"
 """The `TrainerState`, under the name that it has had since the first version."""
+CONFIG = "config.json"
+"""The config that the run trained by until then."""
+NAME = re.compile(r"step-(\d{8,15})")
+MAY_BE_NEGATIVE = ("first_loss", "last_loss", "val_loss", "last_value", "best_value")
+MOST_NAMED = 3
+"""How many changed keys of a config are named."""
 
 
 def save_checkpoint(trial: Trial) -> Path:
     """Write the trial's state as `checkpoints/step-N` and delete the oldest beyond `trainer.keep_checkpoints`.
 
-    Raises OSError, leaving the earlier checkpoints as they were.
+    Raises WriteError, leaving the earlier checkpoints as they were.
     """
+    own_folder(trial.checkpoints)
     folder = trial.checkpoints / f"step-{trial.state.step:08d}"
     with atomic.new_folder(folder) as scratch:
         values = {name: p.detach().cpu().contiguous() for name, p in trial.parameters.items()}
@@ -42,6 +57,7 @@ def save_checkpoint(trial: Trial) -> Path:
         assert trial.optimizer is not None
         save_state(trial.optimizer.state_dict(), scratch / "optimizer")
         (scratch / STATE).write_text(json.dumps(asdict(trial.state)), encoding="utf-8")
+        (scratch / CONFIG).write_text(json.dumps(_flat(_config_of(trial))), encoding="utf-8")
         write_digests(scratch, [file.name for file in scratch.iterdir()])
     trial.saved_step = trial.state.step
     for old in list_checkpoints(trial.checkpoints)[: -trial.spec.trainer.keep_checkpoints]:
@@ -50,8 +66,13 @@ def save_checkpoint(trial: Trial) -> Path:
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
-    """Finished checkpoints, damaged ones among them, oldest first."""
-    return sorted(path for path in folder.glob("step-*") if path.name[5:].isdecimal() and path.is_dir())
+    """Finished checkpoints, damaged ones among them, oldest first: each got its name once it was whole."""
+    return sorted((path for path in folder.glob("step-*") if NAME.fullmatch(path.name)), key=step_of)
+
+
+def step_of(checkpoint: Path) -> int:
+    """The optimizer step after which it was saved."""
+    return int(checkpoint.name.removeprefix("step-"))
 
 
 def newest_step(folder: Path) -> int:
@@ -59,7 +80,7 @@ def newest_step(folder: Path) -> int:
     for checkpoint in reversed(list_checkpoints(folder)):
         with suppress(OSError, ValueError):
             check_digests(checkpoint)
-            return int(checkpoint.name.removeprefix("step-"))
+            return step_of(checkpoint)
     return 0
 
 
@@ -70,6 +91,7 @@ def load_latest(trial: Trial) -> None:
     """
     if not trial.checkpoints.is_dir():
         return
+    own_folder(trial.checkpoints)
     atomic.remove_scratch(trial.checkpoints)
     refused = []
     for folder in reversed(list_checkpoints(trial.checkpoints)):
@@ -80,15 +102,17 @@ def load_latest(trial: Trial) -> None:
                 )
             _load(trial, folder)
         except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+            reason = one_line(_reason(error))
             trial.say(
                 logging.WARNING,
                 "checkpoint %s cannot be read, trying the one before: %s",
                 folder.name,
-                error,
+                reason,
             )
-            refused.append(f"{folder.name}: {error}")
+            refused.append(f"{folder.name}: {reason}")
             continue
         trial.say(logging.INFO, "resuming from %s", folder.name)
+        _say_what_changed(trial, folder)
         return
     if refused:
         raise ConfigError.single(
@@ -98,22 +122,99 @@ def load_latest(trial: Trial) -> None:
         )
 
 
+def _reason(error: Exception) -> str:
+    if isinstance(error, KeyError):
+        return f"it has no {error}"
+    return (
+        f"{error.filename}: {error.strerror}" if isinstance(error, OSError) and error.filename else str(error)
+    )
+
+
 def _load(trial: Trial, folder: Path) -> None:
     assert trial.optimizer is not None
-    state = TrainerState(**json.loads((folder / STATE).read_text(encoding="utf-8")))
+    state = _read_state(folder, trial.schedule.total_steps)
     values = load_file(folder / "adapter.safetensors")
     best_file = folder / "best.safetensors"
     best = load_file(best_file) if best_file.is_file() else None
     optimizer_state = load_state(folder / "optimizer")
-    if values.keys() != trial.parameters.keys():
-        raise ValueError("it holds other layers than this run adapts")
+    for tensors in (values, best):
+        if tensors is not None and tensors.keys() != trial.parameters.keys():
+            raise ValueError("it holds other layers than this run adapts")
+        for name, parameter in trial.parameters.items():
+            if tensors is not None and tensors[name].shape != parameter.shape:
+                raise ValueError(f"{name} is {tuple(tensors[name].shape)}, not {tuple(parameter.shape)}")
     with torch.no_grad():
         for name, parameter in trial.parameters.items():
-            if values[name].shape != parameter.shape:
-                raise ValueError(f"{name} is {tuple(values[name].shape)}, not {tuple(parameter.shape)}")
             parameter.copy_(values[name])
     trial.optimizer.load_state_dict(optimizer_state)
     trial.best, trial.state, trial.saved_step = best, state, state.step
+
+
+def _read_state(folder: Path, total_steps: int) -> TrainerState:
+    """How far the trial had come. Raises OSError, or ValueError for what cannot be: a step of text, one below 0."""
+    try:
+        state = TypeAdapter(TrainerState).validate_json(read_own(folder / STATE))
+    except ValidationError as error:
+        mistake = error.errors()[0]
+        where = ".".join(map(str, mistake["loc"]))
+        raise ValueError(
+            f"{STATE}: {where}: {mistake['msg']}" if where else f"{STATE}: {mistake['msg']}"
+        ) from error
+    for name, value in asdict(state).items():
+        if value is not None and name not in MAY_BE_NEGATIVE and not 0 <= value < 2**63:
+            raise ValueError(f"{STATE}: {name} is {value}")
+    if state.step != step_of(folder):
+        raise ValueError(f"{STATE}: step is {state.step}")
+    if state.step > total_steps:
+        raise ValueError(f"it is of step {state.step:,}, but the run asks for {total_steps:,}")
+    if late := [name for name in ("evaluated_step", "best_step") if (getattr(state, name) or 0) > state.step]:
+        raise ValueError(f"{STATE}: {late[0]} is after step {state.step}")
+    return state
+
+
+# ---- the config beside it: a run is resumed as it was begun, or what changed is said ----------------------------
+
+
+def _config_of(trial: Trial) -> dict[str, Any]:
+    config = trial.spec.model_dump(mode="json", serialize_as_any=True)
+    optimizer = trial.spec.optimizer
+    config["optimizer"] = {"_target_": optimizer.target, **config["optimizer"]["arguments"]}  # as it is typed
+    return masked(config)
+
+
+def _flat(node: Any, key: str = "") -> dict[str, Any]:
+    """A nested config by dotted keys; lists are values."""
+    if not isinstance(node, Mapping):
+        return {key: node}
+    return {
+        name: value
+        for part, inner in node.items()
+        for name, value in _flat(inner, f"{key}.{part}" if key else str(part)).items()
+    }
+
+
+def _say_what_changed(trial: Trial, folder: Path) -> None:
+    """Remark on keys of the run folder's config that are not as the checkpoint was trained by."""
+    if not (folder / CONFIG).is_file():  # of an earlier version
+        return
+    try:
+        before = parse_json(read_own(folder / CONFIG))
+    except (OSError, ValueError) as error:
+        trial.say(
+            logging.WARNING, "%s of %s cannot be read: %s", CONFIG, folder.name, one_line(_reason(error))
+        )
+        return
+    changed = list(_changes(before if isinstance(before, dict) else {}, _flat(_config_of(trial))))
+    if changed:
+        more = f", and {len(changed) - MOST_NAMED} more" if len(changed) > MOST_NAMED else ""
+        text = "the run's config was changed after %s was saved, and is followed as it is now: %s"
+        trial.say(logging.WARNING, text, folder.name, ", ".join(changed[:MOST_NAMED]) + more)
+
+
+def _changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
+    for key in dict.fromkeys([*now, *before]):
+        if before.get(key) != now.get(key):
+            yield one_line(f"{key} was {shown(before.get(key))}, now {shown(now.get(key))}")
 
 
 # ---- an optimizer's state: tensors in one file, everything else as JSON; no pickle, hence no code to run --------
@@ -129,7 +230,7 @@ def save_state(state: Any, stem: Path) -> None:
 
 def load_state(stem: Path) -> Any:
     """What `save_state` wrote, types and bits unchanged. Raises OSError, ValueError or SafetensorError."""
-    tree = json.loads(stem.with_suffix(".json").read_text(encoding="utf-8"))
+    tree = parse_json(read_own(stem.with_suffix(".json")))
     return _unpacked(tree, load_file(stem.with_suffix(".safetensors")))
 
 
@@ -148,9 +249,13 @@ def _packed(node: Any, tensors: dict[str, Tensor]) -> Any:
     raise TypeError(f"{type(node).__name__} in an optimizer's state cannot be saved")
 
 
-def _unpacked(node: dict[str, Any], tensors: dict[str, Tensor]) -> Any:
+def _unpacked(node: Any, tensors: dict[str, Tensor]) -> Any:
+    if not isinstance(node, dict) or len(node) != 1:
+        raise ValueError("optimizer.json is not as a checkpoint has it")
     ((kind, content),) = node.items()
     if kind == "tensor":
+        if content not in tensors:
+            raise ValueError("optimizer.json names a tensor that optimizer.safetensors has not")
         return tensors[content]
     if kind == "dict":
         return {key: _unpacked(value, tensors) for key, value in content}

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
+from pydantic import ConfigDict
 from torch import Tensor, nn
 
 from summarizer.config.schema import RunConfig
@@ -27,6 +28,8 @@ log = logging.getLogger(__name__)
 @dataclass
 class TrainerState:
     """How far a trial has come; a checkpoint holds it as JSON."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid", strict=True)  # for one that is read back
 
     step: int = 0
     """Optimizer steps done."""

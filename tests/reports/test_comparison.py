@@ -173,6 +173,7 @@ def test_the_settings_of_a_sweep_come_first(tmp_path: Path) -> None:
         make_run(tmp_path / "sweep" / str(i), ["adapter.alpha=3", f"adapter.dim={dim}"], rows=4)
         for i, dim in enumerate((2, 4))
     ]
+    (tmp_path / "sweep").mkdir(exist_ok=True)
     begin(tmp_path / "sweep", [RunRecord(folder=str(i), overrides=(), group=i) for i in (0, 1)], "val/loss")
     folders += [make_run(tmp_path / str(alpha), [f"adapter.alpha={alpha}"], rows=4) for alpha in (5, 6, 7)]
     assert compared(*folders).swept == ("adapter.dim", "adapter.alpha")

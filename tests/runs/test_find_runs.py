@@ -18,6 +18,7 @@ def sweep(tmp_path: Path) -> Path:
     for number in ("9", "10", "2"):
         make_run(folder / number, rows=2)
     runs = [RunRecord(folder=number, group=i) for i, number in enumerate(("1", "2", "9", "10"))]
+    folder.mkdir(parents=True, exist_ok=True)
     begin(folder, runs, "val/loss")
     return folder
 

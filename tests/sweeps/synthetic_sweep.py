@@ -91,6 +91,7 @@ def make_run(
 def plan(sweep: Path, runs: Sequence[Sequence[str]], metric: str = "val/loss", first: int = 0) -> None:
     """Begin a sweep of these overrides; folders are numbers."""
     planned = [RunRecord(folder=str(first + i), overrides=tuple(run)) for i, run in enumerate(runs)]
+    sweep.mkdir(parents=True, exist_ok=True)
     begin(sweep, planned, metric)
 
 

@@ -17,6 +17,7 @@ from small_runs import REPOSITORY
 
 from summarizer.config.schema import TrackingConfig
 from summarizer.errors import ConfigError, NonFiniteLossError, StopRequested
+from summarizer.runs.logs import RunLog
 from summarizer.runs.record import RunRecord
 from summarizer.runs.session import Session
 
@@ -191,7 +192,7 @@ def test_lines_of_a_run_go_to_its_log_and_others_to_all(
         assert err.count(f"evaluated dim {dim}\n") == 2
     assert err.count("the base is loaded\n") == 2
     after = logging.getLogger().handlers
-    assert not [handler for handler in after if isinstance(handler, logging.FileHandler)]
+    assert not [handler for handler in after if isinstance(handler, RunLog)]
     assert len(after) == 1 or after == before
 
 

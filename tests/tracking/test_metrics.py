@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 
 from summarizer.errors import ConfigError
+from summarizer.tracking import metrics
 from summarizer.tracking.metrics import MetricsFile, read_metrics
 
 
 def test_lines_are_there_at_once(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
     file = MetricsFile(tmp_path / "run" / "metrics.jsonl")
     file.log({"step": 1, "train/loss": 2.5})
     assert read_metrics(tmp_path / "run" / "metrics.jsonl") == [{"step": 1, "train/loss": 2.5}]
@@ -92,7 +94,6 @@ def test_a_full_disk_leaves_no_half_line(
     path = tmp_path / "m"
     file = MetricsFile(path)
     file.log({"step": 1})
-    really_open = Path.open
 
     class FullDisk:
         def __init__(self, raw: object) -> None:
@@ -114,7 +115,12 @@ def test_a_full_disk_leaves_no_half_line(
             raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(Path, "open", lambda self, *a, **k: FullDisk(really_open(self, *a, **k)))
+        patch.setattr(
+            metrics,
+            "open",
+            lambda *a, **k: FullDisk(open(*a, **k)),  # noqa: SIM115 - it closes by itself
+            raising=False,
+        )
         with pytest.raises(OSError, match=r"No space|fit on the disk") as refused:
             file.log({"step": 2})
     assert refused.value.errno == errno.ENOSPC  # by which the command says it without a traceback

@@ -60,6 +60,7 @@ FILES = (
     "optimizer.safetensors",
     "optimizer.json",
     "reached.json",
+    "config.json",
 )
 
 

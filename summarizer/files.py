@@ -1,0 +1,104 @@
+"""Files of a folder that may come from elsewhere: opened as what they are, never through a link or a pipe.
+
+A run folder, a sweep folder and a checkpoint are untrusted: `run.log` could be a link to a shell's start file,
+`metrics.jsonl` a pipe that never ends or a file of a terabyte. What is read or appended to there is opened by
+`open_own` and `read_own`; what is replaced goes through `atomic`, which follows no link by itself.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+from summarizer.atomic import writing
+
+MOST_BYTES = 16 * 2**20
+"""Of a file that is read whole, unless its reader says otherwise: some thousand times what such files have."""
+
+KINDS = ((stat.S_ISLNK, "a link"), (stat.S_ISFIFO, "a pipe"), (stat.S_ISSOCK, "a socket"))
+LINKING = "wandb"
+"""wandb links inside this folder: `latest-run`, `debug.log`. Such a link is let be while it stays inside."""
+EXPORTS = "export"
+"""What lies in its folders is written once and never opened again: a person may link a base model there."""
+
+
+def open_own(path: Path, flags: int, *, links: bool = False) -> int:
+    """A descriptor of a regular file, which is not reached through a link itself; the folders above it may be.
+
+    flags: as of `os.open`.  links: let it be a link, as in the hub's cache and where a person named the file.
+    Raises OSError that says what it is otherwise.
+    """
+    try:
+        more = os.O_NONBLOCK | os.O_CLOEXEC | (0 if links else os.O_NOFOLLOW)
+        handle = os.open(path, flags | more, 0o666)
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise OSError(errno.ELOOP, "it is a link", str(path)) from error
+        if error.errno == errno.ENXIO:
+            raise OSError(errno.ENXIO, "it is a pipe", str(path)) from error
+        raise
+    mode = os.fstat(handle).st_mode
+    if not stat.S_ISREG(mode):
+        os.close(handle)
+        raise OSError(errno.EINVAL, f"it is {_kind(mode)}", str(path))
+    return handle
+
+
+def read_own(path: Path, most_bytes: int = MOST_BYTES, *, links: bool = False) -> bytes:
+    """What a regular file holds. Raises OSError as `open_own` does, and for one of more than `most_bytes`."""
+    with open(open_own(path, os.O_RDONLY, links=links), "rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > most_bytes:
+            raise OSError(errno.EFBIG, f"it is larger than {most_bytes / 2**20:g} MB", str(path))
+        return file.read(size)
+
+
+def own_folder(folder: Path) -> None:
+    """Make a folder inside one that is there, unless it is there too.
+
+    Raises WriteError where it is a link or a file, or cannot be made.
+    """
+    with writing(folder):
+        try:
+            folder.mkdir(exist_ok=True)
+            os.close(os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW))
+        except OSError as error:
+            if not folder.is_symlink() and not folder.is_file():
+                raise
+            what = "it is a link" if folder.is_symlink() else "it is a file"
+            raise OSError(error.errno, what, str(folder)) from error
+
+
+def strangers(folder: Path) -> Iterator[tuple[Path, str]]:
+    """Each thing below a folder that is neither a file nor a folder, and what it is; no link is followed.
+
+    Raises OSError where a folder cannot be read.
+    """
+    pending = [folder]
+    while pending:
+        with os.scandir(pending.pop()) as entries:
+            for entry in sorted(entries, key=lambda entry: entry.name):
+                path = Path(entry.path)
+                if entry.is_dir(follow_symlinks=False):
+                    if path.parent.name != EXPORTS:
+                        pending.append(path)
+                elif not entry.is_file(follow_symlinks=False) and not _of_wandb(path, folder):
+                    yield path, _kind(entry.stat(follow_symlinks=False).st_mode)
+
+
+def _of_wandb(path: Path, folder: Path) -> bool:
+    """Whether it is a link inside a folder of wandb below `folder`, to something inside that folder."""
+    below = list(path.parents)[: list(path.parents).index(folder)] if path.is_symlink() else []
+    return any(
+        parent.name == LINKING and Path(os.path.realpath(path)).is_relative_to(os.path.realpath(parent))
+        for parent in below
+    )
+
+
+def _kind(mode: int) -> str:
+    if stat.S_ISDIR(mode):
+        return "a folder"
+    return next((name for is_kind, name in KINDS if is_kind(mode)), "a device")

@@ -77,10 +77,10 @@ def test_as_many_train_at_once_as_fit(
     assert "4 of the group's 5 runs train at once" in caplog.text
 
 
-def test_every_place_is_as_wide_as_the_widest_run(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_slot_is_as_wide_as_the_widest_run(monkeypatch: pytest.MonkeyPatch) -> None:
     narrow, wide = (spec_of(f"adapter.dim={dim}", "optimizer=sgd") for dim in (2, 64))
     mixed = [narrow, wide, narrow, narrow]
-    two, three = (direct_bytes(mixed[:count], rows=2) for count in (2, 3))
+    two, three = (direct_bytes([wide] * count, rows=2) for count in (2, 3))
     give((two + three) / 2, monkeypatch)
     assert planned(mixed).slots == 2
     assert planned([narrow] * 4).slots > 2

@@ -21,6 +21,8 @@ MOST_BYTES = 16 * 2**20
 KINDS = ((stat.S_ISLNK, "a link"), (stat.S_ISFIFO, "a pipe"), (stat.S_ISSOCK, "a socket"))
 LINKING = "wandb"
 """wandb links inside this folder: `latest-run`, `debug.log`. Such a link is let be while it stays inside."""
+LOG_OF_WANDB = ("logs", "debug-core.log")
+"""And this one of a run's folder leads to the log in its cache: a killed run leaves it. Nobody opens it."""
 EXPORTS = "export"
 """What lies in its folders is written once and never opened again: a person may link a base model there."""
 
@@ -90,10 +92,14 @@ def strangers(folder: Path) -> Iterator[tuple[Path, str]]:
 
 
 def _of_wandb(path: Path, folder: Path) -> bool:
-    """Whether it is a link inside a folder of wandb below `folder`, to something inside that folder."""
+    """Whether it is a link that wandb makes, inside a folder of wandb below `folder`."""
     below = list(path.parents)[: list(path.parents).index(folder)] if path.is_symlink() else []
     return any(
-        parent.name == LINKING and Path(os.path.realpath(path)).is_relative_to(os.path.realpath(parent))
+        parent.name == LINKING
+        and (
+            Path(os.path.realpath(path)).is_relative_to(os.path.realpath(parent))
+            or path.relative_to(parent).parts[1:] == LOG_OF_WANDB
+        )
         for parent in below
     )
 

@@ -151,6 +151,8 @@ def test_wandb_links_inside_its_own_folder(stranger: Path, tmp_path: Path) -> No
     (stranger / "wandb" / "run-1" / "logs").mkdir(parents=True)
     (stranger / "wandb" / "latest-run").symlink_to("run-1")
     (stranger / "wandb" / "debug.log").symlink_to("run-1/logs/debug.log")
+    # wandb's own log, which a run that was killed leaves so.
+    (stranger / "wandb" / "run-1" / "logs" / "debug-core.log").symlink_to(tmp_path / "cache" / "core.log")
     require_own(stranger, "RUN")
     require_own(stranger.parent, "resume")  # a sweep, with this as one of its runs
     (stranger / "wandb" / "run-1" / "files").symlink_to("../../../home")

@@ -148,7 +148,9 @@ def test_what_the_disk_refuses_one_run_is_said_at_once(
     ]
     assert read_summary(tmp_path / "1").status == "completed"
     (failed,) = (record for record in caplog.records if "failed: " in record.message)
-    assert failed.message.endswith("0 failed: Cannot write /the/checkpoint: No space left on device.")
+    assert failed.message.endswith(
+        "0 failed: Cannot write /the/checkpoint: No space left on device. Nothing that was saved is lost."
+    )
     assert failed.exc_info is None
     first_step = next(number for number, text in enumerate(caplog.messages) if "start-up" in text)
     assert caplog.messages.index(failed.message) == first_step + 1

@@ -279,6 +279,7 @@ def test_other_precisions_are_left_alone(tmp_path: Path) -> None:
 
 def test_a_checkpoint_holds_the_scale(tmp_path: Path) -> None:
     trial = group_of(1, tmp_path, loss_scale=2.0**16).trials[0]
+    trial.folder.mkdir()
     trial.state.step = 7
     note_step(trial.state, overflowed=True)
     note_step(trial.state, overflowed=False)

@@ -72,7 +72,7 @@ def add_trials(
     trials = []
     for place, (spec, folder) in enumerate(zip(specs, folders, strict=True), first_place):
         own = group.adapted.parameters_of(place)
-        folder.mkdir(exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
         trial = Trial(spec, folder)
         trial.rows = rows
         trial.schedule = training_schedule(spec.trainer, rows.steps_per_epoch(spec.trainer.batch_size))

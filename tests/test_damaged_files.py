@@ -69,10 +69,8 @@ def numbers(run: Path) -> tuple[bytes, list[dict[str, Any]]]:
     return (run / "adapter" / "adapter_model.safetensors").read_bytes(), logged
 
 
-@pytest.mark.parametrize(
-    "what",
-    [what if what == "one bit flipped" else pytest.param(what, marks=pytest.mark.slow) for what in DAMAGE],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("what", DAMAGE)
 def test_caches_are_made_anew_and_a_line_says_so(what: str, home: Path, first: Path) -> None:
     bases, tokens = list(home.glob("cache/bases/*/base-*")), list(home.glob("cache/data/*/entry/rows.arrow"))
     assert (len(bases), len(tokens)) == (1, 2)

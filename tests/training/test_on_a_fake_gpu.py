@@ -33,18 +33,21 @@ def words(done: subprocess.CompletedProcess[str], name: str) -> list[str]:
     return line.split()[1:]
 
 
+CASES = [
+    ("gptj", (BF16, "quantization=int8", "adapter.dropout=0.1"), "flash", VARLEN),
+    ("llama", (BF16, "quantization=nf4", "trainer.microbatch_size=2"), "flash", NF4),
+    ("gptj", (BF16, "quantization=fp8", "optimizer=adamw"), "flash", "aten._scaled_mm"),
+    ("llama", (BF16, "quantization=int8", "trainer.compile=graphs"), "flash", VARLEN),
+    ("gptj", (BF16, "quantization=nf4", "trainer.memory=low"), "flash", NF4),
+    ("llama", (BF16, "quantization=blockwise8"), "flash", "bitsandbytes.dequantize_blockwise"),
+    ("gptj", ("trainer.precision=fp32", "quantization=none"), "masked", "aten.searchsorted"),
+]
+
+
 @pytest.mark.parametrize(
     ("kind", "overrides", "attention", "operator"),
-    [
-        ("gptj", (BF16, "quantization=int8", "adapter.dropout=0.1"), "flash", VARLEN),
-        ("llama", (BF16, "quantization=nf4", "trainer.microbatch_size=2"), "flash", NF4),
-        ("gptj", (BF16, "quantization=fp8", "optimizer=adamw"), "flash", "aten._scaled_mm"),
-        ("llama", (BF16, "quantization=int8", "trainer.compile=graphs"), "flash", VARLEN),
-        ("gptj", (BF16, "quantization=nf4", "trainer.memory=low"), "flash", NF4),
-        ("llama", (BF16, "quantization=blockwise8"), "flash", "bitsandbytes.dequantize_blockwise"),
-        ("gptj", ("trainer.precision=fp32", "quantization=none"), "masked", "aten.searchsorted"),
-    ],
-)  # fmt: skip
+    [*CASES[:2], *(pytest.param(*case, marks=pytest.mark.slow) for case in CASES[2:])],
+)
 def test_a_step_on_a_gpu(kind: str, overrides: tuple[str, ...], attention: str, operator: str) -> None:
     done = ran("fake_device.py", kind, *overrides)
     assert done.returncode == 0, done.stderr[-3000:]

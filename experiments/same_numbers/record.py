@@ -171,7 +171,9 @@ def record(tree: Tree, model: Path) -> dict[str, Any]:
     note("SmolLM2", of_run(work / "smollm2"))
     tree.call("evaluate", "smollm2", "--rows", "8", "--precision", "fp32", "--output", "scored")
     scores = json.loads((work / "scored" / "scores.json").read_text())
-    note("evaluate", numbers(scores))
+    note(
+        "evaluate", {name: numbers(part) for name, part in scores.items() if name not in ("git", "versions")}
+    )
     for name, flags in (("greedy", []), ("beam 4", ["--beams", "4"])):
         flags = [*flags, "--precision", "fp32", "--output", f"{name}.jsonl"]
         tree.call("summarize", "smollm2", "articles.jsonl", *flags)

@@ -217,14 +217,14 @@ def test_those_that_cannot_begin_do_not_keep_others_from_it(
     tmp_path: Path, one_by_one: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The first two are offered all the slots there are."""
-    real = RunCallbacks.enter
+    real = RunCallbacks.place_in_slot
 
     def refusing(self: Any, trial: Trial, slot: int) -> None:
         if trial.spec.adapter.dim == 3:
             raise RuntimeError("wandb cannot be opened")
         real(self, trial, slot)
 
-    monkeypatch.setattr(RunCallbacks, "enter", refusing)
+    monkeypatch.setattr(RunCallbacks, "place_in_slot", refusing)
     bad = ("adapter.dim=3",)
     ended = run_group(
         grid(tmp_path, "sweep.max_concurrent_trials=2", trials=[bad, (*bad, "seed=1"), GRID[0]])

@@ -113,10 +113,10 @@ def test_a_runs_scores_are_those_that_it_gave_itself(run: Path, evaluate: Evalua
 
 def test_a_second_call_only_scores_again(run: Path, evaluate: Evaluate) -> None:
     code, first, said = evaluate(run, "--batch-size", 3)
-    assert (code, "base:" in said) == (0, True)
+    assert (code, "base model:" in said) == (0, True)
     before = scores(run)
     code, second, said = evaluate(run)
-    assert (code, "base:" in said) == (0, False), "no model is loaded for it"
+    assert (code, "base model:" in said) == (0, False), "no model is loaded for it"
     assert (first, before) == (second, scores(run))
     code, _, said = evaluate(run, "--rows", TRAINED_ROWS + 2, "--no-loss")
     assert (code, "going on, 4 of them are there already" in said) == (0, True)

@@ -161,7 +161,7 @@ def test_a_stopped_batch_goes_on(
     assert "2 of them written now" in said
     assert out.read_bytes() == whole.read_bytes()
     code, _, said = summarize(news, "-o", out)
-    assert (code, "all of them there already" in said, "base:" in said) == (0, True, False)
+    assert (code, "all of them there already" in said, "base model:" in said) == (0, True, False)
 
 
 def test_an_output_made_otherwise_is_refused(
@@ -174,7 +174,7 @@ def test_an_output_made_otherwise_is_refused(
     assert code == 2
     assert "adapter was null, now it is '" in said
     assert "--max-new-tokens was 6, now it is 3; name another file" in said
-    assert "base:" not in said, "no model is loaded for it"
+    assert "base model:" not in said, "no model is loaded for it"
     assert out.read_bytes() == before
     assert summarize(news, "-o", news)[0] == 2
     assert settings_path(out).is_file()
@@ -238,7 +238,7 @@ def test_mistakes_are_said_and_end_in_2(
     for part in said:
         assert part in errors
     assert "Traceback" not in errors
-    assert "base:" not in errors, "no model is loaded for it"
+    assert "base model:" not in errors, "no model is loaded for it"
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")

@@ -142,7 +142,8 @@ def low_rank_product(
         many = frozen.weight.prefill_gemm(x, frozen.bias, LowRankPairs(a, b, scale))
         if many is not None:
             return many
-    y: Tensor = _LowRankProduct.apply(x, dropped, a, b, scale, frozen.weight, tuple(dims))  # type: ignore[no-untyped-call]
+    inputs = x, dropped, a, b, scale, frozen.weight, tuple(dims)
+    y: Tensor = _LowRankProduct.apply(*inputs)  # type: ignore[no-untyped-call]  # torch leaves apply untyped
     return y if frozen.bias is None else y + frozen.bias.to(y.dtype)
 
 

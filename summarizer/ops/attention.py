@@ -205,7 +205,7 @@ def causal_attention(
 
     lengths: each sequence's tokens; the sequences lie one behind the other. Only where it `supports` the queries.
     """
-    out: Tensor = _CausalAttention.apply(q, k, v, list(lengths), scaling)  # type: ignore[no-untyped-call]
+    out: Tensor = _CausalAttention.apply(q, k, v, list(lengths), scaling)  # type: ignore[no-untyped-call]  # torch leaves it so
     return out
 
 

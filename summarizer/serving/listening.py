@@ -166,7 +166,7 @@ class TimedHeaders(H11Protocol):
     uvicorn waits for them for ever, so that whoever opens connections and goes silent would have them all.
     """
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # uvicorn narrows it too
         super().connection_made(transport)
         self._due: asyncio.TimerHandle | None = None
         self._watch()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -65,11 +66,14 @@ def read_part(path: Path, kind: type[AnyPart], what: str) -> AnyPart:
 
 
 def parse_json(content: str | bytes) -> Any:
-    """What JSON text (UTF-8) says. Raises ValueError where it is none, or nests deeper than MOST_LEVELS."""
+    """What JSON text (UTF-8) says. Raises ValueError where it is none, or nests deeper than MOST_LEVELS.
+
+    A whole number that no float holds is infinite, as 1e999 is: whoever computes with numbers looks out for that.
+    """
     text = content if isinstance(content, str) else content.decode("utf-8")
     too_deep = f"it nests deeper than {MOST_LEVELS} levels"
     try:
-        value = json.loads(text)
+        value = json.loads(text, parse_int=_whole)
     except RecursionError as error:
         raise ValueError(too_deep) from error
     if text.count("[") + text.count("{") > MOST_LEVELS:
@@ -79,6 +83,10 @@ def parse_json(content: str | bytes) -> Any:
         if any(isinstance(node, dict | list) for node in inside):
             raise ValueError(too_deep)
     return value
+
+
+def _whole(digits: str) -> int | float:
+    return int(digits) if len(digits) < sys.float_info.max_10_exp else float(digits)
 
 
 def _values(node: Any) -> Iterable[Any]:

@@ -51,6 +51,8 @@ KEY = "model.name_or_path"
 READING = 2
 """Raised when a checkpoint's tensors are read otherwise, so that bases in the cache are made anew. 2: codes of a
 quantization are no longer taken for weights, nor shards of an old index, nor embeddings for heads that differ."""
+UNUSABLE = (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError)
+"""What transformers raises for a config.json that is no object, nests without end or holds impossible values."""
 log = logging.getLogger(__name__)
 
 
@@ -74,7 +76,7 @@ def load_config(folder: Path) -> PretrainedConfig:
     prequantized(folder)
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-    except (OSError, ValueError, KeyError, TypeError, StrictDataclassError) as error:
+    except (*UNUSABLE, StrictDataclassError) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ConfigError.single(KEY, f"{folder}/config.json cannot be used: {reason}") from error
     if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING or _names_another_task(config):

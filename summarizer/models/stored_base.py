@@ -17,6 +17,7 @@ from summarizer.atomic import write_tensors
 from summarizer.console.progress import bar
 from summarizer.digests import check_digests, write_digests
 from summarizer.errors import ConfigError
+from summarizer.json_files import parse_json
 
 MANIFEST = "base.json"
 ALIGNMENT = 64
@@ -43,11 +44,11 @@ def read_manifest(folder: Path) -> Manifest:
     """Raises ConfigError on a manifest that is not one."""
     path = folder / MANIFEST
     try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
+        raw = parse_json(path.read_bytes())
         # A manifest from elsewhere cannot point outside its folder.
         files = tuple(str(Path(name).name) for name in raw["files"])
         return Manifest(str(raw["format"]), int(raw["format_version"]), str(raw["source"]), files)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, OverflowError) as error:
         raise ConfigError.single(
             "model.name_or_path", f"{path} is not a stored base's manifest: {error}"
         ) from error

@@ -75,7 +75,9 @@ def read_run_files(folder: Path) -> RunFiles:
     found = RunFiles(source, folder, record, says_overrides=has_summary)
     found.metrics = read_metrics(folder / METRICS) if has_metrics else ()
     if (folder / ".hydra" / "config.yaml").is_file():
-        configured = _told(found, folder / ".hydra", lambda: read_configured(folder, shown(folder / ".hydra")))
+        configured = _told(
+            found, folder / ".hydra", lambda: read_configured(folder, shown(folder / ".hydra"))
+        )
         if configured is not None:
             known = {"config": configured.config, "overrides": configured.overrides}
             found.record = record.model_copy(update=known)

@@ -120,7 +120,7 @@ def _is_record(line: bytes) -> bool:
 
 
 def _parse(line: str) -> dict[str, Any]:
-    record: dict[str, Any] = json.loads(line)
+    record: dict[str, Any] = parse_json(line)
     return record
 
 

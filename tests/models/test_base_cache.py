@@ -204,3 +204,12 @@ def test_a_manifest_cannot_point_outside_its_folder(tmp_path: Path) -> None:
         '{"format": "int8", "format_version": 1, "source": "x", "files": ["../../etc/passwd"]}'
     )
     assert stored_base.read_manifest(tmp_path).files == ("passwd",)
+
+
+@pytest.mark.parametrize("version", ["[" * 100_000, "1e999", "9" * 400, "null", '"x"'])
+def test_a_manifest_that_is_none(version: str, tmp_path: Path) -> None:
+    (tmp_path / "base.json").write_text(
+        f'{{"format": "int8", "source": "x", "files": [], "format_version": {version}}}'
+    )
+    with pytest.raises(ConfigError, match="not a stored base's manifest"):
+        stored_base.read_manifest(tmp_path)

@@ -144,6 +144,10 @@ def test_a_pickle_of_something_else(folder: Path) -> None:
     [
         ("{}", "model_type"),
         ("[1]", "config.json"),
+        ("null", "config.json"),
+        pytest.param('{"model_type": ' + "[" * 100_000, "recursion", id="nested without end"),
+        ('{"model_type": ["gptj"]}', "config.json"),
+        ('{"model_type": "llama", "rope_parameters": 3}', "config.json"),
         ('{"model_type": "gptj"', "JSON"),
         ('{"model_type": "gptj", "n_embd": "x"}', "n_embd"),
         ('{"model_type": "llama", "hidden_size": -3}', "hidden size"),

@@ -2,12 +2,14 @@ from __future__ import annotations
 
 import errno
 import json
+import math
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from summarizer.errors import ConfigError
+from summarizer.runs.read_runs import finite
 from summarizer.tracking import metrics
 from summarizer.tracking.metrics import MetricsFile, read_metrics
 
@@ -84,6 +86,15 @@ def test_a_broken_line_in_the_middle_is_named(tmp_path: Path) -> None:
         read_metrics(path)
     with pytest.raises(ConfigError, match="no metrics"):
         read_metrics(tmp_path / "none")
+
+
+def test_a_number_that_no_float_holds_is_infinite(tmp_path: Path) -> None:
+    (tmp_path / "m").write_text(
+        '{"step": 1, "train/loss": ' + "9" * 400 + ', "val/loss": -' + "9" * 400 + "}\n"
+    )
+    (row,) = read_metrics(tmp_path / "m")
+    assert (row["train/loss"], row["val/loss"]) == (math.inf, -math.inf)
+    assert finite(row["train/loss"]) is None
 
 
 @pytest.mark.parametrize("at_once", [True, False])

@@ -185,7 +185,7 @@ def build_prompt(spec: PromptConfig, tokenizer: PreTrainedTokenizerFast) -> Prom
         if not tail[-1:].isspace():
             summary_lead = " "
     # The template is the person's own word, so a control token spelled in it is meant: a chat model's turns.
-    before = _start_ids(tokenizer, text) + tokenizer(head, add_special_tokens=False).input_ids
+    before = start_ids(tokenizer, text) + tokenizer(head, add_special_tokens=False).input_ids
     after = tokenizer(tail, add_special_tokens=False).input_ids
     if spec.completion_token is not None:
         after = [*after, vocabulary[spec.completion_token]]
@@ -255,7 +255,7 @@ def _control_tokens(tokenizer: PreTrainedTokenizerFast) -> set[str]:
     }
 
 
-def _start_ids(tokenizer: PreTrainedTokenizerFast, text: Tokenizer) -> list[int]:
+def start_ids(tokenizer: PreTrainedTokenizerFast, text: Tokenizer) -> list[int]:
     """The token that the tokenizer itself sets ahead of any text (Llama does, GPT-2 does not)."""
     bos = tokenizer.bos_token_id
     if bos is None or tokenizer("a").input_ids[:1] != [bos]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,6 +17,8 @@ from summarizer.training.checkpoint import (
     load_latest,
     load_state,
     newest_step,
+    require_checkpoint,
+    save_checkpoint,
     save_state,
 )
 from summarizer.training.trial import Trial
@@ -107,6 +111,41 @@ def test_one_of_another_adapter_is_not_taken_up(trained: Trial, tmp_path: Path) 
     trial = build_group([spec_of(*STEPS, "adapter.dim=3")], tmp_path).trials[0]
     with pytest.raises(ConfigError, match="none of the 3 checkpoints"):
         load_latest(trial)
+
+
+def test_saving_is_not_led_elsewhere(trained: Trial, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A link takes the folder's place while a checkpoint is written: nothing is written or deleted behind it."""
+    theirs = tmp_path / "theirs"
+    (theirs / "step-00000002").mkdir(parents=True)
+    assert trained.optimizer is not None
+    state_of = trained.optimizer.state_dict
+
+    def swapping() -> dict[str, Any]:
+        trained.checkpoints.rename(tmp_path / "aside")
+        trained.checkpoints.symlink_to(theirs)
+        return state_of()
+
+    monkeypatch.setattr(trained.optimizer, "state_dict", swapping)
+    trained.state.step = 5
+    save_checkpoint(trained)
+    assert [path.name for path in theirs.rglob("*")] == ["step-00000002"]
+    assert [path.name for path in list_checkpoints(tmp_path / "aside")] == [
+        "step-00000003",
+        "step-00000004",
+        "step-00000005",
+    ]
+    assert not list((tmp_path / "aside").glob(".writing-*"))
+
+
+def test_whether_one_can_be_taken_up_is_known_before_a_model(trained: Trial, tmp_path: Path) -> None:
+    (waiting := fresh(tmp_path)).schedule = trained.schedule
+    require_checkpoint(waiting)
+    for folder in list_checkpoints(trained.checkpoints):
+        state = json.loads((folder / "reached.json").read_text()) | {"tokens": -1}
+        (folder / "reached.json").write_text(json.dumps(state))
+        (folder / "digests.json").unlink()
+    with pytest.raises(ConfigError, match=r"none of the 3 checkpoints .* reached\.json: tokens is -1"):
+        require_checkpoint(waiting)
 
 
 def test_without_any_the_trial_starts_anew(tmp_path: Path) -> None:

@@ -92,8 +92,10 @@ class RunRecord(Part):
     rouge: Rouge | None = None
     """Percent, of the final rows, with 95 % intervals."""
     baseline: Rouge | None = None
-    """Lead-3 on the same rows."""
+    """Lead-3 on the same rows: no model, the article's first three sentences."""
     base: BaseScores | None = None
+    systems: dict[str, str] | None = None
+    """Whose scores `rouge`, `baseline` and `base` are, in words."""
     split: str | None = None
     rows: int | None = None
     model: str = ""

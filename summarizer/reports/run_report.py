@@ -182,7 +182,7 @@ def _notes(run: Finished, changed: Sequence[Difference]) -> Iterator[str]:
             f"The adapter was chosen among {run.evaluations} evaluations by {run.spec.trainer.best_metric} on "
             "validation articles, which flatters it a little there."
         )
-    yield f"? {DEFINITIONS} explains every figure."
+    yield f"ROUGE by the tokenizer {run.rows.tokenizer}. ? {DEFINITIONS}"
 
 
 def typical_row(scores: Mapping[str, Scores]) -> int:

@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING
 
 from summarizer.console.safe_text import one_line
 from summarizer.evaluation.metrics import Scores
-from summarizer.evaluation.record import LOSS, SIGNIFICANCE_LEVEL, VARIANTS, Difference, Interval, Verdict
+from summarizer.evaluation.record import (
+    LOSS,
+    SIGNIFICANCE_LEVEL,
+    TOKENIZERS,
+    VARIANTS,
+    Difference,
+    Interval,
+    RougeTokenizer,
+    Verdict,
+)
 from summarizer.evaluation.statistics import smallest_p, too_few_rows
 
 if TYPE_CHECKING:  # the end of a run is told without comparing it to others
@@ -29,6 +38,11 @@ def counted(count: int, what: str) -> str:
 def score_name(score: str) -> str:
     """`loss`, `ROUGE-Lsum`."""
     return score.rpartition("/")[2].replace("rouge", "ROUGE-")
+
+
+def about_tokenizer(name: RougeTokenizer) -> str:
+    """A tokenizer of ROUGE and what its tokens are: `words (words of letters and ...)`."""
+    return f"{name} ({TOKENIZERS[name]})"
 
 
 def state(run: RunRecord) -> str:

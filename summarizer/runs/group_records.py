@@ -89,6 +89,7 @@ class GroupRecords:
             update={
                 "val_loss": adapter.loss,
                 "rouge": dict(adapter.rouge),
+                "rouge_tokenizer": rows.tokenizer,
                 "baseline": dict(scores[LEAD].rouge),
                 "base": base and BaseScores(val_loss=base.loss, rouge=dict(base.rouge)),
                 "systems": _systems(trial.spec, base is not None),

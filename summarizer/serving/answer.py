@@ -9,7 +9,9 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from summarizer.evaluation.metrics import score_pairs
+from summarizer.evaluation.record import RougeTokenizer
 from summarizer.evaluation.text_statistics import WORD, fragments
+from summarizer.evaluation.words import choose_tokenizer
 from summarizer.generation.summarizer import Prepared, Summarizer
 from summarizer.serving.request import SummaryRequest, Variant
 
@@ -66,6 +68,7 @@ def _side_by_side(
     require_wanted()
     for variant in variants:
         yield {"event": "started", "run": variant.id}
+    tokenizer = choose_tokenizer([request.reference or ""])
     start_s = time.perf_counter()
     written = [_Writing() for _ in variants]
     with closing(_pieces(summarizer, article, variants, written, require_wanted)) as pieces:
@@ -84,7 +87,8 @@ def _side_by_side(
             "summary": own.summary,
             "cut": own.tokens >= summarizer.generation.max_new_tokens,  # it did not come to its end token
             **_speed(own, own.last_s or total_s),
-            "rouge": None if request.reference is None else _rouge(own.summary, request.reference),
+            "rouge": None if request.reference is None else _rouge(own.summary, request.reference, tokenizer),
+            "rouge_tokenizer": None if request.reference is None else tokenizer,
             "copied": asdict(copied(request.article, own.summary)),
         }
 
@@ -122,8 +126,8 @@ def _speed(written: _Writing, total_s: float) -> Event:
     }
 
 
-def _rouge(summary: str, reference: str) -> dict[str, float]:
-    scores = score_pairs([summary], [reference], show=False, processes=1)
+def _rouge(summary: str, reference: str, tokenizer: RougeTokenizer) -> dict[str, float]:
+    scores = score_pairs([summary], [reference], tokenizer=tokenizer, show=False, processes=1)
     return {variant: float(rows[0]) for variant, rows in scores.items()}
 
 

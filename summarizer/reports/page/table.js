@@ -188,7 +188,7 @@ const cellOf = (column, content) => make("td", kindOf(column), content === null 
 function layTables() {
   const box = by("tables");
   DATA.rowSets.forEach((set, i) => {
-    box.append(...runTable(`Scored on ${rowSetName(set)}`, DATA.runs.filter((run) => run.rowSet === i), set.systems));
+    box.append(...runTable(`Scored on ${rowSetName(set)}; ROUGE by the tokenizer ${set.tokenizer}`, DATA.runs.filter((run) => run.rowSet === i), set.systems));
   });
   const unscored = DATA.runs.filter((run) => run.rowSet === null);
   if (unscored.length) box.append(...runTable("Without final scores", unscored, []));

@@ -94,8 +94,10 @@ class RunRecord(Part):
     rouge_tokenizer: RougeTokenizer | None = None
     """What ROUGE's tokens are; earlier versions do not say it, whose were rouge-score's."""
     baseline: Rouge | None = None
-    """Lead-3 on the same rows."""
+    """Lead-3 on the same rows: no model, the article's first three sentences."""
     base: BaseScores | None = None
+    systems: dict[str, str] | None = None
+    """Whose scores `rouge`, `baseline` and `base` are, in words."""
     split: str | None = None
     rows: int | None = None
     model: str = ""

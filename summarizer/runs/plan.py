@@ -160,8 +160,8 @@ class Scoring:
             ("tokens written", f"{self.written_tokens:,}", "if summaries are as long as the references"),
         ]
         if self.rates is not None:
-            least = "at least: " if tokens_per_s is None else ""
-            text = f"{least}for scores; {self.rates[1] / 1e9:,.0f} GB/s from memory"
+            least = "at least" if tokens_per_s is None else "about"
+            text = f"{least}, for scores; memory is read at {self.rates[1] / 1e9:,.0f} GB/s"
             rows.append(("time", duration(self.seconds(plan, tokens_per_s)), text))
         return rows
 

@@ -15,7 +15,11 @@ function columnsOf(runs) {
     name: metric.name, title: metricLabel(metric), unit: metric.unit, numeric: true, of: metric.of, down: !metric.lower, metric,
     cell: (run) => {
       const value = metric.of(run);
-      return value === null ? null : scored(metric, run.scores?.rouge[metric.id] ?? { value });
+      if (value === null) return null;
+      const shown = scored(metric, intervalOf(run.scores, metric) ?? { value });
+      const behind = metric.id in (run.scores?.faithfulness ?? {}) ? run.best_minus_this?.[metric.id] : null;
+      if (behind) shown.append(make("small", "", `best ${signed(behind.mean.value, 1)}, ${pText(behind.p_adjusted)}`));
+      return shown;
     },
   }));
   const place = numbers.findLastIndex((column) => column.metric.id.startsWith("rouge") || column.metric.id === "loss") + 1;
@@ -35,6 +39,8 @@ function columnsOf(runs) {
 }
 
 const statusCell = (run) => make("span", `status ${["completed", "stopped", "failed", "running"].includes(run.status) ? run.status : ""}`, run.status);
+
+const intervalOf = (scores, metric) => scores?.rouge[metric.id] ?? scores?.faithfulness[metric.id];
 
 /* A score, its 95 % interval under it. */
 function scored(metric, { value, low, high }) {
@@ -147,8 +153,9 @@ function systemRow(system, columns) {
   head.scope = "row";
   const row = make("tr", "", make("td", "box", ""), head);
   for (const column of columns) {
-    const value = column.metric?.id === "loss" ? system.loss : system.rouge[column.metric?.id]?.value;
-    row.append(cellOf(column, value === undefined || value === null ? "" : scored(column.metric, system.rouge[column.metric.id] ?? { value })));
+    const interval = column.metric ? intervalOf(system, column.metric) : null;
+    const value = column.metric?.id === "loss" ? system.loss : interval?.value;
+    row.append(cellOf(column, value === undefined || value === null ? "" : scored(column.metric, interval ?? { value })));
   }
   return row;
 }

@@ -95,12 +95,14 @@ class RunRecord(Part):
     rouge_tokenizer: RougeTokenizer | None = None
     """What ROUGE's tokens are; earlier versions do not say it, whose were rouge-score's."""
     baseline: Rouge | None = None
-    """Lead-3 on the same rows."""
+    """Lead-3 on the same rows: no model, the article's first three sentences."""
     faithfulness: Faithfulness | None = None
     """What of the summaries' names, numbers and quotes their articles have, and what else was asked for."""
     baseline_faithfulness: Faithfulness | None = None
     """The same of Lead-3, whose sentences are the article's own."""
     base: BaseScores | None = None
+    systems: dict[str, str] | None = None
+    """Whose scores `rouge`, `baseline` and `base` are, in words."""
     split: str | None = None
     rows: int | None = None
     model: str = ""

@@ -52,6 +52,8 @@ class _Writing:
     """What one variant wrote so far, and when."""
 
     summary: str = ""
+    tokens: int = 0
+    """That were written, the end token left out."""
     first_s: float | None = None
     last_s: float = 0.0
 
@@ -70,7 +72,7 @@ def _side_by_side(
     tokenizer = choose_tokenizer([request.reference or ""])
     start_s = time.perf_counter()
     written = [_Writing() for _ in variants]
-    with closing(_pieces(summarizer, article, variants, require_wanted)) as pieces:
+    with closing(_pieces(summarizer, article, variants, written, require_wanted)) as pieces:
         for place, piece in pieces:
             require_wanted()
             own = written[place]
@@ -84,7 +86,8 @@ def _side_by_side(
             "event": "summary",
             "run": variant.id,
             "summary": own.summary,
-            **_speed(summarizer, own, own.last_s or total_s),
+            "cut": own.tokens >= summarizer.generation.max_new_tokens,  # it did not come to its end token
+            **_speed(own, own.last_s or total_s),
             "rouge": None if request.reference is None else _rouge(own.summary, request.reference, tokenizer),
             "rouge_tokenizer": None if request.reference is None else tokenizer,
             "copied": asdict(copied(request.article, own.summary)),
@@ -96,26 +99,32 @@ def _pieces(
     summarizer: Summarizer,
     article: Prepared,
     variants: Sequence[Variant],
+    written: Sequence[_Writing],
     require_wanted: Callable[[], None],
 ) -> Generator[tuple[int, str], None, None]:
-    """Pieces of text, each with the place of its variant."""
+    """Pieces of text, each with the place of its variant, whose tokens are counted in `written`."""
     named = [variant.trial for variant in variants if variant.trial is not None]
     trials = named or None
     if summarizer.generation.num_beams == 1:
-        yield from summarizer.streams(article, trials=trials)
+
+        def count(place: int) -> None:
+            written[place].tokens += 1
+
+        yield from summarizer.streams(article, trials=trials, on_token=count)
         return
     # The best beam is known only at the end; until then each step is where the work can be left.
-    for _, texts in summarizer.summaries([article], trials=trials, on_step=lambda _: require_wanted()):
-        yield from enumerate(texts)
+    for _, answers in summarizer.answers([article], trials=trials, on_step=lambda _: require_wanted()):
+        for place, tokens in enumerate(answers):
+            written[place].tokens = len(tokens)
+            yield place, summarizer.loaded.prompt.decode(tokens)
 
 
-def _speed(summarizer: Summarizer, written: _Writing, total_s: float) -> Event:
-    tokens = len(summarizer.loaded.prompt.encode_target(written.summary)) - 1 if written.summary else 0
+def _speed(written: _Writing, total_s: float) -> Event:
     return {
-        "summary_tokens": tokens,  # of the text as the tokenizer writes it, without the end token
+        "summary_tokens": written.tokens,
         "first_text_s": written.first_s,  # None: it is empty
         "total_s": total_s,  # the reading of the article included
-        "tokens_per_s": tokens / total_s,
+        "tokens_per_s": written.tokens / total_s,
     }
 
 

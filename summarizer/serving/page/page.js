@@ -176,6 +176,8 @@ function finish({ card, summary }, event) {
     summary.classList.add("empty");
     summary.textContent = "It wrote nothing: its first token was the end.";
   }
+  if (event.cut)
+    card.append(make("p", "cut", `Cut at the limit of ${event.summary_tokens} tokens: it would have gone on.`));
   if (event.rouge) card.append(rougeScores(event.rouge, event.rouge_tokenizer));
   const figures = make("div", "figures");
   const speed = `${event.summary_tokens} tokens in ${fixed(2).format(event.total_s)} s (${fixed(1).format(event.tokens_per_s)} tokens/s)`;

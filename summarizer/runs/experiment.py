@@ -104,10 +104,11 @@ def _train(records: GroupRecords, processes: Processes, stop: StopSignal, startu
     check_tokens(config, prompt)
     with processes.main_first():
         training, splits = _read_splits(spec, prompt)
-    final = held_out(splits[spec.evaluation.split], spec.evaluation.rows)
-    data = Data(training, held_out(splits["validation"]), final, tokenizer)
+    scored = spec.evaluation
+    final = held_out(splits[scored.split], scored.rouge_tokenizer, scored.rows)
+    data = Data(training, held_out(splits["validation"], final.tokenizer), final, tokenizer)
     records.data_fingerprint = training.fingerprint
-    records.held_out_rows = None if hold_out_of(spec.data) is None else len(splits["validation"])
+    records.held_out_rows = 0 if hold_out_of(spec.data) is None else len(splits["validation"])
     steps_per_epoch = training.steps_per_epoch(spec.trainer.batch_size)
     for trial in records.trials:
         trial.rows, trial.schedule = training, training_schedule(trial.spec.trainer, steps_per_epoch)

@@ -88,6 +88,7 @@ def test_a_run_leaves_what_the_contract_says(tmp_path: Path, monkeypatch: pytest
         assert re.search(rf"{step}: val/loss \d\.\d+, val/rouge1 \(2 rows\) ", logged), "ROUGE is of few rows"
 
 
+@pytest.mark.slow
 def test_the_saved_adapter_scores_what_the_summary_says(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -210,6 +211,7 @@ def test_every_format_trains(quantization: str, tmp_path: Path, monkeypatch: pyt
     assert 3 < summary.train_loss.first < 7
 
 
+@pytest.mark.slow
 def test_bf16_gives_the_losses_of_fp32_to_its_own_precision(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -108,7 +108,7 @@ def did_you_mean(name: str, value: object = None, inside: str = "") -> str:
     value: what the name was given.  inside: the group that it was written in, whose own keys are called without it.
     """
     found = SYNONYMS.get(name.lower().replace("-", "_"))
-    if found is None:
+    if found is None or found == f"{inside}.{name}":  # as optimizer.eps, which not every optimizer has
         return ""
     if "=" in found:
         return f"; did you mean {found.replace('{}', _as_typed(value))}?"

@@ -70,14 +70,15 @@ def require_known(request: ExportRequest) -> tuple[PretrainedConfig, Words]:
     spec = request.run.spec
     folder = model_folder(spec.model, weights=False)
     config = load_config(folder)
-    if reason := _unsupported(config):
+    if reason := unsupported(config):
         raise ConfigError.single("--format", f"{reason}; {WAY_ON}")
     words = Words.of(spec, load_tokenizer(folder))
     pre_tokenizer_name(words.tokenizer)
     return config, words
 
 
-def _unsupported(config: PretrainedConfig) -> str | None:
+def unsupported(config: PretrainedConfig) -> str | None:
+    """Why a model of this config is not written; None where it is."""
     kind = config.model_type
     if kind not in ARCHITECTURES:
         known = ", ".join(ARCHITECTURES)

@@ -90,7 +90,6 @@ def _write_adapter(path: Path, adapter: SavedAdapter, config: PretrainedConfig, 
     writer.add_type(gguf.GGUFType.ADAPTER)
     writer.add_string(gguf.Keys.Adapter.TYPE, "lora")
     writer.add_float32(gguf.Keys.Adapter.LORA_ALPHA, float(adapter.config["lora_alpha"]))
-    writer.add_string(gguf.Keys.Adapter.LORA_TASK_NAME, "summarization")
     writer.add_name(f"{base}, adapted to summarize")
     writer.add_file_type(gguf.LlamaFileType.ALL_F32)
     stored = [_as_stored(name, tensor, adapter, naming) for name, tensor in adapter.tensors.items()]

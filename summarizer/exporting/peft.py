@@ -19,6 +19,7 @@ from summarizer.exporting.steps import (
     opened,
     write_card,
 )
+from summarizer.exporting.vllm import require_taken, serving
 from summarizer.models.load import load_config
 from summarizer.models.source import model_folder
 from summarizer.models.tokenizer import load_tokenizer
@@ -41,6 +42,8 @@ def write(request: ExportRequest) -> list[str]:
         request = replace(request, with_base=True)
     base = f"./{WITH_BASE}" if request.with_base else request.base
     adapter = SavedAdapter.read(run.adapter_folder, folder)
+    if request.target == "vllm":
+        require_taken(request, adapter, load_config(folder), folder)
     limits = _limits(request, folder)
     with new_folder(request.output) as scratch:
         adapter.write(scratch, base)
@@ -48,7 +51,10 @@ def write(request: ExportRequest) -> list[str]:
         generation_config(spec.generation, words.prompt, words.tokenizer).save_pretrained(scratch)
         if request.with_base:
             _write_base(request, scratch / WITH_BASE)
-        write_card(scratch, request, words, peft_code(words, spec.generation, base), [], limits)
+        code = peft_code(words, spec.generation, base)
+        if request.target == "vllm":
+            code += f"\n\n{serving(request, words, base)}"
+        write_card(scratch, request, words, code, [], limits)
     return limits
 
 

@@ -13,8 +13,8 @@ from summarizer import compat
 from summarizer.config.schema import RunConfig
 from summarizer.console.amounts import duration
 from summarizer.console.progress import console, working
+from summarizer.data.hold_out import SplitName
 from summarizer.data.prompt import build_prompt
-from summarizer.data.sources import SplitName
 from summarizer.data.splits import Split, build_split
 from summarizer.errors import CannotPlan, ConfigError
 from summarizer.models.load import load_config

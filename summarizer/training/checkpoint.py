@@ -235,6 +235,8 @@ def _say_what_changed(trial: Trial, folder: Path) -> None:
 
 def _changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
     for key in dict.fromkeys([*now, *before]):
+        if key not in before and not key.startswith("optimizer."):
+            continue  # the version that saved it had no such key; but arguments of an optimizer are typed at will
         if before.get(key) != now.get(key):
             yield one_line(f"{key} was {shown(before.get(key))}, now {shown(now.get(key))}")
 

@@ -122,7 +122,7 @@ def test_how_long_scores_take(plan: Plan, scoring: Scoring) -> None:
     shown = printed(whole.table())
     for part in (
         "2 rows",
-        "base model and each run's adapter",
+        "loss and summary by the base model",
         f"{scoring.read_tokens:,}",
         "at least, for scores",
     ):

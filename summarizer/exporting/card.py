@@ -83,7 +83,7 @@ class Card:
             fenced(self.code, "python"),
             "The numbers are the prompt's tokens; the article is cut at its end to fit, as in training.",
             "## Prompt",
-            fenced(spec.prompt.template, "text"),
+            fenced(_prompt_text(spec), "text"),
             *_prompt_lines(spec, self.prompt, self.end_token),
             "## Data",
             *_data_lines(spec.data, summary),
@@ -152,6 +152,12 @@ def _status(summary: RunRecord | None) -> str:
     best = f"; the adapter is that of step {summary.best_step:,}" if summary.best_step is not None else ""
     ended = f" by {summary.ended_by}" if summary.ended_by else ""
     return f"{summary.status}{ended} after {took}{best}"
+
+
+def _prompt_text(spec: RunConfig) -> str:
+    """What stands around an article, and around a summary where a chat template says it."""
+    rendered = spec.prompt.rendered
+    return spec.prompt.template or "" if rendered is None else rendered.prompt + rendered.answer
 
 
 def _prompt_lines(spec: RunConfig, prompt: Prompt, end_token: str) -> list[str]:

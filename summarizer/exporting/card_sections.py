@@ -169,8 +169,9 @@ def _count(value: int | None) -> str:
 
 def _ask(prompt: Prompt, generation: GenerationConfig) -> str:
     lead = f"{prompt.article_lead!r} + " if prompt.article_lead else ""
+    tail = f" + {prompt.article_tail!r}" if prompt.article_tail else ""
     return ASK.format(
-        article=f"{lead}article.strip()",
+        article=f"{lead}article.strip(){tail}",
         room=max(prompt.room(generation.max_new_tokens), 1),
         before=f"{list(prompt.before)} + " if prompt.before else "",
         after=f" + {list(prompt.after)}" if prompt.after else "",

@@ -267,6 +267,11 @@ def _base_limits(run: TrainedRun, base: Path, *, with_base: bool) -> list[str]:
 
 
 def end_as_prompted(tokenizer: PreTrainedTokenizerFast, prompt: Prompt) -> None:
-    """Let the tokenizer call the run's end token its own, so that whoever decodes with it drops it."""
+    """Let the tokenizer call the run's end token its own, so that whoever decodes with it drops it.
+
+    The prompt of a chat is what its chat template makes, whatever the day and whoever asks.
+    """
     if tokenizer.eos_token_id != prompt.end_id:
         tokenizer.eos_token = tokenizer.convert_ids_to_tokens(prompt.end_id)
+    if prompt.chat is not None and prompt.chat.template is not None:
+        tokenizer.chat_template = prompt.chat.template

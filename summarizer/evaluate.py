@@ -57,6 +57,8 @@ class ScoreFlags(Flags):
     """leave the base model out"""
     loss: bool = True
     """leave the loss out"""
+    rouge_tokenizer: Literal["auto", "rouge-score", "words", "characters"] | None = None
+    """what ROUGE counts: rouge-score is for English, auto goes by the references' script; default: the run's own"""
     bertscore: FolderPath | None = None
     """BERTScore by the encoder in this folder"""
     bertscore_layer: Count | None = None
@@ -204,22 +206,26 @@ def _scores(
 ) -> Evaluation:
     from summarizer.evaluation.pipeline import score_systems, scorer_versions
     from summarizer.evaluation.record import Evaluation
+    from summarizer.evaluation.words import tokenizer_for
     from summarizer.tracking.environment import git_state, versions
 
     flags, settings = request.flags, request.runs[0].spec.evaluation
     cut_articles = max((system.cut_articles or 0 for system in systems), default=0)
     log.info("scoring %s", ", ".join(system.name for system in systems))
+    tokenizer = tokenizer_for(flags.rouge_tokenizer or settings.rouge_tokenizer, rows.references, rows.split)
     scores, references, differences = score_systems(
         systems,
         rows,
         samples=settings.bootstrap_samples,
         seed=settings.bootstrap_seed,
+        tokenizer=tokenizer,
         by_encoder=encoder,
         by_mlperf=request.by_mlperf,
     )
     return Evaluation(
         protocol=flags.protocol,
         rows=rows.part(),
+        rouge_tokenizer=tokenizer,
         systems=scores,
         references=references,
         differences=differences,

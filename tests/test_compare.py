@@ -67,6 +67,7 @@ def found_rouge(summary: RunRecord) -> float:
     return summary.rouge["rougeLsum"].value
 
 
+@pytest.mark.slow
 def test_a_trained_sweep_is_compared(sweep: Path, compare: Compare, tmp_path: Path) -> None:
     code, out, err = compare(sweep, "--json", tmp_path / "found.json", "--html", tmp_path / "page.html")
     assert code == 0, err

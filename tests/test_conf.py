@@ -128,10 +128,15 @@ def test_an_override_beats_the_experiment() -> None:
     assert (spec.trainer.batch_size, spec.quantization.format) == (4, "nf4")
 
 
-def suggestions(line: str, folder: Path) -> set[str]:
-    """What bash offers for a line that ends where the cursor is."""
+WORDBREAKS = "COMP_WORDBREAKS=$' \\t\\n\"\\'><=;|&(:'"
+"""As bash has it at a terminal: readline replaces what follows the last of them."""
+
+
+def suggestions(line: str, folder: Path, before: str = "") -> set[str]:
+    """What bash offers for a line that ends where the cursor is. before: what the shell ran before ours."""
     script = (
-        f'{BASH}\nCOMP_LINE="$1" COMP_POINT=${{#1}}\n_summarizer_run\nprintf "%s\\n" "${{COMPREPLY[@]}}"\n'
+        f"{WORDBREAKS}\n{before}\n{BASH}\n"
+        'COMP_LINE="$1" COMP_POINT=${#1}\n_summarizer_run python\nprintf "%s\\n" "${COMPREPLY[@]}"\n'
     )
     # The first word of the line is what the function calls to ask.
     asked = str(Path(sys.executable).parent / line) if line.startswith("summarizer ") else None
@@ -151,7 +156,7 @@ def suggestions(line: str, folder: Path) -> set[str]:
     ("typed", "offered"),
     [
         ("adapter.d", {"adapter.dim=", "adapter.dropout="}),
-        ("model=", {"model=gptj_6b", "model=hf", "model=phi_2", "model=smollm2", "model=tiny_gptj"}),
+        ("model=", {"gptj_6b", "hf", "phi_2", "smollm2", "tiny_gptj"}),
         ("-m adapter.dim=1,2 optimizer.l", {"optimizer.lr="}),
     ],
 )
@@ -163,6 +168,18 @@ def test_tab_completion(typed: str, offered: set[str], tmp_path: Path) -> None:
 @pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
 def test_completion_leaves_other_commands_alone(tmp_path: Path) -> None:
     assert suggestions("python -m summarizer.compare adapter.d", tmp_path) == set()
+    theirs = "_theirs() { COMPREPLY=(theirs $1); }\ncomplete -o nosort -F _theirs python"
+    twice = f"{theirs}\n{BASH}"
+    for before in (theirs, twice):
+        assert suggestions("python -m http.ser", tmp_path, before) == {"theirs", "python"}
+    shown = subprocess.run(
+        ["bash", "-c", f'{WORDBREAKS}\n{BASH}\necho "$COMP_WORDBREAKS"\ncomplete -p python'],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    assert "=" in shown.partition("complete")[0], "where words break is the shell's own matter"
+    assert "nospace" not in shown, "a file's name ends with a space, as ever"
 
 
 def test_the_config_check_imports_no_torch(tmp_path: Path) -> None:

@@ -135,6 +135,7 @@ def test_ctranslate2(
     assert written_by_the_card(folder, monkeypatch, capsys) == summary_of(run)
 
 
+@pytest.mark.slow
 @with_ctranslate2
 def test_ctranslate2_in_int8(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = save_run("gptj", tmp_path)

@@ -112,6 +112,7 @@ def test_every_command_is_fed() -> None:
     assert fed == commands | {"summarizer"}
 
 
+@pytest.mark.slow
 def test_rows_and_folders_of_a_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -30,6 +30,7 @@ def test_a_plan_loads_no_weight_and_leaves_no_run(
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
+@pytest.mark.slow
 def test_the_reference_experiment_is_planned_in_seconds(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -148,6 +148,7 @@ def test_what_cannot_be_resumed_says_so(tmp_path: Path, command: Command) -> Non
         assert "Traceback" not in ended.stderr
 
 
+@pytest.mark.slow
 def test_a_second_process_is_kept_out(tmp_path: Path, trained_run: Path, command: Command) -> None:
     """The folder of a run that goes on is refused, and the run that goes on is not disturbed."""
     from summarizer.runs.folder import claimed

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -49,6 +50,11 @@ def test_a_run_leaves_what_the_contract_says(tmp_path: Path, monkeypatch: pytest
     assert (summary.split, summary.rows, summary.quantization) == ("validation", 4, "int8")
     assert summary.rouge is not None
     assert summary.baseline is not None
+    assert summary.systems == {
+        "rouge": "the adapter of this run on embedded:tiny_gptj in int8",
+        "baseline": "Lead-3: the first three sentences of each article, without any model",
+        "base": "the untrained base model: embedded:tiny_gptj in int8, without an adapter",
+    }
     assert (
         summary.baseline["rouge1"].value > summary.rouge["rouge1"].value
     )  # four rows in, nothing beats Lead-3
@@ -76,9 +82,13 @@ def test_a_run_leaves_what_the_contract_says(tmp_path: Path, monkeypatch: pytest
         "hydra.yaml",
         "overrides.yaml",
     ]
-    assert "adapted: 38 layers" in (folder / "run.log").read_text()
+    logged = (folder / "run.log").read_text()
+    assert "adapted: 38 layers" in logged
+    for step in ("step 0, the base model", "step 4"):
+        assert re.search(rf"{step}: val/loss \d\.\d+, val/rouge1 \(2 rows\) ", logged), "ROUGE is of few rows"
 
 
+@pytest.mark.slow
 def test_the_saved_adapter_scores_what_the_summary_says(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -201,6 +211,7 @@ def test_every_format_trains(quantization: str, tmp_path: Path, monkeypatch: pyt
     assert 3 < summary.train_loss.first < 7
 
 
+@pytest.mark.slow
 def test_bf16_gives_the_losses_of_fp32_to_its_own_precision(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

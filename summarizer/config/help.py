@@ -194,16 +194,48 @@ BASH = r"""_summarizer_run()
         line="${line#*"${words[0]}"}"
         line="${line#*run}"
     else
+        _summarizer_others "$@"
         return
     fi
+    compopt -o nospace 2> /dev/null
     local choices=$(COMP_LINE="summarizer.run$line" $command -sc query=bash 2> /dev/null)
     choices=$(tr " " "\n" <<< "$choices" | grep -v "=_")
-    COMPREPLY=($(compgen -W "$choices" -- "${line##* }"))
+    local typed="${line##* }"
+    local word="${typed##*["$COMP_WORDBREAKS"]}"
+    COMPREPLY=($(compgen -W "$choices" -- "$typed"))
+    COMPREPLY=("${COMPREPLY[@]#"${typed%"$word"}"}")
 }
-COMP_WORDBREAKS=${COMP_WORDBREAKS//=}
-complete -o nospace -o default -F _summarizer_run python python3 summarizer
+_summarizer_others()
+{
+    local rest="${_summarizer_before["${1##*/}"]}"
+    [[ "$rest" =~ \ -F\ ([^ ]+) ]] || return 0
+    local completes="${BASH_REMATCH[1]}"
+    compopt +o default +o bashdefault 2> /dev/null
+    while [[ "$rest" =~ \ -o\ ([a-z]+)(.*) ]]; do
+        compopt -o "${BASH_REMATCH[1]}" 2> /dev/null
+        rest="${BASH_REMATCH[2]}"
+    done
+    "$completes" "$@"
+    (( $? != 124 ))
+}
+_summarizer_install()
+{
+    local name before
+    for name in python python3; do
+        for before in "complete -p" _comp_load _completion_loader; do
+            $before "$name" &> /dev/null && break
+        done
+        before="$(complete -p "$name" 2> /dev/null)"
+        [[ "$before" == *_summarizer_run* ]] || _summarizer_before["$name"]="$before"
+    done
+}
+declare -gA _summarizer_before
+_summarizer_install
+complete -o bashdefault -o default -F _summarizer_run python python3 summarizer
 """
-"""Completes what follows `python -m summarizer.run` or `summarizer run`; else file names, as before.
+"""Completes what follows `python -m summarizer.run` or `summarizer run`.
+
+After any other `python`, what completed it before does, with its own options; where nothing did, the shell as ever.
 
 Installed by `eval "$(python -m summarizer.run -sc install=bash)"`. What there is to complete is Hydra's answer to
 `-sc query=bash`, which it gives for the line in $COMP_LINE; Hydra's own script knows commands of one word alone.

@@ -199,6 +199,8 @@ class EvaluationConfig(Section):
     """Score the untrained base model too, on the same rows: at step 0 and at the end."""
     batch_size: BatchSize
     """Articles at once when summaries are written."""
+    rouge_tokenizer: Literal["auto", "rouge-score", "words", "characters"] = "auto"
+    """What ROUGE's tokens are: rouge-score is for English; auto chooses by the script of the references."""
     bootstrap_samples: Annotated[int, Field(ge=1, le=100_000)]
     """Resamples of the rows for the 95 % intervals."""
     bootstrap_seed: Seed

@@ -151,7 +151,7 @@ class Bar:
         parts = [f"{self._label}: {amount(self._done, self._total, self._unit)}"]
         if self._ends_s is not None:
             parts.append(left(self._ends_s, now_s))
-        elif self._total and per_s:
+        elif self._total and per_s and self._done < self._total:
             parts.append(f"{duration((self._total - self._done) / per_s)} left")
         parts.append(self._note or pace(per_s, self._unit))
         return ", ".join(part for part in parts if part)
@@ -165,11 +165,18 @@ class _Amount(ProgressColumn):
 
 
 class _TimeLeft(TimeRemainingColumn):
-    """Nothing for work whose end is not known, so that the time gone is not read as the time left."""
+    """Nothing for work whose end is not known, so that the time gone is not read as the time left.
+
+    Nothing once it is over, done or not, either: what stays on the screen waits for nothing.
+    """
 
     def render(self, task: Task) -> Text:
+        if task.fields.get("over"):
+            return Text()
         if (ends_s := task.fields.get("ends_s")) is not None:
             return Text(left(ends_s, time.monotonic()), style="progress.remaining")
+        if task.finished:
+            return Text()
         text = super().render(task)
         return text.append(" left") if text.plain else text
 
@@ -233,7 +240,10 @@ def bar(label: str, total: int | None, *, done: int = 0, unit: Unit = "", show: 
         bars = Bars(target)
         with live(bars):
             task = bars.add_task(label, total=total, completed=done, note="", unit=unit)
-            yield Bar(label, total, done, (bars, task), unit=unit)
+            try:
+                yield Bar(label, total, done, (bars, task), unit=unit)
+            finally:
+                bars.update(task, over=True)
     else:
         yield Bar(label, total, done, unit=unit, silent=not show)
 

@@ -12,8 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from summarizer.evaluation.parallel import map_rows
-from summarizer.evaluation.record import VARIANTS, Interval
+from summarizer.evaluation.record import ROUGE_SCORE, VARIANTS, Interval, RougeTokenizer
 from summarizer.evaluation.sentences import split_sentences
+from summarizer.evaluation.words import build_tokenizer
 
 CONFIDENCE = 0.95
 
@@ -51,6 +52,28 @@ class RowLosses:
 
 
 @dataclass(frozen=True, eq=False)
+class RowShares:
+    """A score that is a ratio of two sums over the rows: of the names that an article has by all names."""
+
+    parts: NDArray[np.float64]
+    """Shape (rows,), in the score's unit times that of `of`."""
+    of: NDArray[np.float64]
+    """What they are shares of, shape (rows,); 0 where a row has nothing to count."""
+
+    @classmethod
+    def of_rows(cls, values: NDArray[np.float64]) -> RowShares:
+        """A score that is the mean over the rows; a row whose value is not finite has none."""
+        known = np.isfinite(values)
+        return cls(np.where(known, values, 0.0), known.astype(np.float64))
+
+    def interval(self, samples: int, seed: int) -> Interval | None:
+        """The ratio with its 95 % percentile bootstrap interval; None where no row has anything to count."""
+        if not self.of.any():
+            return None
+        return ratio_interval(self.parts, self.of, samples, seed)
+
+
+@dataclass(frozen=True, eq=False)
 class Scores:
     """One system's scores over the rows of a split: a trained adapter's, the base model's or Lead-3's."""
 
@@ -64,6 +87,10 @@ class Scores:
     """Each row's loss, where it was measured by row."""
     summaries: Sequence[str] = ()
     """What the system wrote, in the rows' order, where that is known."""
+    faithfulness: Mapping[str, Interval] = field(default_factory=dict)
+    """Scores of `record.FAITHFULNESS`, those that are known."""
+    shares: Mapping[str, RowShares] = field(default_factory=dict)
+    """The same by row, where that is known."""
 
 
 def score(
@@ -72,11 +99,12 @@ def score(
     *,
     samples: int,
     seed: int,
+    tokenizer: RougeTokenizer = ROUGE_SCORE,
     losses: RowLosses | None = None,
     loss: float | None = None,
 ) -> Scores:
     """ROUGE of these summaries with bootstrap intervals, beside the loss, given by row or as its mean alone."""
-    per_row = score_pairs(summaries, references)
+    per_row = score_pairs(summaries, references, tokenizer=tokenizer)
     return Scores(
         rouge=bootstrap(per_row, samples, seed),
         loss=loss if losses is None else losses.mean,
@@ -90,15 +118,17 @@ def score_pairs(
     predictions: Sequence[str],
     references: Sequence[str],
     *,
+    tokenizer: RougeTokenizer = ROUGE_SCORE,
     show: bool = True,
     processes: int | None = None,
     split: Callable[[str], list[str]] = split_sentences,
 ) -> dict[str, NDArray[np.float64]]:
     """F1 of each row in percent, shape (rows,), for each of VARIANTS; `show` draws a progress bar.
 
-    Porter stemmer on; both sides go in with one sentence per line, which is what ROUGE-Lsum is defined over.
-    An empty prediction scores 0. rouge-score compares words of a-z and 0-9 only, so text in another script
-    scores 0 too.
+    Both sides go in with one sentence per line, which is what ROUGE-Lsum is defined over. An empty prediction
+    scores 0, and so does any prediction for a reference without a token.
+    tokenizer: one of `record.TOKENIZERS`. rouge-score's own sees a-z and 0-9 alone, with the Porter stemmer, so
+        that text in another script scores 0 by it.
     processes: None is all cores where there are rows enough (`map_rows`); the scores are the same.
     split: cuts a text into sentences; a function of a module.
     Raises ValueError if the two differ in length.
@@ -106,7 +136,7 @@ def score_pairs(
     """
     if len(predictions) != len(references):
         raise ValueError(f"{len(predictions)} predictions for {len(references)} references")
-    work = partial(_score_rows, split=split)
+    work = partial(_score_rows, split=split, tokenizer=tokenizer)
     scores = map_rows(work, predictions, references, label="ROUGE", show=show, processes=processes)
     by_variant = np.asarray(scores, dtype=np.float64).reshape(len(predictions), len(VARIANTS)).T
     return dict(zip(VARIANTS, np.ascontiguousarray(by_variant), strict=True))
@@ -139,22 +169,32 @@ def bootstrap(per_row: Mapping[str, NDArray[np.float64]], samples: int, seed: in
     }
 
 
-def ratio_interval(nats: NDArray[np.float64], tokens: NDArray[np.int64], samples: int, seed: int) -> Interval:
-    """Mean and 95 % interval of sum(nats) / sum(tokens); each sample draws the rows that `bootstrap` draws."""
+def ratio_interval(
+    nats: NDArray[np.float64], tokens: NDArray[np.int64] | NDArray[np.float64], samples: int, seed: int
+) -> Interval:
+    """Mean and 95 % interval of sum(nats) / sum(tokens); each sample draws the rows that `bootstrap` draws.
+
+    A sample of rows without any token has no ratio and is left out.
+    """
     generator = np.random.default_rng(seed)
     means = np.empty(samples)
     for sample in range(samples):
         drawn = generator.integers(len(nats), size=len(nats))
-        means[sample] = nats[drawn].sum() / tokens[drawn].sum()
+        of = tokens[drawn].sum()
+        means[sample] = nats[drawn].sum() / of if of else np.nan
     tail = (1 - CONFIDENCE) / 2
-    low, high = np.quantile(means, [tail, 1 - tail])
+    low, high = np.quantile(means[~np.isnan(means)] if not tokens.all() else means, [tail, 1 - tail])
     return Interval(float(nats.sum() / tokens.sum()), float(low), float(high))
 
 
 def _score_rows(
-    predictions: Sequence[str], references: Sequence[str], *, split: Callable[[str], list[str]]
+    predictions: Sequence[str],
+    references: Sequence[str],
+    *,
+    split: Callable[[str], list[str]],
+    tokenizer: RougeTokenizer,
 ) -> list[list[float]]:
-    scorer = _scorer()
+    scorer = _scorer(tokenizer)
     rows = []
     for prediction, reference in zip(predictions, references, strict=True):
         scored = scorer.score("\n".join(split(reference)), "\n".join(split(prediction)))
@@ -162,11 +202,11 @@ def _score_rows(
     return rows
 
 
-def _scorer() -> Any:
+def _scorer(tokenizer: RougeTokenizer) -> Any:
     from absl import logging as absl_logging
     from rouge_score.rouge_scorer import RougeScorer
 
     # absl's handler closes the stream it was made with when logging is configured anew, unless that is Python's
     # own: a standard error that was redirected at the time would be lost to everyone.
     absl_logging.get_absl_handler().python_handler.setStream(sys.__stderr__)
-    return RougeScorer(list(VARIANTS), use_stemmer=True)
+    return RougeScorer(list(VARIANTS), use_stemmer=True, tokenizer=build_tokenizer(tokenizer))

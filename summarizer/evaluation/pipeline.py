@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from summarizer.config.schema import EvaluationConfig
 from summarizer.console import progress
 from summarizer.evaluation.metrics import RowLosses, Scores, bootstrap, score
-from summarizer.evaluation.record import VARIANTS, Difference, Statistic, SystemPart
+from summarizer.evaluation.record import VARIANTS, Difference, RougeTokenizer, Statistic, SystemPart
 from summarizer.evaluation.sentences import split_sentences
 from summarizer.evaluation.statistics import compare
 
@@ -75,21 +75,28 @@ def score_summaries(
     summaries: Sequence[str],
     references: Sequence[str],
     evaluation: EvaluationConfig,
+    tokenizer: RougeTokenizer,
     losses: RowLosses | None = None,
 ) -> Scores:
-    """Scores with the intervals that a config asks for."""
+    """Scores with the intervals that a config asks for, ROUGE by that tokenizer."""
     return score(
         summaries,
         references,
         samples=evaluation.bootstrap_samples,
         seed=evaluation.bootstrap_seed,
+        tokenizer=tokenizer,
         losses=losses,
     )
 
 
-def score_lead(articles: Sequence[str], references: Sequence[str], evaluation: EvaluationConfig) -> Scores:
+def score_lead(
+    articles: Sequence[str],
+    references: Sequence[str],
+    evaluation: EvaluationConfig,
+    tokenizer: RougeTokenizer,
+) -> Scores:
     """The scores of Lead-3, the first three sentences of each article."""
-    return score_summaries([lead(article) for article in articles], references, evaluation)
+    return score_summaries([lead(article) for article in articles], references, evaluation, tokenizer)
 
 
 def changes(systems: Mapping[str, Scores], other: str, evaluation: EvaluationConfig) -> list[Difference]:
@@ -149,13 +156,14 @@ def score_systems(
     *,
     samples: int,
     seed: int,
+    tokenizer: RougeTokenizer,
     by_encoder: EncoderScores | None = None,
     by_mlperf: bool = False,
 ) -> tuple[list[SystemPart], dict[str, Statistic], list[Difference]]:
     """Each system's scores, the references' own text statistics, and how the best run differs from the others.
 
     systems: those that have a folder are runs; each has a name of its own.
-    samples, seed: of the bootstrap, and the sign flips.
+    samples, seed: of the bootstrap, and the sign flips.  tokenizer: of ROUGE.
     Raises ValueError where a system has not as many summaries as there are rows, or two have one name.
     """
     if len({system.name for system in systems}) != len(systems):
@@ -166,7 +174,14 @@ def score_systems(
     with progress.bar("scoring", len(systems) + 1) as shown:
         for system in systems:
             shown.note(system.name)
-            scores = score(system.summaries, rows.references, samples=samples, seed=seed, loss=system.loss)
+            scores = score(
+                system.summaries,
+                rows.references,
+                samples=samples,
+                seed=seed,
+                tokenizer=tokenizer,
+                loss=system.loss,
+            )
             scored[system.name] = scores
             bertscore = None
             statistics = _statistics(rows, system.summaries, samples, seed)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import AfterValidator, ConfigDict, Field
 
@@ -21,7 +21,35 @@ MEANING: Mapping[str, str] = {
     "rougeL": "ROUGE-L over the whole text as one line: MLPerf's ROUGE-L, not a paper's",
     "rougeLsum": "ROUGE-L sentence by sentence (summary level): what papers on CNN/DailyMail call ROUGE-L",
 }
-"""What each of VARIANTS is, for a person: F1 in percent, with the Porter stemmer."""
+"""What each of VARIANTS is, for a person: F1 in percent."""
+RougeTokenizer = Literal["rouge-score", "words", "characters"]
+ROUGE_SCORE: RougeTokenizer = "rouge-score"
+WORDS: RougeTokenizer = "words"
+CHARACTERS: RougeTokenizer = "characters"
+TOKENIZERS: Mapping[RougeTokenizer, str] = {
+    ROUGE_SCORE: "words of a-z and 0-9 with the Porter stemmer, as the package rouge-score cuts English",
+    WORDS: "words of letters and digits of any script, without a stemmer",
+    CHARACTERS: "single characters of scripts that set no spaces (Chinese, Japanese, Thai, ...), words of all "
+    "others, without a stemmer",
+}
+"""What ROUGE's tokens are, by the tokenizer's name. Scores by different ones do not compare."""
+Kind = Literal["names", "numbers", "quotes"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
+"""What of a summary is looked up in its article, each a score of its own: the share that the article has."""
+GAIN, HARIM, ENTAILMENT, BERTSCORE = "article gain", "HaRiM+", "entailment", "BERTScore"
+FAITHFULNESS: Mapping[str, tuple[str, str]] = {
+    "names": ("percent", "of the summary's names, those that its article has"),
+    "numbers": ("percent", "of the summary's numbers, those that its article has"),
+    "quotes": ("percent", "of the summary's quotes, those that its article has word for word"),
+    GAIN: ("nats per token", "how much the article raises the summary's log likelihood by the base model"),
+    HARIM: ("", "by the base model, as Son et al. 2022 define it (arXiv:2211.12118)"),
+    ENTAILMENT: (
+        "percent",
+        "of the summary's sentences by the likeliest sentence of the article, on average",
+    ),
+    BERTSCORE: ("percent", "F1 against the reference, raw, without idf and baseline rescaling"),
+}
+"""Unit and meaning of each score beside loss and ROUGE; higher is better. All but the last need no reference."""
 LOSS = "loss"
 """The cross-entropy's name beside VARIANTS: nats per token of the reference summaries, lower is better."""
 SIGNIFICANCE_LEVEL = 0.05
@@ -52,6 +80,16 @@ Rouge = Annotated[dict[str, Interval], AfterValidator(_every_variant)]
 """ROUGE as JSON files have it: an interval by each of VARIANTS, in percent."""
 
 
+def _known_scores(intervals: dict[str, Interval]) -> dict[str, Interval]:
+    if unknown := sorted(intervals.keys() - FAITHFULNESS.keys()):
+        raise ValueError(f"no scores: {', '.join(unknown)}")
+    return intervals
+
+
+Faithfulness = Annotated[dict[str, Interval], AfterValidator(_known_scores)]
+"""Scores of FAITHFULNESS as JSON files have them; one that no row has, or that was not asked for, is missing."""
+
+
 @dataclass(frozen=True)
 class Statistic:
     """The mean of one statistic of the summaries' texts, over the rows that have it."""
@@ -77,7 +115,7 @@ class Difference:
     first: str
     second: str
     metric: str
-    """LOSS or one of ROUGE's variants."""
+    """LOSS, one of ROUGE's variants or one of FAITHFULNESS."""
     mean: Interval
     """First minus second, in the metric's unit, with the 95 % paired bootstrap interval."""
     p_value: float
@@ -177,6 +215,8 @@ class Evaluation(Part):
 
     protocol: Protocol
     rows: RowsPart
+    rouge_tokenizer: RougeTokenizer = ROUGE_SCORE
+    """What ROUGE's tokens are, one of TOKENIZERS; before it could be chosen, it was always the first."""
     systems: list[SystemPart]
     references: dict[str, Statistic]
     """The text statistics of the reference summaries."""

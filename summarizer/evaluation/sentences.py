@@ -1,4 +1,4 @@
-"""Sentences of English news by rules: nothing to download, the same on every machine.
+"""Sentences by rules made for English news: nothing to download, the same on every machine.
 
 ROUGE-Lsum and Lead-3 need them. The rules cover what newswire is full of: titles, initials, "U.S.", times of
 day, quotations. Where an abbreviation may also end a sentence, the next word decides, an idea of
@@ -9,13 +9,27 @@ from __future__ import annotations
 
 import re
 
-_CLOSERS = "\"'”’)\\]}»"
-_OPENERS = "\"'“‘(\\[{«"
+_CLOSERS = "\"'”’)\\]}»」』）】〉》"
+_OPENERS = "\"'“‘(\\[{«¿¡"
+_STOPS = "。！？｡؟۔।॥።։။។៕"
+"""End marks of scripts that have their own: what they end is over, whatever follows.
+
+Source: the property Sentence_Break=STerm, Unicode Standard Annex 29.
+"""
 
 _CANDIDATE = re.compile(
-    rf"[.!?…]+[{_CLOSERS}]*(?:\s+[{_CLOSERS}]+(?=\s))?\s+(?=[{_OPENERS}]*[^\W_a-zß-öø-ÿ])|[。！？]+"
+    rf"[.!?…]+[{_CLOSERS}]*(?:\s+[{_CLOSERS}]+(?=\s))?\s+(?=[{_OPENERS}]*[^\W_a-zß-öø-ÿа-џά-ώ])"
+    rf"|[{_STOPS}][{_STOPS}!?…]*[{_CLOSERS}]*"
 )
-"""An end mark and what closes with it (a spaced quote too), then a capital or digit; or a full-width mark."""
+"""An end mark and what closes with it (a spaced quote too), then a capital or digit; or one of _STOPS."""
+
+_WITHOUT_STOPS = re.compile(
+    r"(?<=[\u0e01-\u0e2e\u0e30-\u0e45\u0e47-\u0e4e\u0e81-\u0ec4\u0ec8-\u0ecd])\s+(?=[\u0e01-\u0e44\u0e81-\u0ec4])"
+)
+"""A space between letters of Thai or Lao, which write none between words and no stop behind a sentence; not one
+behind the marks of repetition and abbreviation."""
+LEAST_WITHOUT_STOPS = 30
+"""Characters of a Thai or Lao sentence: what a space leaves shorter, such as a name, goes on."""
 
 _LAST_WORD = re.compile(rf"[^\s{_OPENERS}{_CLOSERS}—–-]*\Z")
 _NEXT_WORD = re.compile(r"[\w'’]+")
@@ -58,7 +72,9 @@ def split_sentences(text: str) -> list[str]:
     """The sentences of `text` in order, stripped, none empty; every non-space character is in one of them.
 
     A newline always ends a sentence. Elsewhere `.`, `!` or `?` with its closing quotes and brackets ends one
-    when space and a capital or a digit follow, unless it belongs to an abbreviation or an initial.
+    when space and a capital or a digit follow, unless it belongs to an abbreviation or an initial. So does an end
+    mark of a script's own, such as 。 or ।, whatever follows. Thai and Lao, which have none, are cut at spaces
+    between their letters.
     """
     sentences: list[str] = []
     for line in text.splitlines():
@@ -68,7 +84,17 @@ def split_sentences(text: str) -> list[str]:
                 sentences.append(line[start : candidate.end()].strip())
                 start = candidate.end()
         sentences.append(line[start:].strip())
-    return [sentence for sentence in sentences if sentence]
+    return [part for sentence in sentences if sentence for part in _at_spaces(sentence)]
+
+
+def _at_spaces(sentence: str) -> list[str]:
+    """The sentences of Thai or Lao in what no stop divides; anything else as it is."""
+    parts, start = [], 0
+    for space in _WITHOUT_STOPS.finditer(sentence):
+        if min(space.start() - start, len(sentence) - space.end()) >= LEAST_WITHOUT_STOPS:
+            parts.append(sentence[start : space.start()])
+            start = space.end()
+    return [*parts, sentence[start:]]
 
 
 def _ends_sentence(line: str, candidate: re.Match[str]) -> bool:

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from summarizer.evaluation.metrics import Scores, bootstrap, ratio_interval
+from summarizer.evaluation.metrics import RowShares, Scores, bootstrap, ratio_interval
 from summarizer.evaluation.record import LOSS, SIGNIFICANCE_LEVEL, VARIANTS, Difference, Interval
 
 ROUNDS = 10_000
@@ -83,6 +83,66 @@ def _loss(
     (p,) = sign_flip_test(nats[:, None], seed)
     mean = ratio_interval(nats, ours.tokens, samples, seed)
     return {LOSS: _difference(first, second, LOSS, mean, float(p), -nats)}
+
+
+def compare_shares(
+    pairs: Mapping[tuple[str, str], tuple[Mapping[str, RowShares], Mapping[str, RowShares]]],
+    *,
+    samples: int,
+    seed: int,
+) -> list[Difference]:
+    """For each pair of systems the first's ratios minus the second's, adjusted by Holm over all of them.
+
+    pairs: by their names, scores over the same rows in the same order. A score that only one of two has, or of
+    which one has nothing to count, has no part.
+    Raises ValueError where two systems were not scored on the same rows.
+    """
+    found = [
+        _share_difference(first, second, metric, one[metric], other[metric], samples, seed)
+        for (first, second), (one, other) in pairs.items()
+        for metric in one
+        if metric in other and one[metric].of.any() and other[metric].of.any()
+    ]
+    adjusted = holm([difference.p_value for difference in found])
+    return [replace(one, p_holm=p) for one, p in zip(found, adjusted, strict=True)]
+
+
+def _share_difference(
+    first: str, second: str, metric: str, one: RowShares, other: RowShares, samples: int, seed: int
+) -> Difference:
+    """The interval draws rows for both; the test swaps both systems' parts of a row, as `sign_flip_test` does."""
+    if one.of.shape != other.of.shape:
+        raise ValueError(f"{first} and {second} were not scored on the same rows")
+    columns = np.stack([one.parts, one.of, other.parts, other.of])
+    rows = columns.shape[1]
+    observed = float(_ratio_gap(columns.sum(axis=1)))
+    generator = np.random.default_rng(seed)
+    gaps = np.empty(samples)
+    for sample in range(samples):
+        gaps[sample] = _ratio_gap(columns[:, generator.integers(rows, size=rows)].sum(axis=1))
+    low, high = np.nanquantile(gaps, [0.025, 0.975])
+    generator = np.random.default_rng(seed)
+    as_far, block = 0, max(BLOCK_ELEMENTS // rows, 1)
+    halves = (columns[:2] - columns[2:]).T / 2
+    middle = (columns[:2] + columns[2:]).sum(axis=1) / 2
+    for start in range(0, ROUNDS, block):
+        size = min(block, ROUNDS - start)
+        signs = 2.0 * generator.integers(0, 2, size=(size, rows), dtype=np.int8) - 1.0
+        swapped = signs @ halves
+        gap = _ratio_gap(np.concatenate([middle + swapped, middle - swapped], axis=1).T)
+        as_far += int((np.abs(gap) >= abs(observed) * (1 - 1e-12)).sum())
+    p = (as_far + 1) / (ROUNDS + 1)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        gains = one.parts / one.of - other.parts / other.of
+    mean = Interval(observed, float(low), float(high))
+    return _difference(first, second, metric, mean, p, gains[np.isfinite(gains)])
+
+
+def _ratio_gap(sums: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The first ratio minus the second of four sums along the first axis; without anything to count NaN."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        gap: NDArray[np.float64] = sums[0] / sums[1] - sums[2] / sums[3]
+    return np.where(np.isfinite(gap), gap, np.nan)
 
 
 def _difference(

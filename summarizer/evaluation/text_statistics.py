@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import regex
 from numpy.typing import NDArray
 
 from summarizer.evaluation.metrics import bootstrap
 from summarizer.evaluation.parallel import map_rows
 from summarizer.evaluation.record import Statistic
 from summarizer.evaluation.sentences import split_sentences
+from summarizer.evaluation.words import OF_WORDS, UNSPACED
 
-WORD = re.compile(r"\d+(?:[.,]\d+)+|[^\W_]+(?:['’][^\W_]+)*")
+WORD = regex.compile(
+    rf"(?V1)\d+(?:[.,]\d+)+|[[{UNSPACED}]&&[{OF_WORDS}]]\p{{M}}*"
+    rf"|[[{OF_WORDS}]--[{UNSPACED}]]+(?:['’][[{OF_WORDS}]--[{UNSPACED}]]+)*"
+)
 
 NOVEL_NGRAMS = (1, 2, 3, 4)
 REPEATED_NGRAM = 3
@@ -112,7 +116,7 @@ def _ngrams(tokens: Sequence[str], n: int) -> list[tuple[str, ...]]:
 def words(text: str) -> list[str]:
     """Words and numbers in lower case, without punctuation: "don't" is one, "3.5" is one, "well-known" two.
 
-    Any script with letters; where words are not set apart by spaces, a run of letters counts as one.
+    Any script with letters; where words are not set apart by spaces, as in Chinese, each character counts as one.
     """
     return [match.group().lower().replace("’", "'") for match in WORD.finditer(text)]
 

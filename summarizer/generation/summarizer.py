@@ -88,11 +88,22 @@ class Summarizer:
         for _, piece in self.streams(article, trials=None if trial is None else [trial]):
             yield piece
 
-    def streams(self, article: Prepared, *, trials: Sequence[int] | None) -> Iterator[tuple[int, str]]:
-        """Several adapters' summaries, written side by side: each piece with its adapter's place in `trials`."""
+    def streams(
+        self,
+        article: Prepared,
+        *,
+        trials: Sequence[int] | None,
+        on_token: Callable[[int], None] | None = None,
+    ) -> Iterator[tuple[int, str]]:
+        """Several adapters' summaries, written side by side: each piece with its adapter's place in `trials`.
+
+        on_token: is called for each token with that place; end tokens are none.
+        """
         pieces: dict[int, _Pieces] = {}
         with self._decoding(trials) as decoder:
             for trial, token in decoder.stream(article.prompt_ids):
+                if on_token is not None:
+                    on_token(trial)
                 own = pieces.setdefault(trial, _Pieces(self.loaded.prompt))
                 if piece := own.add(token):
                     yield trial, piece
@@ -113,9 +124,19 @@ class Summarizer:
         on_step: is called after each step with the number of tokens that the step wrote.
         """
         decode = self.loaded.prompt.decode
+        for index, answers in self.answers(articles, trials=trials, on_step=on_step):
+            yield index, [decode(answer) for answer in answers]
+
+    def answers(
+        self,
+        articles: Sequence[Prepared],
+        *,
+        trials: Sequence[int] | None,
+        on_step: Callable[[int], None] | None = None,
+    ) -> Iterator[tuple[int, list[list[int]]]]:
+        """As `summaries`, in tokens; end tokens are left out."""
         with self._decoding(trials, on_step) as decoder:
-            for index, answers in decoder.answers([one.prompt_ids for one in articles]):
-                yield index, [decode(answer) for answer in answers]
+            yield from decoder.answers([one.prompt_ids for one in articles])
 
     def _decoding(
         self, trials: Sequence[int] | None, on_step: Callable[[int], None] | None = None

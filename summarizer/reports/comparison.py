@@ -14,7 +14,7 @@ from summarizer.console.secrets import redact
 from summarizer.evaluation.metrics import Scores, score_pairs
 from summarizer.evaluation.pipeline import best_against
 from summarizer.evaluation.predictions import Prediction
-from summarizer.evaluation.record import VARIANTS, Difference, Interval
+from summarizer.evaluation.record import VARIANTS, Difference, Interval, RougeTokenizer
 from summarizer.evaluation.statistics import same_rows
 from summarizer.reports.compared import Comparison, Row, TextScores, compared_run
 from summarizer.runs.read_runs import RowSet, RunFiles, first_known, from_files, row_sets
@@ -63,13 +63,19 @@ def compare_runs(
     set_of = dict(zip(named, sets, strict=True))
     by_set = _by_set(set_of, named, by)
     shown = {row_set: _shown_rows([named[name] for name in members]) for row_set, members in by_set.items()}
-    texts = score_texts(_to_score(by_set, named, shown))
-    paired = {row_set: _paired(members, named, texts, problems) for row_set, members in by_set.items()}
+    texts: dict[RowSet | None, TextScores] = {
+        row_set: score_texts(_to_score(members, named, shown[row_set]), row_set.tokenizer)
+        for row_set, members in by_set.items()
+    }
+    paired = {
+        row_set: _paired(members, named, texts[row_set], problems) for row_set, members in by_set.items()
+    }
     in_order = [name for members in by_set.values() for name in members]
     in_order += [name for name in named if set_of[name] is None]
     return Comparison(
         runs=tuple(
-            compared_run(name, named[name], config_of[name], set_of[name], shown, texts) for name in in_order
+            compared_run(name, named[name], config_of[name], set_of[name], shown, texts.get(set_of[name], {}))
+            for name in in_order
         ),
         swept=differing(kept, overrides, swept),
         row_sets=tuple(by_set),
@@ -143,22 +149,19 @@ def _shown_rows(runs: Sequence[RunFiles]) -> list[Prediction]:
 
 
 def _to_score(
-    by_set: Mapping[RowSet, Sequence[str]],
-    named: Mapping[str, RunFiles],
-    shown: Mapping[RowSet, Sequence[Prediction]],
+    members: Sequence[str], named: Mapping[str, RunFiles], shown: Sequence[Prediction]
 ) -> list[list[Prediction]]:
-    """All rows of the runs that are paired, and the shown rows of the others and of bases."""
+    """All rows of the runs that are paired, and the shown rows of the others and of bases, of one row set."""
     parts = []
-    for row_set, members in by_set.items():
-        ids = {row.id for row in shown[row_set]}
-        whole = [name for name in members if named[name].predictions]
-        for name in members:
-            run = named[name]
-            if len(whole) > 1 and name in whole:
-                parts.append(list(run.predictions))
-            else:
-                parts.append([row for row in run.predictions if row.id in ids])
-            parts.append([row for row in run.base_predictions if row.id in ids])
+    ids = {row.id for row in shown}
+    whole = [name for name in members if named[name].predictions]
+    for name in members:
+        run = named[name]
+        if len(whole) > 1 and name in whole:
+            parts.append(list(run.predictions))
+        else:
+            parts.append([row for row in run.predictions if row.id in ids])
+        parts.append([row for row in run.base_predictions if row.id in ids])
     return parts
 
 
@@ -217,6 +220,11 @@ def _notes(by_set: Mapping[RowSet, Sequence[str]], config_of: Mapping[str, Mappi
         notes.append(
             "Runs that were scored on different rows stand in tables of their own: their scores do not compare."
         )
+    if len({row_set.tokenizer for row_set in by_set}) > 1:
+        notes.append(
+            "ROUGE by different tokenizers does not compare, even on the same rows: such runs stand in tables of "
+            "their own, which name it."
+        )
     for members in by_set.values():
         models = {config_of[name].get("model.name_or_path") for name in members}
         if len(models - {None}) > 1:
@@ -228,10 +236,10 @@ def _notes(by_set: Mapping[RowSet, Sequence[str]], config_of: Mapping[str, Mappi
     return notes
 
 
-def score_texts(parts: Sequence[Sequence[Prediction]]) -> TextScores:
+def score_texts(parts: Sequence[Sequence[Prediction]], tokenizer: RougeTokenizer) -> TextScores:
     """Each distinct pair of a prediction and a reference, scored once, so that every core has work."""
     pairs = list(dict.fromkeys((row.prediction, row.reference) for part in parts for row in part))
-    scores = score_pairs([pair[0] for pair in pairs], [pair[1] for pair in pairs])
+    scores = score_pairs([pair[0] for pair in pairs], [pair[1] for pair in pairs], tokenizer=tokenizer)
     columns = {variant: values.tolist() for variant, values in scores.items()}
     return {pair: {variant: columns[variant][i] for variant in VARIANTS} for i, pair in enumerate(pairs)}
 

@@ -172,7 +172,9 @@ def _heading(comparison: Comparison, row_set: RowSet) -> str:
     ]
     which = f" (rows {row_set.digest[:8]})" if len(alike) > 1 else ""
     best = "lowest loss" if comparison.ranked_by == RANKED_BY_LOSS else f"highest {comparison.ranked_by}"
-    return f"{row_set.split}, {counted(row_set.rows, 'row')}{which}: {best} first"
+    return (
+        f"{row_set.split}, {counted(row_set.rows, 'row')}{which}, ROUGE by {row_set.tokenizer}: {best} first"
+    )
 
 
 def _untrained(runs: Sequence[ComparedRun]) -> list[tuple[str, Scores]]:

@@ -7,7 +7,7 @@ from rich.console import Console
 from summarizer.evaluation import mlperf
 from summarizer.evaluation.pipeline import BEST_BY
 from summarizer.evaluation.record import LOSS, MEANING, VARIANTS, Evaluation, MlperfFigure, MlperfVerdict
-from summarizer.reports.sentences import about_the_differences, in_words
+from summarizer.reports.sentences import about_the_differences, about_tokenizer, in_words
 from summarizer.reports.tables import (
     NOTHING,
     Cell,
@@ -66,8 +66,8 @@ def _scores(evaluation: Evaluation) -> Table:
         columns.append(Column("BERTScore", f1))
     notes = [f"{variant} is {MEANING[variant]}" for variant in VARIANTS]
     notes.append(
-        "ROUGE is F1 in percent with the Porter stemmer; intervals are 95 %, by "
-        f"{evaluation.bootstrap_samples:,} bootstrap samples of the rows"
+        f"ROUGE is F1 in percent by the tokenizer {about_tokenizer(evaluation.rouge_tokenizer)}; intervals are "
+        f"95 %, by {evaluation.bootstrap_samples:,} bootstrap samples of the rows"
     )
     if has_loss:
         notes.append("loss: cross-entropy (nats per token) of the reference summaries")

@@ -7,6 +7,7 @@ import hashlib
 import html
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
@@ -108,6 +109,7 @@ def page_data(comparison: Comparison) -> dict[str, Any]:
     numbers = numbers_of(comparison.runs)
     points = points_per_curve(comparison.runs)
     base_texts: list[Mapping[str, ScoredText]] = []
+    measured = _measured(comparison.runs)
     return {
         "answers": [{"headline": a.headline, "certainty": a.certainty} for a in answers(comparison)],
         "rankedBy": comparison.ranked_by,
@@ -126,9 +128,10 @@ def page_data(comparison: Comparison) -> dict[str, Any]:
         "runs": [
             {
                 **_run(comparison, run, positions, points, base_texts),
+                "measured": measured[i],
                 "numbers": {number.id: plain(number.of(run)) for number in numbers},
             }
-            for run in comparison.runs
+            for i, run in enumerate(comparison.runs)
         ],
         "baseTexts": plain(base_texts),
         "problems": [[path, reason] for path, reason in comparison.problems.items()],
@@ -206,7 +209,26 @@ def _run(
         "texts": plain(run.predictions),
         "base": base_texts.index(run.base_predictions) if run.base_predictions else None,
         "steps": run.record.steps,
+        "rougeRows": _rouge_rows(run),
     }
+
+
+MEASURED_BY = re.compile(
+    r"data\.(?!processes$|train$|rows\.train$)|evaluation\.loss_rows$|model\.name_or_path$"
+)
+"""Keys of the config on which the loss of validation rows during training depends, beside what is trained."""
+
+
+def _measured(runs: Sequence[ComparedRun]) -> list[int | None]:
+    """Equal numbers for runs with the same rows behind their validation losses during training; None: unknown."""
+    by_run = [{key: of for key, of in run.config.items() if MEASURED_BY.match(key)} for run in runs]
+    return [by_run.index(own) if any(key.startswith("data.") for key in own) else None for own in by_run]
+
+
+def _rouge_rows(run: ComparedRun) -> int | None:
+    """How many rows ROUGE during training is of, at most."""
+    rows = run.config.get("evaluation.rows_during_training", UNSET).number
+    return None if rows is None else int(rows)
 
 
 def _beside(comparison: Comparison) -> list[list[int]]:

@@ -18,8 +18,8 @@ from summarizer.console.progress import console
 from summarizer.console.secrets import redact
 from summarizer.evaluation.metrics import Scores
 from summarizer.evaluation.pipeline import ADAPTER, BASE, LEAD, changes
-from summarizer.evaluation.record import LOSS, SIGNIFICANCE_LEVEL, VARIANTS, Difference
-from summarizer.reports.sentences import about_the_gain, counted
+from summarizer.evaluation.record import LOSS, VARIANTS, Difference
+from summarizer.reports.sentences import about_the_gain, counted, p_text
 from summarizer.reports.tables import (
     Cell,
     Column,
@@ -37,6 +37,8 @@ ARTICLE_CHARACTERS = 300
 """Characters that are shown of the article."""
 TYPICAL_BY = "rouge1"
 """Decides which article is shown: the first would be a matter of luck, the best one a false promise."""
+DEFINITIONS = "docs/evaluation.md#reading-the-report"
+"""Where the figures are explained, so that no run has to."""
 WIDEST_TEXT = 100
 """Columns: longer lines are hard to read."""
 NAMES = {BASE: "before", ADAPTER: "after", LEAD: LEAD}
@@ -151,9 +153,13 @@ def change_table(changed: Sequence[Difference]) -> Table:
                 "95 % interval",
                 [Cell(f"{change.mean.low:+.{n}f} to {change.mean.high:+.{n}f}") for change, n in pairs],
             ),
-            Column("better on", [Cell(_better_on(change)) for change in changed]),
             Column(
-                f"significant (p < {SIGNIFICANCE_LEVEL:g})",
+                f"better on\nof {changed[0].rows}", [Cell(_better_on(change)) for change in changed], need=2
+            ),
+            Column("p", [Cell(p_text(change.p_value).removeprefix("= ")) for change in changed], need=1),
+            Column("p after\nHolm", [Cell(p_text(change.p_holm).removeprefix("= ")) for change in changed]),
+            Column(
+                "significant",
                 [Cell(words[change.verdict], style=styles[change.verdict]) for change in changed],
             ),
         ]
@@ -162,7 +168,7 @@ def change_table(changed: Sequence[Difference]) -> Table:
 
 def _better_on(change: Difference) -> str:
     equal = f", {change.equal_rows} equal" if change.equal_rows else ""
-    return f"{change.better_rows} of {change.rows}{equal}"
+    return f"{change.better_rows}{equal}"
 
 
 def _scored_on(run: Finished) -> str:
@@ -171,23 +177,12 @@ def _scored_on(run: Finished) -> str:
 
 
 def _notes(run: Finished, changed: Sequence[Difference]) -> Iterator[str]:
-    before = (
-        "before: the base model; after: with the adapter; change: after minus before. " if changed else ""
-    )
-    yield (
-        f"{before}loss: cross-entropy (nats per token) of the reference summaries, lower is better. ROUGE: F1 in "
-        "percent, higher is better. Intervals: 95 %, by bootstrap of the articles."
-    )
-    if changed:
-        yield (
-            f"Significant: p, paired by article (sign flips, adjusted by Holm for {len(changed)} changes), is "
-            f"below {SIGNIFICANCE_LEVEL:g}."
-        )
     if run.rows.split == "validation" and run.evaluations > 1:
         yield (
             f"The adapter was chosen among {run.evaluations} evaluations by {run.spec.trainer.best_metric} on "
             "validation articles, which flatters it a little there."
         )
+    yield f"ROUGE by the tokenizer {run.rows.tokenizer}. ? {DEFINITIONS}"
 
 
 def typical_row(scores: Mapping[str, Scores]) -> int:

@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING
 
 from summarizer.console.safe_text import one_line
 from summarizer.evaluation.metrics import Scores
-from summarizer.evaluation.record import LOSS, SIGNIFICANCE_LEVEL, VARIANTS, Difference, Interval, Verdict
+from summarizer.evaluation.record import (
+    LOSS,
+    SIGNIFICANCE_LEVEL,
+    TOKENIZERS,
+    VARIANTS,
+    Difference,
+    Interval,
+    RougeTokenizer,
+    Verdict,
+)
 from summarizer.evaluation.statistics import smallest_p, too_few_rows
 
 if TYPE_CHECKING:  # the end of a run is told without comparing it to others
@@ -31,6 +40,11 @@ def score_name(score: str) -> str:
     return score.rpartition("/")[2].replace("rouge", "ROUGE-")
 
 
+def about_tokenizer(name: RougeTokenizer) -> str:
+    """A tokenizer of ROUGE and what its tokens are: `words (words of letters and ...)`."""
+    return f"{name} ({TOKENIZERS[name]})"
+
+
 def state(run: RunRecord) -> str:
     """How a run stands: `completed`, `stopped, step 20`."""
     if run.status in ("stopped", "running", "failed") and run.steps:
@@ -49,6 +63,12 @@ def p_text(p: float) -> str:
     return "< 0.001" if p < 0.001 else f"= {p:.3f}" if p < 0.1 else f"= {p:.2f}"
 
 
+def p_values(difference: Difference) -> str:
+    """`p = 0.021, after Holm 0.064`: that of the interval and the one that decides; one where they agree."""
+    own, adjusted = p_text(difference.p_value), p_text(difference.p_holm)
+    return f"p {own}" + ("" if own == adjusted else f", after Holm {adjusted.removeprefix('= ')}")
+
+
 def listed(metrics: Sequence[str], *, none: bool = False) -> str:
     """`loss and rouge1`; all of ROUGE's by one name. none: after a "no", where it is `loss or rouge1`."""
     if set(VARIANTS) <= set(metrics):
@@ -64,8 +84,13 @@ def about_the_differences(differences: Sequence[Difference], chosen: str | None 
         return []
     rows = differences[0].rows
     lines = [
-        f"Paired over the same {counted(rows, 'row')}; p by sign flips, two-sided, adjusted by Holm over "
-        f"{counted(len(differences), 'comparison')}."
+        f"Paired over the same {counted(rows, 'row')}; p is two-sided, by sign flips."
+        + (
+            " Interval and p are of one comparison by itself; what is significant is decided by p after Holm's "
+            f"adjustment for all {len(differences)}."
+            if len(differences) > 1
+            else ""
+        )
     ]
     if chosen is not None:
         lines.append(
@@ -154,13 +179,15 @@ def _lead(comparison: Comparison, best: ComparedRun, following: ComparedRun) -> 
 
 
 def _paired(difference: Difference, begins: str, equal_by: str = "") -> str:
-    mean, p = difference.mean, p_text(difference.p_holm)
-    span = f"{signed(mean.value)} (95 % interval {signed(mean.low)} to {signed(mean.high)}, p {p})"
+    mean = difference.mean
+    interval = f"95 % interval {signed(mean.low)} to {signed(mean.high)}"
+    span = f"{signed(mean.value)} ({interval}, {p_values(difference)})"
     rows = f"paired over {counted(difference.rows, 'row')}"
+    after_holm = " after Holm's adjustment" if difference.p_value < SIGNIFICANCE_LEVEL else ""
     verdict = (
         f"significant (p < {SIGNIFICANCE_LEVEL:g}); luck in the seed is another matter"
         if difference.significant
-        else f"not significant, so take the two as equal{equal_by}"
+        else f"not significant{after_holm}, so take the two as equal{equal_by}"
     )
     return f"{begins} is {span}, {rows}: {verdict}."
 
@@ -199,7 +226,7 @@ def in_words(differences: Sequence[Difference]) -> list[str]:
     lines: dict[str, list[str]] = {}
     for difference in differences:
         mean = difference.mean
-        p = f"p {p_text(difference.p_holm)}"
+        p = p_values(difference)
         if difference.significant:
             sign = 1 if mean.value > 0 else -1
             low, high = sorted((sign * mean.low, sign * mean.high))

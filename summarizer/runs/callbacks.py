@@ -173,7 +173,7 @@ class RunCallbacks:
             len(self.data.validation.rows),
             self.data.validation.split,
         )
-        log.info("step 0, the base model: %s", _shown(found.metrics))
+        log.info("step 0, the base model: %s", self.in_words(found.metrics))
         self.startup.lap("evaluation of the base")
         return found
 
@@ -183,6 +183,12 @@ class RunCallbacks:
         for trial, evaluation in zip(trials, found, strict=True):
             trial.recorder.log_samples(trial.state.step, evaluation.samples)
         return [evaluation.metrics for evaluation in found]
+
+    def in_words(self, metrics: Mapping[str, float]) -> str:
+        """ROUGE says of how few rows it is, lest its ups and downs be read as a trend."""
+        rows = validation_rows(self._shared, self.data.validation)[1]
+        few = f" ({rows} row{'' if rows == 1 else 's'})" if rows < len(self.data.validation.rows) else ""
+        return _shown({f"{name}{few}" if "rouge" in name else name: of for name, of in metrics.items()})
 
     def evaluated(self, trials: Sequence[Trial], continuing: Sequence[Trial]) -> list[Trial]:
         values: dict[Trial, float] = {}

@@ -107,8 +107,9 @@ def _train(records: GroupRecords, processes: Processes, stop: StopSignal, startu
         training, splits = _read_splits(spec, prompt)
     if processes.is_main:
         log_example(training if isinstance(training, Split) else splits["validation"], prompt, tokenizer)
-    final = held_out(splits[spec.evaluation.split], spec.evaluation.rows)
-    data = Data(training, held_out(splits["validation"]), final, tokenizer)
+    scored = spec.evaluation
+    final = held_out(splits[scored.split], scored.rouge_tokenizer, scored.rows)
+    data = Data(training, held_out(splits["validation"], final.tokenizer), final, tokenizer)
     records.data_fingerprint = training.fingerprint
     steps_per_epoch = training.steps_per_epoch(spec.trainer.batch_size)
     for trial in records.trials:

@@ -89,8 +89,10 @@ class GroupRecords:
             update={
                 "val_loss": adapter.loss,
                 "rouge": dict(adapter.rouge),
+                "rouge_tokenizer": rows.tokenizer,
                 "baseline": dict(scores[LEAD].rouge),
                 "base": base and BaseScores(val_loss=base.loss, rouge=dict(base.rouge)),
+                "systems": _systems(trial.spec, base is not None),
                 "split": rows.split,
                 "rows": len(rows.rows),
                 "adapter": "adapter",
@@ -177,6 +179,15 @@ class GroupRecords:
             "trainable_parameters": trial.trainable_parameters,
             "train_loss": TrainLoss(first=state.first_loss, last=state.last_loss),
         }
+
+
+def _systems(spec: RunConfig, has_base: bool) -> dict[str, str]:
+    """What `rouge`, `baseline` and `base` of a summary are the scores of."""
+    model = masked_text(f"{spec.model.name_or_path} in {spec.quantization.format}")
+    return {
+        "rouge": f"the adapter of this run on {model}",
+        "baseline": f"{LEAD}: the first three sentences of each article, without any model",
+    } | ({"base": f"the untrained base model: {model}, without an adapter"} if has_base else {})
 
 
 def _tracker(spec: RunConfig, record: RunRecord) -> Tracker:

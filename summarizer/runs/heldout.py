@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Literal
 
 from summarizer.config.schema import RunConfig
 from summarizer.data.order import EncodedRow
@@ -11,6 +12,8 @@ from summarizer.data.splits import Split
 from summarizer.evaluation.evaluator import Evaluator
 from summarizer.evaluation.metrics import Scores, score_pairs
 from summarizer.evaluation.pipeline import ADAPTER, BASE, LEAD, score_lead, score_summaries
+from summarizer.evaluation.record import RougeTokenizer
+from summarizer.evaluation.words import tokenizer_for
 from summarizer.tracking.metrics import SampleSummary
 
 
@@ -22,10 +25,17 @@ class HeldOut:
     rows: Sequence[EncodedRow]
     articles: Sequence[str]
     references: Sequence[str]
+    tokenizer: RougeTokenizer
+    """What ROUGE's tokens are, one of `evaluation.record.TOKENIZERS`."""
 
     def first(self, count: int | None) -> HeldOut:
         """The first `count` rows; all for None."""
-        return HeldOut(self.split, self.rows[:count], self.articles[:count], self.references[:count])
+        return replace(
+            self,
+            rows=self.rows[:count],
+            articles=self.articles[:count],
+            references=self.references[:count],
+        )
 
     def samples(
         self, count: int, summaries: Sequence[str], base: Sequence[str] | None
@@ -43,11 +53,12 @@ class HeldOut:
         ]
 
 
-def held_out(split: Split, count: int | None = None) -> HeldOut:
-    """The first `count` rows of a split; all for None."""
+def held_out(split: Split, tokenizer: RougeTokenizer | Literal["auto"], count: int | None = None) -> HeldOut:
+    """The first `count` rows of a split; all for None. tokenizer: of ROUGE; auto is what fits the references."""
     indices = range(len(split))[:count]
     texts = split.rows.select_columns(["article", "summary"])[list(indices)]
-    return HeldOut(split.name, split.encoded(indices), texts["article"], texts["summary"])
+    chosen = tokenizer_for(tokenizer, texts["summary"], split.name)
+    return HeldOut(split.name, split.encoded(indices), texts["article"], texts["summary"], chosen)
 
 
 @dataclass(frozen=True)
@@ -75,7 +86,7 @@ def validate(
     scored = rows.first(spec.evaluation.rows_during_training)
     found = []
     for loss, summaries in zip(losses, evaluator.summaries(scored.rows, slots), strict=True):
-        per_row = score_pairs(summaries, scored.references, show=False)
+        per_row = score_pairs(summaries, scored.references, tokenizer=rows.tokenizer, show=False)
         rouge = {f"val/{variant}": float(values.mean()) for variant, values in per_row.items()}
         samples = scored.samples(spec.evaluation.sample_summaries, summaries, None)
         found.append(Validation({"val/loss": loss} | rouge, samples))
@@ -90,8 +101,8 @@ def score_untrained(evaluator: Evaluator, spec: RunConfig, rows: HeldOut) -> dic
     found: dict[str, Scores] = {}
     if spec.evaluation.base:
         (losses,), (written,) = evaluator.row_losses(rows.rows, None), evaluator.summaries(rows.rows, None)
-        found[BASE] = score_summaries(written, rows.references, spec.evaluation, losses)
-    return found | {LEAD: score_lead(rows.articles, rows.references, spec.evaluation)}
+        found[BASE] = score_summaries(written, rows.references, spec.evaluation, rows.tokenizer, losses)
+    return found | {LEAD: score_lead(rows.articles, rows.references, spec.evaluation, rows.tokenizer)}
 
 
 def final_scores(
@@ -104,6 +115,9 @@ def final_scores(
     """The scores of each slot's trial on the final rows, by the name ADAPTER, beside the untrained systems'."""
     losses, summaries = evaluator.row_losses(rows.rows, slots), evaluator.summaries(rows.rows, slots)
     return [
-        {ADAPTER: score_summaries(written, rows.references, spec.evaluation, own), **untrained}
+        {
+            ADAPTER: score_summaries(written, rows.references, spec.evaluation, rows.tokenizer, own),
+            **untrained,
+        }
         for own, written in zip(losses, summaries, strict=True)
     ]

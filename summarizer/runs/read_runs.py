@@ -22,7 +22,7 @@ from summarizer.data.files import find_files, read_files
 from summarizer.data.rows import BadRow, check_row
 from summarizer.errors import ConfigError, Issue
 from summarizer.evaluation.predictions import Prediction, read_predictions
-from summarizer.evaluation.record import VARIANTS
+from summarizer.evaluation.record import ROUGE_SCORE, VARIANTS, RougeTokenizer
 from summarizer.files import read_own
 from summarizer.json_files import parse_json
 from summarizer.runs.folder import require_own
@@ -169,6 +169,13 @@ class RowSet:
     rows: int
     digest: str
     """SHA-256 over the rows' ids and references, or of the data where the rows themselves are not at hand."""
+    tokenizer: RougeTokenizer = ROUGE_SCORE
+    """What ROUGE's tokens are: scores by other ones do not compare, be the rows the same."""
+
+
+def tokenizer_of(record: RunRecord) -> RougeTokenizer:
+    """What the run's ROUGE was counted by: rouge-score's own, where an earlier version does not say."""
+    return record.rouge_tokenizer or ROUGE_SCORE
 
 
 LeadScores = tuple[str, int, tuple[float, ...]]
@@ -201,7 +208,7 @@ def _exact(run: RunFiles) -> RowSet | None:
     split, rows = run.record.split, run.record.rows
     if split is None or rows is None or not run.predictions:
         return None
-    return RowSet(split, rows, digest(run.predictions))
+    return RowSet(split, rows, digest(run.predictions), tokenizer_of(run.record))
 
 
 def _likely(run: RunFiles, by_lead: dict[LeadScores, set[RowSet]]) -> RowSet | None:
@@ -213,7 +220,8 @@ def _likely(run: RunFiles, by_lead: dict[LeadScores, set[RowSet]]) -> RowSet | N
     if lead is not None and len(known := by_lead.get(lead, set())) == 1:
         return next(iter(known))
     data = record.config.get("data") if lead is None else None
-    return RowSet(record.split, record.rows, _sha256(["not of the rows themselves", lead, data]))
+    found = _sha256(["not of the rows themselves", lead, data])
+    return RowSet(record.split, record.rows, found, tokenizer_of(record))
 
 
 def _lead(run: RunFiles) -> LeadScores | None:

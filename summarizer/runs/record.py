@@ -22,7 +22,7 @@ from summarizer.config.schema import TrainerConfig
 from summarizer.console.safe_text import one_line
 from summarizer.console.secrets import MASK
 from summarizer.errors import ConfigError, Issue
-from summarizer.evaluation.record import Rouge
+from summarizer.evaluation.record import Rouge, RougeTokenizer
 from summarizer.files import read_own
 from summarizer.json_files import FiniteOrNull, GitState, Part, broken
 from summarizer.tracking.metrics import METRICS, EndStatus, read_metrics
@@ -91,9 +91,13 @@ class RunRecord(Part):
     """Loss of the final rows (`split`, `rows`), in nats per summary token."""
     rouge: Rouge | None = None
     """Percent, of the final rows, with 95 % intervals."""
+    rouge_tokenizer: RougeTokenizer | None = None
+    """What ROUGE's tokens are; earlier versions do not say it, whose were rouge-score's."""
     baseline: Rouge | None = None
-    """Lead-3 on the same rows."""
+    """Lead-3 on the same rows: no model, the article's first three sentences."""
     base: BaseScores | None = None
+    systems: dict[str, str] | None = None
+    """Whose scores `rouge`, `baseline` and `base` are, in words."""
     split: str | None = None
     rows: int | None = None
     model: str = ""

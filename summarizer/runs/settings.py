@@ -141,7 +141,7 @@ def names(
     """A short name for each run, no two alike: the settings in which it differs from the others of its group.
 
     Where those are long, as many of the first as there is room for; where none fits, the end of its path. Runs of
-    the same settings have that end beside them.
+    the same settings have that end beside them. A run that is alone in its group is called as wandb calls it.
     sources: paths.  groups: indices of runs whose names are read beside each other; each run is in one.
     swept: keys of sweeps among the runs.
     """
@@ -153,6 +153,8 @@ def names(
         settings = _settings(keys, of_group)
         if not _are_short(settings):
             settings = _settings(_first_that_fit(keys, of_group), of_group)
+        if len(group) == 1:
+            settings = _as_tracked(configs[group[0]], overrides[group[0]])
         if settings:
             for i, name in zip(group, settings, strict=True):
                 found[i] = name
@@ -168,6 +170,17 @@ def _settings(keys: Sequence[str], configs: Sequence[Mapping[str, Value]]) -> li
         for config in configs
         if keys
     ]
+
+
+def _as_tracked(config: Mapping[str, Value], overrides: Sequence[str]) -> list[str]:
+    """The name of a run in wandb, as far as it is short; none where nothing was overridden."""
+    own = config.get("tracking.name", UNSET)
+    if own.text not in (UNSET.text, "null") and _are_short([own.text]):
+        return [own.text]
+    kept = [override for override in overrides if "/" not in override.partition("=")[2]]
+    while not _are_short([run_name(kept)]):
+        kept = kept[:-1]
+    return [] if run_name(kept) == run_name([]) else [one_line(run_name(kept))]
 
 
 def _are_short(names: Sequence[str]) -> bool:

@@ -9,7 +9,9 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from summarizer.evaluation.metrics import score_pairs
+from summarizer.evaluation.record import RougeTokenizer
 from summarizer.evaluation.text_statistics import WORD, fragments
+from summarizer.evaluation.words import choose_tokenizer
 from summarizer.generation.summarizer import Prepared, Summarizer
 from summarizer.serving.request import SummaryRequest, Variant
 
@@ -49,6 +51,8 @@ class _Writing:
     """What one variant wrote so far, and when."""
 
     summary: str = ""
+    tokens: int = 0
+    """That were written, the end token left out."""
     first_s: float | None = None
     last_s: float = 0.0
 
@@ -64,9 +68,10 @@ def _side_by_side(
     require_wanted()
     for variant in variants:
         yield {"event": "started", "run": variant.id}
+    tokenizer = choose_tokenizer([request.reference or ""])
     start_s = time.perf_counter()
     written = [_Writing() for _ in variants]
-    with closing(_pieces(summarizer, article, variants, require_wanted)) as pieces:
+    with closing(_pieces(summarizer, article, variants, written, require_wanted)) as pieces:
         for place, piece in pieces:
             require_wanted()
             own = written[place]
@@ -80,8 +85,10 @@ def _side_by_side(
             "event": "summary",
             "run": variant.id,
             "summary": own.summary,
-            **_speed(summarizer, own, own.last_s or total_s),
-            "rouge": None if request.reference is None else _rouge(own.summary, request.reference),
+            "cut": own.tokens >= summarizer.generation.max_new_tokens,  # it did not come to its end token
+            **_speed(own, own.last_s or total_s),
+            "rouge": None if request.reference is None else _rouge(own.summary, request.reference, tokenizer),
+            "rouge_tokenizer": None if request.reference is None else tokenizer,
             "copied": asdict(copied(request.article, own.summary)),
         }
 
@@ -90,31 +97,37 @@ def _pieces(
     summarizer: Summarizer,
     article: Prepared,
     variants: Sequence[Variant],
+    written: Sequence[_Writing],
     require_wanted: Callable[[], None],
 ) -> Generator[tuple[int, str], None, None]:
-    """Pieces of text, each with the place of its variant."""
+    """Pieces of text, each with the place of its variant, whose tokens are counted in `written`."""
     named = [variant.trial for variant in variants if variant.trial is not None]
     trials = named or None
     if summarizer.generation.num_beams == 1:
-        yield from summarizer.streams(article, trials=trials)
+
+        def count(place: int) -> None:
+            written[place].tokens += 1
+
+        yield from summarizer.streams(article, trials=trials, on_token=count)
         return
     # The best beam is known only at the end; until then each step is where the work can be left.
-    for _, texts in summarizer.summaries([article], trials=trials, on_step=lambda _: require_wanted()):
-        yield from enumerate(texts)
+    for _, answers in summarizer.answers([article], trials=trials, on_step=lambda _: require_wanted()):
+        for place, tokens in enumerate(answers):
+            written[place].tokens = len(tokens)
+            yield place, summarizer.loaded.prompt.decode(tokens)
 
 
-def _speed(summarizer: Summarizer, written: _Writing, total_s: float) -> Event:
-    tokens = len(summarizer.loaded.prompt.encode_target(written.summary)) - 1 if written.summary else 0
+def _speed(written: _Writing, total_s: float) -> Event:
     return {
-        "summary_tokens": tokens,  # of the text as the tokenizer writes it, without the end token
+        "summary_tokens": written.tokens,
         "first_text_s": written.first_s,  # None: it is empty
         "total_s": total_s,  # the reading of the article included
-        "tokens_per_s": tokens / total_s,
+        "tokens_per_s": written.tokens / total_s,
     }
 
 
-def _rouge(summary: str, reference: str) -> dict[str, float]:
-    scores = score_pairs([summary], [reference], show=False, processes=1)
+def _rouge(summary: str, reference: str, tokenizer: RougeTokenizer) -> dict[str, float]:
+    scores = score_pairs([summary], [reference], tokenizer=tokenizer, show=False, processes=1)
     return {variant: float(rows[0]) for variant, rows in scores.items()}
 
 

@@ -56,6 +56,9 @@ class Callbacks(Protocol):
     def evaluate(self, trials: Sequence[Trial]) -> list[dict[str, float]]:
         """Validation metrics of each trial, by name. Raises StopRequested where a signal cuts it short."""
 
+    def in_words(self, metrics: Mapping[str, float]) -> str:
+        """Such metrics as a line of the log has them."""
+
     def evaluated(self, trials: Sequence[Trial], continuing: Sequence[Trial]) -> list[Trial]:
         """Which of those that would continue are to give their slot to others."""
 
@@ -178,9 +181,8 @@ def _validate(group: Group, callbacks: Callbacks, records: StepRecords, due: Seq
         state.evaluated_step, state.val_loss = state.step, metrics["val/loss"]
         note_evaluation(trial, metrics[trial.spec.trainer.best_metric])
         records.record(trial, metrics, state.step)
-        shown = ", ".join(f"{name} {number:.3f}" for name, number in metrics.items())
         best = f" (best {trial.spec.trainer.best_metric})" if state.best_step == state.step else ""
-        trial.say(logging.INFO, "step %d: %s%s", state.step, shown, best)
+        trial.say(logging.INFO, "step %d: %s%s", state.step, callbacks.in_words(metrics), best)
     return True
 
 

@@ -75,13 +75,24 @@ with progress.bar("loading the base", 4_000_000_000, unit="bytes") as bar:
     for _ in range(4):
         time.sleep(0.2)
         bar.advance(500_000_000)
+    bar.expect(EXPECTED)
+    progress.shown.get().refresh()
+    LEAVE
 """
-    screen, code = run_in_terminal(script, width=120, height=24)
-    assert code == 0
-    (line,) = (line for line in screen.lines if line.startswith("loading the base"))
-    assert "2.0/4.0 GB" in line
-    assert re.search(r"0:00:0\d 0:00:0\d left", line)
-    assert line.rstrip().endswith(" GB/s")
+
+    def line(expected: str, leave: str) -> str:
+        marked = script.replace("EXPECTED", expected).replace("LEAVE", leave)
+        screen, code = run_in_terminal(marked, width=120, height=24)
+        assert code == 0
+        (found,) = (line for line in screen.lines if line.startswith("loading the base"))
+        assert "2.0/4.0 GB" in found
+        assert found.rstrip().endswith(" GB/s")
+        return found
+
+    amid = "import os; os._exit(0)"  # what is on the screen while the work goes on
+    assert re.search(r"0:00:0\d 0:00:0\d left", line("None", amid))
+    assert re.search(r"0:00:0\d 1[45] s left", line("time.monotonic() + 15", amid))
+    assert "left" not in line("time.monotonic() + 15", "pass"), "nothing is waited for once it is over"
 
 
 def test_three_days_are_some_hundred_lines(

@@ -391,6 +391,8 @@ from summarizer.console import progress
 with progress.bar("training", 10, done=4) as bar:
     bar.expect(time.monotonic() + 4000)
     bar.advance()
+    progress.shown.get().refresh()
+    import os; os._exit(0)  # the screen as it is while the work goes on
 """
     screen, code = run_in_terminal(script, 100, 20)
     assert code == 0

@@ -100,6 +100,7 @@ def test_two_processes_score_as_one_does() -> None:
         assert np.array_equal(alone[variant], together[variant])
 
 
+@pytest.mark.slow
 def test_a_script_without_a_main_guard_runs_once_and_leaves_nothing_behind(tmp_path: Path) -> None:
     process = start(tmp_path, 200)
     out, err = process.communicate(timeout=120)

@@ -29,7 +29,9 @@ BASE = System("base model", ["Nothing of the kind"] * 16, settings={"adapter": N
 
 
 def scored(*systems: System) -> tuple[list[SystemPart], dict[str, Statistic], list[Difference]]:
-    return score_systems([*systems, *extractive_baselines(ROWS, 7)], ROWS, samples=50, seed=3)
+    return score_systems(
+        [*systems, *extractive_baselines(ROWS, 7)], ROWS, samples=50, seed=3, tokenizer="rouge-score"
+    )
 
 
 def test_each_system_has_the_scores_of_its_own_summaries() -> None:
@@ -84,6 +86,7 @@ def test_only_language_models_are_judged_by_mlperf() -> None:
         ROWS,
         samples=10,
         seed=3,
+        tokenizer="rouge-score",
         by_mlperf=True,
     )[0]
     judged = found[0].mlperf
@@ -104,6 +107,7 @@ def test_bertscore_stands_beside_rouge() -> None:
         ROWS,
         samples=10,
         seed=3,
+        tokenizer="rouge-score",
         by_encoder=by_encoder,
     )[0]
     assert all(system.bertscore and system.bertscore["f1"].value == 88 for system in found)

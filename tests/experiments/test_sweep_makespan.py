@@ -262,6 +262,7 @@ def test_what_the_peer_cannot_do_is_refused(tmp_path: Path) -> None:
     assert [issue.key for issue in caught.value.issues] == ["optimizer._target_", "trainer.schedule.name"]
 
 
+@pytest.mark.slow
 def test_random_weights_come_with_rows_that_fill_every_example(tmp_path: Path) -> None:
     """GPT-J-6B's way at a small size: its folder is there already."""
     config = GPTJConfig(vocab_size=8192, n_embd=64, n_layer=2, n_head=2, rotary_dim=16, n_positions=512)

@@ -85,6 +85,7 @@ def likely_end(model: PreTrainedModel) -> int:
     return [expected(model, prompt, min_new_tokens=NEW)[1] for prompt in PROMPTS][2]
 
 
+@pytest.mark.slow
 @pytest.mark.versions
 @pytest.mark.parametrize(
     ("options", "ends_early"),
@@ -156,6 +157,7 @@ def test_trials_stream_side_by_side_each_to_its_own_end(own: Path) -> None:
     assert [trial for trial, _ in given[:6]] == [0, 1, 2, 0, 1, 2]
 
 
+@pytest.mark.slow
 def test_sampling_is_its_seed_s_whatever_the_batch_and_leaves_the_global_generator_alone(
     folder: Path,
 ) -> None:

@@ -94,6 +94,7 @@ def group(folder: Path) -> AdaptedModel:
     return model
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", SEARCHES[:3], ids=str)
 def test_trials_at_once_give_what_each_alone_gives(options: dict[str, Any], folder: Path) -> None:
     together = answers(group(folder).model, PROMPTS, trials=3, **options)

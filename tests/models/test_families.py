@@ -236,6 +236,7 @@ def test_every_file_of_a_family_is_found_and_tried_here() -> None:
     assert len(types) >= 6
 
 
+@pytest.mark.slow
 def test_one_model_imports_the_file_of_its_family_alone() -> None:
     script = (
         "import sys; from summarizer.models.meta_model import families; next(families('phi')); "

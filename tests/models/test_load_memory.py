@@ -47,6 +47,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 @needs_proc
 @pytest.mark.parametrize("cache", [pytest.param("cache", marks=pytest.mark.slow), "none"])
 def test_peak_memory_is_near_the_quantized_size(

@@ -137,7 +137,7 @@ def test_summaries_that_do_not_score_what_is_said_are_not_paired(three: list[Pat
 def test_a_run_says_all_that_is_known_of_it(tmp_path: Path) -> None:
     folder = make_run(tmp_path / "run", ["adapter.dim=2", "prompt.template='a b'", "x.api_key=verysecret"])
     (run,) = compared(folder).runs
-    assert (run.name, run.record.status, run.why) == ("run", "completed", None)
+    assert (run.name, run.record.status, run.why) == ("dim=2 template='a b' api_key=***", "completed", None)
     assert run.command == (
         "python -m summarizer.run adapter.dim=2 'prompt.template='\"'\"'a b'\"'\"'' 'x.api_key=***'"
     )

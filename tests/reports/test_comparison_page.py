@@ -63,6 +63,28 @@ def test_it_fits_from_narrow_to_wide(opened: Open, width: int) -> None:
         browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
 
 
+@pytest.mark.parametrize(("width", "scores_seen"), [(1280, 6), (400, 2)])
+def test_the_scores_are_seen_without_scrolling(opened: Open, width: int, scores_seen: int) -> None:
+    browser = opened(sweep(12))
+    browser.execute_cdp_cmd(
+        "Emulation.setDeviceMetricsOverride",
+        {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False},
+    )
+    try:
+        browser.refresh()
+        found = browser.execute_script(
+            "const box = document.querySelector('#tables .scroller');"
+            "const right = box.getBoundingClientRect().right;"
+            "const heads = [...box.querySelectorAll('thead th.number')].filter((one) => one.offsetParent);"
+            "return [heads.filter((one) => one.getBoundingClientRect().right <= right + 1).length,"
+            " box.scrollWidth - box.clientWidth]"
+        )
+        assert found[0] >= scores_seen
+        assert found[1] == 0 or width < 1280, "at a usual width the whole table is there"
+    finally:
+        browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
 def test_the_keyboard_is_enough(opened: Open) -> None:
     from selenium.webdriver.common.action_chains import ActionChains
     from selenium.webdriver.common.keys import Keys

@@ -102,6 +102,9 @@ def test_the_heading_answers_and_the_next_line_says_how_sure() -> None:
     for part in ("Its lead over the next, ", "95 % interval", "p = ", "Lead-3 30.45", "the base model 15.74"):
         assert part in answer.certainty
     assert "not significant" in answer.certainty
+    assert re.search(r"p = 0\.\d+, after Holm 0\.\d+\)", answer.certainty), (
+        "the p of the interval, and what decides"
+    )
     runs = [run_of({"adapter.dim": "2"}, lsum=20), run_of({"adapter.dim": "8"}, lsum=29)]
     (clear,) = answers(comparison_of(runs))
     assert "p < 0.001" in clear.certainty

@@ -87,8 +87,8 @@ def test_every_run_has_its_command_and_every_failure_its_reason(tmp_path: Path) 
         assert f"  python -m summarizer.run adapter.dim={dim}" in lines
     assert "Failed: dim=8: out of memory" in lines
     assert "Could not be read: gone: no such folder" in lines
-    assert "validation, 12 rows: lowest loss first" in lines
-    assert "test, 12 rows: lowest loss first" in lines
+    assert "validation, 12 rows, ROUGE by rouge-score: lowest loss first" in lines
+    assert "test, 12 rows, ROUGE by rouge-score: lowest loss first" in lines
     assert "Without final scores: 1 run" in lines
     assert any("their scores do not compare" in line for line in lines)
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -33,7 +34,7 @@ def difference(
         second="base model",
         metric=metric,
         mean=Interval(value, low, high),
-        p_value=p / 4,
+        p_value=p,
         p_holm=p,
         rows=rows,
     )
@@ -87,6 +88,10 @@ def test_words_claim_what_was_shown() -> None:
     assert in_words([difference(0.4, -0.5, 1.3, 0.05)]) == [
         "No significant difference between a|b and base model in rougeL (+0.4, -0.5 to 1.3, p = 0.050)."
     ]
+    assert in_words([replace(difference(1.1, 0.2, 2.0, 0.012), p_holm=0.06)]) == [
+        "No significant difference between a|b and base model in rougeL (+1.1, 0.2 to 2.0, p = 0.012, after Holm "
+        "0.060)."
+    ], "an interval without 0 agrees with the p beside it; Holm's decides"
     both = in_words(
         [
             difference(1, 0.5, 2, 0.01),
@@ -102,9 +107,7 @@ def test_words_claim_what_was_shown() -> None:
 
 def test_few_rows_are_said_to_show_little() -> None:
     many = about_the_differences([difference(1, 0.5, 2, 0.01)])
-    assert many == [
-        "Paired over the same 500 rows; p by sign flips, two-sided, adjusted by Holm over 1 comparison."
-    ]
+    assert many == ["Paired over the same 500 rows; p is two-sided, by sign flips."]
     few = about_the_differences([difference(1, 0.5, 2, 0.2, rows=4)])
     assert few[-1].startswith(
         "With so few rows hardly a difference can be significant: no p value is below 0.12"
@@ -135,7 +138,7 @@ def test_a_table_fits_into_eighty_columns_of_a_terminal() -> None:
     print_evaluation(evaluation(), Console(file=piped, highlight=False))
     assert "\x1b" not in piped.getvalue()
     assert (
-        "ROUGE is F1 in percent with the Porter stemmer; intervals are 95 %, by 1,000 bootstrap samples of"
+        "ROUGE is F1 in percent by the tokenizer rouge-score (words of a-z and 0-9 with the Porter stemmer,"
         in (piped.getvalue())
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 from hydra import compose, initialize_config_dir
 from rich.console import Console
+from small_runs import REPOSITORY
 
 from summarizer.config.check import check
 from summarizer.config.paths import conf_folder
@@ -17,8 +19,10 @@ from summarizer.data.order import EncodedRow
 from summarizer.evaluation.metrics import RowLosses, Scores, bootstrap
 from summarizer.evaluation.pipeline import ADAPTER, BASE, LEAD
 from summarizer.evaluation.record import VARIANTS
+from summarizer.evaluation.statistics import sign_flip_test
 from summarizer.reports import run_report as report
 from summarizer.reports.run_report import Finished, show_report
+from summarizer.reports.sentences import p_text
 from summarizer.runs.heldout import HeldOut
 from summarizer.runs.record import RunRecord
 
@@ -57,6 +61,7 @@ def finished(folder: Path, *overrides: str, **changed: Any) -> Finished:
             [EncodedRow(str(i), [], []) for i in range(ROWS)],
             [article] * ROWS,
             ["A school shut."] * ROWS,
+            "rouge-score",
         ),
         "base_parameters": 12_637_952,
         "training_rows": 100,
@@ -112,10 +117,20 @@ def test_the_figures(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert cells(text, "after  ") == ["3.500", *["15.50"] * 4]
     assert cells(text, "Lead-3  ") == ["41.00"] * 4
     assert " 4.75–4.75 " in text
-    assert cells(text, "loss  ") == ["-1.250", "-1.250", "to", "-1.250", "12", "of", "12", "yes,", "better"]
-    assert cells(text, "rouge1  ") == ["+6.50", "+6.50", "to", "+6.50", "12", "of", "12", "yes,", "better"]
+    p = sign_flip_test(np.full((ROWS, 1), 1.0), 0)[0]
+    both = [*p_text(p).removeprefix("= ").split(), *p_text(5 * p).removeprefix("= ").split()]
+    assert cells(text, "loss  ") == ["-1.250", "-1.250", "to", "-1.250", "12", *both, "yes,", "better"]
+    assert cells(text, "rouge1  ") == ["+6.50", "+6.50", "to", "+6.50", "12", *both, "yes,", "better"]
     assert "is ahead of it by all four ROUGE scores." in words(text)
     assert "chosen among 3 evaluations by val/loss" in words(text)
+    notes = text.split("all four ROUGE scores.")[-1].split("One article")[0].strip().splitlines()
+    assert len(notes) <= 5, "definitions stand in the docs"
+    page, _, section = report.DEFINITIONS.partition("#")
+    assert f"? {report.DEFINITIONS}" in words(text)
+    headings = [
+        line.lstrip("# ") for line in (REPOSITORY / page).read_text().splitlines() if line.startswith("#")
+    ]
+    assert section in [heading.lower().replace(" ", "-") for heading in headings]
 
 
 def test_one_article_whose_texts_are_no_markup(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -143,6 +158,7 @@ def test_no_text_of_others_steers_the_terminal(monkeypatch: pytest.MonkeyPatch, 
         [EncodedRow(str(i), [], []) for i in range(ROWS)],
         [f"art{STEERING}icle"] * ROWS,
         [f"ref{STEERING}erence"] * ROWS,
+        "words",
     )
     record = finished(tmp_path).record.model_copy(update={"overrides": (f"tracking.tags=[run{STEERING}]",)})
     run = finished(tmp_path, scores=systems, rows=rows, record=record)
@@ -197,7 +213,7 @@ def test_without_the_base_nothing_is_before(monkeypatch: pytest.MonkeyPatch, tmp
 
 def test_a_test_split_was_not_chosen_by(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     rows = finished(tmp_path).rows
-    of_test = HeldOut("test", rows.rows, rows.articles, rows.references)
+    of_test = replace(rows, split="test")
     assert "flatters" not in shown(monkeypatch, finished(tmp_path, rows=of_test))
     assert "flatters" not in shown(monkeypatch, finished(tmp_path, evaluations=1))
 

@@ -42,6 +42,7 @@ def running_out(monkeypatch: pytest.MonkeyPatch, fits: Callable[[Any], bool]) ->
     monkeypatch.setattr(step, "summary_nll", scarce)
 
 
+@pytest.mark.slow
 def test_a_group_that_does_not_fit_is_split_and_goes_on(
     tmp_path: Path, one_by_one: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -53,6 +54,7 @@ def test_a_group_that_does_not_fit_is_split_and_goes_on(
     assert "from here on 2 train at once, the others wait" in caplog.text
 
 
+@pytest.mark.slow
 def test_one_that_does_not_even_fit_alone_fails_alone(
     tmp_path: Path, one_by_one: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -94,6 +96,7 @@ def test_an_evaluation_that_does_not_fit_is_split(
 # ---- going on ----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("steps", [pytest.param(3, marks=pytest.mark.slow), 4])
 def test_a_stopped_group_goes_on_exactly(
     steps: int, tmp_path: Path, one_by_one: Path, monkeypatch: pytest.MonkeyPatch
@@ -114,6 +117,7 @@ def test_a_stopped_group_goes_on_exactly(
     assert (tmp_path / "0" / "summary.json").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_a_run_that_goes_on_is_no_longer_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (one,) = grid(tmp_path, "evaluation.base=false", trials=GRID[:1])
     stopping(monkeypatch, 2)
@@ -171,6 +175,7 @@ HALVING = (
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("places", [6, pytest.param(2, marks=pytest.mark.slow)])
 def test_losers_are_stopped_and_the_rest_is_as_alone(
     places: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -221,6 +226,7 @@ def test_a_halving_goes_on_where_it_was_stopped(tmp_path: Path, monkeypatch: pyt
         ]
 
 
+@pytest.mark.slow
 def test_every_run_of_a_group_says_what_it_was(tmp_path: Path) -> None:
     run_group(grid(tmp_path, trials=GRID[:2]))
     for number in range(2):

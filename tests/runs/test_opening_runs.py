@@ -42,6 +42,7 @@ def articles(opened: LoadedRun) -> tuple[list[str], list[str]]:
     return list(rows["id"]), list(rows["article"])
 
 
+@pytest.mark.slow
 def test_several_runs_side_by_side_say_what_each_said_in_training(sweep: Path, opened: LoadedRun) -> None:
     summarizer = Summarizer(opened, opened.spec.generation, batch_size=2)
     ids, texts = articles(opened)
@@ -100,6 +101,7 @@ def test_any_peft_folder_stands_in_for_the_run_s_adapter(
     assert torch.allclose(got, wanted, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_whole_numbers_are_for_int8_on_a_cpu_and_stay_near(
     sweep: Path, opened: LoadedRun, caplog: pytest.LogCaptureFixture
 ) -> None:

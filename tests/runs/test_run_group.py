@@ -122,6 +122,7 @@ def test_one_that_cannot_be_saved_leaves(
     assert_as_alone([ended[1]], one_by_one, [1])
 
 
+@pytest.mark.slow
 def test_what_the_disk_refuses_one_run_is_said_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -259,6 +260,7 @@ def test_what_ends_a_group_in_the_middle_leaves_how_far_each_run_came(
         assert summary.train_loss is not None
 
 
+@pytest.mark.slow
 def test_the_time_left_counts_the_evaluations_still_to_come(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 
 from summarizer.runs.settings import differing, flat, from_overrides, names
+from summarizer.tracking.names import run_name
 
 
 def test_a_config_is_flat_and_without_secrets() -> None:
@@ -66,6 +67,25 @@ def test_names_are_of_what_differs_within_their_group() -> None:
     configs = [flat({"a": {"x": x, "y": y}}) for x, y in ((1, 1), (2, 1), (1, 9), (2, 9), (3, 9))]
     found = names(["0", "1", "2", "3", "4"], [[0, 1], [2, 3, 4]], configs, [("a.x=1",)] * 5)
     assert found == ["x=1 (0)", "x=2 (1)", "x=1 (2)", "x=2 (3)", "x=3"]
+
+
+def test_a_run_alone_is_called_as_wandb_calls_it() -> None:
+    def name(*overrides: str, **tracking: str) -> str:
+        (found,) = names(["day/12-30"], [[0]], [flat({"tracking": tracking})], [overrides])
+        return found
+
+    assert (
+        name("adapter.dim=2", "optimizer.lr=1e-4")
+        == "dim=2 lr=1e-4"
+        == run_name(["adapter.dim=2", "optimizer.lr=1e-4"])
+    )
+    assert name("adapter.dim=2", name="mine") == "mine"
+    assert name("adapter.dim=2", "data.train=/home/me/rows.jsonl") == "dim=2"
+    assert name("adapter.dim=2", f"prompt.template={'w' * 50}") == "dim=2"
+    assert name("data.api_key=verysecret") == "api_key=***"
+    assert name() == name("tracking.name=null") == "12-30"
+    pair = names(["a/0", "b/1"], [[0], [1]], [flat({})] * 2, [("a.x=1",), ("a.x=1",)])
+    assert pair == ["x=1 (0)", "x=1 (1)"]
 
 
 def test_long_settings_are_no_name() -> None:

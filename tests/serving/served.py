@@ -6,7 +6,7 @@ import http.client
 import json
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -73,9 +73,9 @@ class Gated(Summarizer):
     gate = threading.Semaphore(0)
     closed = 0
 
-    def streams(self, article: Prepared, *, trials: Sequence[int] | None) -> Iterator[tuple[int, str]]:
+    def streams(self, article: Prepared, **options: Any) -> Iterator[tuple[int, str]]:
         try:
-            for piece in super().streams(article, trials=trials):
+            for piece in super().streams(article, **options):
                 self.gate.acquire()
                 yield piece
         finally:

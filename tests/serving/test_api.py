@@ -6,10 +6,12 @@ import contextlib
 import json
 import socket
 import time
+from dataclasses import replace
+from typing import Any
 
 import pytest
 from rouge_score.rouge_scorer import RougeScorer
-from served import ARTICLE, Client, until
+from served import ARTICLE, Client, served, until
 
 from summarizer.evaluation.sentences import split_sentences
 from summarizer.generation.summarizer import Summarizer
@@ -56,12 +58,34 @@ def test_settings_are_followed(client: Client, loaded: LoadedRun, beams: int) ->
     ((_, (expected,)),) = summarizer.summaries([article], trials=[1])
     (done,) = [event for event in events if event["event"] == "summary"]
     assert (done["run"], done["summary"]) == ("1", expected)
+    ((_, (tokens,)),) = summarizer.answers([article], trials=[1])
+    assert (done["summary_tokens"], done["cut"]) == (len(tokens), len(tokens) == 7)
+    assert done["summary_tokens"] <= 7, "as many as were written, however the text's own tokens are counted"
     assert done["total_s"] >= done["first_text_s"] > 0
     assert done["tokens_per_s"] == pytest.approx(done["summary_tokens"] / done["total_s"])
     (read,) = [event for event in events if event["event"] == "article"]
     assert read["article_tokens"] == len(loaded.prompt.encode_article(ARTICLE))
     prompt = loaded.prompt
     assert read["article_tokens"] - read["cut_tokens"] == 64 - 7 - len(prompt.before) - len(prompt.after)
+
+
+def test_a_summary_that_came_to_its_end_is_not_cut(client: Client, loaded: LoadedRun) -> None:
+    """A later token that it would write is made the end token."""
+    ask: dict[str, Any] = {
+        "article": ARTICLE,
+        "runs": ["0"],
+        "settings": {"max_new_tokens": 7, "min_new_tokens": 1},
+    }
+    generation = loaded.spec.generation.model_copy(update=ask["settings"])
+    summarizer = Summarizer(loaded, generation, batch_size=1)
+    ((_, (tokens,)),) = summarizer.answers([summarizer.prepare(ARTICLE)], trials=[0])
+    end = next(token for token in tokens[1:] if token != tokens[0])
+    written = tokens.index(end)
+    (whole,) = [event for event in client.events(ask) if event["event"] == "summary"]
+    assert (whole["summary_tokens"], whole["cut"]) == (7, True)
+    with served(replace(loaded, prompt=replace(loaded.prompt, end_id=end))) as other:
+        (ended,) = [event for event in other.events(ask) if event["event"] == "summary"]
+    assert (ended["summary_tokens"], ended["cut"]) == (written, False)
 
 
 def test_rouge_is_that_of_the_library_under_its_own_names(client: Client) -> None:

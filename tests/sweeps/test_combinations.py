@@ -33,6 +33,7 @@ def grid(*keys: tuple[str, list[str]]) -> list[str]:
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [

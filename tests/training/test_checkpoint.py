@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -19,21 +20,39 @@ from summarizer.training.checkpoint import (
 )
 from summarizer.training.trial import Trial
 
-STEPS = ("trainer.max_steps=4", "trainer.checkpoint_every_steps=1", "trainer.evaluate_every_steps=2")
+STEPS = (
+    "trainer.max_steps=4",
+    "trainer.checkpoint_every_steps=1",
+    "trainer.evaluate_every_steps=2",
+    "trainer.keep_checkpoints=3",
+)
+SPEC = spec_of(*STEPS)
 
 
-@pytest.fixture
-def trained(tmp_path: Path) -> Trial:
-    (trial,) = train(build_group([spec_of(*STEPS, "trainer.keep_checkpoints=3")], tmp_path)).why
+@pytest.fixture(scope="module")
+def once(tmp_path_factory: pytest.TempPathFactory) -> Trial:
+    (trial,) = train(build_group([SPEC], tmp_path_factory.mktemp("trained"))).why
     return trial
 
 
+@pytest.fixture
+def trained(once: Trial, tmp_path: Path) -> Trial:
+    """A trial that ended, whose checkpoints lie where `fresh` finds copies of them."""
+    shutil.copytree(once.checkpoints, tmp_path / "0" / "checkpoints")
+    return once
+
+
 def fresh(tmp_path: Path) -> Trial:
-    return build_group([spec_of(*STEPS, "trainer.keep_checkpoints=3")], tmp_path).trials[0]
+    """The trial as a resumed run has it, before it takes up a checkpoint."""
+    return build_group([SPEC], tmp_path).trials[0]
 
 
-def test_the_newest_are_kept(trained: Trial) -> None:
-    assert [path.name for path in list_checkpoints(trained.checkpoints)] == [
+def checkpoints(tmp_path: Path) -> list[Path]:
+    return list_checkpoints(tmp_path / "0" / "checkpoints")
+
+
+def test_the_newest_are_kept(once: Trial) -> None:
+    assert [path.name for path in list_checkpoints(once.checkpoints)] == [
         "step-00000002",
         "step-00000003",
         "step-00000004",
@@ -69,11 +88,11 @@ FILES = (
 def test_a_damaged_one_costs_no_more_than_itself(
     file: str, what: str, trained: Trial, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    newest = list_checkpoints(trained.checkpoints)[-1]
+    *_, newest = checkpoints(tmp_path)
     assert {path.name for path in newest.iterdir()} == {*FILES, "digests.json"}
-    assert newest_step(trained.checkpoints) == 4
+    assert newest_step(newest.parent) == 4
     DAMAGE[what](newest / file)
-    assert newest_step(trained.checkpoints) == 3
+    assert newest_step(newest.parent) == 3
     trial = fresh(tmp_path)
     before = {name: parameter.clone() for name, parameter in trial.parameters.items()}
     load_latest(trial)
@@ -85,7 +104,7 @@ def test_a_damaged_one_costs_no_more_than_itself(
 def test_none_that_can_be_read_is_an_error_that_says_how_to_begin_anew(
     trained: Trial, tmp_path: Path
 ) -> None:
-    for folder in list_checkpoints(trained.checkpoints):
+    for folder in checkpoints(tmp_path):
         (folder / "adapter.safetensors").write_bytes(b"")
     with pytest.raises(ConfigError, match="none of the 3 checkpoints") as caught:
         load_latest(fresh(tmp_path))
@@ -96,7 +115,7 @@ def test_none_that_can_be_read_is_an_error_that_says_how_to_begin_anew(
 def test_one_of_an_earlier_version_is_taken_up_and_the_log_says_so(
     trained: Trial, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    (list_checkpoints(trained.checkpoints)[-1] / "digests.json").unlink()
+    (checkpoints(tmp_path)[-1] / "digests.json").unlink()
     trial = fresh(tmp_path)
     load_latest(trial)
     assert trial.state == trained.state

@@ -69,6 +69,7 @@ def test_costs_what_the_loaded_model_s_step_costs(
     assert all(size > 0 for part, size in real.at_peak.items() if part not in ("temporaries", "logits"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", CONFIGS)
 def test_every_kind_of_model_can_be_planned(kind: str, tmp_path: Path) -> None:
     some = lora(targets=["linear"])  # the embedding or the head of some keeps its own code
@@ -86,6 +87,7 @@ def test_a_model_that_does_not_pack_is_planned_with_its_mask() -> None:
     assert run.cost(MICROBATCH).peak_bytes > 0
 
 
+@pytest.mark.slow
 def test_recomputing_takes_less_memory_and_more_arithmetic() -> None:
     config = tiny_config("gptj")
     config.n_layer = 8

@@ -40,6 +40,7 @@ def gradients(group: Group, *, few_shapes: bool) -> tuple[torch.Tensor, list[tor
     return losses, [stack.grad.clone() for stack in group.adapted.stacks() if stack.grad is not None], shapes
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("split", ["trainer.batch_size=3", "trainer.batch_size=3,trainer.microbatch_size=2"])
 def test_padding_changes_nothing(split: str, tmp_path: Path) -> None:
     specs = [
@@ -107,6 +108,7 @@ def of_batch(model: AdaptedModel, batch: Batch) -> tuple[torch.Tensor, torch.Ten
     return batch.input_ids, losses.detach(), grads
 
 
+@pytest.mark.slow
 def test_a_whole_run_learns_the_same(tmp_path: Path) -> None:
     specs = [spec_of("trainer.max_steps=4", f"seed={seed}", "optimizer=adamw") for seed in (0, 1)]
     plain = losses_of(build_group(specs, tmp_path / "plain"))

@@ -73,6 +73,7 @@ def test_the_largest_microbatch_that_fits_is_taken(
     assert "192 tokens per forward pass" in caplog.text
 
 
+@pytest.mark.slow
 def test_not_even_one_example_is_a_mistake_with_ways_out(monkeypatch: pytest.MonkeyPatch) -> None:
     spec = spec_of("trainer.batch_tokens=auto")
     with pytest.raises(ConfigError, match=r"one example of 64 tokens .* trainer\.memory=low"):

@@ -38,6 +38,7 @@ def operators_of_a_step(group: Group) -> Counter[str]:
     return operators.seen
 
 
+@pytest.mark.slow
 def test_nothing_in_a_step_waits_for_the_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """But the lengths of the examples, which CPU attention reads where a GPU's kernel takes them as they are."""
     from summarizer.ops import attention

@@ -95,6 +95,7 @@ def test_trains_as_transformers_and_peft_do(tmp_path: Path) -> None:
         assert (tensor - theirs[name]).abs().mean() < 2e-4, name
 
 
+@pytest.mark.slow
 def test_a_group_trains_each_trial_as_it_would_train_alone(tmp_path: Path) -> None:
     common = (f"trainer.max_steps={STEPS}", "trainer.microbatch_size=1")
     specs = [
@@ -122,6 +123,7 @@ def test_how_a_batch_is_computed_does_not_change_it(override: str, tmp_path: Pat
     assert other[0] == pytest.approx(plain[0], rel=1e-5)
 
 
+@pytest.mark.slow
 def test_dropout_is_drawn_again_where_activations_are_recomputed(tmp_path: Path) -> None:
     overrides = ("trainer.max_steps=3", "adapter.dropout=0.3", "optimizer.lr=1e-2")
     plain = losses_of(build_group([spec_of(*overrides)], tmp_path / "plain"))

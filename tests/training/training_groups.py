@@ -108,6 +108,9 @@ class Watching:
             for v in [self.value(trial)]
         ]
 
+    def in_words(self, metrics: Mapping[str, float]) -> str:
+        return ", ".join(f"{name} {number:.3f}" for name, number in metrics.items())
+
     def evaluated(self, trials: Sequence[Trial], continuing: Sequence[Trial]) -> list[Trial]:
         return []
 

@@ -64,7 +64,11 @@ function paintCurves() {
 
 function linesOf(metric) {
   const training = metric.startsWith("train/");
-  const runs = shownRuns().filter((run) => run.history[metric] && (training || run.rowSet !== null || !DATA.rowSets.length));
+  const having = shownRuns().filter((run) => run.history[metric]);
+  const first = having.find((run) => run.rowSet !== null) ?? having[0];
+  /* The validation rows during training are other rows than those of the scores at the end: all that were measured alike compare. */
+  const alike = (run) => training || run === first || (run.measured === null ? run.rowSet !== null && run.rowSet === first.rowSet : run.measured === first.measured);
+  const runs = having.filter(alike);
   const longest = Math.max(0, ...runs.map((run) => run.history[metric].values.length));
   const window = training && curves.smooth ? Math.max(1, Math.floor(longest / SMOOTHED)) : 1;
   const lines = runs.map((run) => {
@@ -72,7 +76,7 @@ function linesOf(metric) {
     const means = averaged(values, window);
     return { run, steps: steps.slice(0, means.length), values: means, broke: means.length < values.length };
   }).filter((line) => line.values.length);
-  return { lines, window, left: shownRuns().filter((run) => run.history[metric]).length - runs.length };
+  return { lines, window, left: having.length - runs.length };
 }
 
 function paintCurve(box, width, metric) {
@@ -136,7 +140,10 @@ function paintCurve(box, width, metric) {
   if (curves.log && !logs) notes.push("Not logarithmic: some values are not above 0.");
   if (lines.some((line) => line.run.status === "failed" || line.broke)) notes.push("×: the run failed there.");
   if (lines.some((line) => line.run.status === "stopped")) notes.push("■: it was stopped there.");
-  if (leftOut) notes.push(`${counted(leftOut, "run")} left out, since the rows behind ${leftOut === 1 ? "its" : "their"} values are not known.`);
+  if (leftOut) notes.push(`${counted(leftOut, "run")} left out, since ${leftOut === 1 ? "its" : "their"} values are not known to be of the same rows.`);
+  const few_rows = [...new Set(lines.map((line) => line.run.rougeRows))];
+  if (/rouge/.test(metric) && few_rows.length === 1 && few_rows[0])
+    notes.push(`Of at most ${counted(few_rows[0], "row")} at each evaluation: its ups and downs are mostly chance.`);
   if (notes.length) box.append(make("p", "note", notes.join(" ")));
 }
 

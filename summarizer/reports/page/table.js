@@ -1,9 +1,13 @@
 /* A table for each row set, and one for the runs that were never scored. Headings sort it. */
 
-const SETTINGS_FIRST = 3;  // that stand before the scores
+const MOST_SETTINGS = 3;  // that stand beside the scores; the others are folded with the figures
+const PLAIN = ["time", "speed", "memory", "size"];  // figures that say nothing of how good a run is
 const SIGNIFICANCE = DATA.rankedBy.startsWith("rouge") ? DATA.rankedBy : "rougeLsum";
 
-/* Columns: heading, title, cell of a run, and what it is sorted by; `of` null stands last either way. */
+/* Columns: heading, title, cell of a run, and what it is sorted by; `of` null stands last either way.
+
+   The score that ranks the runs stands first, beside their names, so that it is seen at any width; what is `folded` is
+   shown when it is asked for. */
 function columnsOf(runs) {
   const keys = runs.length > 1 ? varying(runs) : DATA.swept.map((_, key) => key).slice(0, 4);
   const settings = keys.map((key) => ({
@@ -18,20 +22,35 @@ function columnsOf(runs) {
       return value === null ? null : scored(metric, run.scores?.rouge[metric.id] ?? { value });
     },
   }));
-  const place = numbers.findLastIndex((column) => column.metric.id.startsWith("rouge") || column.metric.id === "loss") + 1;
+  const ranking = (column) => Number(column.metric !== RANKED) + Number(column.metric !== RANKED && column.metric.id !== SIGNIFICANCE);
+  numbers.sort((a, b) => ranking(a) - ranking(b));
+  for (const column of numbers) column.folded = PLAIN.includes(column.metric.id);
+  const place = numbers.findIndex((column) => column.metric.id === SIGNIFICANCE) + 1;
   const against = {
-    name: "behind the best", title: `${variantName(SIGNIFICANCE)} of the best run minus this run’s, paired over the same rows, with the 95 % interval and p, adjusted after Holm`,
+    name: "behind the best", title: `${variantName(SIGNIFICANCE)} of the best run minus this run’s, paired over the same rows, with the 95 % interval and p of this pair alone, and p adjusted after Holm for all pairs`,
     unit: `${variantName(SIGNIFICANCE)}, paired`, numeric: true, of: (run) => run.best_minus_this?.[SIGNIFICANCE]?.mean.value ?? null,
     cell: (run) => {
       const difference = run.best_minus_this?.[SIGNIFICANCE];
       if (!difference) return runs.some((other) => other.best_minus_this?.[SIGNIFICANCE]) && DATA.rowSets[run.rowSet]?.best === run.index ? "best" : null;
       const { value: mean, low, high } = difference.mean;
-      return make("span", "", signed(mean, 2), make("small", "", `${signed(low, 2)} to ${signed(high, 2)}`), make("small", "", pText(difference.p_adjusted ?? difference.p_value)));
+      return make("span", "", signed(mean, 2), make("small", "", `${signed(low, 2)} to ${signed(high, 2)}`), ...pTexts(difference).map((words) => make("small", "", words)));
     },
   };
   if (runs.some((run) => run.best_minus_this?.[SIGNIFICANCE])) numbers.splice(place, 0, against);
-  const status = { name: "status", title: "status", of: (run) => STATUSES.indexOf(run.status), cell: statusCell };
-  return [...settings.slice(0, SETTINGS_FIRST), status, ...numbers, ...settings.slice(SETTINGS_FIRST)];
+  const status = { name: "status", title: "status", of: (run) => STATUSES.indexOf(run.status), cell: statusCell, folded: runs.every((run) => run.status === "completed") };
+  /* A setting that the names say need not be said again. */
+  settings.forEach((column, i) => {
+    const key = column.name.split(".").at(-1);
+    column.folded = i >= MOST_SETTINGS || runs.some((run) => new RegExp(`(^|[ .])${RegExp.escape?.(key) ?? key.replace(/\W/g, "\\$&")}=`).test(run.name));
+  });
+  const [scores, figures] = [numbers.filter((column) => !column.folded), numbers.filter((column) => column.folded)];
+  const all = [...scores, ...settings.filter((column) => !column.folded), status, ...settings.filter((column) => column.folded), ...figures];
+  return all.sort((a, b) => Boolean(a.folded) - Boolean(b.folded));
+}
+
+/* The p that belongs to the interval, and the adjusted one that decides; one where they agree. */
+function pTexts({ p_value: own, p_adjusted: adjusted }) {
+  return pText(own) === pText(adjusted ?? own) ? [pText(own)] : [pText(own), `Holm: ${pText(adjusted).replace("p = ", "").replace("p < ", "< ")}`];
 }
 
 const statusCell = (run) => make("span", `status ${["completed", "stopped", "failed", "running"].includes(run.status) ? run.status : ""}`, run.status);
@@ -55,7 +74,7 @@ function runTable(caption, runs, systems) {
   });
   const byName = [...runs].sort((a, b) => a.name.localeCompare(b.name, "en", { numeric: true }));
   const heads = [{ name: "run", title: "name", of: (run) => byName.indexOf(run) }, ...columns].map((column) => {
-    const head = make("th", column.numeric ? "number" : "");
+    const head = make("th", kindOf(column));
     const sort = button("", () => sortBy(column), "sort");
     sort.append(make("span", "", column.name));
     if (column.unit) sort.append(make("small", "", column.unit));
@@ -112,8 +131,19 @@ function runTable(caption, runs, systems) {
   scroller.setAttribute("aria-label", caption);
   const wider = make("p", "note sideways", "The table goes on to the right: scroll it sideways.");
   new ResizeObserver(() => { wider.hidden = scroller.scrollWidth <= scroller.clientWidth; }).observe(scroller);
-  return [scroller, wider];
+  const folded = columns.filter((column) => column.folded);
+  if (!folded.length) return [scroller, wider];
+  const words = `Show ${folded.map((column) => column.name).join(", ")}`;
+  const more = button(words, () => {
+    const open = table.classList.toggle("unfolded");
+    more.textContent = open ? "Show less" : words;
+    more.setAttribute("aria-expanded", String(open));
+  }, "small unfold");
+  more.setAttribute("aria-expanded", "false");
+  return [scroller, wider, more];
 }
+
+const kindOf = (column) => `${column.numeric ? "number" : ""}${column.folded ? " folded" : ""}`.trim();
 
 /* What the rows are sorted by as the page opens: the score that ranks them, if it does. */
 function opensSorted(runs, columns) {
@@ -153,16 +183,16 @@ function systemRow(system, columns) {
   return row;
 }
 
-const cellOf = (column, content) => make("td", column.numeric ? "number" : "", content === null ? make("span", "none", "–") : content);
+const cellOf = (column, content) => make("td", kindOf(column), content === null ? make("span", "none", "–") : content);
 
 function layTables() {
   const box = by("tables");
   DATA.rowSets.forEach((set, i) => {
-    box.append(...runTable(`Scored on ${rowSetName(set)}`, DATA.runs.filter((run) => run.rowSet === i), set.systems));
+    box.append(...runTable(`Scored on ${rowSetName(set)}; ROUGE by the tokenizer ${set.tokenizer}`, DATA.runs.filter((run) => run.rowSet === i), set.systems));
   });
   const unscored = DATA.runs.filter((run) => run.rowSet === null);
   if (unscored.length) box.append(...runTable("Without final scores", unscored, []));
   if (DATA.runs.some((run) => run.best_minus_this?.[SIGNIFICANCE])) box.append(make("p", "note",
-    `Behind the best: how much ${variantName(SIGNIFICANCE)} a run is short of the best one, row by row on the same rows, with the 95 % interval; p says how likely so large a difference would be if both were equally good, adjusted after Holm for comparing many. The best was chosen on these very rows, which flatters its lead a little.`));
+    `Behind the best: how much ${variantName(SIGNIFICANCE)} a run is short of the best one, row by row on the same rows, with the 95 % interval; p says how likely so large a difference would be if both were equally good. Both are of that pair alone; what is significant is decided by p adjusted after Holm for comparing many. The best was chosen on these very rows, which flatters its lead a little.`));
   if (!DATA.runs.length) box.append(nothing("There is no run to show."));
 }

@@ -175,7 +175,9 @@ function finish({ card, summary }, event) {
     summary.classList.add("empty");
     summary.textContent = "It wrote nothing: its first token was the end.";
   }
-  if (event.rouge) card.append(rougeScores(event.rouge));
+  if (event.cut)
+    card.append(make("p", "cut", `Cut at the limit of ${event.summary_tokens} tokens: it would have gone on.`));
+  if (event.rouge) card.append(rougeScores(event.rouge, event.rouge_tokenizer));
   const figures = make("div", "figures");
   const speed = `${event.summary_tokens} tokens in ${fixed(2).format(event.total_s)} s (${fixed(1).format(event.tokens_per_s)} tokens/s)`;
   figures.append(make("p", "", speed));
@@ -189,7 +191,7 @@ function finish({ card, summary }, event) {
   card.append(figures);
 }
 
-function rougeScores(rouge) {
+function rougeScores(rouge, tokenizer) {
   const list = make("dl", "rouge");
   for (const [variant, value] of Object.entries(rouge)) {
     const cell = make("div");
@@ -197,7 +199,7 @@ function rougeScores(rouge) {
     list.append(cell);
   }
   const scores = make("div", "scores");
-  scores.append(make("p", "", "F1 against the reference, %"), list);
+  scores.append(make("p", "", `F1 against the reference, % (tokenizer ${tokenizer})`), list);
   return scores;
 }
 

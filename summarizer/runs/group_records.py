@@ -90,8 +90,13 @@ class GroupRecords:
                 "val_loss": adapter.loss,
                 "rouge": dict(adapter.rouge),
                 "rouge_tokenizer": rows.tokenizer,
+                "faithfulness": dict(adapter.faithfulness),
                 "baseline": dict(scores[LEAD].rouge),
-                "base": base and BaseScores(val_loss=base.loss, rouge=dict(base.rouge)),
+                "baseline_faithfulness": dict(scores[LEAD].faithfulness),
+                "base": base
+                and BaseScores(
+                    val_loss=base.loss, rouge=dict(base.rouge), faithfulness=dict(base.faithfulness)
+                ),
                 "systems": _systems(trial.spec, base is not None),
                 "split": rows.split,
                 "rows": len(rows.rows),

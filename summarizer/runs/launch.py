@@ -37,7 +37,7 @@ from summarizer.runs.session import Session, announce_runs, raise_alone
 if TYPE_CHECKING:
     from torch.distributed.distributed_c10d import Store
 
-    from summarizer.config.schema import RunConfig
+    from summarizer.config.schema import PromptConfig, RunConfig
 
 WAIT_FOR_GROUP = timedelta(days=7)
 """Workers wait while the main process runs whatever comes before their next group."""
@@ -134,18 +134,23 @@ def _shown(records: Sequence[RunRecord], spec: RunConfig) -> list[RunRecord]:
     return list(records)
 
 
-def _with_resolved_prompt(records: Sequence[RunRecord], spec: RunConfig) -> list[RunRecord]:
-    """The runs of a group with the prompt that their config comes to with the model, recorded in their folders too.
-
-    Raises ConfigError where the config asks for what the model does not have.
-    """
+def warn_of_escapes(prompt: PromptConfig) -> None:
+    """Say where a text has `\\n` in it, as two characters: that is what a shell makes of a line break in quotes."""
     for key in ("template", "system"):
-        if "\\n" in (getattr(spec.prompt, key) or ""):
+        if "\\n" in (getattr(prompt, key) or ""):
             log.warning(
                 "prompt.%s holds a backslash and an n, as a shell leaves them; a line break is written "
                 '$\'prompt.%s="...\\n..."\' in bash (with the $), or "...\\n..." in a YAML of conf/prompt',
                 *(key, key),
             )
+
+
+def _with_resolved_prompt(records: Sequence[RunRecord], spec: RunConfig) -> list[RunRecord]:
+    """The runs of a group with the prompt that their config comes to with the model, recorded in their folders too.
+
+    Raises ConfigError where the config asks for what the model does not have.
+    """
+    warn_of_escapes(spec.prompt)
     if spec.prompt.kind == "text" or spec.prompt.rendered is not None:
         return list(records)
     from summarizer.console.progress import working

@@ -32,8 +32,9 @@ MEASURED_ROWS = 1_000
 STYLES = {"prompt": "cyan", "article": "", "cut": "dim strike", "summary": "green"}
 CONTROL_STYLE = "bold magenta"
 MARK_STYLE = "dim"
-HEAD_LINES, TAIL_LINES = 9, 4
-"""Of a longer part so many lines are shown, as the terminal is wide; between them it is left out."""
+SHOWN_LINES = {"cut": (2, 1)}
+LINES = (9, 4)
+"""Of a longer part so many first and last lines are shown; between them it is left out."""
 BARS = 12
 """At most so many bars; the last one has all that is longer."""
 
@@ -158,10 +159,10 @@ def drawn(example: Example, target: Console) -> Table:
     for part in example.parts:
         text = _colored(part)
         lines = list(text.wrap(target, max(target.width - max(map(len, STYLES)) - 2, 20)))
-        if len(lines) > HEAD_LINES + TAIL_LINES + 1:
-            left = len(lines) - HEAD_LINES - TAIL_LINES
-            gap = Text(f"[{left} more lines]", style=MARK_STYLE)
-            lines = [*lines[:HEAD_LINES], gap, *lines[-TAIL_LINES:]]
+        first, last = SHOWN_LINES.get(part.name, LINES)
+        if len(lines) > first + last + 1:
+            gap = Text(f"[{len(lines) - first - last} more lines]", style=MARK_STYLE)
+            lines = [*lines[:first], gap, *lines[-last:]]
         table.add_row(part.name, Text("\n").join(lines))
     return table
 

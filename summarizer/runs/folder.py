@@ -5,7 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from itertools import islice
 from pathlib import Path
@@ -81,6 +81,16 @@ def mask_written(run: Path, sweep: Path | None = None) -> None:
         safe = masked({"": written})[""]
         if safe != written:
             write_text(file, OmegaConf.to_yaml(OmegaConf.create(safe)))
+
+
+def write_prompt(run: Path, prompt: Mapping[str, Any]) -> None:
+    """Put a prompt that has been resolved into the config that Hydra wrote into a run folder, if it wrote one."""
+    file = run / ".hydra" / "config.yaml"
+    if not file.is_file():
+        return
+    written: Any = OmegaConf.to_container(OmegaConf.load(file), resolve=False)
+    written["prompt"] = masked({"": prompt})[""]
+    write_text(file, OmegaConf.to_yaml(OmegaConf.create(written)))
 
 
 @contextmanager

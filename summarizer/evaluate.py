@@ -174,7 +174,7 @@ def _systems(
 
     @cache
     def summarizer() -> Summarizer:
-        from summarizer.data.prompt import start_ids
+        from summarizer.data.control_tokens import start_ids
         from summarizer.evaluation.mlperf import TaskSummarizer, positions_of
         from summarizer.generation.summarizer import Summarizer
 

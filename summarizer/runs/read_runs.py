@@ -18,7 +18,8 @@ from pydantic import ValidationError
 from summarizer.config.paths import shown
 from summarizer.config.schema import DataConfig
 from summarizer.console.safe_text import one_line
-from summarizer.data.files import find_files, read_files
+from summarizer.data.files import file_columns, find_files, read_files
+from summarizer.data.hold_out import rows_from
 from summarizer.data.rows import BadRow, check_row
 from summarizer.errors import ConfigError, Issue
 from summarizer.evaluation.predictions import (
@@ -280,16 +281,18 @@ def from_files(config: Mapping[str, Any], split: str, references: Mapping[str, s
         spec = DataConfig.model_validate(config.get("data"))
     except ValidationError:
         return {}
-    named = getattr(spec, split)
+    place, named = rows_from(spec, split)
     if spec.source != "files" or named is None:
         return {}
     found: dict[str, str] = {}
     try:
-        rows = islice(read_files(find_files(f"data.{split}", named), spec.columns), MOST_ROWS_READ)
+        paths = find_files(f"data.{place}", named)
+        columns = file_columns(paths, spec.columns)
+        rows = islice(read_files(paths, columns), MOST_ROWS_READ)
         for index, raw in enumerate(rows):
             if isinstance(raw, BadRow):
                 continue
-            row = check_row(raw[1], spec.columns, raw[0], index, frozenset())
+            row = check_row(raw[1], columns, raw[0], index, frozenset())
             if not isinstance(row, BadRow) and references.get(row.id) == row.summary:
                 found[row.id] = row.article
                 if len(found) == len(references):

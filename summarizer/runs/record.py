@@ -112,6 +112,8 @@ class RunRecord(Part):
     versions: dict[str, str | None] = Field(default_factory=dict)
     git: GitState | None = None
     data_fingerprint: str | None = None
+    held_out_rows: int | None = None
+    """Validation rows that `data.validation` held out of the training rows; 0 where they came from elsewhere."""
 
     # What stands around a run, and is no part of its summary.json.
     folder: str = ""

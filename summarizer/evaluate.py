@@ -213,7 +213,7 @@ def _scores(
     cut_articles = max((system.cut_articles or 0 for system in systems), default=0)
     log.info("scoring %s", ", ".join(system.name for system in systems))
     tokenizer = tokenizer_for(flags.rouge_tokenizer or settings.rouge_tokenizer, rows.references, rows.split)
-    scores, references, differences = score_systems(
+    scores, references, differences, of_faithfulness = score_systems(
         systems,
         rows,
         samples=settings.bootstrap_samples,
@@ -229,6 +229,7 @@ def _scores(
         systems=scores,
         references=references,
         differences=differences,
+        faithfulness_differences=of_faithfulness,
         bertscore_by=None if encoder is None else f"layer {flags.bertscore_layer} of {flags.bertscore}",
         bootstrap_samples=settings.bootstrap_samples,
         notes=[*rows.notes, *request.cut_notes(cut_articles, len(rows.ids))],

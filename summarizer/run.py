@@ -74,6 +74,7 @@ def _dispatch(arguments: Sequence[str]) -> None:
     if _is_answered_here() and _answer(arguments):
         return
 
+    from summarizer.config.synonyms import require_no_flags
     from summarizer.runs.folder import check_unused
     from summarizer.runs.launch import is_worker, main_process, prepare_process, work
 
@@ -89,6 +90,7 @@ def _dispatch(arguments: Sequence[str]) -> None:
         with main_process() as session:
             resume(Path(folder[0]), others, session)
         return
+    require_no_flags(arguments)
     check_unused(arguments)
     with main_process() as session:
         hydra.main(version_base="1.3", config_path=str(conf_folder()), config_name="config")(Task(session))()

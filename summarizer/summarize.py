@@ -34,9 +34,9 @@ if TYPE_CHECKING:
     from summarizer.runs.trained_run import TrainedRun
 
 EPILOG = """\
-FILE is text (UTF-8, one article), a table (.jsonl, .json, .csv, .parquet, one article a row), either also with
-.gz, a folder (all files in it and below that are not hidden), or - for an article from standard input, which is
-also what is read where no FILE is named.
+FILE is text (UTF-8, one article), a table (.jsonl, .json, .csv, .tsv, .parquet, .xlsx, one article a row), either
+also with .gz, a folder (all files in it and below that are not hidden), or - for an article from standard input,
+which is also what is read where no FILE is named.
 
 One article's summary is printed alone, several under lines `==> SOURCE <==`. With --output, each becomes a line
 of JSON (id, source, prediction, reference if the table has one, article_tokens, cut_tokens, article_digest); a
@@ -167,6 +167,7 @@ def _items(flags: SummarizeFlags, run: TrainedRun) -> tuple[list[Item], int]:
             reference=None if columns.summary == article else columns.summary,
             id=flags.id_column or columns.id,
             id_is_required=flags.id_column is not None,
+            messages=columns.messages if flags.column is None else None,
         ),
         left_out={path.resolve() for path in written},
     ):

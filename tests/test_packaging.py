@@ -215,7 +215,7 @@ def test_every_dependency_has_a_floor_and_no_cap_on_a_minor_version() -> None:
 
 def test_extras_that_dev_repeats_are_the_same() -> None:
     extras = PROJECT["optional-dependencies"]
-    for name in ("serve", "ctranslate2"):
+    for name in ("serve", "ctranslate2", "gguf"):
         assert set(extras[name]) <= set(extras["dev"])
     from summarizer.serve import NEEDED
 

@@ -13,6 +13,7 @@ from summarizer.config.messages import issues_of, shown
 from summarizer.config.plain import plain_mapping
 from summarizer.config.renamed import take_old_keys
 from summarizer.config.rules import RULES, Rule, SoundValues, broken_rules
+from summarizer.config.synonyms import did_you_mean
 from summarizer.config.targets import OptimizerConfig, arguments_of, refusal, takes_any
 from summarizer.errors import ConfigError, Issue, suggestion
 
@@ -73,7 +74,8 @@ def _unknown_keys(node: Mapping[str, Any]) -> Iterator[Issue]:
         inside = [
             f"{group}.{key}" for group in known if isinstance(node.get(group), dict) and key in node[group]
         ]
-        hint = f"; did you mean {inside[0]!r}?" if inside else suggestion(key, known)
+        near = f"; did you mean {inside[0]!r}?" if inside else suggestion(key, known)
+        hint = did_you_mean(str(key), node[key]) or near
         yield Issue(key, f"unknown key{hint}")
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import re
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 
 from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -28,8 +30,10 @@ FLAGS_WITH_A_VALUE = (
     ("--config-dir", "-cd"),
     ("--experimental-rerun",),
 )
+MISTYPED = 0.75
+"""From which likeness (Ratcliff-Obershelp) on a name is taken for a mistyped option."""
 UNKNOWN_KEY = re.compile(r"Could not override '([^']+)'|Could not delete from config. '([^']+)'")
-UNKNOWN_OPTION = re.compile(r"Could not (?:find|load) '([^']+)/([^'/]+)'")
+UNKNOWN_OPTION = re.compile(r"Could not (?:find|load) '([^']+/[^']+)'")
 PRESENT_KEY = re.compile(r"An item is already at '([^']+)'|Multiple values for ([^ ]+)\. ")
 
 
@@ -141,10 +145,12 @@ def _explained(refusal: Exception, overrides: list[str]) -> tuple[Issue | None, 
         reason = f"now {RENAMED[key]}" if key in RENAMED else "unknown key"
         return Issue(key, reason), [o for o in overrides if _key(o) != key]
     if found := UNKNOWN_OPTION.search(text):
-        group, option = found[1], found[2]
+        group, option = _group_and_option(found[1], overrides)
         options = re.findall(r"^\t([^_\s]\S*)$", text, re.MULTILINE) or _options(group)
-        near = nearest(option, options)
+        near = nearest(option.rpartition("/")[2], options)
         hint = f"; did you mean {near!r}?" if near else ""
+        if own := _of_ones_own(group, option, options):
+            hint = f"; for one of your own: {own}"
         issue = Issue(group, f"{option!r} is not one of {', '.join(options)}{hint}")
         return issue, [o for o in overrides if _key(o) != group]
     if found := PRESENT_KEY.search(text):
@@ -152,6 +158,24 @@ def _explained(refusal: Exception, overrides: list[str]) -> tuple[Issue | None, 
         issue = Issue(key, "is there already; leave out the + to change it")
         return issue, [o for o in overrides if _key(o) != key]
     return Issue("", _first_line(refusal)), overrides
+
+
+def _group_and_option(text: str, overrides: Sequence[str]) -> tuple[str, str]:
+    """Of `GROUP/OPTION`, in which either may have slashes: the group is one that an override names."""
+    named = [_key(override) for override in overrides if text.startswith(f"{_key(override)}/")]
+    group = max(named, key=len, default=text.rpartition("/")[0])
+    return group, text[len(group) + 1 :]
+
+
+def _of_ones_own(group: str, option: str, options: Sequence[str]) -> str | None:
+    """What to type where a model or a file was given in an option's place; None where an option was mistyped."""
+    if "/" not in option and difflib.get_close_matches(option, options, n=1, cutoff=MISTYPED):
+        return None
+    if group == "model":
+        return f"model=hf model.name_or_path={option}"
+    if group == "data" and ("." in option or Path(option).exists()):
+        return f"data=files data.train={option} data.validation=0.1"
+    return None
 
 
 def _options(group: str) -> list[str]:

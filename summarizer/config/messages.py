@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
+from summarizer.config.synonyms import did_you_mean
 from summarizer.errors import Issue, nearest, suggestion
 
 LONGEST_VALUE = 60
@@ -33,15 +34,16 @@ _TYPES = {
 
 def issues_of(error: ValidationError, spec: type[BaseModel], group: str) -> Iterator[Issue]:
     """One issue per mistaken key of a config group."""
-    for name, message in messages_of(error, spec):
+    for name, message in messages_of(error, spec, group):
         yield Issue(f"{group}.{name}", message)
 
 
 def messages_of(
-    error: ValidationError, spec: type[BaseModel], *, typed: bool = False
+    error: ValidationError, spec: type[BaseModel], group: str = "", *, typed: bool = False
 ) -> Iterator[tuple[str, str]]:
     """What is wrong with each mistaken field; a value that fits no member of a union is one mistake, not several.
 
+    group: the config group that the fields are of.
     typed: the values are text of a command line, so that a number is shown without quotes.
     """
     details: dict[str, Any] = {}
@@ -50,6 +52,9 @@ def messages_of(
         if name not in details or _precision(detail) > _precision(details[name]):
             details[name] = detail
     for name, detail in details.items():
+        if detail["type"] == "extra_forbidden":
+            yield name, _unknown_key(spec, group, name.split("."), detail["input"])
+            continue
         value = _number_of(detail["input"]) if typed else detail["input"]
         yield name, _message({**detail, "input": value}, spec, name.split("."), typed=typed)
 
@@ -75,8 +80,6 @@ def shown(value: object) -> str:
 
 def _message(detail: Any, spec: type[BaseModel], names: list[str], *, typed: bool) -> str:
     kind, value, context = detail["type"], detail["input"], detail.get("ctx", {})
-    if kind == "extra_forbidden":
-        return f"unknown key{suggestion(names[-1], _model_at(spec, names[:-1]).model_fields)}"
     field = _model_at(spec, names[:-1]).model_fields.get(names[-1]) if names else None
     if kind == "missing":
         return "is required"
@@ -93,6 +96,11 @@ def _message(detail: Any, spec: type[BaseModel], names: list[str], *, typed: boo
         return f"{shown(value)}: {detail['msg']}"
     limits = _limits(field) if field is not None and kind in _TYPES else ""
     return f"{shown(value)} is not {wanted}{limits}"
+
+
+def _unknown_key(spec: type[BaseModel], group: str, names: list[str], value: object) -> str:
+    other_tools = did_you_mean(names[-1], value, ".".join([group, *names[:-1]]))
+    return f"unknown key{other_tools or suggestion(names[-1], _model_at(spec, names[:-1]).model_fields)}"
 
 
 def _alternatives(spec: type[BaseModel], names: list[str], *, null: bool) -> str | None:
@@ -120,6 +128,8 @@ def _bound(kind: str, context: dict[str, Any]) -> str | None:
     if kind in words:
         bound, word = words[kind]
         return f"{word} {_number(context[bound])}"
+    if kind == "hold_out":
+        return "a share above 0 and below 1, a whole number of rows, or where rows are"
     if kind == "string_too_short":
         return "text of at least one letter"
     if kind in ("too_short", "too_long"):

@@ -50,18 +50,21 @@ def hub_data_has_a_name(data: schema.DataConfig) -> Iterator[Issue]:
 
 def columns_are_distinct(data: schema.DataConfig) -> Iterator[Issue]:
     fields: dict[str, str] = {}
-    for name, column in (
-        ("article", data.columns.article),
-        ("summary", data.columns.summary),
-        ("id", data.columns.id),
-    ):
-        if column is None:
-            continue
-        if column in fields:
+    named = data.columns.model_dump()
+    messages = named.pop("messages")
+    for name in ("article", "summary") if messages is not None else ():
+        if named.pop(name) is not None:
             yield Issue(
-                f"data.columns.{name}", f"{shown(column)} is the column of the {fields[column]} already"
+                f"data.columns.{name}",
+                "has no place beside data.columns.messages, which holds both; leave one out",
             )
-        fields.setdefault(column, name)
+    for name, column in {"messages": messages, **named}.items():
+        for one in [column] if isinstance(column, str) else column or ():
+            if one in fields:
+                yield Issue(
+                    f"data.columns.{name}", f"{shown(one)} is the column of the {fields[one]} already"
+                )
+            fields.setdefault(one, name)
 
 
 def training_ends(trainer: schema.TrainerConfig) -> Iterator[Issue]:
@@ -93,6 +96,12 @@ def a_stream_is_not_held(data: schema.DataConfig, evaluation: schema.EvaluationC
             f"{data.rows_seed} draws rows from the whole train split, which data.streaming never holds; "
             "null takes its first rows",
         )
+    if isinstance(data.validation, int):
+        yield Issue(
+            "data.validation",
+            f"{data.validation} rows are chosen among all rows, which data.streaming never holds; hold out a "
+            f"share, and set data.rows.validation={data.validation}",
+        )
     if evaluation.split == "train" and data.rows.train is None:
         yield Issue("data.rows.train", "is required to evaluate on a streamed train split, which is not kept")
 
@@ -109,7 +118,9 @@ def best_metric_is_measured(
 def splits_are_named(data: schema.DataConfig, evaluation: schema.EvaluationConfig) -> Iterator[Issue]:
     if data.validation is None:
         yield Issue(
-            "data.validation", "is required; give it as data.validation=... (it picks the best adapter)"
+            "data.validation",
+            "is required; give it as data.validation=..., or hold out a tenth of the training rows by "
+            "data.validation=0.1 (it picks the best adapter)",
         )
     if evaluation.split == "test" and data.test is None:
         yield Issue("data.test", "is required by evaluation.split=test")

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictFloat, StrictInt
+from pydantic_core import PydanticCustomError
 
 from summarizer.config.targets import OptimizerConfig, imported_adapter
 
@@ -56,11 +57,30 @@ class QuantizationConfig(Section):
 
 
 class Columns(Section):
-    """The source's own names for the three fields. A null id numbers the rows."""
+    """The source's own names for the fields of a row."""
 
-    article: NonEmpty
-    summary: NonEmpty
+    article: NonEmpty | NonEmptyList | None
+    """The article's column, or several whose texts are joined; null recognizes it by its name (`data.columns`)."""
+    summary: NonEmpty | None
+    """Likewise the summary's."""
     id: str | None
+    """Null numbers the rows."""
+    messages: NonEmpty | None = None
+    """The column of chat turns, in place of article and summary: the user's, and the assistant's last."""
+
+
+def _share_or_rows(value: object) -> object:
+    """A number in the place of validation rows, if it is one that can be held out of the training rows."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return value
+    if 0 < value < 1 or (isinstance(value, int) and 1 <= value <= LARGEST_COUNT):
+        return value
+    raise PydanticCustomError("hold_out", "no number of rows")
+
+
+HeldOutOrPath = Annotated[
+    NonEmpty | NonEmptyList | StrictInt | StrictFloat | None, BeforeValidator(_share_or_rows)
+]
 
 
 class RowLimits(Section):
@@ -81,7 +101,8 @@ class DataConfig(Section):
     revision: str | None
     train: NonEmpty | NonEmptyList
     """Split name (hub) or path, glob or list of them (files); `embedded:NAME` lies in the package."""
-    validation: NonEmpty | NonEmptyList | None
+    validation: HeldOutOrPath
+    """Likewise; or what is held out of train by a hash of the article: a share below 1, or a number of rows."""
     test: NonEmpty | NonEmptyList | None
     columns: Columns
     rows: RowLimits

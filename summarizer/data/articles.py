@@ -19,9 +19,12 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Protocol
 
+from summarizer.config.schema import Columns
 from summarizer.console.safe_text import file_name
-from summarizer.data.readers import READERS, format_suffix
+from summarizer.data.columns import NoFieldError, field_value, names_of, recognized_article
+from summarizer.data.files import format_suffix, rows_of
 from summarizer.data.rows import ROWS_THAT_SHOW_COLUMNS, BadRow, RawRow
+from summarizer.data.saved import is_saved, saved_problem
 from summarizer.errors import ConfigError, nearest
 
 STDIN = "-"
@@ -59,13 +62,20 @@ class BadItem:
 class ItemColumns:
     """Where a table's fields are."""
 
-    article: str
+    article: str | list[str] | None
+    """Several columns are joined; None recognizes it by its name."""
     reference: str | None
     """Used where a file has it; None where that column is read as the article."""
     id: str | None
     """None numbers the rows, from 0 over all tables, as a split's rows are."""
     id_is_required: bool = False
     """Whether a table without that column is a mistake, or has its rows numbered."""
+    messages: str | None = None
+    """The column of chat turns, in place of article and reference."""
+
+    def of_rows(self) -> Columns:
+        """The same as the columns of a data set."""
+        return Columns(article=self.article, summary=self.reference, id=self.id, messages=self.messages)
 
 
 # ---- one text ----------------------------------------------------------------------------------------------------
@@ -146,6 +156,12 @@ def read_table(path: Path, columns: ItemColumns, numbering: Numbering) -> Iterat
     if names and (missing := _missing_column(columns, names)):
         yield BadItem(file_name(path), missing)
         return
+    fields = columns.of_rows()
+    try:
+        fields = recognized_article(fields, names, path.name) if names else fields
+    except ConfigError as error:
+        yield BadItem(file_name(path), f"is not read: {error.issues[0].fact}; name it by --column")
+        return
     if not head:
         yield BadItem(file_name(path), "has no rows" if path.stat().st_size else "is empty")
     id_column = columns.id if columns.id in names else None
@@ -154,7 +170,7 @@ def read_table(path: Path, columns: ItemColumns, numbering: Numbering) -> Iterat
         if isinstance(row, BadItem):
             yield row
             continue
-        item = _item(row, path, columns, id_column, numbering.next)
+        item = _item(row, path, fields, id_column, numbering.next)
         yield item
         numbering.next += 1
         bad += isinstance(item, BadItem)
@@ -165,11 +181,8 @@ def read_table(path: Path, columns: ItemColumns, numbering: Numbering) -> Iterat
 
 def _read(path: Path, columns: ItemColumns) -> Iterator[RawRow | BadRow | BadItem]:
     """The rows as far as they can be read, then why not the rest."""
-    suffix = format_suffix(path)
-    assert suffix is not None
-    wanted = (columns.article, columns.reference, columns.id)
     try:
-        yield from READERS[suffix](path, frozenset(name for name in wanted if name is not None))
+        yield from rows_of(path, names_of(columns.of_rows()))
     except ConfigError as error:
         for issue in error.issues:
             yield BadItem(file_name(path), issue.message.removeprefix(f"{path} "))
@@ -179,8 +192,15 @@ def _read(path: Path, columns: ItemColumns) -> Iterator[RawRow | BadRow | BadIte
 
 def _missing_column(columns: ItemColumns, names: list[str]) -> str | None:
     """Why a table with these columns cannot be used, in words that follow its name."""
-    for column, flag in ((columns.article, "--column"), (columns.id, "--id-column")):
-        if column is None or column in names or (flag == "--id-column" and not columns.id_is_required):
+    articles = [columns.article] if isinstance(columns.article, str) else columns.article or []
+    if columns.messages is not None:
+        articles = [columns.messages]
+    wanted = [
+        *((name, "--column") for name in articles),
+        *([(columns.id, "--id-column")] if columns.id else []),
+    ]
+    for column, flag in wanted:
+        if column in names or (flag == "--id-column" and not columns.id_is_required):
             continue
         near = nearest(column, names)
         return f"has no column {column!r}; its columns are {', '.join(names)}" + (
@@ -190,7 +210,7 @@ def _missing_column(columns: ItemColumns, names: list[str]) -> str | None:
 
 
 def _item(
-    row: RawRow | BadRow, path: Path, columns: ItemColumns, id_column: str | None, number: int
+    row: RawRow | BadRow, path: Path, columns: Columns, id_column: str | None, number: int
 ) -> Item | BadItem:
     if isinstance(row, BadRow):
         return BadItem(_place(path, row.where), f"cannot be read: {row.reason}")
@@ -204,9 +224,12 @@ def _item(
                 source, f"has no id: column {id_column!r} is missing, empty, or no text or whole number"
             )
         row_id = str(value)
-    if columns.article not in raw:
-        return BadItem(source, f"has no column {columns.article!r}")
-    article = raw[columns.article]
+    try:
+        article = field_value(raw, columns, "article")
+    except NoFieldError as error:
+        if columns.messages is None and str(error) == "is missing":
+            return BadItem(source, f"has no column {columns.article!r}")
+        return BadItem(source, f"has no article: column {columns.messages!r} {error}")
     if not isinstance(article, str):
         kind = "null" if article is None else f"not text but {type(article).__name__}"
         return BadItem(source, f"has no article: column {columns.article!r} is {kind}")
@@ -217,8 +240,11 @@ def _item(
     return Item(row_id, source, article, _reference(raw, columns))
 
 
-def _reference(raw: Mapping[str, object], columns: ItemColumns) -> str | None:
-    value = None if columns.reference is None else raw.get(columns.reference)
+def _reference(raw: Mapping[str, object], columns: Columns) -> str | None:
+    try:
+        value = field_value(raw, columns, "summary")
+    except NoFieldError:
+        return None
     return value if isinstance(value, str) and value.strip() and _is_unicode(value) else None
 
 
@@ -259,12 +285,13 @@ def read_items(
                 yield BadItem(file_name(path), "is named twice")
             else:
                 seen.add(path.resolve())
-                yield from read_table(path, columns, numbering) if format_suffix(path) else [_text_file(path)]
+                table = path.is_dir() or format_suffix(path) is not None
+                yield from read_table(path, columns, numbering) if table else [_text_file(path)]
 
 
 def _files(path: Path, left_out: Collection[Path]) -> Iterator[Path | BadItem]:
-    if not path.is_dir():
-        yield path
+    if not path.is_dir() or is_saved(path):
+        yield path if not path.is_dir() or not (why := saved_problem(path)) else BadItem(file_name(path), why)
         return
     found = False
     broken: list[OSError] = []

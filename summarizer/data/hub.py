@@ -10,8 +10,9 @@ import datasets
 import huggingface_hub.utils
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
 
-from summarizer.config.schema import DataConfig
+from summarizer.config.schema import Columns, DataConfig
 from summarizer.console.progress import library_bars
+from summarizer.data.columns import are_named, names_of, recognized
 from summarizer.data.rows import BadRow, RawRow, require_columns
 from summarizer.errors import ConfigError
 
@@ -49,18 +50,29 @@ def load_hub_split(
         raise ConfigError.single(_key_of(error, split), f"{spec.path}: {_first_line(error)}") from error
 
 
-def read_hub(
+def hub_columns(
     dataset: datasets.Dataset | datasets.IterableDataset, spec: DataConfig, split_name: str
+) -> Columns:
+    """What a row's fields are called in a data set. Raises ConfigError where that cannot be told."""
+    if are_named(spec.columns):
+        return spec.columns
+    place = f"{spec.path} {split_name}"
+    names = dataset.column_names or list(next((raw for _, raw in _numbered(dataset, place)), {}))
+    return recognized(spec.columns, names, place) if names else spec.columns
+
+
+def read_hub(
+    dataset: datasets.Dataset | datasets.IterableDataset, columns: Columns, place: str
 ) -> Iterator[RawRow | BadRow]:
     """Every row with where it lies ("abisee/cnn_dailymail train row 17"), numbered from 1.
 
+    place: what a message calls the data set.
     Raises ConfigError for a column that the data set does not have, and where a stream breaks off.
     """
-    columns = spec.columns
-    wanted = [name for name in (columns.article, columns.summary, columns.id) if name is not None]
-    if dataset.column_names and set(wanted) <= set(dataset.column_names):
-        dataset = dataset.select_columns(wanted)
-    return require_columns(_numbered(dataset, f"{spec.path} {split_name}"), columns)
+    wanted = names_of(columns)
+    if dataset.column_names and wanted <= set(dataset.column_names):
+        dataset = dataset.select_columns(sorted(wanted))
+    return require_columns(_numbered(dataset, place), columns)
 
 
 def _numbered(dataset: datasets.Dataset | datasets.IterableDataset, name: str) -> Iterator[RawRow]:

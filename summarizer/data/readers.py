@@ -1,4 +1,4 @@
-"""The rows of a file, read one by one, plain or gzipped: JSON Lines, a JSON array, CSV, Parquet.
+"""The rows of a file, read one by one, plain or gzipped: JSON Lines, a JSON array, CSV and its like, Parquet.
 
 One row that cannot be read is a BadRow and reading goes on; a file that cannot be read is a ConfigError. So is one
 that would be read for ever or take all memory: a megabyte of .gz can hold a line of gigabytes, or blank ones.
@@ -16,11 +16,13 @@ import json
 import sys
 import zlib
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from summarizer.data.columns import ARTICLES, INSTRUCTION, MESSAGES, SUMMARIES
 from summarizer.data.rows import BadRow, RawRow
 from summarizer.errors import ConfigError
 
@@ -39,43 +41,45 @@ BinaryFile = gzip.GzipFile | io.BufferedReader
 
 def read_jsonl(path: Path, wanted: frozenset[str]) -> Iterator[RawRow | BadRow]:
     """One object a line; blank lines are passed over."""
-    with _opened(path) as file:
+    with opened(path) as file:
         yield from _json_lines(path, file, wanted)
 
 
 def read_json(path: Path, wanted: frozenset[str]) -> Iterator[RawRow | BadRow]:
     """An array of objects, or one object a line. Holds the file in memory."""
-    with _opened(path) as file:
-        content = _whole(path, file, "save it as JSON Lines, which are read one by one")
+    with opened(path) as file:
+        content = whole(path, file, "save it as JSON Lines, which are read one by one")
     # Bytes that are no UTF-8 stay in the one text they spoil, as lone surrogates, which check_row refuses.
     text = content.decode("utf-8-sig", errors="surrogateescape")
     if not text.lstrip().startswith("["):
         if "\n" in text.strip() and _is_json(text):
-            raise _damaged(path, "holds one object; it must be an array of objects, or one object a line")
+            raise damaged(path, "holds one object; it must be an array of objects, or one object a line")
         yield from _json_lines(path, io.BytesIO(content), wanted)
         return
     try:
         elements = json.loads(text, object_pairs_hook=_object)
     except (ValueError, RecursionError) as error:
-        raise _damaged(path, f"is not valid JSON: {error}") from error
+        raise damaged(path, f"is not valid JSON: {error}") from error
     for number, element in enumerate(elements, start=1):
         yield _object_row(f"{path.name} row {number}", element, wanted)
 
 
 def read_csv(path: Path, wanted: frozenset[str]) -> Iterator[RawRow | BadRow]:
-    """Comma-separated with a header; quoted fields may span lines (RFC 4180)."""
+    """Separated by commas, semicolons, tabs or pipes, with a header; quoted fields may span lines (RFC 4180)."""
     csv.field_size_limit(sys.maxsize)  # articles exceed the module's 128 KiB; the limit is its only global
-    with _opened(path) as file:
+    with opened(path) as file:
         text = io.TextIOWrapper(file, encoding="utf-8-sig", errors="surrogateescape", newline="")
         lines = _RecordLines(path, text)
-        reader = csv.reader(lines, strict=True)
+        first = next(lines, "")
+        separator = _separator(first, wanted, path)
+        reader = csv.reader(chain([first] if first else [], lines), delimiter=separator, strict=True)
         try:
             header = next(reader, None)
         except csv.Error as error:
-            raise _damaged(path, f"has a malformed header: {error}") from error
+            raise damaged(path, f"has a malformed header: {error}") from error
         if header is None:
             return
-        _require_single(path, header, wanted)
+        require_single(path, header, wanted)
         number = 0
         while True:
             lines.begin_record()
@@ -86,7 +90,7 @@ def read_csv(path: Path, wanted: frozenset[str]) -> Iterator[RawRow | BadRow]:
                 fields = next(reader, None)
             except csv.Error as error:
                 if "unexpected end of data" in str(error):
-                    raise _damaged(
+                    raise damaged(
                         path, f"opens a quote on line {first_line} or after that is never closed"
                     ) from error
                 yield BadRow(where, f"malformed CSV near line {reader.line_num}: {error}")
@@ -96,7 +100,7 @@ def read_csv(path: Path, wanted: frozenset[str]) -> Iterator[RawRow | BadRow]:
             if not fields:
                 number -= 1  # a blank line is no record
                 lines.blank += 1
-                _require_rows(path, lines.blank, number)
+                require_rows(path, lines.blank, number)
             elif len(fields) != len(header):
                 yield BadRow(where, f"{len(fields)} fields under a header of {len(header)}")
             elif _has_surrogate(fields):
@@ -111,14 +115,14 @@ def read_parquet(path: Path, wanted: frozenset[str]) -> Iterator[RawRow | BadRow
     import pyarrow.parquet as pq
 
     try:
-        with _opened(path) as file:
+        with opened(path) as file:
             # Parquet is read from its end, which a gzip stream cannot do: unpack it first.
             zipped = path.suffix.lower() == ".gz"
-            source = pa.BufferReader(_whole(path, file, "unpack it first")) if zipped else file
+            source = pa.BufferReader(whole(path, file, "unpack it first")) if zipped else file
             parquet = pq.ParquetFile(source)
-            _require_single(path, parquet.schema_arrow.names, wanted)
+            require_single(path, parquet.schema_arrow.names, wanted)
             names = set(parquet.schema_arrow.names)
-            columns = sorted(wanted) if wanted <= names else None
+            columns = sorted(wanted) if wanted and wanted <= names else None
             number = 0
             for batch in parquet.iter_batches(batch_size=PARQUET_BATCH_ROWS, columns=columns):
                 for raw in _batch_rows(batch):
@@ -126,40 +130,47 @@ def read_parquet(path: Path, wanted: frozenset[str]) -> Iterator[RawRow | BadRow
                     where = f"{path.name} row {number}"
                     yield (where, raw) if raw is not None else BadRow(where, "not valid UTF-8")
     except (pa.ArrowException, OSError) as error:
-        raise _damaged(path, f"is not a readable Parquet file: {error}") from error
+        raise damaged(path, f"is not a readable Parquet file: {error}") from error
 
 
-READERS: Mapping[str, Callable[[Path, frozenset[str]], Iterator[RawRow | BadRow]]] = {
-    ".jsonl": read_jsonl,
-    ".json": read_json,
-    ".csv": read_csv,
-    ".parquet": read_parquet,
-}
-"""By suffix, lower case; `.gz` may follow."""
+SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "pipes"}
+KNOWN_NAMES = frozenset((*ARTICLES, *SUMMARIES, INSTRUCTION, MESSAGES, "id"))
 
 
-def format_suffix(path: Path) -> str | None:
-    """The key of READERS that a file's name asks for, or None."""
-    suffixes = [suffix.lower() for suffix in path.suffixes]
-    if suffixes and suffixes[-1] == ".gz":
-        suffixes.pop()
-    return suffixes[-1] if suffixes and suffixes[-1] in READERS else None
+def separator_of(path: Path) -> str:
+    """What separates the fields of a file that is read as CSV, by its first line."""
+    with opened(path) as file:
+        first = file.readline(LARGEST_ROW_BYTES).decode("utf-8-sig", errors="replace")
+    return _separator(first, frozenset(), path)
+
+
+def _separator(header: str, wanted: frozenset[str], path: Path) -> str:
+    """That by which a header has the most of the wanted or known names, then the most names at all."""
+    usual = "\t" if ".tsv" in (suffix.lower() for suffix in path.suffixes) else ","
+
+    def merit(separator: str) -> tuple[int, int, bool]:
+        names = next(csv.reader([header], delimiter=separator), [])
+        meant = sum(name in wanted or name.strip().casefold() in KNOWN_NAMES for name in names)
+        return meant, len(names), separator == usual
+
+    return max(SEPARATORS, key=merit)
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[BinaryFile]:
+def opened(path: Path) -> Iterator[BinaryFile]:
     """The file's bytes, unpacked where it ends in .gz. Raises ConfigError for a damaged archive."""
     zipped = path.suffix.lower() == ".gz"
     with gzip.open(path, "rb") if zipped else path.open("rb") as file:
         try:
             yield file
         except EOFError as error:
-            raise _damaged(path, "ends in the middle: the .gz file is truncated") from error
+            raise damaged(path, "ends in the middle: the .gz file is truncated") from error
         except (gzip.BadGzipFile, zlib.error) as error:
-            raise _damaged(path, f"is not a sound .gz file: {error}") from error
+            raise damaged(path, f"is not a sound .gz file: {error}") from error
 
 
-def _damaged(path: Path, what: str) -> ConfigError:
+def damaged(path: Path, what: str) -> ConfigError:
+    """The mistake that a file is. what: words that follow its name."""
     return ConfigError.single("data", f"{path} {what}")
 
 
@@ -173,7 +184,7 @@ def _json_lines(path: Path, file: BinaryLines, wanted: frozenset[str]) -> Iterat
         line = line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
         if not line.strip():
             blank += 1
-            _require_rows(path, blank, number - blank)
+            require_rows(path, blank, number - blank)
             continue
         try:
             yield _object_row(where, json.loads(line.decode("utf-8"), object_pairs_hook=_object), wanted)
@@ -270,29 +281,29 @@ class _RecordLines:
 
 
 def _too_long(path: Path, line: int) -> ConfigError:
-    return _damaged(
+    return damaged(
         path,
         f"holds a row of over {LARGEST_ROW_BYTES >> 20} MiB at line {line}, which no article is; leave it out",
     )
 
 
-def _require_rows(path: Path, blank: int, rows: int) -> None:
+def require_rows(path: Path, blank: int, rows: int) -> None:
     """Raises ConfigError where a file is hardly more than blank lines."""
     if blank > MOST_BLANK_LINES + 10 * rows:
-        raise _damaged(
+        raise damaged(
             path, f"has over {MOST_BLANK_LINES:,} blank lines and {rows:,} rows; leave those lines out"
         )
 
 
-def _whole(path: Path, file: BinaryFile, way_out: str) -> bytes:
+def whole(path: Path, file: BinaryFile, way_out: str) -> bytes:
     """All of a file. Raises ConfigError where that is more than LARGEST_WHOLE_BYTES."""
     content = file.read(LARGEST_WHOLE_BYTES + 1)
     if len(content) > LARGEST_WHOLE_BYTES:
-        raise _damaged(path, f"is larger than {LARGEST_WHOLE_BYTES >> 20} MiB; {way_out}")
+        raise damaged(path, f"is larger than {LARGEST_WHOLE_BYTES >> 20} MiB; {way_out}")
     return content
 
 
-def _require_single(path: Path, header: Sequence[str], wanted: Collection[str]) -> None:
+def require_single(path: Path, header: Sequence[str], wanted: Collection[str]) -> None:
     """Raises ConfigError where a wanted column is there twice: which of them is meant?"""
     if doubled := [name for name in _doubled(header) if name in wanted]:
-        raise _damaged(path, f"has more than one column {doubled[0]!r}; rename all but one")
+        raise damaged(path, f"has more than one column {doubled[0]!r}; rename all but one")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from summarizer.config.schema import Columns
 from summarizer.console.safe_text import escaped
+from summarizer.data.columns import Field, NoFieldError, described, field_value, named_columns
 from summarizer.errors import ConfigError, Issue, nearest
 
 if TYPE_CHECKING:
@@ -75,11 +76,13 @@ def check_row(
         if not _is_unicode(row_id):
             return BadRow(where, "the id is not valid UTF-8")
     texts: list[str] = []
-    for name, column in (("article", columns.article), ("summary", columns.summary)):
-        named = name if name == column else f"{name} (column {column!r})"
-        if column not in raw:
-            return BadRow(where, f"{named} is missing")
-        value = raw[column]
+    fields: tuple[Field, ...] = ("article", "summary")
+    for field_name in fields:
+        named = described(columns, field_name)
+        try:
+            value = field_value(raw, columns, field_name)
+        except NoFieldError as error:
+            return BadRow(where, f"{named} {error}")
         if value is None:
             return BadRow(where, f"{named} is null")
         if not isinstance(value, str):
@@ -107,10 +110,9 @@ def require_columns(rows: Iterable[RawRow | BadRow], columns: Columns) -> Iterat
     head = list(islice(stream, ROWS_THAT_SHOW_COLUMNS))
     mappings = [row[1] for row in head if not isinstance(row, BadRow)]
     names = list(dict.fromkeys(str(name) for raw in mappings for name in raw))
-    wanted = {"article": columns.article, "summary": columns.summary, "id": columns.id}
     issues = []
-    for key, column in wanted.items():
-        if column is None or column in names or not mappings:
+    for key, column in named_columns(columns):
+        if column in names or not mappings:
             continue
         near = nearest(column, names)
         issues.append(

@@ -6,59 +6,81 @@ import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
-from summarizer.config.schema import DataConfig
-from summarizer.data.files import find_files, read_files
-from summarizer.data.rows import BadRow, RawRow
+from summarizer.config.schema import Columns, DataConfig
+from summarizer.data.columns import said
+from summarizer.data.files import file_columns, file_notes, find_files, read_files
+from summarizer.data.hold_out import SplitName, hold_out, hold_out_of, rows_from
+from summarizer.data.rows import BadRow, RawRow, Row
+from summarizer.data.tokenize import checked_rows
 from summarizer.errors import ConfigError
 
 if TYPE_CHECKING:
     import datasets
 
-SplitName = Literal["train", "validation", "test"]
+    from summarizer.data.prompt import Prompt
+
 HASHED_FILE_BYTES = 64 * 2**20
 """Files below this size are told apart by their content too; larger ones by name, size and time alone."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """The raw rows of one split."""
+    """The raw rows of one split, or of the one that it is held out of."""
 
     read: Callable[[], Iterator[RawRow | BadRow]]
     """Starts reading at the first row, each time it is called."""
+    columns: Columns
+    """What the fields of a row are called there."""
     total: int | None
     """How many rows there are, where that is known without reading them."""
     identity: tuple[Any, ...] | None
     """Changes when the rows do (JSON values); None where only reading would tell, as of a streamed set."""
     described: str
     """What a message calls it."""
+    notes: tuple[str, ...] = ()
+    """How the rows are read, as far as no config says so: a line each."""
+
+    def checked(self, spec: DataConfig, split: SplitName, prompt: Prompt) -> Iterator[Row | BadRow]:
+        """The split's rows, each usable one as a Row, with what `data.validation` holds out on its own side.
+
+        Raises ConfigError where that leaves nothing to train on.
+        """
+        rows = checked_rows(self.read(), self.columns, prompt)
+        wanted = hold_out_of(spec)
+        if wanted is None or split == "test":
+            return rows
+        return hold_out(wanted, self.read(), self.columns).side(rows, split)
 
 
 def open_source(spec: DataConfig, split: SplitName) -> Source:
     """Find a split's rows. Raises ConfigError where the config names none, or none that can be read."""
-    named: str | list[str] | None = getattr(spec, split)
-    key = f"data.{split}"
+    place, named = rows_from(spec, split)
+    key = f"data.{place}"
     if named is None:
         how = "a path" if spec.source == "files" else "the name of one of the data set's splits"
         raise ConfigError.single(key, f"null, but this run needs the {split} split", f"set {key} to {how}")
     if spec.source == "files":
         paths = find_files(key, named)
+        columns = file_columns(paths, spec.columns)
         return Source(
-            read=lambda: read_files(paths, spec.columns),
+            read=lambda: read_files(paths, columns),
+            columns=columns,
             total=None,
-            identity=tuple(_file_identity(path) for path in paths),
+            identity=tuple(one for path in paths for one in _identities(path)),
             described=", ".join(path.name for path in paths),
+            notes=tuple(note for note in (said(columns, spec.columns), *file_notes(paths)) if note),
         )
     if isinstance(named, list):
         raise ConfigError.single(key, "a hub data set takes one split's name here, not a list")
-    return _hub_source(spec, split, named)
+    return _hub_source(spec, place, named)
 
 
-def _hub_source(spec: DataConfig, split: SplitName, split_name: str) -> Source:
+def _hub_source(spec: DataConfig, split: str, split_name: str) -> Source:
     import datasets
 
-    from summarizer.data.hub import load_hub_split, read_hub
+    from summarizer.data.hub import hub_columns, load_hub_split, read_hub
 
     dataset = load_hub_split(spec, split, split_name)
     total, identity = None, None
@@ -66,11 +88,15 @@ def _hub_source(spec: DataConfig, split: SplitName, split_name: str) -> Source:
         total = dataset.num_rows
         if (made_from := _made_from(dataset, split_name)) is not None:
             identity = (spec.path, spec.config, split_name, made_from)
+    columns = hub_columns(dataset, spec, split_name)
+    note = said(columns, spec.columns)
     return Source(
-        read=lambda: read_hub(dataset, spec, split_name),
+        read=lambda: read_hub(dataset, columns, f"{spec.path} {split_name}"),
+        columns=columns,
         total=total,
         identity=identity,
         described=f"{spec.path} {split_name}",
+        notes=() if note is None else (note,),
     )
 
 
@@ -89,6 +115,13 @@ def _made_from(dataset: datasets.Dataset, split_name: str) -> str | None:
     hasher.update(Path(*folder.parts[-4:]).as_posix())
     hasher.update(split_name)
     return str(hasher.hexdigest())
+
+
+def _identities(path: Path) -> Iterator[tuple[str, int, int, str | None]]:
+    """What tells a file from others, or the files of a saved data set's folder."""
+    for file in sorted(path.iterdir()) if path.is_dir() else [path]:
+        if file.is_file():
+            yield _file_identity(file)
 
 
 def _file_identity(path: Path) -> tuple[str, int, int, str | None]:

@@ -16,11 +16,12 @@ import numpy as np
 from summarizer.config.schema import DataConfig
 from summarizer.console import progress
 from summarizer.data.cache import EntryWriter, cached, entry_key, read_entry
+from summarizer.data.hold_out import SplitName, hold_out_of
 from summarizer.data.order import EncodedRow, epoch_batches, random_stream
 from summarizer.data.prompt import Prompt
 from summarizer.data.rows import MOST_COUNTED, BadRow, Row, SplitReport, Tally, check_bad_rows
-from summarizer.data.sources import Source, SplitName, open_source
-from summarizer.data.tokenize import checked_rows, tokenize
+from summarizer.data.sources import Source, open_source
+from summarizer.data.tokenize import tokenize
 from summarizer.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -39,6 +40,8 @@ class Split:
     """SHA-256 of ids and texts, in order."""
     training_tokens: Sequence[int] = field(repr=False)
     """Of each row in training: prompt and target, after the cut."""
+    notes: tuple[str, ...] = ()
+    """How the rows are read, as far as no config says so: a line each."""
 
     def __len__(self) -> int:
         return len(self.training_tokens)
@@ -104,7 +107,8 @@ def build_split(spec: DataConfig, split: SplitName, prompt: Prompt) -> Split:
             {
                 "source": source.identity,
                 "split": split,
-                "columns": spec.columns.model_dump(),
+                "columns": source.columns.model_dump(),
+                "held_out": None if split == "test" else hold_out_of(spec),
                 "limit": limit,
                 "seed": None if limit is None else spec.rows_seed,
                 "prompt": prompt.identity(),
@@ -112,12 +116,12 @@ def build_split(spec: DataConfig, split: SplitName, prompt: Prompt) -> Split:
         )
         rows, report, fingerprint = cached(key, build)
     check_bad_rows(report, spec.max_bad_rows)  # an entry may stem from a run that accepted more
-    return Split(split, rows, report, fingerprint, _training_tokens(rows, prompt))
+    return Split(split, rows, report, fingerprint, _training_tokens(rows, prompt), source.notes)
 
 
 def _build_entry(folder: Path, source: Source, spec: DataConfig, split: SplitName, prompt: Prompt) -> None:
     limit: int | None = getattr(spec.rows, split)
-    rows = checked_rows(source.read(), spec.columns, prompt)
+    rows = source.checked(spec, split, prompt)
     if limit is not None and spec.rows_seed is not None:
         # Any row that proves too long once it is tokenized has its place taken by the next one drawn.
         rows = _drawn(rows, limit + spec.max_bad_rows + 1, spec.rows_seed, source.total)
@@ -141,6 +145,12 @@ def _build_entry(folder: Path, source: Source, spec: DataConfig, split: SplitNam
                 if tally.rows == limit:
                     break
         report = tally.report()
+        if split == "validation" and hold_out_of(spec) is not None and not report.rows:
+            raise ConfigError.single(
+                "data.validation",
+                f"{hold_out_of(spec)} holds out none of the rows of data.train",
+                "give a larger share, or a number of rows",
+            )
         check_bad_rows(report, spec.max_bad_rows)
         writer.close(report)
     except BaseException:

@@ -10,11 +10,11 @@ from typing import TypeVar
 
 from summarizer.config.schema import DataConfig
 from summarizer.console.progress import bar
+from summarizer.data.hold_out import hold_out_of
 from summarizer.data.order import WINDOW_BATCHES, EncodedRow, by_length, permutation, random_stream
 from summarizer.data.prompt import Prompt
 from summarizer.data.rows import BadRow, Row, SplitReport, Tally, TokenizedRow, check_bad_rows
 from summarizer.data.sources import open_source
-from summarizer.data.tokenize import checked_rows
 from summarizer.errors import ConfigError
 
 T = TypeVar("T")
@@ -44,10 +44,16 @@ class StreamedSplit:
         self._spec, self._prompt = spec, prompt
         self._source = open_source(spec, "train")
         self._used = Tally("train", prompt)
+        held = () if hold_out_of(spec) is None else (hold_out_of(spec),)
         self.fingerprint = hashlib.sha256(
-            repr((spec.path, spec.config, spec.revision, spec.train, self._source.identity)).encode()
+            repr((spec.path, spec.config, spec.revision, spec.train, self._source.identity, *held)).encode()
         ).hexdigest()
         """Of where the rows come from, as their content is known only at the end."""
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """How the rows are read, as far as no config says so."""
+        return self._source.notes
 
     @property
     def report(self) -> SplitReport:
@@ -87,7 +93,7 @@ class StreamedSplit:
     def _usable(self) -> Iterator[tuple[Row, list[int]]]:
         """One pass over the source; the unusable rows are counted and refused beyond the limit."""
         found = 0
-        for row in checked_rows(self._source.read(), self._spec.columns, self._prompt):
+        for row in self._source.checked(self._spec, "train", self._prompt):
             bad = row if isinstance(row, BadRow) else None
             target_ids: list[int] = []
             if isinstance(row, Row):

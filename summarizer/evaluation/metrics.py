@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from summarizer.evaluation.faithfulness import Claim
 from summarizer.evaluation.parallel import map_rows
 from summarizer.evaluation.record import ROUGE_SCORE, VARIANTS, Interval, RougeTokenizer
 from summarizer.evaluation.sentences import split_sentences
@@ -91,6 +92,8 @@ class Scores:
     """Scores of `record.FAITHFULNESS`, those that are known."""
     shares: Mapping[str, RowShares] = field(default_factory=dict)
     """The same by row, where that is known."""
+    claims: Sequence[Sequence[Claim]] = ()
+    """Names, numbers and quotes of each row's summary, where they were looked up in its article."""
 
 
 def score(

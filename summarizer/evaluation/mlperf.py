@@ -14,8 +14,9 @@ from summarizer.config.plain import read_option
 from summarizer.config.schema import DataConfig, GenerationConfig
 from summarizer.config.shared_flags import RowFlags
 from summarizer.console.progress import bar
+from summarizer.data.hold_out import SplitName
 from summarizer.data.rows import BadRow, Row, check_row, first_bad_rows
-from summarizer.data.sources import SplitName, open_source
+from summarizer.data.sources import open_source
 from summarizer.errors import ConfigError
 from summarizer.evaluation.metrics import score_pairs
 from summarizer.evaluation.record import MlperfFigure, MlperfVerdict
@@ -123,7 +124,7 @@ def task_rows(flags: RowFlags, model: str) -> ScoredRows:
                 row = (
                     raw
                     if isinstance(raw, BadRow)
-                    else check_row(raw[1], spec.columns, raw[0], index, frozenset())
+                    else check_row(raw[1], source.columns, raw[0], index, frozenset())
                 )
                 shown.advance()
                 if isinstance(row, BadRow):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
@@ -18,10 +18,12 @@ from numpy.typing import NDArray
 
 from summarizer.config.schema import EvaluationConfig
 from summarizer.console import progress
-from summarizer.evaluation.metrics import RowLosses, Scores, bootstrap, score
+from summarizer.evaluation.faithfulness import Claim, all_claims, counted
+from summarizer.evaluation.metrics import RowLosses, RowShares, Scores, bootstrap, score
+from summarizer.evaluation.predictions import RowFaithfulness
 from summarizer.evaluation.record import VARIANTS, Difference, RougeTokenizer, Statistic, SystemPart
 from summarizer.evaluation.sentences import split_sentences
-from summarizer.evaluation.statistics import compare
+from summarizer.evaluation.statistics import compare, compare_shares
 
 if TYPE_CHECKING:
     from summarizer.evaluation.rows import ScoredRows
@@ -99,6 +101,57 @@ def score_lead(
     return score_summaries([lead(article) for article in articles], references, evaluation, tokenizer)
 
 
+def with_faithfulness(scores: Scores, articles: Sequence[str], evaluation: EvaluationConfig) -> Scores:
+    """The scores with what their summaries say that the articles do not have."""
+    found = all_claims(articles, scores.summaries)
+    return with_shares(
+        replace(scores, claims=found),
+        claim_shares(found),
+        evaluation.bootstrap_samples,
+        evaluation.bootstrap_seed,
+    )
+
+
+def with_shares(scores: Scores, shares: Mapping[str, RowShares], samples: int, seed: int) -> Scores:
+    """The scores with further ones of `record.FAITHFULNESS`, given by row."""
+    intervals = {name: interval for name, of in shares.items() if (interval := of.interval(samples, seed))}
+    return replace(
+        scores,
+        shares={**scores.shares, **shares},
+        faithfulness={**scores.faithfulness, **intervals},
+    )
+
+
+def claim_shares(rows: Sequence[Sequence[Claim]]) -> dict[str, RowShares]:
+    """Of each row's names, numbers and quotes those that its article has, in percent."""
+    return {kind: RowShares(100 * known, every) for kind, (known, every) in counted(rows).items()}
+
+
+def faithfulness_rows(ids: Sequence[str], scores: Scores) -> list[RowFaithfulness]:
+    """The rows of a file of faithfulness."""
+    return [
+        RowFaithfulness(
+            id=row_id,
+            scores={name: (float(of.parts[i]), float(of.of[i])) for name, of in scores.shares.items()},
+            missing=[(one.kind, one.start, one.end) for one in found if not one.supported],
+        )
+        for i, (row_id, found) in enumerate(zip(ids, scores.claims, strict=True))
+    ]
+
+
+def faithfulness_changes(
+    systems: Mapping[str, Scores], other: str, evaluation: EvaluationConfig
+) -> list[Difference]:
+    """The adapter minus another system by their scores of `record.FAITHFULNESS`, adjusted by Holm by themselves."""
+    if other not in systems:
+        return []
+    return compare_shares(
+        {(ADAPTER, other): (systems[ADAPTER].shares, systems[other].shares)},
+        samples=evaluation.bootstrap_samples,
+        seed=evaluation.bootstrap_seed,
+    )
+
+
 def changes(systems: Mapping[str, Scores], other: str, evaluation: EvaluationConfig) -> list[Difference]:
     """The adapter minus another system by the loss and ROUGE; nothing where the other was not scored."""
     if other not in systems:
@@ -159,8 +212,10 @@ def score_systems(
     tokenizer: RougeTokenizer,
     by_encoder: EncoderScores | None = None,
     by_mlperf: bool = False,
-) -> tuple[list[SystemPart], dict[str, Statistic], list[Difference]]:
+) -> tuple[list[SystemPart], dict[str, Statistic], list[Difference], list[Difference]]:
     """Each system's scores, the references' own text statistics, and how the best run differs from the others.
+
+    By loss and ROUGE first, then by the scores of `record.FAITHFULNESS`.
 
     systems: those that have a folder are runs; each has a name of its own.
     samples, seed: of the bootstrap, and the sign flips.  tokenizer: of ROUGE.
@@ -194,6 +249,10 @@ def score_systems(
                 )  # a run, which scores by this file too, has no such task
 
                 verdict = mlperf.judge(system.summaries, rows.references)
+            scores = with_shares(
+                scores, claim_shares(all_claims(rows.articles, system.summaries)), samples, seed
+            )
+            scored[system.name] = scores
             parts.append(
                 SystemPart(
                     name=system.name,
@@ -203,6 +262,7 @@ def score_systems(
                     cut_articles=system.cut_articles,
                     loss=system.loss,
                     rouge=dict(scores.rouge),
+                    faithfulness=dict(scores.faithfulness),
                     bertscore=bertscore,
                     statistics=statistics,
                     mlperf=verdict,
@@ -216,7 +276,9 @@ def score_systems(
     best = max(runs, key=lambda name: scored[name].rouge[BEST_BY].value)
     # Random-3 is left out: what is to be beaten in earnest is Lead-3.
     others = {name: scores for name, scores in scored.items() if name not in (best, RANDOM)}
-    return parts, of_references, best_against(best, others, scored[best], samples=samples, seed=seed)
+    differences = best_against(best, others, scored[best], samples=samples, seed=seed)
+    pairs = {(best, name): (scored[best].shares, scores.shares) for name, scores in others.items()}
+    return parts, of_references, differences, compare_shares(pairs, samples=samples, seed=seed)
 
 
 def scorer_versions() -> dict[str, str | None]:

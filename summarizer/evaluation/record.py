@@ -204,6 +204,7 @@ class SystemPart(Part):
     loss: FiniteOrNull
     """Cross-entropy in nats per summary token."""
     rouge: Rouge
+    faithfulness: Faithfulness = Field(default_factory=dict)
     bertscore: dict[str, Interval] | None
     statistics: dict[str, Statistic]
     mlperf: MlperfVerdict | None
@@ -221,7 +222,9 @@ class Evaluation(Part):
     references: dict[str, Statistic]
     """The text statistics of the reference summaries."""
     differences: list[Difference]
-    """The best run minus each other system, in percent."""
+    """The best run minus each other system by ROUGE, in percent."""
+    faithfulness_differences: list[Difference] = Field(default_factory=list)
+    """The same by the scores of FAITHFULNESS."""
     bertscore_by: str | None
     """The encoder and the layer that BERTScore is by."""
     bootstrap_samples: int

@@ -11,10 +11,11 @@ from dataclasses import dataclass, field
 from summarizer.config.rules import columns_are_distinct
 from summarizer.config.schema import Columns, DataConfig, RowLimits
 from summarizer.config.shared_flags import RowFlags
+from summarizer.data.hold_out import SplitName, hold_out_of, rows_from
 from summarizer.data.order import EncodedRow
 from summarizer.data.prompt import Prompt
 from summarizer.data.rows import first_bad_rows
-from summarizer.data.sources import SplitName, open_source
+from summarizer.data.sources import open_source
 from summarizer.data.splits import build_split
 from summarizer.errors import ConfigError, Issue
 from summarizer.evaluation.record import RowsPart
@@ -99,10 +100,18 @@ def require_same_rows(specs: Mapping[str, DataConfig], split: SplitName, flags: 
     Raises ConfigError with every run whose rows are not the first one's, and the keys in which it differs.
     """
     (first_name, first), *others = ((name, data_of(spec, split, flags)) for name, spec in specs.items())
-    compared = ("source", "path", "config", "revision", split, "columns", "rows_seed", "max_bad_rows")
+    read, _ = rows_from(first, split)  # train, where a number of its rows are the validation rows
+    named = dict.fromkeys((read, split, "validation" if split == "train" else split))
+    compared = ("source", "path", "config", "revision", *named, "columns", "rows_seed", "max_bad_rows")
     issues = []
     for name, data in others:
-        differ = [key for key in compared if getattr(data, key) != getattr(first, key)]
+        differ = [
+            key
+            for key in compared
+            if getattr(data, key) != getattr(first, key)
+            # Where validation rows are matters to those of train only if they are taken out of it.
+            and not (split == "train" and key == "validation" and hold_out_of(data) == hold_out_of(first))
+        ]
         if getattr(data.rows, split) != getattr(first.rows, split):
             differ.append(f"rows.{split}")
         if differ:
@@ -124,12 +133,13 @@ def data_of(spec: DataConfig, split: SplitName, flags: RowFlags) -> DataConfig:
     limits = spec.rows
     if flags.data:
         changed |= {"source": "files", "path": None, "config": None, "revision": None, "streaming": False}
-        changed |= {"rows_seed": None, split: list(flags.data)}
+        changed |= {"rows_seed": None, "validation": None, split: list(flags.data)}
         limits = RowLimits(train=None, validation=None, test=None)
     typed = {"article": flags.column, "summary": flags.summary_column, "id": flags.id_column}
-    columns = Columns(
-        **spec.columns.model_dump() | {key: name for key, name in typed.items() if name is not None}
-    )
+    named: dict[str, str | None] = {key: name for key, name in typed.items() if name is not None}
+    if {"article", "summary"} & named.keys():
+        named["messages"] = None
+    columns = Columns(**spec.columns.model_dump() | named)
     if flags.rows is not None:
         limits = limits.model_copy(update={split: None if flags.rows == "all" else flags.rows})
     if flags.max_bad_rows is not None:
@@ -142,8 +152,10 @@ def described(spec: DataConfig, split: SplitName) -> str:
     """Where the rows come from, as a person names it."""
     if spec.source == "hub":
         return " ".join(part for part in (spec.path, spec.config, spec.revision) if part)
-    named: str | list[str] = getattr(spec, split)
-    return named if isinstance(named, str) else ", ".join(named)
+    _, named = rows_from(spec, split)
+    where = named if isinstance(named, str) else ", ".join(named or ())
+    held = hold_out_of(spec) if split == "validation" else None
+    return where if held is None else f"{where} ({held} held out)"
 
 
 def _numbered_without_ids(spec: DataConfig, split: SplitName) -> DataConfig:

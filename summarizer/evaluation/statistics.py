@@ -93,26 +93,31 @@ def compare_shares(
 ) -> list[Difference]:
     """For each pair of systems the first's ratios minus the second's, adjusted by Holm over all of them.
 
-    pairs: by their names, scores over the same rows in the same order. A score that only one of two has, or of
-    which one has nothing to count, has no part.
+    pairs: by their names, scores over the same rows in the same order. A score that only one of two has, or for
+    which no row of both has anything to count, has no part.
     Raises ValueError where two systems were not scored on the same rows.
     """
     found = [
         _share_difference(first, second, metric, one[metric], other[metric], samples, seed)
         for (first, second), (one, other) in pairs.items()
         for metric in one
-        if metric in other and one[metric].of.any() and other[metric].of.any()
+        if metric in other and _have_a_row_in_common(one[metric], other[metric])
     ]
     adjusted = holm([difference.p_value for difference in found])
     return [replace(one, p_holm=p) for one, p in zip(found, adjusted, strict=True)]
+
+
+def _have_a_row_in_common(one: RowShares, other: RowShares) -> bool:
+    """Raises ValueError where the two are not over the same rows."""
+    if one.of.shape != other.of.shape:
+        raise ValueError("two systems were not scored on the same rows")
+    return bool((one.of * other.of).any())
 
 
 def _share_difference(
     first: str, second: str, metric: str, one: RowShares, other: RowShares, samples: int, seed: int
 ) -> Difference:
     """The interval draws rows for both; the test swaps both systems' parts of a row, as `sign_flip_test` does."""
-    if one.of.shape != other.of.shape:
-        raise ValueError(f"{first} and {second} were not scored on the same rows")
     columns = np.stack([one.parts, one.of, other.parts, other.of])
     rows = columns.shape[1]
     observed = float(_ratio_gap(columns.sum(axis=1)))

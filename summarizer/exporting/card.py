@@ -7,44 +7,19 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
-from pathlib import Path, PurePath
+from pathlib import Path
 
 from huggingface_hub import EvalResult, ModelCardData
 
-from summarizer.config.paths import EMBEDDED_SCHEME, resolve_path
+from summarizer.config.paths import EMBEDDED_SCHEME
 from summarizer.config.schema import DataConfig, RunConfig
 from summarizer.data.prompt import Prompt
-from summarizer.exporting.card_sections import ROUGE, hyper_parameters, scores
-from summarizer.models.source import EMBEDDED_ROOT
+from summarizer.exporting.base_model import CardFacts, base_name, is_hub_name, last_part
+from summarizer.exporting.card_sections import ROUGE, fenced, hyper_parameters, scores
+from summarizer.exporting.formats import FORMATS
 from summarizer.runs.record import SUMMARY, RunRecord, read_summary
-
-LIBRARIES = {"peft": "peft", "merged": "transformers", "ctranslate2": "ctranslate2"}
-RELATIONS = {"peft": "adapter", "merged": "finetune", "ctranslate2": "quantized"}
-"""What the exported model is to its base, as the hub calls it."""
-WHAT = {
-    "peft": "A low-rank adapter for plain `peft`, to be loaded onto its base.",
-    "merged": "A whole model for plain `transformers`: the base with the adapter merged into its weights.",
-    "ctranslate2": "A whole model for CTranslate2: the base with the adapter merged into its weights, converted.",
-}
-
-
-def is_hub_name(name_or_path: str) -> bool:
-    """Whether `model.name_or_path` names a model of the hub rather than a folder."""
-    if name_or_path.startswith((EMBEDDED_SCHEME, "/", ".", "~")) or "\\" in name_or_path:
-        return False
-    return name_or_path.count("/") <= 1 and not resolve_path(name_or_path, EMBEDDED_ROOT).is_dir()
-
-
-def last_part(path: str) -> str:
-    """The end of a path, or of `embedded:NAME`: all of it that means something on another machine."""
-    return PurePath(path.removeprefix(EMBEDDED_SCHEME).replace("\\", "/")).name or path
-
-
-def base_name(name_or_path: str) -> str:
-    """A hub name as it is, of anything else the last part."""
-    return name_or_path if is_hub_name(name_or_path) else last_part(name_or_path)
 
 
 @dataclass(frozen=True)
@@ -60,28 +35,29 @@ class Card:
     end_token: str
     """The prompt's end token, as the vocabulary writes it."""
     code: str
-    """The lines that load the folder and summarize an article."""
+    """How the folder is loaded and an article summarized, in Markdown."""
     export: Sequence[str]
     """What the export took and what that cost, a line each."""
     limits: Sequence[str]
     """The limits of this format, beside those of all."""
+    facts: CardFacts = field(default_factory=CardFacts)
 
     def text(self) -> str:
         """The whole file. Raises ConfigError where the run's summary.json is broken."""
         spec = self.spec
         summary = read_summary(self.run_folder) if (self.run_folder / SUMMARY).is_file() else None
-        base = base_name(spec.model.name_or_path)
+        base = self.facts.base or base_name(spec.model.name_or_path)
         parts = [
             f"---\n{self._front_matter(summary, base)}\n---",
             f"# {_inline(base)}, adapted to summarize",
-            WHAT[self.format],
-            f"- **Base**: {_base(spec, base)}",
+            FORMATS[self.format].what,
+            f"- **Base**: {_base(spec, base, self.facts)}",
             f"- **Run**: {_status(summary)}",
             f"- **Weights here**: {self.dtype or 'fp32, of the adapter alone'}",
             "## Load it",
             "In this folder:",
-            fenced(self.code, "python"),
-            "The numbers are the prompt's tokens; the article is cut at its end to fit, as in training.",
+            self.code,
+            "The article is cut at its end to fit, as in training.",
             "## Prompt",
             fenced(spec.prompt.template, "text"),
             *_prompt_lines(spec, self.prompt, self.end_token),
@@ -99,13 +75,15 @@ class Card:
 
     def _front_matter(self, summary: RunRecord | None, base: str) -> str:
         data = self.spec.data
-        on_hub = data.source == "hub" and data.path is not None and is_hub_name(data.path)
-        measured = on_hub and summary is not None and summary.rouge is not None and summary.split is not None
+        on_hub = _on_hub(data)
+        measured = summary is not None and summary.rouge is not None and summary.split is not None
         return str(
             ModelCardData(
+                license=self.facts.license,
+                language=list(self.facts.language) or None,
                 base_model=base,
-                base_model_relation=RELATIONS[self.format],
-                library_name=LIBRARIES[self.format],
+                base_model_relation=FORMATS[self.format].relation,
+                library_name=FORMATS[self.format].library,
                 pipeline_tag="summarization",
                 tags=["summarization", "text-generation", "lora", "summarizer"],
                 datasets=[data.path] if on_hub and data.path else None,
@@ -114,13 +92,6 @@ class Card:
                 eval_results=_results(data, summary) if measured and summary is not None else None,
             ).to_yaml()
         ).strip()
-
-
-def fenced(text: str, language: str) -> str:
-    """A code block that nothing in the text can end."""
-    longest = max((len(run) for run in re.findall(r"`+", text)), default=0)
-    fence = "`" * max(3, longest + 1)
-    return f"{fence}{language}\n{text.rstrip()}\n{fence}"
 
 
 def _inline(text: str) -> str:
@@ -136,10 +107,11 @@ def _joined(parts: Sequence[str]) -> str:
     return text + "\n"
 
 
-def _base(spec: RunConfig, base: str) -> str:
+def _base(spec: RunConfig, base: str, facts: CardFacts) -> str:
     name = spec.model.name_or_path
     revision = f", revision `{_inline(spec.model.revision)}`" if spec.model.revision else ""
-    where = "" if is_hub_name(name) else " (a folder of the one who trained it, not a name on the hub)"
+    known = is_hub_name(name) or facts.base is not None
+    where = "" if known else " (a folder of the one who trained it, not a name on the hub)"
     if name.startswith(EMBEDDED_SCHEME):
         where = " (it comes inside the package summarizer)"
     return f"`{_inline(base)}`{revision}{where}, frozen in training as `{spec.quantization.format}`"
@@ -162,7 +134,6 @@ def _prompt_lines(spec: RunConfig, prompt: Prompt, end_token: str) -> list[str]:
         else "- `{article}` is the article, stripped; spaces at the end of the text belong to the word after it",
         f"- completion token: {_token(completion) if completion is not None else 'none'}",
         f"- end token: {_token(end_token)} (id {prompt.end_id})",
-        f"- ahead of the article: {list(prompt.before)}; behind it: {list(prompt.after)}",
         f"- prompt and summary together: at most {prompt.max_tokens:,} tokens",
     ]
 
@@ -188,14 +159,25 @@ def _data_lines(data: DataConfig, summary: RunRecord | None) -> list[str]:
     ]
 
 
+def _on_hub(data: DataConfig) -> bool:
+    return data.source == "hub" and data.path is not None and is_hub_name(data.path)
+
+
+def _files(data: DataConfig) -> str:
+    """The names of the files that were trained on, as far as they mean something elsewhere."""
+    files = [data.train] if isinstance(data.train, str) else data.train
+    return ", ".join(last_part(str(file)) for file in files)
+
+
 def _results(data: DataConfig, summary: RunRecord) -> list[EvalResult]:
     assert summary.rouge is not None
+    on_hub = _on_hub(data)
     return [
         EvalResult(
             task_type="summarization",
-            dataset_type=str(data.path),
-            dataset_name=str(data.path),
-            dataset_config=data.config,
+            dataset_type=str(data.path) if on_hub else "files",
+            dataset_name=str(data.path) if on_hub else _files(data),
+            dataset_config=data.config if on_hub else None,
             dataset_split=summary.split,
             metric_type="rouge",
             metric_name=ROUGE[variant],

@@ -1,12 +1,12 @@
-"""Sections of a model card: the code that loads the folder, scores beside the base model's, hyper-parameters."""
+"""Sections of a model card: scores beside the base model's, hyper-parameters; and code blocks."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from summarizer.config.schema import GenerationConfig, RunConfig
-from summarizer.data.prompt import Prompt
+from summarizer.config.schema import RunConfig
 from summarizer.evaluation.pipeline import LEAD
 from summarizer.evaluation.record import Interval
 from summarizer.reports.tables import Cell, Column, Table, markdown_table, scored
@@ -22,69 +22,11 @@ LOSS = "cross-entropy (nats per token) of the reference summaries"
 NONE = "not known"
 
 
-ASK = """\
-ids = {before}tokenizer({article}, add_special_tokens=False).input_ids[:{room}]{after}
-"""
-GENERATE = """\
-output = model.generate(torch.tensor([ids]), attention_mask=torch.ones(1, len(ids)){settings})
-print(tokenizer.decode(output[0, len(ids):], skip_special_tokens=True).strip())
-"""
-
-
-def merged_code(prompt: Prompt, generation: GenerationConfig) -> str:
-    """The lines that load a merged folder with transformers and summarize an article."""
-    return (
-        "import torch\n"
-        "from transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
-        'folder, article = ".", "The text of an article."\n'
-        "tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModelForCausalLM.from_pretrained(folder)\n"
-        + _ask(prompt, generation)
-        + GENERATE.format(settings="")
-    )
-
-
-def peft_code(prompt: Prompt, generation: GenerationConfig, base: str) -> str:
-    """The lines that load an adapter with peft and summarize an article.
-
-    base: a hub name or a folder, as `from_pretrained` takes it.
-    """
-    return (
-        "import torch\n"
-        "from peft import PeftModel\n"
-        "from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig\n\n"
-        f'folder, base, article = ".", {base!r}, "The text of an article."\n'
-        "tokenizer, settings = AutoTokenizer.from_pretrained(folder), GenerationConfig.from_pretrained(folder)\n"
-        "model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), folder)\n"
-        + _ask(prompt, generation)
-        + GENERATE.format(settings=", generation_config=settings")
-    )
-
-
-def ctranslate2_code(prompt: Prompt, generation: GenerationConfig) -> str:
-    """The lines that load a converted folder with CTranslate2 and summarize an article."""
-    options: dict[str, float] = {
-        "max_length": generation.max_new_tokens,
-        "min_length": generation.min_new_tokens,
-        "beam_size": generation.num_beams,
-        "no_repeat_ngram_size": generation.no_repeat_ngram_size,
-    }
-    if generation.num_beams > 1:
-        options["length_penalty"] = generation.length_penalty
-    if generation.do_sample:
-        options["sampling_temperature"] = generation.temperature
-        options["sampling_topp"] = generation.top_p
-        options["sampling_topk"] = generation.top_k
-    settings = "".join(f", {name}={value!r}" for name, value in options.items())
-    return (
-        "import ctranslate2\n"
-        "from transformers import AutoTokenizer\n\n"
-        'folder, article = ".", "The text of an article."\n'
-        "tokenizer, generator = AutoTokenizer.from_pretrained(folder), ctranslate2.Generator(folder)\n"
-        + _ask(prompt, generation)
-        + "tokens = tokenizer.convert_ids_to_tokens(ids)\n"
-        f"results = generator.generate_batch([tokens], include_prompt_in_result=False{settings})\n"
-        "print(tokenizer.decode(results[0].sequences_ids[0], skip_special_tokens=True).strip())\n"
-    )
+def fenced(text: str, language: str) -> str:
+    """A code block that nothing in the text can end."""
+    longest = max((len(run) for run in re.findall(r"`+", text)), default=0)
+    fence = "`" * max(3, longest + 1)
+    return f"{fence}{language}\n{text.rstrip()}\n{fence}"
 
 
 def scores(summary: RunRecord | None) -> list[str]:
@@ -118,10 +60,11 @@ def scores(summary: RunRecord | None) -> list[str]:
 def hyper_parameters(spec: RunConfig, summary: RunRecord | None) -> str:
     """The table of what the run was trained with."""
     trainer, schedule = spec.trainer, spec.trainer.schedule
+    adapter = spec.adapter.model_dump(exclude={"start_from"})
+    if adapter.get("alpha", 0) is None:  # which stands for dim
+        adapter["alpha"] = adapter["dim"]
     known = {
-        **dict(
-            _of_class("adapter", type(spec.adapter).__name__, spec.adapter.model_dump(exclude={"start_from"}))
-        ),
+        **dict(_of_class("adapter", type(spec.adapter).__name__, adapter)),
         "trainable parameters": _count(summary.trainable_parameters if summary else None),
         **dict(_of_class("optimizer", spec.optimizer.target.rpartition(".")[2], spec.optimizer.arguments)),
         "schedule": f"{schedule.name}, {schedule.warmup_steps:,} steps of warm-up",
@@ -165,13 +108,3 @@ def _number(value: float | None, digits: int) -> str:
 
 def _count(value: int | None) -> str:
     return NONE if value is None else f"{value:,}"
-
-
-def _ask(prompt: Prompt, generation: GenerationConfig) -> str:
-    lead = f"{prompt.article_lead!r} + " if prompt.article_lead else ""
-    return ASK.format(
-        article=f"{lead}article.strip()",
-        room=max(prompt.room(generation.max_new_tokens), 1),
-        before=f"{list(prompt.before)} + " if prompt.before else "",
-        after=f" + {list(prompt.after)}" if prompt.after else "",
-    )

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 import transformers
@@ -18,8 +18,10 @@ from torch import Tensor
 from transformers import PretrainedConfig
 
 from summarizer.adapters.attach import roles
+from summarizer.adapters.lora import LoRA
 from summarizer.adapters.peft_config import CONFIG_FILE, WEIGHTS_FILE, read_adapter_config
 from summarizer.adapters.peft_format import adapter_of_folder
+from summarizer.adapters.protocol import Role
 from summarizer.atomic import write_tensors
 from summarizer.config.schema import GenerationConfig
 from summarizer.console.progress import bar
@@ -38,36 +40,49 @@ SHARD_BYTES = 1 << 30
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
 
-def write_adapter(
-    source: Path,
-    folder: Path,
-    *,
-    base_folder: Path,
-    base_name: str,
-    tokenizer: PreTrainedTokenizerFast,
-    prompt: Prompt,
-    generation: GenerationConfig,
-) -> None:
-    """Write a run's adapter, checked against its base's layers, with tokenizer and generation settings.
+@dataclass(frozen=True)
+class SavedAdapter:
+    """A run's adapter as its folder has it, checked against the layers of its base."""
 
-    base_folder: read for its config alone.  base_name: what the adapter's config calls the base.
-    Raises ConfigError for an adapter folder that is broken, not a LoRA's, or of another base.
-    """
-    config = read_adapter_config(source, KEY)
-    meta = build_meta_model(load_config(base_folder), "none")
-    adapter_of_folder(source, roles(meta.model), KEY)
-    try:
-        tensors = load_file(source / WEIGHTS_FILE)
-    except (OSError, SafetensorError) as error:
-        raise ConfigError.single(KEY, f"{source / WEIGHTS_FILE} is missing or truncated: {error}") from error
-    for name, tensor in tensors.items():
-        if not torch.isfinite(tensor).all():
-            raise ConfigError.single(KEY, f"{name} in {source} holds NaN or infinite values")
-    config["base_model_name_or_path"] = base_name
-    (folder / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-    write_tensors(folder / WEIGHTS_FILE, tensors, {"format": "pt"})
-    tokenizer.save_pretrained(folder)
-    generation_config(generation, prompt, tokenizer).save_pretrained(folder)
+    config: dict[str, Any]
+    """As PEFT keeps it."""
+    lora: LoRA
+    roles: dict[str, Role]
+    """Of the base's layers that can be adapted, by name."""
+    tensors: dict[str, Tensor]
+    """By PEFT's names."""
+
+    @classmethod
+    def read(cls, source: Path, base_folder: Path) -> SavedAdapter:
+        """Read an adapter folder.
+
+        base_folder: read for its config alone.
+        Raises ConfigError for an adapter folder that is broken, not a LoRA's, or of another base.
+        """
+        config = read_adapter_config(source, KEY)
+        layers = roles(build_meta_model(load_config(base_folder), "none").model)
+        lora = adapter_of_folder(source, layers, KEY)
+        try:
+            tensors = load_file(source / WEIGHTS_FILE)
+        except (OSError, SafetensorError) as error:
+            raise ConfigError.single(
+                KEY, f"{source / WEIGHTS_FILE} is missing or truncated: {error}"
+            ) from error
+        for name, tensor in tensors.items():
+            if not torch.isfinite(tensor).all():
+                raise ConfigError.single(KEY, f"{name} in {source} holds NaN or infinite values")
+        if float(config["lora_alpha"]).is_integer():  # as PEFT declares it, and other programs read it
+            config["lora_alpha"] = int(config["lora_alpha"])
+        return cls(config, lora, layers, tensors)
+
+    def write(self, folder: Path, base_name: str) -> None:
+        """Write config and weights for plain peft.
+
+        base_name: what the config calls the base.
+        """
+        config = self.config | {"base_model_name_or_path": base_name}
+        (folder / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+        write_tensors(folder / WEIGHTS_FILE, self.tensors, {"format": "pt"})
 
 
 @dataclass(frozen=True)
@@ -104,7 +119,7 @@ def write_pieces(
         for name, shard in zip(names, shards, strict=True):
             tensors = {}
             for piece in shard:
-                tensors[piece.name] = _made(piece, dtype, dtype_name)
+                tensors[piece.name] = made(piece, dtype, dtype_name)
                 written += tensors[piece.name].nbytes
                 progress.advance()
                 progress.note(f"{written / 1e6 / (time.monotonic() - start_s):.0f} MB/s")
@@ -132,7 +147,7 @@ def _shards(pieces: Sequence[Piece], dtype: torch.dtype, shard_bytes: int) -> li
     return shards
 
 
-def _made(piece: Piece, dtype: torch.dtype, dtype_name: str) -> Tensor:
+def made(piece: Piece, dtype: torch.dtype, dtype_name: str) -> Tensor:
     made = piece.make()
     assert tuple(made.shape) == piece.shape, piece.name
     tensor = made.to(piece.kept or dtype).cpu().contiguous()

@@ -5,56 +5,63 @@ from __future__ import annotations
 import importlib.util
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field
 from pydantic_settings import CliPositionalArg
 
-from summarizer.config.flags import FolderPath
+from summarizer.config.flags import Flags, FolderPath, Metavar
 from summarizer.config.paths import nearest_existing
 from summarizer.config.shared_flags import BaseModelFlags
 from summarizer.errors import ConfigError, Issue, sound
+from summarizer.exporting.base_model import CardFacts, base_name, is_hub_name
+from summarizer.exporting.formats import FORMATS, Format
 
 if TYPE_CHECKING:
     from summarizer.runs.trained_run import TrainedRun
 
-TRANSFORMERS_DTYPES = ("bf16", "fp16", "fp32")
-CTRANSLATE2_DTYPES = {
-    "int8": "fp16",
-    "int8_float16": "fp16",
-    "int8_bfloat16": "bf16",
-    "int8_float32": "fp16",
-    "bf16": "bf16",
-    "fp16": "fp16",
-    "fp32": "fp32",
-}
-"""How CTranslate2 can store weights, and the type of the merged weights that it is given to make them of: half
-precision for those it quantizes, whose own steps are some ten times as coarse."""
-DEFAULT_DTYPES = {"peft": "bf16", "merged": "bf16", "ctranslate2": "int8"}
-PACKAGE = "ctranslate2>=4.8"
-"""The first version that was tried with transformers 5."""
+
+class HubFlags(Flags):
+    """What the model card says to the hub, and whether the folder goes there."""
+
+    HEADING: ClassVar[str] = "the hub"
+
+    push_to_hub: Annotated[str, Metavar("NAME")] | None = None
+    """upload the folder as a new repository, `name` or `owner/name`; never without this flag"""
+    private: bool = False
+    """for --push-to-hub: a repository that others cannot see"""
+    license: Annotated[str, Metavar("ID")] | None = None
+    """for the model card, such as apache-2.0"""
+    language: tuple[Annotated[str, Metavar("CODE")], ...] = ()
+    """of the articles, for the model card, such as en; may be repeated"""
+    hub_base: Annotated[str, Metavar("NAME")] | None = None
+    """what the base model is called on the hub, for the model card, where it lay in a folder"""
 
 
-class ExportFlags(BaseModelFlags):
+class ExportFlags(BaseModelFlags, HubFlags):
     """Write a trained run into a folder that other programs load, with a model card."""
 
     run: CliPositionalArg[FolderPath] = Field(validation_alias="RUN")
     """the run's folder"""
-    format: Literal["peft", "merged", "ctranslate2"] | None = None
-    """required: peft (the adapter alone), merged (a model for transformers) or ctranslate2"""
+    format: Literal["peft", "merged", "ctranslate2", "gguf", "gguf-lora"] | None = None
+    """required: peft (the adapter alone), merged (a model for transformers), ctranslate2, gguf (a model for
+    llama.cpp) or gguf-lora (the adapter alone, for llama.cpp)"""
     dtype: Literal["bf16", "fp16", "fp32", "int8", "int8_float16", "int8_bfloat16", "int8_float32"] | None = (
         None
     )
-    """type of the weights; default: bf16, for ctranslate2 int8; those of int8 are for ctranslate2 alone"""
+    """type of the weights; default: bf16, for ctranslate2 int8, for llama.cpp fp16; those of int8 are for
+    ctranslate2 alone"""
     output: FolderPath | None = None
     """new or empty (default: RUN/export/FORMAT); made whole or not at all"""
     weights: Literal["trained", "original"] | None = None
     """merge into the weights as the run had them, quantized (trained), or into the checkpoint's own (original); by
     default into those whose answers are nearer to the unmerged model's"""
+    target: Literal["vllm"] | None = Field(None, validation_alias="for")
+    """for peft: a folder that this server takes, or what stands against it"""
     with_base: bool = False
-    """for peft: a dense copy of the base model beside the adapter"""
+    """for peft and gguf-lora: a copy of the base model beside the adapter"""
 
 
 @dataclass(frozen=True)
@@ -63,14 +70,26 @@ class ExportRequest:
 
     run: TrainedRun
     format: str
+    """A name in FORMATS."""
     dtype: str
-    """One of TRANSFORMERS_DTYPES, or of CTRANSLATE2_DTYPES for that format."""
+    """One of the format's."""
     output: Path
     weights: str | None
     """trained or original; None takes whichever answers nearer to the unmerged model."""
     device: str
     with_base: bool
-    """Put a dense copy of the base beside a PEFT adapter."""
+    """Put a copy of the base model beside the adapter."""
+    target: str | None = None
+    """The server that is to take a PEFT adapter."""
+    facts: CardFacts = field(default_factory=CardFacts)
+    push_to_hub: str | None = None
+    """The repository that the folder is uploaded to."""
+    private: bool = False
+
+    @property
+    def base(self) -> str:
+        """What others call the base model."""
+        return self.facts.base or base_name(self.run.spec.model.name_or_path)
 
 
 def requested(flags: ExportFlags) -> ExportRequest:
@@ -84,40 +103,82 @@ def requested(flags: ExportFlags) -> ExportRequest:
     target = flags.output.expanduser() if flags.output else flags.run / "export" / (name or "")
     if flags.output or name:
         issues += output_issues(target)
+    facts = CardFacts(flags.license, flags.language, flags.hub_base)
+    issues += _of_hub(flags, facts, trained)
     if issues or trained is None or name is None:
         raise ConfigError(issues)
     return ExportRequest(
-        trained,
-        name,
-        flags.dtype or DEFAULT_DTYPES[name],
-        target,
-        flags.weights,
-        flags.device,
-        flags.with_base,
+        run=trained,
+        format=name,
+        dtype=flags.dtype or FORMATS[name].default_dtype,
+        output=target,
+        weights=flags.weights,
+        device=flags.device,
+        with_base=flags.with_base,
+        target=flags.target,
+        facts=facts,
+        push_to_hub=flags.push_to_hub,
+        private=flags.private,
     )
 
 
 def _disagreements(flags: ExportFlags) -> Iterator[Issue]:
     """Flags that are sound by themselves and have no place beside each other, or none on this machine."""
-    name, dtype = flags.format, flags.dtype
+    name = flags.format
     if name is None:
         if "format" not in flags.mistaken:
-            yield Issue("--format", "is required; one of peft, merged, ctranslate2")
+            yield Issue("--format", f"is required; one of {', '.join(FORMATS)}")
         return
-    if name in ("peft", "merged") and dtype is not None and dtype not in TRANSFORMERS_DTYPES:
+    wanted = FORMATS[name]
+    yield from _of_dtype(flags, name, wanted)
+    if flags.with_base and not wanted.adapter_alone:
+        alone = " and ".join(other for other in FORMATS if FORMATS[other].adapter_alone)
+        yield Issue("--with-base", f"goes with --format {alone} alone: {name} holds the base model itself")
+    if wanted.adapter_alone and flags.weights is not None:
+        yield Issue("--weights", f"an adapter for {name} is merged into nothing; see --format merged")
+    if flags.target is not None and name != "peft":
+        yield Issue("--for", f"goes with --format peft alone, which {flags.target} loads; not with {name}")
+    if wanted.package and importlib.util.find_spec(wanted.package.partition(">")[0]) is None:
+        yield Issue(
+            "--format", f"{name} needs a package that is not installed: pip install '{wanted.package}'"
+        )
+
+
+def _of_dtype(flags: ExportFlags, name: str, wanted: Format) -> Iterator[Issue]:
+    dtype = flags.dtype
+    if dtype is None:
+        return
+    if dtype not in wanted.dtypes:
         yield Issue(
             "--dtype", f"{dtype!r} is a type of --format ctranslate2; {name} takes bf16, fp16 or fp32"
         )
-    if flags.with_base and name != "peft":
-        yield Issue("--with-base", f"goes with --format peft alone: {name} holds the base model itself")
-    if name == "peft" and flags.weights is not None:
-        yield Issue("--weights", "an adapter for peft is merged into nothing; see --format merged")
-    if name == "peft" and dtype in TRANSFORMERS_DTYPES and not flags.with_base:
+    elif wanted.adapter_alone and not flags.with_base:
         yield Issue(
             "--dtype", "an adapter stays in fp32, as it was trained; with --with-base it is the base's"
         )
-    if name == "ctranslate2" and importlib.util.find_spec("ctranslate2") is None:
-        yield Issue("--format", f"ctranslate2 needs a package that is not installed: pip install '{PACKAGE}'")
+
+
+def _of_hub(flags: ExportFlags, facts: CardFacts, run: TrainedRun | None) -> Iterator[Issue]:
+    if flags.private and flags.push_to_hub is None:
+        yield Issue("--private", "goes with --push-to-hub, which names the repository")
+    if flags.hub_base is not None and not is_hub_name(flags.hub_base):
+        yield Issue("--hub-base", f"{flags.hub_base!r} is no name on the hub, such as org/model")
+    if flags.push_to_hub is None:
+        return
+    from summarizer.exporting.hub import naming_issues
+
+    yield from naming_issues(flags.push_to_hub)
+    for key, given, such in (("license", facts.license, "apache-2.0"), ("language", facts.language, "en")):
+        if not given:
+            yield Issue(
+                f"--{key}", f"is required with --push-to-hub, for the model card; for instance {such}"
+            )
+    if run is not None and facts.base is None and not is_hub_name(run.spec.model.name_or_path):
+        yield Issue(
+            "--hub-base",
+            f"is required with --push-to-hub: the base model lay in {run.spec.model.name_or_path}, and the card "
+            "says what it is called on the hub",
+        )
 
 
 def require_room(folder: Path, needed_bytes: int) -> None:

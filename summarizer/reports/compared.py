@@ -12,8 +12,8 @@ from typing import Any
 from summarizer.console.safe_text import one_line
 from summarizer.console.secrets import redact
 from summarizer.evaluation.metrics import Scores
-from summarizer.evaluation.predictions import Prediction
-from summarizer.evaluation.record import Difference
+from summarizer.evaluation.predictions import Prediction, RowFaithfulness
+from summarizer.evaluation.record import Difference, Kind
 from summarizer.runs.read_runs import RowSet, RunFiles, finite
 from summarizer.runs.record import RunRecord
 from summarizer.runs.settings import Value
@@ -33,6 +33,8 @@ class ScoredText:
 
     text: str
     rouge: Mapping[str, float]
+    missing: Sequence[tuple[Kind, int, int]] = ()
+    """Names, numbers and quotes that its article does not have, at their characters [start, end)."""
 
 
 TextScores = Mapping[tuple[str, str], Mapping[str, float]]
@@ -91,8 +93,9 @@ class Comparison:
     ranked_by: str
     """What runs are ranked by: val/loss or a ROUGE variant, such as rougeLsum."""
     against_best: Mapping[str, Mapping[str, Difference]]
-    """Name of a run to ROUGE variant to (the best run minus this run), paired, with Holm's adjustment. A run is
-    missing where it is the best itself or has no predictions to be read."""
+    """Name of a run to ROUGE variant or score of faithfulness to (the best run minus this run), paired, with Holm's
+    adjustment within each of the two. A run is missing where it is the best itself or has no predictions to be
+    read."""
     rows: Mapping[RowSet, tuple[Row, ...]]
     """The rows whose summaries the page shows."""
     problems: Mapping[str, str]
@@ -132,12 +135,16 @@ def compared_run(
         command=command_of(record.overrides) if run.says_overrides else "",
         config=config,
         row_set=row_set,
-        scores=Scores(record.rouge or {}, record.val_loss) if is_scored else None,
-        base=None if base is None else Scores(base.rouge or {}, base.val_loss),
-        lead3=None if lead is None else Scores(lead),
+        scores=Scores(record.rouge or {}, record.val_loss, faithfulness=record.faithfulness or {})
+        if is_scored
+        else None,
+        base=None
+        if base is None
+        else Scores(base.rouge or {}, base.val_loss, faithfulness=base.faithfulness or {}),
+        lead3=None if lead is None else Scores(lead, faithfulness=record.baseline_faithfulness or {}),
         history=history_of(run.metrics),
-        predictions=_texts(run.predictions, ids, texts),
-        base_predictions=_texts(run.base_predictions, ids, texts),
+        predictions=_texts(run.predictions, ids, texts, run.faithfulness),
+        base_predictions=_texts(run.base_predictions, ids, texts, run.base_faithfulness),
     )
 
 
@@ -168,9 +175,14 @@ def _texts(
     predictions: Sequence[Prediction],
     ids: set[str],
     texts: TextScores,
+    faithfulness: Mapping[str, RowFaithfulness],
 ) -> dict[str, ScoredText]:
     return {
-        row.id: ScoredText(row.prediction, texts[row.prediction, row.reference])
+        row.id: ScoredText(
+            row.prediction,
+            texts[row.prediction, row.reference],
+            faithfulness[row.id].missing if row.id in faithfulness else (),
+        )
         for row in predictions
         if row.id in ids
     }
@@ -232,8 +244,12 @@ def plain_run(comparison: Comparison, run: ComparedRun) -> dict[str, Any]:
 
 
 def plain_scores(scores: Scores) -> dict[str, Any]:
-    """Loss, and ROUGE with its intervals by variant."""
-    return {"loss": plain(scores.loss), "rouge": plain(scores.rouge)}
+    """Loss, and ROUGE and faithfulness with their intervals."""
+    return {
+        "loss": plain(scores.loss),
+        "rouge": plain(scores.rouge),
+        "faithfulness": plain(scores.faithfulness),
+    }
 
 
 def _difference(difference: Difference) -> dict[str, Any]:

@@ -11,11 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from summarizer.console.secrets import redact
-from summarizer.evaluation.metrics import Scores, score_pairs
+from summarizer.evaluation.metrics import RowShares, Scores, score_pairs
 from summarizer.evaluation.pipeline import best_against
-from summarizer.evaluation.predictions import Prediction
-from summarizer.evaluation.record import VARIANTS, Difference, Interval, RougeTokenizer
-from summarizer.evaluation.statistics import same_rows
+from summarizer.evaluation.predictions import Prediction, RowFaithfulness
+from summarizer.evaluation.record import FAITHFULNESS, VARIANTS, Difference, Interval, RougeTokenizer
+from summarizer.evaluation.statistics import compare_shares, same_rows
 from summarizer.reports.compared import Comparison, Row, TextScores, compared_run
 from summarizer.runs.read_runs import RowSet, RunFiles, first_known, from_files, row_sets
 from summarizer.runs.record import SUMMARY
@@ -186,7 +186,32 @@ def _paired(
             problems[f"{run.source}/predictions/{split}.jsonl"] = f"{says}; the run is not paired with others"
     if members[0] not in sound or len(sound) < 2:
         return {}
-    return against(members[0], sound, texts)
+    best = members[0]
+    found = against(best, sound, texts)
+    shares = {
+        name: _shares(predictions, named[name].faithfulness)
+        for name, predictions in sound.items()
+        if named[name].faithfulness
+    }
+    if best in shares:
+        ordered = {(best, name): (shares[best], of) for name, of in shares.items() if name != best}
+        for difference in compare_shares(ordered, samples=BOOTSTRAP_SAMPLES, seed=SEED):
+            found[difference.second][difference.metric] = difference
+    return found
+
+
+def _shares(
+    predictions: Sequence[Prediction], faithfulness: Mapping[str, RowFaithfulness]
+) -> dict[str, RowShares]:
+    """A run's scores of faithfulness by row, in the order of the rows' ids, as all runs of a row set have them."""
+    rows = [faithfulness[row_id] for row_id in sorted(row.id for row in predictions)]
+    known = [name for name in FAITHFULNESS if all(name in row.scores for row in rows)]
+    return {
+        name: RowShares(
+            np.array([row.scores[name][0] for row in rows]), np.array([row.scores[name][1] for row in rows])
+        )
+        for name in known
+    }
 
 
 def _differs(

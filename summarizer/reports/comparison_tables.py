@@ -10,10 +10,18 @@ from rich.console import Console
 from summarizer.console.amounts import duration
 from summarizer.evaluation.metrics import Scores
 from summarizer.evaluation.pipeline import BASE, LEAD
-from summarizer.evaluation.record import LOSS, VARIANTS
+from summarizer.evaluation.record import FAITHFULNESS, LOSS, VARIANTS
 from summarizer.reports.compared import ComparedRun, Comparison
 from summarizer.reports.comparison import LOSS as RANKED_BY_LOSS
-from summarizer.reports.sentences import about_the_differences, answers, counted, p_text, signed, state
+from summarizer.reports.sentences import (
+    about_the_differences,
+    answers,
+    counted,
+    in_words,
+    p_text,
+    signed,
+    state,
+)
 from summarizer.reports.tables import (
     EMPTY,
     Cell,
@@ -101,6 +109,15 @@ def _scored_table(comparison: Comparison, row_set: RowSet, runs: Sequence[Compar
                 lambda scores, variant=variant: _rouge(scores, variant),  # type: ignore[misc]
             )
             for variant in VARIANTS
+        ),
+        *(
+            column(
+                name,
+                11,
+                lambda run, name=name: _faithfulness(run.scores, name),  # type: ignore[misc]
+                lambda scores, name=name: _faithfulness(scores, name),  # type: ignore[misc]
+            )
+            for name in FAITHFULNESS
         ),
         column(f"behind the best,\n{paired}", 2, lambda run: _behind(comparison, run, paired)),
         column(
@@ -207,6 +224,10 @@ def _rouge(scores: Scores | None, variant: str) -> Cell:
     return scored(scores.rouge.get(variant) if scores else None)
 
 
+def _faithfulness(scores: Scores | None, name: str) -> Cell:
+    return scored(scores.faithfulness.get(name) if scores else None)
+
+
 def _loss(scores: Scores | None) -> Cell:
     return loss_cell(scores.loss if scores else None)
 
@@ -234,8 +255,12 @@ def _gib(size_bytes: int | None) -> str:
 
 def _pairing(comparison: Comparison, runs: Sequence[ComparedRun]) -> list[str]:
     """How to read the table's column of differences."""
-    differences = [d for run in runs for d in comparison.against_best.get(run.name, {}).values()]
-    return about_the_differences(differences, "The best")
+    every = [d for run in runs for d in comparison.against_best.get(run.name, {}).values()]
+    found = [d for d in every if d.metric in FAITHFULNESS and d.significant]
+    return [
+        *about_the_differences([d for d in every if d.metric in VARIANTS], "The best"),
+        *in_words(found),
+    ]
 
 
 def _print_commands(comparison: Comparison, console: Console) -> None:

@@ -6,7 +6,15 @@ from rich.console import Console
 
 from summarizer.evaluation import mlperf
 from summarizer.evaluation.pipeline import BEST_BY
-from summarizer.evaluation.record import LOSS, MEANING, VARIANTS, Evaluation, MlperfFigure, MlperfVerdict
+from summarizer.evaluation.record import (
+    FAITHFULNESS,
+    LOSS,
+    MEANING,
+    VARIANTS,
+    Evaluation,
+    MlperfFigure,
+    MlperfVerdict,
+)
 from summarizer.reports.sentences import about_the_differences, about_tokenizer, in_words
 from summarizer.reports.tables import (
     NOTHING,
@@ -26,7 +34,7 @@ REFERENCES = "references"
 
 def tables(evaluation: Evaluation) -> list[Table]:
     """All tables of an evaluation. All systems in one are scored on the same rows by the same variants."""
-    return [_scores(evaluation), *_mlperf(evaluation), _statistics(evaluation)]
+    return [_scores(evaluation), *_faithfulness(evaluation), *_mlperf(evaluation), _statistics(evaluation)]
 
 
 def print_evaluation(evaluation: Evaluation, console: Console) -> None:
@@ -74,6 +82,19 @@ def _scores(evaluation: Evaluation) -> Table:
     if evaluation.bertscore_by:
         notes.append(f"BERTScore: F1 by {evaluation.bertscore_by}, raw, without idf and baseline rescaling")
     return Table(columns, f"{evaluation.rows}", notes=notes)
+
+
+def _faithfulness(evaluation: Evaluation) -> list[Table]:
+    systems = evaluation.systems
+    known = [name for name in FAITHFULNESS if any(name in system.faithfulness for system in systems)]
+    if not known:
+        return []
+    columns = [Column("system", [Cell(system.name) for system in systems], numeric=False, folds=True)]
+    for name in known:
+        found = [system.faithfulness.get(name) for system in systems]
+        columns.append(Column(name, [scored(one) if one else Cell(NOTHING) for one in found]))
+    notes = [f"{name}: {', '.join(filter(None, FAITHFULNESS[name]))}" for name in known]
+    return [Table(columns, "What the articles say of the summaries", notes=notes)]
 
 
 def _statistics(evaluation: Evaluation) -> Table:
@@ -143,4 +164,9 @@ def _comparisons(evaluation: Evaluation) -> list[str]:
     differences = evaluation.differences
     several = sum(system.folder is not None for system in evaluation.systems) > 1
     chosen = f"{differences[0].first}, the best run by {BEST_BY}," if differences and several else None
-    return [*in_words(differences), *about_the_differences(differences, chosen)]
+    return [
+        *in_words(differences),
+        *in_words(evaluation.faithfulness_differences),
+        *about_the_differences(differences, chosen),
+        *about_the_differences(evaluation.faithfulness_differences)[:1],
+    ]

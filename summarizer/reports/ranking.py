@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median_low
 
-from summarizer.evaluation.record import VARIANTS
+from summarizer.evaluation.record import FAITHFULNESS, VARIANTS
 from summarizer.reports.compared import ComparedRun
 from summarizer.reports.sentences import decimals, metric_name, metric_unit, score_name
 from summarizer.sweeps.record import LISTED, Metric
@@ -103,12 +103,20 @@ def numbers_of(runs: Sequence[ComparedRun]) -> list[Number]:
 
         return Number(variant, score_name(variant), "F1, percent", False, 2, of)
 
+    def faithfulness(name: str) -> Number:
+        def of(run: ComparedRun) -> float | None:
+            known = run.scores.faithfulness.get(name) if run.scores else None
+            return None if known is None else known.value
+
+        return Number(name, name, FAITHFULNESS[name][0], False, 2, of)
+
     found = [
         Number(
             *("loss", "loss", "nats per token", True, 3),
             lambda run: None if run.scores is None else run.scores.loss,
         ),
         *(rouge(variant) for variant in ("rougeLsum", *(v for v in VARIANTS if v != "rougeLsum"))),
+        *(faithfulness(name) for name in FAITHFULNESS),
         *_best_in_training(runs),
         Number("time", "time", unit, True, 1, lambda run: _times(run.record.wall_s, 1 / unit_s)),
         Number("speed", "tokens per second", "", False, 0, lambda run: run.record.tokens_per_s),

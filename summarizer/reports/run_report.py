@@ -17,8 +17,8 @@ from summarizer.console.amounts import duration
 from summarizer.console.progress import console
 from summarizer.console.secrets import redact
 from summarizer.evaluation.metrics import Scores
-from summarizer.evaluation.pipeline import ADAPTER, BASE, LEAD, changes
-from summarizer.evaluation.record import LOSS, VARIANTS, Difference
+from summarizer.evaluation.pipeline import ADAPTER, BASE, LEAD, changes, faithfulness_changes
+from summarizer.evaluation.record import FAITHFULNESS, LOSS, VARIANTS, Difference
 from summarizer.reports.sentences import about_the_gain, counted, p_text
 from summarizer.reports.tables import (
     Cell,
@@ -78,14 +78,20 @@ def show_report(run: Finished) -> None:
     scores = run.scores
     changed = changes(scores, BASE, evaluation)
     beside_lead = changes(scores, LEAD, evaluation)
+    faithful = faithfulness_changes(scores, BASE, evaluation)
 
     _heading(out, "What was trained")
     print_wrapped(out, trained(run), width)
     _heading(out, f"What it gives, on {_scored_on(run)}")
     print_table(out, score_table(scores, **resamples), width)
     out.print()
+    if any(one.faithfulness for one in scores.values()):
+        print_table(
+            out, faithfulness_table({NAMES[name]: scores[name] for name in NAMES if name in scores}), width
+        )
+        out.print()
     if changed:
-        print_table(out, change_table(changed), width)
+        print_table(out, change_table([*changed, *faithful]), width)
         out.print()
     print_wrapped(out, about_the_gain(changed, beside_lead), width)
     print_wrapped(out, _notes(run, changed), width, style="dim")
@@ -139,6 +145,20 @@ def score_table(scores: Mapping[str, Scores], *, samples: int, seed: int) -> Tab
     )
 
 
+def faithfulness_table(scores: Mapping[str, Scores]) -> Table:
+    """The table of what the article has of each system's summaries. scores: by the names that it shows."""
+    known = [name for name in FAITHFULNESS if any(name in one.faithfulness for one in scores.values())]
+    return Table(
+        [
+            Column("", [Cell(title) for title in scores], numeric=False),
+            *(
+                Column(name, [scored(one.faithfulness.get(name)) for one in scores.values()])
+                for name in known
+            ),
+        ]
+    )
+
+
 def change_table(changed: Sequence[Difference]) -> Table:
     """The table of what changed, after minus before, and whether that is significant."""
     styles = {"better": "green", "worse": "red", "not significant": ""}
@@ -168,7 +188,8 @@ def change_table(changed: Sequence[Difference]) -> Table:
 
 def _better_on(change: Difference) -> str:
     equal = f", {change.equal_rows} equal" if change.equal_rows else ""
-    return f"{change.better_rows}{equal}"
+    of = f" of {change.rows}" if change.metric in FAITHFULNESS else ""  # those where both systems have any
+    return f"{change.better_rows}{of}{equal}"
 
 
 def _scored_on(run: Finished) -> str:

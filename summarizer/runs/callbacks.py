@@ -16,8 +16,13 @@ from summarizer.console.trial_lines import State
 from summarizer.errors import StopRequested
 from summarizer.evaluation.evaluator import Evaluator
 from summarizer.evaluation.metrics import Scores
-from summarizer.evaluation.pipeline import ADAPTER, BASE
-from summarizer.evaluation.predictions import Prediction, write_predictions
+from summarizer.evaluation.pipeline import ADAPTER, BASE, faithfulness_rows
+from summarizer.evaluation.predictions import (
+    Prediction,
+    faithfulness_path,
+    write_faithfulness,
+    write_predictions,
+)
 from summarizer.runs.group_records import GroupRecords
 from summarizer.runs.heldout import (
     HeldOut,
@@ -309,14 +314,19 @@ class RunCallbacks:
 
 
 def _save_predictions(folder: Path, rows: HeldOut, scores: Mapping[str, Scores]) -> None:
-    """`predictions/SPLIT.jsonl`, and `SPLIT.base.jsonl` where the base model was scored too."""
+    """`predictions/SPLIT.jsonl`, and `SPLIT.base.jsonl` where the base model was scored too, each with its
+    `.faithfulness.jsonl`."""
     for suffix, system in (("", scores[ADAPTER]), (".base", scores.get(BASE))):
         if system is not None:
             predictions = [
                 Prediction(id=row.id, prediction=summary, reference=reference)
                 for row, summary, reference in zip(rows.rows, system.summaries, rows.references, strict=True)
             ]
-            write_predictions(folder / "predictions" / f"{rows.split}{suffix}.jsonl", predictions)
+            path = folder / "predictions" / f"{rows.split}{suffix}.jsonl"
+            write_predictions(path, predictions)
+            write_faithfulness(
+                faithfulness_path(path), faithfulness_rows([row.id for row in rows.rows], system)
+            )
 
 
 def _shown(metrics: Mapping[str, float]) -> str:

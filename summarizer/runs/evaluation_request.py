@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, get_args
 from summarizer.config.paths import nearest_existing
 from summarizer.config.schema import GenerationConfig
 from summarizer.config.shared_flags import chosen_generation, generation_by_flag, typed_generation
-from summarizer.data.sources import SplitName
+from summarizer.data.hold_out import SplitName
 from summarizer.errors import ConfigError, Issue, sound
 from summarizer.evaluation import mlperf
 from summarizer.evaluation.resumable import ScoredModel

@@ -14,8 +14,8 @@ from summarizer.adapters.attach import attach, frozen_parameters, roles, targets
 from summarizer.config.paths import shown
 from summarizer.config.schema import RunConfig
 from summarizer.console.trial_display import trial_display, trial_labels
+from summarizer.data.hold_out import SplitName, hold_out_of
 from summarizer.data.prompt import Prompt, build_prompt
-from summarizer.data.sources import SplitName
 from summarizer.data.splits import Split, build_split
 from summarizer.errors import StopRequested
 from summarizer.evaluation.evaluator import Evaluator
@@ -108,6 +108,7 @@ def _train(records: GroupRecords, processes: Processes, stop: StopSignal, startu
     final = held_out(splits[scored.split], scored.rouge_tokenizer, scored.rows)
     data = Data(training, held_out(splits["validation"], final.tokenizer), final, tokenizer)
     records.data_fingerprint = training.fingerprint
+    records.held_out_rows = 0 if hold_out_of(spec.data) is None else len(splits["validation"])
     steps_per_epoch = training.steps_per_epoch(spec.trainer.batch_size)
     for trial in records.trials:
         trial.rows, trial.schedule = training, training_schedule(trial.spec.trainer, steps_per_epoch)
@@ -164,6 +165,13 @@ def _read_splits(spec: RunConfig, prompt: Prompt) -> tuple[Split | StreamedSplit
     for name in dict.fromkeys(("validation", spec.evaluation.split)):
         splits[name] = build_split(spec.data, name, prompt)
         log.info(splits[name].report.describe())
+    for note in dict.fromkeys(note for rows in (training, *splits.values()) for note in rows.notes):
+        log.info(note)
+    if (wanted := hold_out_of(spec.data)) is not None:
+        log.info(
+            "data.validation=%s: %d rows are held out of data.train, by a hash of the article",
+            *(wanted, len(splits["validation"])),
+        )
     return training, splits
 
 

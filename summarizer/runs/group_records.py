@@ -46,6 +46,7 @@ class GroupRecords:
             for number, (record, spec) in enumerate(zip(records, specs, strict=True))
         ]
         self.data_fingerprint: str | None = None
+        self.held_out_rows: int | None = None
         self.flops_per_s: float | None = None
         """The devices' rate, once it is measured."""
         self.scores: dict[Trial, Mapping[str, Scores]] = {}
@@ -90,8 +91,13 @@ class GroupRecords:
                 "val_loss": adapter.loss,
                 "rouge": dict(adapter.rouge),
                 "rouge_tokenizer": rows.tokenizer,
+                "faithfulness": dict(adapter.faithfulness),
                 "baseline": dict(scores[LEAD].rouge),
-                "base": base and BaseScores(val_loss=base.loss, rouge=dict(base.rouge)),
+                "baseline_faithfulness": dict(scores[LEAD].faithfulness),
+                "base": base
+                and BaseScores(
+                    val_loss=base.loss, rouge=dict(base.rouge), faithfulness=dict(base.faithfulness)
+                ),
                 "systems": _systems(trial.spec, base is not None),
                 "split": rows.split,
                 "rows": len(rows.rows),
@@ -152,6 +158,7 @@ class GroupRecords:
             "versions": versions(),
             "git": git_state(),
             "data_fingerprint": self.data_fingerprint,
+            "held_out_rows": self.held_out_rows,
             "peak_memory_bytes": peak_memory_bytes(self._processes.device),
             "startup_s": dict(self._startup.parts) or None,
             "cause": error if isinstance(error, Exception) else None,

@@ -11,7 +11,14 @@ from summarizer.data.order import EncodedRow
 from summarizer.data.splits import Split
 from summarizer.evaluation.evaluator import Evaluator
 from summarizer.evaluation.metrics import Scores, score_pairs
-from summarizer.evaluation.pipeline import ADAPTER, BASE, LEAD, score_lead, score_summaries
+from summarizer.evaluation.pipeline import (
+    ADAPTER,
+    BASE,
+    LEAD,
+    score_lead,
+    score_summaries,
+    with_faithfulness,
+)
 from summarizer.evaluation.record import RougeTokenizer
 from summarizer.evaluation.words import tokenizer_for
 from summarizer.tracking.metrics import SampleSummary
@@ -102,7 +109,8 @@ def score_untrained(evaluator: Evaluator, spec: RunConfig, rows: HeldOut) -> dic
     if spec.evaluation.base:
         (losses,), (written,) = evaluator.row_losses(rows.rows, None), evaluator.summaries(rows.rows, None)
         found[BASE] = score_summaries(written, rows.references, spec.evaluation, rows.tokenizer, losses)
-    return found | {LEAD: score_lead(rows.articles, rows.references, spec.evaluation, rows.tokenizer)}
+    found[LEAD] = score_lead(rows.articles, rows.references, spec.evaluation, rows.tokenizer)
+    return {name: with_faithfulness(scores, rows.articles, spec.evaluation) for name, scores in found.items()}
 
 
 def final_scores(
@@ -114,10 +122,8 @@ def final_scores(
 ) -> list[dict[str, Scores]]:
     """The scores of each slot's trial on the final rows, by the name ADAPTER, beside the untrained systems'."""
     losses, summaries = evaluator.row_losses(rows.rows, slots), evaluator.summaries(rows.rows, slots)
-    return [
-        {
-            ADAPTER: score_summaries(written, rows.references, spec.evaluation, rows.tokenizer, own),
-            **untrained,
-        }
+    scores = [
+        score_summaries(written, rows.references, spec.evaluation, rows.tokenizer, own)
         for own, written in zip(losses, summaries, strict=True)
     ]
+    return [{ADAPTER: with_faithfulness(one, rows.articles, spec.evaluation), **untrained} for one in scores]

@@ -27,8 +27,10 @@ def preflight(config: DictConfig, *, imported: bool = False) -> schema.RunConfig
 
     input_rules: tuple[Rule, ...] = (
         (("model",), lambda model: check_model_path(model.name_or_path)),
+        (("model", "prompt"), _completion_token_is_there),
         (("adapter",), _start_is_there),
-        (("data", "evaluation"), _splits_are_there),
+        (("data",), _files_are_there),
+        *(() if config.get("plan") is True else ((("data", "evaluation"), _splits_are_there),)),
         (("data", "evaluation"), _columns_are_there),
         (("trainer",), _device_is_there),
         (("tracking",), check_tracking),
@@ -36,13 +38,24 @@ def preflight(config: DictConfig, *, imported: bool = False) -> schema.RunConfig
     return check(config, input_rules, imported=imported)
 
 
+def _completion_token_is_there(model: schema.ModelConfig, prompt: schema.PromptConfig) -> Iterator[Issue]:
+    from summarizer.models.source import check_completion_token
+
+    if model.completion_token == prompt.completion_token:  # one of a person's own is looked up with its like
+        yield from check_completion_token(model.name_or_path, prompt.completion_token)
+
+
+def _files_are_there(data: schema.DataConfig) -> Iterator[Issue]:
+    from summarizer.data.files import check_data_files
+
+    yield from check_data_files(data)
+
+
 def _splits_are_there(data: schema.DataConfig, evaluation: schema.EvaluationConfig) -> Iterator[Issue]:
     from summarizer.data.files import check_data_files
 
-    issues = check_data_files(data)
-    yield from issues
     # Who mistyped the first path has one thing to mend; what is left to name comes after it.
-    if data.train == MISSING or all(issue.key != "data.train" for issue in issues):
+    if data.train == MISSING or all(issue.key != "data.train" for issue in check_data_files(data)):
         yield from splits_are_named(data, evaluation)
 
 
@@ -53,8 +66,8 @@ def _columns_are_there(data: schema.DataConfig, evaluation: schema.EvaluationCon
         return  # a hub's columns are known once it has been loaded
     found: dict[str, Issue] = {}
     for split in dict.fromkeys(("train", "validation", evaluation.split)):
-        named: str | list[str] | None = getattr(data, split)
-        if named not in (None, MISSING):
+        named: str | list[str] | int | float | None = getattr(data, split)
+        if named != MISSING and isinstance(named, str | list):
             for issue in check_columns(f"data.{split}", named, data.columns):
                 found.setdefault(issue.key, issue)
     yield from found.values()

@@ -18,10 +18,17 @@ from pydantic import ValidationError
 from summarizer.config.paths import shown
 from summarizer.config.schema import DataConfig
 from summarizer.console.safe_text import one_line
-from summarizer.data.files import find_files, read_files
+from summarizer.data.files import file_columns, find_files, read_files
+from summarizer.data.hold_out import rows_from
 from summarizer.data.rows import BadRow, check_row
 from summarizer.errors import ConfigError, Issue
-from summarizer.evaluation.predictions import Prediction, read_predictions
+from summarizer.evaluation.predictions import (
+    Prediction,
+    RowFaithfulness,
+    faithfulness_path,
+    read_faithfulness,
+    read_predictions,
+)
 from summarizer.evaluation.record import ROUGE_SCORE, VARIANTS, RougeTokenizer
 from summarizer.files import read_own
 from summarizer.json_files import parse_json
@@ -54,6 +61,9 @@ class RunFiles:
     predictions: Sequence[Prediction] = ()
     """Of every row that the scores are over, or none."""
     base_predictions: Sequence[Prediction] = ()
+    faithfulness: Mapping[str, RowFaithfulness] = field(default_factory=dict)
+    """Of its summaries against their articles, by row id."""
+    base_faithfulness: Mapping[str, RowFaithfulness] = field(default_factory=dict)
     articles: Mapping[str, str] = field(default_factory=dict)
     """By row id."""
     problems: dict[str, str] = field(default_factory=dict)
@@ -125,9 +135,27 @@ def _read_predictions(found: RunFiles, folder: Path) -> None:
         found.problems[shown(file)] = f"{said}; it is left out"
         return
     found.predictions = predictions
+    found.faithfulness = _faithfulness_of(found, file, predictions)
     base = folder / f"{split}.base.jsonl"
     if base.is_file():
         found.base_predictions = _told(found, base, lambda: read_predictions(base)) or ()
+        found.base_faithfulness = _faithfulness_of(found, base, found.base_predictions)
+
+
+def _faithfulness_of(
+    found: RunFiles, file: Path, predictions: Sequence[Prediction]
+) -> dict[str, RowFaithfulness]:
+    """By row id, of the predictions in a file; nothing of an earlier version's, or where ids occur twice."""
+    path = faithfulness_path(file)
+    if not path.is_file():
+        return {}
+    rows = _told(found, path, lambda: read_faithfulness(path)) or ()
+    by_id = {row.id: row for row in rows}
+    if len(by_id) == len(rows) and by_id.keys() == {row.id for row in predictions}:
+        return by_id
+    if rows and len(by_id) == len(rows):
+        found.problems[shown(path)] = f"its rows are not those of {file.name}; it is left out"
+    return {}
 
 
 def _articles_of(found: RunFiles, file: Path) -> dict[str, str]:
@@ -253,16 +281,18 @@ def from_files(config: Mapping[str, Any], split: str, references: Mapping[str, s
         spec = DataConfig.model_validate(config.get("data"))
     except ValidationError:
         return {}
-    named = getattr(spec, split)
+    place, named = rows_from(spec, split)
     if spec.source != "files" or named is None:
         return {}
     found: dict[str, str] = {}
     try:
-        rows = islice(read_files(find_files(f"data.{split}", named), spec.columns), MOST_ROWS_READ)
+        paths = find_files(f"data.{place}", named)
+        columns = file_columns(paths, spec.columns)
+        rows = islice(read_files(paths, columns), MOST_ROWS_READ)
         for index, raw in enumerate(rows):
             if isinstance(raw, BadRow):
                 continue
-            row = check_row(raw[1], spec.columns, raw[0], index, frozenset())
+            row = check_row(raw[1], columns, raw[0], index, frozenset())
             if not isinstance(row, BadRow) and references.get(row.id) == row.summary:
                 found[row.id] = row.article
                 if len(found) == len(references):

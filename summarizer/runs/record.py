@@ -22,7 +22,7 @@ from summarizer.config.schema import TrainerConfig
 from summarizer.console.safe_text import one_line
 from summarizer.console.secrets import MASK
 from summarizer.errors import ConfigError, Issue
-from summarizer.evaluation.record import Rouge, RougeTokenizer
+from summarizer.evaluation.record import Faithfulness, Rouge, RougeTokenizer
 from summarizer.files import read_own
 from summarizer.json_files import FiniteOrNull, GitState, Part, broken
 from summarizer.tracking.metrics import METRICS, EndStatus, read_metrics
@@ -50,6 +50,7 @@ class BaseScores(Part):
 
     val_loss: FiniteOrNull
     rouge: Rouge | None
+    faithfulness: Faithfulness | None = None
 
 
 class Best(Part):
@@ -95,6 +96,10 @@ class RunRecord(Part):
     """What ROUGE's tokens are; earlier versions do not say it, whose were rouge-score's."""
     baseline: Rouge | None = None
     """Lead-3 on the same rows: no model, the article's first three sentences."""
+    faithfulness: Faithfulness | None = None
+    """What of the summaries' names, numbers and quotes their articles have, and what else was asked for."""
+    baseline_faithfulness: Faithfulness | None = None
+    """The same of Lead-3, whose sentences are the article's own."""
     base: BaseScores | None = None
     systems: dict[str, str] | None = None
     """Whose scores `rouge`, `baseline` and `base` are, in words."""
@@ -107,6 +112,8 @@ class RunRecord(Part):
     versions: dict[str, str | None] = Field(default_factory=dict)
     git: GitState | None = None
     data_fingerprint: str | None = None
+    held_out_rows: int | None = None
+    """Validation rows that `data.validation` held out of the training rows; 0 where they came from elsewhere."""
 
     # What stands around a run, and is no part of its summary.json.
     folder: str = ""

@@ -8,6 +8,7 @@ from contextlib import closing
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from summarizer.evaluation.faithfulness import claims
 from summarizer.evaluation.metrics import score_pairs
 from summarizer.evaluation.record import RougeTokenizer
 from summarizer.evaluation.text_statistics import WORD, fragments
@@ -90,6 +91,7 @@ def _side_by_side(
             "rouge": None if request.reference is None else _rouge(own.summary, request.reference, tokenizer),
             "rouge_tokenizer": None if request.reference is None else tokenizer,
             "copied": asdict(copied(request.article, own.summary)),
+            "claims": [asdict(claim) for claim in claims(request.article, own.summary)],
         }
 
 

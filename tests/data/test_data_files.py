@@ -7,14 +7,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import openpyxl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from data_examples import example_rows
 
 from summarizer.config.schema import Columns, DataConfig
-from summarizer.data.files import check_data_files, find_files, read_files
-from summarizer.data.readers import READERS
+from summarizer.data.files import READERS, check_data_files, find_files, read_files
 from summarizer.data.rows import BadRow
 from summarizer.errors import ConfigError
 
@@ -42,11 +42,18 @@ def write(path: Path, rows: list[dict[str, str]], bom: bool = False) -> Path:
         )
     elif suffix == ".json":
         plain.write_text(json.dumps(rows, indent=1), encoding=encoding)
-    elif suffix == ".csv":
+    elif suffix in (".csv", ".tsv"):
         with plain.open("w", encoding=encoding, newline="") as file:
-            writer = csv.DictWriter(file, ["id", "article", "highlights"])
+            separator = "\t" if suffix == ".tsv" else ","
+            writer = csv.DictWriter(file, ["id", "article", "highlights"], delimiter=separator)
             writer.writeheader()
             writer.writerows(rows)
+    elif suffix == ".xlsx":
+        book = openpyxl.Workbook()
+        book.active.append(["id", "article", None, "highlights"])
+        for row in rows:
+            book.active.append([row["id"], row["article"], "a column without a name", row["highlights"]])
+        book.save(plain)
     else:
         pq.write_table(pa.Table.from_pylist([row | {"unused": 1} for row in rows]), plain)
     content = plain.read_bytes()
@@ -61,10 +68,12 @@ def read(*paths: Path) -> list[Any]:
 
 def test_every_format_gives_the_same_rows(tmp_path: Path) -> None:
     names = [f"rows{suffix}{gz}" for suffix in READERS for gz in ("", ".gz")]
-    assert len(names) == 8
+    assert len(names) == 12
     for name in names:
-        path = write(tmp_path / name, AWKWARD)
-        assert read(path) == [(f"{name} row {number}", row) for number, row in enumerate(AWKWARD, start=1)]
+        # A cell of Excel holds no more than 32,767 characters.
+        rows = [row | {"article": row["article"][:30_000]} for row in AWKWARD] if ".xlsx" in name else AWKWARD
+        path = write(tmp_path / name, rows)
+        assert read(path) == [(f"{name} row {number}", row) for number, row in enumerate(rows, start=1)]
 
 
 @pytest.mark.parametrize("name", ["b.jsonl", "b.json", "b.csv", "b.csv.gz"])
@@ -199,7 +208,7 @@ def test_every_mistake_in_paths_at_once(tmp_path: Path) -> None:
     expected = [
         "did you mean 'train.jsonl'?",
         "no file matches",
-        "valid suffixes: .jsonl, .json, .csv, .parquet, each also with .gz",
+        "valid suffixes: .jsonl, .json, .csv, .tsv, .parquet, .xlsx, each also with .gz",
         "empty.csv is empty",
         "is a folder",
         "named twice",

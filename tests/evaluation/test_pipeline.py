@@ -28,7 +28,9 @@ POOR = System("poor", ["The river"] * 16, folder="runs/poor", settings={"adapter
 BASE = System("base model", ["Nothing of the kind"] * 16, settings={"adapter": None})
 
 
-def scored(*systems: System) -> tuple[list[SystemPart], dict[str, Statistic], list[Difference]]:
+def scored(
+    *systems: System,
+) -> tuple[list[SystemPart], dict[str, Statistic], list[Difference], list[Difference]]:
     return score_systems(
         [*systems, *extractive_baselines(ROWS, 7)], ROWS, samples=50, seed=3, tokenizer="rouge-score"
     )
@@ -59,7 +61,7 @@ def test_each_system_has_the_scores_of_its_own_summaries() -> None:
 
 
 def test_the_references_are_a_yardstick_for_the_statistics() -> None:
-    systems, of_references, _ = scored(GOOD)
+    systems, of_references, *_ = scored(GOOD)
     assert of_references == {system.name: system for system in systems}["good"].statistics
 
 

@@ -15,7 +15,8 @@ from summarizer.config.check import check
 from summarizer.config.schema import RunConfig
 from summarizer.data.prompt import build_prompt
 from summarizer.errors import ConfigError
-from summarizer.exporting.card import Card, base_name, is_hub_name
+from summarizer.exporting.base_model import base_name, is_hub_name
+from summarizer.exporting.card import Card
 from summarizer.models.tokenizer import load_tokenizer
 from summarizer.runs.record import write_summary
 

@@ -19,7 +19,7 @@ from private_memory import Peak
 from trained_runs import fill_randomly, load, lora
 from summarizer.adapters.attach import attach
 from summarizer.config.schema import GenerationConfig
-from summarizer.exporting.converted import convert
+from summarizer.exporting.ctranslate2 import convert
 from summarizer.exporting.merge import Merge
 from summarizer.exporting.folders import MergedModel
 from summarizer.models.load import load_config

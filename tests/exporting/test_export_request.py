@@ -58,7 +58,7 @@ def test_every_mistake_at_once(tmp_path: Path) -> None:
     )
     assert said == [
         "--device: 'cuda:0' is not one of auto, cpu, cuda; did you mean 'cuda'?",
-        "--format: 'merge' is not one of peft, merged, ctranslate2; did you mean 'merged'?",
+        "--format: 'merge' is not one of peft, merged, ctranslate2, gguf, gguf-lora; did you mean 'merged'?",
         "--dtype: 'b16' is not one of bf16, fp16, fp32, int8, int8_float16, int8_bfloat16, int8_float32; did you "
         "mean 'bf16'?",
         "--weights: 'orginal' is not one of trained, original; did you mean 'original'?",
@@ -69,11 +69,11 @@ def test_every_mistake_at_once(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("more", "said"),
     [
-        ({"format": None}, "--format: is required; one of peft, merged, ctranslate2"),
+        ({"format": None}, "--format: is required; one of peft, merged, ctranslate2, gguf, gguf-lora"),
         ({"dtype": "int8"}, "--dtype: 'int8' is a type of --format ctranslate2; merged takes"),
         (
             {"with_base": True},
-            "--with-base: goes with --format peft alone: merged holds the base model itself",
+            "--with-base: goes with --format peft and gguf-lora alone: merged holds the base model itself",
         ),
         ({"format": "peft", "dtype": "fp16"}, "--dtype: an adapter stays in fp32"),
         (
@@ -92,7 +92,7 @@ def test_without_a_format_the_other_mistakes_are_said_and_no_more(tmp_path: Path
     assert mistakes(tmp_path / "nowhere", format=None, dtype="int8", device="gpu") == [
         f"RUN: {tmp_path / 'nowhere'}: no such folder",
         "--device: 'gpu' is not one of auto, cpu, cuda; did you mean 'cpu'?",
-        "--format: is required; one of peft, merged, ctranslate2",
+        "--format: is required; one of peft, merged, ctranslate2, gguf, gguf-lora",
     ]
     (only,) = mistakes(tmp_path, format=None)
     assert only.startswith("--format")

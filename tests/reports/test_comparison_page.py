@@ -9,8 +9,10 @@ from typing import Any
 
 import pytest
 from comparisons import EVIL, comparison_of, run_of, sweep, with_text_everywhere
-from page_driving import Open, lines, one, press, texts
+from page_driving import Open, choose, lines, one, press, texts
 
+from summarizer.evaluation.record import Interval
+from summarizer.reports.compared import ScoredText
 from summarizer.reports.html_page import page
 from summarizer.reports.sentences import answers
 
@@ -176,6 +178,35 @@ def test_nothing_that_a_run_says_becomes_part_of_the_page(opened: Open) -> None:
     assert any(shown in text for text in texts(browser, "button.name"))
     for selector in (".notes li", ".failures dd", "code", ".card .summary", ".shared dt"):
         assert any(shown in text for text in texts(browser, selector)), selector
+
+
+def test_what_an_article_does_not_have_is_marked_in_its_summary(opened: Open) -> None:
+    comparison = sweep(2)
+    first, *others = comparison.runs
+    summary = ScoredText(
+        "😀 Bo said 3.", first.predictions["row-0"].rouge, [("names", 2, 4), ("numbers", 10, 11)]
+    )
+    odd = ScoredText("short", summary.rouge, [("names", 3, 99), ("quotes", 0, 2), ("names", 1, 3)])
+    told = {
+        name: Interval(value, value - 1, value + 1)
+        for name, value in (("names", 50.0), ("article gain", 1.25))
+    }
+    scores = replace(first.scores, faithfulness=told) if first.scores else None
+    marked = replace(first, predictions={**first.predictions, "row-0": summary, "row-1": odd}, scores=scores)
+    browser = opened(replace(comparison, runs=(marked, *others)))
+    assert texts(browser, "#predictions-cards .missing") == ["Bo", "3"]
+    assert (
+        one(browser, "#predictions-cards .missing").get_attribute("title")
+        == "This name is not in the article"
+    )
+    assert "as far as rules can tell" in texts(browser, "#predictions-more")[0]
+    assert "😀 Bo said 3." in texts(browser, "#predictions-cards .summary")
+    choose(browser, "#article", one(browser, "#article option:nth-child(2)").text)
+    assert texts(browser, "#predictions-cards .missing") == ["sh"], "what lies outside is left alone"
+    heads = " ".join(texts(browser, "#tables thead th"))
+    assert "names" in heads
+    assert "article gain" in heads
+    assert any(cell.startswith("50.00") for cell in texts(browser, "#tables td"))
 
 
 def test_the_policy_is_obeyed(browser: Any, tmp_path: Path) -> None:

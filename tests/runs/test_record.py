@@ -24,6 +24,7 @@ DESIGN = """
 CONTRACT = {
     *DESIGN.split(),
     *("mfu", "startup_s", "base", "ended_by", "best_step", "error", "adapter", "rouge_tokenizer", "systems"),
+    *("faithfulness", "baseline_faithfulness", "held_out_rows"),
 }
 SCORES = {variant: Interval(20.0 + i, 19.0, 25.5) for i, variant in enumerate(VARIANTS)}
 

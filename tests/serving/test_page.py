@@ -102,7 +102,20 @@ def test_a_copied_passage_is_marked_and_shown_in_the_article(page: tuple[Any, Cl
     )
     assert text_of(browser, ".summary") == summary
     assert text_of(browser, ".summary mark") == "The trial has split parents"
-    browser.find_element("css selector", ".summary mark").send_keys("\n")
+    browser.execute_script(
+        "cards.get('0').summary.replaceChildren(...marked(arguments[0], [arguments[1]], arguments[2]))",
+        summary,
+        passage,
+        [{"kind": "names", "start": 0, "end": 2}, {"kind": "numbers", "start": start + 4, "end": 99}],
+    )
+    assert text_of(browser, ".summary") == summary
+    assert [one.text for one in all_of(browser, ".summary .missing")] == [
+        "😀😀",
+        "trial has split parents",
+        ".",
+    ]
+    assert all_of(browser, ".missing")[0].get_attribute("title") == "This name is not in the article"
+    browser.find_element("css selector", ".summary mark.copied").send_keys("\n")
     chosen = browser.execute_script(
         "const box = document.activeElement; return box.value.slice(box.selectionStart, box.selectionEnd)"
     )

@@ -45,24 +45,40 @@ function showArticle() {
     opening.addEventListener("toggle", () => { reading.open = opening.open; });
     place.append(opening);
   }
-  cards.append(card("Reference", "written by a person", row.reference, null, "reference"));
+  cards.append(card("Reference", "written by a person", { text: row.reference, rouge: null, missing: [] }, "reference"));
   const runs = readers(row.id);
   for (const run of runs.slice(0, reading.atOnce))
-    cards.append(card(run.name, run === highlighted() ? "highlighted" : "", run.texts[row.id].text, run.texts[row.id].rouge, run === highlighted() ? "chosen" : ""));
+    cards.append(card(run.name, run === highlighted() ? "highlighted" : "", run.texts[row.id], run === highlighted() ? "chosen" : ""));
   const bases = [...new Set(runs.slice(0, reading.atOnce).map((run) => run.base))].filter((base) => base !== null && DATA.baseTexts[base][row.id]);
   for (const base of bases) {
     const of = runs.filter((run) => run.base === base);
-    cards.append(card("Base model", bases.length > 1 ? `of ${of[0].name}` : "before any training", DATA.baseTexts[base][row.id].text, DATA.baseTexts[base][row.id].rouge, "base"));
+    cards.append(card("Base model", bases.length > 1 ? `of ${of[0].name}` : "before any training", DATA.baseTexts[base][row.id], "base"));
   }
+  const marks = cards.querySelector(".missing") ? "Underlined names, numbers and quotes are not in the article, as far as rules can tell. " : "";
   const more = runs.length - reading.atOnce;
-  by("predictions-more").textContent = !runs.length ? "None of the runs that are shown wrote a summary of it."
-    : more > 0 ? `${counted(more, "more run")} of those shown wrote a summary of it; highlight a run, or hide others, to see its own.` : "";
+  by("predictions-more").textContent = marks + (!runs.length ? "None of the runs that are shown wrote a summary of it."
+    : more > 0 ? `${counted(more, "more run")} of those shown wrote a summary of it; highlight a run, or hide others, to see its own.` : "");
 }
 
-function card(name, detail, written, rouge, className) {
+/* A summary with what its article does not have marked. Places are counted in code points. */
+function summaryOf(written, missing) {
+  const characters = Array.from(written);
+  const pieces = [];
+  let from = 0;
+  for (const [kind, start, end] of missing) {
+    if (start < from || end > characters.length) continue;
+    const mark = make("mark", "missing", characters.slice(start, end).join(""));
+    mark.title = `This ${kind.slice(0, -1)} is not in the article`;
+    pieces.push(characters.slice(from, start).join(""), mark);
+    from = end;
+  }
+  return make("p", "prose summary", ...pieces, characters.slice(from).join(""));
+}
+
+function card(name, detail, { text: written, rouge, missing }, className) {
   const made = make("article", `card ${className}`, make("h3", "", name));
   if (detail) made.append(make("p", "detail", detail));
-  made.append(written ? make("p", "prose summary", written) : make("p", "summary quiet", "It wrote nothing."));
+  made.append(written ? summaryOf(written, missing) : make("p", "summary quiet", "It wrote nothing."));
   if (rouge) {
     const list = make("dl", "rouge");
     for (const [variant, value] of Object.entries(rouge)) list.append(make("div", "", make("dt", "", variantName(variant)), make("dd", "", value === null ? "–" : value.toFixed(1))));

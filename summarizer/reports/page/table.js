@@ -19,7 +19,11 @@ function columnsOf(runs) {
     name: metric.name, title: metricLabel(metric), unit: metric.unit, numeric: true, of: metric.of, down: !metric.lower, metric,
     cell: (run) => {
       const value = metric.of(run);
-      return value === null ? null : scored(metric, run.scores?.rouge[metric.id] ?? { value });
+      if (value === null) return null;
+      const shown = scored(metric, intervalOf(run.scores, metric) ?? { value });
+      const behind = metric.id in (run.scores?.faithfulness ?? {}) ? run.best_minus_this?.[metric.id] : null;
+      if (behind) shown.append(make("small", "", `best ${signed(behind.mean.value, 1)}, ${pText(behind.p_adjusted)}`));
+      return shown;
     },
   }));
   const ranking = (column) => Number(column.metric !== RANKED) + Number(column.metric !== RANKED && column.metric.id !== SIGNIFICANCE);
@@ -54,6 +58,8 @@ function pTexts({ p_value: own, p_adjusted: adjusted }) {
 }
 
 const statusCell = (run) => make("span", `status ${["completed", "stopped", "failed", "running"].includes(run.status) ? run.status : ""}`, run.status);
+
+const intervalOf = (scores, metric) => scores?.rouge[metric.id] ?? scores?.faithfulness[metric.id];
 
 /* A score, its 95 % interval under it. */
 function scored(metric, { value, low, high }) {
@@ -177,8 +183,9 @@ function systemRow(system, columns) {
   head.scope = "row";
   const row = make("tr", "", make("td", "box", ""), head);
   for (const column of columns) {
-    const value = column.metric?.id === "loss" ? system.loss : system.rouge[column.metric?.id]?.value;
-    row.append(cellOf(column, value === undefined || value === null ? "" : scored(column.metric, system.rouge[column.metric.id] ?? { value })));
+    const interval = column.metric ? intervalOf(system, column.metric) : null;
+    const value = column.metric?.id === "loss" ? system.loss : interval?.value;
+    row.append(cellOf(column, value === undefined || value === null ? "" : scored(column.metric, interval ?? { value })));
   }
   return row;
 }

@@ -122,7 +122,7 @@ async function* linesOf(stream) {
 function layCards(runs) {
   cards = new Map();
   by("cards").replaceChildren();
-  by("legend").hidden = true;
+  by("legend").hidden = by("legend-missing").hidden = true;
   by("results").hidden = false;
   for (const id of runs) {
     const box = document.querySelector(`input[name=run][value="${id}"]`);
@@ -170,7 +170,8 @@ function show(event) {
 }
 
 function finish({ card, summary }, event) {
-  summary.replaceChildren(...marked(event.summary, event.copied.passages));
+  const missing = event.claims.filter((claim) => !claim.supported);
+  summary.replaceChildren(...marked(event.summary, event.copied.passages, missing));
   if (!event.summary) {
     summary.classList.add("empty");
     summary.textContent = "It wrote nothing: its first token was the end.";
@@ -188,6 +189,10 @@ function finish({ card, summary }, event) {
     figures.append(make("p", "", `copied: coverage ${share} %, density ${fixed(1).format(event.copied.density)} words`));
     by("legend").hidden = false;
   }
+  const known = ["names", "numbers", "quotes"].map((kind) => [kind, event.claims.filter((claim) => claim.kind === kind)]);
+  for (const [kind, all] of known.filter(([, all]) => all.length))
+    figures.append(make("p", "", `${kind} in the article: ${all.filter((claim) => claim.supported).length} of ${all.length}`));
+  if (event.claims.length) by("legend-missing").hidden = false;
   card.append(figures);
 }
 
@@ -204,13 +209,14 @@ function rougeScores(rouge, tokenizer) {
 }
 
 /* Places are counted in code points, as the server counts; a string's own index counts UTF-16 units. */
-function marked(text, passages) {
+function marked(text, passages, missing = []) {
   const characters = Array.from(text);
   const pieces = [];
   let from = 0;
   for (const passage of passages) {
-    pieces.push(characters.slice(from, passage.start).join(""));
-    const mark = make("mark", "copied", characters.slice(passage.start, passage.end).join(""));
+    pieces.push(...unsupported(characters, from, passage.start, missing));
+    const mark = make("mark", "copied");
+    mark.append(...unsupported(characters, passage.start, passage.end, missing));
     mark.tabIndex = 0;
     mark.setAttribute("role", "button");
     mark.title = "Show it in the article";
@@ -224,8 +230,22 @@ function marked(text, passages) {
     pieces.push(mark);
     from = passage.end;
   }
-  pieces.push(characters.slice(from).join(""));
+  pieces.push(...unsupported(characters, from, characters.length, missing));
   return pieces;
+}
+
+/* The characters [from, to), what of them the article does not have marked. */
+function unsupported(characters, from, to, missing) {
+  const pieces = [];
+  for (const claim of missing) {
+    const [start, end] = [Math.max(claim.start, from), Math.min(claim.end, to)];
+    if (start >= end) continue;
+    const mark = make("mark", "missing", characters.slice(start, end).join(""));
+    mark.title = `This ${claim.kind.slice(0, -1)} is not in the article`;
+    pieces.push(characters.slice(from, start).join(""), mark);
+    from = end;
+  }
+  return [...pieces, characters.slice(from, to).join("")];
 }
 
 function showInArticle(passage) {

@@ -1,0 +1,162 @@
+"""The lines of a model card that load what was exported and summarize an article, for each program that loads it.
+
+They write the prompt as text, and cut the article as training did. A test runs them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from summarizer.config.schema import GenerationConfig
+from summarizer.exporting.card_sections import fenced
+
+if TYPE_CHECKING:
+    from summarizer.exporting.steps import Words
+
+ARTICLE = '"The text of an article."'
+GENERATE = """\
+prompt = torch.tensor([ids])
+output = model.generate(prompt, attention_mask=torch.ones_like(prompt){settings})
+print(tokenizer.decode(output[0, len(ids):], skip_special_tokens=True).strip())
+"""
+
+
+def merged_code(words: Words, generation: GenerationConfig) -> str:
+    """How a merged folder is loaded with transformers."""
+    return fenced(
+        "import torch\n"
+        "from transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
+        f'folder, article = ".", {ARTICLE}\n'
+        "tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModelForCausalLM.from_pretrained(folder)\n"
+        + _ids(words, generation)
+        + GENERATE.format(settings=""),
+        "python",
+    )
+
+
+def peft_code(words: Words, generation: GenerationConfig, base: str) -> str:
+    """How an adapter is loaded with peft.
+
+    base: a hub name or a folder, as `from_pretrained` takes it.
+    """
+    return fenced(
+        "import torch\n"
+        "from peft import PeftModel\n"
+        "from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig\n\n"
+        f'folder, base, article = ".", {base!r}, {ARTICLE}\n'
+        "tokenizer, settings = AutoTokenizer.from_pretrained(folder), GenerationConfig.from_pretrained(folder)\n"
+        "model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), folder)\n"
+        + _ids(words, generation)
+        + GENERATE.format(settings=", generation_config=settings"),
+        "python",
+    )
+
+
+def ctranslate2_code(words: Words, generation: GenerationConfig) -> str:
+    """How a converted folder is loaded with CTranslate2."""
+    options: dict[str, float] = {
+        "max_length": generation.max_new_tokens,
+        "min_length": generation.min_new_tokens,
+        "beam_size": generation.num_beams,
+        "no_repeat_ngram_size": generation.no_repeat_ngram_size,
+    }
+    if generation.num_beams > 1:
+        options["length_penalty"] = generation.length_penalty
+    if generation.do_sample:
+        options["sampling_temperature"] = generation.temperature
+        options["sampling_topp"] = generation.top_p
+        options["sampling_topk"] = generation.top_k
+    settings = "".join(f", {name}={value!r}" for name, value in options.items())
+    return fenced(
+        "import ctranslate2\n"
+        "from transformers import AutoTokenizer\n\n"
+        f'folder, article = ".", {ARTICLE}\n'
+        "tokenizer, generator = AutoTokenizer.from_pretrained(folder), ctranslate2.Generator(folder)\n"
+        + _ids(words, generation)
+        + "tokens = tokenizer.convert_ids_to_tokens(ids)\n"
+        f"results = generator.generate_batch([tokens], include_prompt_in_result=False{settings})\n"
+        "print(tokenizer.decode(results[0].sequences_ids[0], skip_special_tokens=True).strip())\n",
+        "python",
+    )
+
+
+ASK = """\
+import json
+from urllib.request import Request, urlopen
+
+url, article = "http://127.0.0.1:8080", {article}
+
+def ask(path, **body):
+    headers = {{"Content-Type": "application/json"}}
+    with urlopen(Request(f"{{url}}/{{path}}", json.dumps(body).encode(), headers)) as answer:
+        return json.load(answer)
+
+ids = ask("tokenize", content={text}, parse_special=False)["tokens"][:{room}]
+answer = ask("completion", prompt=[{before}*ids{after}], {settings})
+print(answer["content"].strip())
+"""
+
+
+def llama_cpp_code(words: Words, generation: GenerationConfig, files: str) -> str:
+    """How files are loaded with llama.cpp's server, and how it is asked.
+
+    files: the server's flags that name them.
+    """
+    options: dict[str, float] = {"n_predict": generation.max_new_tokens, "temperature": 0}
+    if generation.do_sample:
+        options |= {
+            "temperature": generation.temperature,
+            "top_p": generation.top_p,
+            "top_k": generation.top_k,
+        }
+    prompt = words.prompt
+    asked = ASK.format(
+        article=ARTICLE,
+        text=_article(words),
+        room=_room(words, generation),
+        before=f"{_piece(prompt.before, words)}, " if prompt.before else "",
+        after=f", {_piece(prompt.after, words)}" if prompt.after else "",
+        settings=", ".join(f"{name}={value!r}" for name, value in options.items()),
+    )
+    served = f"llama-server {files} --ctx-size {prompt.max_tokens} --port 8080"
+    return f"{fenced(served, 'bash')}\n\n{fenced(asked, 'python')}"
+
+
+def _ids(words: Words, generation: GenerationConfig) -> str:
+    """The lines that make `ids`, the tokens of the whole prompt."""
+    prompt = words.prompt
+    options = "add_special_tokens=False, split_special_tokens=True"  # one that an article spells out is text
+    article = f"tokenizer({_article(words)}, {options}).input_ids[:{_room(words, generation)}]"
+    before, after = ("" if not ids else _call(ids, words) for ids in (prompt.before, prompt.after))
+    lines = [f"ids = {f'{before} + ' if before else ''}{article}", *([f"ids += {after}"] if after else [])]
+    return "".join(f"{line}\n" for line in lines)
+
+
+def _call(ids: Sequence[int], words: Words) -> str:
+    text = _text(ids, words)
+    if text is None:
+        return f"tokenizer.convert_tokens_to_ids({words.tokenizer.convert_ids_to_tokens(list(ids))!r})"
+    return f"tokenizer({text!r}, add_special_tokens=False).input_ids"
+
+
+def _piece(ids: Sequence[int], words: Words) -> str:
+    text = _text(ids, words)
+    return repr(text) if text is not None else ", ".join(map(str, ids))
+
+
+def _text(ids: Sequence[int], words: Words) -> str | None:
+    """The text that the tokenizer makes these tokens of; None where no text does."""
+    text = str(words.tokenizer.decode(list(ids), clean_up_tokenization_spaces=False))
+    again = words.tokenizer(text, add_special_tokens=False).input_ids
+    return text if list(again) == list(ids) else None
+
+
+def _article(words: Words) -> str:
+    lead = words.prompt.article_lead
+    return f"{lead!r} + article.strip()" if lead else "article.strip()"
+
+
+def _room(words: Words, generation: GenerationConfig) -> int:
+    """How many tokens of an article fit."""
+    return max(words.prompt.room(generation.max_new_tokens), 1)

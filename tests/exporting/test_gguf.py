@@ -1,0 +1,258 @@
+"""What is written for llama.cpp, read by llama.cpp itself: the same greedy text, and what it does not take."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
+from trained_runs import ARTICLE, opened, save_run
+from transformers import LlamaConfig, PreTrainedTokenizerFast, Qwen2Config
+
+from summarizer.errors import ConfigError
+from summarizer.exporting.export import export
+from summarizer.exporting.request import ExportFlags, requested
+from summarizer.generation.summarizer import Summarizer
+
+gguf = pytest.importorskip("gguf")
+
+from summarizer.exporting.gguf import unsupported  # noqa: E402 - needs gguf
+from summarizer.exporting.gguf_vocabulary import (  # noqa: E402
+    LLAMA3_WORDS,
+    QWEN2_WORDS,
+    TEKKEN_WORDS,
+    pre_tokenizer_name,
+)
+
+with_llama_cpp = pytest.mark.skipif(
+    importlib.util.find_spec("xllamacpp") is None, reason="xllamacpp is not installed"
+)
+
+
+def exported(run: Path, format_name: str, **more: Any) -> Path:
+    arguments: dict[str, Any] = {"dtype": None, "output": None, "weights": None, "model": None}
+    arguments |= {"device": "cpu", "with_base": False} | more
+    list(export(requested(ExportFlags(run=run, format=format_name, **arguments))))
+    return Path(arguments["output"] or run / "export" / format_name)
+
+
+@contextmanager
+def served(model: Path, adapter: Path | None = None) -> Iterator[Any]:
+    """llama.cpp's own server over a file."""
+    import xllamacpp
+
+    params = xllamacpp.CommonParams()
+    params.model.path = str(model)
+    params.n_ctx, params.n_parallel, params.port = 256, 1, 0
+    params.cpuparams.n_threads = 2
+    params.cache_type_k = params.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
+    params.warmup = False
+    if adapter is not None:
+        info = xllamacpp.CommonAdapterLoraInfo()
+        info.path, info.scale = str(adapter), 1.0
+        params.lora_adapters = [info]
+    yield xllamacpp.Server(params)
+
+
+def by_the_card(folder: Path, url: str, capsys: pytest.CaptureFixture[str]) -> str:
+    """What the card's own Python prints for ARTICLE, asking the server at `url`."""
+    (code,) = re.findall(r"```python\n(.*?)```", (folder / "README.md").read_text(), flags=re.DOTALL)
+    capsys.readouterr()
+    code = code.replace('"The text of an article."', repr(ARTICLE)).replace("http://127.0.0.1:8080", url)
+    exec(compile(code, "card", "exec"), {})
+    return capsys.readouterr().out.strip()
+
+
+def summary_of(run: Path) -> str:
+    own = opened(run)
+    summarizer = Summarizer(own, own.spec.generation, batch_size=1)
+    ((_, (text,)),) = summarizer.summaries([summarizer.prepare(ARTICLE)])
+    assert text
+    return text
+
+
+KINDS = [
+    "llama_tied",
+    *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("llama_untied", "qwen2", "qwen3")),
+]
+
+
+@with_llama_cpp
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_merged_model(kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = save_run(kind, tmp_path)
+    folder = exported(run, "gguf", dtype="fp32")
+    with served(folder / "model.gguf") as server:
+        assert by_the_card(folder, server.listening_address, capsys) == summary_of(run)
+
+
+@with_llama_cpp
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_adapter_beside_its_base(kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """On every layer, head and embedding included, which are one tensor in the tied base."""
+    run = save_run(kind, tmp_path)
+    folder = exported(run, "gguf-lora", with_base=True, dtype="fp32")
+    with served(folder / "base.gguf", folder / "adapter.gguf") as server:
+        assert by_the_card(folder, server.listening_address, capsys) == summary_of(run)
+    with served(folder / "base.gguf") as server:
+        assert by_the_card(folder, server.listening_address, capsys) != summary_of(run)
+
+
+@with_llama_cpp
+@pytest.mark.slow
+def test_an_adapter_of_linear_layers_beside_any_gguf_of_its_base(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = save_run("llama_tied", tmp_path, targets=["linear"])
+    folder = exported(run, "gguf-lora")
+    alone = exported(run, "gguf-lora", with_base=True, dtype="fp32", output=tmp_path / "both")
+    tensors = gguf.GGUFReader(alone / "base.gguf").tensors
+    assert "output.weight" not in {tensor.name for tensor in tensors}  # one tensor still
+    with served(alone / "base.gguf", folder / "adapter.gguf") as server:
+        assert by_the_card(folder, server.listening_address, capsys) == summary_of(run)
+
+
+def test_what_the_files_say(tmp_path: Path) -> None:
+    """Names, shapes and numbers, beside the adapter's own in PEFT's form."""
+    run = save_run("llama_untied", tmp_path)
+    folder = exported(run, "gguf-lora")
+    reader = gguf.GGUFReader(folder / "adapter.gguf")
+    said = {name: field.contents() for name, field in reader.fields.items()}
+    assert (said["general.type"], said["adapter.type"], said["adapter.lora.alpha"]) == (
+        "adapter",
+        "lora",
+        6.0,
+    )
+    assert said["general.architecture"] == "llama"
+    mine = {tensor.name: torch.tensor(tensor.data) for tensor in reader.tensors}
+    theirs = load_file(run / "adapter" / "adapter_model.safetensors")
+    prefix = "base_model.model.model."
+    assert len(mine) == len(theirs)
+    assert torch.equal(mine["token_embd.weight.lora_a"], theirs[f"{prefix}embed_tokens.lora_embedding_A"].t())
+    assert torch.equal(mine["token_embd.weight.lora_b"], theirs[f"{prefix}embed_tokens.lora_embedding_B"])
+    query = f"{prefix}layers.1.self_attn.q_proj"
+    assert torch.equal(mine["blk.1.attn_q.weight.lora_a"], theirs[f"{query}.lora_A.weight"])
+    # Four heads of eight: of each, rows 0, 4, 1, 5, 2, 6, 3, 7.
+    order = [8 * head + row for head in range(4) for row in (0, 4, 1, 5, 2, 6, 3, 7)]
+    b = theirs[f"{query}.lora_B.weight"]
+    assert torch.equal(mine["blk.1.attn_q.weight.lora_b"], b[order])
+    card = (folder / "README.md").read_text()
+    assert "llama-server -m BASE.gguf --lora adapter.gguf --ctx-size 160 --port 8080" in card
+
+
+# ---- what llama.cpp does not take, refused before anything is computed -----------------------------------------
+
+
+@pytest.fixture
+def too_late(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("summarizer.exporting.steps.load_runs", lambda *_, **__: pytest.fail("too late"))
+
+
+@pytest.mark.usefixtures("too_late")
+@pytest.mark.parametrize(
+    ("targets", "named"),
+    [
+        (["linear", "head"], "head"),
+        (["embedding"], "embedding"),
+        (["head", "embedding"], "head or the embedding"),
+    ],
+)
+def test_a_head_that_is_the_embedding(targets: list[str], named: str, tmp_path: Path) -> None:
+    run = save_run("llama_tied", tmp_path, targets=targets)
+    with pytest.raises(
+        ConfigError, match=f"cannot adapt the {named} of such a base.*--with-base.*targets=.linear"
+    ):
+        exported(run, "gguf-lora")
+    assert not (run / "export").exists()
+
+
+@pytest.mark.usefixtures("too_late")
+@pytest.mark.parametrize("format_name", ["gguf", "gguf-lora"])
+def test_families_that_are_not_written(format_name: str, tmp_path: Path) -> None:
+    run = save_run("gptj", tmp_path)
+    with pytest.raises(ConfigError, match=r"kinds llama, mistral, qwen2, qwen3, and this one is 'gptj'"):
+        exported(run, format_name)
+
+
+def test_positions_that_are_stretched() -> None:
+    scaled = {"rope_type": "linear", "factor": 4.0, "rope_theta": 1e4}
+    yarn = {"rope_type": "yarn", "factor": 4.0, "rope_theta": 1e4, "original_max_position_embeddings": 64}
+    named = "rope_type 'yarn' of 'llama' is not written here"
+    assert unsupported(LlamaConfig(rope_parameters=scaled)) is None
+    assert unsupported(LlamaConfig(rope_parameters=yarn)) == named
+    assert (
+        unsupported(Qwen2Config(rope_parameters=scaled))
+        == "rope_type 'linear' of 'qwen2' is not written here"
+    )
+
+
+def tokenizer_with(model: models.Model, pre: Any, normalizer: Any = None) -> PreTrainedTokenizerFast:
+    tokenizer = Tokenizer(model)
+    tokenizer.pre_tokenizer, tokenizer.decoder = pre, decoders.ByteLevel()
+    if normalizer is not None:
+        tokenizer.normalizer = normalizer
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer)
+
+
+VOCABULARY: dict[str, Any] = {"vocab": {"a": 0, "b": 1, "ab": 2}, "merges": [("a", "b")]}
+BYTES = pre_tokenizers.ByteLevel(add_prefix_space=False)
+SPELLED = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+
+
+def words(expression: str) -> pre_tokenizers.PreTokenizer:
+    split = pre_tokenizers.Split(Regex(expression), "isolated")
+    return pre_tokenizers.Sequence([split, SPELLED])
+
+
+@pytest.mark.parametrize(
+    ("tokenizer", "name"),
+    [
+        (tokenizer_with(models.BPE(**VOCABULARY), BYTES), "gpt-2"),
+        (
+            tokenizer_with(
+                models.BPE(**VOCABULARY),
+                pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True), BYTES]),
+            ),
+            "smollm",
+        ),
+        (tokenizer_with(models.BPE(**VOCABULARY, ignore_merges=True), words(LLAMA3_WORDS)), "llama-bpe"),
+        (tokenizer_with(models.BPE(**VOCABULARY), words(QWEN2_WORDS), normalizers.NFC()), "qwen2"),
+        (tokenizer_with(models.BPE(**VOCABULARY, ignore_merges=True), words(TEKKEN_WORDS)), "tekken"),
+    ],
+)
+def test_ways_of_splitting_text(tokenizer: PreTrainedTokenizerFast, name: str) -> None:
+    assert pre_tokenizer_name(tokenizer) == name
+
+
+@pytest.mark.parametrize(
+    ("tokenizer", "said"),
+    [
+        (tokenizer_with(models.BPE(**VOCABULARY, ignore_merges=True), BYTES), "it splits text by bytes"),
+        (tokenizer_with(models.BPE(**VOCABULARY), words(r"\w+")), r"it splits text by \\w\+"),
+        (
+            tokenizer_with(models.BPE(**VOCABULARY), BYTES, normalizers.Lowercase()),
+            "changes text first .Lowercase",
+        ),
+        (
+            tokenizer_with(models.BPE(**VOCABULARY, byte_fallback=True), BYTES),
+            "its vocabulary is SentencePiece's",
+        ),
+        (tokenizer_with(models.WordLevel({"a": 0}, unk_token="a"), BYTES), "its vocabulary is WordLevel"),
+        (
+            tokenizer_with(models.BPE(**VOCABULARY), pre_tokenizers.ByteLevel(add_prefix_space=True)),
+            "it splits text by .*add_prefix_space",
+        ),
+    ],
+)
+def test_tokenizers_that_llama_cpp_would_misread(tokenizer: PreTrainedTokenizerFast, said: str) -> None:
+    with pytest.raises(
+        ConfigError, match=f"--format: llama.cpp would not read this model's tokenizer: .*{said}"
+    ):
+        pre_tokenizer_name(tokenizer)

@@ -68,6 +68,8 @@ class ConsoleHandler(logging.Handler):
     """Log lines on standard error, above what is redrawn there, if anything is."""
 
     def emit(self, record: logging.LogRecord) -> None:
+        if getattr(record, "quiet", False):  # for run.log alone
+            return
         try:
             around = shown.get()
             target = console() if around is None else around.console
@@ -173,10 +175,9 @@ class _TimeLeft(TimeRemainingColumn):
             return Text()
         if (ends_s := task.fields.get("ends_s")) is not None:
             return Text(left(ends_s, time.monotonic()), style="progress.remaining")
-        if task.finished:
-            return Text()
         text = super().render(task)
-        return text.append(" left") if text.plain else text
+        known = not task.finished and not text.plain.startswith("-")
+        return text.append(" left") if text.plain and known else Text()
 
 
 class _NoteOrRate(ProgressColumn):

@@ -38,12 +38,13 @@ def groups_table() -> str:
         if isinstance(entry, dict):
             defaults.update(entry)
     lines = ["| group | options (default in bold) | keys |", "|---|---|---|"]
+    shared = yaml.safe_load((conf_folder() / "config.yaml").read_text())
     for group in GROUPS:
         options = sorted(path.stem for path in (conf_folder() / group).glob("[!_]*.yaml"))
         named = ", ".join(f"**{name}**" if name == defaults[group] else name for name in options)
         keys: dict[str, None] = {}
         if group != "experiment":
-            content = _content(group, defaults[group])
+            content = _content(group, defaults[group]) | shared.get(group, {})
             keys = dict.fromkeys(f"`{key}`" for key in content if key not in ("_target_", "defaults"))
         lines.append(f"| `{group}` | {named} | {', '.join(keys)} |")
     return "\n".join(lines)

@@ -271,6 +271,8 @@ class TrackingConfig(Section):
     """Tags of the run in wandb."""
     log_adapter: bool
     """Upload the adapter as a wandb artifact."""
+    tensorboard: bool = False
+    """Write TensorBoard's event files into the run folder."""
 
 
 class RunConfig(Section):

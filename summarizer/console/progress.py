@@ -173,10 +173,9 @@ class _TimeLeft(TimeRemainingColumn):
             return Text()
         if (ends_s := task.fields.get("ends_s")) is not None:
             return Text(left(ends_s, time.monotonic()), style="progress.remaining")
-        if task.finished:
-            return Text()
         text = super().render(task)
-        return text.append(" left") if text.plain else text
+        known = not task.finished and not text.plain.startswith("-")
+        return text.append(" left") if text.plain and known else Text()
 
 
 class _NoteOrRate(ProgressColumn):

@@ -234,7 +234,7 @@ def _loss(scores: Scores | None) -> Cell:
 
 def _behind(comparison: Comparison, run: ComparedRun, variant: str) -> Cell:
     if run.row_set is not None and comparison.best.get(run.row_set) == run.name:
-        return Cell("the best")
+        return Cell("the best") if comparison.against_best else EMPTY
     difference = comparison.against_best.get(run.name, {}).get(variant)
     if difference is None:
         return EMPTY

@@ -49,6 +49,7 @@ FILES = {
     "predictions": "every summary it wrote, beside its reference",
     METRICS: "losses, step by step",
     "wandb": "the run for wandb",
+    "tensorboard": "the run for TensorBoard",
 }
 
 

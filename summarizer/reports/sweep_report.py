@@ -50,6 +50,8 @@ def report_sweep(sweep: Path, tracking: TrackingConfig | None = None) -> SweepRe
     write_text(sweep / REPORT, markdown(sweep.resolve().name, record, keys))
     pictures = save_pictures(sweep, record, keys)
     _show(sweep, record, keys)
+    if tracking is not None and tracking.tensorboard:
+        print_line(console(), f"side by side as they went: tensorboard --logdir {shlex.quote(shown(sweep))}")
     if tracking is not None:
         columns, rows = plain_rows(record, keys)
         log_sweep(tracking, sweep, SweepTable(columns, rows, pictures, _totals(record)))

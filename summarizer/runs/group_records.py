@@ -22,7 +22,7 @@ from summarizer.runs.record import (
     write_summary,
 )
 from summarizer.tracking.environment import git_state, peak_memory_bytes, versions
-from summarizer.tracking.metrics import METRICS, EndStatus, MetricsFile, NoTracker, Recorder, Tracker
+from summarizer.tracking.metrics import METRICS, EndStatus, MetricsFile, Recorder, Tracker, Trackers
 from summarizer.tracking.names import run_name
 from summarizer.tracking.startup import Stopwatch
 from summarizer.tracking.utilization import utilization
@@ -198,15 +198,30 @@ def _systems(spec: RunConfig, has_base: bool) -> dict[str, str]:
 
 
 def _tracker(spec: RunConfig, record: RunRecord) -> Tracker:
-    if spec.tracking.mode == "disabled":
-        return NoTracker()
-    from summarizer.tracking.wandb_run import open_tracker
+    name, found = run_name(record.overrides), []
+    if spec.tracking.mode != "disabled":
+        from summarizer.tracking.wandb_run import open_tracker
 
-    return open_tracker(
-        spec.tracking,
-        record.path,
-        name=run_name(record.overrides),
-        group=record.sweep,
-        config=record.config,
-        resumed=record.resumed,
-    )
+        found.append(
+            open_tracker(
+                spec.tracking,
+                record.path,
+                name=name,
+                group=record.sweep,
+                config=record.config,
+                resumed=record.resumed,
+            )
+        )
+    if spec.tracking.tensorboard:
+        from summarizer.tracking.event_files import EventFiles
+
+        found.append(
+            EventFiles(
+                record.path,
+                name=spec.tracking.name or name,
+                config=record.config,
+                alone=record.sweep is None,
+                resumed=record.resumed,
+            )
+        )
+    return Trackers(*found)

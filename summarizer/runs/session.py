@@ -45,6 +45,7 @@ class Session:
     sweeps: dict[Path, TrackingConfig] = field(default_factory=dict)
     """The sweeps that `reporting` is to report, and where wandb is to hear of them."""
     _groups: int = 0
+    _begun: bool = False
 
     def __getstate__(self) -> dict[str, object]:
         """For a launcher's other processes, each of which begins a session of its own."""
@@ -55,10 +56,11 @@ class Session:
 
     def begin_group(self) -> None:
         """The process's first group took it from the command to here; a sweep's later ones begin here."""
-        if self.startup.parts:
+        if self._begun:
             self.startup.restart()
         else:
             self.startup.lap("compose")
+            self._begun = True
 
     def hand_over(self, records: Sequence[RunRecord]) -> None:
         """Have the workers train these runs as a group too."""

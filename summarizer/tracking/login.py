@@ -1,4 +1,4 @@
-"""Whether wandb can be used here as `tracking.mode` asks, known before any weight loads.
+"""Whether wandb and TensorBoard can be used here as `tracking` asks, known before any weight loads.
 
 wandb itself is imported only where nothing else says which server it would go to.
 """
@@ -13,6 +13,7 @@ from pathlib import Path
 from summarizer import compat
 from summarizer.config.schema import TrackingConfig
 from summarizer.errors import Issue
+from summarizer.tracking.event_files import missing_package
 
 MODES = ("disabled", "offline", "online")
 """What wandb may do, least first."""
@@ -26,25 +27,30 @@ def agent_sweep() -> str | None:
 
 
 def check_tracking(spec: TrackingConfig) -> list[Issue]:
-    """One issue if wandb cannot be used as the config asks; nothing is sent anywhere.
+    """An issue if wandb cannot be used as the config asks, and one if TensorBoard cannot; nothing is sent anywhere.
 
     Online needs a key, which may come from WANDB_API_KEY, WANDB_IDENTITY_TOKEN_FILE or the netrc file that
     `wandb login` writes. A run that an agent of wandb's sweeps started needs to be online. WANDB_MODE may not
     forbid what the config asks for; where it asks for more than the config does, the config decides.
     """
+    missing = missing_package() if spec.tensorboard else None
+    return [issue for issue in (_wandb_issue(spec), missing) if issue is not None]
+
+
+def _wandb_issue(spec: TrackingConfig) -> Issue | None:
     if issue := _against_the_environment(spec.mode):
-        return [issue]
+        return issue
     if spec.mode != "online":
-        return []
+        return None
     given = [name for name in ("WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE") if os.environ.get(name)]
     if len(given) == 2:
-        return [
-            Issue("tracking.mode", f"online: wandb takes one of {' and '.join(given)}, not both; unset one")
-        ]
+        return Issue(
+            "tracking.mode", f"online: wandb takes one of {' and '.join(given)}, not both; unset one"
+        )
     if given or compat.has_wandb_key(_server()):
-        return []
+        return None
     ways_out = "run `wandb login`, set WANDB_API_KEY or use tracking.mode=offline"
-    return [Issue("tracking.mode", f"online: no key for {_server()}; {ways_out}")]
+    return Issue("tracking.mode", f"online: no key for {_server()}; {ways_out}")
 
 
 def _against_the_environment(mode: str) -> Issue | None:

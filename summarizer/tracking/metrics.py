@@ -169,23 +169,31 @@ class Tracker(Protocol):
         """Close the record with the run's status and its final numbers."""
 
 
-class NoTracker:
-    """The tracker of a run whose tracking is off: it hears everything and keeps nothing."""
+class Trackers:
+    """Several trackers as one; none of them, where tracking is off, keeps nothing."""
+
+    def __init__(self, *trackers: Tracker) -> None:
+        self._trackers = trackers
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
-        return
+        for tracker in self._trackers:
+            tracker.log(metrics, step)
 
     def replay(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        return
+        for tracker in self._trackers:
+            tracker.replay(rows)
 
     def log_samples(self, step: int, rows: Sequence[SampleSummary]) -> None:
-        return
+        for tracker in self._trackers:
+            tracker.log_samples(step, rows)
 
     def log_adapter(self, folder: Path) -> None:
-        return
+        for tracker in self._trackers:
+            tracker.log_adapter(folder)
 
     def finish(self, status: EndStatus, summary: Mapping[str, Any]) -> None:
-        return
+        for tracker in self._trackers:
+            tracker.finish(status, summary)
 
 
 class Recorder:
@@ -219,4 +227,4 @@ class Recorder:
 
 def no_recorder() -> Recorder:
     """The recorder of the processes that only help the main one: nothing is recorded there."""
-    return Recorder(None, NoTracker())
+    return Recorder(None, Trackers())

@@ -12,7 +12,7 @@ from config.composing import composed
 
 from summarizer.config.plain import to_plain
 from summarizer.runs.record import RunRecord
-from summarizer.runs.session import announce_runs, announce_sweep, described
+from summarizer.runs.session import Session, announce_runs, announce_sweep, described
 
 
 def config(**values: Any) -> dict[str, Any]:
@@ -81,3 +81,13 @@ def test_a_sweep_as_it_was_typed_without_its_secrets(caplog: pytest.LogCaptureFi
         "sweep over adapter.dim=2,4 ++optimizer.lr=interval(1e-4,1e-3) x.api_key=***: checking each combination",
         "sweep: checking each combination",
     ]
+
+
+def test_the_first_group_alone_is_timed_from_the_command() -> None:
+    session = Session()
+    session.begin_group()
+    assert list(session.startup.parts) == ["imports", "compose"], "what was imported is not called composing"
+    for _ in range(2):
+        session.begin_group()
+        assert session.startup.parts == {}
+        session.startup.lap("tokens")

@@ -54,7 +54,9 @@ def test_a_process_is_timed_from_its_beginning() -> None:
     code = (
         "import time; time.sleep(0.4)\n"
         "from summarizer.tracking.startup import since_process_start\n"
-        "watch = since_process_start(); watch.lap('imports'); print(watch.parts['imports'])"
+        "watch = since_process_start(); assert list(watch.parts) == ['imports']\n"
+        "time.sleep(0.3); watch.lap('compose'); assert 0.3 <= watch.parts['compose']\n"
+        "print(watch.parts['imports'])"
     )
     begun_s = time.perf_counter()
     printed = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout

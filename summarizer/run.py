@@ -128,7 +128,7 @@ class Task:
             try:
                 train = prepare_training([record], self.session)
                 value = raise_alone(train())
-                if record.config["plan"] and not sweeping:
+                if record.only_shown and not sweeping:
                     take_back(Path(folder))
                 return value
             except ConfigError:

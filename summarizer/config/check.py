@@ -63,7 +63,7 @@ def check(
     ]
     if issues:
         raise ConfigError(issues)
-    return schema.RunConfig(**{name: node[name] for name in SCALARS}, **parts)
+    return schema.RunConfig(**{name: node[name] for name in SCALARS if name in node}, **parts)
 
 
 def _unknown_keys(node: Mapping[str, Any]) -> Iterator[Issue]:
@@ -136,3 +136,6 @@ def _scalars(node: Mapping[str, Any]) -> Iterator[Issue]:
     rate = node.get("plan_tokens_per_s")
     if rate is not None and (isinstance(rate, bool) or not isinstance(rate, int | float) or not rate > 0):
         yield Issue("plan_tokens_per_s", f"{shown(rate)} is not a number above 0")
+    count = node.get("preview")
+    if count is not None and (isinstance(count, bool) or not isinstance(count, int) or count < 1):
+        yield Issue("preview", f"{shown(count)} is not a whole number of at least 1, or null")

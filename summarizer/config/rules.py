@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import date
 from typing import Any
 
 from summarizer.config import schema
@@ -128,11 +129,22 @@ def splits_are_named(data: schema.DataConfig, evaluation: schema.EvaluationConfi
 
 def template_has_its_places(prompt: schema.PromptConfig) -> Iterator[Issue]:
     key, template = "prompt.template", prompt.template
+    if template is None:
+        if prompt.kind != "auto":
+            yield Issue(key, "null is for prompt=auto alone; give the text around {article}")
+        return
     if template.count("{article}") != 1:
         yield Issue(key, f"{shown(template)} must have {{article}} in it exactly once")
+    if prompt.kind == "chat":
+        if "{completion}" in template:
+            yield Issue(
+                key, f"{shown(template)} must not have {{completion}} in it: a turn's end marks the start"
+            )
+        return
     if "{completion}" in template.removesuffix("{completion}"):
         yield Issue(key, f"{shown(template)} may have {{completion}} in it once, at the very end")
-    if template.rstrip(" ").endswith("{article}"):  # spaces at the end become part of the summary
+    if prompt.kind == "text" and template.rstrip(" ").endswith("{article}"):
+        # Spaces at the end become part of the summary.
         yield Issue(
             key,
             "something must mark where the summary starts; end it in {completion} or words such as TL;DR:",
@@ -141,11 +153,37 @@ def template_has_its_places(prompt: schema.PromptConfig) -> Iterator[Issue]:
 
 def summary_start_is_marked(prompt: schema.PromptConfig) -> Iterator[Issue]:
     key, token = "prompt.completion_token", prompt.completion_token
+    if token is not None and prompt.kind != "text":
+        yield Issue(key, f"{token!r} is not used by prompt={prompt.kind}; null leaves it out")
+        return
+    if prompt.template is None:
+        return
     if token is not None and "{completion}" not in prompt.template:
         yield Issue(key, f"{token!r} is not used: prompt.template does not end in {{completion}}")
     words, completion, _ = prompt.template.rpartition("{completion}")
     if token is None and completion and words.rstrip(" ").endswith("{article}"):
         yield Issue(key, "null, so that nothing in prompt.template marks where the summary starts")
+
+
+def chat_is_sound(prompt: schema.PromptConfig) -> Iterator[Issue]:
+    if prompt.system is not None and prompt.kind == "text":
+        yield Issue("prompt.system", "is a turn of prompt=chat; a text has none")
+    if prompt.system is not None and "{article}" in prompt.system:
+        yield Issue("prompt.system", "must not have {article} in it: that stands in prompt.template")
+    if prompt.date is not None:
+        try:
+            date.fromisoformat(prompt.date)
+        except ValueError:
+            yield Issue("prompt.date", f"{shown(prompt.date)} is no day, such as 2024-07-26")
+    elif prompt.kind == "chat":
+        yield Issue("prompt.date", "null: chat templates may ask for a day; give one, such as 2024-07-26")
+    rendered = prompt.rendered
+    if rendered is not None and (
+        rendered.prompt.count("{article}") != 1 or rendered.answer.count("{summary}") != 1
+    ):
+        yield Issue(
+            "prompt.rendered", "must hold {article} once in its prompt, and {summary} once in its answer"
+        )
 
 
 def new_tokens_are_ordered(generation: schema.GenerationConfig) -> Iterator[Issue]:
@@ -179,6 +217,7 @@ RULES: tuple[Rule, ...] = (
     (("data", "evaluation"), a_stream_is_not_held),
     (("prompt",), template_has_its_places),
     (("prompt",), summary_start_is_marked),
+    (("prompt",), chat_is_sound),
     (("generation",), new_tokens_are_ordered),
     (("prompt", "generation"), summary_leaves_room),
 )

@@ -118,15 +118,34 @@ class DataConfig(Section):
     """Processes that tokenize; null is one per core."""
 
 
+class RenderedChat(Section):
+    """What a chat template makes of a conversation about an article: text, with the control tokens spelled out."""
+
+    prompt: NonEmpty
+    """All that is read ahead of a summary, with `{article}` where the article stands."""
+    answer: NonEmpty
+    """What comes after it: `{summary}`, and the end of the assistant's turn."""
+
+
 class PromptConfig(Section):
-    template: NonEmpty
-    """Text around one `{article}`, ending in `{completion}` if the completion token is to be used."""
+    kind: Literal["text", "chat", "auto"] = "text"
+    """text stands around the article as it is; chat is put into turns by the model's own chat template; auto is
+    chat where the model has one."""
+    template: NonEmpty | None
+    """Text around one `{article}`, ending in `{completion}` if the completion token is to be used; of a chat the
+    user's turn. Null for auto alone: that of whichever it comes to."""
+    system: NonEmpty | None = None
+    """Of a chat, the system's turn; null leaves it to the chat template."""
+    date: NonEmpty | None = None
+    """The day, as 2024-07-26, that a chat template is told which asks for today's: the same on every day."""
     completion_token: str | None
     """Vocabulary entry that stands for `{completion}`; null where the template ends in plain words."""
     end_token: str | None
-    """Vocabulary entry that closes a summary; null is the tokenizer's own end of text."""
+    """Vocabulary entry that closes a summary; null is the tokenizer's own end of text, of a chat its turn's end."""
     max_tokens: Annotated[int, Field(ge=16, le=2**24)]
     """Longest prompt and summary together; the article is cut at its end to fit."""
+    rendered: RenderedChat | None = None
+    """Of a chat, the text that its template made; null until a run begins, which records it."""
 
 
 class ScheduleConfig(Section):
@@ -286,6 +305,8 @@ class RunConfig(Section):
     """Say what the run would take, and end."""
     plan_tokens_per_s: Annotated[float, Field(gt=0)] | None
     """The rate at which the plan says the hours."""
+    preview: PositiveCount | None = None
+    """Show so many training examples as the model reads them, and end."""
     model: ModelConfig
     quantization: QuantizationConfig
     adapter: Adapter

@@ -68,6 +68,8 @@ class ConsoleHandler(logging.Handler):
     """Log lines on standard error, above what is redrawn there, if anything is."""
 
     def emit(self, record: logging.LogRecord) -> None:
+        if getattr(record, "quiet", False):  # for run.log alone
+            return
         try:
             around = shown.get()
             target = console() if around is None else around.console

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import product, takewhile
 from typing import TYPE_CHECKING
 
-from tokenizers import AddedToken, Tokenizer
+from tokenizers import Tokenizer
 
 from summarizer.config.schema import PromptConfig
+from summarizer.data.chat import Chat, chat_of, resolved_prompt
+from summarizer.data.control_tokens import control_tokens, start_ids, text_tokenizer
 from summarizer.errors import ConfigError, Issue, nearest
 
 if TYPE_CHECKING:
@@ -43,6 +45,14 @@ class Prompt:
     """Space that joins the first word of an article to the text before it, as it would in running text."""
     summary_lead: str
     """The same for the summary."""
+    article_tail: str = ""
+    """What follows an article and may share a token with its last word; empty where nothing can."""
+    tail_ids: tuple[int, ...] = ()
+    """The tokens of `article_tail` behind an article that was cut."""
+    summary_tail: str = ""
+    """Space between a summary and the end token, where a chat template sets one."""
+    chat: Chat | None = None
+    """The conversation that the prompt is; None for text."""
 
     def encode(self, article: str, summary: str) -> tuple[list[int], list[int]]:
         """Tokens of the article, uncut, and of the target: the summary, then the end token.
@@ -52,10 +62,10 @@ class Prompt:
         return self.encode_article(article), self.encode_target(summary)
 
     def encode_article(self, article: str) -> list[int]:
-        return self._ids(self.article_lead + article.strip())
+        return self._ids(self.article_lead + article.strip() + self.article_tail)
 
     def encode_target(self, summary: str) -> list[int]:
-        return [*self._ids(self.summary_lead + summary.strip()), self.end_id]
+        return [*self._ids(self.summary_lead + summary.strip() + self.summary_tail), self.end_id]
 
     def room(self, target_tokens: int) -> int:
         """How many tokens of article fit beside so many of summary and end token; below 1 none does."""
@@ -75,7 +85,7 @@ class Prompt:
         """
         if reason := self.refusal(target_ids):
             raise ValueError(reason)
-        prompt = [*self.before, *article_ids[: self.room(len(target_ids))], *self.after]
+        prompt = [*self.before, *self._cut(article_ids, self.room(len(target_ids))), *self.after]
         return [*prompt, *target_ids], len(prompt)
 
     def generation_refusal(self, max_new_tokens: int) -> str | None:
@@ -95,7 +105,7 @@ class Prompt:
         """
         if reason := self.generation_refusal(max_new_tokens):
             raise ConfigError.single("generation.max_new_tokens", reason)
-        return [*self.before, *article_ids[: self.room(max_new_tokens)], *self.after]
+        return [*self.before, *self._cut(article_ids, self.room(max_new_tokens)), *self.after]
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text up to the first end token, stripped; control tokens in it are dropped."""
@@ -120,9 +130,16 @@ class Prompt:
                 self.article_lead,
                 self.summary_lead,
                 self.text.to_str(),
+                *((self.article_tail, self.summary_tail) if self.article_tail or self.summary_tail else ()),
             )
         )
         return hashlib.sha256(content.encode()).hexdigest()
+
+    def _cut(self, article_ids: Sequence[int], room: int) -> Sequence[int]:
+        """An article's tokens, at most so many; one that is cut keeps `article_tail` behind it."""
+        if len(article_ids) <= room or not self.tail_ids:
+            return article_ids[:room]
+        return [*article_ids[: max(room - len(self.tail_ids), 0)], *self.tail_ids][:room]
 
     def _ids(self, text: str) -> list[int]:
         ids: list[int] = self.text.encode(text, add_special_tokens=False).ids
@@ -130,30 +147,47 @@ class Prompt:
 
 
 def build_prompt(spec: PromptConfig, tokenizer: PreTrainedTokenizerFast) -> Prompt:
-    """Bind a template to a model's tokenizer.
-
-    Where the summary follows plain text such as "TL;DR:", a space before its first word is part of the
-    summary's tokens: byte-pair vocabularies hold words with the space ahead of them, and a space at the end
-    of a prompt is a token that running text rarely has. The same holds for "Article: {article}".
+    """Bind a prompt to a model's tokenizer: a text, or the conversation that the model's chat template makes.
 
     Raises ConfigError for every token that is not one entry of the vocabulary, for a template that marks no
-    start of the summary, and where max_tokens has no room for one token each of article and summary.
+    start of the summary, for a chat without a usable chat template, and where max_tokens has no room for one token
+    each of article and summary.
     """
     if getattr(tokenizer, "backend_tokenizer", None) is None:
         raise ConfigError.single(
             "model.name_or_path",
             "its tokenizer has no tokenizer.json (a fast tokenizer), which this project needs",
         )
+    spec = resolved_prompt(spec, tokenizer)
+    prompt = _of_chat(spec, tokenizer) if spec.rendered is not None else _of_text(spec, tokenizer)
+    smallest = len(prompt.before) + len(prompt.after) + 3
+    if smallest > spec.max_tokens:
+        raise ConfigError.single(
+            "prompt.max_tokens",
+            f"{spec.max_tokens} has no room: the template takes {smallest - 3} tokens; at least {smallest}",
+        )
+    return prompt
+
+
+# ---- text --------------------------------------------------------------------------------------------------------
+
+
+def _of_text(spec: PromptConfig, tokenizer: PreTrainedTokenizerFast) -> Prompt:
+    """A template of plain text.
+
+    Where the summary follows plain text such as "TL;DR:", a space before its first word is part of the
+    summary's tokens: byte-pair vocabularies hold words with the space ahead of them, and a space at the end
+    of a prompt is a token that running text rarely has. The same holds for "Article: {article}".
+    """
+    assert spec.template is not None
     vocabulary: dict[str, int] = tokenizer.get_vocab()
     issues: list[Issue] = []
     end_token = spec.end_token if spec.end_token is not None else tokenizer.eos_token
     if end_token is None:
-        issues.append(
-            Issue("prompt.end_token", "null, but the tokenizer has no end of text of its own; name an entry")
-        )
+        issues.append(_endless())
     for key, token in (("completion_token", spec.completion_token), ("end_token", spec.end_token)):
         if token is not None and token not in vocabulary:
-            advice = "a model of your own takes model=hf and prompt=tldr" if key == "completion_token" else ""
+            advice = "a model of your own takes model=hf" if key == "completion_token" else ""
             issues.append(Issue(f"prompt.{key}", _not_in(token, vocabulary), advice))
     if spec.completion_token is not None and spec.completion_token == end_token:
         issues.append(Issue("prompt.completion_token", f"{end_token!r} is the end token too"))
@@ -186,82 +220,25 @@ def build_prompt(spec: PromptConfig, tokenizer: PreTrainedTokenizerFast) -> Prom
         if not tail[-1:].isspace():
             summary_lead = " "
     # The template is the person's own word, so a control token spelled in it is meant: a chat model's turns.
-    before = _start_ids(tokenizer, text) + tokenizer(head, add_special_tokens=False).input_ids
+    before = start_ids(tokenizer, text) + tokenizer(head, add_special_tokens=False).input_ids
     after = tokenizer(tail, add_special_tokens=False).input_ids
     if spec.completion_token is not None:
         after = [*after, vocabulary[spec.completion_token]]
     end_id = vocabulary[end_token]
-    smallest = len(before) + len(after) + 3
-    if smallest > spec.max_tokens:
-        raise ConfigError.single(
-            "prompt.max_tokens",
-            f"{spec.max_tokens} has no room: the template takes {smallest - 3} tokens; at least {smallest}",
-        )
     named = {token for token in (spec.completion_token, end_token) if token is not None}
-    control_tokens = frozenset(_control_tokens(tokenizer) | named)
+    controls = frozenset(control_tokens(tokenizer) | named)
     return Prompt(
         before=tuple(before),
         after=tuple(after),
         end_id=end_id,
         pad_id=end_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id,
         max_tokens=spec.max_tokens,
-        control_tokens=control_tokens,
-        control_ids=frozenset(vocabulary[token] for token in control_tokens),
+        control_tokens=controls,
+        control_ids=frozenset(vocabulary[token] for token in controls),
         text=text,
         article_lead="" if own_space else article_lead,
         summary_lead="" if own_space else summary_lead,
     )
-
-
-def is_word(token: AddedToken) -> bool:
-    """Whether an entry that was added to a tokenizer is text like any other, and no control token.
-
-    It was not added as a special one, and is not written as control tokens are: GPT-J's spare `<|extratoken_1|>`
-    is not special either. Some vocabularies write runs of spaces so.
-    """
-    text = token.content.strip()
-    written_as_control = (text[:1], text[-1:]) in {("<", ">"), ("[", "]"), ("{", "}"), ("|", "|")}
-    return not text or not (token.special or written_as_control)
-
-
-def text_tokenizer(tokenizer: PreTrainedTokenizerFast) -> Tokenizer:
-    """A copy of a model's tokenizer that knows no control token, so that one spelled in a text is text.
-
-    Added entries that are words (`is_word`) stay.
-    Raises ConfigError where they cannot stay under their own ids.
-    """
-    content = json.loads(tokenizer.backend_tokenizer.to_str())
-    added = tokenizer.added_tokens_decoder
-    words = [entry for entry in content["added_tokens"] if is_word(added[entry["id"]])]
-    content["added_tokens"] = words
-    vocabulary = content["model"]["vocab"]
-    if isinstance(vocabulary, dict):
-        # An added entry that the model does not list gets the next free id on loading: pin those that stay.
-        vocabulary.update({entry["content"]: entry["id"] for entry in words})
-    content["post_processor"] = content["truncation"] = content["padding"] = None
-    text = Tokenizer.from_str(json.dumps(content))
-    if moved := [entry["content"] for entry in words if text.token_to_id(entry["content"]) != entry["id"]]:
-        raise ConfigError.single(
-            "model.name_or_path",
-            f"its tokenizer adds {moved!r} in a way that this project cannot keep as text",
-        )
-    return text
-
-
-def _control_tokens(tokenizer: PreTrainedTokenizerFast) -> set[str]:
-    added = {token.content for token in tokenizer.added_tokens_decoder.values() if not is_word(token)}
-    vocabulary = tokenizer.get_vocab()
-    return {
-        token for token in added | set(tokenizer.all_special_tokens) if token.strip() and token in vocabulary
-    }
-
-
-def _start_ids(tokenizer: PreTrainedTokenizerFast, text: Tokenizer) -> list[int]:
-    """The token that the tokenizer itself sets ahead of any text (Llama does, GPT-2 does not)."""
-    bos = tokenizer.bos_token_id
-    if bos is None or tokenizer("a").input_ids[:1] != [bos]:
-        return []
-    return [bos] if text.encode("a", add_special_tokens=False).ids[:1] != [bos] else []
 
 
 def _without_spaces(text: str) -> tuple[str, str]:
@@ -273,6 +250,132 @@ def _without_spaces(text: str) -> tuple[str, str]:
 def _tokens(text: Tokenizer, of: str) -> list[str]:
     tokens: list[str] = text.encode(of, add_special_tokens=False).tokens
     return tokens
+
+
+# ---- a conversation ----------------------------------------------------------------------------------------------
+
+PROBES = ("a", "The", "an end.", "1 of 2", '"Quoted"', "(so)", "é", "東京", "-", "'s", "…", "*")
+"""Articles of which each begins and ends in another way, to see what tokens their neighbors share with them."""
+SEAM_TOKENS = 4
+"""How many tokens beside an article may hang on its first or its last word."""
+
+
+@dataclass(frozen=True)
+class _Seams:
+    """Where an article's own tokens begin and end in a conversation that is tokenized in one piece."""
+
+    before: tuple[int, ...]
+    lead: str
+    tail: str
+    after: tuple[int, ...]
+
+
+def _of_chat(spec: PromptConfig, tokenizer: PreTrainedTokenizerFast) -> Prompt:
+    """A conversation, tokenized in one piece as `apply_chat_template` does; but an article has no control tokens.
+
+    The end token is the first control token behind the summary, or else the tokenizer's own.
+    """
+    assert spec.rendered is not None
+    vocabulary: dict[str, int] = tokenizer.get_vocab()
+    controls = control_tokens(tokenizer)
+    control_ids = {vocabulary[token] for token in controls}
+    text = text_tokenizer(tokenizer, inside=True)
+    head, _, tail = spec.rendered.prompt.partition("{article}")
+    seams = _seams(head, tail, tokenizer, text)
+    lead, rest = spec.rendered.answer.split("{summary}")
+    ends = tokenizer(rest, add_special_tokens=False, return_offsets_mapping=True)
+    found = next(
+        (
+            (id, start)
+            for id, (start, _) in zip(ends.input_ids, ends.offset_mapping, strict=True)
+            if id in control_ids
+        ),
+        None,
+    )
+    summary_tail = "" if found is None else rest[: found[1]]
+    end_id = tokenizer.eos_token_id if found is None else found[0]
+    if spec.end_token is not None:
+        if spec.end_token not in vocabulary:
+            raise ConfigError.single("prompt.end_token", _not_in(spec.end_token, vocabulary))
+        end_id, summary_tail = vocabulary[spec.end_token], ""
+    if end_id is None:
+        raise ConfigError([_endless()])
+    prompt = Prompt(
+        before=seams.before,
+        after=seams.after,
+        end_id=end_id,
+        pad_id=end_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id,
+        max_tokens=spec.max_tokens,
+        control_tokens=frozenset({*controls, str(tokenizer.convert_ids_to_tokens(end_id))}),
+        control_ids=frozenset({*control_ids, end_id}),
+        text=text,
+        article_lead=seams.lead,
+        summary_lead=lead,
+        article_tail=seams.tail,
+        summary_tail=summary_tail,
+        chat=chat_of(spec, tokenizer),
+    )
+    tail_tokens = len(prompt.encode_article("a")) - len(replace(prompt, article_tail="").encode_article("a"))
+    if tail_tokens > 0:
+        prompt = replace(prompt, tail_ids=tuple(prompt.encode_article("a")[-tail_tokens:]))
+    # A tokenizer that sets a space behind control tokens sets the summary's by itself.
+    conversation = spec.rendered.prompt.replace("{article}", "a") + lead
+    leads = [
+        replace(prompt, summary_lead=own) for own in dict.fromkeys((lead, lead.removeprefix(" "), f" {lead}"))
+    ]
+    for tried in leads:
+        own = [*tried.before, *tried.encode_article("a"), *tried.after]
+        made = [[*own, *tried.encode_target(probe)] for probe in PROBES]
+        whole = [
+            tokenizer(conversation + probe + rest, add_special_tokens=False).input_ids for probe in PROBES
+        ]
+        if all(ids[: len(target)] == target for ids, target in zip(whole, made, strict=True)):
+            return tried
+    return prompt  # where a summary's first word would share a token with the prompt, the model writes it by itself
+
+
+def _seams(head: str, tail: str, tokenizer: PreTrainedTokenizerFast, text: Tokenizer) -> _Seams:
+    """Where articles begin and end among the tokens of a conversation.
+
+    The text beside an article that shares a token with some articles, but not with all, is tokenized with each.
+    """
+    encoded = [
+        tokenizer(head + probe + tail, add_special_tokens=False, return_offsets_mapping=True)
+        for probe in PROBES
+    ]
+    whole: list[list[int]] = [one.input_ids for one in encoded]
+    shared, ending = _alike(whole), _alike([ids[::-1] for ids in whole])
+    offsets = encoded[0].offset_mapping
+    for n, m in product(range(shared, shared - SEAM_TOKENS, -1), range(ending, ending - SEAM_TOKENS, -1)):
+        if n < 0 or m < 0 or n + m >= len(offsets):
+            continue
+        # Offsets leave a space out, or have it, as the tokenizer likes.
+        start, end = offsets[n][0], offsets[len(offsets) - m - 1][1] - len(head) - len(PROBES[0])
+        leads = [head[start:], head[max(start - 1, 0) :], head[start + 1 :], f" {head[start:]}"]
+        for lead, more in product(dict.fromkeys(leads), (0, 1, -1)):
+            follows = tail[: max(end + more, 0)]
+            if all(
+                ids[n : len(ids) - m] == text.encode(lead + probe + follows, add_special_tokens=False).ids
+                for ids, probe in zip(whole, PROBES, strict=True)
+            ):
+                return _Seams(tuple(whole[0][:n]), lead, follows, tuple(whole[0][len(whole[0]) - m :]))
+    raise ConfigError.single(
+        "prompt.kind",
+        "chat, but the tokenizer makes other tokens of an article in the chat template than of the article alone; "
+        "prompt=tldr takes plain words",
+    )
+
+
+def _alike(lists: Sequence[Sequence[int]]) -> int:
+    """How many first numbers all lists share."""
+    return sum(1 for _ in takewhile(lambda numbers: len(set(numbers)) == 1, zip(*lists, strict=False)))
+
+
+# ---- words for both ----------------------------------------------------------------------------------------------
+
+
+def _endless() -> Issue:
+    return Issue("prompt.end_token", "null, but the tokenizer has no end of text of its own; name an entry")
 
 
 def _not_in(token: str, vocabulary: dict[str, int]) -> str:

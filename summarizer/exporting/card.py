@@ -59,7 +59,7 @@ class Card:
             self.code,
             "The article is cut at its end to fit, as in training.",
             "## Prompt",
-            fenced(spec.prompt.template, "text"),
+            fenced(_prompt_text(spec), "text"),
             *_prompt_lines(spec, self.prompt, self.end_token),
             "## Data",
             *_data_lines(spec.data, summary),
@@ -126,12 +126,25 @@ def _status(summary: RunRecord | None) -> str:
     return f"{summary.status}{ended} after {took}{best}"
 
 
+def _prompt_text(spec: RunConfig) -> str:
+    """What stands around an article, and around a summary where a chat template says it."""
+    rendered = spec.prompt.rendered
+    return spec.prompt.template or "" if rendered is None else rendered.prompt + rendered.answer
+
+
 def _prompt_lines(spec: RunConfig, prompt: Prompt, end_token: str) -> list[str]:
     completion = spec.prompt.completion_token
+    explained = (
+        "`{article}` is the article, stripped; spaces at the end of the text belong to the word after it"
+    )
+    if completion is not None:
+        explained = "`{article}` is the article, stripped; `{completion}` is the completion token"
+    if prompt.chat is not None:
+        explained = (
+            "the base model's chat template; `{article}` is the article, stripped, `{summary}` the summary"
+        )
     return [
-        "- `{article}` is the article, stripped; `{completion}` is the completion token"
-        if completion is not None
-        else "- `{article}` is the article, stripped; spaces at the end of the text belong to the word after it",
+        f"- {explained}",
         f"- completion token: {_token(completion) if completion is not None else 'none'}",
         f"- end token: {_token(end_token)} (id {prompt.end_id})",
         f"- prompt and summary together: at most {prompt.max_tokens:,} tokens",

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from summarizer.config.schema import GenerationConfig
+from summarizer.data.chat import Chat
 from summarizer.exporting.card_sections import fenced
 
 if TYPE_CHECKING:
@@ -126,11 +127,27 @@ def llama_cpp_code(words: Words, generation: GenerationConfig, files: str) -> st
 def _ids(words: Words, generation: GenerationConfig) -> str:
     """The lines that make `ids`, the tokens of the whole prompt."""
     prompt = words.prompt
+    if prompt.chat is not None and prompt.chat.template is not None:
+        return _chat_ids(prompt.chat, _room(words, generation))
     options = "add_special_tokens=False, split_special_tokens=True"  # one that an article spells out is text
     article = f"tokenizer({_article(words)}, {options}).input_ids[:{_room(words, generation)}]"
     before, after = ("" if not ids else _call(ids, words) for ids in (prompt.before, prompt.after))
     lines = [f"ids = {f'{before} + ' if before else ''}{article}", *([f"ids += {after}"] if after else [])]
     return "".join(f"{line}\n" for line in lines)
+
+
+def _chat_ids(chat: Chat, room: int) -> str:
+    """The same by the chat template that is exported; an article is cut ahead of it."""
+    *others, user = chat.messages
+    head, _, tail = user["content"].partition("{article}")
+    content = " + ".join([*([repr(head)] if head else []), "article", *([repr(tail)] if tail else [])])
+    turns = [*(repr(dict(turn)) for turn in others), f'{{"role": {user["role"]!r}, "content": {content}}}']
+    cut = f"tokenizer(article.strip(), add_special_tokens=False).input_ids[:{room}]"
+    return (
+        f"article = tokenizer.decode({cut}, clean_up_tokenization_spaces=False).strip()\n"
+        f"messages = [{', '.join(turns)}]\n"
+        "ids = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)\n"
+    )
 
 
 def _call(ids: Sequence[int], words: Words) -> str:
@@ -153,8 +170,9 @@ def _text(ids: Sequence[int], words: Words) -> str | None:
 
 
 def _article(words: Words) -> str:
-    lead = words.prompt.article_lead
-    return f"{lead!r} + article.strip()" if lead else "article.strip()"
+    lead, tail = words.prompt.article_lead, words.prompt.article_tail
+    parts = [*([repr(lead)] if lead else []), "article.strip()", *([repr(tail)] if tail else [])]
+    return " + ".join(parts)
 
 
 def _room(words: Words, generation: GenerationConfig) -> int:

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from gguf import GGUFWriter, TokenType
 
-from summarizer.data.prompt import Prompt, is_word
+from summarizer.data.control_tokens import is_word
+from summarizer.data.prompt import Prompt
 from summarizer.errors import ConfigError
 
 if TYPE_CHECKING:

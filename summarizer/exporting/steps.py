@@ -50,9 +50,14 @@ class Words:
 
 
 def end_as_prompted(tokenizer: PreTrainedTokenizerFast, prompt: Prompt) -> None:
-    """Let the tokenizer call the run's end token its own, so that whoever decodes with it drops it."""
+    """Let the tokenizer call the run's end token its own, so that whoever decodes with it drops it.
+
+    Its chat template makes the prompt of a chat, whatever the day and whoever asks.
+    """
     if tokenizer.eos_token_id != prompt.end_id:
         tokenizer.eos_token = tokenizer.convert_ids_to_tokens(prompt.end_id)
+    if prompt.chat is not None and prompt.chat.template is not None:
+        tokenizer.chat_template = prompt.chat.template
 
 
 def opened(request: ExportRequest) -> LoadedRun:

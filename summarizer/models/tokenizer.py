@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from summarizer.config.schema import PromptConfig
-from summarizer.data.prompt import Prompt, is_word
+from summarizer.data.control_tokens import is_word
+from summarizer.data.prompt import Prompt
 from summarizer.errors import ConfigError
 
 if TYPE_CHECKING:

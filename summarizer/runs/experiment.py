@@ -29,6 +29,7 @@ from summarizer.runs.folder import claimed
 from summarizer.runs.group_records import GroupRecords
 from summarizer.runs.heldout import held_out
 from summarizer.runs.preflight import preflight
+from summarizer.runs.preview import log_example
 from summarizer.runs.record import RunRecord
 from summarizer.tracking.startup import Stopwatch
 from summarizer.training.checkpoint import list_checkpoints, newest_step
@@ -104,6 +105,8 @@ def _train(records: GroupRecords, processes: Processes, stop: StopSignal, startu
     check_tokens(config, prompt)
     with processes.main_first():
         training, splits = _read_splits(spec, prompt)
+    if processes.is_main:
+        log_example(training if isinstance(training, Split) else splits["validation"], prompt, tokenizer)
     scored = spec.evaluation
     final = held_out(splits[scored.split], scored.rouge_tokenizer, scored.rows)
     data = Data(training, held_out(splits["validation"], final.tokenizer), final, tokenizer)

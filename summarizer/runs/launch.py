@@ -29,12 +29,15 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import OmegaConf
 
 from summarizer.errors import ConfigError, RunsFailed, StopRequested, is_full_disk
+from summarizer.runs.folder import write_prompt
 from summarizer.runs.mistakes import say_failed
 from summarizer.runs.record import RunRecord, read_record, records_from_json, records_to_json
 from summarizer.runs.session import Session, announce_runs, raise_alone
 
 if TYPE_CHECKING:
     from torch.distributed.distributed_c10d import Store
+
+    from summarizer.config.schema import PromptConfig, RunConfig
 
 WAIT_FOR_GROUP = timedelta(days=7)
 """Workers wait while the main process runs whatever comes before their next group."""
@@ -74,11 +77,9 @@ def prepare_training(records: Sequence[RunRecord], session: Session) -> Train:
     session.begin_group()
     spec = preflight(OmegaConf.create(records[0].config))
     announce_runs(records)
-    if spec.plan:
-        with _importing(records):
-            from summarizer.runs.plan import show_plan
-
-        return partial(_planned, partial(show_plan, records), records)
+    records = _with_resolved_prompt(records, spec)
+    if records[0].only_shown:
+        return partial(_shown, records, spec)
     wanted = spec.trainer.processes
     _require_all_launched()
     launched = int(os.environ.get("WORLD_SIZE", 1)) if "RANK" in os.environ else None
@@ -119,9 +120,52 @@ def train_group(records: Sequence[RunRecord], session: Session) -> list[RunRecor
     return [ended[record.folder] for record in records]
 
 
-def _planned(show: Callable[[], object], records: Sequence[RunRecord]) -> list[RunRecord]:
-    show()
+def _shown(records: Sequence[RunRecord], spec: RunConfig) -> list[RunRecord]:
+    """What `preview` and `plan` ask for, in place of training."""
+    if spec.preview is not None:
+        from summarizer.runs.preview import show_preview
+
+        show_preview(records)
+    if spec.plan:
+        with _importing(records):
+            from summarizer.runs.plan import show_plan
+
+        show_plan(records)
     return list(records)
+
+
+def warn_of_escapes(prompt: PromptConfig) -> None:
+    """Say where a text has `\\n` in it, as two characters: that is what a shell makes of a line break in quotes."""
+    for key in ("template", "system"):
+        if "\\n" in (getattr(prompt, key) or ""):
+            log.warning(
+                "prompt.%s holds a backslash and an n, as a shell leaves them; a line break is written "
+                '$\'prompt.%s="...\\n..."\' in bash (with the $), or "...\\n..." in a YAML of conf/prompt',
+                *(key, key),
+            )
+
+
+def _with_resolved_prompt(records: Sequence[RunRecord], spec: RunConfig) -> list[RunRecord]:
+    """The runs of a group with the prompt that their config comes to with the model, recorded in their folders too.
+
+    Raises ConfigError where the config asks for what the model does not have.
+    """
+    warn_of_escapes(spec.prompt)
+    if spec.prompt.kind == "text" or spec.prompt.rendered is not None:
+        return list(records)
+    from summarizer.console.progress import working
+    from summarizer.models.source import model_folder
+
+    folder = model_folder(spec.model, weights=False)
+    with working("importing transformers"):
+        from summarizer.data.chat import resolved_prompt
+        from summarizer.models.tokenizer import load_tokenizer
+
+        tokenizer = load_tokenizer(folder)
+    prompt = resolved_prompt(spec.prompt, tokenizer).model_dump(exclude_defaults=True)
+    for record in records:
+        write_prompt(record.path, prompt)
+    return [record.model_copy(update={"config": {**record.config, "prompt": prompt}}) for record in records]
 
 
 @contextmanager

@@ -151,6 +151,11 @@ class RunRecord(Part):
         return Path(self.folder)
 
     @property
+    def only_shown(self) -> bool:
+        """Whether it is planned or previewed, and not trained."""
+        return bool(self.config["plan"] or self.config.get("preview"))
+
+    @property
     def samples(self) -> int | None:
         """Examples trained on, repeats counted; None where the batch size is not known."""
         if not self.steps:

@@ -152,8 +152,8 @@ def announce_runs(records: Sequence[RunRecord]) -> None:
     configs = [record.config for record in records]
     log.info("%s", without_controls(f"{_count(records)}: {described(configs)}"))
     data = _values([config["data"]["path"] or config["data"]["train"] for config in configs])
-    # A plan leaves nothing; a sweep has named its folder, which is around those of its runs.
-    folder = f" to {shown(records[0].path)}" if len(records) == 1 and not configs[0]["plan"] else ""
+    # A plan or a preview leaves nothing; a sweep has named its folder, which is around those of its runs.
+    folder = f" to {shown(records[0].path)}" if len(records) == 1 and not records[0].only_shown else ""
     log.info("%s", without_controls(f"from {data}{folder}"))
 
 
@@ -183,8 +183,8 @@ def described(configs: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _count(records: Sequence[RunRecord]) -> str:
-    if records[0].config["plan"]:
-        return "plan"
+    if records[0].only_shown:
+        return "plan" if records[0].config["plan"] else "preview"
     return "run" if len(records) == 1 else f"{len(records)} runs"
 
 

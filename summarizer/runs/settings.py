@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from hydra.core.override_parser.types import Override
 
 NOT_OF_THE_RUN = (
-    *("tracking", "hydra", "resume", "plan", "plan_tokens_per_s", "sweep", "experiment"),
+    *("tracking", "hydra", "resume", "plan", "plan_tokens_per_s", "preview", "sweep", "experiment"),
+    *("prompt.rendered.prompt", "prompt.rendered.answer"),  # what a model's template makes of the other keys
     *("data.processes", "trainer.processes", "trainer.log_every_steps", "trainer.checkpoint_every_steps"),
     *("trainer.keep_checkpoints", "evaluation.sample_summaries", "evaluation.rows_during_training"),
     *("evaluation.bootstrap_samples", "evaluation.bootstrap_seed", "quantization.cache"),

@@ -63,7 +63,9 @@ class TrainedRun:
             "model": spec.model.name_or_path,
             "revision": spec.model.revision,
             "quantization": spec.quantization.format,
-            **{f"prompt.{key}": value for key, value in spec.prompt.model_dump().items()},
+            **{
+                f"prompt.{key}": value for key, value in spec.prompt.model_dump(exclude_defaults=True).items()
+            },
             **generation_by_flag(generation),
             "--precision": precision,
         }

@@ -106,10 +106,8 @@ class Launch:
         return returns
 
     def _take_back_plans(self, combinations: Sequence[Combination], ended: Mapping[str, RunRecord]) -> None:
-        """A plan that was shown leaves nothing."""
-        plans = [
-            one for one in combinations if one.run.config["plan"] and ended[one.run.folder].cause is None
-        ]
+        """A plan or a preview that was shown leaves nothing."""
+        plans = [one for one in combinations if one.run.only_shown and ended[one.run.folder].cause is None]
         for one in plans:
             take_back(one.run.path)
         if plans and not (self.sweep / FILE_NAME).exists():
@@ -136,7 +134,7 @@ class Launch:
                 group=number[place],
             )
             for place, one in enumerate(combinations)
-            if not one.run.config["plan"]
+            if not one.run.only_shown
         ]
         if planned:
             begin(self.sweep, planned, combinations[0].run.config["trainer"]["best_metric"])

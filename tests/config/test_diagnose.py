@@ -52,7 +52,8 @@ def lines(*arguments: str) -> list[str]:
             [
                 "'a' is not an override such as adapter.dim=2 (missing EQUAL at '<EOF>')",
                 "foo: unknown key; valid names: adapter, data, evaluation, experiment, generation, model, "
-                "optimizer, plan, plan_tokens_per_s, prompt, quantization, resume, seed, sweep, tracking, trainer",
+                "optimizer, plan, plan_tokens_per_s, preview, prompt, quantization, resume, seed, sweep, tracking, "
+                "trainer",
                 "seed: -1 is not a whole number from 0 to 9223372036854775807",
             ],
         ),

@@ -8,7 +8,8 @@ import transformers
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, processors
 
 from summarizer.config.schema import PromptConfig
-from summarizer.data.prompt import Prompt, build_prompt, text_tokenizer
+from summarizer.data.control_tokens import text_tokenizer
+from summarizer.data.prompt import Prompt, build_prompt
 from summarizer.errors import ConfigError
 
 ARTICLE = "The council met.\n\nIt's 10,000 people — naïve café 東京 \U0001f600 & more:  two  spaces\ttab."

@@ -106,9 +106,10 @@ class Task:
         from hydra.core.hydra_config import HydraConfig
         from hydra.types import RunMode
 
-        from summarizer.errors import ConfigError
+        from summarizer.errors import ConfigError, RunsFailed
         from summarizer.runs.folder import mask_written, take_back
         from summarizer.runs.launch import prepare_training
+        from summarizer.runs.mistakes import MISTAKE
         from summarizer.runs.record import composed_run
         from summarizer.runs.session import raise_alone
 
@@ -131,8 +132,9 @@ class Task:
                 if record.only_shown and not sweeping:
                     take_back(Path(folder))
                 return value
-            except ConfigError:
-                if not sweeping:
+            except (ConfigError, RunsFailed) as error:
+                # Other processes said their mistake themselves; what is left is their exit code.
+                if not sweeping and (isinstance(error, ConfigError) or error.exit_code == MISTAKE):
                     take_back(Path(folder))
                 raise
 

@@ -12,8 +12,10 @@ import torch
 from safetensors.torch import save_file
 from small_runs import SHARED, TINY
 
+from summarizer.errors import RunsFailed
 from summarizer.evaluation.predictions import read_predictions
 from summarizer.run import command
+from summarizer.runs import launch
 from summarizer.runs.record import read_summary
 from summarizer.tracking import wandb_run
 from summarizer.tracking.metrics import read_metrics
@@ -170,6 +172,18 @@ def test_mistakes_in_the_rows_are_found_before_wandb_and_leave_nothing(
         assert ("more than once" if name == "key" else "an earlier row has this id") in said
         assert "base model: " not in said
         assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(("code", "kept"), [(2, False), (1, True)])
+def test_a_mistake_that_other_processes_said_leaves_nothing(
+    code: int, kept: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def ended(*_: object) -> None:
+        raise RunsFailed("", code)
+
+    monkeypatch.setattr(launch, "prepare_training", lambda *_: ended)
+    assert run(monkeypatch, *TINY, "trainer.processes=2", f"hydra.run.dir={tmp_path}/run") == code
+    assert (tmp_path / "run").exists() is kept
 
 
 def test_an_adapter_that_does_not_fit_is_refused_before_the_base_model(

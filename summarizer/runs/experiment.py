@@ -27,7 +27,7 @@ from summarizer.processes import Processes, join_processes
 from summarizer.runs.callbacks import Data, RunCallbacks
 from summarizer.runs.folder import claimed
 from summarizer.runs.group_records import GroupRecords
-from summarizer.runs.heldout import held_out
+from summarizer.runs.heldout import build_judges, held_out
 from summarizer.runs.preflight import preflight
 from summarizer.runs.preview import log_example
 from summarizer.runs.record import RunRecord
@@ -109,7 +109,8 @@ def _train(records: GroupRecords, processes: Processes, stop: StopSignal, startu
         log_example(training if isinstance(training, Split) else splits["validation"], prompt, tokenizer)
     scored = spec.evaluation
     final = held_out(splits[scored.split], scored.rouge_tokenizer, scored.rows)
-    data = Data(training, held_out(splits["validation"], final.tokenizer), final, tokenizer)
+    judges = build_judges(scored, spec.trainer.device)
+    data = Data(training, held_out(splits["validation"], final.tokenizer), final, tokenizer, judges)
     records.data_fingerprint = training.fingerprint
     records.held_out_rows = 0 if hold_out_of(spec.data) is None else len(splits["validation"])
     steps_per_epoch = training.steps_per_epoch(spec.trainer.batch_size)

@@ -142,10 +142,11 @@ def test_numbers_that_hold_out_nothing_or_all(value: str) -> None:
     )
 
 
-def test_validation_may_be_left_out_of_a_plan_alone() -> None:
+def test_validation_may_be_left_out_of_a_plan_and_a_preview() -> None:
     without = ("data=files", "data.train=embedded:sample/train.jsonl")
     assert preflight(composed(*without, "plan=true")).data.validation is None
     assert preflight(composed(*without, "plan=true", "evaluation.split=test")).data.test is None
+    assert preflight(composed(*without, "preview=3")).data.validation is None
     (line,) = mistakes(*without)
     assert "or hold out a tenth of the training rows by data.validation=0.1" in line
     assert preflight(composed(*without, "data.validation=0.1")).data.validation == 0.1

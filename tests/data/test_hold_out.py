@@ -107,13 +107,16 @@ def test_unusable_rows_are_counted_once(sides: Callable[..., tuple[Split, Split]
 
 
 def test_what_is_kept_of_one_share_is_not_taken_for_another(
-    sides: Callable[..., tuple[Split, Split]], data_spec: SpecBuilder, write_jsonl: Writer, prompt: Prompt
+    data_spec: SpecBuilder, write_jsonl: Writer, prompt: Prompt
 ) -> None:
-    rows = example_rows(60)
-    sizes = {held: tuple(map(len, sides(rows, held))) for held in (0.1, 0.5, 5)}
-    assert len(set(sizes.values())) == 3
-    assert all(sum(both) == 60 for both in sizes.values())
-    assert len(build_split(data_spec(write_jsonl(rows)), "train", prompt)) == 60
+    path = write_jsonl(example_rows(60))
+    sizes = []
+    for held in (0.1, 0.5, 5):
+        spec = data_spec(path, validation=held)
+        sizes.append(tuple(len(build_split(spec, name, prompt)) for name in ("train", "validation")))
+    assert len(set(sizes)) == 3
+    assert all(sum(both) == 60 for both in sizes)
+    assert len(build_split(data_spec(path), "train", prompt)) == 60
 
 
 def test_a_stream_leaves_out_the_same_rows(

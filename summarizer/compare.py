@@ -3,6 +3,7 @@
     python -m summarizer.compare outputs/2026-11-22/10-15-30-123456-sweep
     python -m summarizer.compare outputs/*/* --by rougeLsum --html comparison.html
     python -m summarizer.compare RUN SWEEP outputs/
+    python -m summarizer.compare SWEEP --watch --html comparison.html
 
 Exit code 0 on success, 2 for a user's mistake, 1 for a failure or where some of the runs could not be read,
 128 + the signal's number when it was stopped.
@@ -40,6 +41,8 @@ class CompareFlags(Flags):
     """write a page of tables, pictures and summaries"""
     json_file: FilePath | None = Field(None, validation_alias="json")
     """write all of it for other programs"""
+    watch: bool = False
+    """show runs that still train, terminal and page refreshing themselves, until all have ended"""
 
 
 def main() -> None:
@@ -57,7 +60,7 @@ def _compare(arguments: Sequence[str]) -> None:
 
     from summarizer.reports.compare_command import Request, compare
 
-    compare(Request(tuple(flags.paths), flags.by, flags.html, flags.json_file, flags.mistakes))
+    compare(Request(tuple(flags.paths), flags.by, flags.html, flags.json_file, flags.watch, flags.mistakes))
 
 
 if __name__ == "__main__":

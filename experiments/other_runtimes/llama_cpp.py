@@ -26,6 +26,9 @@ from summarizer.generation.summarizer import Summarizer
 from summarizer.runs.loaded_run import LoadedRun, load_runs
 from summarizer.runs.trained_run import read_trained_run
 
+BASE_ROWS = 10
+"""Without the adapter the summaries are to be others: a few show that."""
+
 
 @contextmanager
 def served(model: Path, context: int, adapter: Path | None = None) -> Iterator[str]:
@@ -108,12 +111,14 @@ def main() -> None:
         }
         for name, (model, beside) in files.items():
             start_s = time.monotonic()
+            some = articles if name != "base" else articles[:BASE_ROWS]
             with served(model, context, beside) as url:
-                written = theirs(url, articles, loaded)
+                pairs = list(zip(own, theirs(url, some, loaded), strict=False))
             result[name] = {
-                "same": sum(a == b for a, b in zip(own, written, strict=True)),
+                "articles": len(pairs),
+                "same": sum(a == b for a, b in pairs),
                 "seconds": round(time.monotonic() - start_s, 1),
-                "others": [[a, b] for a, b in zip(own, written, strict=True) if a != b and name != "base"],
+                "others": [pair for pair in pairs if pair[0] != pair[1] and name != "base"],
             }
             print(name, result[name], flush=True)
     if typed.out is not None:

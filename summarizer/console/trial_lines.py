@@ -29,6 +29,8 @@ STYLES: dict[State, str] = {
 LEAST_LABEL = 14
 """Characters that a label keeps: on a narrow terminal columns go first. `dim=16 lr=3e-4` has as many."""
 GAP = "  "
+CURVE = "train/loss"
+"""The title of the column of curves."""
 
 
 @dataclass(slots=True)
@@ -44,6 +46,8 @@ class TrialLine:
     """The metric's value at the last evaluation."""
     best: float | None = None
     best_step: int | None = None
+    curve: str = ""
+    """Its loss so far, drawn in characters; nothing of a trial that is at work in this process."""
 
     @property
     def active(self) -> bool:
@@ -140,7 +144,7 @@ class _Column(NamedTuple):
     style: Callable[[TrialLine], str]
 
     def pad(self, content: str) -> str:
-        return content.ljust(self.width) if self.title == "state" else content.rjust(self.width)
+        return content.ljust(self.width) if self.title in ("state", CURVE) else content.rjust(self.width)
 
 
 def _columns(lines: Sequence[TrialLine], metric: str) -> dict[str, _Column]:
@@ -161,7 +165,9 @@ def _columns(lines: Sequence[TrialLine], metric: str) -> dict[str, _Column]:
         "best": ("best ", lambda line: number(line.best) + ("*" if line is first else " "), best_style),
         "at": ("at", lambda line: "" if line.best_step is None else str(line.best_step), best_style),
     }
-    fixed = {"state": len("evaluating"), "loss": 7, "value": 7, "best": 8}
+    if longest := max(len(line.curve) for line in lines):
+        cells["curve"] = (CURVE, lambda line: line.curve, plain)
+    fixed = {"state": len("evaluating"), "loss": 7, "value": 7, "best": 8, "curve": longest}
     # Widths depend on no value that changes as the trials go: nothing jumps from one redraw to the next.
     digits = max(len(str(line.total)) for line in lines)
     widths = {**fixed, "step": 2 * digits + 1, "at": digits}
@@ -173,13 +179,13 @@ def _columns(lines: Sequence[TrialLine], metric: str) -> dict[str, _Column]:
 
 def _fitted(labels: Sequence[str], columns: dict[str, _Column], width: int) -> list[str]:
     """The labels cut to the room there is; `columns` loses what leaves them too little to be told apart."""
-    for dropped in ("at", "loss", "best", "step", "value", "state"):
+    for dropped in ("curve", "at", "loss", "best", "step", "value", "state"):
         room = _room(columns, width)
         cut = {cut_middle(label, max(room, 1)) for label in labels}
-        alike = len(cut) < len(set(labels)) and dropped in ("at", "loss")
+        alike = len(cut) < len(set(labels)) and dropped in ("curve", "at", "loss")
         if room >= min(_longest(labels), LEAST_LABEL) and not alike:
             break
-        del columns[dropped]
+        columns.pop(dropped, None)
     return [cut_middle(label, max(_room(columns, width), 1)) for label in labels]
 
 

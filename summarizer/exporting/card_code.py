@@ -116,7 +116,7 @@ def llama_cpp_code(words: Words, generation: GenerationConfig, files: str) -> st
         article=ARTICLE,
         text=_article(words),
         room=_room(words, generation),
-        before=f"{_piece(prompt.before, words)}, " if prompt.before else "",
+        before=f"{_first_piece(words)}, " if prompt.before else "",
         after=f", {_piece(prompt.after, words)}" if prompt.after else "",
         settings=", ".join(f"{name}={value!r}" for name, value in options.items()),
     )
@@ -160,6 +160,12 @@ def _call(ids: Sequence[int], words: Words) -> str:
 def _piece(ids: Sequence[int], words: Words) -> str:
     text = _text(ids, words)
     return repr(text) if text is not None else ", ".join(map(str, ids))
+
+
+def _first_piece(words: Words) -> str:
+    """What stands ahead of the article, for a server that sets the start token itself ahead of a text."""
+    text = _text(words.prompt.before[words.added_start :], words)
+    return _piece(words.prompt.before, words) if text is None else repr(text)
 
 
 def _text(ids: Sequence[int], words: Words) -> str | None:

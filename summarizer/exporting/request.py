@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -21,6 +22,10 @@ from summarizer.exporting.formats import FORMATS, Format
 
 if TYPE_CHECKING:
     from summarizer.runs.trained_run import TrainedRun
+
+LICENSE = re.compile(r"[a-z0-9][a-z0-9.-]*")
+LANGUAGE = re.compile(r"[a-z]{2,3}|code|multilingual")
+"""Source: https://huggingface.co/docs/hub/model-cards"""
 
 
 class HubFlags(Flags):
@@ -163,6 +168,13 @@ def _of_hub(flags: ExportFlags, facts: CardFacts, run: TrainedRun | None) -> Ite
         yield Issue("--private", "goes with --push-to-hub, which names the repository")
     if flags.hub_base is not None and not is_hub_name(flags.hub_base):
         yield Issue("--hub-base", f"{flags.hub_base!r} is no name on the hub, such as org/model")
+    if flags.license is not None and not LICENSE.fullmatch(flags.license):
+        yield Issue(
+            "--license", f"{flags.license!r} is no license's name as the hub has them, such as apache-2.0"
+        )
+    for code in flags.language:
+        if not LANGUAGE.fullmatch(code):
+            yield Issue("--language", f"{code!r} is no language's code of two or three letters, such as en")
     if flags.push_to_hub is None:
         return
     from summarizer.exporting.hub import naming_issues

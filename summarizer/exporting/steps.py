@@ -48,6 +48,12 @@ class Words:
     def end_token(self) -> str:
         return str(self.tokenizer.convert_ids_to_tokens(self.prompt.end_id))
 
+    @property
+    def added_start(self) -> int:
+        """How many of the prompt's tokens a server sets ahead of a text by itself: the start token, or none."""
+        own = self.tokenizer("a").input_ids[:1]
+        return int(own == [self.tokenizer.bos_token_id] and list(self.prompt.before[:1]) == own)
+
 
 def end_as_prompted(tokenizer: PreTrainedTokenizerFast, prompt: Prompt) -> None:
     """Let the tokenizer call the run's end token its own, so that whoever decodes with it drops it.

@@ -118,11 +118,8 @@ def _request(words: Words, request: ExportRequest, name: str) -> str:
     prompt, generation = words.prompt, request.run.spec.generation
     before, after = (
         str(words.tokenizer.decode(list(ids), clean_up_tokenization_spaces=False))
-        for ids in (prompt.before, prompt.after)
+        for ids in (prompt.before[words.added_start :], prompt.after)
     )
-    bos = words.tokenizer.bos_token
-    if bos and prompt.before[:1] == (words.tokenizer.bos_token_id,):
-        before = before.removeprefix(bos)  # the server sets it itself
     body = {
         "model": name,
         "prompt": f"{before}{prompt.article_lead}The text of an article.{after}",

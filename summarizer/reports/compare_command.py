@@ -13,7 +13,7 @@ from summarizer.console import progress
 from summarizer.console.progress import SafeConsole
 from summarizer.errors import ConfigError, Issue, RunsFailed
 from summarizer.json_files import parse_json
-from summarizer.reports.compared import as_json
+from summarizer.reports.compared import Comparison, as_json
 from summarizer.reports.comparison import LOSS, compare_runs
 from summarizer.reports.comparison_tables import print_comparison
 from summarizer.runs.find_runs import Found, find
@@ -36,6 +36,8 @@ class Request:
     by: str = LOSS
     html: Path | None = None
     json: Path | None = None
+    watch: bool = False
+    """Look again until all runs have ended."""
     mistakes: tuple[Issue, ...] = ()
     """What is wrong with single flags, to be said with what is wrong with the files that they name."""
 
@@ -50,15 +52,9 @@ def compare(request: Request) -> None:
     logging.getLogger("absl").setLevel(logging.WARNING)  # rouge-score tells of its tokenizer
     _check(request)
     with ended_by_sigterm():
-        found = find(request.paths)
-        runs, problems = _read(found)
-        comparison = compare_runs(
-            runs,
-            by=request.by,
-            with_articles=request.html is not None or request.json is not None,
-            problems=problems,
-            notes=found.notes,
-        )
+        if request.watch:
+            _watch(request)
+        comparison = _compared(request)
         # The files first: who reads the table through `head` closes it before its end.
         if request.json is not None:
             write_text(request.json, as_json(comparison) + "\n")
@@ -73,6 +69,41 @@ def compare(request: Request) -> None:
         count = len(comparison.problems)
         what = "1 thing" if count == 1 else f"{count} things"
         raise RunsFailed(f"{what} could not be read, as said above; the rest was compared.", FAILURE)
+
+
+def _compared(request: Request) -> Comparison:
+    found = find(request.paths)
+    runs, problems = _read(found)
+    return compare_runs(
+        runs,
+        by=request.by,
+        with_articles=request.html is not None or request.json is not None,
+        problems=problems,
+        notes=found.notes,
+    )
+
+
+def _watch(request: Request) -> None:
+    """Show the runs while they train. However that ends, the page does not reload itself any more."""
+    from summarizer.reports.html_page import page
+    from summarizer.reports.watching import EVERY_S, watch
+
+    newest: list[Comparison] = []
+
+    def draw() -> Path | None:
+        if request.html is not None:
+            try:
+                newest[:] = [_compared(request)]
+            except ConfigError:
+                return None  # none has begun to train
+            write_text(request.html, page(newest[0], reload_s=EVERY_S))
+        return request.html
+
+    try:
+        watch(request.paths, draw)
+    finally:
+        if request.html is not None and newest:
+            write_text(request.html, page(newest[0]))
 
 
 def _check(request: Request) -> None:

@@ -55,8 +55,10 @@ SCRIPTS = (
 """In the order in which they run; the page has them as one script."""
 
 
-def page(comparison: Comparison) -> str:
+def page(comparison: Comparison, *, reload_s: float | None = None) -> str:
     """The page's HTML, to be written as UTF-8.
+
+    reload_s: how often it loads itself anew, while runs train; None: never.
 
     Everything that came from a run, such as names, texts and configs, stands in one block of escaped JSON, and the
     page's script puts it into the document as text. The page's Content-Security-Policy lets only that script and
@@ -68,7 +70,7 @@ def page(comparison: Comparison) -> str:
         f"default-src 'none'; script-src '{_hash(script)}'; style-src '{_hash(style)}'; img-src data:; "
         "base-uri 'none'; form-action 'none'"
     )
-    data = page_data(comparison)
+    data = page_data(comparison) | {"reloadS": reload_s}
     template = Template((PARTS / "index.html").read_text(encoding="utf-8"))
     return template.substitute(
         policy=html.escape(policy),

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from copy import deepcopy
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
+from urllib.request import Request, urlopen
 
 import pytest
 import torch
 from safetensors.torch import load_file
-from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from trained_runs import ARTICLE, opened, save_run
 from transformers import LlamaConfig, PreTrainedTokenizerFast, Qwen2Config
 
+from summarizer.config.paths import resolve_path
 from summarizer.errors import ConfigError
 from summarizer.exporting.export import export
 from summarizer.exporting.request import ExportFlags, requested
@@ -34,6 +39,17 @@ from summarizer.exporting.gguf_vocabulary import (  # noqa: E402
 with_llama_cpp = pytest.mark.skipif(
     importlib.util.find_spec("xllamacpp") is None, reason="xllamacpp is not installed"
 )
+
+
+SAMPLE = [
+    json.loads(line) for line in resolve_path("embedded:sample/train.jsonl", "data").read_text().splitlines()
+]
+
+
+def ask(url: str, path: str, **body: Any) -> dict[str, Any]:
+    with urlopen(Request(f"{url}/{path}", json.dumps(body).encode())) as answer:
+        read: dict[str, Any] = json.load(answer)
+    return read
 
 
 def exported(run: Path, format_name: str, **more: Any) -> Path:
@@ -201,6 +217,79 @@ def tokenizer_with(model: models.Model, pre: Any, normalizer: Any = None) -> Pre
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer)
 
 
+@lru_cache
+def sentencepiece() -> dict[str, Any]:
+    """A tokenizer.json as transformers makes one of a SentencePiece model, as of Llama 2."""
+    trained = Tokenizer(models.BPE())
+    trained.pre_tokenizer = pre_tokenizers.Metaspace()
+    control = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256))]
+    trainer = trainers.BpeTrainer(vocab_size=1200, special_tokens=control, show_progress=False)
+    trained.train_from_iterator([row["article"] for row in SAMPLE], trainer)
+    content: dict[str, Any] = json.loads(trained.to_str())
+    vocabulary = content["model"]["vocab"]
+    content["added_tokens"] = content["added_tokens"][:3]
+    content["model"] |= {"byte_fallback": True, "unk_token": "<unk>", "fuse_unk": True}
+    content["model"]["merges"] = [
+        (piece[:end], piece[end:])
+        for piece in list(vocabulary)[len(control) :]
+        for end in range(1, len(piece))
+        if piece[:end] in vocabulary and piece[end:] in vocabulary
+    ]
+    marking = {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}
+    steps = [{"type": "Prepend", "prepend": "▁"}, marking]
+    content |= {"pre_tokenizer": None, "normalizer": {"type": "Sequence", "normalizers": steps}}
+    made = Tokenizer.from_str(json.dumps(content))
+    made.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    )
+    made.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
+    read: dict[str, Any] = json.loads(made.to_str())
+    return read
+
+
+def fast(content: dict[str, Any]) -> PreTrainedTokenizerFast:
+    tokenizer = Tokenizer.from_str(json.dumps(content))
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", unk_token="<unk>"
+    )
+
+
+@with_llama_cpp
+@pytest.mark.slow
+def test_a_vocabulary_of_sentencepiece(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = save_run("llama_tied", tmp_path)
+    tokenizer = fast(sentencepiece())
+    tokenizer.save_pretrained(tmp_path / "base")
+    folder = exported(run, "gguf", dtype="fp32")
+    texts = [row["article"][:600] for row in SAMPLE[:20]]
+    texts += ["  two  spaces\n\n\ttab", "naïve 東京 🚀", "", "▁", "<s> is text"]
+    with served(folder / "model.gguf") as server:
+        for text in texts:
+            (own,) = ask(server.listening_address, "tokenize", content=text, parse_special=False).values()
+            ids = tokenizer(text, add_special_tokens=False, split_special_tokens=True).input_ids
+            assert own == ids, text
+        assert by_the_card(folder, server.listening_address, capsys) == summary_of(run)
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        (lambda content: content["model"]["merges"].pop(), "it never merges"),
+        (
+            lambda content: content["model"].update(ignore_merges=True),
+            "it falls back to bytes in another way",
+        ),
+        (lambda content: content.update(normalizer=None), "it treats spaces in another way"),
+    ],
+)
+def test_what_is_not_quite_sentencepiece_s(changed: Callable[[dict[str, Any]], Any], said: str) -> None:
+    content = deepcopy(sentencepiece())
+    assert pre_tokenizer_name(fast(content)) == "default"
+    changed(content)
+    with pytest.raises(ConfigError, match=said):
+        pre_tokenizer_name(fast(content))
+
+
 VOCABULARY: dict[str, Any] = {"vocab": {"a": 0, "b": 1, "ab": 2}, "merges": [("a", "b")]}
 BYTES = pre_tokenizers.ByteLevel(add_prefix_space=False)
 SPELLED = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
@@ -242,7 +331,7 @@ def test_ways_of_splitting_text(tokenizer: PreTrainedTokenizerFast, name: str) -
         ),
         (
             tokenizer_with(models.BPE(**VOCABULARY, byte_fallback=True), BYTES),
-            "its vocabulary is SentencePiece's",
+            "it treats spaces in another way",
         ),
         (tokenizer_with(models.WordLevel({"a": 0}, unk_token="a"), BYTES), "its vocabulary is WordLevel"),
         (

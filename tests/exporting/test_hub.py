@@ -234,5 +234,11 @@ def test_what_is_seen_without_the_hub(monkeypatch: pytest.MonkeyPatch, tmp_path:
         "--language",
         "--hub-base",
     ]
+    with pytest.raises(ConfigError) as caught:
+        pushed(run, tmp_path / "out", license="Apache 2", language=("en", "English"), push_to_hub=None)
+    assert [str(issue) for issue in caught.value.issues] == [
+        "--license: 'Apache 2' is no license's name as the hub has them, such as apache-2.0",
+        "--language: 'English' is no language's code of two or three letters, such as en",
+    ]
     with pytest.raises(ConfigError, match="--private: goes with --push-to-hub"):
         pushed(run, tmp_path / "out", push_to_hub=None, private=True)

@@ -11,6 +11,7 @@ import argparse
 import json
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -95,7 +96,7 @@ def scores(loss: float, rouge: Any, tokens: int, rows: int) -> dict[str, Any]:
     return {
         "loss": round(loss, 4),
         "nats_per_summary": round(loss * tokens / rows, 2),
-        **{name: rouge[name].model_dump() for name in ("rouge1", "rouge2", "rougeL", "rougeLsum")},
+        **{name: asdict(rouge[name]) for name in ("rouge1", "rouge2", "rougeL", "rougeLsum")},
     }
 
 

@@ -59,6 +59,26 @@ def read_own(path: Path, most_bytes: int = MOST_BYTES, *, links: bool = False) -
         return file.read(size)
 
 
+def append_line(path: Path, line: str, *, new: bool = False) -> None:
+    """Append a line (UTF-8) to a file, which has it when this returns, whatever becomes of the process.
+
+    new: make the file where there is none.
+    Raises WriteError with the file as it was before, such as on a full disk.
+    """
+    data = line.encode() + b"\n"
+    flags = os.O_WRONLY | os.O_APPEND | (os.O_CREAT if new else 0)
+    with writing(path), open(open_own(path, flags), "ab", buffering=0) as file:
+        end = file.seek(0, os.SEEK_END)
+        try:
+            written = file.write(data)
+            if written != len(data):
+                reason = f"only {written} of {len(data)} bytes fit on the disk"
+                raise OSError(errno.ENOSPC, reason, str(path))
+        except OSError:
+            file.truncate(end)  # half a line would corrupt the one after it
+            raise
+
+
 @contextmanager
 def own_folder(folder: Path) -> Iterator[Path]:
     """For the block, a path to write and delete by inside a folder, made now in one that is there if it is not.

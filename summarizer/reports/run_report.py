@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ from summarizer.console.secrets import redact
 from summarizer.evaluation.metrics import Scores
 from summarizer.evaluation.pipeline import ADAPTER, BASE, LEAD, changes, faithfulness_changes
 from summarizer.evaluation.record import FAITHFULNESS, LOSS, VARIANTS, Difference
-from summarizer.reports.sentences import about_the_gain, counted, p_text, score_digits
+from summarizer.reports.sentences import about_the_gain, counted, p_text, rate_text, score_digits
 from summarizer.reports.tables import (
     Cell,
     Column,
@@ -274,10 +273,3 @@ def _sweep(spec: RunConfig, overrides: Sequence[str]) -> str:
     ]
     words = [*kept, *(f"{key}={values}" for key, values in swept.items())]
     return " ".join([f"{own_python()} -m summarizer.run -m", *map(shlex.quote, words)])
-
-
-def rate_text(rate: float) -> str:
-    """`1e-4` rather than 0.0001, as rates are written; 0.02 as it is."""
-    if rate >= 0.01:
-        return f"{rate:g}"
-    return re.sub(r"\.?0*e-0*", "e-", f"{rate:.3e}")

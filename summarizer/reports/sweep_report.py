@@ -21,6 +21,7 @@ from summarizer.reports.heatmap import draw_heatmap
 from summarizer.reports.sentences import (
     HALVING_NOTE,
     STOPPED_NOTE,
+    edge_notes,
     question,
     references_note,
     run_name,
@@ -63,7 +64,7 @@ def markdown(title: str, record: SweepRecord, swept: SweepAxes) -> str:
     lines = [f"# {escaped(question(record.metric, swept.keys))}", ""]
     lines += [f"Sweep `{title}`, {len(record.runs)} runs: {_states(record)}.", ""]
     lines += ["```bash", *_commands(record, swept), "```", ""]
-    lines += [f"{escaped(sweep_answer(record, swept))}.", "", *_notes(record), ""]
+    lines += [f"{escaped(sweep_answer(record, swept))}.", "", *_notes(record, swept), ""]
     lines += [
         markdown_table(sweep_table(record, swept)),
         "Best values are of the validation rows measured during training; ",
@@ -88,7 +89,7 @@ def _show(sweep: Path, record: SweepRecord, swept: SweepAxes) -> None:
     out = console()
     out.print()
     print_table(out, sweep_table(record, swept, question(record.metric, swept.keys), at_terminal=True))
-    for line in [sweep_answer(record, swept), *_notes(record)]:
+    for line in [sweep_answer(record, swept), *_notes(record, swept)]:
         print_line(out, line)
     for run in record.runs:
         if run.status == "failed":
@@ -98,8 +99,8 @@ def _show(sweep: Path, record: SweepRecord, swept: SweepAxes) -> None:
     print_line(out, f"on one page, with the summaries side by side: {compare}")
 
 
-def _notes(record: SweepRecord) -> list[str]:
-    notes = [saving(record)]
+def _notes(record: SweepRecord, swept: SweepAxes) -> list[str]:
+    notes = [*edge_notes(record, swept), saving(record)]
     if any(run.status == "stopped" for run in record.runs):
         notes.append(STOPPED_NOTE)
     if record.saved_samples:

@@ -13,7 +13,7 @@ import logging
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import cache
+from functools import cached_property
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
@@ -26,8 +26,11 @@ from summarizer.config.shared_flags import BatchFlags, GenerationFlags, RowFlags
 from summarizer.runs.mistakes import ended_by_sigterm, report_mistakes, say_kept
 
 if TYPE_CHECKING:
+    from summarizer.evaluation.bertscore import LoadedBertScore
+    from summarizer.evaluation.entailment import Entailment
     from summarizer.evaluation.evaluator import Evaluator
-    from summarizer.evaluation.pipeline import EncoderScores, System
+    from summarizer.evaluation.metrics import RowShares
+    from summarizer.evaluation.pipeline import ArticleScores, System
     from summarizer.evaluation.record import Evaluation
     from summarizer.evaluation.resumable import ScoredModel
     from summarizer.evaluation.rows import ScoredRows
@@ -59,10 +62,14 @@ class ScoreFlags(Flags):
     """leave the loss out"""
     rouge_tokenizer: Literal["auto", "rouge-score", "words", "characters"] | None = None
     """what ROUGE counts: rouge-score is for English, auto goes by the references' script; default: the run's own"""
+    article_gain: bool = False
+    """how much the article raises each summary's likelihood by the base model, and HaRiM+"""
+    nli: FolderPath | None = None
+    """whether the article entails the summary, by the model of natural language inference in this folder"""
     bertscore: FolderPath | None = None
     """BERTScore by the encoder in this folder"""
     bertscore_layer: Count | None = None
-    """of the encoder, required with it: 17 of roberta-large"""
+    """of the encoder: 17 of roberta-large; default: three quarters of its layers"""
 
 
 class EvaluateFlags(GenerationFlags, BatchFlags, ScoreFlags, RowFlags):
@@ -104,7 +111,7 @@ def _evaluate(arguments: Sequence[str]) -> None:
     logging.getLogger("absl").setLevel(logging.WARNING)  # rouge-score tells of its tokenizer, once a system
     with ended_by_sigterm():
         request = requested(flags)
-        encoder = _encoder(flags)
+        encoder, nli = _encoder(flags), _nli(flags)
         rows = _rows(request)
         log.info("%s: %d rows of %s", ", ".join(run.name for run in request.runs), len(rows.ids), rows.data)
         models = request.models()
@@ -115,17 +122,79 @@ def _evaluate(arguments: Sequence[str]) -> None:
             )
         ]
         with open_files(models, items) as files, _resumption_said(models, files, len(items)):
-            systems = _systems(request, rows, models, files)
-            _save(request, _scores(request, rows, systems, encoder))
+            loaded = Loaded(request)
+            systems = _systems(request, rows, models, files, loaded)
+            _save(request, _scores(request, rows, systems, encoder, _by_article(flags, rows, loaded, nli)))
 
 
-def _encoder(flags: EvaluateFlags) -> EncoderScores | None:
+def _encoder(flags: EvaluateFlags) -> LoadedBertScore | None:
     """BERTScore, its encoder tried once before a night is spent on summaries."""
-    if flags.bertscore is None or flags.bertscore_layer is None:
+    if flags.bertscore is None:
         return None
     from summarizer.evaluation.bertscore import loaded_bert_score
 
     return loaded_bert_score(flags.bertscore, flags.bertscore_layer, device=flags.device)
+
+
+def _nli(flags: EvaluateFlags) -> Entailment | None:
+    """The model of natural language inference, loaded before a night is spent on summaries."""
+    if flags.nli is None:
+        return None
+    from summarizer.evaluation.entailment import loaded_entailment
+
+    return loaded_entailment(flags.nli, device=flags.device)
+
+
+def _by_article(
+    flags: EvaluateFlags, rows: ScoredRows, loaded: Loaded, nli: Entailment | None
+) -> ArticleScores | None:
+    """The scores by a model that look at the article in place of the reference; None where none was asked for."""
+    if nli is None and not flags.article_gain:
+        return None
+
+    def score(summaries: Sequence[str]) -> dict[str, RowShares]:
+        from summarizer.evaluation.likelihood import likelihood_scores
+        from summarizer.evaluation.metrics import RowShares
+        from summarizer.evaluation.record import ENTAILMENT
+
+        found: dict[str, RowShares] = {}
+        if flags.article_gain and rows.encoded is not None:
+            found |= likelihood_scores(loaded.evaluator, rows.encoded(), summaries)
+        if nli is not None:
+            found[ENTAILMENT] = RowShares.of_rows(nli(rows.articles, summaries))
+        return found
+
+    return score
+
+
+class Loaded:
+    """The runs over their base model, each part of it loaded when it is first needed."""
+
+    def __init__(self, request: EvaluationRequest) -> None:
+        self._request = request
+
+    @cached_property
+    def runs(self) -> LoadedRun:
+        from summarizer.runs.loaded_run import load_runs
+
+        return load_runs(
+            self._request.runs,
+            device=self._request.flags.device,
+            precision=self._request.flags.precision,
+            generation=self._request.generation,
+        )
+
+    @cached_property
+    def summarizer(self) -> Summarizer:
+        from summarizer.evaluation.mlperf import TaskSummarizer
+        from summarizer.generation.summarizer import Summarizer
+
+        kind = TaskSummarizer if self._request.by_mlperf else Summarizer
+        return kind(self.runs, self._request.generation, batch_size=self._request.batch_size)
+
+    @cached_property
+    def evaluator(self) -> Evaluator:
+        return self.runs.evaluator(self._request.generation, self.summarizer.batch_size)
 
 
 def _rows(request: EvaluationRequest) -> ScoredRows:
@@ -155,37 +224,16 @@ def _systems(
     rows: ScoredRows,
     models: Sequence[ScoredModel],
     files: dict[str, SummaryFile],
+    loaded: Loaded,
 ) -> list[System]:
     """All that is scored, once its summaries are written. A model is loaded only where something is missing."""
     from summarizer.evaluation.pipeline import System, extractive_baselines
     from summarizer.evaluation.resumable import measure_losses, read_summaries, write_missing
 
-    @cache
-    def loaded() -> LoadedRun:
-        from summarizer.runs.loaded_run import load_runs
-
-        return load_runs(
-            request.runs,
-            device=request.flags.device,
-            precision=request.flags.precision,
-            generation=request.generation,
-        )
-
-    @cache
-    def summarizer() -> Summarizer:
-        from summarizer.evaluation.mlperf import TaskSummarizer
-        from summarizer.generation.summarizer import Summarizer
-
-        kind = TaskSummarizer if request.by_mlperf else Summarizer
-        return kind(loaded(), request.generation, batch_size=request.batch_size)
-
-    def evaluator() -> Evaluator:
-        return loaded().evaluator(request.generation, summarizer().batch_size)
-
-    write_missing(models, files, summarizer)
+    write_missing(models, files, lambda: loaded.summarizer)
     losses: dict[str, float | None] = {}
     if request.flags.loss and rows.encoded is not None:
-        losses = measure_losses(models, rows.encoded, rows.texts_sha256, evaluator)
+        losses = measure_losses(models, rows.encoded, rows.texts_sha256, lambda: loaded.evaluator)
     systems = [
         System(
             name=model.name,
@@ -202,7 +250,11 @@ def _systems(
 
 
 def _scores(
-    request: EvaluationRequest, rows: ScoredRows, systems: Sequence[System], encoder: EncoderScores | None
+    request: EvaluationRequest,
+    rows: ScoredRows,
+    systems: Sequence[System],
+    encoder: LoadedBertScore | None,
+    by_article: ArticleScores | None,
 ) -> Evaluation:
     from summarizer.evaluation.pipeline import score_systems, scorer_versions
     from summarizer.evaluation.record import Evaluation
@@ -220,6 +272,7 @@ def _scores(
         seed=settings.bootstrap_seed,
         tokenizer=tokenizer,
         by_encoder=encoder,
+        by_article=by_article,
         by_mlperf=request.by_mlperf,
     )
     return Evaluation(
@@ -230,7 +283,8 @@ def _scores(
         references=references,
         differences=differences,
         faithfulness_differences=of_faithfulness,
-        bertscore_by=None if encoder is None else f"layer {flags.bertscore_layer} of {flags.bertscore}",
+        bertscore_by=None if encoder is None else f"layer {encoder.layer} of {encoder.folder}",
+        entailment_by=None if flags.nli is None else str(flags.nli),
         bootstrap_samples=settings.bootstrap_samples,
         notes=[*rows.notes, *request.cut_notes(cut_articles, len(rows.ids))],
         versions=versions() | scorer_versions(),

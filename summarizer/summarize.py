@@ -134,7 +134,8 @@ def _checked(flags: SummarizeFlags) -> tuple[TrainedRun, GenerationConfig]:
     generation = sound(lambda: chosen_generation(run.spec, flags), issues) if run else None
     if flags.base and flags.adapter is not None:
         issues.append(Issue("--adapter", "has no place beside --base, which writes without an adapter"))
-    if run and flags.id_column == (flags.column or run.spec.data.columns.article):
+    article = flags.column or (run.spec.data.columns.article if run else None)
+    if flags.id_column is not None and flags.id_column == article:
         issues.append(Issue("--id-column", f"{flags.id_column!r} is the column of the article already"))
     if flags.output is not None:
         issues += output_issues(flags.output, flags.files)

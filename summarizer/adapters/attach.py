@@ -55,7 +55,7 @@ class AdaptedModel:
                     continue
                 self.layers[name] = AdaptedLayer(base, role, self.stack, index)
                 self.model.module.set_submodule(name, self.layers[name])
-            self.layers[name].add(tensors)
+            self.layers[name].add(adapters, tensors)
         self.stack.set_trials([*self.stack.adapters, *adapters], [*self.stack.seeds, *seeds])
 
     def keep(self, slots: Sequence[int]) -> None:
@@ -106,11 +106,12 @@ class AdaptedModel:
         stack.dropout_inputs = stack.keep_in_place(dropout_inputs) if in_place else dropout_inputs
 
     def parameters_of(self, slot: int) -> dict[str, nn.Parameter]:
-        """The own parameters of a slot's trial, `LAYER.TENSOR` by name; shapes as its adapter drew them."""
+        """What a slot's trial trains, `LAYER.TENSOR` by name; shapes as its adapter drew them."""
         return {
             f"{name}.{tensor}": parameter
             for name, layer in self.layers.items()
             for tensor, parameter in layer.trials[slot].items()
+            if parameter.requires_grad
         }
 
     def stacks(self) -> Iterator[nn.Parameter]:

@@ -113,7 +113,8 @@ class AdaptedLayer(nn.Module):
 
     `trials[i]` holds trial i's own parameters: views of its share of the stack, whose gradients are views of
     the stack's gradient, so that one batched product serves all and each optimizer sees only its own. A trial
-    that leaves this layer alone has no parameters here and a share of zeros, which no optimizer touches. When
+    that leaves this layer alone has no parameters here and a share of zeros, which no optimizer touches. A tensor
+    that its kind keeps as it was drawn requires no gradient, and a stack of such tensors alone has none. When
     trials come or go the stack is laid anew; a trial's parameters stay the same objects.
     """
 
@@ -139,14 +140,17 @@ class AdaptedLayer(nn.Module):
     def bias(self) -> Tensor | None:
         return None if isinstance(self.base, FrozenEmbedding) else self.base.bias
 
-    def add(self, tensors: Sequence[Parameters | None]) -> None:
+    def add(self, adapters: Sequence[Adapter], tensors: Sequence[Parameters | None]) -> None:
         """Trials behind the others, with their first values; None for one that leaves this layer alone."""
         device = self.base.weight.device
         self._lay(
             self.trials
             + [
-                {name: nn.Parameter(value.to(device)) for name, value in (own or {}).items()}
-                for own in tensors
+                {
+                    name: nn.Parameter(value.to(device), requires_grad=name not in adapter.kept_as_drawn)
+                    for name, value in (own or {}).items()
+                }
+                for adapter, own in zip(adapters, tensors, strict=True)
             ]
         )
 
@@ -170,15 +174,18 @@ class AdaptedLayer(nn.Module):
         for name in present[0] if present else ():
             first = present[0][name]
             largest = max(own[name].shape[0] for own in present)
-            stack = nn.Parameter(first.new_zeros(len(trials), largest, *first.shape[1:]))
-            stack.grad = torch.zeros_like(stack)
+            trained = any(own[name].requires_grad for own in present)
+            zeros = first.new_zeros(len(trials), largest, *first.shape[1:])
+            stack = nn.Parameter(zeros, requires_grad=trained)
+            stack.grad = torch.zeros_like(stack) if trained else None
             for i, own in enumerate(trials):
                 if own:
                     dim = own[name].shape[0]
                     share = stack.data[i, :dim]
                     share.copy_(own[name].data)
                     own[name].data = share
-                    own[name].grad = stack.grad[i, :dim]
+                    if stack.grad is not None and own[name].requires_grad:
+                        own[name].grad = stack.grad[i, :dim]
             self.stacked[name] = stack
 
     def forward(self, x: Tensor) -> Tensor:

@@ -1,13 +1,19 @@
-"""LoRA: y = W x + (alpha / dim) B A x with W frozen.
+"""LoRA: y = W x + scale B A x with W frozen, and those of its relatives that are settings of it.
 
 Source: Hu et al. 2021 (arXiv:2106.09685). On the embedding it is an Embedding(v, dim), then a Linear(dim, d),
 as in the reference experiment. A is drawn as `nn.Linear` draws its weight (uniform within 1/sqrt(d_in)), the
-embedding's A as `nn.Embedding` draws its own (a standard normal), B is zero.
+embedding's A as `nn.Embedding` draws its own (a standard normal), B is zero. The scale is alpha / dim.
+
+rsLoRA (Kalajdzievski 2023, arXiv:2312.03732) scales by alpha / sqrt(dim), so that what a pair adds does not shrink
+as dim grows. LoRA+ (Hayou et al. 2024, arXiv:2402.12354) lets B learn faster than A by a ratio. LoRA-FA (Zhang
+et al. 2023, arXiv:2308.03303) trains B alone, with B's plain gradient: peft's `create_lorafa_optimizer` multiplies
+that by (A A^T)^-1 and leaves the embedding's A to be trained.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import Annotated, Any
 
@@ -32,12 +38,28 @@ class LoRA(Adapter):
     dim: Annotated[int, Field(ge=1, le=2**16)]
     """r, the rank of the pair."""
     alpha: Annotated[float, Field(gt=0)] | None
-    """Numerator of the scale; null is dim, which scales by 1."""
+    """Numerator of the scale; null is dim, which scales by 1 (rsLoRA's by sqrt(dim))."""
     dropout: Annotated[float, Field(ge=0, lt=1)]
+    use_rslora: bool = False
+    """Scale by alpha / sqrt(dim), as rsLoRA does."""
+    loraplus_lr_ratio: Annotated[float, Field(gt=0)] = 1.0
+    """B's learning rate over A's, which is the optimizer's; LoRA+ has it above 1."""
+
+    train_a: bool = True
+    """False trains B alone, as LoRA-FA does."""
 
     @property
     def scale(self) -> float:
-        return 1.0 if self.alpha is None else self.alpha / self.dim
+        alpha = self.dim if self.alpha is None else self.alpha
+        return alpha / (math.sqrt(self.dim) if self.use_rslora else self.dim)
+
+    @property
+    def lr_ratios(self) -> Mapping[str, float]:
+        return {} if self.loraplus_lr_ratio == 1 else {"b": self.loraplus_lr_ratio}
+
+    @property
+    def kept_as_drawn(self) -> frozenset[str]:
+        return frozenset() if self.train_a else frozenset({"a"})
 
     @property
     def input_dropout(self) -> float:
@@ -90,6 +112,7 @@ class LoRA(Adapter):
             r=self.dim,
             lora_alpha=self.dim if self.alpha is None else self.alpha,
             lora_dropout=self.dropout,
+            use_rslora=self.use_rslora,
             target_modules=target_modules,
             bias="none",
             task_type="CAUSAL_LM",
@@ -191,13 +214,15 @@ class _LowRankProduct(torch.autograd.Function):
         inputs, a, b, scale, *narrow = ctx.saved_tensors
         (grad,) = grads
         padded = len(set(ctx.dims)) > 1
-        grad_a, grad_b = (torch.zeros_like(each) if padded else torch.empty_like(each) for each in (a, b))
+        empty_like = torch.zeros_like if padded else torch.empty_like
+        grad_a, grad_b = empty_like(a) if ctx.needs_input_grad[2] else None, empty_like(b)
         grad_x = ctx.weight.matmul_backward(grad) if ctx.needs_input_grad[0] else None
         grad_dropped = torch.zeros_like(inputs) if grad_x is not None and ctx.dropped else None
         for (trials, r), own in zip(equal_dims(ctx.dims), narrow, strict=True):
             own_a, own_b = a[trials, :r].to(grad.dtype), b[trials, :r].to(grad.dtype)
             grad_own = torch.bmm(grad[trials], own_b.transpose(1, 2)) * scale[trials].to(grad.dtype)
-            grad_a[trials, :r] = torch.bmm(grad_own.transpose(1, 2), inputs[trials])
+            if grad_a is not None:
+                grad_a[trials, :r] = torch.bmm(grad_own.transpose(1, 2), inputs[trials])
             grad_b[trials, :r] = torch.bmm(own.transpose(1, 2), grad[trials])
             if grad_dropped is not None:
                 grad_dropped[trials] = torch.bmm(grad_own, own_a)

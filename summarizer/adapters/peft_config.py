@@ -30,6 +30,7 @@ HARMLESS = frozenset(
         "r",
         "lora_alpha",
         "lora_dropout",
+        "use_rslora",
         "target_modules",
         "exclude_modules",
         "fan_in_fan_out",
@@ -41,7 +42,7 @@ HARMLESS = frozenset(
         "ensure_weight_tying",
     }
 )
-"""PEFT options that change nothing in what a saved adapter computes, or that its tensors show anyway."""
+"""PEFT options that are read, that change nothing in what a saved adapter computes, or that its tensors show."""
 ALLOWED: dict[str, tuple[Any, ...]] = {
     "bias": ("none", None),
     "init_lora_weights": (True, False, None, "gaussian", "orthogonal", "eva"),
@@ -84,4 +85,13 @@ def read_adapter_config(folder: Path, key: str = KEY) -> dict[str, Any]:
     usable = type(dim) is int and dim >= 1 and isinstance(alpha, int | float) and 0 < alpha < math.inf
     if not usable:
         raise ConfigError.single(key, f"{path} has no usable r and lora_alpha: {dim!r}, {alpha!r}")
+    if not isinstance(config.get("use_rslora", False), bool):
+        raise ConfigError.single(key, f"{path}: use_rslora is {config['use_rslora']!r}, not true or false")
     return config
+
+
+def scale_of(config: dict[str, Any]) -> float:
+    """What the product of each pair is multiplied by."""
+    dim: int = config["r"]
+    alpha: float = config["lora_alpha"]
+    return alpha / (math.sqrt(dim) if config.get("use_rslora") else dim)

@@ -18,7 +18,7 @@ from summarizer import atomic
 from summarizer.adapters.attach import AdaptedModel
 from summarizer.adapters.layer import AdaptedLayer
 from summarizer.adapters.lora import LoRA
-from summarizer.adapters.peft_config import CONFIG_FILE, KEY, WEIGHTS_FILE, read_adapter_config
+from summarizer.adapters.peft_config import CONFIG_FILE, KEY, WEIGHTS_FILE, read_adapter_config, scale_of
 from summarizer.adapters.protocol import Adapter, Role
 from summarizer.digests import write_digests
 from summarizer.errors import ConfigError
@@ -110,11 +110,15 @@ def load_adapter(adapted: AdaptedModel, slot: int, folder: Path, key: str = KEY)
 def _require_same(config: dict[str, Any], adapter: Adapter, folder: Path, key: str) -> None:
     dim, alpha = config["r"], config["lora_alpha"]
     own = adapter.peft_config([])
+    if bool(config.get("use_rslora")) != own.use_rslora:
+        raise ConfigError.single(
+            key, f"{folder} has use_rslora={not own.use_rslora}, adapter.use_rslora is {own.use_rslora}"
+        )
     if dim != own.r:
         raise ConfigError.single(key, f"{folder} has dim {dim}, adapter.dim is {own.r}")
-    if abs(alpha / dim - adapter.scale) > 1e-9:
+    if abs((scale := scale_of(config)) - adapter.scale) > 1e-9:
         raise ConfigError.single(
-            key, f"{folder} scales by {alpha / dim:g} (alpha {alpha:g}); set adapter.alpha to {alpha:g}"
+            key, f"{folder} scales by {scale:g} (alpha {alpha:g}); set adapter.alpha to {alpha:g}"
         )
 
 
@@ -184,4 +188,5 @@ def adapter_of_folder(folder: Path, roles: dict[str, Role], key: str) -> LoRA:
         dim=config["r"],
         alpha=float(config["lora_alpha"]),
         dropout=0.0,
+        use_rslora=bool(config.get("use_rslora")),
     )

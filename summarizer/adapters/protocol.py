@@ -46,6 +46,16 @@ class Adapter(BaseModel, ABC):
     def input_dropout(self) -> float:
         """Probability with which each input of an adapted linear layer is dropped for the adapter."""
 
+    @property
+    def lr_ratios(self) -> Mapping[str, float]:
+        """By name, of the tensors that learn at another rate than the optimizer's: that rate over it."""
+        return {}
+
+    @property
+    def kept_as_drawn(self) -> frozenset[str]:
+        """Names of the tensors that are not trained."""
+        return frozenset()
+
     @abstractmethod
     def draw_linear(
         self, d_in: int, d_out: int, generator: torch.Generator

@@ -222,6 +222,8 @@ class EvaluationConfig(Section):
     """Articles at once when summaries are written."""
     rouge_tokenizer: Literal["auto", "rouge-score", "words", "characters"] = "auto"
     """What ROUGE's tokens are: rouge-score is for English; auto chooses by the script of the references."""
+    article_gain: bool = False
+    """Score how much the article raises each final summary's likelihood by the base model: two passes a system."""
     bootstrap_samples: Annotated[int, Field(ge=1, le=100_000)]
     """Resamples of the rows for the 95 % intervals."""
     bootstrap_seed: Seed

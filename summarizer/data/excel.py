@@ -102,9 +102,8 @@ def _sheet(path: Path) -> Iterator[Any]:
         raise damaged(path, f"takes a package that is not installed: pip install '{PACKAGE}'")
     from openpyxl import load_workbook
 
-    warnings.filterwarnings(
-        "ignore", category=UserWarning, module="openpyxl"
-    )  # of styles, which nobody reads here
+    # Of styles and the like, which nobody reads here.
+    warnings.filterwarnings("ignore", category=UserWarning, module="openpyxl")
     with _unpacked(path) as file:
         _require_bounded(path, file)
         try:
@@ -118,7 +117,8 @@ def _sheet(path: Path) -> Iterator[Any]:
             *(zipfile.BadZipFile, zlib.error, ParseError, ValueError, KeyError, IndexError),
             *(TypeError, AttributeError, EOFError, OverflowError, RecursionError, NotImplementedError),
         ) as error:
-            raise damaged(path, f"is not a readable .xlsx workbook: {error}") from error
+            reason = (str(error) or type(error).__name__).splitlines()[0]
+            raise damaged(path, f"is not a readable .xlsx workbook: {reason}") from error
 
 
 @contextmanager

@@ -187,7 +187,7 @@ def _of_text(spec: PromptConfig, tokenizer: PreTrainedTokenizerFast) -> Prompt:
         issues.append(_endless())
     for key, token in (("completion_token", spec.completion_token), ("end_token", spec.end_token)):
         if token is not None and token not in vocabulary:
-            advice = "a model of your own takes model=hf and prompt=tldr" if key == "completion_token" else ""
+            advice = "a model of your own takes model=hf" if key == "completion_token" else ""
             issues.append(Issue(f"prompt.{key}", _not_in(token, vocabulary), advice))
     if spec.completion_token is not None and spec.completion_token == end_token:
         issues.append(Issue("prompt.completion_token", f"{end_token!r} is the end token too"))

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ def bert_score(
     references: Sequence[str],
     *,
     folder: Path,
-    layer: int,
+    layer: int | None,
     device: torch.device,
     rows_at_once: int = 32,
     show: bool = True,
@@ -37,7 +37,7 @@ def bert_score(
 
     folder: an encoder (BERT, RoBERTa, DeBERTa) in transformers' format, with its tokenizer. Nothing is fetched.
     layer: whose output is compared, 0 being the embedding's: 17 of roberta-large, 9 of bert-base-uncased, as the
-        paper's authors tuned them.
+        paper's authors tuned them. None is the layer at three quarters of the depth, which is near theirs.
     Without idf weights and without rescaling against a baseline: raw values, which crowd near the top of the
     scale. They compare with others of the same encoder and layer only. Longer texts are cut to the encoder's
     length. A text without a word scores 0.
@@ -47,7 +47,7 @@ def bert_score(
     """
     if len(predictions) != len(references):
         raise ValueError(f"{len(predictions)} predictions for {len(references)} references")
-    encoder, tokenizer = _load(folder, layer)
+    encoder, tokenizer, layer = _load(folder, layer)
     encoder.to(device)
     scores = np.zeros((len(MEASURES), len(predictions)))
     # Rows of like length together: less padding.
@@ -62,22 +62,42 @@ def bert_score(
     return dict(zip(MEASURES, scores, strict=True))
 
 
-def loaded_bert_score(
-    folder: Path, layer: int, *, device: str
-) -> Callable[[Sequence[str], Sequence[str]], dict[str, NDArray[np.float64]]]:
-    """`bert_score` by an encoder that was loaded once to see that it can be.
+@dataclass(frozen=True)
+class LoadedBertScore:
+    """`bert_score` by an encoder that was loaded once to see that it can be."""
 
-    device: auto, cpu or cuda.
-    Raises ConfigError where there is no such encoder or layer.
-    """
-    on_gpu = device != "cpu" and torch.cuda.is_available()
-    loaded = partial(bert_score, folder=folder, layer=layer, device=torch.device("cuda" if on_gpu else "cpu"))
-    loaded([], [], show=False)
-    return loaded
+    folder: Path
+    layer: int
+    device: torch.device
+
+    def __call__(
+        self, predictions: Sequence[str], references: Sequence[str]
+    ) -> dict[str, NDArray[np.float64]]:
+        return bert_score(predictions, references, folder=self.folder, layer=self.layer, device=self.device)
 
 
-def _load(folder: Path, layer: int) -> tuple[Any, Any]:
-    """The encoder in a folder and its tokenizer. Raises ConfigError where there is none with that layer."""
+def loaded_bert_score(folder: Path, layer: int | None, *, device: str) -> LoadedBertScore:
+    """device: auto, cpu or cuda. Raises ConfigError where there is no such encoder or layer."""
+    _, _, layer = _load(folder, layer)
+    return LoadedBertScore(folder, layer, chosen_device(device))
+
+
+def chosen_device(device: str) -> torch.device:
+    """device: auto, cpu or cuda."""
+    return torch.device("cuda" if device != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+def longest_input(tokenizer: Any, encoder: Any) -> int:
+    """How many tokens an encoder reads."""
+    longest = int(tokenizer.model_max_length)
+    if longest > NO_LENGTH_KNOWN:
+        # RoBERTa counts its positions from 2, so that two of them are never used.
+        longest = int(encoder.config.max_position_embeddings) - 2
+    return longest
+
+
+def _load(folder: Path, layer: int | None) -> tuple[Any, Any, int]:
+    """The encoder in a folder, its tokenizer and the layer. Raises ConfigError where it has none of that number."""
     if not (folder / "config.json").is_file():
         raise ConfigError.single(
             KEY,
@@ -92,26 +112,24 @@ def _load(folder: Path, layer: int) -> tuple[Any, Any]:
     except (OSError, ValueError) as error:
         raise ConfigError.single(KEY, f"{folder} is no encoder that loads: {error}") from error
     layers = int(encoder.config.num_hidden_layers)
+    if layer is None:
+        layer = -(-3 * layers // 4)
     if not 0 <= layer <= layers:
         raise ConfigError.single(KEY, f"layer {layer} of {folder}: 0 to {layers}")
     if tokenizer.pad_token_id is None or tokenizer.cls_token_id is None or tokenizer.sep_token_id is None:
         raise ConfigError.single(KEY, f"{folder} is no encoder: its tokenizer marks no start and end")
-    return encoder.eval().float(), tokenizer
+    return encoder.eval().float(), tokenizer, layer
 
 
 def _embed(
     texts: Sequence[str], encoder: Any, tokenizer: Any, layer: int, device: torch.device
 ) -> tuple[Float[Tensor, "n t d"], Bool[Tensor, "n t"], Bool[Tensor, "n t"]]:
     """Unit vectors of the tokens; which are no padding; which of these are words and not start or end."""
-    longest = int(tokenizer.model_max_length)
-    if longest > NO_LENGTH_KNOWN:
-        # RoBERTa counts its positions from 2, so that two of them are never used.
-        longest = int(encoder.config.max_position_embeddings) - 2
     batch = tokenizer(
         [text.strip() for text in texts],
         padding=True,
         truncation=True,
-        max_length=longest,
+        max_length=longest_input(tokenizer, encoder),
         return_tensors="pt",
     ).to(device)
     output = encoder(

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Literal, TypeVar
 
 import torch
+from torch import Tensor
 
 from summarizer.adapters.attach import AdaptedModel
 from summarizer.config.schema import GenerationConfig
@@ -73,24 +74,9 @@ class Evaluator:
     def row_losses(self, rows: Sequence[EncodedRow], slots: Sequence[int] | None) -> list[RowLosses]:
         """The loss of each row, in the rows' order, of each slot's trial; None: of the base model."""
         begun_s = time.monotonic()
-        count = 1 if slots is None else len(slots)
-        own: list[list[float]] = []
-        """Each trial's nats, for each row that is this process's."""
-
-        def add(batch_rows: Sequence[EncodedRow]) -> None:
-            batch = self.adapted.batch([batch_rows] * count, self.prompt)
-            with torch.no_grad(), self.processes.autocast():
-                nll = token_nll(self.adapted.model, batch).double().cpu()
-            lengths = [len(row.target_ids) for row in batch_rows]
-            own.extend(part.sum(dim=1).tolist() for part in torch.split(nll, lengths, dim=1))
-
-        try:
-            with self._showing(slots):
-                self._in_batches(_label("loss", slots), self.processes.share(rows), add)
-        except torch.OutOfMemoryError:
-            return [losses for part in self._halves(slots) for losses in self.row_losses(rows, part)]
-        nats = self.processes.gathered(own)
+        nats = self._of_token_nll(rows, slots, lambda nll: nll.sum(dim=1).tolist(), "loss")
         tokens = [len(row.target_ids) for row in rows]
+        count = 1 if slots is None else len(slots)
         self.pace.took(
             "loss", time.monotonic() - begun_s, rows=len(rows), trials=slots if slots is None else count
         )
@@ -98,6 +84,37 @@ class Evaluator:
             RowLosses.of([(of_row[trial], n) for of_row, n in zip(nats, tokens, strict=True)])
             for trial in range(count)
         ]
+
+    def token_losses(self, rows: Sequence[EncodedRow]) -> list[list[float]]:
+        """The loss of each token of each row's target, in nats, by the base model."""
+        return [of_base for (of_base,) in self._of_token_nll(rows, None, torch.Tensor.tolist, "likelihood")]
+
+    def _of_token_nll(
+        self,
+        rows: Sequence[EncodedRow],
+        slots: Sequence[int] | None,
+        of_row: Callable[[Tensor], list[T]],
+        label: str,
+    ) -> list[list[T]]:
+        """For each row what `of_row` makes of its tokens' losses, shape (trials, tokens): an item a trial."""
+        count = 1 if slots is None else len(slots)
+        own: list[list[T]] = []
+        """Of this process's rows."""
+
+        def add(batch_rows: Sequence[EncodedRow]) -> None:
+            batch = self.adapted.batch([batch_rows] * count, self.prompt)
+            with torch.no_grad(), self.processes.autocast():
+                nll = token_nll(self.adapted.model, batch).double().cpu()
+            lengths = [len(row.target_ids) for row in batch_rows]
+            own.extend(of_row(part) for part in torch.split(nll, lengths, dim=1))
+
+        try:
+            with self._showing(slots):
+                self._in_batches(_label(label, slots), self.processes.share(rows), add)
+        except torch.OutOfMemoryError:
+            parts = [self._of_token_nll(rows, part, of_row, label) for part in self._halves(slots)]
+            return [[one for part in of_parts for one in part] for of_parts in zip(*parts, strict=True)]
+        return self.processes.gathered(own)
 
     def summaries(self, rows: Sequence[EncodedRow], slots: Sequence[int] | None) -> list[list[str]]:
         """The summary of each row, in the rows' order, by each slot's trial; None: one list, by the base model."""

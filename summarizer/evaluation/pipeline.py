@@ -21,7 +21,14 @@ from summarizer.console import progress
 from summarizer.evaluation.faithfulness import Claim, all_claims, counted
 from summarizer.evaluation.metrics import RowLosses, RowShares, Scores, bootstrap, score
 from summarizer.evaluation.predictions import RowFaithfulness
-from summarizer.evaluation.record import VARIANTS, Difference, RougeTokenizer, Statistic, SystemPart
+from summarizer.evaluation.record import (
+    BERTSCORE,
+    VARIANTS,
+    Difference,
+    RougeTokenizer,
+    Statistic,
+    SystemPart,
+)
 from summarizer.evaluation.sentences import split_sentences
 from summarizer.evaluation.statistics import compare, compare_shares
 
@@ -37,6 +44,8 @@ SCORERS = ("rouge-score", "numpy")
 
 EncoderScores = Callable[[Sequence[str], Sequence[str]], dict[str, NDArray[np.float64]]]
 """BERTScore of predictions and references, by measure."""
+ArticleScores = Callable[[Sequence[str]], dict[str, RowShares]]
+"""Scores of `record.FAITHFULNESS` of the summaries of all rows."""
 
 
 # ---- the extractive baselines: what a summarizer has to beat -----------------------------------------------------
@@ -211,6 +220,7 @@ def score_systems(
     seed: int,
     tokenizer: RougeTokenizer,
     by_encoder: EncoderScores | None = None,
+    by_article: ArticleScores | None = None,
     by_mlperf: bool = False,
 ) -> tuple[list[SystemPart], dict[str, Statistic], list[Difference], list[Difference]]:
     """Each system's scores, the references' own text statistics, and how the best run differs from the others.
@@ -219,6 +229,7 @@ def score_systems(
 
     systems: those that have a folder are runs; each has a name of its own.
     samples, seed: of the bootstrap, and the sign flips.  tokenizer: of ROUGE.
+    by_article: further scores of `record.FAITHFULNESS` by a model, of the summaries of all rows.
     Raises ValueError where a system has not as many summaries as there are rows, or two have one name.
     """
     if len({system.name for system in systems}) != len(systems):
@@ -237,11 +248,18 @@ def score_systems(
                 tokenizer=tokenizer,
                 loss=system.loss,
             )
-            scored[system.name] = scores
+            shares = claim_shares(all_claims(rows.articles, system.summaries))
+            if by_article is not None:
+                shares |= by_article(system.summaries)
+            scores = with_shares(scores, shares, samples, seed)
             bertscore = None
             statistics = _statistics(rows, system.summaries, samples, seed)
             if by_encoder is not None:
-                bertscore = bootstrap(by_encoder(system.summaries, rows.references), samples, seed)
+                measured = by_encoder(system.summaries, rows.references)
+                bertscore = bootstrap(measured, samples, seed)
+                # To be compared too.
+                scores = replace(scores, shares=shares | {BERTSCORE: RowShares.of_rows(measured["f1"])})
+            scored[system.name] = scores
             verdict = None
             if by_mlperf and system.settings is not None:
                 from summarizer.evaluation import (
@@ -249,10 +267,6 @@ def score_systems(
                 )  # a run, which scores by this file too, has no such task
 
                 verdict = mlperf.judge(system.summaries, rows.references)
-            scores = with_shares(
-                scores, claim_shares(all_claims(rows.articles, system.summaries)), samples, seed
-            )
-            scored[system.name] = scores
             parts.append(
                 SystemPart(
                     name=system.name,

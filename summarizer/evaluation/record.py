@@ -227,6 +227,8 @@ class Evaluation(Part):
     """The same by the scores of FAITHFULNESS."""
     bertscore_by: str | None
     """The encoder and the layer that BERTScore is by."""
+    entailment_by: str | None = None
+    """The folder of the model that entailment is by."""
     bootstrap_samples: int
     notes: list[str]
     """What a reader has to know before comparing these scores with others."""

@@ -76,6 +76,8 @@ def own_rows(spec: DataConfig, split: SplitName, label: str, flags: RowFlags, pr
         found = build_split(chosen, split, prompt)
     except ConfigError as error:
         raise by_flags(error, flags, "other rows to score on") from error
+    for note in found.notes:
+        log.info("%s", note)
     if found.report.bad:
         log.warning(
             "%d unusable rows are left out: %s", len(found.report.bad), first_bad_rows(found.report.bad)

@@ -66,7 +66,7 @@ def check_completion_token(name_or_path: str, token: str | None) -> Iterator[Iss
     yield Issue(
         "prompt.completion_token",
         f"{token!r} is no token of {name_or_path}",
-        f"a model of your own takes model=hf model.name_or_path={name_or_path} prompt=tldr",
+        f"a model of your own takes model=hf model.name_or_path={name_or_path}",
     )
 
 

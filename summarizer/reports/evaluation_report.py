@@ -94,6 +94,8 @@ def _faithfulness(evaluation: Evaluation) -> list[Table]:
         found = [system.faithfulness.get(name) for system in systems]
         columns.append(Column(name, [scored(one) if one else Cell(NOTHING) for one in found]))
     notes = [f"{name}: {', '.join(filter(None, FAITHFULNESS[name]))}" for name in known]
+    if evaluation.entailment_by:
+        notes.append(f"entailment is by {evaluation.entailment_by}")
     return [Table(columns, "What the articles say of the summaries", notes=notes)]
 
 
@@ -160,6 +162,13 @@ def _verdict(verdict: MlperfVerdict) -> str:
     )
 
 
+def _about_faithfulness(evaluation: Evaluation) -> list[str]:
+    count = len(evaluation.faithfulness_differences)
+    if not count:
+        return []
+    return [f"The {count} differences of what the articles say are adjusted by Holm by themselves."]
+
+
 def _comparisons(evaluation: Evaluation) -> list[str]:
     differences = evaluation.differences
     several = sum(system.folder is not None for system in evaluation.systems) > 1
@@ -168,5 +177,5 @@ def _comparisons(evaluation: Evaluation) -> list[str]:
         *in_words(differences),
         *in_words(evaluation.faithfulness_differences),
         *about_the_differences(differences, chosen),
-        *about_the_differences(evaluation.faithfulness_differences)[:1],
+        *_about_faithfulness(evaluation),
     ]

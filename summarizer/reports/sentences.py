@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 from summarizer.console.safe_text import one_line
 from summarizer.evaluation.metrics import Scores
 from summarizer.evaluation.record import (
+    GAIN,
+    HARIM,
     LOSS,
     SIGNIFICANCE_LEVEL,
     TOKENIZERS,
@@ -226,16 +228,18 @@ def in_words(differences: Sequence[Difference]) -> list[str]:
     lines: dict[str, list[str]] = {}
     for difference in differences:
         mean = difference.mean
+        digits = 2 if difference.metric in (GAIN, HARIM) else 1
         p = p_values(difference)
         if difference.significant:
             sign = 1 if mean.value > 0 else -1
             low, high = sorted((sign * mean.low, sign * mean.high))
             word = "better" if sign > 0 else "worse"
             start = f"{difference.first} is {word} than {difference.second} by "
-            part = f"{abs(mean.value):.1f} {difference.metric} ({low:.1f} to {high:.1f}, {p})"
+            part = f"{abs(mean.value):.{digits}f} {difference.metric} ({low:.{digits}f} to {high:.{digits}f}, {p})"
         else:
             start = f"No significant difference between {difference.first} and {difference.second} in "
-            part = f"{difference.metric} ({mean.value:+.1f}, {mean.low:.1f} to {mean.high:.1f}, {p})"
+            span = f"{mean.low:.{digits}f} to {mean.high:.{digits}f}"
+            part = f"{difference.metric} ({mean.value:+.{digits}f}, {span}, {p})"
         lines.setdefault(start, []).append(part)
     return [f"{start}{', '.join(parts)}." for start, parts in lines.items()]
 

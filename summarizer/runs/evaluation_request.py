@@ -137,6 +137,8 @@ def _protocol_issues(flags: EvaluateFlags) -> Iterator[Issue]:
         return
     if flags.split not in (None, mlperf.SPLIT):
         yield Issue("--split", f"--protocol mlperf is over {mlperf.DATA}'s {mlperf.SPLIT} split")
+    if flags.article_gain:
+        yield Issue("--article-gain", "is by the run's own prompt, which --protocol mlperf replaces")
     for key in typed_generation(flags):
         yield Issue(flags.flag(key), "has no place beside --protocol mlperf, which fixes it")
 
@@ -148,15 +150,12 @@ def _column_issues(flags: EvaluateFlags) -> Iterator[Issue]:
 
 
 def _bertscore_issues(flags: EvaluateFlags) -> Iterator[Issue]:
-    if (flags.bertscore is None) != (flags.bertscore_layer is None) and not flags.mistaken & {
-        "bertscore",
-        "bertscore_layer",
-    }:
-        yield Issue(
-            "--bertscore",
-            "--bertscore FOLDER and --bertscore-layer N go together; the paper's authors take layer 17 of "
-            "roberta-large and 9 of bert-base-uncased",
-        )
+    if (
+        flags.bertscore is None
+        and flags.bertscore_layer is not None
+        and not flags.mistaken & {"bertscore", "bertscore_layer"}
+    ):
+        yield Issue("--bertscore-layer", "is a layer of --bertscore FOLDER, which is not given")
 
 
 def _generation(flags: EvaluateFlags, runs: Sequence[TrainedRun]) -> GenerationConfig:

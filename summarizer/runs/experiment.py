@@ -169,7 +169,7 @@ def _read_splits(spec: RunConfig, prompt: Prompt) -> tuple[Split | StreamedSplit
         splits[name] = build_split(spec.data, name, prompt)
         log.info(splits[name].report.describe())
     for note in dict.fromkeys(note for rows in (training, *splits.values()) for note in rows.notes):
-        log.info(note)
+        log.info("%s", note)
     if (wanted := hold_out_of(spec.data)) is not None:
         log.info(
             "data.validation=%s: %d rows are held out of data.train, by a hash of the article",

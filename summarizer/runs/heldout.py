@@ -10,6 +10,7 @@ from summarizer.config.schema import RunConfig
 from summarizer.data.order import EncodedRow
 from summarizer.data.splits import Split
 from summarizer.evaluation.evaluator import Evaluator
+from summarizer.evaluation.likelihood import likelihood_scores
 from summarizer.evaluation.metrics import Scores, score_pairs
 from summarizer.evaluation.pipeline import (
     ADAPTER,
@@ -18,6 +19,7 @@ from summarizer.evaluation.pipeline import (
     score_lead,
     score_summaries,
     with_faithfulness,
+    with_shares,
 )
 from summarizer.evaluation.record import RougeTokenizer
 from summarizer.evaluation.words import tokenizer_for
@@ -110,7 +112,16 @@ def score_untrained(evaluator: Evaluator, spec: RunConfig, rows: HeldOut) -> dic
         (losses,), (written,) = evaluator.row_losses(rows.rows, None), evaluator.summaries(rows.rows, None)
         found[BASE] = score_summaries(written, rows.references, spec.evaluation, rows.tokenizer, losses)
     found[LEAD] = score_lead(rows.articles, rows.references, spec.evaluation, rows.tokenizer)
-    return {name: with_faithfulness(scores, rows.articles, spec.evaluation) for name, scores in found.items()}
+    return {name: _faithful(evaluator, spec, rows, scores) for name, scores in found.items()}
+
+
+def _faithful(evaluator: Evaluator, spec: RunConfig, rows: HeldOut, scores: Scores) -> Scores:
+    """The scores with those that look at the article in place of the reference."""
+    found = with_faithfulness(scores, rows.articles, spec.evaluation)
+    if not spec.evaluation.article_gain:
+        return found
+    gains = likelihood_scores(evaluator, rows.rows, scores.summaries)
+    return with_shares(found, gains, spec.evaluation.bootstrap_samples, spec.evaluation.bootstrap_seed)
 
 
 def final_scores(
@@ -126,4 +137,4 @@ def final_scores(
         score_summaries(written, rows.references, spec.evaluation, rows.tokenizer, own)
         for own, written in zip(losses, summaries, strict=True)
     ]
-    return [{ADAPTER: with_faithfulness(one, rows.articles, spec.evaluation), **untrained} for one in scores]
+    return [{ADAPTER: _faithful(evaluator, spec, rows, one), **untrained} for one in scores]

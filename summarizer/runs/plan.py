@@ -63,7 +63,10 @@ def show_plan(records: Sequence[RunRecord]) -> Plan:
         tokens = spec.trainer.max_steps * spec.trainer.batch_size * prompt.max_tokens
         work, longest = Work(spec.trainer.max_steps, tokens, None), prompt.max_tokens
     else:
-        lengths = build_split(spec.data, "train", prompt).training_tokens
+        training = build_split(spec.data, "train", prompt)
+        for note in training.notes:
+            log.info("%s", note)
+        lengths = training.training_tokens
         steps_per_epoch = -(-len(lengths) // spec.trainer.batch_size)
         steps = total_steps(spec.trainer, steps_per_epoch)
         work, longest = Work(steps, round(sum(lengths) * steps / steps_per_epoch), sum(lengths)), max(lengths)

@@ -101,11 +101,11 @@ def shape_of(adapted: AdaptedModel, trial: int) -> ModelShape:
             role = by_base.get(id(module), "head" if module is head else "linear")
             frozen[role] += module.in_features * module.out_features
     own: Counter[Role] = Counter()
-    for name, parameter in adapted.parameters_of(trial).items():
-        layer = adapted.layers[name.rpartition(".")[0]]
+    for layer in adapted.layers.values():
         base = layer.base
-        looked_up = isinstance(base, FrozenEmbedding) and base.num_embeddings in parameter.shape
-        own[layer.role] += 0 if looked_up else parameter.numel()
+        for parameter in layer.trials[trial].values():
+            looked_up = isinstance(base, FrozenEmbedding) and base.num_embeddings in parameter.shape
+            own[layer.role] += 0 if looked_up else parameter.numel()
     attention = AttentionShape.of(adapted.model.config)
     return ModelShape(
         linear=frozen["linear"],

@@ -8,7 +8,7 @@ same, since quantized state is kept in blocks and each tensor starts a block of 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -33,7 +33,13 @@ LARGEST_FLAT = 2**20
 cache suffers beyond it (AdamW over 5.7 million numbers on one CPU core, November 2026: 23 ms at 2**17, 41 ms here,
 73 ms in one piece, 53 ms tensor by tensor), and the scratch takes 8 MiB. Checkpoints depend on it."""
 
-Build = Callable[[list[nn.Parameter]], torch.optim.Optimizer]
+LR_RATIO = "lr_ratio"
+"""Of a parameter group: its learning rate over the optimizer's; 1 where it is missing."""
+
+ParameterGroup = dict[str, Any]
+"""Parameters under `params`, and settings of theirs, as torch's optimizers take them."""
+Build = Callable[[list[Any]], torch.optim.Optimizer]
+"""Of a list of parameters, or of parameter groups."""
 
 
 def build_optimizer(
@@ -43,6 +49,7 @@ def build_optimizer(
 
     scratch: of the trial's group.
     """
+    groups = _groups(parameters, spec.adapter.lr_ratios)
     own = list(parameters.values())
     build: Build = spec.optimizer.build
     # What torch fuses has few launches already, and on a processor another rounding at the end of each tensor.
@@ -50,8 +57,16 @@ def build_optimizer(
     alike = len({(parameter.device, parameter.dtype) for parameter in own}) == 1
     elementwise = is_elementwise(import_target(spec.optimizer.target))
     if alike and not fused and elementwise and _smallest_quantized(build) is not None:
-        return FlatOptimizer(build, own, scratch)
-    return build(own)
+        return FlatOptimizer(build, groups, scratch)
+    return build(own if len(groups) == 1 else groups)
+
+
+def _groups(parameters: dict[str, nn.Parameter], ratios: Mapping[str, float]) -> list[ParameterGroup]:
+    """The parameters by their learning rates; each group says its ratio to the optimizer's under LR_RATIO."""
+    by_ratio: dict[float, list[nn.Parameter]] = {}
+    for name, parameter in parameters.items():
+        by_ratio.setdefault(ratios.get(name.rpartition(".")[2], 1.0), []).append(parameter)
+    return [{"params": members, LR_RATIO: ratio} for ratio, members in by_ratio.items()]
 
 
 def is_elementwise(kind: type[torch.optim.Optimizer]) -> bool:
@@ -79,26 +94,34 @@ class Scratch:
 
 
 class FlatOptimizer(torch.optim.Optimizer):
-    """Steps `parameters` as `build(parameters)` would, through flat copies of them.
+    """Steps `groups` of parameters as `build(groups)` would, through flat copies of them.
 
     Parameters and gradients stay where they are; each step gathers them into scratch that all optimizers of a group
     share, and scatters the new values. Every parameter has its gradient. Hyper-parameters, the learning rate among
-    them, are those of `param_groups[0]`.
+    them, are those of each group in `param_groups`.
     """
 
-    def __init__(self, build: Build, parameters: Sequence[nn.Parameter], scratch: Scratch) -> None:
-        self._flats = [
-            _Flat(build, members, scratch, small=small) for members, small in _laid_out(build, parameters)
+    def __init__(
+        self, build: Build, groups: Sequence[nn.Parameter] | Sequence[ParameterGroup], scratch: Scratch
+    ) -> None:
+        super().__init__(groups, dict(build([nn.Parameter(torch.zeros(1))]).defaults))
+        self._of_group = [
+            [
+                _Flat(build, members, scratch, small=small)
+                for members, small in _laid_out(build, group["params"])
+            ]
+            for group in self.param_groups
         ]
-        super().__init__(parameters, dict(self._flats[0].inner.defaults))
+        self._flats = [flat for flats in self._of_group for flat in flats]
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
         """One step of every parameter."""
-        settings = {key: value for key, value in self.param_groups[0].items() if key != "params"}
-        for flat in self._flats:
-            flat.step(settings)
-            self.state[flat.parameter] = flat.inner.state[flat.parameter]
+        for group, flats in zip(self.param_groups, self._of_group, strict=True):
+            settings = {key: value for key, value in group.items() if key not in ("params", LR_RATIO)}
+            for flat in flats:
+                flat.step(settings)
+                self.state[flat.parameter] = flat.inner.state[flat.parameter]
 
     def state_dict(self) -> dict[str, Any]:
         """The flat tensors' states, and how many numbers of each parameter lie in them."""
@@ -114,8 +137,9 @@ class FlatOptimizer(torch.optim.Optimizer):
         for flat, state in zip(self._flats, state_dict["flats"], strict=True):
             flat.inner.load_state_dict(state)
             self.state[flat.parameter] = flat.inner.state[flat.parameter]
-        saved = self._flats[0].inner.param_groups[0]
-        self.param_groups[0].update({key: value for key, value in saved.items() if key != "params"})
+        for group, flats in zip(self.param_groups, self._of_group, strict=True):
+            saved = flats[0].inner.param_groups[0]
+            group.update({key: value for key, value in saved.items() if key != "params"})
 
 
 class _Flat:

@@ -26,6 +26,7 @@ from summarizer.tracking.environment import peak_memory_bytes
 from summarizer.tracking.startup import Stopwatch
 from summarizer.tracking.utilization import training_flops, utilization
 from summarizer.training.checkpoint import save_checkpoint
+from summarizer.training.optimizer import LR_RATIO
 from summarizer.training.schedule import EndedBy, ExitReason
 from summarizer.training.step import Group, backpropagate, clip_gradients, lengths_of, summary_tokens
 from summarizer.training.stopping import StopSignal
@@ -301,7 +302,7 @@ def train_step(group: Group, batches: Sequence[Sequence[EncodedRow]]) -> StepMea
         try:
             if not skip:
                 for parameters in trial.optimizer.param_groups:
-                    parameters["lr"] = rate
+                    parameters["lr"] = rate * parameters.get(LR_RATIO, 1.0)
                 trial.optimizer.step()
             trial.state.step += 1
         except Exception as failure:  # which is none of the other trials' business

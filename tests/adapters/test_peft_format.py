@@ -49,10 +49,10 @@ def theirs(base: Path, *, seed: int = 9, **options: Any) -> PeftModel:
 # ---- both ways ---------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("alpha", [None, 7.0])
+@pytest.mark.parametrize("options", [{}, {"alpha": 7.0}, {"use_rslora": True}])
 @pytest.mark.parametrize("kind", KINDS)
-def test_ours_in_peft(kind: str, alpha: float | None, tmp_path: Path) -> None:
-    model = ours(kind, tmp_path / "base", alpha=alpha)
+def test_ours_in_peft(kind: str, options: dict[str, Any], tmp_path: Path) -> None:
+    model = ours(kind, tmp_path / "base", **options)
     save_adapter(model, 0, tmp_path / "adapter", str(tmp_path / "base"))
     loaded = PeftModel.from_pretrained(plain(tmp_path / "base"), tmp_path / "adapter").eval()
     torch.testing.assert_close(logits(loaded), logits(model.model), rtol=1e-4, atol=1e-5)
@@ -61,24 +61,27 @@ def test_ours_in_peft(kind: str, alpha: float | None, tmp_path: Path) -> None:
     assert read_adapter_config(tmp_path / "adapter")["fan_in_fan_out"] is (kind == "gpt2")
 
 
+@pytest.mark.parametrize("rslora", [False, True])
 @pytest.mark.parametrize("kind", KINDS)
-def test_peft_s_here(kind: str, tmp_path: Path) -> None:
+def test_peft_s_here(kind: str, rslora: bool, tmp_path: Path) -> None:
     base = saved(kind, tmp_path / "base")
-    trained = theirs(base)
+    trained = theirs(base, use_rslora=rslora)
     trained.save_pretrained(tmp_path / "adapter", save_embedding_layers=False)
-    model = adapted(base, [lora(1), lora(3)])
+    model = adapted(base, [lora(1), lora(3, use_rslora=rslora)])
     load_adapter(model, 1, tmp_path / "adapter")
+    known = adapter_of_folder(tmp_path / "adapter", model.roles, "--adapter")
+    assert (known.scale, known.use_rslora) == (pytest.approx(3**0.5 if rslora else 1), rslora)
     got = logits(model.model, token_ids(2).repeat(2, 1))[2:]
     torch.testing.assert_close(got, logits(trained), rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_gradients_are_peft_s(kind: str, tmp_path: Path) -> None:
-    """In a group of trials with other dims beside it, against peft on transformers' own model."""
+@pytest.mark.parametrize(("kind", "rslora"), [*((kind, False) for kind in KINDS), ("gptj", True)])
+def test_gradients_are_peft_s(kind: str, rslora: bool, tmp_path: Path) -> None:
+    """In a group of trials with other dims and scales beside it, against peft on transformers' own model."""
     base = saved(kind, tmp_path / "base")
-    trained = theirs(base)
+    trained = theirs(base, use_rslora=rslora)
     trained.save_pretrained(tmp_path / "adapter", save_embedding_layers=False)
-    model = adapted(base, [lora(5), lora(3), lora(2)])
+    model = adapted(base, [lora(5), lora(3, use_rslora=rslora), lora(2)])
     load_adapter(model, 1, tmp_path / "adapter")
     ids = token_ids(2)
 
@@ -200,7 +203,6 @@ def refusal(folder: Path, **options: Any) -> str:
     "change",
     [
         {"use_dora": True},
-        {"use_rslora": True},
         {"bias": "all"},
         {"modules_to_save": ["lm_head"]},
         {"rank_pattern": {"q_proj": 4}},
@@ -236,6 +238,14 @@ def test_a_config_without_dim_or_scale(change: dict[str, Any], folder: Path) -> 
 def test_another_dim_or_scale(folder: Path) -> None:
     assert "has dim 3, adapter.dim is 2" in refusal(folder, dim=2)
     assert "scales by 1 (alpha 3); set adapter.alpha to 3" in refusal(folder, alpha=6.0)
+    assert "has use_rslora=False, adapter.use_rslora is True" in refusal(folder, use_rslora=True)
+
+
+@pytest.mark.parametrize("value", ["yes", 1, None, [True]])
+def test_a_scale_by_something_else(value: Any, folder: Path) -> None:
+    path = folder / "adapter" / "adapter_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"use_rslora": value}))
+    assert f"use_rslora is {value!r}, not true or false" in refusal(folder)
 
 
 def test_missing_and_extra_layers(folder: Path) -> None:

@@ -141,5 +141,5 @@ def test_what_is_given_as_a_base_model_and_is_none(tmp_path: Path) -> None:
     (line,) = mistakes(f"model.name_or_path={tmp_path}/model")
     assert line == (
         f"prompt.completion_token: '<|extratoken_1|>' is no token of {tmp_path}/model; a model of your own takes "
-        f"model=hf model.name_or_path={tmp_path}/model prompt=tldr"
+        f"model=hf model.name_or_path={tmp_path}/model"
     )

@@ -6,9 +6,8 @@ import json
 import os
 from pathlib import Path
 
-import nbformat
+import notebooks
 import pytest
-from nbclient import NotebookClient
 from small_runs import REPOSITORY
 
 NOTEBOOK = REPOSITORY / "experiments" / "gptj_cnn_dailymail" / "colab.ipynb"
@@ -24,50 +23,22 @@ SOURCE = ""
 """
 
 
-def read() -> nbformat.NotebookNode:
-    notebook = nbformat.read(NOTEBOOK, as_version=4)
-    nbformat.validate(notebook)
-    return notebook
-
-
-def settings_of(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
-    (cell,) = (cell for cell in notebook.cells if "settings" in cell.metadata.get("tags", ()))
-    return cell
-
-
 def test_no_outputs_are_stored() -> None:
-    code = [cell for cell in read().cells if cell.cell_type == "code"]
-    assert len(code) >= 10
-    assert not [cell.source for cell in code if cell.outputs or cell.execution_count is not None]
+    assert not notebooks.stored_outputs(notebooks.read(NOTEBOOK))
 
 
 def test_the_test_replaces_every_setting_and_no_other() -> None:
-    def names(source: str) -> set[str]:
-        return {line.split(" = ")[0] for line in source.splitlines() if " = " in line}
-
-    assert names(settings_of(read()).source) == names(TINY_SETTINGS)
+    found = notebooks.names(notebooks.settings_of(notebooks.read(NOTEBOOK)).source)
+    assert found == notebooks.names(TINY_SETTINGS)
+    assert len(found) == 8
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)  # six commands, each of which imports torch anew
 def test_every_cell_with_the_embedded_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MPLBACKEND", "agg")
-    monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
-    monkeypatch.setenv("JUPYTER_RUNTIME_DIR", str(tmp_path / "jupyter"))
     folder = tmp_path / "colab"
     folder.mkdir()
-    notebook = read()
-    settings_of(notebook).source = TINY_SETTINGS
-    NotebookClient(notebook, timeout=240, resources={"metadata": {"path": str(folder)}}).execute()
-
-    said = {
-        cell.source: "".join(
-            output.get("text", "") + "".join(output.get("data", {}).get("text/html", ""))
-            for output in cell.outputs
-        )
-        for cell in notebook.cells
-        if cell.cell_type == "code"
-    }
+    said = notebooks.execute(NOTEBOOK, TINY_SETTINGS, folder, monkeypatch)
     (plan,) = (text for source, text in said.items() if "plan=true" in source)
     assert "frozen weights, norms and tables" in plan
     assert json.loads((folder / "outputs/dim2/summary.json").read_text())["status"] == "completed"

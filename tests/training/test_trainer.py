@@ -11,6 +11,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from peft import PeftModel
+from peft.optimizers import create_loraplus_optimizer
 from torch import Tensor
 from training_groups import Watching, build_group, losses_of, spec_of, train
 from transformers import GPTJForCausalLM
@@ -45,8 +46,23 @@ def padded(rows: Sequence[EncodedRow], prompt: Prompt) -> dict[str, Tensor]:
     return {name: torch.stack(tensors) for name, tensors in batch.items()}
 
 
-def test_trains_as_transformers_and_peft_do(tmp_path: Path) -> None:
+def adamw(peer: PeftModel, ratio: float) -> torch.optim.Optimizer:
+    """PEFT's own optimizer for LoRA+, its embedding's pair and weight decay as here."""
+    optimizer = create_loraplus_optimizer(
+        peer, torch.optim.AdamW, lr=1e-2, loraplus_lr_ratio=ratio, loraplus_weight_decay=0.01
+    )
+    embedding = optimizer.param_groups.pop(1)["params"]
+    for group, name in zip(optimizer.param_groups[:2], "AB", strict=True):
+        of_embedding = (p for n, p in peer.named_parameters() if f"lora_embedding_{name}" in n)
+        group["params"] += [p for p in of_embedding if any(p is other for other in embedding)]
+    return optimizer
+
+
+@pytest.mark.parametrize("ratio", [1.0, 4.0])
+def test_trains_as_transformers_and_peft_do(ratio: float, tmp_path: Path) -> None:
     spec = spec_of(
+        "adapter=lora_plus",
+        f"adapter.loraplus_lr_ratio={ratio}",
         "optimizer=adamw",
         "optimizer.lr=1e-2",
         f"trainer.max_steps={STEPS}",
@@ -72,7 +88,9 @@ def test_trains_as_transformers_and_peft_do(tmp_path: Path) -> None:
             parameter.copy_(source)
     peer = PeftModel.from_pretrained(reference, tmp_path / "start", is_trainable=True)
     trainable = [parameter for parameter in peer.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(trainable, lr=1e-2, weight_decay=0.01)
+    optimizer = adamw(peer, ratio)
+    rates = [group["lr"] for group in optimizer.param_groups]
+    assert sorted({*rates}) == sorted({1e-2, 1e-2 * ratio})
     (trial,) = group.trials
     batches = trial.rows.batches(spec.seed, 2, 0, shuffle=True, group_by_length=False)
     expected = []
@@ -80,7 +98,8 @@ def test_trains_as_transformers_and_peft_do(tmp_path: Path) -> None:
         loss = peer(**padded(next(batches), group.prompt)).loss
         loss.backward()
         torch.nn.utils.clip_grad_norm_(trainable, 0.5)
-        optimizer.param_groups[0]["lr"] = 1e-2 * rate_factor(spec.trainer.schedule, step, STEPS)
+        for own, rate in zip(optimizer.param_groups, rates, strict=True):
+            own["lr"] = rate * rate_factor(spec.trainer.schedule, step, STEPS)
         optimizer.step()
         optimizer.zero_grad()
         expected.append(loss.item())

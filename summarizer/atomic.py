@@ -11,7 +11,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -76,21 +76,45 @@ def replace_durably(scratch: Path, path: Path) -> None:
 
 
 @contextmanager
-def new_folder(path: Path) -> Iterator[Path]:
+def held_folder(folder: Path) -> Iterator[Path]:
+    """For the block, a path to a folder that stays with it, even where its name is given to a link meanwhile.
+
+    So it is on Linux; elsewhere it is the folder's own path. It means nothing to another process, and an OSError of
+    the block names the folder as it is.
+    Raises OSError where the folder is a link, a file, or not there.
+    """
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    by_handle = Path(f"/proc/self/fd/{handle}")
+    try:
+        yield by_handle if by_handle.is_dir() else folder
+    except OSError as error:
+        if error.filename and (path := Path(os.fsdecode(error.filename))).is_relative_to(by_handle):
+            error.filename = str(folder / path.relative_to(by_handle))
+        raise
+    finally:
+        os.close(handle)
+
+
+@contextmanager
+def new_folder(path: Path, *, held: bool = False) -> Iterator[Path]:
     """Yield an empty folder that becomes `path` when the block ends well, and vanishes when it does not.
 
     A folder already at `path` is replaced. Where another process puts one there in the meantime, theirs is kept.
+    held: hold on to the empty folder, as `held_folder` does: others may write where it lies.
     Raises WriteError, leaving `path` as it was.
     """
     with writing(path):
         scratch = Path(tempfile.mkdtemp(prefix=SCRATCH_PREFIX, dir=path.parent))
         try:
-            yield scratch
-            for file in scratch.rglob("*"):
-                if file.is_file():
-                    file.chmod(0o666 & ~_umask())  # safetensors creates its files readable by the owner alone
-                    _fsync(file)
-            scratch.chmod(0o777 & ~_umask())
+            with held_folder(scratch) if held else nullcontext(scratch) as inside:
+                yield inside
+                for file in inside.rglob("*"):
+                    if file.is_file():
+                        file.chmod(
+                            0o666 & ~_umask()
+                        )  # safetensors makes its files readable by the owner alone
+                        _fsync(file)
+                inside.chmod(0o777 & ~_umask())
             _put(scratch, path)
             _fsync(path.parent)
         finally:

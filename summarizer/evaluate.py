@@ -45,7 +45,8 @@ Random-3. Summaries are kept as they are written, in RUN/evaluations/SPLIT/ (pre
 predictions.base.jsonl): the same command resumes where it was stopped, and only scores once all are there. Scores
 are printed, and kept there in scores.json and scores.md; of several runs, in the first's comparison.json.
 
---protocol mlperf is MLPerf Inference's task for GPT-J: its rows, its prompt, beam 4, 30 to 128 new tokens.
+--protocol mlperf is MLPerf Inference's task for Llama-3.1-8B: its rows, its prompt, greedy, up to 128 new tokens.
+mlperf-gptj is the one that it replaced in v5.1: the same rows, another prompt, beam 4, 30 to 128 new tokens.
 """
 
 log = logging.getLogger(__name__)
@@ -79,8 +80,8 @@ class EvaluateFlags(GenerationFlags, BatchFlags, ScoreFlags, RowFlags):
     """a run's folder; several share one base model"""
     split: Literal["test", "validation", "train"] | None = None
     """which rows of the run's data; default: the run's own evaluation.split"""
-    protocol: Literal["own", "mlperf"] = "own"
-    """own: as the run was trained; mlperf: MLPerf Inference's task for GPT-J"""
+    protocol: Literal["own", "mlperf", "mlperf-gptj"] = "own"
+    """own: as the run was trained; mlperf: MLPerf Inference's task; see below"""
     output: FolderPath | None = None
     """for summaries and scores, or to go on in; default: see below"""
 
@@ -186,11 +187,21 @@ class Loaded:
 
     @cached_property
     def summarizer(self) -> Summarizer:
-        from summarizer.evaluation.mlperf import TaskSummarizer
+        from summarizer.data.control_tokens import start_ids
+        from summarizer.evaluation.mlperf import TaskSummarizer, positions_of
         from summarizer.generation.summarizer import Summarizer
 
-        kind = TaskSummarizer if self._request.by_mlperf else Summarizer
-        return kind(self.runs, self._request.generation, batch_size=self._request.batch_size)
+        request, run = self._request, self.runs
+        if request.task is None:
+            return Summarizer(run, request.generation, batch_size=request.batch_size)
+        return TaskSummarizer(
+            run,
+            request.generation,
+            batch_size=request.batch_size,
+            task=request.task,
+            start_ids=start_ids(run.tokenizer, run.prompt.text),
+            positions=positions_of(run.base.model.config),
+        )
 
     @cached_property
     def evaluator(self) -> Evaluator:
@@ -209,10 +220,10 @@ def _rows(request: EvaluationRequest) -> ScoredRows:
 
     spec = request.runs[0].spec
     folder = model_folder(spec.model)
-    if request.by_mlperf:
-        positions = getattr(load_config(folder).get_text_config(), "max_position_embeddings", None)
-        mlperf.require_positions(positions, request.generation, spec.model.name_or_path)
-        return mlperf.task_rows(request.flags, spec.model.name_or_path)
+    if request.task is not None:
+        positions = mlperf.positions_of(load_config(folder))
+        mlperf.require_positions(request.task, positions, request.flags.protocol, spec.model.name_or_path)
+        return mlperf.task_rows(request.task, request.flags, spec.model.name_or_path)
     prompt = build_prompt(spec.prompt, load_tokenizer(folder))
     require_room(prompt, request.generation)
     require_same_rows({run.name: run.spec.data for run in request.runs}, request.split, request.flags)
@@ -273,7 +284,7 @@ def _scores(
         tokenizer=tokenizer,
         by_encoder=encoder,
         by_article=by_article,
-        by_mlperf=request.by_mlperf,
+        mlperf_task=None if request.task is None else flags.protocol,
     )
     return Evaluation(
         protocol=flags.protocol,

@@ -11,9 +11,10 @@ import errno
 import os
 import stat
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from summarizer.atomic import writing
+from summarizer.atomic import held_folder, writing
 
 MOST_BYTES = 16 * 2**20
 """Of a file that is read whole, unless its reader says otherwise: some thousand times what such files have."""
@@ -58,20 +59,44 @@ def read_own(path: Path, most_bytes: int = MOST_BYTES, *, links: bool = False) -
         return file.read(size)
 
 
-def own_folder(folder: Path) -> None:
-    """Make a folder inside one that is there, unless it is there too.
+def append_line(path: Path, line: str, *, new: bool = False) -> None:
+    """Append a line (UTF-8) to a file, which has it when this returns, whatever becomes of the process.
 
-    Raises WriteError where it is a link or a file, or cannot be made.
+    new: make the file where there is none.
+    Raises WriteError with the file as it was before, such as on a full disk.
     """
-    with writing(folder):
+    data = line.encode() + b"\n"
+    flags = os.O_WRONLY | os.O_APPEND | (os.O_CREAT if new else 0)
+    with writing(path), open(open_own(path, flags), "ab", buffering=0) as file:
+        end = file.seek(0, os.SEEK_END)
         try:
-            folder.mkdir(exist_ok=True)
-            os.close(os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW))
-        except OSError as error:
-            if not folder.is_symlink() and not folder.is_file():
-                raise
-            what = "it is a link" if folder.is_symlink() else "it is a file"
-            raise OSError(error.errno, what, str(folder)) from error
+            written = file.write(data)
+            if written != len(data):
+                reason = f"only {written} of {len(data)} bytes fit on the disk"
+                raise OSError(errno.ENOSPC, reason, str(path))
+        except OSError:
+            file.truncate(end)  # half a line would corrupt the one after it
+            raise
+
+
+@contextmanager
+def own_folder(folder: Path) -> Iterator[Path]:
+    """For the block, a path to write and delete by inside a folder, made now in one that is there if it is not.
+
+    It stays with the folder, as `atomic.held_folder` has it: nobody leads it elsewhere by a link in its place.
+    Raises WriteError where the folder is a link or a file, or cannot be made.
+    """
+    with ExitStack() as stack:
+        with writing(folder):
+            try:
+                folder.mkdir(exist_ok=True)
+                inside = stack.enter_context(held_folder(folder))
+            except OSError as error:
+                if not folder.is_symlink() and not folder.is_file():
+                    raise
+                what = "it is a link" if folder.is_symlink() else "it is a file"
+                raise OSError(error.errno, what, str(folder)) from error
+        yield inside
 
 
 def strangers(folder: Path) -> Iterator[tuple[Path, str]]:

@@ -3,21 +3,26 @@
     python -m summarizer.serve outputs/2026-11-22/10-15-30-123456
     python -m summarizer.serve outputs/2026-11-23/07-02-50-473744-sweep/0 outputs/2026-11-23/07-02-50-473744-sweep/3
 
-The runs share one loaded base. Ctrl-C ends it, with exit code 130; 2 is a user's mistake, 1 a failure.
+    python -m summarizer.serve --blind RUN RUN
+
+The runs share one loaded base; a blind test of two runs loads none. Ctrl-C ends it, with exit code 130; 2 is a
+user's mistake, 1 a failure.
 """
 
 from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib.util import find_spec
+from socket import socket
 from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 from pydantic_settings import CliPositionalArg
 
-from summarizer.config.flags import FolderPath
+from summarizer.config.flags import FilePath, FolderPath
 from summarizer.config.schema import Count
 from summarizer.config.shared_flags import PrecisionFlags
 from summarizer.errors import ConfigError, Issue
@@ -43,6 +48,10 @@ class ServeFlags(PrecisionFlags):
     """a further name by which browsers may ask for this server, as behind a proxy; may be repeated"""
     queue: Count = 8
     """requests that may wait while one is answered"""
+    blind: bool = False
+    """have people choose between the summaries of two runs, without being told which is whose"""
+    votes: FilePath | None = None
+    """where the votes of --blind are kept; the same command goes on with them (default: blind-ID.jsonl here)"""
 
 
 def main() -> None:
@@ -58,6 +67,10 @@ def command(arguments: Sequence[str]) -> int:
 def _serve(arguments: Sequence[str]) -> None:
     flags = ServeFlags.read(arguments, command="serve", usage="RUN [RUN ...]")
     _require_packages()
+    if flags.votes is not None and not flags.blind:
+        raise ConfigError(
+            [*flags.mistakes, Issue("--votes", "keeps the votes of --blind, which is not given")]
+        )
 
     from summarizer.console.progress import ConsoleHandler
     from summarizer.runs.launch import prepare_process
@@ -65,18 +78,14 @@ def _serve(arguments: Sequence[str]) -> None:
     prepare_process()
     logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[ConsoleHandler()])
     logging.getLogger("absl").setLevel(logging.WARNING)  # rouge-score says a line at each scoring
+    if flags.blind:
+        _ask(flags)
+        return
     runs = _runs(flags)
 
-    from summarizer.serving.listening import allowed_hosts, bind, is_loopback
+    from summarizer.serving.listening import allowed_hosts
 
-    with bind(flags.host, flags.port) as bound:
-        if not is_loopback(bound):
-            logging.warning(
-                "--host %s: there is no password; whoever reaches this machine's port %d can use this server",
-                flags.host,
-                bound.getsockname()[1],
-            )
-
+    with _bound(flags) as bound:
         from summarizer.generation.summarizer import Summarizer
         from summarizer.runs.loaded_run import load_runs
         from summarizer.serving.application import build_application
@@ -89,6 +98,47 @@ def _serve(arguments: Sequence[str]) -> None:
         writer = Writer(lambda spec: Summarizer(loaded, spec, batch_size=1), flags.queue)
         hosts = allowed_hosts(bound, flags.allow_host)
         serve(build_application(loaded, writer, hosts), writer, bound)
+
+
+def _ask(flags: ServeFlags) -> None:
+    """Serve a blind test of two runs, without loading either."""
+    from summarizer.config.paths import shown
+    from summarizer.console.safe_text import say
+    from summarizer.serving.blind import Ballot, default_file, read_pairs, sentences
+    from summarizer.serving.blind_application import build_blind_application
+    from summarizer.serving.listening import allowed_hosts, serve
+
+    if flags.mistakes:
+        raise ConfigError(list(flags.mistakes))
+    pairs = read_pairs(flags.runs)
+    ballot = Ballot(pairs, flags.votes or default_file(pairs))
+    with _bound(flags) as bound:
+        logging.info(
+            "%d of %d pairs are voted on; the votes are kept in %s",
+            *(len(ballot.answers), len(ballot.order), shown(ballot.file)),
+        )
+        try:
+            serve(build_blind_application(ballot, allowed_hosts(bound, flags.allow_host)), None, bound)
+        finally:
+            if ballot.ended:
+                say("\n".join(sentences(ballot)))
+            else:
+                say(f"{len(ballot.left)} pairs are left; the same command goes on with them.")
+
+
+@contextmanager
+def _bound(flags: ServeFlags) -> Iterator[socket]:
+    """The port to listen on. Whoever opens it to others is told what that means."""
+    from summarizer.serving.listening import bind, is_loopback
+
+    with bind(flags.host, flags.port) as bound:
+        if not is_loopback(bound):
+            logging.warning(
+                "--host %s: there is no password; whoever reaches this machine's port %d can use this server",
+                flags.host,
+                bound.getsockname()[1],
+            )
+        yield bound
 
 
 def _runs(flags: ServeFlags) -> list[TrainedRun]:

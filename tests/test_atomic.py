@@ -102,3 +102,30 @@ def test_files_are_readable_as_the_umask_says(tmp_path: Path) -> None:
     before = os.umask(0o022)
     os.umask(before)
     assert (tmp_path / "target" / "file").stat().st_mode & 0o777 == 0o666 & ~before
+
+
+def test_a_held_folder_is_not_led_elsewhere(tmp_path: Path) -> None:
+    """Others write where it lies, and put a link in its place: each swap is a real one."""
+    (tmp_path / "theirs").mkdir()
+    (tmp_path / "mine").mkdir()
+    with atomic.held_folder(tmp_path / "mine") as mine, atomic.new_folder(mine / "new", held=True) as new:
+        (tmp_path / "mine").rename(tmp_path / "aside")
+        (tmp_path / "mine").symlink_to("theirs")
+        (unfinished,) = (tmp_path / "aside").iterdir()
+        unfinished.rename(tmp_path / "aside" / "unfinished")
+        unfinished.symlink_to("../theirs")
+        (new / "file").write_text("content")
+        atomic.write_text(mine / "text", "more")
+        unfinished.unlink()
+        (tmp_path / "aside" / "unfinished").rename(unfinished)
+    assert os.listdir(tmp_path / "theirs") == []
+    assert (tmp_path / "aside" / "new" / "file").read_text() == "content"
+    assert (tmp_path / "aside" / "text").read_text() == "more"
+    with pytest.raises(OSError), atomic.held_folder(tmp_path / "mine"):  # noqa: PT011 - whichever number it has
+        pass
+
+
+def test_an_error_in_a_held_folder_names_it(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError) as caught, atomic.held_folder(tmp_path) as folder:
+        (folder / "no" / "file").touch()
+    assert caught.value.filename == str(tmp_path / "no" / "file")

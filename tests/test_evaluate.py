@@ -9,8 +9,9 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -208,25 +209,32 @@ def test_a_file_called_as_a_split_is_not_the_splits(run: Path, evaluate: Evaluat
 
 
 def test_a_base_too_short_for_mlperfs_task_is_refused(run: Path, evaluate: Evaluate) -> None:
-    code, _, said = evaluate(run, "--protocol", "mlperf", "--data", SAMPLE / "validation.jsonl")
+    code, _, said = evaluate(run, "--protocol", "mlperf-gptj", "--data", SAMPLE / "validation.jsonl")
     assert code == 2
-    assert "mlperf takes 2,047 tokens; embedded:tiny_gptj has 1,024 positions" in said
+    assert "mlperf-gptj takes 2,047 tokens; embedded:tiny_gptj has 1,024 positions" in said
 
 
 @pytest.mark.slow
-def test_mlperfs_task_has_its_own_prompt_and_verdict(
-    run: Path, evaluate: Evaluate, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("protocol", "most_tokens", "beams"), [("mlperf", None, 1), ("mlperf-gptj", 150, 4)])
+def test_mlperfs_tasks_have_their_own_prompts_and_verdicts(
+    protocol: Literal["mlperf", "mlperf-gptj"],
+    most_tokens: int | None,
+    beams: int,
+    run: Path,
+    evaluate: Evaluate,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    flags = ("--protocol", "mlperf", "--data", SAMPLE / "validation.jsonl", "--rows", 1)
-    monkeypatch.setattr(mlperf, "MAX_PROMPT_TOKENS", 150)
+    flags = ("--protocol", protocol, "--data", SAMPLE / "validation.jsonl", "--rows", 1)
+    task = replace(mlperf.TASKS[protocol], max_prompt_tokens=most_tokens)  # this base has few positions
+    monkeypatch.setattr(mlperf, "TASKS", {**mlperf.TASKS, protocol: task})
     read: list[tuple[int, ...]] = []
     real = Summarizer.summaries
 
     def watched(
         self: Summarizer, articles: Sequence[Prepared], **more: Any
     ) -> Iterator[tuple[int, list[str]]]:
-        assert self.generation == mlperf.generation(self.generation)
-        assert self.generation.num_beams == 4
+        assert self.generation == task.generation_of(self.generation)
+        assert self.generation.num_beams == beams
         read.extend(article.prompt_ids for article in articles)
         return real(self, articles, **more)
 
@@ -240,10 +248,10 @@ def test_mlperfs_task_has_its_own_prompt_and_verdict(
         json.loads(line)["article"] for line in (SAMPLE / "validation.jsonl").read_text().splitlines()
     ]
     assert [list(ids) for ids in read] == [
-        tokenizer(mlperf.prompt(article)).input_ids[:150] for article in articles[:1]
+        tokenizer(task.prompt(article)).input_ids[: most_tokens or 1024 - 128] for article in articles[:1]
     ]
-    found = read_evaluation(run / "evaluations" / "validation-mlperf" / "scores.json")
-    assert (found.protocol, found.systems[0].loss) == ("mlperf", None)
+    found = read_evaluation(run / "evaluations" / f"validation-{protocol}" / "scores.json")
+    assert (found.protocol, found.systems[0].loss) == (protocol, None)
     judged = found.systems[0].mlperf
     assert judged is not None
     assert judged.refusal == "not the whole split (1 of 13,368 rows): no verdict"
@@ -253,7 +261,7 @@ def test_mlperfs_task_has_its_own_prompt_and_verdict(
         "taken on trust",
         "sentences cut by",
         "this base is embedded:tiny_gptj",
-        "42.9865",
+        f"{task.reference['rouge1']}",
     ):
         assert part in flat
 
@@ -267,7 +275,7 @@ def test_mlperfs_task_has_its_own_prompt_and_verdict(
         ),
         (
             ("--protocol", "mlpref"),
-            ["--protocol: 'mlpref' is not one of own, mlperf; did you mean 'mlperf'?"],
+            ["--protocol: 'mlpref' is not one of own, mlperf, mlperf-gptj; did you mean 'mlperf'?"],
         ),
         (
             ("--rows", "x", "--batch-size", "0", "--beams", "-1", "--max-bad-rows", "few"),

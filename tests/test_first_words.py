@@ -56,6 +56,9 @@ def run_of(folder: Path) -> Path:
         config = compose("config")
     (folder / "run" / ".hydra").mkdir(parents=True)
     (folder / "run" / "adapter").mkdir()
+    (folder / "run" / "adapter" / "adapter_config.json").write_text(
+        '{"peft_type": "LORA", "r": 2, "lora_alpha": 2}'
+    )
     OmegaConf.save(config, folder / "run" / ".hydra" / "config.yaml")
     OmegaConf.save([], folder / "run" / ".hydra" / "overrides.yaml")
     return folder / "run"

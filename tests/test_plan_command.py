@@ -24,6 +24,9 @@ def test_a_plan_loads_no_weight_and_leaves_no_run(
         "together",
         "steps",
         "time",
+        "4 rows",
+        "loss and summary by the base",
+        "scores of 4 rows take",
     ):
         assert part in said, part
     assert "base model: " not in said, "the line that loading prints"

@@ -9,11 +9,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from small_runs import SHARED, TINY
 
 from summarizer.evaluation.predictions import read_predictions
 from summarizer.run import command
 from summarizer.runs.record import read_summary
+from summarizer.tracking import wandb_run
 from summarizer.tracking.metrics import read_metrics
 
 pytestmark = pytest.mark.versions
@@ -134,16 +136,58 @@ def test_mistakes_are_one_message_and_exit_code_2(
     assert list(tmp_path.rglob("*.*")) == []  # no config, no log: the folder that Hydra made is gone
 
 
-def test_a_mistake_that_only_the_model_shows_costs_no_training(
+def test_a_mistake_that_only_the_model_shows_costs_no_training_and_leaves_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     folder = tmp_path / "run"
     code = run(monkeypatch, *TINY, 'prompt.completion_token="<|extratoken_99|>"', f"hydra.run.dir={folder}")
     assert code == 2
     assert "prompt.completion_token" in capfd.readouterr().err
-    summary = read_summary(folder)
-    assert (summary.status, summary.ended_by) == ("failed", "error")
-    assert not (folder / "adapter").exists()
+    assert not folder.exists()
+
+
+def test_mistakes_in_the_rows_are_found_before_wandb_and_leave_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Whatever may be wrong with them: a key twice, an id twice. wandb would have had a run that failed."""
+    rows = [json.dumps({"id": str(i), "article": f"A {i} b c.", "highlights": "a"}) for i in range(4)]
+    monkeypatch.setattr(wandb_run, "open_tracker", lambda *_, **__: pytest.fail("wandb was begun"))
+    for name, bad in (("key", rows[0][:-1] + ', "article": "twice"}'), ("id", rows[0])):
+        (tmp_path / f"{name}.jsonl").write_text("\n".join([*rows[1:], rows[0], bad]))
+        data = (
+            "data=files",
+            f"data.train={tmp_path}/{name}.jsonl",
+            f"data.validation={tmp_path}/{name}.jsonl",
+        )
+        more = (
+            "data.columns.id=id",
+            "tracking=wandb",
+            "tracking.mode=offline",
+            f"hydra.run.dir={tmp_path}/run",
+        )
+        assert run(monkeypatch, *TINY, *data, *more) == 2
+        said = capfd.readouterr().err
+        assert ("more than once" if name == "key" else "an earlier row has this id") in said
+        assert "base model: " not in said
+        assert not (tmp_path / "run").exists()
+
+
+def test_an_adapter_that_does_not_fit_is_refused_before_the_base_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "adapter").mkdir()
+    (tmp_path / "adapter" / "adapter_config.json").write_text(
+        '{"peft_type": "LORA", "r": 2, "lora_alpha": 2}'
+    )
+    save_file({"x.lora_A.weight": torch.ones(2, 8)}, tmp_path / "adapter" / "adapter_model.safetensors")
+    start = (f"adapter.start_from={tmp_path / 'adapter'}", f"hydra.run.dir={tmp_path}/run")
+    assert run(monkeypatch, *TINY, *start, "adapter.dim=3") == 2
+    said = capfd.readouterr().err
+    assert "has dim 2, adapter.dim is 3" in said
+    assert "base model: " not in said
+    assert run(monkeypatch, *TINY, *start, "adapter.dim=2") == 2
+    assert "adapts x, which this base has no layer for" in capfd.readouterr().err
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(("key", "value"), [("exclude", "'*.nothing'"), ("targets", "head")])
@@ -154,10 +198,11 @@ def test_a_target_that_matches_nothing_is_known_before_rows_and_weights_are_read
     everything = ("adapter.exclude=[lm_head]",) if key == "targets" else ()
     code = run(monkeypatch, *TINY, f"adapter.{key}=[{value}]", *everything, f"hydra.run.dir={folder}")
     assert code == 2
-    assert f"adapter.{key}: " in capfd.readouterr().err
-    log = (folder / "run.log").read_text()
-    assert "rows" not in log
-    assert "base model: " not in log
+    said = capfd.readouterr().err
+    assert f"adapter.{key}: " in said
+    assert " rows;" not in said
+    assert "base model: " not in said
+    assert not folder.exists()
 
 
 def test_a_run_that_diverges_is_a_failure(

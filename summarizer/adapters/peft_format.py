@@ -42,7 +42,7 @@ def save_adapter(
     config = adapter.peft_config(own, base_model_name_or_path=base_name, fan_in_fan_out=transposed)
     if _also_ends_others(own, adapted):
         config.target_modules = "|".join(map(re.escape, own))  # peft matches one expression with whole names
-    with atomic.new_folder(folder) as scratch:
+    with atomic.new_folder(folder, held=True) as scratch:
         config.save_pretrained(scratch)
         tensors = peft_tensors(adapted, slot)
         atomic.write_tensors(scratch / WEIGHTS_FILE, tensors, {"format": "pt"})
@@ -66,6 +66,17 @@ def peft_tensors(adapted: AdaptedModel, slot: int) -> dict[str, Tensor]:
         if layer.trials[slot]
         for key, tensor in kind.to_peft(layer.role, layer.trials[slot]).items()
     }
+
+
+def require_matching(folder: Path, adapter: Adapter, roles: dict[str, Role], key: str = KEY) -> None:
+    """See, before any weight of the base is read, what speaks against a folder's values for an adapter.
+
+    roles: of the base's layers that can be adapted, by name; loading may find that some of them cannot.
+    Raises ConfigError as `load_adapter` does, for what the folder's config and the names of its tensors tell.
+    """
+    _require_same(read_adapter_config(folder, key), adapter, folder, key)
+    if isinstance(adapter, LoRA):  # another kind names its tensors as it likes
+        _saved_layers(folder, roles, key)
 
 
 def load_adapter(adapted: AdaptedModel, slot: int, folder: Path, key: str = KEY) -> None:
@@ -168,6 +179,20 @@ def adapter_of_folder(folder: Path, roles: dict[str, Role], key: str) -> LoRA:
     Raises ConfigError where the folder is no LoRA's that can be computed here, or adapts what this base has not.
     """
     config = read_adapter_config(folder, key)
+    adapted = _saved_layers(folder, roles, key)
+    return LoRA(
+        targets=sorted({roles[name] for name in adapted}),
+        exclude=[name for name in roles if name not in adapted],
+        start_from=None,
+        dim=config["r"],
+        alpha=float(config["lora_alpha"]),
+        dropout=0.0,
+        use_rslora=bool(config.get("use_rslora")),
+    )
+
+
+def _saved_layers(folder: Path, roles: dict[str, Role], key: str) -> set[str]:
+    """The layers that a folder has low-rank pairs for. Raises ConfigError where there is none, or none like it."""
     try:
         with safe_open(folder / WEIGHTS_FILE, framework="pt") as tensors:
             names = {name.removeprefix(PREFIX) for name in tensors.keys()}  # noqa: SIM118 - it is no mapping
@@ -181,12 +206,4 @@ def adapter_of_folder(folder: Path, roles: dict[str, Role], key: str) -> LoRA:
         )
     if not adapted:
         raise ConfigError.single(key, f"{folder / WEIGHTS_FILE} has no LoRA tensor")
-    return LoRA(
-        targets=sorted({roles[name] for name in adapted}),
-        exclude=[name for name in roles if name not in adapted],
-        start_from=None,
-        dim=config["r"],
-        alpha=float(config["lora_alpha"]),
-        dropout=0.0,
-        use_rslora=bool(config.get("use_rslora")),
-    )
+    return adapted

@@ -224,6 +224,10 @@ class EvaluationConfig(Section):
     """What ROUGE's tokens are: rouge-score is for English; auto chooses by the script of the references."""
     article_gain: bool = False
     """Score how much the article raises each final summary's likelihood by the base model: two passes a system."""
+    nli: NonEmpty | None = None
+    """Folder of a model of natural language inference: does the article entail each final summary?"""
+    bertscore: NonEmpty | None = None
+    """Folder of an encoder for BERTScore of the final summaries, by the layer at three quarters of its depth."""
     bootstrap_samples: Annotated[int, Field(ge=1, le=100_000)]
     """Resamples of the rows for the 95 % intervals."""
     bootstrap_seed: Seed

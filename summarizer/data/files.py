@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import islice
@@ -188,6 +189,8 @@ def _match(pattern: str) -> tuple[list[Path], str | None]:
     if glob.has_magic(str(path)):
         files = [Path(name) for name in sorted(glob.glob(str(path), recursive=True)) if Path(name).is_file()]
         return files, None if files else f"no file matches {pattern!r}"
+    if (share := re.fullmatch(r"(\d+(?:\.\d+)?)%", pattern)) is not None:
+        return [], f"{pattern!r} is no path; a share is typed as {float(share[1]) / 100:g}"
     siblings = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
     near = nearest(path.name, siblings)
     return [], f"no such file: {pattern}" + (f"; did you mean {near!r}?" if near else "")
@@ -219,7 +222,8 @@ def _split_of(folder: Path, splits: Sequence[str], key: str) -> tuple[Path, str 
     if wanted in splits:
         return folder / wanted, None
     listed = f"its splits are {', '.join(splits)}"
-    return folder, f"{folder} has no split {wanted!r}; {listed}; name one: {key}={folder / splits[0]}"
+    other = next((name for name in splits if name != "train"), splits[0])
+    return folder, f"{folder} has no split {wanted!r}; {listed}; name one: {key}={folder / other}"
 
 
 def _suffix(path: Path) -> str:

@@ -13,6 +13,7 @@ import csv
 import gzip
 import io
 import json
+import re
 import sys
 import zlib
 from collections import Counter
@@ -71,7 +72,12 @@ def read_csv(path: Path, wanted: frozenset[str]) -> Iterator[RawRow | BadRow]:
         text = io.TextIOWrapper(file, encoding="utf-8-sig", errors="surrogateescape", newline="")
         lines = _RecordLines(path, text)
         first = next(lines, "")
-        separator = _separator(first, wanted, path)
+        if first.startswith(UTF16_MARKS):
+            raise damaged(path, "is UTF-16; save it as UTF-8 (Excel: CSV UTF-8)")
+        if (declared := SEP_LINE.fullmatch(first)) is not None:  # which Excel writes and hides
+            separator, first = declared[1], next(lines, "")
+        else:
+            separator = _separator(first, wanted, path)
         reader = csv.reader(chain([first] if first else [], lines), delimiter=separator, strict=True)
         try:
             header = next(reader, None)
@@ -134,6 +140,10 @@ def read_parquet(path: Path, wanted: frozenset[str]) -> Iterator[RawRow | BadRow
 
 
 SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "pipes"}
+SEP_LINE = re.compile(r"sep=([,;\t|])\r?\n")
+UTF16_MARKS = tuple(
+    mark.decode("utf-8", "surrogateescape") for mark in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+)
 KNOWN_NAMES = frozenset((*ARTICLES, *SUMMARIES, INSTRUCTION, MESSAGES, "id"))
 
 
@@ -141,6 +151,8 @@ def separator_of(path: Path) -> str:
     """What separates the fields of a file that is read as CSV, by its first line."""
     with opened(path) as file:
         first = file.readline(LARGEST_ROW_BYTES).decode("utf-8-sig", errors="replace")
+    if (declared := SEP_LINE.fullmatch(first)) is not None:
+        return declared[1]
     return _separator(first, frozenset(), path)
 
 

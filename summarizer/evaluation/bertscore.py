@@ -76,9 +76,12 @@ class LoadedBertScore:
         return bert_score(predictions, references, folder=self.folder, layer=self.layer, device=self.device)
 
 
-def loaded_bert_score(folder: Path, layer: int | None, *, device: str) -> LoadedBertScore:
-    """device: auto, cpu or cuda. Raises ConfigError where there is no such encoder or layer."""
-    _, _, layer = _load(folder, layer)
+def loaded_bert_score(folder: Path, layer: int | None, *, device: str, key: str = KEY) -> LoadedBertScore:
+    """device: auto, cpu or cuda.  key: what a message names the folder by.
+
+    Raises ConfigError where there is no such encoder or layer.
+    """
+    _, _, layer = _load(folder, layer, key)
     return LoadedBertScore(folder, layer, chosen_device(device))
 
 
@@ -96,11 +99,11 @@ def longest_input(tokenizer: Any, encoder: Any) -> int:
     return longest
 
 
-def _load(folder: Path, layer: int | None) -> tuple[Any, Any, int]:
+def _load(folder: Path, layer: int | None, key: str = KEY) -> tuple[Any, Any, int]:
     """The encoder in a folder, its tokenizer and the layer. Raises ConfigError where it has none of that number."""
     if not (folder / "config.json").is_file():
         raise ConfigError.single(
-            KEY,
+            key,
             f"no encoder in {folder}: a folder with config.json, weights and tokenizer is needed, such as a "
             "download of FacebookAI/roberta-large",
         )
@@ -110,14 +113,14 @@ def _load(folder: Path, layer: int | None) -> tuple[Any, Any, int]:
         encoder = AutoModel.from_pretrained(folder, local_files_only=True)
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError) as error:
-        raise ConfigError.single(KEY, f"{folder} is no encoder that loads: {error}") from error
+        raise ConfigError.single(key, f"{folder} is no encoder that loads: {error}") from error
     layers = int(encoder.config.num_hidden_layers)
     if layer is None:
         layer = -(-3 * layers // 4)
     if not 0 <= layer <= layers:
-        raise ConfigError.single(KEY, f"layer {layer} of {folder}: 0 to {layers}")
+        raise ConfigError.single(key, f"layer {layer} of {folder}: 0 to {layers}")
     if tokenizer.pad_token_id is None or tokenizer.cls_token_id is None or tokenizer.sep_token_id is None:
-        raise ConfigError.single(KEY, f"{folder} is no encoder: its tokenizer marks no start and end")
+        raise ConfigError.single(key, f"{folder} is no encoder: its tokenizer marks no start and end")
     return encoder.eval().float(), tokenizer, layer
 
 

@@ -23,17 +23,17 @@ Entailment = Callable[[Sequence[str], Sequence[str]], NDArray[np.float64]]
 """Of articles and their summaries, in percent by row; not a number where either has no sentence."""
 
 
-def loaded_entailment(folder: Path, *, device: str) -> Entailment:
+def loaded_entailment(folder: Path, *, device: str, key: str = KEY) -> Entailment:
     """The score by the model in a folder: of each sentence of the summary how likely the likeliest sentence of the
     article entails it, and the mean over the summary's sentences.
 
     folder: a sequence classification model in transformers' format, one of whose labels is called entailment, with
-        its tokenizer. Nothing is fetched.  device: auto, cpu or cuda.
+        its tokenizer. Nothing is fetched.  device: auto, cpu or cuda.  key: what a message names the folder by.
     Raises ConfigError where there is no such model.
     Source: SummaC-ZS with sentences of both, the maximum over the article and the mean over the summary; Laban et
     al. 2022 (arXiv:2111.09525).
     """
-    model, tokenizer, label = _load(folder)
+    model, tokenizer, label = _load(folder, key)
     place = chosen_device(device)
     model.to(place)
 
@@ -58,11 +58,11 @@ def loaded_entailment(folder: Path, *, device: str) -> Entailment:
     return score
 
 
-def _load(folder: Path) -> tuple[Any, Any, int]:
+def _load(folder: Path, key: str) -> tuple[Any, Any, int]:
     """The model, its tokenizer and the number of its label entailment."""
     if not (folder / "config.json").is_file():
         raise ConfigError.single(
-            KEY,
+            key,
             f"no model in {folder}: a folder with config.json, weights and tokenizer is needed, such as a download "
             "of a model that was trained on MNLI",
         )
@@ -77,24 +77,24 @@ def _load(folder: Path) -> tuple[Any, Any, int]:
         )
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError) as error:
-        raise ConfigError.single(KEY, f"{folder} is no classifier that loads: {error}") from error
+        raise ConfigError.single(key, f"{folder} is no classifier that loads: {error}") from error
     finally:
         noisy.setLevel(before)
     if missing := sorted(info["missing_keys"]):
         raise ConfigError.single(
-            KEY,
+            key,
             f"{folder} is no classifier: its weights lack {', '.join(missing[:3])}, which would be random",
         )
     named = {int(number): str(name) for number, name in model.config.id2label.items()}
     labels = [number for number, name in named.items() if name.lower().startswith("entail")]
     if len(labels) != 1:
         raise ConfigError.single(
-            KEY,
+            key,
             f"{folder} does not say which of its labels is entailment: {', '.join(named.values())}; name it in "
             "id2label of its config.json",
         )
     if tokenizer.pad_token_id is None:
-        raise ConfigError.single(KEY, f"{folder} has a tokenizer without a padding token")
+        raise ConfigError.single(key, f"{folder} has a tokenizer without a padding token")
     return model.eval().float(), tokenizer, labels[0]
 
 

@@ -221,7 +221,7 @@ def score_systems(
     tokenizer: RougeTokenizer,
     by_encoder: EncoderScores | None = None,
     by_article: ArticleScores | None = None,
-    by_mlperf: bool = False,
+    mlperf_task: str | None = None,
 ) -> tuple[list[SystemPart], dict[str, Statistic], list[Difference], list[Difference]]:
     """Each system's scores, the references' own text statistics, and how the best run differs from the others.
 
@@ -230,6 +230,7 @@ def score_systems(
     systems: those that have a folder are runs; each has a name of its own.
     samples, seed: of the bootstrap, and the sign flips.  tokenizer: of ROUGE.
     by_article: further scores of `record.FAITHFULNESS` by a model, of the summaries of all rows.
+    mlperf_task: the protocol whose task judges the runs too.
     Raises ValueError where a system has not as many summaries as there are rows, or two have one name.
     """
     if len({system.name for system in systems}) != len(systems):
@@ -261,12 +262,14 @@ def score_systems(
                 scores = replace(scores, shares=shares | {BERTSCORE: RowShares.of_rows(measured["f1"])})
             scored[system.name] = scores
             verdict = None
-            if by_mlperf and system.settings is not None:
+            if mlperf_task is not None and system.settings is not None:
                 from summarizer.evaluation import (
                     mlperf,
                 )  # a run, which scores by this file too, has no such task
 
-                verdict = mlperf.judge(system.summaries, rows.references)
+                verdict = mlperf.judge(
+                    mlperf_task, system.summaries, rows.references, system.cut_articles or 0
+                )
             parts.append(
                 SystemPart(
                     name=system.name,

@@ -83,8 +83,9 @@ def write_predictions(path: Path, predictions: Sequence[Prediction]) -> None:
 
     Raises WriteError and leaves the old file alone.
     """
-    own_folder(path.parent)
-    write_text(path, "".join(json.dumps(asdict(row), ensure_ascii=False) + "\n" for row in predictions))
+    text = "".join(json.dumps(asdict(row), ensure_ascii=False) + "\n" for row in predictions)
+    with own_folder(path.parent) as folder:
+        write_text(folder / path.name, text)
 
 
 def read_predictions(path: Path) -> list[Prediction]:

@@ -150,7 +150,7 @@ class MlperfFigure:
     value: float
     reference: float
     passes: Mapping[str, bool]
-    """By level: whether the value reaches that share of the reference."""
+    """By level: whether the value is within the bounds, which are shares of the reference."""
 
 
 @dataclass(frozen=True)
@@ -161,7 +161,7 @@ class MlperfVerdict:
 
     figures: tuple[MlperfFigure, ...]
     passed: Mapping[str, bool | None]
-    """By level: whether every figure reaches its bound; None where there is no verdict."""
+    """By level: whether every figure passes; None where there is no verdict."""
     refusal: str | None
     """Why there is no verdict; None where there is one."""
     sentences_by: str
@@ -171,7 +171,7 @@ class MlperfVerdict:
 # ---- `scores.json` -----------------------------------------------------------------------------------------------
 
 
-Protocol = Literal["own", "mlperf"]
+Protocol = Literal["own", "mlperf", "mlperf-gptj"]
 
 
 class RowsPart(Part):

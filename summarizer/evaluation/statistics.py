@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
@@ -201,6 +202,54 @@ def holm(p_values: Sequence[float]) -> list[float]:
         highest = max(highest, min(1.0, (len(p_values) - rank) * p_values[index]))
         adjusted[index] = highest
     return adjusted
+
+
+def sign_test(wins: int, losses: int) -> float:
+    """Two-sided p value that either side wins as often, ties left out: exact, by the binomial distribution.
+
+    Twice the smaller tail, at most 1; 1 without a decided pair.
+    Source: the sign test, Dixon and Mood 1946 (The statistical sign test).
+    """
+    decided = wins + losses
+    tail = sum(math.comb(decided, count) for count in range(max(wins, losses), decided + 1))
+    return min(1.0, float(2 * tail / 2**decided))
+
+
+def share_interval(wins: int, decided: int) -> Interval:
+    """The share of wins among decided pairs in percent, with its exact 95 % interval.
+
+    It holds 50 % exactly where `sign_test` is not significant, so that the two never contradict each other.
+    Raises ValueError without a decided pair.
+    Source: Clopper and Pearson 1934 (The use of confidence or fiducial limits), here by bisection.
+    """
+    if not 0 <= wins <= decided or decided < 1:
+        raise ValueError(f"{wins} wins of {decided} decided pairs")
+    half = SIGNIFICANCE_LEVEL / 2
+
+    def bound(holds: Callable[[float], bool]) -> float:
+        """The share up to which `holds`, to a billionth."""
+        low, high = 0.0, 1.0
+        for _ in range(30):
+            middle = (low + high) / 2
+            low, high = (middle, high) if holds(middle) else (low, middle)
+        return low
+
+    low = 0.0 if not wins else bound(lambda share: _at_least(wins, decided, share) < half)
+    high = 1.0 if wins == decided else bound(lambda share: 1 - _at_least(wins + 1, decided, share) > half)
+    return Interval(100 * wins / decided, 100 * low, 100 * high)
+
+
+def _at_least(wins: int, decided: int, share: float) -> float:
+    """How likely at least so many wins are, each pair being won with this chance, which is neither 0 nor 1."""
+    logs = [
+        math.lgamma(decided + 1)
+        - math.lgamma(count + 1)
+        - math.lgamma(decided - count + 1)
+        + count * math.log(share)
+        + (decided - count) * math.log1p(-share)
+        for count in range(wins, decided + 1)
+    ]
+    return math.fsum(map(math.exp, logs))
 
 
 def smallest_p(rows: int) -> float:

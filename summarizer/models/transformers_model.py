@@ -122,17 +122,26 @@ class TransformersModel(CausalLM):
         """
         rows = int(getattr(self.config.get_text_config(), "vocab_size", None) or PROBED[0])
         long, short = ([(7 * place + 3) % rows for place in range(length)] for length in PROBED)
+        try:
+            with torch.no_grad(), torch.autocast(device.type, enabled=False):
+                alone = self.logits(torch.tensor([short], device=device))[0].float()
+                batch = _padded_batch([long, short]).to(device)
+                padded = self.summary_logits(batch)[0].float().unflatten(0, (2, -1))[:, : len(short)]
+                apart = [float((row - alone).abs().max()) for row in padded]
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:  # of code that takes no such rows, whatever it says of itself
+            raise ConfigError.single(
+                "model.name_or_path",
+                f"{self.architecture} cannot be trained here: of two padded rows it gives no logits at each token "
+                f"({' '.join(f'{type(error).__name__}: {error}'.split())})",
+            ) from error
         with torch.no_grad(), torch.autocast(device.type, enabled=False):
-            alone = self.logits(torch.tensor([short], device=device))[0].float()
-            batch = _padded_batch([long, short]).to(device)
-            padded = self.summary_logits(batch)[0].float().unflatten(0, (2, -1))[:, : len(short)]
             packed = self._packed_logits(_packed_batch([long, short]).to(device)) if self._packs else None
         close = CLOSE * float(alone.abs().max())
-        for row, why in (
-            (padded[0], "it sees tokens that come later"),
-            (padded[1], "padding changes its numbers"),
-        ):
-            if not float((row - alone).abs().max()) <= close:
+        whys = ("it sees tokens that come later", "padding changes its numbers")
+        for difference, why in zip(apart, whys, strict=True):
+            if not difference <= close:
                 raise ConfigError.single(
                     "model.name_or_path",
                     f"{self.architecture} cannot be trained here: {why}; a model of another kind than a causal "

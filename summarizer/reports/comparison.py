@@ -14,7 +14,15 @@ from summarizer.console.secrets import redact
 from summarizer.evaluation.metrics import RowShares, Scores, score_pairs
 from summarizer.evaluation.pipeline import best_against
 from summarizer.evaluation.predictions import Prediction, RowFaithfulness
-from summarizer.evaluation.record import FAITHFULNESS, VARIANTS, Difference, Interval, RougeTokenizer
+from summarizer.evaluation.record import (
+    BERTSCORE,
+    ENTAILMENT,
+    FAITHFULNESS,
+    VARIANTS,
+    Difference,
+    Interval,
+    RougeTokenizer,
+)
 from summarizer.evaluation.statistics import compare_shares, same_rows
 from summarizer.reports.compared import Comparison, Row, TextScores, compared_run
 from summarizer.runs.read_runs import RowSet, RunFiles, first_known, from_files, row_sets
@@ -29,6 +37,8 @@ BOOTSTRAP_SAMPLES, SEED = 1000, 0
 """As conf/evaluation/default.yaml has them for a run's own intervals."""
 ROWS_SHOWN = 20
 """How many rows of each row set have their summaries on the page."""
+JUDGED_BY = {ENTAILMENT: "nli", BERTSCORE: "bertscore"}
+"""Scores by a model that the config names, and its key below `evaluation`."""
 SAME_SCORE = 0.005
 """Percent: less than a score shows. Scores of the same texts that lie further apart were not made alike."""
 
@@ -91,7 +101,7 @@ def compare_runs(
             for row_set, rows in shown.items()
         },
         problems=problems,
-        notes=(*notes, *_notes(by_set, config_of)),
+        notes=(*notes, *_notes(by_set, config_of), *_other_judges(by_set, named)),
     )
 
 
@@ -196,8 +206,16 @@ def _paired(
     if best in shares:
         ordered = {(best, name): (shares[best], of) for name, of in shares.items() if name != best}
         for difference in compare_shares(ordered, samples=BOOTSTRAP_SAMPLES, seed=SEED):
-            found[difference.second][difference.metric] = difference
+            metric, judges = difference.metric, (named[best], named[difference.second])
+            if len({_judge(run, metric) for run in judges}) == 1:
+                found[difference.second][metric] = difference
     return found
+
+
+def _judge(run: RunFiles, metric: str) -> object:
+    """The folder of the model that a score is by; None for one that is by the base model or by rules."""
+    key = JUDGED_BY.get(metric)
+    return None if key is None else run.record.config.get("evaluation", {}).get(key)
 
 
 def _shares(
@@ -259,6 +277,17 @@ def _notes(by_set: Mapping[RowSet, Sequence[str]], config_of: Mapping[str, Mappi
             )
             break
     return notes
+
+
+def _other_judges(by_set: Mapping[RowSet, Sequence[str]], named: Mapping[str, RunFiles]) -> list[str]:
+    """Which scores of one table are by different models."""
+    return [
+        f"{metric} is by different models (evaluation.{key}): it does not compare, and has no p."
+        for metric, key in JUDGED_BY.items()
+        if any(
+            len({_judge(named[name], metric) for name in members} - {None}) > 1 for members in by_set.values()
+        )
+    ]
 
 
 def score_texts(parts: Sequence[Sequence[Prediction]], tokenizer: RougeTokenizer) -> TextScores:

@@ -122,10 +122,11 @@ def _statistics(evaluation: Evaluation) -> Table:
 
 def _mlperf(evaluation: Evaluation) -> list[Table]:
     judged = [(system.name, system.mlperf) for system in evaluation.systems if system.mlperf is not None]
-    if evaluation.protocol != "mlperf" or not judged:
+    task = mlperf.TASKS.get(evaluation.protocol)
+    if task is None or not judged:
         return []
     figures = [(name, verdict, figure) for name, verdict in judged for figure in verdict.figures]
-    decimals = [0 if figure.name == "gen_len" else mlperf.DECIMALS for _, _, figure in figures]
+    decimals = [0 if figure.name == mlperf.LENGTH else mlperf.DECIMALS for _, _, figure in figures]
     columns = [
         Column("system", [Cell(name) for name, _, _ in figures], numeric=False, folds=True),
         Column("figure", [Cell(figure.name) for _, _, figure in figures]),
@@ -135,30 +136,31 @@ def _mlperf(evaluation: Evaluation) -> list[Table]:
         texts = [f"{value:,.{n}f}" for value, n in zip(values, decimals, strict=True)]
         columns.append(Column(heading, [Cell(text) for text in texts]))
     columns.append(Column("share", [Cell(_share(verdict, figure)) for _, verdict, figure in figures]))
-    for level in mlperf.LEVELS:
+    for level in task.levels:
         passes = [
             NOTHING if verdict.refusal else "pass" if figure.passes[level] else "fail"
             for _, verdict, figure in figures
         ]
         columns.append(Column(f"at {level}", [Cell(text) for text in passes]))
     notes = [f"{name}: {_verdict(verdict)}" for name, verdict in judged]
+    least, most = task.length_shares
     notes.append(
-        f"sentences cut by {judged[-1][1].sentences_by}; gen_len is in characters, and 90 % of the reference's is "
-        "enough at both levels"
+        f"sentences cut by {judged[-1][1].sentences_by}; gen_len is in characters, and passes from {least:.0%} of "
+        f"the reference's{'' if most is None else f' to {most:.0%}'}"
     )
-    return [Table(columns, "MLPerf Inference, GPT-J on CNN/DailyMail", notes=notes)]
+    return [Table(columns, task.title, notes=notes)]
 
 
 def _share(verdict: MlperfVerdict, figure: MlperfFigure) -> str:
     """A figure's share of the reference's, whose length is a total over all rows."""
-    if figure.name == "gen_len" and verdict.refusal is not None:
+    if figure.name == mlperf.LENGTH and verdict.refusal is not None:
         return NOTHING
     return f"{100 * figure.value / figure.reference:.1f} %"
 
 
 def _verdict(verdict: MlperfVerdict) -> str:
     return verdict.refusal or ", ".join(
-        f"{level}: {'passed' if verdict.passed[level] else 'failed'}" for level in mlperf.LEVELS
+        f"{level}: {'passed' if passed else 'failed'}" for level, passed in verdict.passed.items()
     )
 
 

@@ -19,7 +19,7 @@ from summarizer.console.secrets import redact
 from summarizer.evaluation.metrics import Scores
 from summarizer.evaluation.pipeline import ADAPTER, BASE, LEAD, changes, faithfulness_changes
 from summarizer.evaluation.record import FAITHFULNESS, LOSS, VARIANTS, Difference
-from summarizer.reports.sentences import about_the_gain, counted, p_text
+from summarizer.reports.sentences import about_the_gain, counted, p_text, score_digits
 from summarizer.reports.tables import (
     Cell,
     Column,
@@ -153,8 +153,12 @@ def faithfulness_table(scores: Mapping[str, Scores]) -> Table:
         [
             Column("", [Cell(title) for title in scores], numeric=False),
             *(
-                Column(name, [scored(one.faithfulness.get(name)) for one in scores.values()])
-                for name in known
+                Column(
+                    name.replace(" ", "\n"),
+                    [scored(one.faithfulness.get(name), score_digits(name)) for one in scores.values()],
+                    need=place,
+                )
+                for place, name in enumerate(known)
             ),
         ]
     )

@@ -80,6 +80,11 @@ def listed(metrics: Sequence[str], *, none: bool = False) -> str:
     return f"{', '.join(first)} {'or' if none else 'and'} {last}" if first else last
 
 
+def score_digits(score: str) -> int:
+    """Digits behind the point, in a sentence or where there is little room: nats have two, percent one."""
+    return 2 if score in (GAIN, HARIM) else 1
+
+
 def about_the_differences(differences: Sequence[Difference], chosen: str | None = None) -> list[str]:
     """How systems were paired, and what that cannot show. chosen: the one that is the best of several runs."""
     if not differences:
@@ -228,7 +233,7 @@ def in_words(differences: Sequence[Difference]) -> list[str]:
     lines: dict[str, list[str]] = {}
     for difference in differences:
         mean = difference.mean
-        digits = 2 if difference.metric in (GAIN, HARIM) else 1
+        digits = score_digits(difference.metric)
         p = p_values(difference)
         if difference.significant:
             sign = 1 if mean.value > 0 else -1

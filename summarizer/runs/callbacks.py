@@ -26,6 +26,7 @@ from summarizer.evaluation.predictions import (
 from summarizer.runs.group_records import GroupRecords
 from summarizer.runs.heldout import (
     HeldOut,
+    Judges,
     Validation,
     final_scores,
     score_untrained,
@@ -60,6 +61,8 @@ class Data:
     final: HeldOut
     """Rows of the scores at the end."""
     tokenizer: Any
+    judges: Judges
+    """What judges the summaries at the end."""
 
 
 class RunCallbacks:
@@ -271,9 +274,8 @@ class RunCallbacks:
                 )
         with self.display.evaluating([trial.number for trial in trials]):
             beside = self._untrained_scores
-            scores = final_scores(
-                self.evaluator, self._shared, self.data.final, self._slots(list(trials)), beside
-            )
+            slots, data = self._slots(list(trials)), self.data
+            scores = final_scores(self.evaluator, data.judges, self._shared, data.final, slots, beside)
         for (trial, by), own in zip(trials.items(), scores, strict=True):
             try:
                 self._save_results(trial, own)
@@ -290,7 +292,7 @@ class RunCallbacks:
 
     @cached_property
     def _untrained_scores(self) -> dict[str, Scores]:
-        return score_untrained(self.evaluator, self._shared, self.data.final)
+        return score_untrained(self.evaluator, self.data.judges, self._shared, self.data.final)
 
     def _save_results(self, trial: Trial, scores: Mapping[str, Scores]) -> None:
         if not self.records.writes:

@@ -45,9 +45,9 @@ class EvaluationRequest:
     """How many articles are summarized at the same time."""
 
     @property
-    def by_mlperf(self) -> bool:
-        """Whether the task is MLPerf's."""
-        return self.flags.protocol == "mlperf"
+    def task(self) -> mlperf.Task | None:
+        """MLPerf's task that the protocol is; None where it is the run's own."""
+        return mlperf.TASKS.get(self.flags.protocol)
 
     @property
     def scores_folder(self) -> Path:
@@ -58,7 +58,7 @@ class EvaluationRequest:
         """What summarizes the rows: the runs' adapters, then the base model if it is asked for."""
         from summarizer.evaluation.pipeline import BASE
 
-        extra = {"--protocol": "mlperf"} if self.by_mlperf else {}
+        extra = {} if self.task is None else {"--protocol": self.flags.protocol}
 
         def model(name: str, number: int, *, base: bool) -> ScoredModel:
             settings = self.runs[number].summary_settings(
@@ -74,12 +74,13 @@ class EvaluationRequest:
         """What a reader of the scores has to know of articles that the models read in part."""
         if not cut_articles:
             return []
-        limit = (
-            f"the protocol's {mlperf.MAX_PROMPT_TOKENS:,} tokens"
-            if self.by_mlperf
-            else f"prompt.max_tokens={self.runs[0].spec.prompt.max_tokens}, as in training; Lead-3 and Random-3 "
-            "read them whole"
-        )
+        if self.task is None:
+            most = self.runs[0].spec.prompt.max_tokens
+            limit = f"prompt.max_tokens={most}, as in training; Lead-3 and Random-3 read them whole"
+        elif self.task.max_prompt_tokens is None:
+            limit = "the base's positions, beside 128 tokens to write; the task itself cuts none"
+        else:
+            limit = f"the protocol's {self.task.max_prompt_tokens:,} tokens"
         return [f"{cut_articles:,} of {rows:,} articles were cut at their end to fit {limit}"]
 
 
@@ -95,7 +96,7 @@ def requested(flags: EvaluateFlags) -> EvaluationRequest:
         issues.append(Issue("--output", f"{there} is a file; name a folder"))
     if issues or not runs or generation is None:
         raise ConfigError(issues)
-    is_mlperf = flags.protocol == "mlperf"
+    is_mlperf = flags.protocol in mlperf.TASKS
     split = flags.split or (mlperf.SPLIT if is_mlperf else runs[0].spec.evaluation.split)
     label = _label(flags, split)
     names = _names(runs)
@@ -103,7 +104,7 @@ def requested(flags: EvaluateFlags) -> EvaluationRequest:
         flags=flags,
         runs=runs,
         names=names,
-        folders=_folders(flags, runs, names, f"{label}-mlperf" if is_mlperf else label),
+        folders=_folders(flags, runs, names, f"{label}-{flags.protocol}" if is_mlperf else label),
         split=split,
         label=label,
         generation=generation,
@@ -136,11 +137,13 @@ def _protocol_issues(flags: EvaluateFlags) -> Iterator[Issue]:
     if flags.protocol == "own":
         return
     if flags.split not in (None, mlperf.SPLIT):
-        yield Issue("--split", f"--protocol mlperf is over {mlperf.DATA}'s {mlperf.SPLIT} split")
+        yield Issue("--split", f"--protocol {flags.protocol} is over {mlperf.DATA}'s {mlperf.SPLIT} split")
     if flags.article_gain:
-        yield Issue("--article-gain", "is by the run's own prompt, which --protocol mlperf replaces")
+        yield Issue(
+            "--article-gain", f"is by the run's own prompt, which --protocol {flags.protocol} replaces"
+        )
     for key in typed_generation(flags):
-        yield Issue(flags.flag(key), "has no place beside --protocol mlperf, which fixes it")
+        yield Issue(flags.flag(key), f"has no place beside --protocol {flags.protocol}, which fixes it")
 
 
 def _column_issues(flags: EvaluateFlags) -> Iterator[Issue]:
@@ -159,8 +162,8 @@ def _bertscore_issues(flags: EvaluateFlags) -> Iterator[Issue]:
 
 
 def _generation(flags: EvaluateFlags, runs: Sequence[TrainedRun]) -> GenerationConfig:
-    if flags.protocol == "mlperf":
-        return mlperf.generation(runs[0].spec.generation)
+    if task := mlperf.TASKS.get(flags.protocol):
+        return task.generation_of(runs[0].spec.generation)
     first, *others = [chosen_generation(run.spec, flags) for run in runs]
     issues = [
         Issue(
@@ -177,7 +180,7 @@ def _generation(flags: EvaluateFlags, runs: Sequence[TrainedRun]) -> GenerationC
 
 def _label(flags: EvaluateFlags, split: SplitName) -> str:
     """The split's name, or the first file's for rows of one's own, which are in no split and never called so."""
-    if flags.protocol == "mlperf" or flags.split is not None or not flags.data:
+    if flags.protocol in mlperf.TASKS or flags.split is not None or not flags.data:
         return split
     stem = Path(flags.data[0]).name.split(".")[0]
     name = re.sub(r"[^\w-]+", "-", stem).strip("-") or "data"

@@ -6,18 +6,20 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from omegaconf import OmegaConf
 
 from summarizer.adapters.attach import attach, frozen_parameters, roles, targets
+from summarizer.adapters.peft_format import require_matching
 from summarizer.config.paths import shown
 from summarizer.config.schema import RunConfig
 from summarizer.console.trial_display import trial_display, trial_labels
 from summarizer.data.hold_out import SplitName, hold_out_of
 from summarizer.data.prompt import Prompt, build_prompt
 from summarizer.data.splits import Split, build_split
-from summarizer.errors import StopRequested
+from summarizer.errors import ConfigError, StopRequested
 from summarizer.evaluation.evaluator import Evaluator
 from summarizer.models.load import load_base, load_config
 from summarizer.models.meta_model import build_meta_model
@@ -27,12 +29,12 @@ from summarizer.processes import Processes, join_processes
 from summarizer.runs.callbacks import Data, RunCallbacks
 from summarizer.runs.folder import claimed
 from summarizer.runs.group_records import GroupRecords
-from summarizer.runs.heldout import held_out
+from summarizer.runs.heldout import build_judges, held_out
 from summarizer.runs.preflight import preflight
 from summarizer.runs.preview import log_example
 from summarizer.runs.record import RunRecord
 from summarizer.tracking.startup import Stopwatch
-from summarizer.training.checkpoint import list_checkpoints, newest_step
+from summarizer.training.checkpoint import list_checkpoints, newest_step, require_checkpoint
 from summarizer.training.require_memory import require_adapter_fits, require_generation_fits
 from summarizer.training.schedule import training_schedule
 from summarizer.training.scheduler import TrialScheduler, halving_of
@@ -54,6 +56,7 @@ def run_group(waiting: Sequence[RunRecord], startup: Stopwatch | None = None) ->
     startup: what came before in this process, for the line that says where the start took its time.
     Returns what became of each, in their order. Raises StopRequested when they were saved and stopped by a signal,
     and whatever else is no Exception; in any case each begun run's summary.json and wandb say so.
+    Raises ConfigError where a run alone, of no sweep, has a mistake that shows before it begins.
     """
     startup = startup or Stopwatch(time.perf_counter())
     specs = [preflight(OmegaConf.create(record.config), imported=True) for record in waiting]
@@ -68,8 +71,6 @@ def run_group(waiting: Sequence[RunRecord], startup: Stopwatch | None = None) ->
         pending = records.pending
         alone = pending[0] if len(pending) == 1 else None
         try:
-            if alone is not None:
-                records.open(alone)
             if pending:
                 _train(records, processes, stop, startup)
         except StopRequested as error:
@@ -78,6 +79,8 @@ def run_group(waiting: Sequence[RunRecord], startup: Stopwatch | None = None) ->
                 log.info("saved as %s; resume with resume=%s", saved[-1].name, shown(alone.folder))
             raise
         except Exception as error:
+            if isinstance(error, ConfigError) and records.nothing_opened and records.alone:
+                raise  # a mistake, found before anything was written: whoever made the folder takes it back
             records.end_unfinished("failed", "error", error)
         except BaseException as error:
             records.end_unfinished("failed", "error", error)
@@ -98,8 +101,11 @@ def _train(records: GroupRecords, processes: Processes, stop: StopSignal, startu
     require_adapter_fits(spec, config, processes.dtype, processes.device)
     require_generation_fits(spec.generation, spec.prompt.max_tokens, config, processes.device)
     meta = build_meta_model(config, spec.quantization.format)
-    for each in specs:  # a target that matches nothing is a mistake, known before rows and weights are read
-        targets(each.adapter, roles(meta.model))
+    layer_roles = roles(meta.model)
+    for each in specs:  # mistakes that show before rows and weights are read
+        targets(each.adapter, layer_roles)
+        if each.adapter.start_from:
+            require_matching(Path(each.adapter.start_from), each.adapter, layer_roles)
     tokenizer = load_tokenizer(folder)
     prompt = build_prompt(spec.prompt, tokenizer)
     check_tokens(config, prompt)
@@ -109,12 +115,17 @@ def _train(records: GroupRecords, processes: Processes, stop: StopSignal, startu
         log_example(training if isinstance(training, Split) else splits["validation"], prompt, tokenizer)
     scored = spec.evaluation
     final = held_out(splits[scored.split], scored.rouge_tokenizer, scored.rows)
-    data = Data(training, held_out(splits["validation"], final.tokenizer), final, tokenizer)
+    judges = build_judges(scored, spec.trainer.device)
+    data = Data(training, held_out(splits["validation"], final.tokenizer), final, tokenizer, judges)
     records.data_fingerprint = training.fingerprint
     records.held_out_rows = 0 if hold_out_of(spec.data) is None else len(splits["validation"])
     steps_per_epoch = training.steps_per_epoch(spec.trainer.batch_size)
     for trial in records.trials:
         trial.rows, trial.schedule = training, training_schedule(trial.spec.trainer, steps_per_epoch)
+    if len(trials) == 1:  # of several, each begins when it gets its slot
+        if trials[0].resumed:
+            require_checkpoint(trials[0])
+        records.open(trials[0])
     startup.lap("tokens")
 
     # ---- base model ------------------------------------------------------------------------------------------

@@ -77,10 +77,16 @@ def mask_written(run: Path, sweep: Path | None = None) -> None:
     for file in [*files, *([] if sweep is None else [sweep / "multirun.yaml"])]:
         if not file.is_file():
             continue
-        written: Any = OmegaConf.to_container(OmegaConf.load(file), resolve=False)
-        safe = masked({"": written})[""]
-        if safe != written:
-            write_text(file, OmegaConf.to_yaml(OmegaConf.create(safe)))
+        node = OmegaConf.load(file)
+        if (safe := masked_node(node)) is not node:
+            write_text(file, OmegaConf.to_yaml(safe))
+
+
+def masked_node(node: Any) -> Any:
+    """A config, with *** in place of what looks secret; the node itself where nothing does."""
+    plain: Any = OmegaConf.to_container(node, resolve=False)
+    safe = masked({"": plain})[""]
+    return node if safe == plain else OmegaConf.create(safe)
 
 
 def write_prompt(run: Path, prompt: Mapping[str, Any]) -> None:

@@ -72,6 +72,16 @@ class GroupRecords:
         return [trial for trial in self.trials if trial.status is None]
 
     @property
+    def nothing_opened(self) -> bool:
+        """Whether no run of the group has begun in this process."""
+        return not self._open
+
+    @property
+    def alone(self) -> bool:
+        """Whether it is one run, and of no sweep, whose folder and end are its own affair."""
+        return len(self._records) == 1 and all(record.sweep is None for record in self._records.values())
+
+    @property
     def writes(self) -> bool:
         return self._processes.is_main
 

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Literal
 
-from summarizer.config.schema import RunConfig
+from summarizer.config.schema import EvaluationConfig, RunConfig
 from summarizer.data.order import EncodedRow
 from summarizer.data.splits import Split
+from summarizer.evaluation.bertscore import LoadedBertScore, loaded_bert_score
+from summarizer.evaluation.entailment import Entailment, loaded_entailment
 from summarizer.evaluation.evaluator import Evaluator
 from summarizer.evaluation.likelihood import likelihood_scores
-from summarizer.evaluation.metrics import Scores, score_pairs
+from summarizer.evaluation.metrics import RowShares, Scores, score_pairs
 from summarizer.evaluation.pipeline import (
     ADAPTER,
     BASE,
@@ -21,7 +24,7 @@ from summarizer.evaluation.pipeline import (
     with_faithfulness,
     with_shares,
 )
-from summarizer.evaluation.record import RougeTokenizer
+from summarizer.evaluation.record import BERTSCORE, ENTAILMENT, RougeTokenizer
 from summarizer.evaluation.words import tokenizer_for
 from summarizer.tracking.metrics import SampleSummary
 
@@ -71,6 +74,27 @@ def held_out(split: Split, tokenizer: RougeTokenizer | Literal["auto"], count: i
 
 
 @dataclass(frozen=True)
+class Judges:
+    """Models beside the base that judge the final summaries; None is what was not asked for."""
+
+    entailment: Entailment | None = None
+    bertscore: LoadedBertScore | None = None
+
+
+def build_judges(evaluation: EvaluationConfig, device: str) -> Judges:
+    """Those that a config asks for, loaded. Raises ConfigError where a folder holds none."""
+    nli, encoder = evaluation.nli, evaluation.bertscore
+    return Judges(
+        None
+        if nli is None
+        else loaded_entailment(Path(nli).expanduser(), device=device, key="evaluation.nli"),
+        None
+        if encoder is None
+        else loaded_bert_score(Path(encoder).expanduser(), None, device=device, key="evaluation.bertscore"),
+    )
+
+
+@dataclass(frozen=True)
 class Validation:
     """An evaluation during training: of one trial, or of the base model."""
 
@@ -102,7 +126,9 @@ def validate(
     return found
 
 
-def score_untrained(evaluator: Evaluator, spec: RunConfig, rows: HeldOut) -> dict[str, Scores]:
+def score_untrained(
+    evaluator: Evaluator, judges: Judges, spec: RunConfig, rows: HeldOut
+) -> dict[str, Scores]:
     """What the trials of a group are held against on the final rows, the same for all of them.
 
     By their names: the base model, where the config asks for it, and Lead-3.
@@ -112,20 +138,25 @@ def score_untrained(evaluator: Evaluator, spec: RunConfig, rows: HeldOut) -> dic
         (losses,), (written,) = evaluator.row_losses(rows.rows, None), evaluator.summaries(rows.rows, None)
         found[BASE] = score_summaries(written, rows.references, spec.evaluation, rows.tokenizer, losses)
     found[LEAD] = score_lead(rows.articles, rows.references, spec.evaluation, rows.tokenizer)
-    return {name: _faithful(evaluator, spec, rows, scores) for name, scores in found.items()}
+    return {name: _faithful(evaluator, judges, spec, rows, scores) for name, scores in found.items()}
 
 
-def _faithful(evaluator: Evaluator, spec: RunConfig, rows: HeldOut, scores: Scores) -> Scores:
-    """The scores with those that look at the article in place of the reference."""
+def _faithful(evaluator: Evaluator, judges: Judges, spec: RunConfig, rows: HeldOut, scores: Scores) -> Scores:
+    """The scores with those of names, numbers and quotes, and with what else was asked for."""
     found = with_faithfulness(scores, rows.articles, spec.evaluation)
-    if not spec.evaluation.article_gain:
-        return found
-    gains = likelihood_scores(evaluator, rows.rows, scores.summaries)
-    return with_shares(found, gains, spec.evaluation.bootstrap_samples, spec.evaluation.bootstrap_seed)
+    shares: dict[str, RowShares] = {}
+    if spec.evaluation.article_gain:
+        shares |= likelihood_scores(evaluator, rows.rows, scores.summaries)
+    if judges.entailment is not None:
+        shares[ENTAILMENT] = RowShares.of_rows(judges.entailment(rows.articles, scores.summaries))
+    if judges.bertscore is not None:
+        shares[BERTSCORE] = RowShares.of_rows(judges.bertscore(scores.summaries, rows.references)["f1"])
+    return with_shares(found, shares, spec.evaluation.bootstrap_samples, spec.evaluation.bootstrap_seed)
 
 
 def final_scores(
     evaluator: Evaluator,
+    judges: Judges,
     spec: RunConfig,
     rows: HeldOut,
     slots: Sequence[int],
@@ -137,4 +168,4 @@ def final_scores(
         score_summaries(written, rows.references, spec.evaluation, rows.tokenizer, own)
         for own, written in zip(losses, summaries, strict=True)
     ]
-    return [{ADAPTER: _faithful(evaluator, spec, rows, one), **untrained} for one in scores]
+    return [{ADAPTER: _faithful(evaluator, judges, spec, rows, one), **untrained} for one in scores]

@@ -9,13 +9,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from summarizer.adapters.attach import AdaptedModel, attach, roles
-from summarizer.adapters.peft_format import adapter_of_folder, load_adapter
+from summarizer.adapters.peft_format import adapter_of_folder, load_adapter, require_matching
+from summarizer.adapters.protocol import Adapter, Role
 from summarizer.config.schema import GenerationConfig, RunConfig
 from summarizer.data.prompt import Prompt, build_prompt
 from summarizer.errors import ConfigError
 from summarizer.evaluation.evaluator import Evaluator
 from summarizer.generation.decoder import Decoder
 from summarizer.models.load import Base, load_base, load_config
+from summarizer.models.meta_model import build_meta_model
 from summarizer.models.source import model_folder
 from summarizer.models.tokenizer import check_context, load_tokenizer
 from summarizer.processes import Processes, join_processes, keep_freed_memory
@@ -89,10 +91,9 @@ def load_runs(
 ) -> LoadedRun:
     """Load the base that the runs share, once, with each one's adapter.
 
-        device: auto, cpu or cuda.
-            precision: of matmuls, as trainer.precision; or int8, which on a CPU reads articles by integer matmuls.
-    from summarizer.training.require_memory import require_generation_fits
-        Raises ConfigError where the runs differ in more than their adapters, or what they name cannot be had.
+    device: auto, cpu or cuda.
+    precision: of matmuls, as trainer.precision; or int8, which on a CPU reads articles by integer matmuls.
+    Raises ConfigError where the runs differ in more than their adapters, or what they name cannot be had.
     """
     if issues := list(opening_issues(runs, device=device, precision=precision)):
         raise ConfigError(issues)
@@ -112,20 +113,33 @@ def load_runs(
         require_generation_fits(generation, spec.prompt.max_tokens, config, processes.device, "--beams")
     tokenizer = load_tokenizer(folder)
     prompt = build_prompt(spec.prompt, tokenizer)
-    base = load_base(spec.model, spec.quantization, processes.device)
+    meta = build_meta_model(config, spec.quantization.format)
+    for run in runs:  # mistakes that show before any weight is read
+        require_matching(run.adapter_folder, _adapter(run, roles(meta.model)), roles(meta.model), _key(run))
+    base = load_base(spec.model, spec.quantization, processes.device, meta)
     base.model.module.eval()
-    own = [run.adapter_folder == run.folder / ADAPTER_FOLDER for run in runs]
-    layer_roles = roles(base.model)
-    adapters = [
-        run.spec.imported().adapter
-        if ours
-        else adapter_of_folder(run.adapter_folder, layer_roles, "--adapter")
-        for run, ours in zip(runs, own, strict=True)
-    ]
+    adapters = [_adapter(run, roles(base.model)) for run in runs]
     try:
         adapted = attach(base.model, adapters, seeds=[run.spec.seed for run in runs])
     except ValueError as error:
         raise ConfigError.single(KEY, f"{error}; open runs of different kinds one by one") from error
-    for trial, (run, ours) in enumerate(zip(runs, own, strict=True)):
-        load_adapter(adapted, trial, run.adapter_folder, KEY if ours else "--adapter")
+    for trial, run in enumerate(runs):
+        load_adapter(adapted, trial, run.adapter_folder, _key(run))
     return LoadedRun(tuple(runs), tokenizer, prompt, base, adapted, processes, in_int8)
+
+
+def _is_own(run: TrainedRun) -> bool:
+    """Whether it writes by the adapter that it trained, and not by another folder's."""
+    return run.adapter_folder == run.folder / ADAPTER_FOLDER
+
+
+def _key(run: TrainedRun) -> str:
+    """What a message names as the source of a run's adapter."""
+    return KEY if _is_own(run) else "--adapter"
+
+
+def _adapter(run: TrainedRun, layer_roles: dict[str, Role]) -> Adapter:
+    """The config of a run's adapter, on a base with these layers."""
+    if _is_own(run):
+        return run.spec.imported().adapter
+    return adapter_of_folder(run.adapter_folder, layer_roles, "--adapter")

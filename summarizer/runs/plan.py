@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
-from omegaconf import OmegaConf
+from omegaconf import MISSING, OmegaConf
 from rich.table import Table
 
 from summarizer import compat
+from summarizer.config.schema import RunConfig
 from summarizer.console.amounts import duration
 from summarizer.console.progress import console, working
+from summarizer.data.hold_out import SplitName
 from summarizer.data.prompt import build_prompt
-from summarizer.data.splits import build_split
+from summarizer.data.splits import Split, build_split
 from summarizer.errors import CannotPlan, ConfigError
 from summarizer.models.load import load_config
 from summarizer.models.source import model_folder
@@ -21,9 +23,10 @@ from summarizer.models.tokenizer import check_context, load_tokenizer
 from summarizer.processes import join_processes, leave_processes
 from summarizer.runs.preflight import preflight
 from summarizer.runs.record import RunRecord
+from summarizer.tracking.utilization import matrix_rate, memory_rate
 from summarizer.training.dry_run import BuildOptimizer, DryRun, Microbatch, group_state_bytes
 from summarizer.training.require_memory import require_adapter_fits, require_generation_fits
-from summarizer.training.schedule import total_steps
+from summarizer.training.schedule import total_steps, training_schedule
 from summarizer.training.sizing import GIB, dry_run_of, plan_slots, rows_at_once, size_run, widest
 
 WHAT = {
@@ -58,6 +61,7 @@ def show_plan(records: Sequence[RunRecord]) -> Plan:
     rows = rows_at_once(spec)
     if (limit := sizing.microbatches.tokens) is not None:
         rows = max(min(rows, limit // (sizing.slots * prompt.max_tokens)), 1)
+    steps_per_epoch = None
     if spec.data.streaming:
         assert spec.trainer.max_steps is not None
         tokens = spec.trainer.max_steps * spec.trainer.batch_size * prompt.max_tokens
@@ -70,6 +74,9 @@ def show_plan(records: Sequence[RunRecord]) -> Plan:
         steps_per_epoch = -(-len(lengths) // spec.trainer.batch_size)
         steps = total_steps(spec.trainer, steps_per_epoch)
         work, longest = Work(steps, round(sum(lengths) * steps / steps_per_epoch), sum(lengths)), max(lengths)
+    splits = {name: build_split(spec.data, name, prompt) for name in _scored_splits(spec)}
+    evaluations = training_schedule(spec.trainer, steps_per_epoch).evaluations_by(work.steps)
+    scoring = scoring_of(spec, splits, evaluations, len(specs), sizing.evaluation_rows) if splits else None
     # The widest, and as many others as train beside it.
     together = sorted(specs, key=lambda one: one is not spec)[: sizing.slots]
     optimizers = [one.optimizer.build for one in together]
@@ -77,10 +84,13 @@ def show_plan(records: Sequence[RunRecord]) -> Plan:
         with working("planning a step"):
             run = dry_run_of(together, config, processes.dtype, sizing)
             plan = build_plan(run, optimizers, Microbatch(rows, longest), work)
+        if scoring is not None:
+            rates = matrix_rate(processes.device, processes.dtype), memory_rate(processes.device)
+            plan = replace(plan, scoring=replace(scoring, rates=rates))
     except CannotPlan as error:
         raise ConfigError.single("plan", f"true: a step of this model cannot be planned ({error})") from error
     console().print(plan.table(spec.plan_tokens_per_s))
-    log.info(plan.describe())
+    log.info(plan.describe(spec.plan_tokens_per_s))
     leave_processes()
     return plan
 
@@ -101,6 +111,109 @@ class Work:
 
 
 @dataclass(frozen=True)
+class Scoring:
+    """What the scores of a group's runs take beside their training: losses and summaries of held-out rows.
+
+    Every system, the base model or a run's adapter, reads a row twice: for its loss, and to write its summary.
+    """
+
+    split: str
+    rows: int
+    """Of the scores at the end."""
+    base: bool
+    """Whether the base model is scored too, at step 0 and at the end."""
+    trials: int
+    evaluations: int
+    """Of each trial, during training."""
+    loss_rows: int
+    summary_rows: int
+    """Of one of those."""
+    read_tokens: int
+    """By all systems, in all evaluations and at the end."""
+    written_tokens: int
+    """Likewise, where summaries are as long as the references."""
+    decode_steps: int
+    """In which those are written, many rows at once; each reads all frozen weights."""
+    rates: tuple[float, float] | None = None
+    """FLOP/s of matrix products and bytes/s from memory, as measured on the device."""
+
+    def seconds(self, plan: Plan, tokens_per_s: float | None) -> float:
+        """About how long it takes, where training takes so many tokens per second; at least, for None.
+
+        A token that is read goes forward alone, which is half the work of one that is trained on.
+        """
+        assert self.rates is not None
+        flops_per_s, bytes_per_s = self.rates
+        training_s = plan.flops_per_token / flops_per_s if tokens_per_s is None else 1 / tokens_per_s
+        return self.read_tokens * training_s / 2 + self.decode_steps * plan.bytes["base"] / bytes_per_s
+
+    def table_rows(self, plan: Plan, tokens_per_s: float | None) -> list[tuple[str, str, str]]:
+        """For a person, as `Plan.table` has them."""
+        of = " and ".join(
+            ["the base model"] * self.base + ["the adapter" if self.trials == 1 else "each run's adapter"]
+        )
+        rows = [
+            ("scores", f"{self.rows:,} rows", f"of {self.split}: loss and summary by {of}"),
+            (
+                "validations",
+                f"{self.evaluations:,}",
+                f"in training: loss of {self.loss_rows:,} rows, {self.summary_rows:,} summaries",
+            ),
+            ("tokens read", f"{self.read_tokens:,}", "for all these"),
+            ("tokens written", f"{self.written_tokens:,}", "if summaries are as long as the references"),
+        ]
+        if self.rates is not None:
+            least = "at least" if tokens_per_s is None else "about"
+            text = f"{least}, for scores; memory is read at {self.rates[1] / 1e9:,.0f} GB/s"
+            rows.append(("time", duration(self.seconds(plan, tokens_per_s)), text))
+        return rows
+
+
+def _scored_splits(spec: RunConfig) -> list[SplitName]:
+    """The splits that a run is evaluated on; none where one of them is not named, as a plan may leave them."""
+    names: list[SplitName] = list(dict.fromkeys(("validation", spec.evaluation.split)))
+    return names if all(getattr(spec.data, name) not in (None, MISSING) for name in names) else []
+
+
+def scoring_of(
+    spec: RunConfig, splits: Mapping[SplitName, Split], evaluations: int, trials: int, rows_at_once: int
+) -> Scoring:
+    """What is read and written for the scores of runs that train as a group.
+
+    evaluations: of each trial, during training.  rows_at_once: of each system.
+    """
+    settings, base = spec.evaluation, int(spec.evaluation.base)
+    final, validation = splits[settings.split], splits["validation"]
+    rows = min(len(final), settings.rows or len(final))
+    loss_rows = min(len(validation), settings.loss_rows or len(validation))
+    summary_rows = min(len(validation), settings.rows_during_training)
+    lengths = validation.training_tokens
+    written_at_end = _target_tokens(final, rows)
+    written_during = _target_tokens(validation, summary_rows)
+    read_during = sum(lengths[:loss_rows]) + sum(lengths[:summary_rows])
+    ends, during = trials + base, trials * evaluations + base
+    # Trials write side by side, by one pass over the weights.
+    passes = (1 + base) * written_at_end + (evaluations + base) * written_during
+    return Scoring(
+        split=settings.split,
+        rows=rows,
+        base=settings.base,
+        trials=trials,
+        evaluations=evaluations,
+        loss_rows=loss_rows,
+        summary_rows=summary_rows,
+        read_tokens=ends * 2 * sum(final.training_tokens[:rows]) + during * read_during,
+        written_tokens=ends * written_at_end + during * written_during,
+        decode_steps=-(-passes // rows_at_once),
+    )
+
+
+def _target_tokens(split: Split, rows: int) -> int:
+    """Of the references of the first rows, with their end tokens."""
+    return sum(len(ids) for ids in split.rows.select_columns(["target_ids"])[:rows]["target_ids"])
+
+
+@dataclass(frozen=True)
 class Plan:
     """One group's training."""
 
@@ -114,6 +227,8 @@ class Plan:
     flops_per_token: float
     work: Work
     trials: int
+    scoring: Scoring | None = None
+    """None where the splits that runs are evaluated on are not named."""
 
     @property
     def tokens(self) -> int:
@@ -166,16 +281,25 @@ class Plan:
             )
         if tokens_per_s is not None:
             rows.append(
-                ("time", duration(3600 * self.hours(tokens_per_s)), f"at {tokens_per_s:,.0f} tokens/s")
+                (
+                    "time",
+                    duration(3600 * self.hours(tokens_per_s)),
+                    f"training at {tokens_per_s:,.0f} tokens/s",
+                )
             )
-        return rows
+        return rows + ([] if self.scoring is None else self.scoring.table_rows(self, tokens_per_s))
 
-    def describe(self) -> str:
+    def describe(self, tokens_per_s: float | None = None) -> str:
         """One line for the log."""
+        scores = ""
+        if self.scoring is not None and self.scoring.rates is not None:
+            least = "at least " if tokens_per_s is None else ""
+            time = duration(self.scoring.seconds(self, tokens_per_s))
+            scores = f"; scores of {self.scoring.rows:,} rows take {least}{time}"
         parts = ", ".join(f"{part} {_size(self.bytes[part])}" for part in WHAT)
         return (
             f"plan: {_size(self.peak_bytes)} at most ({parts}), "
-            f"{self.work.steps:,} steps, {self.tokens:,} tokens, {_flops(self.flops)}"
+            f"{self.work.steps:,} steps, {self.tokens:,} tokens, {_flops(self.flops)}{scores}"
         )
 
 

@@ -25,12 +25,15 @@ def preflight(config: DictConfig, *, imported: bool = False) -> schema.RunConfig
     from summarizer.models.source import check_model_path
     from summarizer.tracking.login import check_tracking
 
+    only_shown = (
+        config.get("plan") is True or config.get("preview") is not None
+    )  # which takes no validation rows
     input_rules: tuple[Rule, ...] = (
         (("model",), lambda model: check_model_path(model.name_or_path)),
         (("model", "prompt"), _completion_token_is_there),
         (("adapter",), _start_is_there),
         (("data",), _files_are_there),
-        *(() if config.get("plan") is True else ((("data", "evaluation"), _splits_are_there),)),
+        *(() if only_shown else ((("data", "evaluation"), _splits_are_there),)),
         (("data", "evaluation"), _columns_are_there),
         (("trainer",), _device_is_there),
         (("tracking",), check_tracking),

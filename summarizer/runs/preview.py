@@ -134,6 +134,8 @@ def show_preview(records: Sequence[RunRecord]) -> None:
     tokenizer = load_tokenizer(model_folder(spec.model, weights=False))
     prompt = build_prompt(spec.prompt, tokenizer)
     split = build_split(_first_rows(spec.data, max(spec.preview, MEASURED_ROWS)), "train", prompt)
+    for note in split.notes:
+        log.info("%s", note)
     target = console()
     shown = split.encoded(range(min(spec.preview, len(split))))
     for number, row in enumerate(shown, 1):

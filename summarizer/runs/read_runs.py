@@ -271,7 +271,13 @@ LONGEST_BEGINNING = 1_500
 """Characters."""
 
 
-def from_files(config: Mapping[str, Any], split: str, references: Mapping[str, str]) -> dict[str, str]:
+def from_files(
+    config: Mapping[str, Any],
+    split: str,
+    references: Mapping[str, str],
+    *,
+    most_rows: int | None = MOST_ROWS_READ,
+) -> dict[str, str]:
     """Articles by row id, read from the local files that a run's config names, as far as those are still there.
 
     references: by row id, of the articles wanted. An article counts only where id and reference are the run's
@@ -288,7 +294,7 @@ def from_files(config: Mapping[str, Any], split: str, references: Mapping[str, s
     try:
         paths = find_files(f"data.{place}", named)
         columns = file_columns(paths, spec.columns)
-        rows = islice(read_files(paths, columns), MOST_ROWS_READ)
+        rows = islice(read_files(paths, columns), most_rows)
         for index, raw in enumerate(rows):
             if isinstance(raw, BadRow):
                 continue

@@ -23,6 +23,7 @@ NOT_OF_THE_RUN = (
     *("prompt.rendered.prompt", "prompt.rendered.answer"),  # what a model's template makes of the other keys
     *("data.processes", "trainer.processes", "trainer.log_every_steps", "trainer.checkpoint_every_steps"),
     *("trainer.keep_checkpoints", "evaluation.sample_summaries", "evaluation.rows_during_training"),
+    *("evaluation.article_gain", "evaluation.nli", "evaluation.bertscore"),
     *("evaluation.bootstrap_samples", "evaluation.bootstrap_seed", "quantization.cache"),
 )
 """Groups and keys that change nothing in what is trained and what it scores."""

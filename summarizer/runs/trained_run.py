@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import OmegaConf
 
-from summarizer.adapters.peft_config import require_as_written
+from summarizer.adapters.peft_config import read_adapter_config, require_as_written
 from summarizer.config.check import check
 from summarizer.config.paths import shown
 from summarizer.config.schema import GenerationConfig, RunConfig
@@ -108,6 +108,7 @@ def read_trained_run(folder: Path, *, model: str | None = None, adapter: Path | 
     if adapter is None:
         again = f"delete {folder / SUMMARY} and `python -m summarizer.run resume={folder}` saves it anew"
         require_as_written(found, KEY, f"{again} from its checkpoint")
+    read_adapter_config(found, KEY if adapter is None else "--adapter")
     return TrainedRun(folder, spec, record.overrides, found)
 
 

@@ -10,21 +10,21 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import asdict
-from pathlib import Path
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect, Request
-from starlette.responses import FileResponse, JSONResponse, Response, StreamingResponse
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from summarizer.errors import ConfigError
 from summarizer.runs.loaded_run import LoadedRun
 from summarizer.serving.answer import Event
+from summarizer.serving.http import body_of, page_file, require_json, say_error
 from summarizer.serving.listening import AllowedHosts, Guard
 from summarizer.serving.request import (
     MOST_ARTICLE_CHARACTERS,
@@ -38,7 +38,6 @@ from summarizer.serving.request import (
 )
 from summarizer.serving.writer import LineFullError, StoppingError, Ticket, Writer
 
-PAGE = Path(__file__).parent / "page"
 FILES = {
     "/": ("index.html", "text/html"),
     "/style.css": ("style.css", "text/css"),
@@ -46,9 +45,6 @@ FILES = {
     "/favicon.svg": ("favicon.svg", "image/svg+xml"),
 }
 """Address -> file and media type: nothing else of this machine can be asked for."""
-
-BODY_WITHIN_S = 30.0
-"""A client that sends its request more slowly than this holds a connection for nothing."""
 
 
 class Lines(StreamingResponse):
@@ -96,11 +92,8 @@ def build_application(loaded: LoadedRun, writer: Writer, hosts: AllowedHosts) ->
         return JSONResponse(about)
 
     async def summaries(request: Request) -> Response:
-        kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-        if kind != "application/json":
-            # A form of another site can send any body, but not of this kind.
-            raise HTTPException(415, "send the request as Content-Type: application/json")
-        body = await _body(request)
+        require_json(request)
+        body = await body_of(request, MOST_BODY_BYTES)
         try:
             wanted = read_request(body, variants, settings, generation)
         except BadRequestError as error:
@@ -125,47 +118,15 @@ def build_application(loaded: LoadedRun, writer: Writer, hosts: AllowedHosts) ->
 
     app = Starlette(
         routes=[
-            *(Route(address, _page_file(*file)) for address, file in FILES.items()),
+            *(Route(address, page_file(*file)) for address, file in FILES.items()),
             Route("/api/health", health),
             Route("/api/runs", runs),
             Route("/api/summaries", summaries, methods=["POST"]),
         ],
-        exception_handlers={HTTPException: _say_error},
+        exception_handlers={HTTPException: say_error},
         lifespan=lifespan,
     )
     return Guard(app, hosts)
-
-
-def _page_file(name: str, media_type: str) -> Callable[[Request], Awaitable[Response]]:
-    async def send_file(_: Request) -> Response:
-        return FileResponse(PAGE / name, media_type=media_type)
-
-    return send_file
-
-
-async def _say_error(_: Request, error: Exception) -> Response:
-    assert isinstance(error, HTTPException)
-    return JSONResponse({"error": error.detail}, error.status_code, error.headers)
-
-
-async def _body(request: Request) -> bytes:
-    """A request's body. Raises HTTPException 413 where it is too long, 408 where it takes too long."""
-    too_long = HTTPException(413, f"the request has over {MOST_BODY_BYTES:,} bytes; send a shorter one")
-    declared = request.headers.get("content-length", "0")
-    if not declared.isdecimal() or int(declared) > MOST_BODY_BYTES:
-        raise too_long
-    body = bytearray()
-    try:
-        async with asyncio.timeout(BODY_WITHIN_S):
-            async for part in request.stream():
-                body += part
-                if len(body) > MOST_BODY_BYTES:
-                    raise too_long
-    except TimeoutError as error:
-        raise HTTPException(408, f"the request took over {BODY_WITHIN_S:.0f} s to arrive") from error
-    except ClientDisconnect as error:
-        raise HTTPException(400, "the client left while it sent its request") from error
-    return bytes(body)
 
 
 def _hand_over(loop: asyncio.AbstractEventLoop, events: asyncio.Queue[Event], event: Event) -> None:

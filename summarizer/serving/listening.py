@@ -9,6 +9,7 @@ import logging
 import socket
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 import uvicorn
@@ -18,7 +19,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from summarizer.errors import ConfigError
-from summarizer.serving.writer import Writer
+
+if TYPE_CHECKING:  # it owns a model, which a blind test has none of
+    from summarizer.serving.writer import Writer
 
 HEADERS_WITHIN_S = 10.0
 """Within so long a request's first line and headers have to be here; a browser takes milliseconds."""
@@ -202,7 +205,8 @@ class TimedHeaders(H11Protocol):
 class Server(uvicorn.Server):
     """Tells who waits for a summary that the server ends; without that, it would wait for them."""
 
-    def __init__(self, app: ASGIApp, writer: Writer) -> None:
+    def __init__(self, app: ASGIApp, writer: Writer | None) -> None:
+        """writer: None where nothing is written on request."""
         super().__init__(
             uvicorn.Config(
                 app,
@@ -217,16 +221,18 @@ class Server(uvicorn.Server):
         self._writer = writer
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        self._writer.stop()
+        if self._writer is not None:
+            self._writer.stop()
         await super().shutdown(sockets)
 
 
-def serve(app: ASGIApp, writer: Writer, bound: socket.socket) -> None:
+def serve(app: ASGIApp, writer: Writer | None, bound: socket.socket) -> None:
     """Answer requests until a signal ends it, which is then raised again: KeyboardInterrupt for Ctrl-C."""
     logging.getLogger("uvicorn").setLevel(logging.WARNING)  # it would say four lines where one does
     log.info("serving at %s (Ctrl-C ends it)", address_of(bound))
     try:
         Server(app, writer).run([bound])
     finally:
-        writer.stop()
-        writer.join()
+        if writer is not None:
+            writer.stop()
+            writer.join()

@@ -24,6 +24,7 @@ from summarizer.config.diagnose import diagnose
 from summarizer.config.paths import shown
 from summarizer.console.progress import bar
 from summarizer.errors import ConfigError, Issue
+from summarizer.runs.folder import masked_node
 from summarizer.runs.logs import logged_together
 from summarizer.runs.preflight import preflight
 from summarizer.runs.record import RunRecord, composed_run
@@ -50,7 +51,7 @@ class Combination:
     run: RunRecord
 
     def prepare(self) -> None:
-        """Make the run folder with its `.hydra/`, file by file what Hydra writes there."""
+        """Make the run folder with its `.hydra/`, file by file what Hydra writes there, secrets masked."""
         self.run.path.mkdir(parents=True, exist_ok=True)
         if self.config.hydra.output_subdir is None:
             return
@@ -63,7 +64,7 @@ class Combination:
                 "overrides": self.config.hydra.overrides.task,
             }
             for name, node in nodes.items():
-                (folder / f"{name}.yaml").write_text(OmegaConf.to_yaml(node), encoding="utf-8")
+                (folder / f"{name}.yaml").write_text(OmegaConf.to_yaml(masked_node(node)), encoding="utf-8")
 
 
 @contextmanager

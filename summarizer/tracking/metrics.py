@@ -5,18 +5,16 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import math
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from summarizer.atomic import write_text, writing
+from summarizer.atomic import write_text
 from summarizer.errors import ConfigError
-from summarizer.files import open_own, read_own
+from summarizer.files import append_line, read_own
 from summarizer.json_files import parse_json
 
 METRICS = "metrics.jsonl"
@@ -49,19 +47,9 @@ class MetricsFile:
         """
         if not isinstance(record.get("step"), int):
             raise ValueError(f"a metrics record needs its step: {dict(record)}")
-        line = (json.dumps({key: _number(value) for key, value in record.items()}) + "\n").encode()
-        flags = os.O_WRONLY | os.O_APPEND | (0 if self._begun else os.O_CREAT)
-        with writing(self._path), open(open_own(self._path, flags), "ab", buffering=0) as file:
-            self._begun = True
-            end = file.seek(0, os.SEEK_END)
-            try:
-                written = file.write(line)
-                if written != len(line):
-                    reason = f"only {written} of {len(line)} bytes fit on the disk"
-                    raise OSError(errno.ENOSPC, reason, str(self._path))
-            except OSError:
-                file.truncate(end)  # half a line would corrupt the one after it
-                raise
+        line = json.dumps({key: _number(value) for key, value in record.items()})
+        append_line(self._path, line, new=not self._begun)
+        self._begun = True
 
     def records(self) -> list[dict[str, Any]]:
         """The records that are in the file; none where there is no file yet."""

@@ -42,6 +42,8 @@ RATE_BUDGET_S = 0.25
 """About how long `matrix_rate` may take."""
 SIDES = {"cpu": (256, 512, 1024), "cuda": (1024, 2048, 4096, 8192)}
 """Sides of the square matrices that `matrix_rate` multiplies. The largest take 400 MB on a GPU."""
+MEMORY_BYTES = 2**28
+"""What `memory_rate` reads at a time: many times a processor's caches."""
 
 log = logging.getLogger(__name__)
 
@@ -194,6 +196,19 @@ def _measured_rate(device: torch.device, dtype: torch.dtype) -> float:
         if 2 * 8 * min(seconds) > 4 * RATE_BUDGET_S:
             break
     return best
+
+
+def memory_rate(device: torch.device) -> float:
+    """Bytes/s at which a device reads its memory: the best of a few sums over MEMORY_BYTES. Takes milliseconds."""
+    numbers = torch.ones(MEMORY_BYTES // 4, device=device)  # zeros would be one page of memory, seen often
+    seconds = []
+    for _ in range(5):
+        _wait_for(device)
+        started_s = time.perf_counter()
+        numbers.sum()
+        _wait_for(device)
+        seconds.append(time.perf_counter() - started_s)
+    return MEMORY_BYTES / min(seconds)
 
 
 def _seconds_of_product(a: Tensor, b: Tensor) -> float:

@@ -10,7 +10,7 @@ import json
 import logging
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -47,22 +47,22 @@ def save_checkpoint(trial: Trial) -> Path:
 
     Raises WriteError, leaving the earlier checkpoints as they were.
     """
-    own_folder(trial.checkpoints)
-    folder = trial.checkpoints / f"step-{trial.state.step:08d}"
-    with atomic.new_folder(folder) as scratch:
-        values = {name: p.detach().cpu().contiguous() for name, p in trial.parameters.items()}
-        atomic.write_tensors(scratch / "adapter.safetensors", values)
-        if trial.best is not None:
-            atomic.write_tensors(scratch / "best.safetensors", trial.best)
-        assert trial.optimizer is not None
-        save_state(trial.optimizer.state_dict(), scratch / "optimizer")
-        (scratch / STATE).write_text(json.dumps(asdict(trial.state)), encoding="utf-8")
-        (scratch / CONFIG).write_text(json.dumps(_flat(_config_of(trial))), encoding="utf-8")
-        write_digests(scratch, [file.name for file in scratch.iterdir()])
-    trial.saved_step = trial.state.step
-    for old in list_checkpoints(trial.checkpoints)[: -trial.spec.trainer.keep_checkpoints]:
-        shutil.rmtree(old)
-    return folder
+    name = f"step-{trial.state.step:08d}"
+    with own_folder(trial.checkpoints) as checkpoints:
+        with atomic.new_folder(checkpoints / name, held=True) as scratch:
+            values = {name: p.detach().cpu().contiguous() for name, p in trial.parameters.items()}
+            atomic.write_tensors(scratch / "adapter.safetensors", values)
+            if trial.best is not None:
+                atomic.write_tensors(scratch / "best.safetensors", trial.best)
+            assert trial.optimizer is not None
+            save_state(trial.optimizer.state_dict(), scratch / "optimizer")
+            (scratch / STATE).write_text(json.dumps(asdict(trial.state)), encoding="utf-8")
+            (scratch / CONFIG).write_text(json.dumps(_flat(_config_of(trial))), encoding="utf-8")
+            write_digests(scratch, [file.name for file in scratch.iterdir()])
+        trial.saved_step = trial.state.step
+        for old in list_checkpoints(checkpoints)[: -trial.spec.trainer.keep_checkpoints]:
+            shutil.rmtree(old)
+    return trial.checkpoints / name
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
@@ -84,6 +84,23 @@ def newest_step(folder: Path) -> int:
     return 0
 
 
+def require_checkpoint(trial: Trial) -> None:
+    """See, before any weight is read, whether a resumed trial has a checkpoint to take up: by digests and states.
+
+    Raises ConfigError where checkpoints exist but none can be read.
+    """
+    refused = []
+    for folder in reversed(list_checkpoints(trial.checkpoints)):
+        try:
+            check_digests(folder)
+            _read_state(folder, trial.schedule.total_steps)
+        except (OSError, ValueError) as error:
+            refused.append(f"{folder.name}: {one_line(_reason(error))}")
+        else:
+            return
+    _require_none(refused, trial.checkpoints)
+
+
 def load_latest(trial: Trial) -> None:
     """Put the trial where its newest readable checkpoint was; without one it starts anew.
 
@@ -91,8 +108,8 @@ def load_latest(trial: Trial) -> None:
     """
     if not trial.checkpoints.is_dir():
         return
-    own_folder(trial.checkpoints)
-    atomic.remove_scratch(trial.checkpoints)
+    with own_folder(trial.checkpoints) as checkpoints:
+        atomic.remove_scratch(checkpoints)
     refused = []
     for folder in reversed(list_checkpoints(trial.checkpoints)):
         try:
@@ -114,10 +131,15 @@ def load_latest(trial: Trial) -> None:
         trial.say(logging.INFO, "resuming from %s", folder.name)
         _say_what_changed(trial, folder)
         return
+    _require_none(refused, trial.checkpoints)
+
+
+def _require_none(refused: Sequence[str], folder: Path) -> None:
+    """refused: the checkpoints of a folder that has no other, each with why it cannot be read."""
     if refused:
         raise ConfigError.single(
             "resume",
-            f"none of the {len(refused)} checkpoints in {trial.checkpoints} can be read ({'; '.join(refused)}); "
+            f"none of the {len(refused)} checkpoints in {folder} can be read ({'; '.join(refused)}); "
             "delete that folder, and the run is resumed from its beginning",
         )
 
@@ -213,6 +235,8 @@ def _say_what_changed(trial: Trial, folder: Path) -> None:
 
 def _changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
     for key in dict.fromkeys([*now, *before]):
+        if key not in before and not key.startswith("optimizer."):
+            continue  # the version that saved it had no such key; but arguments of an optimizer are typed at will
         if before.get(key) != now.get(key):
             yield one_line(f"{key} was {shown(before.get(key))}, now {shown(now.get(key))}")
 

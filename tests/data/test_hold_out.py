@@ -107,13 +107,16 @@ def test_unusable_rows_are_counted_once(sides: Callable[..., tuple[Split, Split]
 
 
 def test_what_is_kept_of_one_share_is_not_taken_for_another(
-    sides: Callable[..., tuple[Split, Split]], data_spec: SpecBuilder, write_jsonl: Writer, prompt: Prompt
+    data_spec: SpecBuilder, write_jsonl: Writer, prompt: Prompt
 ) -> None:
-    rows = example_rows(60)
-    sizes = {held: tuple(map(len, sides(rows, held))) for held in (0.1, 0.5, 5)}
-    assert len(set(sizes.values())) == 3
-    assert all(sum(both) == 60 for both in sizes.values())
-    assert len(build_split(data_spec(write_jsonl(rows)), "train", prompt)) == 60
+    path = write_jsonl(example_rows(60))
+    sizes = []
+    for held in (0.1, 0.5, 5):
+        spec = data_spec(path, validation=held)
+        sizes.append(tuple(len(build_split(spec, name, prompt)) for name in ("train", "validation")))
+    assert len(set(sizes)) == 3
+    assert all(sum(both) == 60 for both in sizes)
+    assert len(build_split(data_spec(path), "train", prompt)) == 60
 
 
 def test_a_stream_leaves_out_the_same_rows(
@@ -142,10 +145,11 @@ def test_numbers_that_hold_out_nothing_or_all(value: str) -> None:
     )
 
 
-def test_validation_may_be_left_out_of_a_plan_alone() -> None:
+def test_validation_may_be_left_out_of_a_plan_and_a_preview() -> None:
     without = ("data=files", "data.train=embedded:sample/train.jsonl")
     assert preflight(composed(*without, "plan=true")).data.validation is None
     assert preflight(composed(*without, "plan=true", "evaluation.split=test")).data.test is None
+    assert preflight(composed(*without, "preview=3")).data.validation is None
     (line,) = mistakes(*without)
     assert "or hold out a tenth of the training rows by data.validation=0.1" in line
     assert preflight(composed(*without, "data.validation=0.1")).data.validation == 0.1

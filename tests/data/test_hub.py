@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import logging
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +15,7 @@ from data_examples import example_rows
 
 from summarizer.config.schema import DataConfig
 from summarizer.console import progress
+from summarizer.data.hold_out import HASHES, article_hash
 from summarizer.data.prompt import Prompt
 from summarizer.data.sources import _made_from
 from summarizer.data.splits import build_split
@@ -43,6 +45,25 @@ def hub(data_spec: SpecBuilder, path: str, **changes: Any) -> DataConfig:
 def test_a_split_of_a_data_set(data_spec: SpecBuilder, folder: str, prompt: Prompt) -> None:
     split = build_split(hub(data_spec, folder, rows={"train": 12}), "train", prompt)
     assert list(split.rows["article"]) == [row["article"] for row in example_rows(12)]
+
+
+def test_columns_are_recognized_and_rows_held_out_there_too(
+    data_spec: SpecBuilder, folder: str, prompt: Prompt, tmp_path: Path
+) -> None:
+    columns = {"article": None, "summary": None, "id": None}
+    (tmp_path / "other").mkdir()
+    rows = [{"document": row["article"], "summary": row["highlights"]} for row in example_rows(40)]
+    (tmp_path / "other" / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    spec = data_spec("train", source="hub", path=str(tmp_path / "other"), validation=0.25, columns=columns)
+    train, validation = (build_split(spec, name, prompt) for name in ("train", "validation"))
+    assert len(train) + len(validation) == 40
+    assert set(validation.rows["article"]) == {
+        row["document"] for row in rows if article_hash(row["document"]) / HASHES < 0.25
+    }
+    assert train.notes[0].startswith("columns: the article is 'document', the summary is 'summary'")
+    stream = StreamedSplit(spec.model_copy(update={"streaming": True}), prompt)
+    first = next(stream.batches(0, 1, 0, shuffle=False, group_by_length=False))
+    assert first == train.encoded([0])
 
 
 def test_bad_rows_are_named_by_data_set_and_split(

@@ -6,6 +6,8 @@ import csv
 import io
 import json
 import shutil
+import subprocess
+import sys
 import time
 import zipfile
 from collections.abc import Callable
@@ -73,6 +75,24 @@ def test_what_separates_fields_is_recognized_and_said(
 def test_known_names_count_for_more_than_many_fields(header: str, separator: str, tmp_path: Path) -> None:
     (tmp_path / "x.csv").write_text(header + "\n")
     assert files.separator_of(tmp_path / "x.csv") == separator
+
+
+def test_what_excel_writes_as_csv(tmp_path: Path) -> None:
+    path = tmp_path / "x.csv"
+    path.write_bytes(b"\xef\xbb\xbfsep=;\r\nid;article;highlights\r\n1;a,b;c\r\n")
+    assert list(read_files([path], COLUMNS)) == [
+        ("x.csv row 1", {"id": "1", "article": "a,b", "highlights": "c"})
+    ]
+    assert list(file_notes([path])) == ["x.csv: fields are separated by semicolons"]
+    for encoding in ("utf-16-le", "utf-16-be"):
+        path.write_bytes("\ufeffid,article,highlights\n1,a,b\n".encode(encoding))
+        with pytest.raises(ConfigError, match="is UTF-16; save it as UTF-8"):
+            list(read_files([path], COLUMNS))
+
+
+def test_a_share_in_percent_is_told_how_it_is_typed() -> None:
+    (line,) = mistakes("data=files", "data.train=embedded:sample/train.jsonl", "data.validation=12.5%")
+    assert line == "data.validation: '12.5%' is no path; a share is typed as 0.125"
 
 
 def test_a_wrong_column_of_a_file_with_semicolons_is_named_by_itself(tmp_path: Path) -> None:
@@ -242,17 +262,33 @@ def test_the_splits_of_a_saved_data_set(
         find_files("data.validation", str(saved))
     assert str(caught.value) == (
         f"data.validation: {saved} has no split 'validation'; its splits are train, dev; name one: "
-        f"data.validation={saved}/train"
+        f"data.validation={saved}/dev"
     )
     # Its columns are checked without the library, which takes a second to import.
-    monkeypatch.setattr(datasets, "load_from_disk", lambda *_: pytest.fail("it was opened"))
-    columns = COLUMNS.model_copy(update={"article": "text"})
-    (issue,) = check_columns("data.train", str(saved), columns)
-    assert (
-        issue.fact
-        == "no column 'text' in train; its columns are id, article, highlights, note; did you mean 'note'?"
+    with monkeypatch.context() as patched:
+        patched.setattr(datasets, "load_from_disk", lambda *_: pytest.fail("it was opened"))
+        columns = COLUMNS.model_copy(update={"article": "text"})
+        (issue,) = check_columns("data.train", str(saved), columns)
+        assert issue.fact == (
+            "no column 'text' in train; its columns are id, article, highlights, note; did you mean 'note'?"
+        )
+        assert preflight(composed("data=files", f"data.train={saved}", "data.validation=0.2"))
+
+
+def test_no_table_is_checked_by_a_heavy_library(saved: Path, tmp_path: Path) -> None:
+    workbook(tmp_path / "x.xlsx", [["text", "summary"], ["a", "b"]])
+    (tmp_path / "x.csv").write_text("text;summary\na;b\n")
+    code = (
+        "import sys\n"
+        "from summarizer.config.schema import Columns\n"
+        "from summarizer.data.files import check_columns\n"
+        "columns = Columns(article=None, summary=None, id=None)\n"
+        f"for name in ('x.xlsx', 'x.csv', 'saved'):\n"
+        f"    assert check_columns('data.train', {str(tmp_path)!r} + '/' + name, columns) == [], name\n"
+        "print({'torch', 'transformers', 'wandb', 'datasets', 'pyarrow'} & set(sys.modules))"
     )
-    assert preflight(composed("data=files", f"data.train={saved}", "data.validation=0.2"))
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
 
 
 def test_a_saved_data_set_is_summarized(saved: Path) -> None:

@@ -93,6 +93,8 @@ def test_the_likeliest_premise_of_each_sentence_counts(tmp_path: Path, labels: l
 def test_what_is_no_such_model_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"--nli: no model in .*nowhere: a folder with config.json"):
         loaded_entailment(tmp_path / "nowhere", device="cpu")
+    with pytest.raises(ConfigError, match=r"evaluation.nli: no model in"):
+        loaded_entailment(tmp_path / "nowhere", device="cpu", key="evaluation.nli")
     encoder = save(tmp_path / "encoder", BertModel, ["contradiction", "entailment"])
     with pytest.raises(
         ConfigError, match=r"is no classifier: its weights lack classifier.bias, classifier.weight"

@@ -30,6 +30,9 @@ OWN = DataConfig(
 )
 
 
+GPTJ = mlperf.TASKS["mlperf-gptj"]
+
+
 def news(path: Path, count: int, **more: str) -> str:
     rows = [
         {"id": f"r{n}", "article": f"  Article {n} stays unstripped.", "highlights": f"Summary {n}."} | more
@@ -69,13 +72,17 @@ def test_files_without_the_runs_id_column_are_numbered(tmp_path: Path) -> None:
 
 
 def test_mlperfs_rows_from_files_are_whole_and_taken_on_trust(tmp_path: Path) -> None:
-    rows = mlperf.task_rows(RowFlags(data=(news(tmp_path / "a.jsonl", 5),), rows=3), mlperf.MODEL)
+    rows = mlperf.task_rows(
+        GPTJ, RowFlags(data=(news(tmp_path / "a.jsonl", 5),), rows=3), "EleutherAI/gpt-j-6b"
+    )
     assert rows.ids == ["r0", "r1", "r2"]
     assert rows.articles[1] == "  Article 1 stays unstripped."
     assert (rows.split, rows.encoded) == (mlperf.SPLIT, None)
     assert "a.jsonl" in rows.data
     assert any("taken on trust" in note for note in rows.notes)
-    fewer = mlperf.task_rows(RowFlags(data=(news(tmp_path / "a.jsonl", 5),), rows=7), mlperf.MODEL)
+    fewer = mlperf.task_rows(
+        GPTJ, RowFlags(data=(news(tmp_path / "a.jsonl", 5),), rows=7), "EleutherAI/gpt-j-6b"
+    )
     assert "7 rows were asked for, but there are only 5" in fewer.notes
 
 
@@ -90,7 +97,7 @@ def test_mlperfs_rows_from_files_are_whole_and_taken_on_trust(tmp_path: Path) ->
 def test_mistakes_in_files_are_named_by_their_flags(typed: dict[str, Any], said: str, tmp_path: Path) -> None:
     file = news(tmp_path / "a.jsonl", 2)
     with pytest.raises(ConfigError, match=said):
-        mlperf.task_rows(RowFlags(**({"data": (file,)} | typed)), mlperf.MODEL)
+        mlperf.task_rows(GPTJ, RowFlags(**({"data": (file,)} | typed)), "EleutherAI/gpt-j-6b")
 
 
 def test_a_mistake_in_rows_is_said_under_the_flag_for_its_key_with_the_commands_own_advice() -> None:
@@ -123,8 +130,11 @@ def test_unusable_rows_are_refused_or_left_out(tmp_path: Path) -> None:
     file = news(path, 2)
     path.write_text(path.read_text() + '{"id": "empty", "article": " ", "highlights": "x"}\n')
     with pytest.raises(ConfigError, match=r"--max-bad-rows: 1 unusable rows.*empty"):
-        mlperf.task_rows(RowFlags(data=(file,)), mlperf.MODEL)
-    assert mlperf.task_rows(RowFlags(data=(file,), max_bad_rows=1), mlperf.MODEL).ids == ["r0", "r1"]
+        mlperf.task_rows(GPTJ, RowFlags(data=(file,)), "EleutherAI/gpt-j-6b")
+    assert mlperf.task_rows(GPTJ, RowFlags(data=(file,), max_bad_rows=1), "EleutherAI/gpt-j-6b").ids == [
+        "r0",
+        "r1",
+    ]
 
 
 def test_the_digest_changes_with_every_text() -> None:

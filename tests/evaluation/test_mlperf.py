@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import nltk
 import pytest
@@ -9,55 +11,93 @@ from nltk.tokenize.punkt import PunktTrainer, save_punkt_params
 
 from summarizer.config.paths import conf_folder
 from summarizer.config.schema import GenerationConfig
-from summarizer.evaluation import mlperf
 from summarizer.evaluation.metrics import score_pairs
 from summarizer.evaluation.mlperf import (
-    REFERENCE,
     ROWS,
+    TASKS,
     MlperfScores,
+    Task,
+    TaskSummarizer,
     mlperf_scores,
-    prompt,
-    prompt_ids,
     verdict,
 )
+from summarizer.evaluation.record import MlperfVerdict
 
 pytestmark = pytest.mark.versions
 
+LLAMA, GPTJ = TASKS["mlperf"], TASKS["mlperf-gptj"]
 PREDICTIONS = [" The cats were running. Dogs slept. ", "", "One sentence.  Another one here."]
 REFERENCES = ["A cat runs.\nThe dog sleeps .", "Something .", "Another one here .\nOne sentence ."]
 
 
-def test_the_prompt_by_the_references_own_recipe() -> None:
+def test_the_prompts_by_the_references_own_recipes() -> None:
     article = "A {b} c.\n{article} "
-    # dataset.py formats each example of download_cnndm.py into this
+    # gpt-j/dataset.py formats each example of download_cnndm.py into this
     prompt_input = (
         "Below is an instruction that describes a task, paired with an input that provides further context. "
         "Write a response that appropriately completes the request.\n\n"
         "### Instruction:\n{instruction}\n\n### Input:\n{input}\n\n### Response:"
     )
     example = {"instruction": "Summarize the following news article:", "input": article}
-    assert prompt(article) == prompt_input.format_map(example)
+    assert GPTJ.prompt(article) == prompt_input.format_map(example)
+    # llama3.1-8b/download_cnndm.py
+    template = (
+        "Summarize the following news article in 128 tokens. Please output the summary only, without any other "
+        "text.\n\nArticle:\n{input}\n\nSummary:"
+    )
+    assert LLAMA.prompt(article) == template.format_map({"input": article})
 
 
-def test_a_long_prompt_is_cut_at_its_end() -> None:
-    def encode(text: str) -> list[int]:
-        return [ord(letter) for letter in text]
+class Letters:
+    """A base whose tokens are letters."""
 
-    assert prompt_ids(encode(prompt("Short."))) == encode(prompt("Short."))
-    cut = prompt_ids(encode(prompt("x" * 3000)))
-    assert len(cut) == 1919
-    assert set(cut[300:]) == {ord("x")}
+    def encode(self, text: str, add_special_tokens: bool) -> SimpleNamespace:
+        return SimpleNamespace(ids=[ord(letter) for letter in text])
+
+    @property
+    def prompt(self) -> Any:
+        return SimpleNamespace(text=self)
+
+    def decoding(self, *_: object, **__: object) -> Any:
+        raise NotImplementedError
+
+
+def summarizer(task: Task, positions: int | None) -> TaskSummarizer:
+    generation = GenerationConfig(
+        **yaml.safe_load((conf_folder() / "generation" / "greedy.yaml").read_text())
+    )
+    return TaskSummarizer(Letters(), generation, batch_size=1, task=task, start_ids=[7], positions=positions)
+
+
+def test_gptjs_long_prompt_is_cut_at_its_end() -> None:
+    reading = summarizer(GPTJ, 2048)
+    assert list(reading.prepare("Short.").prompt_ids) == [ord(letter) for letter in GPTJ.prompt("Short.")]
+    cut = reading.prepare("x" * 3000)
+    assert len(cut.prompt_ids) == 1919
+    assert set(cut.prompt_ids[300:]) == {ord("x")}
+
+
+def test_llamas_prompt_has_a_start_token_and_is_cut_only_where_the_base_ends() -> None:
+    whole = [7, *(ord(letter) for letter in LLAMA.prompt("x" * 9000))]
+    assert list(summarizer(LLAMA, 131_072).prepare("x" * 9000).prompt_ids) == whole
+    assert list(summarizer(LLAMA, None).prepare("x" * 9000).prompt_ids) == whole
+    cut = summarizer(LLAMA, 1024).prepare("x" * 9000)
+    assert list(cut.prompt_ids) == whole[: 1024 - 128]
+    assert (cut.article_tokens, cut.cut_tokens) == (len(whole), len(whole) - 896)
 
 
 def test_generation_keeps_only_what_the_task_leaves_open() -> None:
     options = yaml.safe_load((conf_folder() / "generation" / "greedy.yaml").read_text())
     spec = GenerationConfig(**options | {"seed": 77, "no_repeat_ngram_size": 3, "length_penalty": 2.0})
-    fixed = mlperf.generation(spec)
+    fixed = GPTJ.generation_of(spec)
     changed = {name for name in type(spec).model_fields if getattr(spec, name) != getattr(fixed, name)}
     assert (fixed.num_beams, fixed.min_new_tokens, fixed.max_new_tokens) == (4, 30, 128)
     assert fixed.early_stopping is True
     assert (fixed.length_penalty, fixed.no_repeat_ngram_size, fixed.do_sample) == (1.0, 0, False)
     assert fixed.seed == 77
+    now = LLAMA.generation_of(spec)  # SUT_VLLM.py: temperature 0, max_tokens 128, min_tokens 1
+    assert (now.num_beams, now.min_new_tokens, now.max_new_tokens, now.do_sample) == (1, 1, 128, False)
+    assert (now.length_penalty, now.no_repeat_ngram_size, now.seed) == (1.0, 0, 77)
     assert changed <= {
         "max_new_tokens",
         "min_new_tokens",
@@ -107,13 +147,40 @@ def test_scores_with_punkt_are_evaluation_pys(tmp_path: Path, monkeypatch: pytes
     )
 
 
-def test_the_reference_itself_passes_at_both_levels() -> None:
-    judged = verdict(MlperfScores(REFERENCE, 4_016_878, 13_368, ""))
+@pytest.mark.parametrize("task", [LLAMA, GPTJ])
+def test_the_reference_itself_passes(task: Task) -> None:
+    judged = verdict(task, MlperfScores(task.reference, task.reference_length, 13_368, ""))
     assert judged.refusal is None
-    assert judged.passed["99 %"] is True
-    assert judged.passed["99.9 %"] is True
-    assert [figure.name for figure in judged.figures] == ["rouge1", "rouge2", "rougeL", "gen_len"]
+    assert judged.passed == dict.fromkeys(task.levels, True)
+    assert [figure.name for figure in judged.figures] == [*task.reference, "gen_len"]
     assert all(figure.value == figure.reference for figure in judged.figures)
+
+
+def judged_with(task: Task, name: str, value: float, cut: int = 0) -> MlperfVerdict:
+    figures = {**task.reference, "gen_len": task.reference_length, name: value}
+    return verdict(task, MlperfScores(figures, int(figures["gen_len"]), ROWS, ""), cut)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "passes"),
+    [
+        # constants.py, v5.1 to v6.1: 38.7792 * 0.99 = 38.3914..., 15.9075 * 0.99 = 15.7484..., and so on
+        ("rouge1", 38.3915, True),
+        ("rouge1", 38.3914, False),
+        ("rouge2", 15.7485, True),
+        ("rouge2", 15.7484, False),
+        ("rougeL", 24.2508, True),
+        ("rougeL", 24.2507, False),
+        ("rougeLsum", 35.4351, True),
+        ("rougeLsum", 35.4350, False),
+        ("gen_len", 7_350_880, True),  # 8167644 * 0.9 = 7350879.6
+        ("gen_len", 7_350_879, False),
+        ("gen_len", 8_984_408, True),  # 8167644 * 1.1 = 8984408.4
+        ("gen_len", 8_984_409, False),
+    ],
+)
+def test_bounds_of_llama(name: str, value: float, passes: bool) -> None:
+    assert judged_with(LLAMA, name, value).passed == {"99 %": passes}
 
 
 @pytest.mark.parametrize(
@@ -135,17 +202,23 @@ def test_the_reference_itself_passes_at_both_levels() -> None:
         ("gen_len", 9_000_000, True, True),
     ],
 )
-def test_bounds(name: str, value: float, high: bool, low: bool) -> None:
-    figures = {**REFERENCE, "gen_len": 4_016_878, name: value}
-    judged = verdict(MlperfScores(figures, int(figures["gen_len"]), ROWS, ""))
+def test_bounds_of_gptj(name: str, value: float, high: bool, low: bool) -> None:
+    judged = judged_with(GPTJ, name, value)
     assert judged.passed["99.9 %"] is high
     assert judged.passed["99 %"] is low
 
 
 def test_a_part_of_the_split_gets_no_verdict() -> None:
-    judged = verdict(MlperfScores(REFERENCE, 4_016_878, 50, ""))
+    judged = verdict(GPTJ, MlperfScores(GPTJ.reference, 4_016_878, 50, ""))
     assert judged.refusal == "not the whole split (50 of 13,368 rows): no verdict"
     assert judged.passed["99 %"] is None
-    assert judged.figures[0].value == REFERENCE["rouge1"]
+    assert judged.figures[0].value == GPTJ.reference["rouge1"]
     with pytest.raises(ValueError, match="missing: rougeL"):
-        verdict(MlperfScores({"rouge1": 1, "rouge2": 1, "rougeLsum": 1}, 1, ROWS, ""))
+        verdict(GPTJ, MlperfScores({"rouge1": 1, "rouge2": 1, "rougeLsum": 1}, 1, ROWS, ""))
+
+
+def test_prompts_that_were_cut_get_no_verdict_where_the_task_cuts_none() -> None:
+    judged = judged_with(LLAMA, "rouge1", 50, cut=3)
+    assert judged.refusal == "3 prompts were cut, of which the task cuts none: no verdict"
+    assert judged.passed == {"99 %": None}
+    assert judged_with(GPTJ, "rouge1", 50, cut=3).refusal is None

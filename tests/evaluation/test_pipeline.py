@@ -89,7 +89,7 @@ def test_only_language_models_are_judged_by_mlperf() -> None:
         samples=10,
         seed=3,
         tokenizer="rouge-score",
-        by_mlperf=True,
+        mlperf_task="mlperf-gptj",
     )[0]
     judged = found[0].mlperf
     assert judged is not None

@@ -12,7 +12,9 @@ from summarizer.evaluation.statistics import (
     compare,
     holm,
     same_rows,
+    share_interval,
     sign_flip_test,
+    sign_test,
     smallest_p,
     too_few_rows,
 )
@@ -268,3 +270,28 @@ def test_its_value_is_the_difference_of_the_means() -> None:
 def test_losses_of_other_rows_are_refused() -> None:
     with pytest.raises(ValueError, match="same rows"):
         loss_difference(RowLosses.of([(2.0, 1)]), RowLosses.of([(2.0, 2)]), samples=10)
+
+
+def test_the_sign_test_and_its_interval_are_the_exact_ones() -> None:
+    scipy_stats = pytest.importorskip("scipy.stats")
+    for wins, losses in ((0, 0), (1, 0), (3, 3), (5, 1), (8, 1), (0, 7), (14, 6), (60, 40), (700, 560)):
+        assert sign_test(wins, losses) == sign_test(losses, wins)
+        if not (decided := wins + losses):
+            assert sign_test(wins, losses) == 1.0
+            continue
+        found = scipy_stats.binomtest(wins, decided)
+        assert sign_test(wins, losses) == pytest.approx(found.pvalue, rel=1e-9)
+        share, expected = share_interval(wins, decided), found.proportion_ci(method="exact")
+        assert share.value == pytest.approx(100 * wins / decided)
+        assert (share.low, share.high) == pytest.approx((100 * expected.low, 100 * expected.high), abs=1e-5)
+        assert (share.low <= 50 <= share.high) == (sign_test(wins, losses) >= 0.05), "they never contradict"
+    with pytest.raises(ValueError, match="decided"):
+        share_interval(0, 0)
+
+
+@pytest.mark.parametrize(("wins", "losses"), [(4, 2), (5, 0), (3, 4)])
+def test_the_sign_test_counts_all_outcomes(wins: int, losses: int) -> None:
+    decided = wins + losses
+    outcomes = [sum(signs) for signs in product((0, 1), repeat=decided)]
+    as_far = [count for count in outcomes if abs(2 * count - decided) >= abs(wins - losses)]
+    assert sign_test(wins, losses) == pytest.approx(len(as_far) / 2**decided)

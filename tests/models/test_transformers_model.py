@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM
 
 from summarizer import compat
 from summarizer.data.batches import Batch
+from summarizer.errors import ConfigError
 from summarizer.models import meta_model
 from summarizer.models.transformers_model import TransformersModel
 from summarizer.ops import attention
@@ -115,3 +116,17 @@ def test_a_model_that_does_not_say_where_sequences_begin_is_refused_rather_than_
     )
     with pytest.raises(AssertionError, match="where its sequences begin"):
         model.summary_logits(batch)
+
+
+def test_a_model_that_gives_no_logits_at_each_token_is_refused_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As ProphetNet does, whose head computes two tokens ahead of each."""
+    model = loaded("gpt2", tmp_path)
+    for wrong in (torch.zeros(1, 12, 4), torch.zeros(1, 7)):
+        monkeypatch.setattr(TransformersModel, "summary_logits", lambda *_, wrong=wrong: wrong)
+        with pytest.raises(
+            ConfigError, match="of two padded rows it gives no logits at each token"
+        ) as caught:
+            model.check_batches(torch.device("cpu"))
+        assert "\n" not in str(caught.value)

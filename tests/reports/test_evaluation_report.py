@@ -65,7 +65,7 @@ def evaluation(
     *differences: Difference, mlperf: MlperfVerdict | None = None, notes: tuple[str, ...] = ()
 ) -> Evaluation:
     return Evaluation(
-        protocol="mlperf" if mlperf else "own",
+        protocol="mlperf-gptj" if mlperf else "own",
         rows=RowsPart(data="news_1", split="test", count=500, ids_sha256="f00", texts_sha256="ba5"),
         systems=[system("a|b", 30, loss=2.5, mlperf=mlperf), system("Lead-3", 40, loss=None)],
         references=statistics(None),
@@ -161,6 +161,8 @@ def test_mlperfs_verdict_is_said_or_why_there_is_none(refusal: str | None) -> No
     assert f"| a\\|b | rouge1 | 42.6000 | 42.9865 | 99.1 % | {judged} |" in text
     assert (refusal or "99 %: passed, 99.9 %: failed") in text
     assert "sentences cut by nltk punkt" in text
+    assert "passes from 90% of the reference's" in text
+    assert "GPT-J on CNN/DailyMail (v3.1 to v5.0)" in text
 
 
 def test_scores_are_read_as_they_were_written(tmp_path: Path) -> None:

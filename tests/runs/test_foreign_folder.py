@@ -191,8 +191,11 @@ def test_a_run_s_own_writers_follow_no_link(tmp_path: Path) -> None:
         metrics.log({"step": 1})
     with pytest.raises(ConfigError, match="it is a link"), claimed(tmp_path / "run"):
         pass
-    with pytest.raises(WriteError, match="it is a link"):
-        own_folder(tmp_path / "run" / "checkpoints")
+    with (
+        pytest.raises(WriteError, match="it is a link"),
+        own_folder(tmp_path / "run" / "checkpoints"),
+    ):
+        pass
     assert (tmp_path / "mine").read_text() == "mine"
 
 

@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import io
+import math
+from dataclasses import replace
 from functools import partial
 
 import bitsandbytes as bnb
 import pytest
 import torch
+from composing import composed
 from model_folders import tiny_config
 from rich.console import Console
 from rich.table import Table
 from tiny_bases import lora
 
-from summarizer.runs.plan import WHAT, Plan, Work, build_plan
+from summarizer.data.prompt import build_prompt
+from summarizer.data.splits import build_split
+from summarizer.models.source import model_folder
+from summarizer.models.tokenizer import load_tokenizer
+from summarizer.runs.plan import WHAT, Plan, Scoring, Work, build_plan, scoring_of
+from summarizer.runs.preflight import preflight
 from summarizer.training.dry_run import Microbatch, dry_run
 
 WORK = Work(steps=300, tokens=60_000, tokens_per_epoch=20_000)
@@ -73,3 +81,52 @@ def test_a_person_reads_every_part(plan: Plan) -> None:
         assert word in shown
     assert "tokens/s" not in printed(plan.table())
     assert all(part in plan.describe() for part in WHAT)
+
+
+# ---- the scores --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def scoring() -> Scoring:
+    spec = preflight(
+        composed("evaluation.rows=2", "evaluation.loss_rows=3", "evaluation.rows_during_training=1")
+    )
+    prompt = build_prompt(spec.prompt, load_tokenizer(model_folder(spec.model)))
+    split = build_split(spec.data, "validation", prompt)
+    return scoring_of(spec, {"validation": split}, evaluations=3, trials=2, rows_at_once=4)
+
+
+def test_what_is_read_and_written_for_scores(scoring: Scoring) -> None:
+    """By two runs and the base model; counted once more, from the rows themselves."""
+    spec = preflight(composed())
+    prompt = build_prompt(spec.prompt, load_tokenizer(model_folder(spec.model)))
+    rows = build_split(spec.data, "validation", prompt).encoded(range(3))
+    lengths = [len(prompt.training_ids(row.article_ids, row.target_ids)[0]) for row in rows]
+    targets = [len(row.target_ids) for row in rows]
+    assert (scoring.rows, scoring.loss_rows, scoring.summary_rows) == (2, 3, 1)
+    at_end = 3 * 2 * sum(lengths[:2])
+    in_training = (2 * 3 + 1) * (sum(lengths) + lengths[0])
+    assert scoring.read_tokens == at_end + in_training
+    assert scoring.written_tokens == 3 * sum(targets[:2]) + 7 * targets[0]
+    # The base model, then both runs side by side; it and each of three evaluations.
+    assert scoring.decode_steps == math.ceil((2 * sum(targets[:2]) + 4 * targets[0]) / 4)
+
+
+def test_how_long_scores_take(plan: Plan, scoring: Scoring) -> None:
+    measured = replace(scoring, rates=(1e9, 1e6))
+    writing_s = scoring.decode_steps * plan.bytes["base"] / 1e6
+    assert measured.seconds(plan, 50.0) == pytest.approx(scoring.read_tokens / 100 + writing_s)
+    forward_s = plan.flops_per_token / 2 / 1e9
+    assert measured.seconds(plan, None) == pytest.approx(scoring.read_tokens * forward_s + writing_s)
+    whole = replace(plan, scoring=measured)
+    shown = printed(whole.table())
+    for part in (
+        "2 rows",
+        "loss and summary by the base model",
+        f"{scoring.read_tokens:,}",
+        "at least, for scores",
+    ):
+        assert part in shown
+    assert "scores of 2 rows take at least " in whole.describe()
+    assert "about, for scores" in printed(whole.table(tokens_per_s=50.0))
+    assert "scores" not in plan.describe()

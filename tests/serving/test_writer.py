@@ -68,14 +68,14 @@ def test_beams_are_left_off_between_steps(loaded: LoadedRun) -> None:
             Gated.gate.acquire()
             return super().prepare(article)
 
-        def summaries(self, articles, *, trials=(0,), on_step=None):  # type: ignore[no-untyped-def]
+        def answers(self, articles, *, trials, on_step=None):  # type: ignore[no-untyped-def]
             def counted(tokens: int) -> None:
                 steps.append(tokens)
                 if len(steps) == 3:
                     client.writer._now.dropped.set()
                 on_step(tokens)
 
-            return super().summaries(articles, trials=trials, on_step=counted)
+            return super().answers(articles, trials=trials, on_step=counted)
 
     with served(loaded, lambda spec: Counting(loaded, spec, batch_size=1)) as client:
         asked = ONE | {"settings": {"num_beams": 2, "min_new_tokens": 12}}

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from summarizer import files
 from summarizer.errors import ConfigError
 from summarizer.runs.read_runs import finite
-from summarizer.tracking import metrics
 from summarizer.tracking.metrics import MetricsFile, read_metrics
 
 
@@ -127,7 +127,7 @@ def test_a_full_disk_leaves_no_half_line(
 
     with monkeypatch.context() as patch:
         patch.setattr(
-            metrics,
+            files,
             "open",
             lambda *a, **k: FullDisk(open(*a, **k)),  # noqa: SIM115 - it closes by itself
             raising=False,

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,6 +18,8 @@ from summarizer.training.checkpoint import (
     load_latest,
     load_state,
     newest_step,
+    require_checkpoint,
+    save_checkpoint,
     save_state,
 )
 from summarizer.training.trial import Trial
@@ -126,6 +130,41 @@ def test_one_of_another_adapter_is_not_taken_up(trained: Trial, tmp_path: Path) 
     trial = build_group([spec_of(*STEPS, "adapter.dim=3")], tmp_path).trials[0]
     with pytest.raises(ConfigError, match="none of the 3 checkpoints"):
         load_latest(trial)
+
+
+def test_saving_is_not_led_elsewhere(trained: Trial, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A link takes the folder's place while a checkpoint is written: nothing is written or deleted behind it."""
+    theirs = tmp_path / "theirs"
+    (theirs / "step-00000002").mkdir(parents=True)
+    load_latest(trial := fresh(tmp_path))
+    assert trial.optimizer is not None
+    state_of = trial.optimizer.state_dict
+
+    def swapping() -> dict[str, Any]:
+        trial.checkpoints.rename(tmp_path / "aside")
+        trial.checkpoints.symlink_to(theirs)
+        return state_of()
+
+    monkeypatch.setattr(trial.optimizer, "state_dict", swapping)
+    trial.state.step = 5
+    save_checkpoint(trial)
+    assert [path.name for path in theirs.rglob("*")] == ["step-00000002"]
+    assert [path.name for path in list_checkpoints(tmp_path / "aside")] == [
+        "step-00000003",
+        "step-00000004",
+        "step-00000005",
+    ]
+    assert not list((tmp_path / "aside").glob(".writing-*"))
+
+
+def test_whether_one_can_be_taken_up_is_known_before_a_model(trained: Trial, tmp_path: Path) -> None:
+    require_checkpoint(waiting := fresh(tmp_path))
+    for folder in checkpoints(tmp_path):
+        state = json.loads((folder / "reached.json").read_text()) | {"tokens": -1}
+        (folder / "reached.json").write_text(json.dumps(state))
+        (folder / "digests.json").unlink()
+    with pytest.raises(ConfigError, match=r"none of the 3 checkpoints .* reached\.json: tokens is -1"):
+        require_checkpoint(waiting)
 
 
 def test_without_any_the_trial_starts_anew(tmp_path: Path) -> None:

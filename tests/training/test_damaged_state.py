@@ -142,7 +142,13 @@ def test_deep_nesting_costs_its_checkpoint(
 def test_a_config_that_was_changed_is_remarked_on(
     trained: Trial, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    load_latest(again(trained, tmp_path / "same"))
+    same = again(trained, tmp_path / "same")
+    load_latest(same)
+    written = list_checkpoints(same.checkpoints)[-1] / "config.json"
+    before = json.loads(written.read_text())
+    assert before.pop("evaluation.batch_size") == 8  # as if the version that saved it had no such key
+    written.write_text(json.dumps(before))
+    load_latest(same)
     assert "was changed" not in caplog.text
     trial = again(trained, tmp_path / "other", "optimizer.lr=0.5", "adapter.dropout=0.25")
     load_latest(trial)

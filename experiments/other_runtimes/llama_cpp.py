@@ -74,11 +74,11 @@ def theirs(url: str, articles: list[str], loaded: LoadedRun) -> list[str]:
 def ours(loaded: LoadedRun, articles: list[str]) -> list[str]:
     summarizer = Summarizer(loaded, loaded.spec.generation, batch_size=1)
     prepared = [summarizer.prepare(article) for article in articles]
-    texts = []
-    for _, (text,) in summarizer.summaries(prepared):
-        texts.append(text)
+    texts = {}
+    for number, (text,) in summarizer.summaries(prepared):  # in the order in which they are done
+        texts[number] = text
         print(f"{len(texts)} of {len(articles)}", flush=True)
-    return texts
+    return [texts[number] for number in range(len(articles))]
 
 
 def exported(run: Path, name: str, folder: Path, *, with_base: bool = False) -> Path:

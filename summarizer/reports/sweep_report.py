@@ -69,7 +69,11 @@ def markdown(title: str, record: SweepRecord, swept: SweepAxes) -> str:
         markdown_table(sweep_table(record, swept)),
         "Best values are of the validation rows measured during training; ",
     ]
-    lines[-1] += "loss and ROUGE (F1, percent, with 95 % intervals) are of the rows that their headings name."
+    tokenizers = ", ".join(sorted({run.rouge_tokenizer for run in record.runs if run.rouge_tokenizer}))
+    by = f", by the tokenizer {tokenizers}" if tokenizers else ""
+    lines[-1] += (
+        f"loss and ROUGE (F1, percent, with 95 % intervals{by}) are of the rows that their headings name."
+    )
     lines += ["", f"![Best value of each combination]({HEATMAP})", "", f"![Loss of each run]({CURVES})", ""]
     if failed := [run for run in record.runs if run.status == "failed"]:
         lines += ["## Failed", ""]

@@ -177,10 +177,8 @@ def change_table(changed: Sequence[Difference]) -> Table:
                 "95 % interval",
                 [Cell(f"{change.mean.low:+.{n}f} to {change.mean.high:+.{n}f}") for change, n in pairs],
             ),
-            Column(
-                f"better on\nof {changed[0].rows}", [Cell(_better_on(change)) for change in changed], need=2
-            ),
-            Column("p", [Cell(p_text(change.p_value).removeprefix("= ")) for change in changed], need=1),
+            Column("better–\nworse on", [Cell(_better_and_worse(change)) for change in changed]),
+            Column("p", [Cell(p_text(change.p_value).removeprefix("= ")) for change in changed]),
             Column("p after\nHolm", [Cell(p_text(change.p_holm).removeprefix("= ")) for change in changed]),
             Column(
                 "significant",
@@ -190,10 +188,10 @@ def change_table(changed: Sequence[Difference]) -> Table:
     )
 
 
-def _better_on(change: Difference) -> str:
-    equal = f", {change.equal_rows} equal" if change.equal_rows else ""
-    of = f" of {change.rows}" if change.metric in FAITHFULNESS else ""  # those where both systems have any
-    return f"{change.better_rows}{of}{equal}"
+def _better_and_worse(change: Difference) -> str:
+    """`23–9`: on how many articles each of the two does better; on the others they are equal, or have nothing."""
+    better = change.better_rows or 0
+    return f"{better}–{change.rows - better - (change.equal_rows or 0)}"
 
 
 def _scored_on(run: Finished) -> str:

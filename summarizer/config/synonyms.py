@@ -87,6 +87,7 @@ _TYPED: Mapping[str, str] = {
     "model=hf model.name_or_path={}": "name_or_path model_name model_name_or_path model_path model_id base_model "
     "base_model_name base_model_name_or_path pretrained_model pretrained_model_name_or_path checkpoint_path",
     "model.revision={}": "revision model_revision",
+    "adapter=rslora": "use_rslora",
     "quantization=int8": "load_in_8bit int8",
     "quantization=nf4": "load_in_4bit nf4 qlora",
     "trainer.precision=bf16": "bf16",

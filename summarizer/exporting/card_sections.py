@@ -8,7 +8,8 @@ from typing import Any
 
 from summarizer.config.schema import RunConfig
 from summarizer.evaluation.pipeline import LEAD
-from summarizer.evaluation.record import Interval
+from summarizer.evaluation.record import ROUGE_SCORE, Interval
+from summarizer.reports.sentences import about_tokenizer
 from summarizer.reports.tables import Cell, Column, Table, markdown_table, scored
 from summarizer.runs.record import RunRecord
 
@@ -46,12 +47,13 @@ def scores(summary: RunRecord | None) -> list[str]:
         Column(system, [*(_score(rouge, variant) for variant in ROUGE), Cell(loss)])
         for system, (rouge, loss) in systems.items()
     ]
+    tokenizer = about_tokenizer(summary.rouge_tokenizer or ROUGE_SCORE)
     count = f"{summary.rows:,} rows" if summary.rows is not None else "an unknown number of rows"
     return [
         markdown_table(Table([names, *columns])).rstrip("\n"),
         f"Split: `{summary.split or NONE}`, {count}, the same for all three columns. ROUGE in percent, mean over "
-        "rows and 95 % bootstrap interval, by the rouge-score package with its Porter stemmer, texts split into "
-        "sentences. What papers call ROUGE-L of summaries is mostly rougeLsum. Lead-3 is the article's first "
+        f"rows and 95 % bootstrap interval, by the rouge-score package and the tokenizer {tokenizer}, texts split "
+        "into sentences. What papers call ROUGE-L of summaries is mostly rougeLsum. Lead-3 is the article's first "
         "three sentences.",
         "Scored in training's precision with the adapter unmerged.",
     ]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ from summarizer.console.secrets import redact
 from summarizer.evaluation.metrics import Scores
 from summarizer.evaluation.pipeline import ADAPTER, BASE, LEAD, changes, faithfulness_changes
 from summarizer.evaluation.record import FAITHFULNESS, LOSS, VARIANTS, Difference
-from summarizer.reports.sentences import about_the_gain, counted, p_text, score_digits
+from summarizer.reports.sentences import about_the_gain, counted, p_text, rate_text, score_digits
 from summarizer.reports.tables import (
     Cell,
     Column,
@@ -178,10 +177,8 @@ def change_table(changed: Sequence[Difference]) -> Table:
                 "95 % interval",
                 [Cell(f"{change.mean.low:+.{n}f} to {change.mean.high:+.{n}f}") for change, n in pairs],
             ),
-            Column(
-                f"better on\nof {changed[0].rows}", [Cell(_better_on(change)) for change in changed], need=2
-            ),
-            Column("p", [Cell(p_text(change.p_value).removeprefix("= ")) for change in changed], need=1),
+            Column("better–\nworse on", [Cell(_better_and_worse(change)) for change in changed]),
+            Column("p", [Cell(p_text(change.p_value).removeprefix("= ")) for change in changed]),
             Column("p after\nHolm", [Cell(p_text(change.p_holm).removeprefix("= ")) for change in changed]),
             Column(
                 "significant",
@@ -191,10 +188,10 @@ def change_table(changed: Sequence[Difference]) -> Table:
     )
 
 
-def _better_on(change: Difference) -> str:
-    equal = f", {change.equal_rows} equal" if change.equal_rows else ""
-    of = f" of {change.rows}" if change.metric in FAITHFULNESS else ""  # those where both systems have any
-    return f"{change.better_rows}{of}{equal}"
+def _better_and_worse(change: Difference) -> str:
+    """`23–9`: on how many articles each of the two does better; on the others they are equal, or have nothing."""
+    better = change.better_rows or 0
+    return f"{better}–{change.rows - better - (change.equal_rows or 0)}"
 
 
 def _scored_on(run: Finished) -> str:
@@ -274,10 +271,3 @@ def _sweep(spec: RunConfig, overrides: Sequence[str]) -> str:
     ]
     words = [*kept, *(f"{key}={values}" for key, values in swept.items())]
     return " ".join([f"{own_python()} -m summarizer.run -m", *map(shlex.quote, words)])
-
-
-def rate_text(rate: float) -> str:
-    """`1e-4` rather than 0.0001, as rates are written; 0.02 as it is."""
-    if rate >= 0.01:
-        return f"{rate:g}"
-    return re.sub(r"\.?0*e-0*", "e-", f"{rate:.3e}")

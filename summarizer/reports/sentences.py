@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -306,6 +307,8 @@ def named(found: Sequence[Difference], verdict: Verdict) -> list[str]:
 
 # ---- of a sweep -------------------------------------------------------------------------------------------------
 
+LEAST_WITH_EDGES = 3
+"""Values of a setting, from which on it says something that the best is the first or the last."""
 UNITS = {
     "adapter.dim": "dimension of the low-rank pair",
     "trainer.batch_size": "examples",
@@ -390,6 +393,50 @@ def sweep_answer(record: SweepRecord, swept: SweepAxes) -> str:
         return "No run that was evaluated came to an end" if measured else "No run has been evaluated"
     line = f"{run_name(winner, swept)}: {shown(record.metric, winner.best.value)} at step {winner.best.step}"
     return f"Best: {line}" if winner.status == "completed" else f"Best so far (no run has completed): {line}"
+
+
+def rate_text(rate: float) -> str:
+    """`1e-4` rather than 0.0001, as rates are written; 0.02 as it is."""
+    if rate >= 0.01:
+        return f"{rate:g}"
+    return re.sub(r"\.?0*e-0*", "e-", f"{rate:.3e}")
+
+
+def edge_notes(record: SweepRecord, swept: SweepAxes) -> list[str]:
+    """Where the best run has the lowest or highest learning rate or dimension that was tried: the next to try.
+
+    Of each kind of adapter, since each has a best rate of its own. Only completed runs that are otherwise alike are
+    compared, and of three values or more: of two, one is always at the edge.
+    """
+    completed = [run for run in record.ranked() if run.status == "completed" and run.best is not None]
+    notes = []
+    best_of: dict[str, RunRecord] = {}
+    for run in completed:
+        best_of.setdefault(swept.of[run.folder]["adapter"].text if "adapter" in swept.keys else "", run)
+    for kind, best in best_of.items():
+        for key in (key for key in ("optimizer.lr", "adapter.dim") if key in swept.keys):
+            own = swept.of[best.folder]
+            alike = [swept.of[run.folder] for run in completed]
+            alike = [
+                of for of in alike if all(of[other] == own[other] for other in swept.keys if other != key)
+            ]
+            tried = sorted({number for of in alike if (number := of[key].number) is not None})
+            if len(tried) < LEAST_WITH_EDGES or own[key].number not in (tried[0], tried[-1]):
+                continue
+            highest = own[key].number == tried[-1]
+            following = tried[-1] ** 2 / tried[-2] if highest else tried[0] ** 2 / tried[1]
+            if key == "adapter.dim":
+                if following < 1:
+                    continue
+                text = f"{following:.0f}"
+            else:
+                text = rate_text(float(f"{following:.1g}"))
+            of_kind = f" for adapter={kind}" if kind else ""
+            notes.append(
+                f"The best {key}{of_kind}, {own[key].text}, is the {'highest' if highest else 'lowest'} that was "
+                f"tried; {key}={text} comes next."
+            )
+    return notes
 
 
 def run_name(run: RunRecord, swept: SweepAxes) -> str:

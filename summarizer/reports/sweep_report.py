@@ -21,6 +21,7 @@ from summarizer.reports.heatmap import draw_heatmap
 from summarizer.reports.sentences import (
     HALVING_NOTE,
     STOPPED_NOTE,
+    edge_notes,
     question,
     references_note,
     run_name,
@@ -63,12 +64,16 @@ def markdown(title: str, record: SweepRecord, swept: SweepAxes) -> str:
     lines = [f"# {escaped(question(record.metric, swept.keys))}", ""]
     lines += [f"Sweep `{title}`, {len(record.runs)} runs: {_states(record)}.", ""]
     lines += ["```bash", *_commands(record, swept), "```", ""]
-    lines += [f"{escaped(sweep_answer(record, swept))}.", "", *_notes(record), ""]
+    lines += [f"{escaped(sweep_answer(record, swept))}.", "", *_notes(record, swept), ""]
     lines += [
         markdown_table(sweep_table(record, swept)),
         "Best values are of the validation rows measured during training; ",
     ]
-    lines[-1] += "loss and ROUGE (F1, percent, with 95 % intervals) are of the rows that their headings name."
+    tokenizers = ", ".join(sorted({run.rouge_tokenizer for run in record.runs if run.rouge_tokenizer}))
+    by = f", by the tokenizer {tokenizers}" if tokenizers else ""
+    lines[-1] += (
+        f"loss and ROUGE (F1, percent, with 95 % intervals{by}) are of the rows that their headings name."
+    )
     lines += ["", f"![Best value of each combination]({HEATMAP})", "", f"![Loss of each run]({CURVES})", ""]
     if failed := [run for run in record.runs if run.status == "failed"]:
         lines += ["## Failed", ""]
@@ -84,7 +89,7 @@ def _show(sweep: Path, record: SweepRecord, swept: SweepAxes) -> None:
     out = console()
     out.print()
     print_table(out, sweep_table(record, swept, question(record.metric, swept.keys), at_terminal=True))
-    for line in [sweep_answer(record, swept), *_notes(record)]:
+    for line in [sweep_answer(record, swept), *_notes(record, swept)]:
         print_line(out, line)
     for run in record.runs:
         if run.status == "failed":
@@ -94,8 +99,8 @@ def _show(sweep: Path, record: SweepRecord, swept: SweepAxes) -> None:
     print_line(out, f"on one page, with the summaries side by side: {compare}")
 
 
-def _notes(record: SweepRecord) -> list[str]:
-    notes = [saving(record)]
+def _notes(record: SweepRecord, swept: SweepAxes) -> list[str]:
+    notes = [*edge_notes(record, swept), saving(record)]
     if any(run.status == "stopped" for run in record.runs):
         notes.append(STOPPED_NOTE)
     if record.saved_samples:

@@ -189,7 +189,7 @@ REQUIRED = ("status", "overrides", "seed", "model", "quantization", "versions")
 IN_SWEEP = (
     *("folder", "overrides", "group", "status", "ended_by", "error", "rank", "best", "val_loss", "rouge"),
     *("split", "rows", "steps", "planned_steps", "batch_size", "tokens", "wall_s", "tokens_per_s"),
-    "trainable_parameters",
+    *("trainable_parameters", "rouge_tokenizer"),
 )
 """The keys of a run in sweep.json."""
 

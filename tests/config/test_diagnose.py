@@ -36,7 +36,7 @@ def lines(*arguments: str) -> list[str]:
         (["data.rows={train: 5, vali: 6}"], ["data.rows.vali: unknown key; did you mean 'validation'?"]),
         (["+adapter.dim=3"], ["adapter.dim: is there already; leave out the + to change it"]),
         (["+model=hf"], ["model: is there already; leave out the + to change it"]),
-        (["adapter=null"], ["adapter: null is not one of lora"]),
+        (["tracking=null"], ["tracking: null is not one of none, tensorboard, wandb"]),
         (["adapter.dim=1,2"], ["adapter.dim: 1,2 is a sweep; add -m to run each of its values"]),
         (["=3"], ["'=3' has no key; write KEY=VALUE, such as adapter.dim=2"]),
         (

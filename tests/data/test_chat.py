@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import logging
+import os
 import pickle
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,8 @@ from summarizer.errors import ConfigError
 from summarizer.models.tokenizer import load_tokenizer
 
 Fast = transformers.PreTrainedTokenizerFast
-SMOLLM2 = Path("/work/materials/smollm2")
+SMOLLM2 = Path(os.environ.get("SMOLLM2", Path(__file__).resolve().parents[2] / "outputs" / "smollm2"))
+"""SmolLM2-135M-Instruct's folder, where it is here."""
 USERS = (
     "Summarize the following article in a few sentences.\n\n{article}",
     "{article}\n\nSummarize the article.",
@@ -185,10 +187,16 @@ def test_the_tokens_are_those_of_apply_chat_template(
     )
 
 
-@pytest.mark.skipif(not SMOLLM2.is_dir(), reason="needs SmolLM2-135M-Instruct")
+@pytest.fixture(scope="module")
+def smollm2() -> Fast:
+    if not SMOLLM2.is_dir():
+        pytest.skip("needs SmolLM2-135M-Instruct in outputs/smollm2, or where $SMOLLM2 says")
+    return load_tokenizer(SMOLLM2)
+
+
 @pytest.mark.parametrize("system", [None, "You write like a newspaper."])
-def test_smollm2(system: str | None) -> None:
-    tokenizer = load_tokenizer(SMOLLM2)
+def test_smollm2(smollm2: Fast, system: str | None) -> None:
+    tokenizer = smollm2
     for user in USERS:
         prompt = build_prompt(chat(template=user, system=system), tokenizer)
         for article in ARTICLES:

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
+
 import pytest
+from synthetic_sweep import make_run, plan
 
 from summarizer.evaluation.record import VARIANTS, Difference, Interval
-from summarizer.reports.sentences import about_the_gain, listed
+from summarizer.reports.sentences import about_the_gain, edge_notes, listed
+from summarizer.runs.settings import sweep_axes
+from summarizer.sweeps.record import collect
 
 
 def change(metric: str, verdict: str, rows: int = 16) -> Difference:
@@ -83,3 +89,52 @@ def test_lists() -> None:
     assert listed(["loss", "rouge1"]) == "loss and rouge1"
     assert listed(["loss", *VARIANTS]) == "loss and all four ROUGE scores"
     assert listed(["loss", "rouge1", "rougeL"], none=True) == "loss, rouge1 or rougeL"
+
+
+def notes(sweep: Path, runs: Sequence[tuple[tuple[str, ...], float]]) -> list[str]:
+    plan(sweep, [overrides for overrides, _ in runs])
+    for number, (overrides, end) in enumerate(runs):
+        make_run(sweep / str(number), overrides, end=end)
+    record = collect(sweep)
+    return edge_notes(record, sweep_axes(record.runs))
+
+
+@pytest.mark.parametrize(
+    ("best", "expected"),
+    [
+        (1e-4, ["The best optimizer.lr, 1e-4, is the lowest that was tried; optimizer.lr=3e-5 comes next."]),
+        (3e-4, []),
+        (1e-3, ["The best optimizer.lr, 1e-3, is the highest that was tried; optimizer.lr=3e-3 comes next."]),
+    ],
+)
+def test_the_best_rate_at_the_edge_of_what_was_tried(
+    best: float, expected: list[str], tmp_path: Path
+) -> None:
+    rates = {"1e-4": 1e-4, "3e-4": 3e-4, "1e-3": 1e-3}
+    ends = [((f"optimizer.lr={text}",), 3 + abs(rate - best)) for text, rate in rates.items()]
+    assert notes(tmp_path, ends) == expected
+    two = [ends[0], ends[2]]
+    assert notes(tmp_path / "two", two) == []
+
+
+def test_each_kind_of_adapter_has_a_best_rate_of_its_own(tmp_path: Path) -> None:
+    best = {"lora": 1e-3, "lora_plus": 1e-4, "rslora": 3e-4}
+    runs = [
+        (
+            (f"adapter={kind}", f"adapter.dim={dim}", f"optimizer.lr={text}"),
+            3 + abs(rate - best[kind]) + 1 / dim,
+        )
+        for kind in best
+        for dim in (2, 8, 32)
+        for text, rate in (("1e-4", 1e-4), ("3e-4", 3e-4), ("1e-3", 1e-3))
+    ]
+    found = notes(tmp_path, runs)
+    rates = sorted(note for note in found if "optimizer.lr" in note)
+    best_of = "The best optimizer.lr for adapter="
+    assert rates == [
+        f"{best_of}lora, 1e-3, is the highest that was tried; optimizer.lr=3e-3 comes next.",
+        f"{best_of}lora_plus, 1e-4, is the lowest that was tried; optimizer.lr=3e-5 comes next.",
+    ]
+    dims = [note for note in found if "adapter.dim" in note]
+    assert len(dims) == 3
+    assert all("32, is the highest that was tried; adapter.dim=128 comes next." in note for note in dims)

@@ -119,8 +119,8 @@ def test_the_figures(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert " 4.75–4.75 " in text
     p = sign_flip_test(np.full((ROWS, 1), 1.0), 0)[0]
     both = [*p_text(p).removeprefix("= ").split(), *p_text(5 * p).removeprefix("= ").split()]
-    assert cells(text, "loss  ") == ["-1.250", "-1.250", "to", "-1.250", "12", *both, "yes,", "better"]
-    assert cells(text, "rouge1  ") == ["+6.50", "+6.50", "to", "+6.50", "12", *both, "yes,", "better"]
+    assert cells(text, "loss  ") == ["-1.250", "-1.250", "to", "-1.250", "12–0", *both, "yes,", "better"]
+    assert cells(text, "rouge1  ") == ["+6.50", "+6.50", "to", "+6.50", "12–0", *both, "yes,", "better"]
     assert "is ahead of it by all four ROUGE scores." in words(text)
     assert "chosen among 3 evaluations by val/loss" in words(text)
     notes = text.split("all four ROUGE scores.")[-1].split("One article")[0].strip().splitlines()

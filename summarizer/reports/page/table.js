@@ -37,7 +37,7 @@ function columnsOf(runs) {
       const difference = run.best_minus_this?.[SIGNIFICANCE];
       if (!difference) return runs.some((other) => other.best_minus_this?.[SIGNIFICANCE]) && DATA.rowSets[run.rowSet]?.best === run.index ? "best" : null;
       const { value: mean, low, high } = difference.mean;
-      return make("span", "", signed(mean, 2), make("small", "", `${signed(low, 2)} to ${signed(high, 2)}`), ...pTexts(difference).map((words) => make("small", "", words)));
+      return make("span", "", signed(mean, 2), make("small", "", `${signed(low, 2)} to ${signed(high, 2)}`), make("small", "p", pTexts(difference)));
     },
   };
   if (runs.some((run) => run.best_minus_this?.[SIGNIFICANCE])) numbers.splice(place, 0, against);
@@ -54,7 +54,7 @@ function columnsOf(runs) {
 
 /* The p that belongs to the interval, and the adjusted one that decides; one where they agree. */
 function pTexts({ p_value: own, p_adjusted: adjusted }) {
-  return pText(own) === pText(adjusted ?? own) ? [pText(own)] : [pText(own), `Holm: ${pText(adjusted).replace("p = ", "").replace("p < ", "< ")}`];
+  return pText(own) === pText(adjusted ?? own) ? pText(own) : `${pText(own)}, Holm ${pText(adjusted).replace("p = ", "").replace("p < ", "< ")}`;
 }
 
 const statusCell = (run) => make("span", `status ${["completed", "stopped", "failed", "running"].includes(run.status) ? run.status : ""}`, run.status);

@@ -12,18 +12,24 @@ from typing import Any
 import pytest
 import torch
 import transformers
+from config.composing import composed
+from omegaconf import OmegaConf
 from serving.served import served
 from small_runs import run_here
 
 import summarizer.evaluate
 import summarizer.summarize
 from summarizer.adapters.attach import AdaptedModel
+from summarizer.config.check import check
 from summarizer.config.paths import PACKAGE
+from summarizer.config.plain import to_plain
 from summarizer.exporting.export import export
 from summarizer.exporting.request import ExportFlags, requested
 from summarizer.generation.decoder import Decoder
+from summarizer.runs.launch import with_resolved_prompt
 from summarizer.runs.loaded_run import load_runs
-from summarizer.runs.record import read_config
+from summarizer.runs.preflight import preflight
+from summarizer.runs.record import RunRecord, read_config
 from summarizer.runs.trained_run import read_trained_run
 
 TEMPLATE = """\
@@ -121,6 +127,16 @@ def asked(base: Path, *, answered: bool) -> set[Ids]:
     return made
 
 
+def by_hand(folder: Path) -> set[Ids]:
+    """What somebody makes of the rows who has a folder's tokenizer alone, on whatever day."""
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    turns = [[{"role": "user", "content": USER + row["article"]}] for row in ROWS]
+    made = [
+        tokenizer.apply_chat_template(own, add_generation_prompt=True, return_dict=False) for own in turns
+    ]
+    return set(map(tuple, made))
+
+
 def by_the_card(folder: Path, monkeypatch: pytest.MonkeyPatch) -> set[Ids]:
     """What the code of an export's card has the model read."""
     code = re.findall(r"```python\n(.*?)```", (folder / "README.md").read_text(), flags=re.DOTALL)[0]
@@ -158,6 +174,7 @@ def test_all_five_read_what_apply_chat_template_makes(
     prompt = read_config(run)["prompt"]
     assert prompt["kind"] == "chat"
     assert "You write on 26 Jul 2024." in prompt["rendered"]["prompt"]
+    assert by_hand(run / "adapter") == prompts
 
     # From here on the model's folder has another template: what a run recorded is what counts.
     (base / "chat_template.jinja").write_text("{{ raise_exception('not the one of the run') }}")
@@ -189,18 +206,29 @@ def test_all_five_read_what_apply_chat_template_makes(
             with_base=format_name == "peft",
         )
         list(export(requested(flags)))
-        tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
-        by_hand = {
-            tuple(
-                tokenizer.apply_chat_template(
-                    [{"role": "user", "content": USER + row["article"]}],
-                    add_generation_prompt=True,
-                    return_dict=False,
-                )
-            )
-            for row in ROWS
-        }
-        assert by_hand == prompts
+        assert by_hand(folder) == prompts
         (own,) = by_the_card(folder, monkeypatch)
         assert own in prompts
         monkeypatch.undo()
+
+
+def test_what_auto_comes_to_is_recorded(base: Path, tmp_path: Path) -> None:
+    """In the run's folder and in its record; what is resolved already stays as it is."""
+    for name, model in (("chat", base), ("tldr", PACKAGE / "models" / "embedded" / "tiny_gptj")):
+        config = composed("model=hf", f"model.name_or_path={model}")
+        folder = tmp_path / name
+        (folder / ".hydra").mkdir(parents=True)
+        OmegaConf.save(config, folder / ".hydra" / "config.yaml")
+        record = RunRecord(config=to_plain(config), folder=str(folder))
+        (found,) = with_resolved_prompt([record], preflight(config))
+        assert read_config(folder) == found.config
+        others = [
+            {key: value for key, value in one.items() if key != "prompt"}
+            for one in (found.config, record.config)
+        ]
+        assert others[0] == others[1]
+        assert with_resolved_prompt([found], preflight(OmegaConf.create(found.config))) == [found]
+        explicit = composed("model=hf", f"model.name_or_path={model}", f"prompt={name}")
+        (same,) = with_resolved_prompt([RunRecord(config=to_plain(explicit))], preflight(explicit))
+        assert check(OmegaConf.create(same.config)).prompt == check(OmegaConf.create(found.config)).prompt
+        assert found.config["prompt"].get("kind", "text") == ("chat" if name == "chat" else "text")

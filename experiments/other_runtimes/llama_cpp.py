@@ -10,8 +10,8 @@ from __future__ import annotations
 import argparse
 import json
 import tempfile
-import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
@@ -74,7 +74,11 @@ def theirs(url: str, articles: list[str], loaded: LoadedRun) -> list[str]:
 def ours(loaded: LoadedRun, articles: list[str]) -> list[str]:
     summarizer = Summarizer(loaded, loaded.spec.generation, batch_size=1)
     prepared = [summarizer.prepare(article) for article in articles]
-    return [text for _, (text,) in summarizer.summaries(prepared)]
+    texts = {}
+    for number, (text,) in summarizer.summaries(prepared):  # in the order in which they are done
+        texts[number] = text
+        print(f"{len(texts)} of {len(articles)}", flush=True)
+    return [texts[number] for number in range(len(articles))]
 
 
 def exported(run: Path, name: str, folder: Path, *, with_base: bool = False) -> Path:
@@ -96,31 +100,33 @@ def main() -> None:
     typed = parser.parse_args()
     with typed.articles.open(encoding="utf-8") as file:
         articles = [json.loads(line)["article"] for line in islice(file, typed.rows)]
-    loaded = load_runs([read_trained_run(typed.run)], device="cpu", precision="fp32")
-    start_s = time.monotonic()
-    own = ours(loaded, articles)
-    result: dict[str, object] = {"articles": len(own), "ours_s": round(time.monotonic() - start_s, 1)}
-    context = loaded.prompt.max_tokens + 8
+    torch.set_num_threads(1)  # one for each of the three that write at once
     with tempfile.TemporaryDirectory() as folder:
         merged = exported(typed.run, "gguf", Path(folder))
         adapter = exported(typed.run, "gguf-lora", Path(folder), with_base=True)
-        files = {
-            "gguf": (merged / "model.gguf", None),
-            "gguf-lora": (adapter / "base.gguf", adapter / "adapter.gguf"),
-            "base": (adapter / "base.gguf", None),
-        }
-        for name, (model, beside) in files.items():
-            start_s = time.monotonic()
-            some = articles if name != "base" else articles[:BASE_ROWS]
-            with served(model, context, beside) as url:
-                pairs = list(zip(own, theirs(url, some, loaded), strict=False))
-            result[name] = {
-                "articles": len(pairs),
-                "same": sum(a == b for a, b in pairs),
-                "seconds": round(time.monotonic() - start_s, 1),
-                "others": [pair for pair in pairs if pair[0] != pair[1] and name != "base"],
+        loaded = load_runs([read_trained_run(typed.run)], device="cpu", precision="fp32")
+        context = loaded.prompt.max_tokens + 8
+        with (
+            served(merged / "model.gguf", context) as by_model,
+            served(adapter / "base.gguf", context, adapter / "adapter.gguf") as by_adapter,
+            ThreadPoolExecutor() as pool,
+        ):
+            waiting = {
+                "gguf": pool.submit(theirs, by_model, articles, loaded),
+                "gguf-lora": pool.submit(theirs, by_adapter, articles, loaded),
             }
-            print(name, result[name], flush=True)
+            own = ours(loaded, articles)
+            written = {name: later.result() for name, later in waiting.items()}
+        with served(adapter / "base.gguf", context) as url:
+            written["base"] = theirs(url, articles[:BASE_ROWS], loaded)
+    result: dict[str, object] = {"articles": len(own)}
+    for name, texts in written.items():
+        pairs = list(zip(own, texts, strict=False))
+        others = [pair for pair in pairs if pair[0] != pair[1] and name != "base"]
+        same = sum(a == b for a, b in pairs)
+        result[name] = {"articles": len(pairs), "same": same, "others": others}
+        print(name, result[name], flush=True)
+    result["examples"] = own[:3]
     if typed.out is not None:
         typed.out.parent.mkdir(parents=True, exist_ok=True)
         typed.out.write_text(json.dumps(result, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -30,13 +30,14 @@ def ask(run: Path, folder: Path, articles: list[str]) -> dict[str, Any]:
     most = loaded.spec.generation.max_new_tokens
     summarizer = Summarizer(loaded, loaded.spec.generation, batch_size=1)
     prompt = loaded.prompt
+    written = dict(summarizer.summaries(list(map(summarizer.prepare, articles))))
     return {
         "adapter": str(folder),
         "rank": loaded.spec.adapter.model_dump()["dim"],
         "end_id": prompt.end_id,
         "max_tokens": most,
         "prompts": [prompt.generation_ids(prompt.encode_article(article), most) for article in articles],
-        "summaries": [text for _, (text,) in summarizer.summaries(list(map(summarizer.prepare, articles)))],
+        "summaries": [written[number][0] for number in range(len(articles))],
     }
 
 

@@ -6,6 +6,7 @@ for names and the order of a head's rows, src/models for what each architecture 
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -141,6 +142,12 @@ class Naming:
 # ---- the file ------------------------------------------------------------------------------------------------
 
 
+def open_writer(architecture: gguf.MODEL_ARCH) -> gguf.GGUFWriter:
+    """A writer that leaves the telling to the command: gguf logs the names of files that are renamed at the end."""
+    logging.getLogger(gguf.__name__).setLevel(logging.WARNING)
+    return gguf.GGUFWriter(None, gguf.MODEL_ARCH_NAMES[architecture])
+
+
 def write_model(path: Path, model: MergedModel, request: ExportRequest, *, own_head: bool = False) -> None:
     """Write a whole model.
 
@@ -149,7 +156,7 @@ def write_model(path: Path, model: MergedModel, request: ExportRequest, *, own_h
     """
     config = model.config
     naming = Naming(config)
-    writer = gguf.GGUFWriter(None, gguf.MODEL_ARCH_NAMES[naming.architecture])
+    writer = open_writer(naming.architecture)
     writer.add_type(gguf.GGUFType.MODEL)
     writer.add_name(f"{request.base}, adapted to summarize")
     add_shapes(writer, config)

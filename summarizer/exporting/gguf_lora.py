@@ -25,6 +25,7 @@ from summarizer.exporting.gguf import (
     Naming,
     Stored,
     generation_limits,
+    open_writer,
     require_known,
     write_file,
     write_model,
@@ -86,7 +87,7 @@ def _one_tensor(targets: Sequence[str]) -> ConfigError:
 def _write_adapter(path: Path, adapter: SavedAdapter, config: PretrainedConfig, base: str) -> None:
     """Write the adapter in fp32, as it was trained."""
     naming = Naming(config)
-    writer = gguf.GGUFWriter(None, gguf.MODEL_ARCH_NAMES[naming.architecture])
+    writer = open_writer(naming.architecture)
     writer.add_type(gguf.GGUFType.ADAPTER)
     writer.add_string(gguf.Keys.Adapter.TYPE, "lora")
     writer.add_float32(gguf.Keys.Adapter.LORA_ALPHA, float(adapter.config["lora_alpha"]))

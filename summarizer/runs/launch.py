@@ -77,7 +77,7 @@ def prepare_training(records: Sequence[RunRecord], session: Session) -> Train:
     session.begin_group()
     spec = preflight(OmegaConf.create(records[0].config))
     announce_runs(records)
-    records = _with_resolved_prompt(records, spec)
+    records = with_resolved_prompt(records, spec)
     if records[0].only_shown:
         return partial(_shown, records, spec)
     wanted = spec.trainer.processes
@@ -145,7 +145,7 @@ def warn_of_escapes(prompt: PromptConfig) -> None:
             )
 
 
-def _with_resolved_prompt(records: Sequence[RunRecord], spec: RunConfig) -> list[RunRecord]:
+def with_resolved_prompt(records: Sequence[RunRecord], spec: RunConfig) -> list[RunRecord]:
     """The runs of a group with the prompt that their config comes to with the model, recorded in their folders too.
 
     Raises ConfigError where the config asks for what the model does not have.

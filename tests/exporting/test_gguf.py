@@ -18,7 +18,7 @@ import torch
 from safetensors.torch import load_file
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from trained_runs import ARTICLE, opened, save_run
-from transformers import LlamaConfig, PreTrainedTokenizerFast, Qwen2Config
+from transformers import AutoTokenizer, LlamaConfig, PreTrainedTokenizerFast, Qwen2Config
 
 from summarizer.config.paths import resolve_path
 from summarizer.errors import ConfigError
@@ -133,6 +133,39 @@ def test_an_adapter_of_linear_layers_beside_any_gguf_of_its_base(
     assert "output.weight" not in {tensor.name for tensor in tensors}  # one tensor still
     with served(alone / "base.gguf", folder / "adapter.gguf") as server:
         assert by_the_card(folder, server.listening_address, capsys) == summary_of(run)
+
+
+CHAT = (
+    "{% for turn in messages %}<|extratoken_1|>{{ turn.role }}\n{{ turn.content }}<|extratoken_2|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|extratoken_1|>assistant\n{% endif %}"
+)
+
+
+@with_llama_cpp
+@pytest.mark.slow
+def test_a_chat(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """By the card, and by llama.cpp's own chat, which has the model's template from the file."""
+    run = save_run(
+        "llama_tied",
+        tmp_path,
+        "prompt.kind=chat",
+        "prompt.date='2024-07-26'",
+        "prompt.template='Shorten: {article}'",
+    )
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "base")
+    tokenizer.chat_template = CHAT
+    tokenizer.save_pretrained(tmp_path / "base")
+    folder = exported(run, "gguf", dtype="fp32")
+    with served(folder / "model.gguf") as server:
+        assert by_the_card(folder, server.listening_address, capsys) == summary_of(run)
+        said = ask(
+            server.listening_address,
+            "v1/chat/completions",
+            messages=[{"role": "user", "content": f"Shorten: {ARTICLE}"}],
+            temperature=0,
+            max_tokens=8,
+        )
+    assert said["choices"][0]["message"]["content"].strip() == summary_of(run)
 
 
 def test_what_the_files_say(tmp_path: Path) -> None:

@@ -75,6 +75,7 @@ def save_run(kind: str, folder: Path, *overrides: str, summary: bool = True, **a
         *overrides,
     )
     config = _composed().copy()
+    OmegaConf.set_struct(config, False)  # a key that the composed prompt has not
     config.merge_with_dotlist(list(own))
     (run / ".hydra").mkdir(parents=True)
     OmegaConf.save(config, run / ".hydra" / "config.yaml")

@@ -112,6 +112,7 @@ def group(folder: Path) -> AdaptedModel:
     return model
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", SEARCHES[:3], ids=str)
 def test_trials_at_once_give_what_each_alone_gives(options: dict[str, Any], folder: Path) -> None:
     """Trials whose answers to one prompt have unequal lengths, so that one waits for another."""
@@ -173,6 +174,7 @@ def test_sampling_is_its_seed_s_whatever_the_batch_and_leaves_the_global_generat
     assert answers(model, seed=3, **sampling | {"top_k": 1}) == answers(model)
 
 
+@pytest.mark.slow
 @pytest.mark.versions
 @pytest.mark.skipif(
     Version(transformers.__version__) < Version("5.24"),

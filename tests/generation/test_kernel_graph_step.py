@@ -137,6 +137,7 @@ def logits_of(model: AdaptedModel, monkeypatch: pytest.MonkeyPatch) -> list[torc
     return seen
 
 
+@pytest.mark.slow
 @needs_kernels
 @pytest.mark.parametrize("format_name", ["int8", "nf4", "blockwise8", "none"])
 @pytest.mark.parametrize("kind", ["gptj", "llama", "llama_tied"])

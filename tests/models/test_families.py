@@ -161,6 +161,7 @@ def test_losses_and_adapters_gradients_are_those_beside_transformers_layers(
         torch.testing.assert_close(mine, right, rtol=1e-3, atol=1e-4 * max(1.0, float(right.abs().max())))
 
 
+@pytest.mark.slow
 @families
 @pytest.mark.parametrize("beams", [1, 3])
 def test_texts_are_what_transformers_generates(folder: Path, beams: int) -> None:

@@ -213,3 +213,15 @@ def test_a_table_that_is_wider_than_the_window_says_so(opened: Open) -> None:
             WebDriverWait(browser, 20).until(lambda _, shown=shown: said.is_displayed() == shown)
     finally:
         browser.set_window_size(before["width"], before["height"])
+
+
+def test_losses_during_training_of_runs_without_scores_stand_beside_the_others(opened: Open) -> None:
+    """Where they are of the same validation rows: those are named by the data's config."""
+    nothing = {"row_set": None, "scores": None, "base": None, "lead3": None, "predictions": {}}
+    finished = run_of({"adapter.dim": "2", "data.validation": "rows.jsonl"})
+    alike = run_of({"adapter.dim": "4", "data.validation": "rows.jsonl"}, status="stopped", seed=1)
+    other = run_of({"adapter.dim": "8", "data.validation": "others.jsonl"}, status="stopped", seed=2)
+    browser = opened(comparison_of([finished, replace(alike, **nothing), replace(other, **nothing)]))
+    assert lines(browser, "#curves-charts .panel:first-child") == [0, 1, 2]
+    assert lines(browser, "#curves-charts .panel:last-child") == [0, 1]
+    assert "1 run left out" in one(browser, "#curves-charts .panel:last-child").text

@@ -49,6 +49,7 @@ def fake_cost(kind: str, format_name: str, dtype: torch.dtype, prepare: Any, n: 
     return run.cost(MICROBATCH)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "format_name", "dtype", "prepare", "n"),
     [

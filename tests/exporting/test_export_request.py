@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from omegaconf import OmegaConf
-from trained_runs import composed
+from trained_runs import composed, lora
 
 from summarizer.errors import ConfigError
 from summarizer.exporting.request import ExportFlags, ExportRequest, requested, require_room
@@ -20,6 +20,7 @@ def run(tmp_path: Path) -> None:
     """Makes the test's folder a run's, as far as the arguments are checked against it."""
     (tmp_path / ".hydra").mkdir()
     (tmp_path / "adapter").mkdir()
+    lora().peft_config([]).save_pretrained(tmp_path / "adapter")
     OmegaConf.save(composed(), tmp_path / ".hydra" / "config.yaml")
     OmegaConf.save(OmegaConf.create([]), tmp_path / ".hydra" / "overrides.yaml")
 

@@ -32,7 +32,7 @@ def test_quantized_once_then_loaded(
         whole = AutoModelForCausalLM.from_config(base.model.config)
     parameters = sum(parameter.numel() for parameter in whole.parameters()) / 1e6
     quantizing = [line for line in said[0] if line.startswith("quantizing the base model to blockwise8: ")]
-    assert f"{parameters:.1f}/{parameters:.1f} M parameters, 0 s left, " in quantizing[-1]
+    assert f"{parameters:.1f}/{parameters:.1f} M parameters, " in quantizing[-1]
     assert not any(line.startswith("quantizing") for line in said[1])
     loading = [line for line in said[1] if line.startswith("loading the base model: ")]
     amounts = loading[-1].split()[4].split("/")

@@ -70,7 +70,7 @@ def pin_of(requirement: Requirement) -> str:
 def newer(version: str) -> str:
     """A release that is out tomorrow, within every cap of pyproject.toml."""
     major, minor, *_ = (*Version(version).release, 0)
-    return f"{major}.{minor}.999"
+    return f"{major}.{minor}.99999999"  # some number their releases by the day
 
 
 def fake_wheel(folder: Path, name: str, version: str) -> None:

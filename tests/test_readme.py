@@ -48,6 +48,14 @@ def test_every_command_is_one_that_these_tests_know() -> None:
     assert len(RUNS) >= 20
 
 
+def words_of(line: str) -> list[str]:
+    """As the shell reads them, `$'...'` with its line breaks too."""
+    said = subprocess.run(
+        ["bash", "-c", f"printf '%s\\0' {line}"], capture_output=True, text=True, check=True
+    )
+    return said.stdout.split("\0")[:-1]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("line", RUNS)
 def test_command_runs(line: str, tmp_path: Path, command: Command) -> None:
@@ -56,7 +64,7 @@ def test_command_runs(line: str, tmp_path: Path, command: Command) -> None:
         pytest.skip("wants GPT-J-6B from the hub; the same config is composed by the --cfg line")
     if line.startswith("torchrun"):
         pytest.skip("tests/test_processes.py runs it")
-    arguments = shlex.split(line)[3:]
+    arguments = words_of(line)[3:]
     if "resume=" in line:
         pytest.skip("tests/test_resume.py runs it on runs that were killed")
     if "articles.csv" in line:

@@ -11,7 +11,7 @@ import json
 import logging
 import re
 import struct
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from summarizer.config.paths import shown
 from summarizer.console.secrets import masked, masked_text
 from summarizer.errors import Issue
 from summarizer.files import read_own
-from summarizer.tracking.metrics import EndStatus, SampleSummary
+from summarizer.tracking.metrics import EndStatus, SampleSummary, UntilItFails
 
 FOLDER = "tensorboard"
 """Below a run's folder. In it is one folder, named after the run: TensorBoard calls a run by its path."""
@@ -57,7 +57,7 @@ class EventFiles:
         self._name = earlier[0] if earlier else folder_name(name)
         self._config, self._alone = masked(config), alone
         self._tracker: Any = None
-        self._broken = False
+        self._guarded = UntilItFails("tensorboard")
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
         # As plain numbers: accelerate's tracker takes no others, and says nothing of those that it leaves out.
@@ -101,19 +101,6 @@ class EventFiles:
             if self._alone:
                 log.info("tensorboard: `tensorboard --logdir %s` shows this run", shown(self._own.parent))
         return self._tracker
-
-    def _guarded(self, call: Callable[[], Any]) -> None:
-        if self._broken:
-            return
-        try:
-            call()
-        except Exception as error:
-            self._broken = True
-            log.warning(
-                "tensorboard failed and gets nothing more of this run (%s: %s); everything is in metrics.jsonl and "
-                "summary.json",
-                *(type(error).__name__, error),
-            )
 
 
 def folder_name(name: str) -> str:

@@ -6,8 +6,9 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -16,6 +17,8 @@ from summarizer.atomic import write_text
 from summarizer.errors import ConfigError
 from summarizer.files import append_line, read_own
 from summarizer.json_files import parse_json
+
+log = logging.getLogger(__name__)
 
 METRICS = "metrics.jsonl"
 MOST_BYTES = 2**28
@@ -155,6 +158,34 @@ class Tracker(Protocol):
 
     def finish(self, status: EndStatus, summary: Mapping[str, Any]) -> None:
         """Close the record with the run's status and its final numbers."""
+
+
+class UntilItFails:
+    """The calls of one tracker up to the first that fails, which is said once: no later one is made.
+
+    Its service may die, its disk fill up, its server change: none of that is worth the run.
+    """
+
+    def __init__(self, name: str, kept: str = "") -> None:
+        """name: of what is called.  kept: where what it got until then is, for a person."""
+        self._name, self._kept = name, f"what it got is in {kept}, " if kept else ""
+        self._failed = False
+
+    def __call__(self, call: Callable[[], Any]) -> Exception | None:
+        """What the call failed with; None where it did not, or was not made any more."""
+        if self._failed:
+            return None
+        try:
+            call()
+        except Exception as error:
+            self._failed = True
+            log.warning(
+                "%s failed and gets nothing more of this run (%s: %s); %severything is in metrics.jsonl and "
+                "summary.json",
+                *(self._name, type(error).__name__, error, self._kept),
+            )
+            return error
+        return None
 
 
 class Trackers:

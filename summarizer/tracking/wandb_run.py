@@ -31,6 +31,7 @@ from summarizer.tracking.metrics import (
     EndStatus,
     SampleSummary,
     Tracker,
+    UntilItFails,
     read_metrics,
 )
 from summarizer.tracking.names import MAX_CHARACTERS
@@ -183,7 +184,7 @@ class WandbTracker:
         """The last value, and the best after step 0, of each metric that the base model was measured by too."""
         self._open: set[str] = set()
         """Names of those metrics that have a value in the row which wandb has not closed yet."""
-        self._broken = False
+        self._until_it_fails = UntilItFails("wandb", str(self._wandb_folder))
         self._guarded(self._define_metrics)
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
@@ -305,22 +306,8 @@ class WandbTracker:
                 self._open.add(name)
 
     def _guarded(self, call: Callable[[], None]) -> None:
-        if self._broken:
-            return
-        try:
-            call()
-        except Exception as error:
-            # Its service may die, its disk fill up, its server change: none of that is worth the run.
-            self._broken = True
-            log.warning(
-                "wandb failed and gets nothing more of this run (%s: %s); what it got is in %s, "
-                "everything is in metrics.jsonl and summary.json",
-                type(error).__name__,
-                error,
-                self._wandb_folder,
-            )
-            if isinstance(error, ConnectionError):
-                _drop_dead_service()
+        if isinstance(self._until_it_fails(call), ConnectionError):
+            _drop_dead_service()
 
 
 def _drop_dead_service() -> None:

@@ -84,7 +84,7 @@ def test_a_value_is_repeated_within_bounds() -> None:
     ("override", "hint"),
     [
         ("model=path/to/model", "for one of your own: model=hf model.name_or_path=path/to/model"),
-        ("model=/work/model", "for one of your own: model=hf model.name_or_path=/work/model"),
+        ("model=/a/model", "for one of your own: model=hf model.name_or_path=/a/model"),
         ("model=gpt2", "for one of your own: model=hf model.name_or_path=gpt2"),
         ("data=mine.csv", "for one of your own: data=files data.train=mine.csv data.validation=0.1"),
         ("data=../mine.csv", "for one of your own: data=files data.train=../mine.csv data.validation=0.1"),

@@ -19,7 +19,7 @@ from summarizer.evaluation.pipeline import lead
 from summarizer.evaluation.predictions import RowFaithfulness, read_faithfulness, write_faithfulness
 from summarizer.evaluation.statistics import compare_shares, sign_flip_test
 
-SHARED = Path("/work/shared/cnn_dailymail")
+SHARED = Path(__file__).resolve().parents[2].parent / "shared" / "cnn_dailymail"
 ARTICLE = (
     "LONDON (Reuters) - Prime Minister David Cameron met Angela Merkel of Germany in the United States on Monday. "
     'He said: "We will not pay a cent more". Some 1,250 people, two of them children, came; tickets cost $1.5 '

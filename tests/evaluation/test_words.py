@@ -23,7 +23,7 @@ from summarizer.evaluation.words import build_tokenizer, choose_tokenizer, has_t
 
 pytestmark = pytest.mark.versions
 
-SHARED = Path("/work/shared/cnn_dailymail")
+SHARED = Path(__file__).resolve().parents[2].parent / "shared" / "cnn_dailymail"
 WITHOUT_SPACES = ("CJK", "HIRAGANA", "KATAKANA", "THAI", "LAO", "KHMER", "MYANMAR")
 
 TEXTS: dict[str, tuple[RougeTokenizer, str, str]] = {

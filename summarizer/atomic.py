@@ -110,9 +110,8 @@ def new_folder(path: Path, *, held: bool = False) -> Iterator[Path]:
                 yield inside
                 for file in inside.rglob("*"):
                     if file.is_file():
-                        file.chmod(
-                            0o666 & ~_umask()
-                        )  # safetensors makes its files readable by the owner alone
+                        # safetensors makes its files readable by the owner alone.
+                        file.chmod(0o666 & ~_umask())
                         _fsync(file)
                 inside.chmod(0o777 & ~_umask())
             _put(scratch, path)

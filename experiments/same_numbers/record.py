@@ -119,7 +119,6 @@ def of_run(folder: Path) -> dict[str, Any]:
     texts = {
         path.name: [json.loads(line)["prediction"] for line in path.read_text().splitlines()]
         for path in sorted((folder / "predictions").glob("*.jsonl"))
-        if not path.name.endswith(".faithfulness.jsonl")
     }
     scores = {
         name: summary.get(name) for name in ("status", "steps", "val_loss", "rouge", "baseline", "base")

@@ -53,9 +53,8 @@ class EntryWriter:
     def add(self, row: TokenizedRow) -> None:
         for text in (row.row.id, row.row.article, row.row.summary):
             content = text.encode()
-            self._digest.update(
-                len(content).to_bytes(8, "big") + content
-            )  # so that no two splits run together
+            # With its length, so that no two texts run together.
+            self._digest.update(len(content).to_bytes(8, "big") + content)
         self._pending.append(row)
         if len(self._pending) == BATCH_ROWS:
             self._flush()

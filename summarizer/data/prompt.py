@@ -210,9 +210,8 @@ def _of_text(spec: PromptConfig, tokenizer: PreTrainedTokenizerFast) -> Prompt:
         raise ConfigError(issues)
 
     text = text_tokenizer(tokenizer)
-    own_space = (_tokens(text, "a") or [""])[0].startswith(
-        SPACE_MARKS
-    )  # such a tokenizer puts it there itself
+    # Whether the tokenizer puts a space there by itself.
+    own_space = (_tokens(text, "a") or [""])[0].startswith(SPACE_MARKS)
     head, article_lead = _without_spaces(head)
     summary_lead = ""
     if spec.completion_token is None:

@@ -263,9 +263,8 @@ def score_systems(
             scored[system.name] = scores
             verdict = None
             if mlperf_task is not None and system.settings is not None:
-                from summarizer.evaluation import (
-                    mlperf,
-                )  # a run, which scores by this file too, has no such task
+                # A run, which scores by this file too, has no such task.
+                from summarizer.evaluation import mlperf
 
                 verdict = mlperf.judge(
                     mlperf_task, system.summaries, rows.references, system.cut_articles or 0

@@ -1,6 +1,6 @@
 """`predictions/<split>.jsonl`: what was written for each row, beside what should have been.
 
-Beside it lies `<split>.faithfulness.jsonl`: what was found out of each of these summaries against its article.
+`faithfulness/<split>.jsonl` has what was found out of each of these summaries against its article.
 """
 
 from __future__ import annotations
@@ -53,14 +53,13 @@ class RowFaithfulness(Part):
 
 
 def faithfulness_path(predictions: Path) -> Path:
-    """Where the faithfulness of these predictions lies: `test.faithfulness.jsonl` beside `test.jsonl`."""
-    return predictions.with_suffix(".faithfulness.jsonl")
+    """Where the faithfulness of these predictions lies: `faithfulness/test.jsonl` of `predictions/test.jsonl`."""
+    return predictions.parent.with_name("faithfulness") / predictions.name
 
 
 def write_faithfulness(path: Path, rows: Sequence[RowFaithfulness]) -> None:
     """Replace `path` in one step, one JSON object per line, as `write_predictions` does."""
-    own_folder(path.parent)
-    write_text(path, "".join(row.model_dump_json() + "\n" for row in rows))
+    _write_lines(path, [row.model_dump_json() for row in rows])
 
 
 def read_faithfulness(path: Path) -> list[RowFaithfulness]:
@@ -83,9 +82,7 @@ def write_predictions(path: Path, predictions: Sequence[Prediction]) -> None:
 
     Raises WriteError and leaves the old file alone.
     """
-    text = "".join(json.dumps(asdict(row), ensure_ascii=False) + "\n" for row in predictions)
-    with own_folder(path.parent) as folder:
-        write_text(folder / path.name, text)
+    _write_lines(path, [json.dumps(asdict(row), ensure_ascii=False) for row in predictions])
 
 
 def read_predictions(path: Path) -> list[Prediction]:
@@ -108,6 +105,11 @@ def read_predictions(path: Path) -> list[Prediction]:
     if issues:
         raise ConfigError(issues)
     return rows
+
+
+def _write_lines(path: Path, lines: Sequence[str]) -> None:
+    with own_folder(path.parent) as folder:
+        write_text(folder / path.name, "".join(f"{line}\n" for line in lines))
 
 
 def _parse(line: str) -> Prediction | None:

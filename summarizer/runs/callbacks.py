@@ -316,8 +316,7 @@ class RunCallbacks:
 
 
 def _save_predictions(folder: Path, rows: HeldOut, scores: Mapping[str, Scores]) -> None:
-    """`predictions/SPLIT.jsonl`, and `SPLIT.base.jsonl` where the base model was scored too, each with its
-    `.faithfulness.jsonl`."""
+    """`predictions/SPLIT.jsonl`, and `SPLIT.base.jsonl` where the base was scored; `faithfulness/` likewise."""
     for suffix, system in (("", scores[ADAPTER]), (".base", scores.get(BASE))):
         if system is not None:
             predictions = [

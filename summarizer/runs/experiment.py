@@ -110,9 +110,8 @@ def _train(records: GroupRecords, processes: Processes, stop: StopSignal, startu
     prompt = build_prompt(spec.prompt, tokenizer)
     check_tokens(config, prompt)
     if prompt.chat is not None and prompt.chat.template is not None:
-        tokenizer.chat_template = (
-            prompt.chat.template
-        )  # what is saved beside the adapter makes the run's prompt
+        # What is saved beside the adapter makes the run's prompt.
+        tokenizer.chat_template = prompt.chat.template
     with processes.main_first():
         training, splits = _read_splits(spec, prompt)
     if processes.is_main:

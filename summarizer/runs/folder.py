@@ -25,7 +25,10 @@ LOCK = ".lock"
 LOCKS = Path("/proc/locks")
 HYDRAS = (".hydra", "run.log")
 """What Hydra writes into a folder before a run begins."""
-FOLDERS = (".hydra", "adapter", "checkpoints", "predictions", "evaluations", "wandb")
+FOLDERS = (
+    *(".hydra", "adapter", "checkpoints", "predictions", "faithfulness", "evaluations", "wandb"),
+    "tensorboard",
+)
 FILES = (LOCK, "run.log", METRICS, "summary.json")
 """What a run writes into its folder, and what of it is a folder and what a file."""
 MOST_NAMED = 3

@@ -83,15 +83,15 @@ class Judges:
 
 def build_judges(evaluation: EvaluationConfig, device: str) -> Judges:
     """Those that a config asks for, loaded. Raises ConfigError where a folder holds none."""
-    nli, encoder = evaluation.nli, evaluation.bertscore
-    return Judges(
-        None
-        if nli is None
-        else loaded_entailment(Path(nli).expanduser(), device=device, key="evaluation.nli"),
-        None
-        if encoder is None
-        else loaded_bert_score(Path(encoder).expanduser(), None, device=device, key="evaluation.bertscore"),
-    )
+    judges = Judges()
+    if (nli := evaluation.nli) is not None:
+        entailment = loaded_entailment(Path(nli).expanduser(), device=device, key="evaluation.nli")
+        judges = replace(judges, entailment=entailment)
+    if (encoder := evaluation.bertscore) is not None:
+        folder = Path(encoder).expanduser()
+        bertscore = loaded_bert_score(folder, None, device=device, key="evaluation.bertscore")
+        judges = replace(judges, bertscore=bertscore)
+    return judges
 
 
 @dataclass(frozen=True)

@@ -275,9 +275,8 @@ def train_in_processes(records: Sequence[RunRecord], count: int) -> list[RunReco
     from summarizer.training.stopping import listening
 
     for name in ("distributed.elastic.multiprocessing.api", "distributed.elastic.agent.server.api"):
-        logging.getLogger(f"torch.{name}").setLevel(
-            logging.CRITICAL
-        )  # they repeat what the runs themselves say
+        # They repeat what the runs themselves say.
+        logging.getLogger(f"torch.{name}").setLevel(logging.CRITICAL)
     with listening(also=_pass_on) as stop, tempfile.TemporaryDirectory() as logs:
         try:
             # As bytes: the launcher takes text for a template.

@@ -25,9 +25,8 @@ def preflight(config: DictConfig, *, imported: bool = False) -> schema.RunConfig
     from summarizer.models.source import check_model_path
     from summarizer.tracking.login import check_tracking
 
-    only_shown = (
-        config.get("plan") is True or config.get("preview") is not None
-    )  # which takes no validation rows
+    # Which takes no validation rows.
+    only_shown = config.get("plan") is True or config.get("preview") is not None
     input_rules: tuple[Rule, ...] = (
         (("model",), lambda model: check_model_path(model.name_or_path)),
         (("model", "prompt"), _completion_token_is_there),

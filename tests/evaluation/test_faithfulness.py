@@ -208,11 +208,10 @@ def test_what_nobody_counted_has_no_score() -> None:
 
 def test_rows_survive_their_file_and_what_is_none_is_refused(tmp_path: Path) -> None:
     rows = [RowFaithfulness(id="a\u2028", scores={"names": (100.0, 2.0)}, missing=[("names", 3, 9)])]
-    path = tmp_path / "predictions" / "test.faithfulness.jsonl"
-    path.parent.mkdir()
+    path = tmp_path / "faithfulness" / "test.jsonl"
     write_faithfulness(path, rows)
     assert read_faithfulness(path) == rows
     for broken in ('{"id": "a"}', "[]", '{"id": "a", "scores": {"x": [1, 2]}, "missing": []}', "{"):
         path.write_text(rows[0].model_dump_json() + "\n" + broken + "\n")
-        with pytest.raises(ConfigError, match=r"faithfulness.jsonl:2: not the faithfulness of a row"):
+        with pytest.raises(ConfigError, match=r"test.jsonl:2: not the faithfulness of a row"):
             read_faithfulness(path)

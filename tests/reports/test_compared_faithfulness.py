@@ -35,9 +35,7 @@ def scored(
         )
         for i, row_id in enumerate(ids)
     ]
-    write_faithfulness(
-        folder / "predictions" / "validation.faithfulness.jsonl", rows[::-1] if seed % 2 else rows
-    )
+    write_faithfulness(folder / "faithfulness" / "validation.jsonl", rows[::-1] if seed % 2 else rows)
     return np.array([100 * known, every])
 
 

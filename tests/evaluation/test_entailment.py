@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tokenizers import Tokenizer, models, pre_tokenizers, processors
-from transformers import BertConfig, BertForSequenceClassification, BertModel, PreTrainedTokenizerFast
+from tiny_models import Encoder, save_encoder
+from transformers import BertForSequenceClassification, BertModel
 
 from summarizer.errors import ConfigError
 from summarizer.evaluation.entailment import loaded_entailment
@@ -20,40 +20,16 @@ ARTICLES = ["The cat sat on the mat. A dog ran. The big dog sat.", "A small cat 
 SUMMARIES = ["A cat sat. The dog ran under the mat.", "A cat ran on. A cat ran on.", "", "A cat."]
 
 
-def save(
-    folder: Path, kind: type[BertModel] | type[BertForSequenceClassification], labels: list[str]
-) -> Path:
-    torch.manual_seed(0)
-    config = BertConfig(
-        vocab_size=len(WORDS) + 4,
-        hidden_size=16,
+def save(folder: Path, kind: Encoder, labels: list[str]) -> Path:
+    return save_encoder(
+        folder,
+        WORDS,
+        kind,
         num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=32,
-        max_position_embeddings=64,
         initializer_range=0.5,
         id2label=dict(enumerate(labels)),
         label2id={label: number for number, label in enumerate(labels)},
     )
-    kind(config).save_pretrained(folder)
-    vocabulary = {word: index for index, word in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", *WORDS])}
-    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]",
-        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
-        special_tokens=[("[CLS]", 2), ("[SEP]", 3)],
-    )
-    PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        pad_token="[PAD]",
-        unk_token="[UNK]",
-        cls_token="[CLS]",
-        sep_token="[SEP]",
-        model_max_length=64,
-        model_input_names=["input_ids", "token_type_ids", "attention_mask"],
-    ).save_pretrained(folder)
-    return folder
 
 
 @pytest.mark.parametrize(

@@ -6,19 +6,12 @@ from typing import Any
 
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
+from tiny_models import small_run
 
 from summarizer.adapters.attach import attach
-from summarizer.config.check import check
-from summarizer.config.paths import conf_folder
 from summarizer.console import progress
-from summarizer.data.prompt import build_prompt
-from summarizer.data.splits import build_split
 from summarizer.evaluation import evaluator as evaluator_module
 from summarizer.evaluation.evaluator import EvaluationPace, Evaluator
-from summarizer.models.load import load_base
-from summarizer.models.source import model_folder
-from summarizer.models.tokenizer import load_tokenizer
 from summarizer.processes import join_processes
 
 
@@ -32,13 +25,8 @@ def test_row_losses_are_each_row_s_own(batch_size: int, monkeypatch: pytest.Monk
         return progress.bar(label, *arguments, **more)
 
     monkeypatch.setattr(evaluator_module, "bar", bar)
-    small = ["prompt.max_tokens=96", "data.rows.validation=3", "data.processes=1", "trainer.precision=fp32"]
-    with initialize_config_dir(str(conf_folder()), version_base="1.3"):
-        spec = check(compose("config", overrides=small), imported=True)
-    prompt = build_prompt(spec.prompt, load_tokenizer(model_folder(spec.model)))
-    split = build_split(spec.data, "validation", prompt)
-    rows = split.encoded(range(3))
-    model = load_base(spec.model, spec.quantization, torch.device("cpu")).model
+    run = small_run()
+    spec, prompt, rows, model = run.spec, run.prompt, run.rows, run.model
 
     nats = []
     for row in rows:

@@ -7,30 +7,18 @@ import math
 import numpy as np
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
+from tiny_models import small_run
 
 from summarizer.adapters.attach import attach
-from summarizer.config.check import check
-from summarizer.config.paths import conf_folder
-from summarizer.data.prompt import build_prompt
-from summarizer.data.splits import build_split
 from summarizer.evaluation.evaluator import Evaluator
 from summarizer.evaluation.likelihood import likelihood_scores
 from summarizer.evaluation.record import GAIN, HARIM
-from summarizer.models.load import load_base
-from summarizer.models.source import model_folder
-from summarizer.models.tokenizer import load_tokenizer
 from summarizer.processes import join_processes
 
 
 def test_scores_are_those_of_single_rows_by_the_base_model_alone() -> None:
-    small = ["prompt.max_tokens=96", "data.rows.validation=3", "data.processes=1", "trainer.precision=fp32"]
-    with initialize_config_dir(str(conf_folder()), version_base="1.3"):
-        spec = check(compose("config", overrides=small), imported=True)
-    prompt = build_prompt(spec.prompt, load_tokenizer(model_folder(spec.model)))
-    split = build_split(spec.data, "validation", prompt)
-    rows = split.encoded(range(3))
-    model = load_base(spec.model, spec.quantization, torch.device("cpu")).model
+    run = small_run()
+    spec, prompt, split, rows, model = run.spec, run.prompt, run.split, run.rows, run.model
     summaries = [split.rows[0]["summary"][:90], "", " ".join(["word"] * 200)]
 
     def log_likelihoods(before: list[int], target: list[int]) -> list[float]:

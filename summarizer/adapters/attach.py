@@ -206,8 +206,11 @@ def targets(adapter: Adapter, layer_roles: dict[str, Role]) -> dict[str, Role]:
     """The layers that one adapter's config asks for.
 
     A target that the model has no layer for, such as a head that computes more than a product, is left out: loading
-    says so. Raises ConfigError where an exclusion matches nothing, or nothing is left.
+    says so. So is one that the kind is not defined for, of which `describe` tells. Raises ConfigError where an
+    exclusion matches nothing, or nothing is left.
     """
+    if issues := list(adapter.mistakes(layer_roles)):
+        raise ConfigError(issues)
     for pattern in adapter.exclude:
         if not any(fnmatch.fnmatchcase(name, pattern) for name in layer_roles):
             raise ConfigError.single(
@@ -217,6 +220,7 @@ def targets(adapter: Adapter, layer_roles: dict[str, Role]) -> dict[str, Role]:
         name: role
         for name, role in layer_roles.items()
         if role in adapter.targets
+        and role in adapter.adaptable()
         and not any(fnmatch.fnmatchcase(name, pattern) for pattern in adapter.exclude)
     }
     if not chosen:
@@ -248,12 +252,15 @@ def describe(adapted: AdaptedModel, slot: int) -> str:
     parameters = adapted.parameters_of(slot)
     names = dict.fromkeys(name.rpartition(".")[0] for name in parameters)
     kinds = Counter(name.rpartition(".")[2] for name in names)
+    adapter = adapted.stack.adapters[slot]
+    left = [role for role in adapter.targets if role not in adapter.adaptable()]
+    told = f"; {type(adapter).__name__} is not defined for the {' and the '.join(left)}" if left else ""
     trainable = sum(parameter.numel() for parameter in parameters.values())
     frozen = frozen_parameters(adapted.model.module)
     listed = ", ".join(f"{count} {kind}" if count > 1 else kind for kind, count in kinds.items())
     return (
         f"adapted: {len(names)} layer{'' if len(names) == 1 else 's'} ({listed}); "
-        f"{trainable:,} trainable parameters, {100 * trainable / frozen:.2f} % of the base's {frozen:,}"
+        f"{trainable:,} trainable parameters, {100 * trainable / frozen:.2f} % of the base's {frozen:,}{told}"
     )
 
 

@@ -28,8 +28,8 @@ from summarizer.adapters.dora import gain, magnitude
 from summarizer.adapters.low_rank_product import Pair, equal_dims, low_rank_product, with_gain
 from summarizer.adapters.peft_config import FROM_THE_BASE
 from summarizer.adapters.principal import principal_pair
-from summarizer.adapters.protocol import Adapter, Parameters, Role, Shape, Stacked
-from summarizer.errors import ConfigError
+from summarizer.adapters.protocol import ROLES, Adapter, Parameters, Role, Shape, Stacked
+from summarizer.errors import ConfigError, Issue, suggestion
 from summarizer.ops import kernel_graph
 from summarizer.ops.decode_gemm import LowRankPairs
 from summarizer.quantization.frozen import FrozenEmbedding, FrozenLinear
@@ -75,7 +75,19 @@ class LoRA(Adapter):
     @property
     def rank(self) -> int:
         """The rank, of one layer or of all that no other key of a mapping names."""
-        return self.dim if isinstance(self.dim, int) else self.dim[DEFAULT]
+        return self.dim if isinstance(self.dim, int) else self.dim.get(DEFAULT, 1)
+
+    def mistakes(self, roles: Mapping[str, Role]) -> Iterator[Issue]:
+        if isinstance(self.dim, int):
+            return
+        if DEFAULT not in self.dim:
+            yield Issue(
+                "adapter.dim", f"{self.dim} has no {DEFAULT!r}, the rank of layers that no other key names"
+            )
+        for key in self.dim:
+            known = key == DEFAULT or key in ROLES or any(fnmatch.fnmatchcase(name, key) for name in roles)
+            if not known:
+                yield Issue("adapter.dim", f"{key!r} matches no layer{suggestion(key, roles)}")
 
     def for_layer(self, name: str, role: Role) -> Adapter:
         if isinstance(self.dim, int):

@@ -12,6 +12,7 @@ from jaxtyping import Float, Int
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
+from summarizer.errors import Issue
 from summarizer.quantization.frozen import FrozenEmbedding, FrozenLinear
 
 Parameters = Mapping[str, Tensor]
@@ -77,6 +78,10 @@ class Adapter(BaseModel, ABC):
     def adaptable() -> tuple[Role, ...]:
         """Which layers the kind is defined for; others among the targets are left alone, and a line says so."""
         return ROLES
+
+    def mistakes(self, roles: Mapping[str, Role]) -> Iterator[Issue]:
+        """What of this config fits no model with these layers, by name.  It is asked before weights are read."""
+        yield from ()
 
     def for_layer(self, name: str, role: Role) -> Adapter:
         """This config as it is for one layer: the same, unless layers differ.

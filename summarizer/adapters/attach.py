@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import nn
@@ -114,20 +115,10 @@ class AdaptedModel:
             if parameter.requires_grad
         }
 
-    def peft_patterns(self, slot: int) -> dict[str, dict[str, int | float]]:
-        """`rank_pattern` and `alpha_pattern` of a slot's trial: layers whose rank is not that of the rest."""
-        adapter = self.stack.adapters[slot]
-        other = {
-            name: layer.adapters[slot].peft_config([])
-            for name, layer in self.layers.items()
-            if layer.trials[slot] and layer.adapters[slot] != adapter
-        }
-        own = adapter.peft_config([])
-        ranks = {name: config.r for name, config in other.items() if config.r != own.r}
-        alphas = {
-            name: config.lora_alpha for name, config in other.items() if config.lora_alpha != own.lora_alpha
-        }
-        return {name: found for name, found in (("rank_pattern", ranks), ("alpha_pattern", alphas)) if found}
+    def peft_patterns(self, slot: int) -> dict[str, Any]:
+        """Options of a slot's `peft` config that say how its layers differ."""
+        layers = {name: layer.adapters[slot] for name, layer in self.layers.items() if layer.trials[slot]}
+        return self.stack.adapters[slot].peft_patterns(layers)
 
     def stacks(self) -> Iterator[nn.Parameter]:
         """The stacked parameters of all layers; gradients accumulate in those that are trained."""

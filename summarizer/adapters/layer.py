@@ -144,9 +144,10 @@ class TrialStack(nn.Module):
         device = next(iter(self.tensors.values())).device if self.tensors else None
         scales = torch.tensor([adapter.scale for adapter in adapters], device=device).reshape(-1, 1, 1)
         self.register_buffer("scale", scales, persistent=False)
+        self._variants = tuple(adapter.variant for adapter in adapters)
 
     def stacked(self) -> Stacked:
-        return Stacked(dict(self.tensors.items()), self._sizes, self.scale)
+        return Stacked(dict(self.tensors.items()), self._sizes, self.scale, self._variants)
 
 
 class AdaptedLayer(nn.Module):
@@ -215,7 +216,7 @@ class AdaptedLayer(nn.Module):
         self._shown = []
         for stack, own in self._parts(slots):
             first = self._shown[-1][0].stop if self._shown else 0
-            stacked = stack.kind.prepared(self.base, stack.stacked().of(own))
+            stacked = self._prepared(stack.kind, stack.stacked().of(own))
             self._shown.append((slice(first, first + len(own)), stack.kind, stacked))
 
     def _parts(self, slots: Sequence[int]) -> Iterator[tuple[TrialStack, list[int]]]:
@@ -265,7 +266,10 @@ class AdaptedLayer(nn.Module):
         laid = [(stack.slots, stack.kind, stack.stacked()) for stack in self._all_stacks()]
         if torch.is_grad_enabled():
             return laid
-        return [(slots, kind, kind.prepared(self.base, stacked)) for slots, kind, stacked in laid]
+        return [(slots, kind, self._prepared(kind, stacked)) for slots, kind, stacked in laid]
+
+    def _prepared(self, kind: type[Adapter], stacked: Stacked) -> Stacked:
+        return kind.prepared(self.base, stacked) if stacked.tensors else stacked
 
     def _linear(self, x: Tensor, slots: slice, kind: type[Adapter], stacked: Stacked) -> Tensor:
         """The rows of x, all of the trials in these slots, as those change what the frozen layer gives."""

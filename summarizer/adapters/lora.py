@@ -28,7 +28,7 @@ from summarizer.adapters.dora import gain, magnitude
 from summarizer.adapters.low_rank_product import Pair, equal_dims, low_rank_product, with_gain
 from summarizer.adapters.peft_config import FROM_THE_BASE
 from summarizer.adapters.principal import principal_pair
-from summarizer.adapters.protocol import ROLES, Adapter, Parameters, Role, Shape, Stacked
+from summarizer.adapters.protocol import KEPT_OUTPUT_ROWS, ROLES, Adapter, Parameters, Role, Shape, Stacked
 from summarizer.errors import ConfigError, Issue, suggestion
 from summarizer.ops import kernel_graph
 from summarizer.ops.decode_gemm import LowRankPairs
@@ -36,9 +36,6 @@ from summarizer.quantization.frozen import FrozenEmbedding, FrozenLinear
 
 DEFAULT = "default"
 """The key of a mapping of ranks that holds for all layers that no other key names."""
-
-GAIN_ROWS = 256
-"""What a gain weighs in `width`: backward keeps an output for each token, which pairs of this dim would weigh."""
 
 
 class LoRA(Adapter):
@@ -101,7 +98,7 @@ class LoRA(Adapter):
     @property
     def width(self) -> int:
         dim = self.dim if isinstance(self.dim, int) else max(self.dim.values())
-        return 2 * dim * (2 if self.starts_from_the_base else 1) + (GAIN_ROWS if self.use_dora else 0)
+        return 2 * dim * (2 if self.starts_from_the_base else 1) + (KEPT_OUTPUT_ROWS if self.use_dora else 0)
 
     @property
     def starts_from_the_base(self) -> bool:
@@ -258,6 +255,15 @@ class LoRA(Adapter):
         # PEFT makes a set of the list, which would be written in another order each time.
         config.target_modules = target_modules
         return config
+
+    def peft_patterns(self, layers: Mapping[str, Adapter]) -> dict[str, Any]:
+        own = self.peft_config([])
+        other = {name: layer.peft_config([]) for name, layer in layers.items() if layer != self}
+        ranks = {name: config.r for name, config in other.items() if config.r != own.r}
+        alphas = {
+            name: config.lora_alpha for name, config in other.items() if config.lora_alpha != own.lora_alpha
+        }
+        return {name: found for name, found in (("rank_pattern", ranks), ("alpha_pattern", alphas)) if found}
 
     @classmethod
     def fields_of_peft(

@@ -79,6 +79,29 @@ KINDS = {
             "init_lora_weights": (True, False, None, "gaussian", "orthogonal", "eva", *FROM_THE_BASE),
         },
     ),
+    "IA3": PeftKind(
+        target="summarizer.adapters.ia3.IA3",
+        marker="ia3_l",
+        read=frozenset({"feedforward_modules"}),
+        harmless=frozenset({"init_ia3_weights"}),
+    ),
+    "MISS": PeftKind(
+        target="summarizer.adapters.miss.MiSS",
+        marker="miss_block",
+        read=frozenset({"r"}),
+        positive=("r",),
+        harmless=frozenset({"miss_dropout", "mini_r"}),
+        # Bat and mini compute something else.
+        allowed={"bias": ("none", None), "init_weights": (True, False, None)},
+    ),
+    "OFT": PeftKind(
+        target="summarizer.adapters.oft.OFT",
+        marker="oft_",
+        read=frozenset({"r", "oft_block_size", "use_cayley_neumann", "num_cayley_neumann_terms"}),
+        # peft 0.21 has no use for its dropout, and eps is of coft alone.
+        harmless=frozenset({"module_dropout", "eps", "init_weights"}),
+        allowed={"bias": ("none", None)},
+    ),
 }
 """By `peft_type`."""
 

@@ -21,6 +21,8 @@ Parameters = Mapping[str, Tensor]
 Shape = tuple[int, ...]
 Role = Literal["linear", "head", "embedding"]
 ROLES: tuple[Role, ...] = ("linear", "head", "embedding")
+KEPT_OUTPUT_ROWS = 256
+"""What an output that backward keeps for each token weighs in `Adapter.width`: as pairs of this dim would."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,8 @@ class Stacked:
     """How many rows of each are a trial's own; 0 for one without that tensor, or that leaves this layer alone."""
     scale: Float[Tensor, "n 1 1"]
     """Each trial's `Adapter.scale`."""
+    variants: tuple[int, ...]
+    """Each trial's `Adapter.variant`."""
 
     def __getitem__(self, name: str) -> Tensor:
         return self.tensors[name]
@@ -49,6 +53,7 @@ class Stacked:
             {name: tensor.detach()[chosen] for name, tensor in self.tensors.items()},
             {name: tuple(sizes[slot] for slot in chosen) for name, sizes in self.sizes.items()},
             self.scale[chosen],
+            tuple(self.variants[slot] for slot in chosen),
         )
 
     def with_tensors(self, tensors: Mapping[str, Tensor], sizes: Mapping[str, tuple[int, ...]]) -> Stacked:
@@ -91,14 +96,19 @@ class Adapter(BaseModel, ABC):
         return self
 
     @property
-    @abstractmethod
     def scale(self) -> float:
         """What the adapter's output is multiplied by."""
+        return 1.0
 
     @property
-    @abstractmethod
+    def variant(self) -> int:
+        """Tells trials of one kind apart whose tensors are alike and are computed with differently."""
+        return 0
+
+    @property
     def input_dropout(self) -> float:
         """Probability with which each input of an adapted linear layer is dropped for the adapter."""
+        return 0.0
 
     @property
     @abstractmethod
@@ -190,6 +200,10 @@ class Adapter(BaseModel, ABC):
     @abstractmethod
     def peft_config(self, target_modules: list[str], **more: Any) -> Any:
         """This adapter as a `peft` config."""
+
+    def peft_patterns(self, layers: Mapping[str, Adapter]) -> dict[str, Any]:
+        """Options of `peft_config` for layers that differ.  layers: those adapted, each with its `for_layer`."""
+        return {}
 
     @classmethod
     @abstractmethod

@@ -90,6 +90,11 @@ class FrozenWeight(nn.Module):
         """x @ W.T without a graph: for passes that write their own backward."""
         return self.format.matmul(x, self.parts, self.shape)
 
+    def decodes(self, x: Float[Tensor, "... d_in"]) -> bool:
+        """Whether `decode_gemm` may have a way for x, for those who would prepare x in vain."""
+        few = is_decode(x, self.format.decode_rows) or is_decode_on_gpu(x)
+        return few and not torch.is_grad_enabled()
+
     def decode_gemm(
         self,
         x: Float[Tensor, "... d_in"],

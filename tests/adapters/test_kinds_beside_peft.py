@@ -34,6 +34,13 @@ from summarizer.exporting.merge import Merge, merged_into
 from summarizer.generation.decoder import Decoder
 
 KINDS = sorted(path.stem for path in (conf_folder() / "adapter").glob("*.yaml"))
+KINDS += [
+    "ia3 adapter.feedforward_modules=['*.1.*']",
+    "oft adapter.use_cayley_neumann=false",
+    "oft adapter.num_cayley_neumann_terms=3 adapter.oft_block_size=20",
+    "oft adapter.r=4 adapter.oft_block_size=null",
+]
+"""Each by its YAML alone, and kinds whose options make another computation."""
 BASES = ("gptj", "llama_untied")
 DIM = 3
 
@@ -46,10 +53,11 @@ def adapter_of(kind: str, *more: str) -> Adapter:
 
 def small(kind: str, *more: str) -> Adapter:
     """At a dim that these bases can have, where the kind has one, and at a scale that is not 1."""
-    options = [f"adapter.dim={DIM}"] if "dim" in adapter_of(kind).model_fields_set else []
-    if "alpha" in adapter_of(kind).model_fields_set:
-        options.append("adapter.alpha=6.0")
-    return adapter_of(kind, *options, *more)
+    name, *own = kind.split()
+    fields = adapter_of(name).model_fields_set
+    sizes = {"dim": DIM, "alpha": 6.0, "oft_block_size": 8}
+    options = [f"adapter.{field}={size}" for field, size in sizes.items() if field in fields]
+    return adapter_of(name, *options, *own, *more)
 
 
 def train_a_little(model: AdaptedModel, slot: int, seed: int = 5) -> None:

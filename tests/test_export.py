@@ -17,7 +17,7 @@ import pytest
 import torch
 from huggingface_hub import ModelCard
 from peft import PeftModel
-from trained_runs import ARTICLE, example, logits, opened, save_run
+from trained_runs import example, logits, opened, save_run, summary_of, written_by_the_card
 from transformers import AutoModelForCausalLM
 
 from summarizer import atomic
@@ -26,7 +26,6 @@ from summarizer.exporting.ctranslate2 import log_probs_of_converted
 from summarizer.exporting.export import export
 from summarizer.exporting.measure import log_probs_of
 from summarizer.exporting.request import ExportFlags, requested
-from summarizer.generation.summarizer import Summarizer
 
 pytestmark = pytest.mark.versions
 
@@ -45,31 +44,8 @@ def exported(run: Path, format_name: str, **more: Any) -> tuple[Path, list[str]]
     return Path(arguments["output"] or run / "export" / format_name), lines
 
 
-def written_by_the_card(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> str:
-    """What the card's own code prints for ARTICLE, run in the folder."""
-    code = re.findall(r"```python\n(.*?)```", (folder / "README.md").read_text(), flags=re.DOTALL)[0]
-    assert len([line for line in code.splitlines() if line and not re.match("import|from", line)]) <= 8
-    assert '"The text of an article."' in code
-    monkeypatch.chdir(folder)
-    capsys.readouterr()
-    exec(compile(code.replace('"The text of an article."', repr(ARTICLE)), "card", "exec"), {})
-    return capsys.readouterr().out.strip()
-
-
-def summary_of(run: Path) -> str:
-    own = opened(run)
-    summarizer = Summarizer(own, own.spec.generation, batch_size=1)
-    ((_, (text,)),) = summarizer.summaries([summarizer.prepare(ARTICLE)])
-    assert text
-    return text
-
-
 @pytest.mark.parametrize("kind", KINDS)
-def test_merged(
-    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_merged(kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = save_run(kind, tmp_path, "quantization.format=int8")
     folder, lines = exported(run, "merged", dtype="fp32")
     model = AutoModelForCausalLM.from_pretrained(folder, dtype="auto").eval()
@@ -77,16 +53,14 @@ def test_merged(
     torch.testing.assert_close(logits(model), logits(opened(run).adapted.model), rtol=1e-3, atol=2e-4)
     assert lines[0] == "weights: trained (the nearer to the unmerged model)"
     assert re.match(r"KL from the unmerged model: \S+ nats per summary token; original \S+$", lines[1])
-    assert written_by_the_card(folder, monkeypatch, capsys) == summary_of(run)
+    assert written_by_the_card(folder, capsys) == summary_of(run)
     assert lines[1] in ModelCard.load(folder / "README.md").text
     shutil.rmtree(tmp_path / "base")
     AutoModelForCausalLM.from_pretrained(folder)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_peft(
-    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_peft(kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = save_run(kind, tmp_path)
     folder, lines = exported(run, "peft")
     base = AutoModelForCausalLM.from_pretrained(tmp_path / "base", dtype=torch.float32)
@@ -96,12 +70,10 @@ def test_peft(
     assert json.loads((folder / "adapter_config.json").read_text())["base_model_name_or_path"] == "base"
     assert str(tmp_path) not in "".join(file.read_text() for file in folder.glob("*.[jm]*"))
     (folder / "base").symlink_to(tmp_path / "base")
-    assert written_by_the_card(folder, monkeypatch, capsys) == summary_of(run)
+    assert written_by_the_card(folder, capsys) == summary_of(run)
 
 
-def test_peft_with_its_base(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_peft_with_its_base(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """What the adapter was trained on goes along, so that the answers are those of training."""
     run = save_run("gpt2", tmp_path, "quantization.format=nf4")
     folder, lines = exported(run, "peft", with_base=True, dtype="fp32")
@@ -109,7 +81,7 @@ def test_peft_with_its_base(
     model = PeftModel.from_pretrained(base, folder).eval()
     torch.testing.assert_close(logits(model), logits(opened(run).adapted.model), rtol=1e-3, atol=2e-4)
     assert "as the adapter was trained on it (nf4), dequantized" in lines[0]
-    assert written_by_the_card(folder, monkeypatch, capsys) == summary_of(run)
+    assert written_by_the_card(folder, capsys) == summary_of(run)
 
 
 def test_peft_says_what_its_base_is(tmp_path: Path) -> None:
@@ -121,9 +93,7 @@ def test_peft_says_what_its_base_is(tmp_path: Path) -> None:
 
 @with_ctranslate2
 @pytest.mark.parametrize("kind", KINDS)
-def test_ctranslate2(
-    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_ctranslate2(kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = save_run(kind, tmp_path, "quantization.format=int8")
     folder, lines = exported(run, "ctranslate2", dtype="fp32")
     ours = opened(run)
@@ -132,7 +102,7 @@ def test_ctranslate2(
     torch.testing.assert_close(theirs, own, rtol=1e-3, atol=1e-3)
     assert re.match(r"as CTranslate2 computes it, in fp32 on a CPU: KL \S+ nats", lines[-3])
     assert not list((run / "export").glob(atomic.SCRATCH_PREFIX + "*"))
-    assert written_by_the_card(folder, monkeypatch, capsys) == summary_of(run)
+    assert written_by_the_card(folder, capsys) == summary_of(run)
 
 
 @pytest.mark.slow

@@ -32,12 +32,16 @@ BASE_ROWS = 10
 
 @contextmanager
 def served(model: Path, context: int, adapter: Path | None = None) -> Iterator[str]:
-    """The address of llama.cpp's server over a file, with keys and values in fp32 too."""
+    """The address of llama.cpp's server over a file, with keys and values in fp32 too.
+
+    Its flash attention is off: it casts keys and values to fp16, whatever they are kept in.
+    """
     params = xllamacpp.CommonParams()
     params.model.path = str(model)
     params.n_ctx, params.n_parallel, params.port, params.warmup = context, 1, 0, False
     params.cpuparams.n_threads = torch.get_num_threads()
     params.cache_type_k = params.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
+    params.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
     if adapter is not None:
         info = xllamacpp.CommonAdapterLoraInfo()
         info.path, info.scale = str(adapter), 1.0

@@ -58,7 +58,7 @@ def write(request: ExportRequest) -> list[str]:
     choice = choose(loaded, request.weights, request.dtype)
     with new_folder(request.output) as scratch:
         write_model(scratch / FILE, merged_model(loaded, choice.merge), request)
-        code = llama_cpp_code(words, loaded.spec.generation, f"-m {FILE}")
+        code = llama_cpp_code(words, loaded.spec.generation, f"-m {FILE}", request.dtype)
         write_card(scratch, request, words, code, choice.lines(), [PLAIN_ENDS, *generation_limits(request)])
     return choice.lines()
 

@@ -69,7 +69,8 @@ def write(request: ExportRequest) -> list[str]:
             require_room(request.output, base.nbytes(request.dtype))
             write_model(scratch / BASE, base, request, own_head=apart)
         files = f"-m {BASE if request.with_base else 'BASE.gguf'} --lora {FILE}"
-        write_card(scratch, request, words, llama_cpp_code(words, spec.generation, files), [], limits)
+        code = llama_cpp_code(words, spec.generation, files, request.dtype if request.with_base else None)
+        write_card(scratch, request, words, code, [], limits)
     return limits
 
 

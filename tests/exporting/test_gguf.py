@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from copy import deepcopy
@@ -17,14 +16,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
-from trained_runs import ARTICLE, opened, save_run
+from trained_runs import ARTICLE, save_run, summary_of, written_by_the_card
 from transformers import AutoTokenizer, LlamaConfig, PreTrainedTokenizerFast, Qwen2Config
 
 from summarizer.config.paths import resolve_path
 from summarizer.errors import ConfigError
 from summarizer.exporting.export import export
 from summarizer.exporting.request import ExportFlags, requested
-from summarizer.generation.summarizer import Summarizer
 
 gguf = pytest.importorskip("gguf")
 
@@ -69,29 +67,13 @@ def served(model: Path, adapter: Path | None = None) -> Iterator[Any]:
     params.n_ctx, params.n_parallel, params.port = 256, 1, 0
     params.cpuparams.n_threads = 2
     params.cache_type_k = params.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
+    params.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
     params.warmup = False
     if adapter is not None:
         info = xllamacpp.CommonAdapterLoraInfo()
         info.path, info.scale = str(adapter), 1.0
         params.lora_adapters = [info]
     yield xllamacpp.Server(params)
-
-
-def by_the_card(folder: Path, url: str, capsys: pytest.CaptureFixture[str]) -> str:
-    """What the card's own Python prints for ARTICLE, asking the server at `url`."""
-    (code,) = re.findall(r"```python\n(.*?)```", (folder / "README.md").read_text(), flags=re.DOTALL)
-    capsys.readouterr()
-    code = code.replace('"The text of an article."', repr(ARTICLE)).replace("http://127.0.0.1:8080", url)
-    exec(compile(code, "card", "exec"), {})
-    return capsys.readouterr().out.strip()
-
-
-def summary_of(run: Path) -> str:
-    own = opened(run)
-    summarizer = Summarizer(own, own.spec.generation, batch_size=1)
-    ((_, (text,)),) = summarizer.summaries([summarizer.prepare(ARTICLE)])
-    assert text
-    return text
 
 
 KINDS = [
@@ -105,8 +87,11 @@ KINDS = [
 def test_the_merged_model(kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = save_run(kind, tmp_path)
     folder = exported(run, "gguf", dtype="fp32")
+    assert (
+        "llama-server -m model.gguf --flash-attn off --cache-type-k f32" in (folder / "README.md").read_text()
+    )
     with served(folder / "model.gguf") as server:
-        assert by_the_card(folder, server.listening_address, capsys) == summary_of(run)
+        assert written_by_the_card(folder, capsys, server.listening_address) == summary_of(run)
 
 
 @with_llama_cpp
@@ -116,9 +101,9 @@ def test_the_adapter_beside_its_base(kind: str, tmp_path: Path, capsys: pytest.C
     run = save_run(kind, tmp_path)
     folder = exported(run, "gguf-lora", with_base=True, dtype="fp32")
     with served(folder / "base.gguf", folder / "adapter.gguf") as server:
-        assert by_the_card(folder, server.listening_address, capsys) == summary_of(run)
+        assert written_by_the_card(folder, capsys, server.listening_address) == summary_of(run)
     with served(folder / "base.gguf") as server:
-        assert by_the_card(folder, server.listening_address, capsys) != summary_of(run)
+        assert written_by_the_card(folder, capsys, server.listening_address) != summary_of(run)
 
 
 @with_llama_cpp
@@ -132,7 +117,7 @@ def test_an_adapter_of_linear_layers_beside_any_gguf_of_its_base(
     tensors = gguf.GGUFReader(alone / "base.gguf").tensors
     assert "output.weight" not in {tensor.name for tensor in tensors}  # one tensor still
     with served(alone / "base.gguf", folder / "adapter.gguf") as server:
-        assert by_the_card(folder, server.listening_address, capsys) == summary_of(run)
+        assert written_by_the_card(folder, capsys, server.listening_address) == summary_of(run)
 
 
 CHAT = (
@@ -157,7 +142,7 @@ def test_a_chat(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     tokenizer.save_pretrained(tmp_path / "base")
     folder = exported(run, "gguf", dtype="fp32")
     with served(folder / "model.gguf") as server:
-        assert by_the_card(folder, server.listening_address, capsys) == summary_of(run)
+        assert written_by_the_card(folder, capsys, server.listening_address) == summary_of(run)
         said = ask(
             server.listening_address,
             "v1/chat/completions",
@@ -301,7 +286,7 @@ def test_a_vocabulary_of_sentencepiece(tmp_path: Path, capsys: pytest.CaptureFix
             (own,) = ask(server.listening_address, "tokenize", content=text, parse_special=False).values()
             ids = tokenizer(text, add_special_tokens=False, split_special_tokens=True).input_ids
             assert own == ids, text
-        assert by_the_card(folder, server.listening_address, capsys) == summary_of(run)
+        assert written_by_the_card(folder, capsys, server.listening_address) == summary_of(run)
 
 
 @pytest.mark.parametrize(

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
+from contextlib import chdir
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 import transformers
 from composing import composed
@@ -18,6 +21,7 @@ from summarizer.adapters.peft_format import save_adapter
 from summarizer.config.paths import resolve_path
 from summarizer.evaluation.record import VARIANTS, Interval
 from summarizer.exporting.measure import Example
+from summarizer.generation.summarizer import Summarizer
 from summarizer.models.causal_lm import CausalLM
 from summarizer.runs.loaded_run import LoadedRun, load_runs
 from summarizer.runs.record import BaseScores, RunRecord, write_summary
@@ -34,6 +38,8 @@ __all__ = [
     "lora",
     "opened",
     "save_run",
+    "summary_of",
+    "written_by_the_card",
 ]
 
 EMBEDDED = resolve_path("embedded:tiny_gptj", "models/embedded")
@@ -122,6 +128,32 @@ def finished(model: str) -> RunRecord:
 
 def opened(run: Path) -> LoadedRun:
     return load_runs([read_trained_run(run)], device="cpu", precision="fp32")
+
+
+def summary_of(run: Path) -> str:
+    """What this project writes of ARTICLE."""
+    own = opened(run)
+    summarizer = Summarizer(own, own.spec.generation, batch_size=1)
+    ((_, (text,)),) = summarizer.summaries([summarizer.prepare(ARTICLE)])
+    assert text
+    return text
+
+
+LLAMA_SERVER = "http://127.0.0.1:8080"
+
+
+def written_by_the_card(
+    folder: Path, capsys: pytest.CaptureFixture[str], llama_server: str = LLAMA_SERVER
+) -> str:
+    """What the card's own code prints for ARTICLE, run in the folder; a few lines beside its imports."""
+    (code,) = re.findall(r"```python\n(.*?)```", (folder / "README.md").read_text(), flags=re.DOTALL)
+    assert len([line for line in code.splitlines() if line and not re.match("import|from", line)]) <= 8
+    assert '"The text of an article."' in code
+    code = code.replace('"The text of an article."', repr(ARTICLE)).replace(LLAMA_SERVER, llama_server)
+    capsys.readouterr()
+    with chdir(folder):
+        exec(compile(code, "card", "exec"), {})
+    return capsys.readouterr().out.strip()
 
 
 def ids(rows: int = 2, length: int = 11) -> torch.Tensor:

@@ -168,7 +168,10 @@ class AdaptedModel:
             self._train(True)
 
     def _train(self, on: bool) -> None:
-        self.model.module.train(on)
+        # The frozen base computes in training what it computes after it, without dropout or random routing: each
+        # trial would have to draw that alike. A block's own flag says whether it may be recomputed or compiled.
+        for block in self.model.blocks:
+            block.training = on
         self.stack.training = on
 
 

@@ -16,6 +16,7 @@ from summarizer.config.schema import TrackingConfig
 from summarizer.console.progress import console
 from summarizer.console.safe_text import one_line
 from summarizer.reports.compared import command_of
+from summarizer.reports.confirmed import confirmed_answer, confirmed_notes, confirmed_table
 from summarizer.reports.curves import draw_curves
 from summarizer.reports.heatmap import draw_heatmap
 from summarizer.reports.sentences import (
@@ -64,7 +65,10 @@ def markdown(title: str, record: SweepRecord, swept: SweepAxes) -> str:
     lines = [f"# {escaped(question(record.metric, swept.keys))}", ""]
     lines += [f"Sweep `{title}`, {len(record.runs)} runs: {_states(record)}.", ""]
     lines += ["```bash", *_commands(record, swept), "```", ""]
-    lines += [f"{escaped(sweep_answer(record, swept))}.", "", *_notes(record, swept), ""]
+    lines += [f"{escaped(sweep_answer(record, swept))}.", ""]
+    if record.confirmed is not None:
+        lines += [f"**{escaped(confirmed_answer(record.confirmed))}**", ""]
+    lines += [*_notes(record, swept), ""]
     lines += [
         markdown_table(sweep_table(record, swept)),
         "Best values are of the validation rows measured during training; ",
@@ -74,6 +78,9 @@ def markdown(title: str, record: SweepRecord, swept: SweepAxes) -> str:
     lines[-1] += (
         f"loss and ROUGE (F1, percent, with 95 % intervals{by}) are of the rows that their headings name."
     )
+    if record.confirmed is not None:
+        lines += ["", "## Confirmed", "", markdown_table(confirmed_table(record.confirmed))]
+        lines += [escaped(note) for note in confirmed_notes(record.confirmed)]
     lines += ["", f"![Best value of each combination]({HEATMAP})", "", f"![Loss of each run]({CURVES})", ""]
     if failed := [run for run in record.runs if run.status == "failed"]:
         lines += ["## Failed", ""]
@@ -91,6 +98,11 @@ def _show(sweep: Path, record: SweepRecord, swept: SweepAxes) -> None:
     print_table(out, sweep_table(record, swept, question(record.metric, swept.keys), at_terminal=True))
     for line in [sweep_answer(record, swept), *_notes(record, swept)]:
         print_line(out, line)
+    if (found := record.confirmed) is not None:
+        print_table(out, confirmed_table(found, "confirmed"))
+        print_line(out, confirmed_answer(found), "bold")
+        for line in confirmed_notes(found):
+            print_line(out, line)
     for run in record.runs:
         if run.status == "failed":
             print_line(out, f"failed: {run_name(run, swept)}: {one_line(run.error or '')}", "red")
@@ -141,6 +153,7 @@ def _totals(record: SweepRecord) -> dict[str, float | int | str | None]:
         "best": winner.best.value if winner and winner.best else None,
         "best_run": winner.folder if winner else None,
         "runs": len(record.runs),
+        "confirmed": confirmed_answer(record.confirmed) if record.confirmed else None,
         **record.model_dump(include={"samples", "full_grid_samples", "saved_samples", "tokens"}),
     }
 

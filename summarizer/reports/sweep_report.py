@@ -15,9 +15,10 @@ from summarizer.config.paths import own_python, shown
 from summarizer.config.schema import TrackingConfig
 from summarizer.console.progress import console
 from summarizer.console.safe_text import one_line
+from summarizer.reports.budget import budget_note, expected_by_budget
 from summarizer.reports.compared import command_of
 from summarizer.reports.confirmed import confirmed_answer, confirmed_notes, confirmed_table
-from summarizer.reports.curves import draw_curves
+from summarizer.reports.curves import draw_budget, draw_curves
 from summarizer.reports.heatmap import draw_heatmap
 from summarizer.reports.sentences import (
     HALVING_NOTE,
@@ -36,7 +37,7 @@ from summarizer.sweeps.record import SweepRecord, collect, write_sweep
 from summarizer.tracking.wandb_run import SweepTable, log_sweep
 
 REPORT = "sweep.md"
-HEATMAP, CURVES = "heatmap.png", "curves.png"
+HEATMAP, CURVES, BUDGET = "heatmap.png", "curves.png", "budget.png"
 DOTS_PER_INCH = 150
 
 
@@ -82,6 +83,8 @@ def markdown(title: str, record: SweepRecord, swept: SweepAxes) -> str:
         lines += ["", "## Confirmed", "", markdown_table(confirmed_table(record.confirmed))]
         lines += [escaped(note) for note in confirmed_notes(record.confirmed)]
     lines += ["", f"![Best value of each combination]({HEATMAP})", "", f"![Loss of each run]({CURVES})", ""]
+    if expected_by_budget(record, swept):
+        lines += [f"![Expected best of fewer trials]({BUDGET})", "", budget_note(record, swept), ""]
     if failed := [run for run in record.runs if run.status == "failed"]:
         lines += ["## Failed", ""]
         for run in failed:
@@ -106,7 +109,8 @@ def _show(sweep: Path, record: SweepRecord, swept: SweepAxes) -> None:
     for run in record.runs:
         if run.status == "failed":
             print_line(out, f"failed: {run_name(run, swept)}: {one_line(run.error or '')}", "red")
-    print_line(out, f"results: {shown(sweep)}/{REPORT}   {HEATMAP}   {CURVES}")
+    budget = f"   {BUDGET}" if expected_by_budget(record, swept) else ""
+    print_line(out, f"results: {shown(sweep)}/{REPORT}   {HEATMAP}   {CURVES}{budget}")
     compare = f"{own_python()} -m summarizer.compare {shlex.quote(shown(sweep))} --html comparison.html"
     print_line(out, f"on one page, with the summaries side by side: {compare}")
 
@@ -159,7 +163,7 @@ def _totals(record: SweepRecord) -> dict[str, float | int | str | None]:
 
 
 def save_pictures(sweep: Path, record: SweepRecord, swept: SweepAxes) -> dict[str, Path]:
-    """Draw heatmap.png and curves.png in the sweep folder, each replaced in one step.
+    """Draw heatmap.png, curves.png and budget.png in the sweep folder, each replaced in one step.
 
     Returns their paths by what they show. Raises OSError, and ConfigError where a metrics.jsonl is broken.
     """
@@ -175,6 +179,9 @@ def save_pictures(sweep: Path, record: SweepRecord, swept: SweepAxes) -> dict[st
         # A value may have letters that the font lacks; the table shows them.
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
         figures = {"heatmap": draw_heatmap(record, swept), "curves": draw_curves(sweep, record, swept)}
+        if budget := expected_by_budget(record, swept):
+            pictures["budget"] = sweep / BUDGET
+            figures["budget"] = draw_budget(record, swept, budget)
         with TemporaryDirectory(prefix=SCRATCH_PREFIX, dir=sweep) as scratch:
             for name, figure in figures.items():
                 figure.savefig(Path(scratch) / pictures[name].name, dpi=DOTS_PER_INCH)

@@ -14,11 +14,13 @@ import numpy as np
 import pytest
 from synthetic_sweep import make_run, plan
 
-from summarizer.errors import StopRequested
+from summarizer.errors import RunsFailed, StopRequested
 from summarizer.evaluation.metrics import RowLosses
 from summarizer.evaluation.record import LOSS
 from summarizer.evaluation.rows import ScoredRows
 from summarizer.evaluation.statistics import expected_best
+from summarizer.reports.budget import expected_by_budget
+from summarizer.reports.compare_command import Request, compare
 from summarizer.reports.confirmed import confirmed_answer, confirmed_notes
 from summarizer.reports.sweep_report import report_sweep
 from summarizer.runs.session import Session
@@ -291,3 +293,46 @@ def test_the_expected_best_is_that_of_all_draws(lower: bool) -> None:
         for budget in range(1, len(values) + 1)
     ]
     assert expected_best(values, lower_is_better=lower) == pytest.approx(by_enumeration)
+
+
+def test_the_curve_of_fewer_trials_is_of_settings_and_of_each_kind(tmp_path: Path) -> None:
+    grid = [
+        (f"adapter={kind}", f"optimizer.lr={rate}", f"seed={seed}")
+        for kind in ("lora", "rslora")
+        for rate in ("1e-4", "3e-4")
+        for seed in (0, 1)
+    ]
+    plan(tmp_path, grid)
+    for number, overrides in enumerate(grid):
+        make_run(tmp_path / str(number), overrides, end=2.0 + 0.1 * number, steps=200)
+    record = collect(tmp_path)
+    curves = expected_by_budget(record, sweep_axes(record.runs))
+    best = [run.best.value for run in record.runs if run.best]
+    settings = [(a + b) / 2 for a, b in zip(best[::2], best[1::2], strict=True)]
+    for kind, (first, second) in (("lora", settings[:2]), ("rslora", settings[2:])):
+        draws = [min(pair) for pair in itertools.product((first, second), repeat=2)]
+        assert curves[kind] == pytest.approx([(first + second) / 2, sum(draws) / 4])
+    assert report_sweep(tmp_path).confirmed is None
+    assert "](budget.png)" in (tmp_path / "sweep.md").read_text()
+    assert (tmp_path / "budget.png").stat().st_size > 1000
+
+
+def test_compare_shows_the_confirmation_and_the_curve(
+    tmp_path: Path, made_up_runs: type[MadeUp], capsys: pytest.CaptureFixture[str]
+) -> None:
+    make_sweep(tmp_path / "sweep")
+    found = confirmed(tmp_path / "sweep")
+    page = tmp_path / "page.html"
+    with pytest.raises(RunsFailed, match="8 things could not be read"):  # invented runs have no summaries
+        compare(Request((tmp_path / "sweep",), html=page, json=tmp_path / "all.json"))
+    assert confirmed_answer(found) in capsys.readouterr().out
+    (sweep,) = json.loads((tmp_path / "all.json").read_text())["sweeps"]
+    assert sweep["answer"] == confirmed_answer(found)
+    assert len(sweep["expected_best"][""]) == 4
+    block = page.read_text().split('<script type="application/json" id="data">')[1].split("</script>")[0]
+    data = json.loads(block)
+    assert confirmed_answer(found) in [answer["headline"] for answer in data["answers"]]
+    assert data["sweeps"][0]["expectedBest"][""] == sweep["expected_best"][""]
+    (tmp_path / "sweep" / "confirmed.json").write_text("{}")
+    with pytest.raises(RunsFailed, match="9 things could not be read"):
+        compare(Request((tmp_path / "sweep",)))

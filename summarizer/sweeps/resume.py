@@ -13,6 +13,7 @@ from summarizer.config.paths import shown
 from summarizer.config.schema import TrackingConfig
 from summarizer.console.safe_text import one_line
 from summarizer.errors import ConfigError, Issue
+from summarizer.runs.extend import extended, require_limits
 from summarizer.runs.folder import claimed, require_own
 from summarizer.runs.launch import start, train_group
 from summarizer.runs.logs import folder_logs, log_to_terminal
@@ -35,19 +36,26 @@ def is_sweep(folder: Path) -> bool:
 
 
 def resume(folder: Path, others: Sequence[str], session: Session) -> None:
-    """Resume what a folder holds. Raises ConfigError for other overrides beside it, and for links in it, too."""
+    """Resume what a folder holds, a run with other limits too. Raises ConfigError for links in it, too."""
     require_own(folder, "resume", resumed=True)
     sweep = is_sweep(folder)
+    if not sweep:
+        _resume_run(folder, others, session)
+        return
     if others:
-        runs = "the runs as they were" if sweep else "the run as it was"
-        raise ConfigError.single("resume", f"continues {runs} configured; leave out {' '.join(others)}")
-    (resume_sweep if sweep else _resume_run)(folder, session)
+        text = f"continues the runs as they were configured; leave out {' '.join(others)}"
+        raise ConfigError.single("resume", text)
+    resume_sweep(folder, session)
 
 
-def _resume_run(folder: Path, session: Session) -> None:
+def _resume_run(folder: Path, others: Sequence[str], session: Session) -> None:
+    """others: overrides beside `resume=`, by which the run ends later."""
+    require_limits(others)
     record = read_configured(folder.resolve())
+    if others:
+        record = extended(record, others)
     with folder_logs([str(folder)]):
-        if is_finished(folder):
+        if not record.resumed_with and is_finished(folder):
             halved = read_record(folder).ended_by == "successive_halving"
             ended = "was stopped by successive halving" if halved else "is complete"
             log.info("%s %s; there is nothing to resume", folder, ended)

@@ -10,6 +10,7 @@ Exit code 0 on success, 2 for a user's mistake, 1 for a failure, 128 + the signa
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -31,8 +32,16 @@ if TYPE_CHECKING:
 def main() -> None:
     """The command. Heavy imports wait until a config is composed, so that --help and --cfg answer at once."""
     # Hydra's parser takes no override before its flag: `adapter.dim=2 -m seed=1,2` would get a bare usage line.
-    sys.argv[1:] = sorted(sys.argv[1:], key=lambda word: word not in ("-m", "--multirun"))
+    words = sorted(sys.argv[1:], key=lambda word: word not in ("-m", "--multirun"))
+    sys.argv[1:] = [without_quoted_keys(word) for word in words]
     sys.exit(command(sys.argv[1:]))
+
+
+def without_quoted_keys(word: str) -> str:
+    """An override with keys of a mapping in quotes, as YAML has them around a `*`, as Hydra's grammar wants it."""
+    if not re.match(r"[^=]+=\s*[^'\"\s]", word):  # a text, which is nobody's to change
+        return word
+    return re.sub(r"""([{,]\s*)(['"])([^'"{},:]*)\2\s*:""", r"\1\3:", word)
 
 
 def command(arguments: Sequence[str]) -> int:

@@ -31,6 +31,7 @@ from summarizer.data.order import EncodedRow
 from summarizer.data.prompt import Prompt
 from summarizer.errors import CannotPlan, ConfigError
 from summarizer.generation.decoder import Decoder
+from summarizer.models.blocks import recompute_blocks
 from summarizer.models.causal_lm import token_nll
 from summarizer.models.load import Base, load_base
 from summarizer.models.transformers_model import TransformersModel
@@ -137,7 +138,9 @@ def _check(report: Report, base: Base, reference: PreTrainedModel, right: list[T
     check("said", lambda: unsaid(report, base))
     check("loss", lambda: losses_differ(adapted, right))
     check("text", lambda: texts_differ(adapted, reference))
+    check("training", lambda: training_differs(adapted))
     check("step", lambda: step(adapted))
+    check("recomputed", lambda: recomputed_differ(adapted))
     check("peft", lambda: peft_differs(adapted, reference, folder))
 
 
@@ -227,6 +230,36 @@ def losses_differ(adapted: AdaptedModel, right: list[Tensor]) -> str:
     wanted = torch.cat(right)
     off = max(float((own - wanted).abs().max()) for own in nll)
     return "" if off < CLOSE * max(1.0, float(wanted.abs().max())) else f"differs by {off:.2g} nats"
+
+
+def training_differs(adapted: AdaptedModel) -> str:
+    """The frozen base computes in training what it computes after it."""
+    batch = adapted.batch([rows(), rows()], prompt())
+    with torch.no_grad():
+        after = token_nll(adapted.model, batch)
+        with adapted.training():
+            training = token_nll(adapted.model, batch)
+    off = float((training - after).abs().max())
+    return "" if off < 1e-5 else f"differs by {off:.2g} nats in training"
+
+
+def recomputed_differ(adapted: AdaptedModel) -> str:
+    """Gradients of both trials with every block computed anew, beside those without. Leaves it so."""
+    batch = adapted.batch([rows(), rows()], prompt())
+
+    def gradients() -> list[Tensor]:
+        adapted.zero_grad()
+        with adapted.training():
+            token_nll(adapted.model, batch).sum().backward()
+        return [stack.grad.clone() for stack in adapted.stacks() if stack.grad is not None]
+
+    right = gradients()
+    recompute_blocks(adapted.model)
+    pairs = list(zip(gradients(), right, strict=True))
+    adapted.zero_grad()
+    off = max(float((own - other).abs().max()) for own, other in pairs)
+    largest = max(float(other.abs().max()) for _, other in pairs)
+    return "" if off < CLOSE * largest else f"differs: gradients by {off / largest:.2g} of the largest"
 
 
 def texts_differ(adapted: AdaptedModel, reference: PreTrainedModel) -> str:

@@ -126,8 +126,8 @@ def table(lines: dict[str, dict[str, Any]], known: Sequence[str] = ()) -> str:
 A tiny random model of every causal architecture of transformers {version("transformers")}, saved by transformers,
 was loaded here and there and compared, by `python experiments/conformance/measure.py`: the losses of three examples
 of two trials in one batch beside each example alone, greedy texts, the plan of a step, the base in 8 bits, adapters
-on every linear layer, head and embedding, three steps, and the adapter saved here, loaded by peft {version("peft")}
-and loaded here again.
+on every linear layer, head and embedding, three steps, activations kept and recomputed, and the adapter saved here,
+loaded by peft {version("peft")} and loaded here again.
 
 | | models | |
 |---|---:|---|

@@ -13,7 +13,7 @@ from torch import nn
 
 from summarizer import compat
 from summarizer.adapters.dropout import trial_keys
-from summarizer.adapters.layer import AdaptedLayer, AdapterStackState, DropoutInputs
+from summarizer.adapters.layer import AdaptedLayer, AdapterStackState, DropoutInputs, TrialStack
 from summarizer.adapters.protocol import Adapter, Parameters, Role
 from summarizer.data.batches import Batch, PaddingBuckets, collate, moved
 from summarizer.data.order import EncodedRow
@@ -38,24 +38,24 @@ class AdaptedModel:
     def add(self, adapters: Sequence[Adapter], seeds: Sequence[int]) -> None:
         """Give slots behind the others to more trials; trial i's tensors are drawn from `seeds[i]` alone.
 
-        Raises ConfigError where a target matches nothing, ValueError for adapters of another kind.
+        Raises ConfigError where a target matches nothing, or a layer's shape does not allow what is asked for.
         """
-        if len({type(adapter) for adapter in [*self.stack.adapters, *adapters]}) > 1:
-            raise ValueError("a group holds adapters of one kind")
         chosen = [targets(adapter, self.roles) for adapter in adapters]
         generators = [torch.Generator().manual_seed(seed) for seed in seeds]
         for index, (name, role) in enumerate(self.roles.items()):
             base = self._base(name)
+            own = [adapter.for_layer(name, role) for adapter in adapters]
             tensors = [
                 _drawn(adapter, base, generator) if name in wanted else None
-                for adapter, generator, wanted in zip(adapters, generators, chosen, strict=True)
+                for adapter, generator, wanted in zip(own, generators, chosen, strict=True)
             ]
             if name not in self.layers:
-                if all(own is None for own in tensors):
+                if all(drawn is None for drawn in tensors):
                     continue
-                self.layers[name] = AdaptedLayer(base, role, self.stack, index)
+                before = [adapter.for_layer(name, role) for adapter in self.stack.adapters]
+                self.layers[name] = AdaptedLayer(base, role, self.stack, index, before)
                 self.model.module.set_submodule(name, self.layers[name])
-            self.layers[name].add(adapters, tensors)
+            self.layers[name].add(own, tensors)
         self.stack.set_trials([*self.stack.adapters, *adapters], [*self.stack.seeds, *seeds])
 
     def keep(self, slots: Sequence[int]) -> None:
@@ -114,10 +114,25 @@ class AdaptedModel:
             if parameter.requires_grad
         }
 
+    def peft_patterns(self, slot: int) -> dict[str, dict[str, int | float]]:
+        """`rank_pattern` and `alpha_pattern` of a slot's trial: layers whose rank is not that of the rest."""
+        adapter = self.stack.adapters[slot]
+        other = {
+            name: layer.adapters[slot].peft_config([])
+            for name, layer in self.layers.items()
+            if layer.trials[slot] and layer.adapters[slot] != adapter
+        }
+        own = adapter.peft_config([])
+        ranks = {name: config.r for name, config in other.items() if config.r != own.r}
+        alphas = {
+            name: config.lora_alpha for name, config in other.items() if config.lora_alpha != own.lora_alpha
+        }
+        return {name: found for name, found in (("rank_pattern", ranks), ("alpha_pattern", alphas)) if found}
+
     def stacks(self) -> Iterator[nn.Parameter]:
-        """The stacked parameters that gradients accumulate in."""
+        """The stacked parameters of all layers; gradients accumulate in those that are trained."""
         for layer in self.layers.values():
-            yield from layer.stacked.values()
+            yield from layer.stacks.parameters()
 
     def zero_grad(self) -> None:
         """In place: the trials' gradients are views of the stacks'."""
@@ -134,18 +149,17 @@ class AdaptedModel:
 
     @contextmanager
     def only(self, slots: Sequence[int]) -> Iterator[None]:
-        """Within the block the model holds the trials in these slots alone, for passes without gradients."""
-        if list(slots) == list(range(self.stack.size)):
-            yield
-            return
-        before = self.stack.scales
-        self.stack.scales = before[list(slots)]
+        """Within the block the model holds the trials in these slots alone, for passes without gradients.
+
+        Their values are not to change in it.
+        """
+        self.stack.shown = len(slots)
         for layer in self.layers.values():
             layer.show(slots)
         try:
             yield
         finally:
-            self.stack.scales = before
+            self.stack.shown = None
             for layer in self.layers.values():
                 layer.show(None)
 
@@ -168,7 +182,10 @@ class AdaptedModel:
             self._train(True)
 
     def _train(self, on: bool) -> None:
-        self.model.module.train(on)
+        # The frozen base computes in training what it computes after it, without dropout or random routing: each
+        # trial would have to draw that alike. A block's own flag says whether it may be recomputed or compiled.
+        for block in self.model.blocks:
+            block.training = on
         self.stack.training = on
 
 
@@ -192,8 +209,11 @@ def targets(adapter: Adapter, layer_roles: dict[str, Role]) -> dict[str, Role]:
     """The layers that one adapter's config asks for.
 
     A target that the model has no layer for, such as a head that computes more than a product, is left out: loading
-    says so. Raises ConfigError where an exclusion matches nothing, or nothing is left.
+    says so. So is one that the kind is not defined for, of which `describe` tells. Raises ConfigError where an
+    exclusion matches nothing, or nothing is left.
     """
+    if issues := list(adapter.mistakes(layer_roles)):
+        raise ConfigError(issues)
     for pattern in adapter.exclude:
         if not any(fnmatch.fnmatchcase(name, pattern) for name in layer_roles):
             raise ConfigError.single(
@@ -203,6 +223,7 @@ def targets(adapter: Adapter, layer_roles: dict[str, Role]) -> dict[str, Role]:
         name: role
         for name, role in layer_roles.items()
         if role in adapter.targets
+        and role in adapter.adaptable()
         and not any(fnmatch.fnmatchcase(name, pattern) for pattern in adapter.exclude)
     }
     if not chosen:
@@ -225,8 +246,8 @@ def attach(model: CausalLM, adapters: Sequence[Adapter], seeds: Sequence[int]) -
 
 def _drawn(adapter: Adapter, base: FrozenLinear | FrozenEmbedding, generator: torch.Generator) -> Parameters:
     if isinstance(base, FrozenEmbedding):
-        return adapter.draw_embedding(base.num_embeddings, base.embedding_dim, generator)
-    return adapter.draw_linear(base.in_features, base.out_features, generator)
+        return adapter.draw_embedding(base, generator)
+    return adapter.draw_linear(base, generator)
 
 
 def describe(adapted: AdaptedModel, slot: int) -> str:
@@ -234,12 +255,15 @@ def describe(adapted: AdaptedModel, slot: int) -> str:
     parameters = adapted.parameters_of(slot)
     names = dict.fromkeys(name.rpartition(".")[0] for name in parameters)
     kinds = Counter(name.rpartition(".")[2] for name in names)
+    adapter = adapted.stack.adapters[slot]
+    left = [role for role in adapter.targets if role not in adapter.adaptable()]
+    told = f"; {type(adapter).__name__} is not defined for the {' and the '.join(left)}" if left else ""
     trainable = sum(parameter.numel() for parameter in parameters.values())
     frozen = frozen_parameters(adapted.model.module)
     listed = ", ".join(f"{count} {kind}" if count > 1 else kind for kind, count in kinds.items())
     return (
         f"adapted: {len(names)} layer{'' if len(names) == 1 else 's'} ({listed}); "
-        f"{trainable:,} trainable parameters, {100 * trainable / frozen:.2f} % of the base's {frozen:,}"
+        f"{trainable:,} trainable parameters, {100 * trainable / frozen:.2f} % of the base's {frozen:,}{told}"
     )
 
 
@@ -252,4 +276,7 @@ def frozen_parameters(model: nn.Module) -> int:
     }
     matrices = sum(weight.shape[0] * weight.shape[1] for weight in weights)
     biases = sum(bias.numel() for bias in weights.values() if bias is not None)
-    return matrices + biases + sum(p.numel() for p in model.parameters() if not p.requires_grad)
+    adapters = {
+        id(p) for module in model.modules() if isinstance(module, TrialStack) for p in module.parameters()
+    }
+    return matrices + biases + sum(p.numel() for p in model.parameters() if id(p) not in adapters)

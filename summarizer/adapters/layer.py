@@ -5,8 +5,9 @@ Its input holds the rows of all trials, trial by trial; only this layer and the 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, fields
+from itertools import groupby
 from typing import Any, NoReturn
 
 import torch
@@ -14,8 +15,9 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from summarizer.adapters.dropout import dropout_mask
-from summarizer.adapters.protocol import Adapter, Parameters, Role
+from summarizer.adapters.protocol import Adapter, Parameters, Role, Stacked
 from summarizer.errors import ConfigError
+from summarizer.ops import kernel_graph
 from summarizer.ops.elementwise import in_compute_dtype
 from summarizer.quantization.frozen import FrozenEmbedding, FrozenLinear, FrozenWeight
 
@@ -41,7 +43,8 @@ class AdapterStackState:
     device: torch.device
     adapters: Sequence[Adapter] = ()
     seeds: Sequence[int] = ()
-    scales: Float[Tensor, "n 1 1"] = field(init=False)
+    shown: int | None = None
+    """How many of the trials the model shows now; None for all."""
     enabled: bool = True
     """False shows the base model, whatever the number of rows."""
     training: bool = False
@@ -50,9 +53,6 @@ class AdapterStackState:
     """What dropout masks depend on beside the layer; set for each forward pass of training."""
     _kept: dict[tuple[str, torch.Size], Tensor] = field(default_factory=dict)
     """The tensors of `dropout_inputs` by name and shape, which stay where they are in memory."""
-
-    def __post_init__(self) -> None:
-        self.set_trials(self.adapters, self.seeds)
 
     def keep_in_place(self, inputs: DropoutInputs) -> DropoutInputs:
         """The same numbers in the tensors that held those of the passes before, of the same shapes.
@@ -69,13 +69,11 @@ class AdapterStackState:
 
     def set_trials(self, adapters: Sequence[Adapter], seeds: Sequence[int]) -> None:
         self.adapters, self.seeds = tuple(adapters), tuple(seeds)
-        scales = [adapter.scale for adapter in adapters]
-        self.scales = torch.tensor(scales, device=self.device).reshape(-1, 1, 1)
 
     @property
     def size(self) -> int:
         """Trials that the model shows now."""
-        return len(self.scales)
+        return len(self.adapters) if self.shown is None else self.shown
 
     @property
     def drops(self) -> bool:
@@ -108,29 +106,76 @@ class UnreadWeight:
         )
 
 
-class AdaptedLayer(nn.Module):
-    """A frozen layer and a stack of `n` trials' adapter tensors, padded with zeros to the largest dim.
+class TrialStack(nn.Module):
+    """The tensors of neighboring trials of one kind beside one layer, padded with zeros to the largest.
 
-    `trials[i]` holds trial i's own parameters: views of its share of the stack, whose gradients are views of
-    the stack's gradient, so that one batched product serves all and each optimizer sees only its own. A trial
-    that leaves this layer alone has no parameters here and a share of zeros, which no optimizer touches. A tensor
-    that its kind keeps as it was drawn requires no gradient, and a stack of such tensors alone has none. When
-    trials come or go the stack is laid anew; a trial's parameters stay the same objects.
+    Each trial's own parameters are views of its share of the stack, whose gradients are views of the stack's
+    gradient, so that one batched product serves all and each optimizer sees only its own. A trial that leaves the
+    layer alone has a share of zeros, which no optimizer touches. A tensor that its kind keeps as it was drawn
+    requires no gradient, and a stack of such tensors alone has none.
+    """
+
+    scale: Float[Tensor, "n 1 1"]
+
+    def __init__(
+        self, adapters: Sequence[Adapter], trials: Sequence[dict[str, nn.Parameter]], first_slot: int
+    ) -> None:
+        super().__init__()
+        self.kind = type(adapters[0])
+        self.slots = slice(first_slot, first_slot + len(trials))
+        self.tensors = nn.ParameterDict()
+        self._sizes: dict[str, tuple[int, ...]] = {}
+        for name in dict.fromkeys(name for own in trials for name in own):
+            present = [own[name] for own in trials if name in own]
+            self._sizes[name] = tuple(own[name].shape[0] if name in own else 0 for own in trials)
+            trained = any(parameter.requires_grad for parameter in present)
+            zeros = present[0].new_zeros(len(trials), max(self._sizes[name]), *present[0].shape[1:])
+            stack = nn.Parameter(zeros, requires_grad=trained)
+            stack.grad = torch.zeros_like(stack) if trained else None
+            for i, own in enumerate(trials):
+                if name in own:
+                    rows = own[name].shape[0]
+                    share = stack.data[i, :rows]
+                    share.copy_(own[name].data)
+                    own[name].data = share
+                    if stack.grad is not None and own[name].requires_grad:
+                        own[name].grad = stack.grad[i, :rows]
+            self.tensors[name] = stack
+        device = next(iter(self.tensors.values())).device if self.tensors else None
+        scales = torch.tensor([adapter.scale for adapter in adapters], device=device).reshape(-1, 1, 1)
+        self.register_buffer("scale", scales, persistent=False)
+
+    def stacked(self) -> Stacked:
+        return Stacked(dict(self.tensors.items()), self._sizes, self.scale)
+
+
+class AdaptedLayer(nn.Module):
+    """A frozen layer and the adapters of `n` trials, in stacks of neighbors of one kind.
+
+    When trials come or go the stacks are laid anew; a trial's parameters stay the same objects.
     """
 
     def __init__(
-        self, base: FrozenLinear | FrozenEmbedding, role: Role, stack: AdapterStackState, index: int
+        self,
+        base: FrozenLinear | FrozenEmbedding,
+        role: Role,
+        state: AdapterStackState,
+        index: int,
+        before: Sequence[Adapter] = (),
     ) -> None:
+        """index: the layer's number in the model.  before: trials that leave this layer alone, as it has them."""
         super().__init__()
         self.base = base
         self.role = role
-        self._stack = stack
+        self._state = state
         # A tensor, so that compiled code is the same for all layers.
         self._number = torch.tensor(index, device=base.weight.device)
-        self.stacked = nn.ParameterDict()
-        self.trials: list[dict[str, nn.Parameter]] = [{} for _ in stack.adapters]
-        self._dims: tuple[int, ...] = ()
-        self._shown: tuple[dict[str, Tensor], tuple[int, ...]] | None = None
+        self.adapters: list[Adapter] = list(before)
+        """The trials' configs as they are for this layer."""
+        self.trials: list[dict[str, nn.Parameter]] = [{} for _ in before]
+        """Each trial's own parameters; none where it leaves this layer alone."""
+        self.stacks = nn.ModuleList()
+        self._shown: list[tuple[slice, type[Adapter], Stacked]] | None = None
 
     @property
     def weight(self) -> UnreadWeight:
@@ -141,9 +186,13 @@ class AdaptedLayer(nn.Module):
         return None if isinstance(self.base, FrozenEmbedding) else self.base.bias
 
     def add(self, adapters: Sequence[Adapter], tensors: Sequence[Parameters | None]) -> None:
-        """Trials behind the others, with their first values; None for one that leaves this layer alone."""
+        """Trials behind the others, with their first values; None for one that leaves this layer alone.
+
+        adapters: as they are for this layer.
+        """
         device = self.base.weight.device
         self._lay(
+            [*self.adapters, *adapters],
             self.trials
             + [
                 {
@@ -151,70 +200,94 @@ class AdaptedLayer(nn.Module):
                     for name, value in (own or {}).items()
                 }
                 for adapter, own in zip(adapters, tensors, strict=True)
-            ]
+            ],
         )
 
     def keep(self, slots: Sequence[int]) -> None:
         """Only the trials in these slots stay, in this order."""
-        self._lay([self.trials[slot] for slot in slots])
+        self._lay([self.adapters[slot] for slot in slots], [self.trials[slot] for slot in slots])
 
     def show(self, slots: Sequence[int] | None) -> None:
-        """Compute for the trials in these slots alone, without gradients; None for all."""
-        if slots is None:
-            self._shown = None
-        else:
-            stacked = {name: stack.detach()[list(slots)] for name, stack in self.stacked.items()}
-            self._shown = stacked, tuple(self._dims[slot] for slot in slots)
+        """Compute for the trials in these slots alone, as they are now, without gradients; None for all."""
+        self._shown = None
+        if slots is None or not any(self.trials):
+            return
+        self._shown = []
+        for stack, own in self._parts(slots):
+            first = self._shown[-1][0].stop if self._shown else 0
+            stacked = stack.kind.prepared(self.base, stack.stacked().of(own))
+            self._shown.append((slice(first, first + len(own)), stack.kind, stacked))
 
-    def _lay(self, trials: list[dict[str, nn.Parameter]]) -> None:
-        self.trials = trials
-        self._dims = tuple(max((tensor.shape[0] for tensor in own.values()), default=0) for own in trials)
-        present = [own for own in trials if own]
-        self.stacked = nn.ParameterDict()
-        for name in present[0] if present else ():
-            first = present[0][name]
-            largest = max(own[name].shape[0] for own in present)
-            trained = any(own[name].requires_grad for own in present)
-            zeros = first.new_zeros(len(trials), largest, *first.shape[1:])
-            stack = nn.Parameter(zeros, requires_grad=trained)
-            stack.grad = torch.zeros_like(stack) if trained else None
-            for i, own in enumerate(trials):
-                if own:
-                    dim = own[name].shape[0]
-                    share = stack.data[i, :dim]
-                    share.copy_(own[name].data)
-                    own[name].data = share
-                    if stack.grad is not None and own[name].requires_grad:
-                        own[name].grad = stack.grad[i, :dim]
-            self.stacked[name] = stack
+    def _parts(self, slots: Sequence[int]) -> Iterator[tuple[TrialStack, list[int]]]:
+        """Neighbors among these slots that lie in one stack, and their places there."""
+        stacks = [stack for stack in self._all_stacks() for _ in range(stack.slots.start, stack.slots.stop)]
+        for _, same in groupby(slots, key=lambda slot: stacks[slot].slots.start):
+            members = list(same)
+            stack = stacks[members[0]]
+            yield stack, [slot - stack.slots.start for slot in members]
+
+    def _all_stacks(self) -> list[TrialStack]:
+        return list(self.stacks)  # type: ignore[arg-type]  # a ModuleList does not say of what
+
+    def _lay(self, adapters: list[Adapter], trials: list[dict[str, nn.Parameter]]) -> None:
+        self.adapters, self.trials = adapters, trials
+        self.stacks = nn.ModuleList()
+        start = 0
+        for _, same in groupby(adapters, key=type):
+            stop = start + len(list(same))
+            self.stacks.append(TrialStack(adapters[start:stop], trials[start:stop], start))
+            start = stop
 
     def forward(self, x: Tensor) -> Tensor:
-        stack = self._stack
-        if not stack.enabled or not self.stacked:
+        if not self._state.enabled or not any(self.trials):
             return self.base(x)  # type: ignore[no-any-return]
-        kind = type(stack.adapters[0])
-        stacked, dims = self._shown or (dict(self.stacked.items()), self._dims)
+        parts = self._shown or self._laid()
         if isinstance(self.base, FrozenEmbedding):
             rows: Tensor = self.base(x)
-            scales = stack.scales if self.base.scale == 1 else stack.scales * self.base.scale
-            delta = kind.delta_embedding(x.reshape(stack.size, -1), stacked, scales, dims)
-            return rows + delta.reshape(rows.shape)
-        if (few := kind.decode_linear(self.base, x, stacked, stack.scales)) is not None:
+            ids, by_trial = (each.reshape(self._state.size, -1, *each.shape[x.dim() :]) for each in (x, rows))
+            adapted = [
+                kind.adapted_embedding(self.base, by_trial[slots], ids[slots], stacked)
+                if stacked.tensors
+                else by_trial[slots]
+                for slots, kind, stacked in parts
+            ]
+            return _joined(adapted).reshape(rows.shape)
+        if len(parts) == 1:
+            return self._linear(x, *parts[0])
+        kernel_graph.require(False, "adapters of several kinds")
+        # Converted before it is cut, since the twin of a part would be made in each layer anew.
+        whole = in_compute_dtype(x) if torch.is_grad_enabled() else x
+        inputs = whole.reshape(self._state.size, -1, x.shape[-1])
+        outputs = [self._linear(inputs[slots], slots, kind, stacked) for slots, kind, stacked in parts]
+        return _joined(outputs).reshape(*x.shape[:-1], -1)
+
+    def _laid(self) -> list[tuple[slice, type[Adapter], Stacked]]:
+        laid = [(stack.slots, stack.kind, stack.stacked()) for stack in self._all_stacks()]
+        if torch.is_grad_enabled():
+            return laid
+        return [(slots, kind, kind.prepared(self.base, stacked)) for slots, kind, stacked in laid]
+
+    def _linear(self, x: Tensor, slots: slice, kind: type[Adapter], stacked: Stacked) -> Tensor:
+        """The rows of x, all of the trials in these slots, as those change what the frozen layer gives."""
+        assert isinstance(self.base, FrozenLinear)
+        if not stacked.tensors:
+            y: Tensor = self.base(x)
+            return y
+        if (few := kind.decode_linear(self.base, x, stacked)) is not None:
             return few
-        product_input = in_compute_dtype(x).reshape(stack.size, -1, x.shape[-1])
-        y = kind.adapted_linear(
-            self.base,
-            product_input,
-            self._dropped(product_input) if stack.drops else None,
-            stacked,
-            stack.scales,
-            dims,
-        )
+        inputs = in_compute_dtype(x).reshape(slots.stop - slots.start, -1, x.shape[-1])
+        dropped = self._dropped(inputs, slots) if self._state.drops else None
+        y = kind.adapted_linear(self.base, inputs, dropped, stacked)
         return y.reshape(*x.shape[:-1], -1)
 
-    def _dropped(self, x: Float[Tensor, "n m d_in"]) -> Float[Tensor, "n m d_in"]:
+    def _dropped(self, x: Float[Tensor, "n m d_in"], slots: slice) -> Float[Tensor, "n m d_in"]:
         """Inverted dropout (Srivastava et al. 2014), each token's mask by the trial's seed and step alone."""
-        inputs = self._stack.dropout_inputs
+        inputs = self._state.dropout_inputs
         assert inputs is not None
         tokens = inputs.head_tokens if self.role == "head" else inputs.tokens
-        return x * dropout_mask(inputs.keys, self._number, tokens, x.shape[-1], inputs.keep, x.dtype)
+        keys, own, keep = inputs.keys[slots], tokens[slots], inputs.keep[slots]
+        return x * dropout_mask(keys, self._number, own, x.shape[-1], keep, x.dtype)
+
+
+def _joined(parts: list[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(parts)

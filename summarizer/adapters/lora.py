@@ -7,36 +7,49 @@ embedding's A as `nn.Embedding` draws its own (a standard normal), B is zero. Th
 rsLoRA (Kalajdzievski 2023, arXiv:2312.03732) scales by alpha / sqrt(dim), so that what a pair adds does not shrink
 as dim grows. LoRA+ (Hayou et al. 2024, arXiv:2402.12354) lets B learn faster than A by a ratio. LoRA-FA (Zhang
 et al. 2023, arXiv:2308.03303) trains B alone, with B's plain gradient: peft's `create_lorafa_optimizer` multiplies
-that by (A A^T)^-1 and leaves the embedding's A to be trained.
+that by (A A^T)^-1 and leaves the embedding's A to be trained. DoRA (dora.py) learns each row's length apart. PiSSA
+and OLoRA (principal.py) start linear layers from a part of the weight; an embedding starts as LoRA's.
 """
 
 from __future__ import annotations
 
+import fnmatch
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import groupby
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import torch
 from jaxtyping import Float, Int
 from pydantic import Field
 from torch import Tensor
 
-from summarizer.adapters.protocol import Adapter, Parameters, Role
+from summarizer.adapters.dora import gain, magnitude
+from summarizer.adapters.low_rank_product import Pair, equal_dims, low_rank_product, with_gain
+from summarizer.adapters.peft_config import FROM_THE_BASE
+from summarizer.adapters.principal import principal_pair
+from summarizer.adapters.protocol import ROLES, Adapter, Parameters, Role, Shape, Stacked
+from summarizer.errors import ConfigError, Issue, suggestion
+from summarizer.ops import kernel_graph
 from summarizer.ops.decode_gemm import LowRankPairs
-from summarizer.quantization.frozen import FrozenLinear, FrozenWeight
+from summarizer.quantization.frozen import FrozenEmbedding, FrozenLinear
 
-FEW_TOKENS = 16
-"""Of a trial. Up to here a CPU multiplies the pairs in their own fp32: converting them would cost more."""
+DEFAULT = "default"
+"""The key of a mapping of ranks that holds for all layers that no other key names."""
+
+GAIN_ROWS = 256
+"""What a gain weighs in `width`: backward keeps an output for each token, which pairs of this dim would weigh."""
 
 
 class LoRA(Adapter):
     """A low-rank pair beside each adapted layer.
 
-    `b` is kept as (r, d_out), so that a trial's share of a stack padded to the largest dim is one block."""
+    Tensors: `a`, and `b` as (r, d_out), so that a trial's share of a stack padded to the largest dim is one block;
+    DoRA's `m`, the length of each output; `a0` and `b0`, the pair that PiSSA and OLoRA started from."""
 
-    dim: Annotated[int, Field(ge=1, le=2**16)]
-    """r, the rank of the pair."""
+    dim: Annotated[int, Field(ge=1, le=2**16)] | dict[str, Annotated[int, Field(ge=1, le=2**16)]]
+    """r, the rank of the pair; or ranks by `default`, role (linear, head, embedding) or glob of module names, of
+    which the last that matches holds."""
     alpha: Annotated[float, Field(gt=0)] | None
     """Numerator of the scale; null is dim, which scales by 1 (rsLoRA's by sqrt(dim))."""
     dropout: Annotated[float, Field(ge=0, lt=1)]
@@ -44,14 +57,55 @@ class LoRA(Adapter):
     """Scale by alpha / sqrt(dim), as rsLoRA does."""
     loraplus_lr_ratio: Annotated[float, Field(gt=0)] = 1.0
     """B's learning rate over A's, which is the optimizer's; LoRA+ has it above 1."""
-
     train_a: bool = True
     """False trains B alone, as LoRA-FA does."""
+    use_dora: bool = False
+    """Learn the length of each output's weights apart from their direction, as DoRA does."""
+    init_lora_weights: (
+        Literal[True] | Annotated[str, Field(pattern=r"^(pissa|pissa_niter_[0-9]{1,3}|olora)$")]
+    ) = True
+    """How a linear layer's pair starts; true draws A and leaves B zero."""
 
     @property
     def scale(self) -> float:
-        alpha = self.dim if self.alpha is None else self.alpha
-        return alpha / (math.sqrt(self.dim) if self.use_rslora else self.dim)
+        dim = self.rank
+        alpha = dim if self.alpha is None else self.alpha
+        return alpha / (math.sqrt(dim) if self.use_rslora else dim)
+
+    @property
+    def rank(self) -> int:
+        """The rank, of one layer or of all that no other key of a mapping names."""
+        return self.dim if isinstance(self.dim, int) else self.dim.get(DEFAULT, 1)
+
+    def mistakes(self, roles: Mapping[str, Role]) -> Iterator[Issue]:
+        if isinstance(self.dim, int):
+            return
+        if DEFAULT not in self.dim:
+            yield Issue(
+                "adapter.dim", f"{self.dim} has no {DEFAULT!r}, the rank of layers that no other key names"
+            )
+        for key in self.dim:
+            known = key == DEFAULT or key in ROLES or any(fnmatch.fnmatchcase(name, key) for name in roles)
+            if not known:
+                yield Issue("adapter.dim", f"{key!r} matches no layer{suggestion(key, roles)}")
+
+    def for_layer(self, name: str, role: Role) -> Adapter:
+        if isinstance(self.dim, int):
+            return self
+        chosen = self.rank
+        for key, dim in self.dim.items():
+            if key == role or fnmatch.fnmatchcase(name, key):
+                chosen = dim
+        return self.model_copy(update={"dim": chosen})
+
+    @property
+    def width(self) -> int:
+        dim = self.dim if isinstance(self.dim, int) else max(self.dim.values())
+        return 2 * dim * (2 if self.starts_from_the_base else 1) + (GAIN_ROWS if self.use_dora else 0)
+
+    @property
+    def starts_from_the_base(self) -> bool:
+        return self.init_lora_weights is not True
 
     @property
     def lr_ratios(self) -> Mapping[str, float]:
@@ -59,60 +113,142 @@ class LoRA(Adapter):
 
     @property
     def kept_as_drawn(self) -> frozenset[str]:
-        return frozenset() if self.train_a else frozenset({"a"})
+        return frozenset({"a0", "b0"} if self.train_a else {"a", "a0", "b0"})
 
     @property
     def input_dropout(self) -> float:
         return self.dropout
 
-    def draw_linear(self, d_in: int, d_out: int, generator: torch.Generator) -> dict[str, Tensor]:
-        bound = d_in**-0.5
-        a = torch.empty(self.dim, d_in).uniform_(-bound, bound, generator=generator)
-        return {"a": a, "b": torch.zeros(self.dim, d_out)}
+    # ---- the first values ----------------------------------------------------------------------------------------
 
-    def draw_embedding(self, v: int, d: int, generator: torch.Generator) -> dict[str, Tensor]:
-        a = torch.empty(self.dim, v).normal_(generator=generator)
-        return {"a": a, "b": torch.zeros(self.dim, d)}
+    def draw_linear(self, frozen: FrozenLinear, generator: torch.Generator) -> dict[str, Tensor]:
+        dim, d_in, d_out = self.rank, frozen.in_features, frozen.out_features
+        if self.starts_from_the_base:
+            if dim > min(d_in, d_out):
+                raise ConfigError.single(
+                    "adapter.dim",
+                    f"{dim} is more than a layer of {d_in} inputs and {d_out} outputs has singular values; "
+                    f"init_lora_weights={self.init_lora_weights} takes at most {min(d_in, d_out)} there",
+                )
+            weight, method = frozen.weight.dense(torch.float32), str(self.init_lora_weights)
+            a, b = principal_pair(weight, method, dim, self.scale, generator)
+            own = {"a": a, "b": b, "a0": a.clone(), "b0": b.clone()}
+        else:
+            bound = d_in**-0.5
+            a = torch.empty(dim, d_in).uniform_(-bound, bound, generator=generator)
+            own = {"a": a, "b": torch.zeros(dim, d_out)}
+        return own | ({"m": magnitude(frozen)} if self.use_dora else {})
+
+    def draw_embedding(self, frozen: FrozenEmbedding, generator: torch.Generator) -> dict[str, Tensor]:
+        v, d = frozen.num_embeddings, frozen.embedding_dim
+        a = torch.empty(self.rank, v).normal_(generator=generator)
+        own = {"a": a, "b": torch.zeros(self.rank, d)}
+        return own | ({"m": magnitude(frozen)} if self.use_dora else {})
+
+    # ---- the arithmetic ------------------------------------------------------------------------------------------
 
     @staticmethod
     def adapted_linear(
         frozen: FrozenLinear,
         x: Float[Tensor, "n m d_in"],
         dropped: Float[Tensor, "n m d_in"] | None,
-        stacked: Parameters,
-        scale: Float[Tensor, "n 1 1"],
-        dims: Sequence[int],
+        stacked: Stacked,
     ) -> Float[Tensor, "n m d_out"]:
-        return low_rank_product(frozen, x, dropped, stacked["a"], stacked["b"], scale, dims)
+        pairs = [Pair(stacked["a"], stacked["b"], stacked.sizes["a"])]
+        if "a0" in stacked:
+            pairs.append(Pair(stacked["a0"], stacked["b0"], stacked.sizes["a0"], sign=-1, sees_dropout=False))
+        own_gain, gained = _gain(frozen, stacked)
+        return low_rank_product(frozen, x, dropped, pairs, stacked.scale, own_gain, gained)
+
+    @staticmethod
+    def adapted_embedding(
+        frozen: FrozenEmbedding,
+        rows: Float[Tensor, "n m d"],
+        ids: Int[Tensor, "n m"],
+        stacked: Stacked,
+    ) -> Float[Tensor, "n m d"]:
+        a, b, dims = stacked["a"], stacked["b"], stacked.sizes["a"]
+        columns = ids[:, None, :].expand(-1, a.shape[1], -1)
+        narrow = a.gather(2, columns).transpose(1, 2) * (stacked.scale * frozen.scale)
+        if len(set(dims)) == 1:
+            adapted = rows + torch.bmm(narrow, b)
+        else:
+            delta = b.new_zeros(*ids.shape, b.shape[2])
+            for trials, r in equal_dims(dims):
+                delta[trials] = torch.bmm(narrow[trials, :, :r], b[trials, :r])
+            adapted = rows + delta
+        own_gain, gained = _gain(frozen, stacked)
+        if own_gain is None:
+            return adapted
+        if all(gained):
+            return adapted * own_gain
+        return torch.where(_as_mask(gained, own_gain), adapted * own_gain, adapted)
+
+    @staticmethod
+    def prepared(frozen: FrozenLinear | FrozenEmbedding, stacked: Stacked) -> Stacked:
+        """One pair each, of twice the rank where a pair is subtracted, and the gains in the place of `m`."""
+        if "a0" not in stacked and "m" not in stacked:
+            return stacked
+        with torch.no_grad():
+            own_gain, gained = _gain(frozen, stacked)
+            tensors = {"a": stacked["a"], "b": stacked["b"]}
+            sizes = dict(stacked.sizes)
+            if "a0" in stacked:
+                both = [x + y for x, y in zip(sizes["a"], sizes.pop("a0"), strict=True)]
+                signed = {"a": stacked["a0"], "b": -stacked["b0"]}
+                for name in tensors:
+                    tensors[name] = _behind(tensors[name], signed[name], stacked.sizes, max(both))
+                sizes |= {"a": tuple(both), "b": tuple(both)}
+                sizes.pop("b0")
+            if own_gain is not None:
+                ones = torch.ones_like(own_gain)
+                tensors["gain"] = torch.where(_as_mask(gained, own_gain), own_gain, ones)
+                sizes["gain"] = sizes.pop("m")
+        return stacked.with_tensors(tensors, sizes)
 
     @staticmethod
     def decode_linear(
-        frozen: FrozenLinear, x: Float[Tensor, "... d_in"], stacked: Parameters, scale: Float[Tensor, "n 1 1"]
+        frozen: FrozenLinear, x: Float[Tensor, "... d_in"], stacked: Stacked
     ) -> Float[Tensor, "... d_out"] | None:
-        return frozen.weight.decode_gemm(x, frozen.bias, LowRankPairs(stacked["a"], stacked["b"], scale))
+        pairs = LowRankPairs(stacked["a"], stacked["b"], stacked.scale)
+        if "gain" not in stacked:
+            return frozen.weight.decode_gemm(x, frozen.bias, pairs)
+        kernel_graph.require(False, "a gain")
+        y = frozen.weight.decode_gemm(x, None, pairs)
+        if y is None:
+            return None
+        return with_gain(
+            y.reshape(stacked.scale.shape[0], -1, y.shape[-1]), stacked["gain"], frozen.bias
+        ).reshape(y.shape)
 
-    @staticmethod
-    def delta_embedding(
-        ids: Int[Tensor, "n m"], stacked: Parameters, scale: Float[Tensor, "n 1 1"], dims: Sequence[int]
-    ) -> Float[Tensor, "n m d"]:
-        a, b = stacked["a"], stacked["b"]
-        columns = ids[:, None, :].expand(-1, a.shape[1], -1)
-        narrow = a.gather(2, columns).transpose(1, 2) * scale
-        if len(set(dims)) == 1:
-            return torch.bmm(narrow, b)
-        delta = b.new_zeros(*ids.shape, b.shape[2])
-        for trials, r in equal_dims(dims):
-            delta[trials] = torch.bmm(narrow[trials, :, :r], b[trials, :r])
-        return delta
+    def merged(
+        self, frozen: FrozenLinear | FrozenEmbedding, dense: Tensor, tensors: Parameters
+    ) -> Float[Tensor, "d_out d_in"]:
+        by_column = isinstance(frozen, FrozenEmbedding)
+        a, b = tensors["a"].detach(), tensors["b"].detach()
+        # Not in place: an unquantized base gives the very tensor that it computes with.
+        merged = torch.addmm(dense, *_sides(a, b, by_column), alpha=self.scale)
+        if "a0" in tensors:
+            merged.addmm_(*_sides(tensors["a0"], tensors["b0"], by_column), alpha=-self.scale)
+        if "m" in tensors:
+            factor = tensors["m"].detach() / torch.linalg.vector_norm(merged, dim=0 if by_column else 1)
+            merged *= factor if by_column else factor.t()
+        return merged
+
+    # ---- PEFT's form ---------------------------------------------------------------------------------------------
 
     def peft_config(self, target_modules: list[str], **more: Any) -> Any:
         from peft import LoraConfig
 
+        # A pair with the one that is subtracted is a plain one of twice the rank, of the same scale.
+        times = 2 if self.starts_from_the_base else 1
+        alpha = self.rank if self.alpha is None else self.alpha
         config = LoraConfig(
-            r=self.dim,
-            lora_alpha=self.dim if self.alpha is None else self.alpha,
+            r=times * self.rank,
+            lora_alpha=alpha * (math.sqrt(times) if self.use_rslora else times),
             lora_dropout=self.dropout,
             use_rslora=self.use_rslora,
+            use_dora=self.use_dora,
             target_modules=target_modules,
             bias="none",
             task_type="CAUSAL_LM",
@@ -123,15 +259,75 @@ class LoRA(Adapter):
         config.target_modules = target_modules
         return config
 
-    @staticmethod
-    def to_peft(role: Role, tensors: Parameters) -> dict[str, Tensor]:
-        a, b = _peft_names(role)
-        return {a: tensors["a"].contiguous(), b: tensors["b"].t().contiguous()}
+    @classmethod
+    def fields_of_peft(
+        cls, config: Mapping[str, Any], shapes: Mapping[str, Mapping[str, Shape]]
+    ) -> dict[str, Any]:
+        rank, alpha, pattern = config["r"], float(config["lora_alpha"]), config.get("alpha_pattern") or {}
+        ranks = {
+            name: next(
+                (shape[0] for key, shape in own.items() if key.removesuffix(".weight").endswith("_A")), rank
+            )
+            for name, own in shapes.items()
+        }
+        # With alpha null each layer's is its own rank, which is how this project writes ranks that differ.
+        if pattern and any(_of_pattern(pattern, name, alpha) != own for name, own in ranks.items()):
+            raise ValueError(f"it uses alpha_pattern={pattern!r}, which cannot be computed here")
+        other = {name: own for name, own in ranks.items() if own != rank}
+        init = config.get("init_lora_weights")
+        return {
+            "dim": {DEFAULT: rank, **other} if other else rank,
+            "alpha": None if pattern else alpha,
+            "dropout": 0.0,
+            "use_rslora": config.get("use_rslora", False),
+            "use_dora": config.get("use_dora", False),
+            "init_lora_weights": init if init in FROM_THE_BASE else True,
+        }
 
-    @staticmethod
-    def from_peft(role: Role, tensors: Parameters) -> dict[str, Tensor]:
-        a, b = _peft_names(role)
-        return {"a": tensors[a], "b": tensors[b].t()}
+    def differences(self, config: Mapping[str, Any]) -> Iterator[str]:
+        for option in ("use_rslora", "use_dora"):
+            theirs, own = config.get(option, False), getattr(self, option)
+            if theirs != own:
+                yield f"it has {option}={theirs}, adapter.{option} is {own}"
+        # A folder of peft's holds the trained pair alone, and takes the other from the base as this does.
+        init = config.get("init_lora_weights")
+        alone = init in FROM_THE_BASE
+        if alone and init != self.init_lora_weights:
+            yield f"it starts from a part of the base: set adapter.init_lora_weights={init}"
+        times = 2 if self.starts_from_the_base and not alone else 1
+        dim, alpha = config["r"], config["lora_alpha"]
+        scale = alpha / (math.sqrt(dim) if config.get("use_rslora") else dim)
+        if dim != times * self.rank:
+            yield f"it has dim {dim / times:g}, adapter.dim is {self.rank}"
+        elif abs(scale - self.scale) > 1e-9:
+            yield f"it scales by {scale:g} (alpha {alpha:g}); set adapter.alpha to {alpha / times:g}"
+
+    def to_peft(self, role: Role, tensors: Parameters) -> dict[str, Tensor]:
+        a, b = tensors["a"], tensors["b"]
+        if self.starts_from_the_base:
+            a = torch.cat([a, tensors["a0"] if "a0" in tensors else torch.zeros_like(a)])
+            b = torch.cat([b, -tensors["b0"] if "b0" in tensors else torch.zeros_like(b)])
+        name_a, name_b = _peft_names(role)
+        own = {name_a: a.contiguous(), name_b: b.t().contiguous()}
+        return own | ({MAGNITUDE: tensors["m"][0].contiguous()} if "m" in tensors else {})
+
+    def from_peft(self, role: Role, tensors: Parameters) -> dict[str, Tensor]:
+        name_a, name_b = _peft_names(role)
+        a, b = tensors[name_a], tensors[name_b].t()
+        own = {"a": a, "b": b}
+        if self.starts_from_the_base and a.shape[0] == 2 * self.rank:
+            own = {"a": a[: self.rank], "b": b[: self.rank]}
+            if role != "embedding":
+                own |= {"a0": a[self.rank :], "b0": -b[self.rank :]}
+        return own | ({"m": tensors[MAGNITUDE][None]} if self.use_dora else {})
+
+
+MAGNITUDE = "lora_magnitude_vector"
+
+
+def _of_pattern(pattern: Mapping[str, int | float], name: str, otherwise: float) -> float | int:
+    """What a `rank_pattern` or `alpha_pattern` says of a layer: the first whose key its name is, or ends as."""
+    return next((value for key, value in pattern.items() if re.match(rf"(.*\.)?({key})$", name)), otherwise)
 
 
 def _peft_names(role: Role) -> tuple[str, str]:
@@ -140,92 +336,46 @@ def _peft_names(role: Role) -> tuple[str, str]:
     return "lora_A.weight", "lora_B.weight"
 
 
-# ---- the product -------------------------------------------------------------------------------------------------
+def _sides(a: Tensor, b: Tensor, by_column: bool) -> tuple[Tensor, Tensor]:
+    """The two factors of what a pair adds to a weight as it is stored."""
+    return (a.t(), b) if by_column else (b.t(), a)
 
 
-def low_rank_product(
-    frozen: FrozenLinear,
-    x: Float[Tensor, "n m d_in"],
-    dropped: Float[Tensor, "n m d_in"] | None,
-    a: Float[Tensor, "n r d_in"],
-    b: Float[Tensor, "n r d_out"],
-    scale: Float[Tensor, "n 1 1"],
-    dims: Sequence[int],
-) -> Float[Tensor, "n m d_out"]:
-    """x W^T + bias + scale (x A^T) B, in the precision of x; where given, `dropped` is what the pairs multiply.
-
-    dims: each trial's own, at most r; its rows of A and B beyond are padding, which is not multiplied. A library
-    sums a product of another width in another order, so that a trial beside wider ones would not train to the bit
-    as it does alone.
-
-    What backward needs is the pairs' input, the stored W, the pairs, and the narrow x A^T. Both adapter products
-    are added in place to the frozen one's result, so that neither costs a tensor of its own size.
-    """
-    if dropped is None:
-        many = frozen.weight.prefill_gemm(x, frozen.bias, LowRankPairs(a, b, scale))
-        if many is not None:
-            return many
-    inputs = x, dropped, a, b, scale, frozen.weight, tuple(dims)
-    y: Tensor = _LowRankProduct.apply(*inputs)  # type: ignore[no-untyped-call]  # torch leaves apply untyped
-    return y if frozen.bias is None else y + frozen.bias.to(y.dtype)
+def _gain(
+    frozen: FrozenLinear | FrozenEmbedding, stacked: Stacked
+) -> tuple[Float[Tensor, "n 1 d_out"] | None, tuple[int, ...]]:
+    """The trials' gains, and a 1 for each that has one."""
+    if "gain" in stacked:
+        return stacked["gain"], stacked.sizes["gain"]
+    if "m" not in stacked:
+        return None, ()
+    gained, a, b = stacked.sizes["m"], stacked["a"], stacked["b"]
+    dims = _where(gained, stacked.sizes["a"])
+    if "a0" in stacked and any(first := _where(gained, stacked.sizes["a0"])):
+        both = [x + y for x, y in zip(dims, first, strict=True)]
+        sizes = {"a": dims, "a0": first}
+        a = _behind(a.detach(), stacked["a0"], sizes, max(both))
+        b = _behind(b.detach(), -stacked["b0"], sizes, max(both))
+        dims = tuple(both)
+    return gain(frozen, a, b, stacked["m"], stacked.scale, dims), gained
 
 
-def equal_dims(dims: Sequence[int]) -> Iterator[tuple[slice, int]]:
-    """Neighboring trials of one dim, and that dim. Left out are those of dim 0, which leave the layer alone."""
-    start = 0
-    for dim, same in groupby(dims):
-        stop = start + len(list(same))
-        if dim:
-            yield slice(start, stop), dim
-        start = stop
+def _where(gained: Sequence[int], dims: Sequence[int]) -> tuple[int, ...]:
+    return tuple(dim if one else 0 for one, dim in zip(gained, dims, strict=True))
 
 
-class _LowRankProduct(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: Any,
-        x: Tensor,
-        dropped: Tensor | None,
-        a: Tensor,
-        b: Tensor,
-        scale: Tensor,
-        weight: FrozenWeight,
-        dims: tuple[int, ...],
-    ) -> Tensor:
-        inputs = x if dropped is None else dropped
-        ctx.weight, ctx.dropped, ctx.dims = weight, dropped is not None, dims
-        few = x.device.type == "cpu" and x.shape[1] <= FEW_TOKENS
-        y = weight.matmul(x)
-        narrow = []
-        for trials, r in equal_dims(dims):
-            own_a, own_b, own_scale = a[trials, :r], b[trials, :r], scale[trials]
-            if few:
-                own = torch.bmm(inputs[trials].to(a.dtype), own_a.transpose(1, 2)) * own_scale
-                y[trials].add_(torch.bmm(own, own_b))
-            else:
-                own = torch.bmm(inputs[trials], own_a.to(x.dtype).transpose(1, 2)) * own_scale.to(x.dtype)
-                y[trials].baddbmm_(own, own_b.to(x.dtype))
-            narrow.append(own.to(x.dtype))
-        ctx.save_for_backward(inputs, a, b, scale, *narrow)
-        return y
+def _behind(
+    tensor: Float[Tensor, "n r k"],
+    first: Float[Tensor, "n r0 k"],
+    sizes: Mapping[str, tuple[int, ...]],
+    most: int,
+) -> Float[Tensor, "n {most} k"]:
+    """Each trial's own rows of one stack and, right behind them, of another."""
+    out = tensor.new_zeros(tensor.shape[0], most, tensor.shape[2])
+    for trial, (r, r0) in enumerate(zip(sizes["a"], sizes["a0"], strict=True)):
+        out[trial, :r], out[trial, r : r + r0] = tensor[trial, :r], first[trial, :r0]
+    return out
 
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        inputs, a, b, scale, *narrow = ctx.saved_tensors
-        (grad,) = grads
-        padded = len(set(ctx.dims)) > 1
-        empty_like = torch.zeros_like if padded else torch.empty_like
-        grad_a, grad_b = empty_like(a) if ctx.needs_input_grad[2] else None, empty_like(b)
-        grad_x = ctx.weight.matmul_backward(grad) if ctx.needs_input_grad[0] else None
-        grad_dropped = torch.zeros_like(inputs) if grad_x is not None and ctx.dropped else None
-        for (trials, r), own in zip(equal_dims(ctx.dims), narrow, strict=True):
-            own_a, own_b = a[trials, :r].to(grad.dtype), b[trials, :r].to(grad.dtype)
-            grad_own = torch.bmm(grad[trials], own_b.transpose(1, 2)) * scale[trials].to(grad.dtype)
-            if grad_a is not None:
-                grad_a[trials, :r] = torch.bmm(grad_own.transpose(1, 2), inputs[trials])
-            grad_b[trials, :r] = torch.bmm(own.transpose(1, 2), grad[trials])
-            if grad_dropped is not None:
-                grad_dropped[trials] = torch.bmm(grad_own, own_a)
-            elif grad_x is not None:
-                grad_x[trials].baddbmm_(grad_own, own_a)
-        return grad_x, grad_dropped, grad_a, grad_b, None, None, None
+
+def _as_mask(gained: Sequence[int], like: Tensor) -> Tensor:
+    return torch.tensor(gained, dtype=torch.bool, device=like.device).reshape(-1, 1, 1)

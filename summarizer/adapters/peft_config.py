@@ -6,6 +6,8 @@ Source: https://huggingface.co/docs/peft/developer_guides/checkpoint
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,28 +29,58 @@ HARMLESS = frozenset(
         "base_model_name_or_path",
         "revision",
         "inference_mode",
-        "r",
-        "lora_alpha",
-        "lora_dropout",
-        "use_rslora",
         "target_modules",
         "exclude_modules",
         "fan_in_fan_out",
         "layers_to_transform",
         "layers_pattern",
-        "runtime_config",
-        "megatron_core",
-        "qalora_group_size",
-        "ensure_weight_tying",
     }
 )
-"""PEFT options that are read, that change nothing in what a saved adapter computes, or that its tensors show."""
-ALLOWED: dict[str, tuple[Any, ...]] = {
-    "bias": ("none", None),
-    "init_lora_weights": (True, False, None, "gaussian", "orthogonal", "eva"),
+"""PEFT options of every kind that change nothing in what a saved adapter computes, or that its tensors show."""
+OFF: tuple[Any, ...] = (None, False, [], {})
+FROM_THE_BASE = ("pissa", "olora")
+"""Initializations that take a part out of the base's weights, which those weights tell by themselves."""
+
+
+@dataclass(frozen=True)
+class PeftKind:
+    """What this project computes of one kind of PEFT's adapters.
+
+    An option of its folder that is named nowhere has to be off: one that peft adds later is refused.
+    """
+
+    target: str
+    """The class here."""
+    marker: str
+    """How the names of its tensors start, after the layer's."""
+    read: frozenset[str]
+    """Options whose values are taken over."""
+    positive: tuple[str, ...] = ()
+    """Those that have to be numbers above 0; the first is a whole number."""
+    harmless: frozenset[str] = frozenset()
+    """Options that say how it was trained, or with what it started."""
+    allowed: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
+    """Options and the values that can be computed."""
+
+
+KINDS = {
+    "LORA": PeftKind(
+        target="summarizer.adapters.lora.LoRA",
+        marker="lora_",
+        read=frozenset({"r", "lora_alpha", "use_rslora", "use_dora", "rank_pattern", "alpha_pattern"}),
+        positive=("r", "lora_alpha"),
+        harmless=frozenset(
+            {"lora_dropout", "runtime_config", "megatron_core", "qalora_group_size", "ensure_weight_tying"}
+        ),
+        allowed={
+            "bias": ("none", None),
+            # LoftQ, CorDA, and PiSSA by a random decomposition change the base's weights in ways that no folder
+            # tells.
+            "init_lora_weights": (True, False, None, "gaussian", "orthogonal", "eva", *FROM_THE_BASE),
+        },
+    ),
 }
-"""Options and the values at which they change nothing. Other initializations (PiSSA, OLoRA, LoftQ, CorDA)
-change the base's own weights. An option not named here must be off: one that peft adds later is refused."""
+"""By `peft_type`."""
 
 
 def require_as_written(folder: Path, key: str, way_on: str) -> None:
@@ -65,8 +97,8 @@ def require_as_written(folder: Path, key: str, way_on: str) -> None:
 def read_adapter_config(folder: Path, key: str = KEY) -> dict[str, Any]:
     """An adapter folder's config.
 
-    Raises ConfigError where the folder is damaged, or its config is missing, not a LoRA's, without its r and
-    lora_alpha, or has options that this project does not compute.
+    Raises ConfigError where the folder is damaged, or its config is missing, of a kind that is not known, without
+    its numbers, or has options that this project does not compute.
     """
     require_as_written(folder, key, f"fetch it anew, or delete its {DIGESTS} if you changed it yourself")
     path = folder / CONFIG_FILE
@@ -74,24 +106,35 @@ def read_adapter_config(folder: Path, key: str = KEY) -> dict[str, Any]:
         config = parse_json(read_own(path, links=True))
     except (OSError, ValueError) as error:
         raise ConfigError.single(key, f"{folder} is no PEFT adapter folder: {path.name}: {error}") from error
-    if not isinstance(config, dict) or config.get("peft_type") != "LORA":
-        raise ConfigError.single(key, f"{folder} is not a LoRA adapter")
+    kind = KINDS.get(str(config.get("peft_type"))) if isinstance(config, dict) else None
+    if not isinstance(config, dict) or kind is None:
+        known = ", ".join(KINDS)
+        raise ConfigError.single(key, f"{folder} is no adapter of a kind that is known here ({known})")
     for option, value in config.items():
-        if option in HARMLESS:
+        if option in HARMLESS | kind.read | kind.harmless:
             continue
-        if value not in ALLOWED.get(option, (None, False, [], {})):
+        if value not in kind.allowed.get(option, OFF):
             raise ConfigError.single(key, f"{folder} uses {option}={value!r}, which cannot be computed here")
-    dim, alpha = config.get("r"), config.get("lora_alpha")
-    usable = type(dim) is int and dim >= 1 and isinstance(alpha, int | float) and 0 < alpha < math.inf
-    if not usable:
-        raise ConfigError.single(key, f"{path} has no usable r and lora_alpha: {dim!r}, {alpha!r}")
-    if not isinstance(config.get("use_rslora", False), bool):
-        raise ConfigError.single(key, f"{path}: use_rslora is {config['use_rslora']!r}, not true or false")
+    numbers = [config.get(option) for option in kind.positive]
+    if not all(map(_is_positive, numbers)) or not isinstance(numbers[0] if numbers else 1, int):
+        told = ", ".join(repr(number) for number in numbers)
+        raise ConfigError.single(key, f"{path} has no usable {' and '.join(kind.positive)}: {told}")
+    for option in ("use_rslora", "use_dora"):
+        if not isinstance(config.get(option, False), bool):
+            raise ConfigError.single(key, f"{path}: {option} is {config[option]!r}, not true or false")
+    for option in ("rank_pattern", "alpha_pattern"):
+        pattern = config.get(option) or {}
+        if not isinstance(pattern, dict) or not all(map(_is_positive, pattern.values())):
+            raise ConfigError.single(key, f"{path}: {option} is {pattern!r}, not positive numbers by layer")
     return config
 
 
-def scale_of(config: dict[str, Any]) -> float:
-    """What the product of each pair is multiplied by."""
-    dim: int = config["r"]
-    alpha: float = config["lora_alpha"]
-    return alpha / (math.sqrt(dim) if config.get("use_rslora") else dim)
+def more_than_pairs(config: Mapping[str, Any]) -> str | None:
+    """What an adapter is beside low-rank pairs, for programs that add nothing else to a weight; or None."""
+    if config["peft_type"] != "LORA":
+        return f"of the kind {config['peft_type']}"
+    return "a DoRA, which rescales each output" if config.get("use_dora") else None
+
+
+def _is_positive(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < math.inf

@@ -17,9 +17,16 @@ from torch import Tensor
 from summarizer import atomic
 from summarizer.adapters.attach import AdaptedModel
 from summarizer.adapters.layer import AdaptedLayer
-from summarizer.adapters.lora import LoRA
-from summarizer.adapters.peft_config import CONFIG_FILE, KEY, WEIGHTS_FILE, read_adapter_config, scale_of
-from summarizer.adapters.protocol import Adapter, Role
+from summarizer.adapters.peft_config import (
+    CONFIG_FILE,
+    KEY,
+    KINDS,
+    WEIGHTS_FILE,
+    PeftKind,
+    read_adapter_config,
+)
+from summarizer.adapters.protocol import Adapter, Role, Shape
+from summarizer.config.targets import import_target
 from summarizer.digests import write_digests
 from summarizer.errors import ConfigError
 
@@ -39,7 +46,8 @@ def save_adapter(
     adapter = adapted.stack.adapters[slot]
     own = [name for name, layer in adapted.layers.items() if layer.trials[slot]]
     transposed = any(layer.base.weight.transposed_in_checkpoint for layer in adapted.layers.values())
-    config = adapter.peft_config(own, base_model_name_or_path=base_name, fan_in_fan_out=transposed)
+    more = adapted.peft_patterns(slot)
+    config = adapter.peft_config(own, base_model_name_or_path=base_name, fan_in_fan_out=transposed, **more)
     if _also_ends_others(own, adapted):
         config.target_modules = "|".join(map(re.escape, own))  # peft matches one expression with whole names
     with atomic.new_folder(folder, held=True) as scratch:
@@ -59,12 +67,11 @@ def _also_ends_others(names: list[str], adapted: AdaptedModel) -> bool:
 
 def peft_tensors(adapted: AdaptedModel, slot: int) -> dict[str, Tensor]:
     """The tensors of a slot's trial under PEFT's names, copied to the CPU."""
-    kind = type(adapted.stack.adapters[slot])
     return {
         f"{PREFIX}{name}.{key}": tensor.detach().to("cpu", torch.float32, copy=True).contiguous()
         for name, layer in adapted.layers.items()
         if layer.trials[slot]
-        for key, tensor in kind.to_peft(layer.role, layer.trials[slot]).items()
+        for key, tensor in layer.adapters[slot].to_peft(layer.role, layer.trials[slot]).items()
     }
 
 
@@ -74,9 +81,9 @@ def require_matching(folder: Path, adapter: Adapter, roles: dict[str, Role], key
     roles: of the base's layers that can be adapted, by name; loading may find that some of them cannot.
     Raises ConfigError as `load_adapter` does, for what the folder's config and the names of its tensors tell.
     """
-    _require_same(read_adapter_config(folder, key), adapter, folder, key)
-    if isinstance(adapter, LoRA):  # another kind names its tensors as it likes
-        _saved_layers(folder, roles, key)
+    config = read_adapter_config(folder, key)
+    _require_same(config, adapter, folder, key)
+    _saved_layers(folder, KINDS[config["peft_type"]], roles, key)
 
 
 def load_adapter(adapted: AdaptedModel, slot: int, folder: Path, key: str = KEY) -> None:
@@ -91,7 +98,6 @@ def load_adapter(adapted: AdaptedModel, slot: int, folder: Path, key: str = KEY)
         saved = load_file(folder / WEIGHTS_FILE)
     except (OSError, SafetensorError) as error:
         raise ConfigError.single(key, f"{folder / WEIGHTS_FILE} is missing or truncated: {error}") from error
-    kind = type(adapter)
     for name, layer in adapted.layers.items():
         own = {
             full.removeprefix(f"{PREFIX}{name}."): saved.pop(full)
@@ -104,13 +110,15 @@ def load_adapter(adapted: AdaptedModel, slot: int, folder: Path, key: str = KEY)
             own.pop("base_layer.weight", None), own.pop("base_layer.bias", None), name, layer, key
         )
         try:
-            values = kind.from_peft(layer.role, own)
+            values = layer.adapters[slot].from_peft(layer.role, own)
         except KeyError as error:
             raise ConfigError.single(
                 key, f"{folder} has no adapter for {name}; see adapter.targets"
             ) from error
-        if len(own) != len(values):
-            raise ConfigError.single(key, f"{folder} has more for {name} than a LoRA pair: {', '.join(own)}")
+        if more := set(own) - set(layer.adapters[slot].to_peft(layer.role, layer.trials[slot])):
+            raise ConfigError.single(
+                key, f"{folder} has more for {name} than its kind knows: {', '.join(sorted(more))}"
+            )
         _copy(layer, slot, values, name, folder, key)
     if saved:
         raise ConfigError.single(
@@ -119,18 +127,13 @@ def load_adapter(adapted: AdaptedModel, slot: int, folder: Path, key: str = KEY)
 
 
 def _require_same(config: dict[str, Any], adapter: Adapter, folder: Path, key: str) -> None:
-    dim, alpha = config["r"], config["lora_alpha"]
-    own = adapter.peft_config([])
-    if bool(config.get("use_rslora")) != own.use_rslora:
+    kind = KINDS[config["peft_type"]]
+    if type(adapter) is not import_target(kind.target):
         raise ConfigError.single(
-            key, f"{folder} has use_rslora={not own.use_rslora}, adapter.use_rslora is {own.use_rslora}"
+            key, f"{folder} is an adapter of the kind {config['peft_type']}, not this one"
         )
-    if dim != own.r:
-        raise ConfigError.single(key, f"{folder} has dim {dim}, adapter.dim is {own.r}")
-    if abs((scale := scale_of(config)) - adapter.scale) > 1e-9:
-        raise ConfigError.single(
-            key, f"{folder} scales by {scale:g} (alpha {alpha:g}); set adapter.alpha to {alpha:g}"
-        )
+    if reason := next(adapter.differences(config), None):
+        raise ConfigError.single(key, f"{folder}: {reason}")
 
 
 def _require_our_base(
@@ -155,8 +158,8 @@ def _require_our_base(
 def _copy(
     layer: AdaptedLayer, slot: int, values: dict[str, Tensor], name: str, folder: Path, key: str
 ) -> None:
-    for tensor, parameter in layer.trials[slot].items():
-        value = values[tensor]
+    for tensor, value in values.items():
+        parameter = layer.trials[slot][tensor]
         if value.shape != parameter.shape:
             raise ConfigError.single(
                 key,
@@ -172,38 +175,50 @@ def _copy(
 # ---- an adapter that was trained elsewhere, told from its folder alone -------------------------------------------
 
 
-def adapter_of_folder(folder: Path, roles: dict[str, Role], key: str) -> LoRA:
+def adapter_of_folder(folder: Path, roles: dict[str, Role], key: str) -> Adapter:
     """The config with which `attach` makes the layers that a PEFT folder has values for.
 
     roles: of the base's layers that can be adapted, by name.  key: what a message names as the folder's source.
-    Raises ConfigError where the folder is no LoRA's that can be computed here, or adapts what this base has not.
+    Raises ConfigError where the folder holds no adapter that can be computed here, or adapts what this base has
+    not.
     """
     config = read_adapter_config(folder, key)
-    adapted = _saved_layers(folder, roles, key)
-    return LoRA(
-        targets=sorted({roles[name] for name in adapted}),
-        exclude=[name for name in roles if name not in adapted],
+    shapes = _saved_layers(folder, KINDS[config["peft_type"]], roles, key)
+    kind: type[Adapter] = import_target(KINDS[config["peft_type"]].target)
+    try:
+        fields = kind.fields_of_peft(config, shapes)
+    except ValueError as error:
+        raise ConfigError.single(key, f"{folder}: {error}") from error
+    return kind(
+        targets=sorted({roles[name] for name in shapes}),
+        exclude=[name for name in roles if name not in shapes],
         start_from=None,
-        dim=config["r"],
-        alpha=float(config["lora_alpha"]),
-        dropout=0.0,
-        use_rslora=bool(config.get("use_rslora")),
+        **fields,
     )
 
 
-def _saved_layers(folder: Path, roles: dict[str, Role], key: str) -> set[str]:
-    """The layers that a folder has low-rank pairs for. Raises ConfigError where there is none, or none like it."""
+def _saved_layers(
+    folder: Path, kind: PeftKind, roles: dict[str, Role], key: str
+) -> dict[str, dict[str, Shape]]:
+    """The layers that a folder has tensors for, and those tensors' shapes by their names behind the layer's.
+
+    Raises ConfigError where there is none, or the base has no layer like it.
+    """
+    shapes: dict[str, dict[str, Shape]] = {}
     try:
         with safe_open(folder / WEIGHTS_FILE, framework="pt") as tensors:
-            names = {name.removeprefix(PREFIX) for name in tensors.keys()}  # noqa: SIM118 - it is no mapping
+            for full in tensors.keys():  # noqa: SIM118 - it is no mapping
+                name, found, rest = full.removeprefix(PREFIX).partition(f".{kind.marker}")
+                if found:
+                    shape = tuple(tensors.get_slice(full).get_shape())
+                    shapes.setdefault(name, {})[kind.marker + rest] = shape
     except (OSError, SafetensorError) as error:
         raise ConfigError.single(key, f"{folder / WEIGHTS_FILE} is missing or truncated: {error}") from error
-    adapted = {name.partition(".lora_")[0] for name in names if ".lora_" in name}
-    if strange := sorted(adapted - set(roles)):
+    if strange := sorted(set(shapes) - set(roles)):
         raise ConfigError.single(
             key,
             f"{folder} adapts {strange[0]}, which this base has no layer for: it was trained on another one",
         )
-    if not adapted:
-        raise ConfigError.single(key, f"{folder / WEIGHTS_FILE} has no LoRA tensor")
-    return adapted
+    if not shapes:
+        raise ConfigError.single(key, f"{folder / WEIGHTS_FILE} has no tensor named {kind.marker}...")
+    return shapes

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -11,20 +12,57 @@ from jaxtyping import Float, Int
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
-from summarizer.quantization.frozen import FrozenLinear
+from summarizer.errors import Issue
+from summarizer.quantization.frozen import FrozenEmbedding, FrozenLinear
 
 Parameters = Mapping[str, Tensor]
-"""One layer's adapter tensors by name. Their first axis is the adapter dim; groups put `n` before it."""
+"""One layer's adapter tensors by name."""
 
+Shape = tuple[int, ...]
 Role = Literal["linear", "head", "embedding"]
+ROLES: tuple[Role, ...] = ("linear", "head", "embedding")
+
+
+@dataclass(frozen=True)
+class Stacked:
+    """The tensors of `n` neighboring trials of one kind beside one layer."""
+
+    tensors: Mapping[str, Float[Tensor, "n ..."]]
+    """By name, behind each other; along their first axis padded with zeros to the largest among the trials."""
+    sizes: Mapping[str, tuple[int, ...]]
+    """How many rows of each are a trial's own; 0 for one without that tensor, or that leaves this layer alone."""
+    scale: Float[Tensor, "n 1 1"]
+    """Each trial's `Adapter.scale`."""
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self.tensors[name]
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.tensors
+
+    def of(self, slots: Sequence[int]) -> Stacked:
+        """Some of the trials, without a graph; all of them in the same memory."""
+        chosen = list(slots)
+        if chosen == list(range(len(self.scale))):
+            return replace(self, tensors={name: tensor.detach() for name, tensor in self.tensors.items()})
+        return Stacked(
+            {name: tensor.detach()[chosen] for name, tensor in self.tensors.items()},
+            {name: tuple(sizes[slot] for slot in chosen) for name, sizes in self.sizes.items()},
+            self.scale[chosen],
+        )
+
+    def with_tensors(self, tensors: Mapping[str, Tensor], sizes: Mapping[str, tuple[int, ...]]) -> Stacked:
+        """The same trials with other tensors."""
+        return replace(self, tensors=tensors, sizes=sizes)
 
 
 class Adapter(BaseModel, ABC):
     """The config of one trial's adapters, and the arithmetic of its kind.
 
-    Tensors of trials with smaller dims are padded with zeros to the largest in the group; `adapted_linear`
-    and `delta_embedding` must give zero-padded tensors no influence and no gradient. Those that multiply each
-    trial's own `dims` alone train it to the bit as if it were alone.
+    A group's trials may be of several kinds: neighbors of one kind are computed together. Their tensors are padded
+    with zeros to the largest in the group, and `adapted_linear` and `adapted_embedding` must give the padding no
+    influence and no gradient. Those that multiply each trial's own rows alone train it to the bit as if it were
+    alone.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
@@ -36,6 +74,22 @@ class Adapter(BaseModel, ABC):
     start_from: str | None
     """A PEFT adapter folder whose values replace the drawn ones."""
 
+    @staticmethod
+    def adaptable() -> tuple[Role, ...]:
+        """Which layers the kind is defined for; others among the targets are left alone, and a line says so."""
+        return ROLES
+
+    def mistakes(self, roles: Mapping[str, Role]) -> Iterator[Issue]:
+        """What of this config fits no model with these layers, by name.  It is asked before weights are read."""
+        yield from ()
+
+    def for_layer(self, name: str, role: Role) -> Adapter:
+        """This config as it is for one layer: the same, unless layers differ.
+
+        name: of the layer's module in the model.
+        """
+        return self
+
     @property
     @abstractmethod
     def scale(self) -> float:
@@ -45,6 +99,11 @@ class Adapter(BaseModel, ABC):
     @abstractmethod
     def input_dropout(self) -> float:
         """Probability with which each input of an adapted linear layer is dropped for the adapter."""
+
+    @property
+    @abstractmethod
+    def width(self) -> int:
+        """Rows as wide as a layer that a step holds beside it: the plan takes the widest of a group for all."""
 
     @property
     def lr_ratios(self) -> Mapping[str, float]:
@@ -58,13 +117,18 @@ class Adapter(BaseModel, ABC):
 
     @abstractmethod
     def draw_linear(
-        self, d_in: int, d_out: int, generator: torch.Generator
-    ) -> dict[str, Float[Tensor, "r ..."]]:
-        """Initial tensors for one linear layer; the adapted layer must start equal to the frozen one."""
+        self, frozen: FrozenLinear, generator: torch.Generator
+    ) -> dict[str, Float[Tensor, "rows ..."]]:
+        """Initial tensors for one linear layer; the adapted layer must start equal to the frozen one.
 
-    @abstractmethod
-    def draw_embedding(self, v: int, d: int, generator: torch.Generator) -> dict[str, Float[Tensor, "r ..."]]:
-        """Initial tensors for the embedding of `v` rows; it must start equal to the frozen one."""
+        Raises ConfigError where the layer's shape does not allow it.
+        """
+
+    def draw_embedding(
+        self, frozen: FrozenEmbedding, generator: torch.Generator
+    ) -> dict[str, Float[Tensor, "rows ..."]]:
+        """Initial tensors for the embedding; it must start equal to the frozen one."""
+        raise NotImplementedError(f"{type(self).__name__} is not defined for embeddings")
 
     @staticmethod
     @abstractmethod
@@ -72,44 +136,83 @@ class Adapter(BaseModel, ABC):
         frozen: FrozenLinear,
         x: Float[Tensor, "n m d_in"],
         dropped: Float[Tensor, "n m d_in"] | None,
-        stacked: Parameters,
-        scale: Float[Tensor, "n 1 1"],
-        dims: Sequence[int],
+        stacked: Stacked,
     ) -> Float[Tensor, "n m d_out"]:
-        """A frozen linear layer's output with what `n` trials add to it, in batched products.
+        """A frozen linear layer's output as `n` trials change it, in batched products.
 
         x is in the precision of products, and so is the result.  dropped: x after dropout, which the adapters see
-        in its place.  dims: each trial's adapter dim, 0 for one that leaves this layer alone.
+        in its place.
         """
 
     @staticmethod
+    def adapted_embedding(
+        frozen: FrozenEmbedding,
+        rows: Float[Tensor, "n m d"],
+        ids: Int[Tensor, "n m"],
+        stacked: Stacked,
+    ) -> Float[Tensor, "n m d"]:
+        """The embedding's output as `n` trials change it.  rows: what `frozen` gives for the ids."""
+        raise NotImplementedError("not defined for embeddings")
+
+    @staticmethod
+    def prepared(frozen: FrozenLinear | FrozenEmbedding, stacked: Stacked) -> Stacked:
+        """What passes without gradients need, made of values that stay as they are meanwhile.
+
+        The other methods find it in the place of `stacked` there.
+        """
+        return stacked
+
+    @staticmethod
     def decode_linear(
-        frozen: FrozenLinear, x: Float[Tensor, "... d_in"], stacked: Parameters, scale: Float[Tensor, "n 1 1"]
+        frozen: FrozenLinear, x: Float[Tensor, "... d_in"], stacked: Stacked
     ) -> Float[Tensor, "... d_out"] | None:
-        """The same for the few rows, a trial's together, of which a token is written; no graph is made.
+        """`adapted_linear` for the few rows, a trial's together, of which a token is written; no graph is made.
 
         None means that there is no faster way than `adapted_linear`, which is then called. A subclass of another
         kind inherits that kind's arithmetic here: where its own differs, it has to override this too.
         """
         return None
 
-    @staticmethod
     @abstractmethod
-    def delta_embedding(
-        ids: Int[Tensor, "n m"], stacked: Parameters, scale: Float[Tensor, "n 1 1"], dims: Sequence[int]
-    ) -> Float[Tensor, "n m d"]:
-        """What `n` trials add to the embedding's output."""
+    def merged(
+        self, frozen: FrozenLinear | FrozenEmbedding, dense: Float[Tensor, "d_out d_in"], tensors: Parameters
+    ) -> Float[Tensor, "d_out d_in"]:
+        """One weight with this adapter in it, in fp32.
+
+        frozen: the layer that was trained on.  dense: its weight, or what it was quantized from; it is not to be
+        changed in place.  tensors: one trial's, as drawn.
+        """
+
+    def merged_bias(self, bias: Float[Tensor, " d_out"], tensors: Parameters) -> Float[Tensor, " d_out"]:
+        """A linear layer's bias with this adapter in it."""
+        return bias
 
     @abstractmethod
     def peft_config(self, target_modules: list[str], **more: Any) -> Any:
         """This adapter as a `peft` config."""
 
-    @staticmethod
+    @classmethod
     @abstractmethod
-    def to_peft(role: Role, tensors: Parameters) -> dict[str, Tensor]:
+    def fields_of_peft(
+        cls, config: Mapping[str, Any], shapes: Mapping[str, Mapping[str, Shape]]
+    ) -> dict[str, Any]:
+        """The fields of this config that a folder tells, beside which layers it adapts.
+
+        config: of the folder, whose options are all known.  shapes: of each adapted layer's tensors, by the names
+        that `to_peft` gives.  Raises ValueError, with the reason, for what cannot be computed.
+        """
+
+    @abstractmethod
+    def differences(self, config: Mapping[str, Any]) -> Iterator[str]:
+        """What speaks against taking the values of a folder with that config: `it has dim 3, adapter.dim is 2`."""
+
+    @abstractmethod
+    def to_peft(self, role: Role, tensors: Parameters) -> dict[str, Tensor]:
         """One layer's tensors under the names and in the layout that `peft` saves."""
 
-    @staticmethod
     @abstractmethod
-    def from_peft(role: Role, tensors: Parameters) -> dict[str, Tensor]:
-        """The inverse of `to_peft`. Raises KeyError where a tensor is missing."""
+    def from_peft(self, role: Role, tensors: Parameters) -> dict[str, Tensor]:
+        """The inverse of `to_peft`; what it leaves out stays as drawn.
+
+        Raises KeyError where a tensor is missing.
+        """

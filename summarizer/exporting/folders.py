@@ -18,10 +18,9 @@ from torch import Tensor
 from transformers import PretrainedConfig
 
 from summarizer.adapters.attach import roles
-from summarizer.adapters.lora import LoRA
 from summarizer.adapters.peft_config import CONFIG_FILE, WEIGHTS_FILE, read_adapter_config
 from summarizer.adapters.peft_format import adapter_of_folder
-from summarizer.adapters.protocol import Role
+from summarizer.adapters.protocol import Adapter, Role
 from summarizer.atomic import write_tensors
 from summarizer.config.schema import GenerationConfig
 from summarizer.console.progress import bar
@@ -46,7 +45,7 @@ class SavedAdapter:
 
     config: dict[str, Any]
     """As PEFT keeps it."""
-    lora: LoRA
+    adapter: Adapter
     roles: dict[str, Role]
     """Of the base's layers that can be adapted, by name."""
     tensors: dict[str, Tensor]
@@ -57,11 +56,11 @@ class SavedAdapter:
         """Read an adapter folder.
 
         base_folder: read for its config alone.
-        Raises ConfigError for an adapter folder that is broken, not a LoRA's, or of another base.
+        Raises ConfigError for an adapter folder that is broken, of a kind that is not known, or of another base.
         """
         config = read_adapter_config(source, KEY)
         layers = roles(build_meta_model(load_config(base_folder), "none").model)
-        lora = adapter_of_folder(source, layers, KEY)
+        adapter = adapter_of_folder(source, layers, KEY)
         try:
             tensors = load_file(source / WEIGHTS_FILE)
         except (OSError, SafetensorError) as error:
@@ -71,9 +70,11 @@ class SavedAdapter:
         for name, tensor in tensors.items():
             if not torch.isfinite(tensor).all():
                 raise ConfigError.single(KEY, f"{name} in {source} holds NaN or infinite values")
-        if float(config["lora_alpha"]).is_integer():  # as PEFT declares it, and other programs read it
+        if float(
+            config.get("lora_alpha", 0.5)
+        ).is_integer():  # as PEFT declares it, and other programs read it
             config["lora_alpha"] = int(config["lora_alpha"])
-        return cls(config, lora, layers, tensors)
+        return cls(config, adapter, layers, tensors)
 
     def write(self, folder: Path, base_name: str) -> None:
         """Write config and weights for plain peft.
@@ -225,12 +226,12 @@ class MergedModel:
         merge = self.merge
         by_role = {role: name for name, role in merge.adapted.roles.items()}
         head, embedding = by_role.get("head"), by_role.get("embedding")
-        if head is None or merge.pair(head) is not None:
+        if head is None or merge.is_adapted(head):
             return None
         if embedding is None:  # it keeps its precision, and the head was made from the same tensor
             return head if merge.layers[head].weight.format.name == "none" else None
         shared = merge.layers[head].weight is merge.layers[embedding].weight
-        return head if shared and merge.pair(embedding) is None else None
+        return head if shared and not merge.is_adapted(embedding) else None
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from transformers import PretrainedConfig
 
+from summarizer.adapters.peft_config import more_than_pairs
 from summarizer.adapters.peft_format import PREFIX
 from summarizer.errors import ConfigError
 from summarizer.exporting.card_code import llama_cpp_code
@@ -56,9 +57,14 @@ def write(request: ExportRequest) -> list[str]:
     folder = model_folder(spec.model, weights=False)
     config, words = require_known(request)
     adapter = SavedAdapter.read(run.adapter_folder, folder)
-    apart = bool(config.tie_word_embeddings) and bool({"head", "embedding"} & set(adapter.lora.targets))
+    if more := more_than_pairs(adapter.config):
+        raise ConfigError.single(
+            "--format",
+            f"gguf-lora: llama.cpp adds low-rank pairs, and it is {more}; --format gguf merges",
+        )
+    apart = bool(config.tie_word_embeddings) and bool({"head", "embedding"} & set(adapter.adapter.targets))
     if apart and not request.with_base:
-        raise _one_tensor(adapter.lora.targets)
+        raise _one_tensor(adapter.adapter.targets)
     limits = base_limits(request, folder)
     limits = [*limits, *([OWN_HEAD] if apart else []), PLAIN_ENDS, *generation_limits(request)]
     with new_folder(request.output) as scratch:
@@ -91,11 +97,18 @@ def _write_adapter(path: Path, adapter: SavedAdapter, config: PretrainedConfig, 
     writer = open_writer(naming.architecture)
     writer.add_type(gguf.GGUFType.ADAPTER)
     writer.add_string(gguf.Keys.Adapter.TYPE, "lora")
-    writer.add_float32(gguf.Keys.Adapter.LORA_ALPHA, float(adapter.config["lora_alpha"]))
+    # An alpha of 0 leaves the product as it is.
+    alpha = 0.0 if _folds(adapter) else float(adapter.config["lora_alpha"])
+    writer.add_float32(gguf.Keys.Adapter.LORA_ALPHA, alpha)
     writer.add_name(f"{base}, adapted to summarize")
     writer.add_file_type(gguf.LlamaFileType.ALL_F32)
     stored = [_as_stored(name, tensor, adapter, naming) for name, tensor in adapter.tensors.items()]
     write_file(path, writer, [tensor for tensor in stored if tensor is not None])
+
+
+def _folds(adapter: SavedAdapter) -> bool:
+    """Whether each B is multiplied by its scale: llama.cpp knows one alpha over each pair's rank, and no other."""
+    return bool(adapter.config.get("use_rslora") or adapter.config.get("alpha_pattern"))
 
 
 def _as_stored(name: str, tensor: Tensor, adapter: SavedAdapter, naming: Naming) -> Stored | None:
@@ -111,6 +124,8 @@ def _as_stored(name: str, tensor: Tensor, adapter: SavedAdapter, naming: Naming)
         tensor = tensor.t()
     elif not first:
         tensor = naming.rows(weight, tensor)
+        if _folds(adapter):
+            tensor = tensor * adapter.adapter.for_layer(layer, adapter.roles[layer]).scale
     return Stored(
         f"{naming.name(weight)}.lora_{'a' if first else 'b'}",
         tuple(tensor.shape),

@@ -1,7 +1,4 @@
-"""A base's weights with one trial's adapter added, made one at a time.
-
-W' = W + (alpha / dim) B A. Source: Hu et al. 2021 (arXiv:2106.09685), section 4.1.
-"""
+"""A base's weights with one trial's adapter in them, made one at a time."""
 
 from __future__ import annotations
 
@@ -15,8 +12,7 @@ from torch import Tensor, nn
 
 from summarizer.adapters.attach import AdaptedModel
 from summarizer.adapters.layer import AdaptedLayer
-from summarizer.adapters.lora import LoRA
-from summarizer.errors import ConfigError
+from summarizer.adapters.protocol import Adapter, Parameters
 from summarizer.models.causal_lm import CausalLM
 from summarizer.quantization.frozen import FrozenEmbedding, FrozenLinear
 
@@ -55,38 +51,34 @@ class Merge:
     """
 
     def __init__(self, adapted: AdaptedModel, trial: int | None, original: CausalLM | None = None) -> None:
-        """Raises ConfigError for an adapter of a kind that cannot be merged."""
         self.adapted, self.trial = adapted, trial
         base = original or adapted.model
         self.layers = frozen_layers(base)
         """The layers whose weights are merged, by the original model's names."""
         self.plain = plain_tensors(base)
-        """What no adapter touches, by the same names."""
-        # A subclass may compute something else of the same pair.
-        if trial is not None and type(adapter := adapted.stack.adapters[trial]) is not LoRA:
-            raise ConfigError.single(
-                "--format",
-                f"{type(adapter).__name__} adapters cannot be merged; --format peft keeps them apart",
-            )
+        """What keeps its precision, by the same names."""
+        for name in self.layers:
+            if self.is_adapted(name) and f"{name}.bias" in self.plain:
+                adapter, tensors = self._of(name)
+                self.plain[f"{name}.bias"] = adapter.merged_bias(self.plain[f"{name}.bias"], tensors)
 
     def weight(self, name: str) -> Float[Tensor, "d_out d_in"]:
         """One layer's merged weight in fp32, on the device of the adapters; (v, d) for an embedding."""
         dense = self.layers[name].weight.dense(torch.float32).to(self.adapted.device)
-        own = self.pair(name)
-        if own is None or self.trial is None:
+        if not self.is_adapted(name):
             return dense
-        left, right = own
-        scale = self.adapted.stack.adapters[self.trial].scale
-        # Not in place: an unquantized base gives the very tensor that it computes with.
-        return torch.addmm(dense, left.detach(), right.detach(), alpha=scale)
+        adapter, tensors = self._of(name)
+        return adapter.merged(self.adapted.layers[name].base, dense, tensors)
 
-    def pair(self, name: str) -> tuple[Float[Tensor, "d_out r"], Float[Tensor, "r d_in"]] | None:
-        """The two matrices whose product the adapter adds to a layer's weight; None where it adds none."""
+    def is_adapted(self, name: str) -> bool:
+        """Whether the adapter changes a layer."""
         layer = self.adapted.layers.get(name)
-        if self.trial is None or layer is None or not layer.trials[self.trial]:
-            return None
-        a, b = layer.trials[self.trial]["a"], layer.trials[self.trial]["b"]
-        return (a.t(), b) if layer.role == "embedding" else (b.t(), a)
+        return self.trial is not None and layer is not None and bool(layer.trials[self.trial])
+
+    def _of(self, name: str) -> tuple[Adapter, Parameters]:
+        assert self.trial is not None
+        layer = self.adapted.layers[name]
+        return layer.adapters[self.trial], layer.trials[self.trial]
 
 
 class _MergedLayer(nn.Module):
@@ -97,7 +89,7 @@ class _MergedLayer(nn.Module):
         self._merge, self._name, self._dtype = merge, name, dtype
         layer = merge.layers[name]
         self._embedding_scale = layer.scale if isinstance(layer, FrozenEmbedding) else None
-        bias = None if isinstance(layer, FrozenEmbedding) else layer.bias
+        bias = merge.plain.get(f"{name}.bias")
         self._bias = None if bias is None else bias.to(merge.adapted.device).to(dtype).float()
 
     def forward(self, x: Float[Tensor, "... d_in"] | Int[Tensor, ...]) -> Float[Tensor, "... d_out"]:

@@ -49,10 +49,14 @@ class Words:
         return str(self.tokenizer.convert_ids_to_tokens(self.prompt.end_id))
 
     @property
+    def has_start(self) -> bool:
+        """Whether the tokenizer sets a start token ahead of a text by itself, and so do servers."""
+        return bool(self.tokenizer("a").input_ids[:1] == [self.tokenizer.bos_token_id])
+
+    @property
     def added_start(self) -> int:
         """How many of the prompt's tokens a server sets ahead of a text by itself: the start token, or none."""
-        own = self.tokenizer("a").input_ids[:1]
-        return int(own == [self.tokenizer.bos_token_id] and list(self.prompt.before[:1]) == own)
+        return int(self.has_start and list(self.prompt.before[:1]) == [self.tokenizer.bos_token_id])
 
 
 def end_as_prompted(tokenizer: PreTrainedTokenizerFast, prompt: Prompt) -> None:

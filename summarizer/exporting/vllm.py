@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from summarizer.adapters.peft_config import read_adapter_config
+from summarizer.adapters.peft_config import more_than_pairs, read_adapter_config
 from summarizer.errors import ConfigError, Issue
 from summarizer.exporting.card_sections import fenced
 from summarizer.models.stored_base import is_stored_base
@@ -57,7 +57,7 @@ def _against(
     if kind in WITHOUT_ADAPTERS:
         yield Issue("--for", f"vllm takes no adapters for models of the kind {kind!r}; {merged}")
         return
-    apart = [target for target in ("embedding", "head") if target in adapter.lora.targets]
+    apart = [target for target in ("embedding", "head") if target in adapter.adapter.targets]
     if apart and kind not in WITH_EMBEDDINGS:
         yield Issue(
             "--for",
@@ -68,8 +68,15 @@ def _against(
         yield Issue(
             "--for", f"vllm takes adapters for up to {MOST_VOCABULARY:,} words, not {config.vocab_size:,}"
         )
-    if adapter.lora.dim > RANKS[-1]:
-        yield Issue("--for", f"vllm takes ranks up to {RANKS[-1]}, and this adapter's is {adapter.lora.dim}")
+    if more := more_than_pairs(adapter.config):
+        yield Issue("--for", f"vllm adds low-rank pairs, and this adapter is {more}; {merged}")
+        return
+    if adapter.config.get("rank_pattern"):
+        yield Issue("--for", f"vllm takes one rank for all layers, and this adapter has several; {merged}")
+    if adapter.config["r"] > RANKS[-1]:
+        yield Issue(
+            "--for", f"vllm takes ranks up to {RANKS[-1]}, and this adapter's is {adapter.config['r']}"
+        )
     if is_stored_base(base) and not request.with_base:
         yield Issue(
             "--for", "vllm does not read this base, which is kept in a form of this project; --with-base"

@@ -208,9 +208,9 @@ def _fuse_elementwise(model: nn.Module) -> None:
 
 
 def _turn_off_dropout(config: PretrainedConfig) -> None:
-    # The base is frozen: noise in it, dropout or a router's jitter, would only blur the adapter's gradients, and
-    # every trial of a group would have to draw it alike.
+    # For code that asks its block whether it trains; all else in a frozen base is as it is after training. What is
+    # called noise stays: by its `router_jitter_noise` Phi-3.5-MoE weighs experts after training too.
     for part in {id(part): part for part in (config, config.get_text_config())}.values():
         for name, value in vars(part).items():
-            if ("drop" in name or "jitter" in name) and isinstance(value, float):
+            if "drop" in name and isinstance(value, float):
                 setattr(part, name, 0.0)

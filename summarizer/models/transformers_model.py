@@ -117,8 +117,8 @@ class TransformersModel(CausalLM):
     def check_batches(self, device: torch.device) -> None:
         """Find out by its numbers whether a loaded model gives in a batch what it gives for a sequence alone.
 
-        Raises ConfigError where it does not, or sees tokens that come later. Where only packing changes its
-        numbers, sequences are padded from here on.
+        Raises ConfigError where it does not, sees tokens that come later, or hands no gradient back. Where only
+        packing changes its numbers, sequences are padded from here on.
         """
         rows = int(getattr(self.config.get_text_config(), "vocab_size", None) or PROBED[0])
         long, short = ([(7 * place + 3) % rows for place in range(length)] for length in PROBED)
@@ -134,7 +134,7 @@ class TransformersModel(CausalLM):
             raise ConfigError.single(
                 "model.name_or_path",
                 f"{self.architecture} cannot be trained here: of two padded rows it gives no logits at each token "
-                f"({' '.join(f'{type(error).__name__}: {error}'.split())})",
+                f"({_in_a_line(error)})",
             ) from error
         with torch.no_grad(), torch.autocast(device.type, enabled=False):
             packed = self._packed_logits(_packed_batch([long, short]).to(device)) if self._packs else None
@@ -147,7 +147,8 @@ class TransformersModel(CausalLM):
                     f"{self.architecture} cannot be trained here: {why}; a model of another kind than a causal "
                     "language model's, or a config that does not say is_decoder, computes so",
                 )
-        self.note_weights_read(torch.tensor([short], device=device))
+        self._require_gradients(torch.tensor([short], device=device))
+        self._leave_weights_read()
         own = None if packed is None else packed[-len(short) :].float()
         if self._packs and (own is None or not float((own - alone).abs().max()) <= close):
             log.warning(
@@ -164,17 +165,41 @@ class TransformersModel(CausalLM):
             log.info("base model: %s takes no packed sequences (%s)", self.architecture, why)
             return None
 
+    def _require_gradients(self, ids: Int[Tensor, "rows t"]) -> None:
+        """Raises ConfigError where the model's code does not go backward as it computes after training.
+
+        Reformer's does not: it draws its attention anew for every pass in training.
+        """
+
+        def leaf(_: nn.Module, inputs: tuple[Any, ...], rows: Tensor) -> Tensor:
+            return rows.detach().requires_grad_()
+
+        handle = self.embedding.register_forward_hook(leaf)
+        try:
+            with torch.enable_grad(), torch.autocast(ids.device.type, enabled=False):
+                logits = self.logits(ids)
+                if logits.requires_grad:  # not past an embedding that the model does not name
+                    logits.sum().backward()
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:  # whatever the model's own code says
+            raise ConfigError.single(
+                "model.name_or_path",
+                f"{self.architecture} cannot be trained here: without random parts, which would differ from what "
+                f"the trained model computes, it gives no gradients ({_in_a_line(error)})",
+            ) from error
+        finally:
+            handle.remove()
+
     def note_weights_read(self, ids: Int[Tensor, "rows t"]) -> None:
         """Find the layers whose weights the model's code reads by itself: no adapter is to stand beside them.
 
-        As in training, where some models take other kernels. Raises whatever such a pass raises.
+        Raises whatever such a pass raises.
         """
-        self.model.train()
         try:
             with torch.no_grad(), torch.autocast(ids.device.type, enabled=False):
                 self.logits(ids)
         finally:
-            self.model.eval()
             self._leave_weights_read()
 
     def _leave_weights_read(self) -> None:
@@ -190,6 +215,10 @@ class TransformersModel(CausalLM):
         if self._packs:
             self.model.set_attn_implementation(PADDED)
         return self.model.generate(**given)
+
+
+def _in_a_line(error: Exception) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())
 
 
 def _padded_batch(examples: Sequence[Sequence[int]]) -> Batch:

@@ -25,6 +25,8 @@ class FrozenWeight(nn.Module):
         """Checkpoints hold it as (d_in, d_out), as GPT-2's Conv1D does."""
         self.read_by_the_model = False
         """The model's code has used it by itself, past its layer."""
+        self.squares: dict[bool, Float[Tensor, " rows"]] = {}
+        """Squared lengths of its rows (False) or columns (True), where they have been measured."""
         self._part_names: tuple[str, ...] = ()
 
     def load(self, parts: Mapping[str, Tensor]) -> None:

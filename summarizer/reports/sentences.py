@@ -138,6 +138,16 @@ def answers(comparison: Comparison) -> list[Answer]:
     return [Answer(what, "Without final scores there is no best run.")]
 
 
+def confirmed_answers(comparison: Comparison) -> list[Answer]:
+    """What is sure of the sweeps that were confirmed."""
+    several = len(comparison.sweeps) > 1
+    return [
+        Answer(f"{one.source}: {one.answer}" if several else one.answer, " ".join(one.certainty))
+        for one in comparison.sweeps
+        if one.answer is not None
+    ]
+
+
 def _best(comparison: Comparison, row_set: RowSet) -> ComparedRun | None:
     name = comparison.best.get(row_set)
     return next((run for run in comparison.runs if run.name == name and run.row_set == row_set), None)

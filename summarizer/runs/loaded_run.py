@@ -119,10 +119,7 @@ def load_runs(
     base = load_base(spec.model, spec.quantization, processes.device, meta)
     base.model.module.eval()
     adapters = [_adapter(run, roles(base.model)) for run in runs]
-    try:
-        adapted = attach(base.model, adapters, seeds=[run.spec.seed for run in runs])
-    except ValueError as error:
-        raise ConfigError.single(KEY, f"{error}; open runs of different kinds one by one") from error
+    adapted = attach(base.model, adapters, seeds=[run.spec.seed for run in runs])
     for trial, run in enumerate(runs):
         load_adapter(adapted, trial, run.adapter_folder, _key(run))
     return LoadedRun(tuple(runs), tokenizer, prompt, base, adapted, processes, in_int8)

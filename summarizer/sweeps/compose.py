@@ -33,8 +33,8 @@ from summarizer.tracking.metrics import METRICS
 NAMED = 3
 """Combinations that a message names one by one, at most."""
 SUBDIR = "hydra.sweep.subdir"
-OWN_GROUPS = ("optimizer", "seed", "tracking")
-"""Keys that each trial of a group has for itself; of `adapter` it is all but the `_target_`."""
+OWN_GROUPS = ("adapter", "optimizer", "seed", "tracking")
+"""Keys that each trial of a group has for itself."""
 OWN_OF_TRAINER = ("schedule", "max_grad_norm", "epochs", "max_steps", "early_stopping")
 WORTH_A_BAR = 20
 """Combinations; each takes about a tenth of a second to compose and check."""
@@ -191,7 +191,6 @@ def _mistakes(combination: Combination, sweep: str) -> Iterator[Issue]:
 def group_key(config: Mapping[str, Any]) -> str:
     """What the runs of a group have in common, of a plain composed config."""
     shared = {name: value for name, value in config.items() if name not in OWN_GROUPS}
-    shared["adapter"] = config["adapter"]["_target_"]
     shared["trainer"] = {
         name: value for name, value in config["trainer"].items() if name not in OWN_OF_TRAINER
     }

@@ -20,12 +20,10 @@ from summarizer.runs.logs import folder_logs, log_to_terminal
 from summarizer.runs.preflight import preflight
 from summarizer.runs.record import RunRecord, is_finished, read_configured, read_record
 from summarizer.runs.session import Session, raise_alone
+from summarizer.sweeps.candidates import COMMAND_FILE
 from summarizer.sweeps.compose import group_key, grouped, merged
 from summarizer.sweeps.record import FILE_NAME, SweepRecord, read_sweep
 from summarizer.yaml_files import read_yaml
-
-COMMAND_FILE = "multirun.yaml"
-"""Hydra's sweepers write the command's config there before anything else."""
 
 log = logging.getLogger(__name__)
 

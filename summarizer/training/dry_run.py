@@ -183,11 +183,12 @@ def _fake_plain_tensors(module: nn.Module, device: torch.device) -> None:
 def resident(adapted: AdaptedModel) -> dict[Part, Sequence[Tensor]]:
     """What lies in memory between two steps, by part; without the optimizer's state."""
     adapters = list(adapted.stacks())
-    own = {id(adapter) for adapter in adapters}
+    scales = [scale for layer in adapted.layers.values() for scale in layer.stacks.buffers()]
+    own = {id(tensor) for tensor in (*adapters, *scales)}
     module = adapted.model.module
     return {
         "base": [t for t in (*module.parameters(), *module.buffers()) if id(t) not in own],
-        "adapters": [*adapters, adapted.stack.scales],
+        "adapters": [*adapters, *scales],
         "gradients": [adapter.grad for adapter in adapters if adapter.grad is not None],
     }
 

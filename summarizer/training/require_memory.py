@@ -12,7 +12,7 @@ from transformers import PretrainedConfig
 from summarizer import compat
 from summarizer.config.schema import GenerationConfig, RunConfig
 from summarizer.errors import ConfigError
-from summarizer.training.sizing import GIB, Sizing, cache_bytes, device_memory_bytes, dry_run_of, width
+from summarizer.training.sizing import GIB, Sizing, cache_bytes, device_memory_bytes, dry_run_of
 from summarizer.training.step import Microbatches
 
 BEAM_BYTES = 4 * 4
@@ -48,7 +48,7 @@ def require_adapter_fits(
     text = config.get_text_config()
     blocks = MOST_DIMS_PER_WIDTH * int(text.num_hidden_layers) * int(text.hidden_size)
     ends = 2 * (int(text.vocab_size) + int(text.hidden_size))
-    most_bytes = width(spec.adapter) * (blocks + ends) * TRAINED_BYTES
+    most_bytes = spec.adapter.width * (blocks + ends) * TRAINED_BYTES
     if most_bytes < device_memory_bytes(device) / 2 or not compat.can_simulate():
         return
     run = dry_run_of([spec], config, dtype, Sizing(0, Microbatches(None, None)))

@@ -15,7 +15,6 @@ import torch
 from transformers import PretrainedConfig
 
 from summarizer import compat
-from summarizer.adapters.protocol import Adapter
 from summarizer.config.schema import GenerationConfig, RunConfig
 from summarizer.console.progress import working
 from summarizer.errors import CannotPlan, ConfigError
@@ -272,12 +271,7 @@ def cache_bytes(generation: GenerationConfig, prompt_tokens: int, config: Pretra
 
 def widest(specs: Sequence[RunConfig]) -> RunConfig:
     """The run whose adapters are the largest: the group's stacks are as wide as its."""
-    return max(specs, key=lambda spec: width(spec.adapter))
-
-
-def width(adapter: Adapter) -> int:
-    """Parameters beside a layer of one input and one output: they grow with the adapter's dim alone."""
-    return sum(tensor.numel() for tensor in adapter.draw_linear(1, 1, torch.Generator()).values())
+    return max(specs, key=lambda spec: spec.adapter.width)
 
 
 def _need(

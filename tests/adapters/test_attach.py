@@ -17,6 +17,7 @@ from summarizer.data.batches import Batch
 from summarizer.errors import ConfigError
 from summarizer.models.blocks import recompute_blocks
 from summarizer.models.meta_model import build_meta_model
+from summarizer.quantization.frozen import FrozenEmbedding, FrozenLinear, FrozenWeight
 
 
 @pytest.fixture(scope="module")
@@ -120,8 +121,8 @@ def distance(sample: Tensor, cumulative: Callable[[Tensor], Tensor]) -> float:
 
 def test_draws_are_those_of_nn_linear_and_nn_embedding() -> None:
     generator = torch.Generator().manual_seed(0)
-    linear = lora(8).draw_linear(400, 30, generator)
-    embedding = lora(8).draw_embedding(400, 30, generator)
+    linear = lora(8).draw_linear(FrozenLinear(FrozenWeight("none", (30, 400)), bias=False), generator)
+    embedding = lora(8).draw_embedding(FrozenEmbedding(FrozenWeight("none", (400, 30))), generator)
     bound = 400**-0.5
 
     def uniform(x: Tensor) -> Tensor:
@@ -227,7 +228,8 @@ def test_padding_and_absent_shares_stay_zero(optimizer: str, folder: Path) -> No
         model.zero_grad()
     padded = 0
     for layer in model.layers.values():
-        for name, stack in layer.stacked.items():
+        (stack_of_four,) = layer.stacks
+        for name, stack in stack_of_four.tensors.items():
             assert stack.grad is not None
             assert stack.grad.count_nonzero() == 0
             for trial in range(4):
@@ -253,12 +255,23 @@ def test_nothing_but_the_stacks_is_trainable(folder: Path) -> None:
     assert trainable == {id(stack) for stack in model.stacks()}
 
 
-def test_adapters_of_several_kinds_are_refused(folder: Path) -> None:
+def test_trials_of_several_kinds_know_nothing_of_each_other(folder: Path) -> None:
     class Other(LoRA):
-        pass
+        """Another kind, as far as the model can tell: its trials are computed apart."""
 
-    with pytest.raises(ValueError, match="one kind"):
-        adapted(folder, [lora(2), Other(**lora(2).model_dump())])
+    adapters = [lora(2), Other(**lora(3).model_dump()), lora(4)]
+    model, ids = adapted(folder, adapters), torch.cat([token_ids(2)] * 3)
+    for trial in range(3):
+        fill_randomly(model, trial, seed=trial)
+    together = logits(model.model, ids).chunk(3)
+    with model.only([2, 1]):
+        other_order = logits(model.model, ids[: 2 * 2]).chunk(2)
+    for trial, adapter in enumerate(adapters):
+        alone = adapted(folder, [adapter])
+        fill_randomly(alone, 0, seed=trial)
+        assert torch.equal(together[trial], logits(alone.model, token_ids(2)))
+    assert torch.equal(other_order[0], together[2])
+    assert torch.equal(other_order[1], together[1])
 
 
 # ---- dropout ----------------------------------------------------------------------------------------------

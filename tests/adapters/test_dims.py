@@ -9,7 +9,7 @@ import torch
 from stored_products import layer
 from torch import Tensor
 
-from summarizer.adapters.lora import equal_dims, low_rank_product
+from summarizer.adapters.low_rank_product import Pair, equal_dims, low_rank_product
 
 D_IN, D_OUT, TOKENS = 256, 320, 96
 
@@ -26,7 +26,7 @@ def trained(dims: Sequence[int], trials: Sequence[int]) -> list[list[Tensor]]:
     scale = 1 / torch.arange(1, len(dims) + 1).reshape(-1, 1, 1)
     own, widest = [dims[trial] for trial in trials], max(dims[trial] for trial in trials)
     leaves = [each.requires_grad_() for each in (x[trials], a[trials, :widest], b[trials, :widest])]
-    y = low_rank_product(linear, leaves[0], None, *leaves[1:], scale[trials], own)
+    y = low_rank_product(linear, leaves[0], None, [Pair(leaves[1], leaves[2], tuple(own))], scale[trials])
     y.backward(grad[trials])
     of_x, of_a, of_b = (leaf.grad for leaf in leaves)
     assert of_x is not None

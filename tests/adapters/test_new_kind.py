@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +10,8 @@ import torch
 from tiny_bases import adapted, logits, saved, token_ids
 from torch import Tensor
 
-from summarizer.adapters.protocol import Adapter, Parameters, Role
-from summarizer.quantization.frozen import FrozenLinear
+from summarizer.adapters.protocol import Adapter, Parameters, Role, Stacked
+from summarizer.quantization.frozen import FrozenEmbedding, FrozenLinear
 
 
 class InputAverage(Adapter):
@@ -27,36 +27,43 @@ class InputAverage(Adapter):
     def input_dropout(self) -> float:
         return 0.0
 
-    def draw_linear(self, d_in: int, d_out: int, generator: torch.Generator) -> dict[str, Tensor]:
-        return {"v": torch.zeros(1, d_out)}
+    @property
+    def width(self) -> int:
+        return 1
 
-    def draw_embedding(self, v: int, d: int, generator: torch.Generator) -> dict[str, Tensor]:
-        return {"v": torch.zeros(1, d)}
+    def draw_linear(self, frozen: FrozenLinear, generator: torch.Generator) -> dict[str, Tensor]:
+        return {"v": torch.zeros(1, frozen.out_features)}
 
-    @staticmethod
-    def adapted_linear(
-        frozen: FrozenLinear,
-        x: Tensor,
-        dropped: Tensor | None,
-        stacked: Parameters,
-        scale: Tensor,
-        dims: Sequence[int],
-    ) -> Tensor:
-        return frozen(x) + x.mean(dim=2, keepdim=True) * stacked["v"] * scale
+    def draw_embedding(self, frozen: FrozenEmbedding, generator: torch.Generator) -> dict[str, Tensor]:
+        return {"v": torch.zeros(1, frozen.embedding_dim)}
 
     @staticmethod
-    def delta_embedding(ids: Tensor, stacked: Parameters, scale: Tensor, dims: Sequence[int]) -> Tensor:
-        return stacked["v"].expand(-1, ids.shape[1], -1) * scale
+    def adapted_linear(frozen: FrozenLinear, x: Tensor, dropped: Tensor | None, stacked: Stacked) -> Tensor:
+        return frozen(x) + x.mean(dim=2, keepdim=True) * stacked["v"] * stacked.scale
+
+    @staticmethod
+    def adapted_embedding(frozen: FrozenEmbedding, rows: Tensor, ids: Tensor, stacked: Stacked) -> Tensor:
+        return rows + stacked["v"] * stacked.scale
+
+    def merged(self, frozen: FrozenLinear | FrozenEmbedding, dense: Tensor, tensors: Parameters) -> Tensor:
+        raise NotImplementedError
 
     def peft_config(self, target_modules: list[str], **more: Any) -> Any:
         raise NotImplementedError
 
-    @staticmethod
-    def to_peft(role: Role, tensors: Parameters) -> dict[str, Tensor]:
+    @classmethod
+    def fields_of_peft(
+        cls, config: Mapping[str, Any], shapes: Mapping[str, Mapping[str, tuple[int, ...]]]
+    ) -> dict[str, Any]:
+        raise NotImplementedError
+
+    def differences(self, config: Mapping[str, Any]) -> Iterator[str]:
+        raise NotImplementedError
+
+    def to_peft(self, role: Role, tensors: Parameters) -> dict[str, Tensor]:
         return dict(tensors)
 
-    @staticmethod
-    def from_peft(role: Role, tensors: Parameters) -> dict[str, Tensor]:
+    def from_peft(self, role: Role, tensors: Parameters) -> dict[str, Tensor]:
         return dict(tensors)
 
 

@@ -202,14 +202,11 @@ def refusal(folder: Path, **options: Any) -> str:
 @pytest.mark.parametrize(
     "change",
     [
-        {"use_dora": True},
         {"bias": "all"},
         {"modules_to_save": ["lm_head"]},
-        {"rank_pattern": {"q_proj": 4}},
-        {"alpha_pattern": {"q_proj": 4}},
         {"lora_bias": True},
-        {"init_lora_weights": "pissa"},
-        {"init_lora_weights": "olora"},
+        {"init_lora_weights": "pissa_niter_4"},
+        {"init_lora_weights": "loftq"},
         {"layer_replication": [[0, 1]]},
         {"trainable_token_indices": [1]},
         {"target_parameters": ["x"]},
@@ -239,6 +236,28 @@ def test_another_dim_or_scale(folder: Path) -> None:
     assert "has dim 3, adapter.dim is 2" in refusal(folder, dim=2)
     assert "scales by 1 (alpha 3); set adapter.alpha to 3" in refusal(folder, alpha=6.0)
     assert "has use_rslora=False, adapter.use_rslora is True" in refusal(folder, use_rslora=True)
+    assert "has use_dora=False, adapter.use_dora is True" in refusal(folder, use_dora=True)
+
+
+@pytest.mark.parametrize("init", ["pissa", "olora"])
+def test_a_pair_that_was_taken_from_the_base(init: str, folder: Path) -> None:
+    path = folder / "adapter" / "adapter_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"init_lora_weights": init}))
+    assert f"set adapter.init_lora_weights={init}" in refusal(folder)
+
+
+@pytest.mark.parametrize("pattern", [[1], {"q_proj": 0}, {"q_proj": "4"}, {"q_proj": float("inf")}])
+def test_a_pattern_of_something_else(pattern: Any, folder: Path) -> None:
+    path = folder / "adapter" / "adapter_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"rank_pattern": pattern}))
+    assert "not positive numbers by layer" in refusal(folder)
+
+
+def test_a_scale_of_one_layer_that_no_alpha_gives(folder: Path) -> None:
+    path = folder / "adapter" / "adapter_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"alpha_pattern": {"q_proj": 4}}))
+    with pytest.raises(ConfigError, match=r"alpha_pattern=.*cannot be computed here"):
+        adapter_of_folder(folder / "adapter", adapted(folder / "base", [lora(3)]).roles, "--adapter")
 
 
 @pytest.mark.parametrize("value", ["yes", 1, None, [True]])
@@ -257,7 +276,7 @@ def test_missing_and_extra_layers(folder: Path) -> None:
     save_file(
         {**tensors, "base_model.model.lm_head.lora_B.bias": torch.ones(96)}, folder / "adapter" / WEIGHTS
     )
-    assert "more for lm_head than a LoRA pair" in refusal(folder)
+    assert "more for lm_head than its kind knows" in refusal(folder)
 
 
 def test_an_adapter_of_another_base(folder: Path) -> None:
@@ -281,9 +300,9 @@ def test_missing_files(folder: Path) -> None:
     (folder / "adapter" / WEIGHTS).unlink()
     assert "missing or truncated" in refusal(folder)
     config = folder / "adapter" / "adapter_config.json"
-    for content in ("[]", "{}", '{"peft_type": "IA3"}'):
+    for content in ("[]", "{}", '{"peft_type": "ADALORA"}'):
         config.write_text(content)
-        assert "is not a LoRA adapter" in refusal(folder)
+        assert "is no adapter of a kind that is known here (LORA" in refusal(folder)
     config.write_text("{")
     assert "is no PEFT adapter folder" in refusal(folder)
     config.unlink()

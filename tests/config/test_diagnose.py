@@ -24,7 +24,7 @@ def lines(*arguments: str) -> list[str]:
         (["adapter.dmi=4"], ["adapter.dmi: unknown key; did you mean 'dim'?"]),
         (["++adapter.dmi=4"], ["adapter.dmi: unknown key; did you mean 'dim'?"]),
         (["~adapter.dmi"], ["adapter.dmi: unknown key; did you mean 'dim'?"]),
-        (["adapter.dim.x=4"], ["adapter.dim: {'x': 4} is not a whole number of at least 1"]),
+        (["trainer.epochs.x=4"], ["trainer.epochs: {'x': 4} is not a number above 0"]),
         (["adaptor=lora"], ["adaptor: unknown key; did you mean 'adapter'?"]),
         (["modle/x=hf"], ["modle/x: unknown key; did you mean 'model'?"]),
         (["model@foo=hf"], ["model@foo: unknown key"]),

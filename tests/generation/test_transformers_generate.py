@@ -182,7 +182,6 @@ def test_the_gpu_says_what_the_cpu_says(folder: Path) -> None:
     model = group(folder)
     here = answers(model.model, PROMPTS, trials=3)
     model.model.module.to("cuda")
-    model.stack.scales = model.stack.scales.cuda()
     there = generate(
         model.model, PROMPTS, greedy(NEW), trials=3, end_id=END, pad_id=PAD, device=torch.device("cuda")
     )

@@ -130,3 +130,28 @@ def test_a_model_that_gives_no_logits_at_each_token_is_refused_in_one_line(
         ) as caught:
             model.check_batches(torch.device("cpu"))
         assert "\n" not in str(caught.value)
+
+
+def test_a_model_that_gives_no_gradients_outside_training_mode_is_refused_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As Reformer does, whose layers go backward by code of their own."""
+
+    class OnlyInTraining(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: object, logits: Tensor) -> Tensor:
+            return logits.clone()
+
+        @staticmethod
+        def backward(ctx: object, *gradients: Tensor) -> Tensor:
+            raise AssertionError("put the model\ninto training mode")
+
+    model = loaded("gpt2", tmp_path)
+    plain = model.logits
+    monkeypatch.setattr(model, "logits", lambda ids: OnlyInTraining.apply(plain(ids)))
+    with pytest.raises(
+        ConfigError, match=r"it gives no gradients .AssertionError: put the model into tr"
+    ) as caught:
+        model.check_batches(torch.device("cpu"))
+    assert "\n" not in str(caught.value)
+    assert not model.embedding._forward_hooks

@@ -9,7 +9,7 @@ import torch
 from stored_products import layer, pairs_of, rows_of, wanted
 from torch import Tensor
 
-from summarizer.adapters.lora import low_rank_product
+from summarizer.adapters.low_rank_product import Pair, low_rank_product
 from summarizer.ops import native, prefill_gemm
 from summarizer.ops.decode_gemm import DECODE_ROWS, Epilogue, LowRankPairs, stored_weights_in_place
 from summarizer.ops.prefill_gemm import int8_activations
@@ -142,14 +142,14 @@ def test_layers_take_it_for_reading_prompts_and_never_else(monkeypatch: pytest.M
     dense, dense_pairs = wanted(linear, x, None), wanted(linear, x, pairs).reshape(2, count, 40)
     with stored_weights_in_place():
         linear(x.requires_grad_())
-        low_rank_product(linear, by_trial, None, pairs.a, pairs.b, pairs.scale, ranks)
+        low_rank_product(linear, by_trial, None, [Pair(pairs.a, pairs.b, ranks)], pairs.scale)
         assert calls == [], "training's gradients come from the dense way"
         with torch.no_grad():
             assert relative_error(linear(x), dense) < SIXTEEN_BITS
-            got = low_rank_product(linear, by_trial, None, pairs.a, pairs.b, pairs.scale, ranks)
+            got = low_rank_product(linear, by_trial, None, [Pair(pairs.a, pairs.b, ranks)], pairs.scale)
             assert relative_error(got, dense_pairs) < SIXTEEN_BITS
             assert calls == [None, None]
-            low_rank_product(linear, by_trial, by_trial, pairs.a, pairs.b, pairs.scale, ranks)
+            low_rank_product(linear, by_trial, by_trial, [Pair(pairs.a, pairs.b, ranks)], pairs.scale)
             linear(x[:DECODE_ROWS])
             assert len(calls) == 2
     with torch.no_grad():

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from summarizer.errors import ConfigError, Issue, NonFiniteLossError, RunsFailed, StopRequested
-from summarizer.run import command
+from summarizer.run import command, without_quoted_keys
 from summarizer.runs.mistakes import mistake_text, report_mistakes
 
 
@@ -86,7 +86,7 @@ def test_the_example_of_the_issue(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("argument", "line"),
     [
-        ("adapter=null", "adapter: null is not one of lora"),  # Hydra says so in a bare ValueError
+        ("adapter=null", "adapter: null is not one of dora, lora"),  # Hydra says so in a bare ValueError
         ("adapter.dim=${nothing.here}", "adapter.dim: '${nothing.here}' cannot be resolved: "),
         ("adapter.dmi=3", "adapter.dmi: unknown key; did you mean 'dim'?"),
         ("a=[", "'a=[' is not an override such as adapter.dim=2"),
@@ -116,3 +116,16 @@ def test_an_output_that_nobody_reads(tmp_path: Path) -> None:
         text=True,
     )
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("word", "expected"),
+    [
+        ("adapter.dim={default: 2, '*.mlp.*': 8, head: 1}", "adapter.dim={default: 2, *.mlp.*: 8, head: 1}"),
+        ('adapter.dim=2,{"default": 4,"*.q": 8}', "adapter.dim=2,{default: 4,*.q: 8}"),
+        ("prompt.template='a, \"b\": {article}'", "prompt.template='a, \"b\": {article}'"),
+        ("adapter.dim=2", "adapter.dim=2"),
+    ],
+)
+def test_keys_may_be_quoted_as_in_yaml(word: str, expected: str) -> None:
+    assert without_quoted_keys(word) == expected

@@ -44,6 +44,7 @@ def changed(key: str, value: object) -> dict[str, Any]:
     [
         ("seed", 1),
         ("adapter.dim", 4),
+        ("adapter._target_", "summarizer.adapters.other.Other"),
         ("optimizer.lr", 0.2),
         ("optimizer._target_", "torch.optim.AdamW"),
         ("tracking.name", "mine"),
@@ -63,7 +64,6 @@ def test_what_a_trial_has_of_its_own(key: str, value: object) -> None:
     [
         ("model.name_or_path", "elsewhere"),
         ("quantization.format", "nf4"),
-        ("adapter._target_", "summarizer.adapters.other.Other"),
         ("data.rows", {"train": 9}),
         ("trainer.batch_size", 4),
         ("trainer.best_metric", "val/rouge1"),

@@ -37,7 +37,7 @@ def test_lora_fa_keeps_a_as_it_was_drawn_and_resumes_with_it(specs: list[RunConf
     group = build_group([spec], tmp_path)
     (trial,) = group.trials
     drawn = {name: layer.trials[0]["a"].detach().clone() for name, layer in group.adapted.layers.items()}
-    assert all(layer.stacked["a"].grad is None for layer in group.adapted.layers.values())
+    assert all(layer.stacks[0].tensors["a"].grad is None for layer in group.adapted.layers.values())
     assert trial.trainable_parameters == sum(
         layer.trials[0]["b"].numel() for layer in group.adapted.layers.values()
     )

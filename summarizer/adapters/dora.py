@@ -1,0 +1,82 @@
+"""DoRA's gain: each row of W + scale B A keeps its direction and takes a learned length.
+
+Source: Liu et al. 2024 (arXiv:2402.09353): y = m (W + scale B A) x / |W + scale B A|, the norm of each row (of each
+column of an embedding) without a gradient, as section 4.3 has it. With dropout the pair alone sees dropped inputs;
+peft drops those of W too, in all but the share that W had before.
+
+The norm comes from what is known already, by a product of r rows with W in the place of a dense matrix:
+|W + s B A|^2 = |W|^2 + 2 s B . (A W^T) + s^2 B (A A^T) B^T.
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from summarizer.adapters.low_rank_product import equal_dims
+from summarizer.ops.decode_gemm import stored_weights_in_place
+from summarizer.quantization.frozen import FrozenEmbedding, FrozenLinear
+
+ROWS_AT_ONCE = 4096
+"""Of a weight that is made dense to be measured: the largest would take a gigabyte."""
+
+
+def magnitude(frozen: FrozenLinear | FrozenEmbedding) -> Float[Tensor, "1 d_out"]:
+    """The length of each row of a linear layer's weight, or of each column of an embedding's."""
+    return _squares(frozen).sqrt()[None]
+
+
+def gain(
+    frozen: FrozenLinear | FrozenEmbedding,
+    a: Float[Tensor, "n r d_in"],
+    b: Float[Tensor, "n r d_out"],
+    m: Float[Tensor, "n 1 d_out"],
+    scale: Float[Tensor, "n 1 1"],
+    dims: tuple[int, ...],
+) -> Float[Tensor, "n 1 d_out"]:
+    """m over the lengths that the weights have with their pairs; its gradient is m's alone.
+
+    dims: each trial's own rows of a and b; 0 for one that has no gain, whose share of the result is of no use.
+    """
+    with torch.no_grad(), torch.autocast(a.device.type, enabled=False):
+        squares = _squares(frozen)
+        norms = torch.ones_like(m)
+        for trials, r in equal_dims(dims):
+            own_a, own_b, own_scale = a[trials, :r], b[trials, :r], scale[trials]
+            inner = torch.bmm(own_a, own_a.transpose(1, 2))
+            half = _products(frozen, own_a) + 0.5 * own_scale * torch.bmm(inner, own_b)
+            added = (own_b * half).sum(dim=1, keepdim=True)
+            norms[trials] = (squares + 2 * own_scale * added).clamp_min(0).sqrt()
+    return m / norms
+
+
+def _products(
+    frozen: FrozenLinear | FrozenEmbedding, a: Float[Tensor, "n r d_in"]
+) -> Float[Tensor, "n r d_out"]:
+    """A W^T; of an embedding, whose A reads its rows, A W."""
+    if isinstance(frozen, FrozenEmbedding):
+        return frozen.weight.matmul_backward(a)
+    with (
+        stored_weights_in_place()
+    ):  # so few rows are multiplied in fp32 for a fraction of what a copy of W takes
+        few = frozen.weight.decode_gemm(a)
+    return frozen.weight.matmul(a) if few is None else few
+
+
+def _squares(frozen: FrozenLinear | FrozenEmbedding) -> Float[Tensor, " d_out"]:
+    """The squared lengths, measured once for each weight and side of it."""
+    weight, by_column = frozen.weight, isinstance(frozen, FrozenEmbedding)
+    if (known := weight.squares.get(by_column)) is not None:
+        return known
+    total = torch.zeros(weight.shape[1] if by_column else 0, device=weight.device)
+    parts = []
+    for start in range(0, weight.shape[0], ROWS_AT_ONCE):
+        ids = torch.arange(start, min(start + ROWS_AT_ONCE, weight.shape[0]), device=weight.device)
+        part = weight.rows(ids, torch.float32).square()
+        if by_column:
+            total += part.sum(dim=0)
+        else:
+            parts.append(part.sum(dim=1))
+    weight.squares[by_column] = total if by_column else torch.cat(parts)
+    return weight.squares[by_column]

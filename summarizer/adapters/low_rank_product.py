@@ -1,0 +1,166 @@
+"""Low-rank pairs beside a frozen linear layer: y = gain (W x + scale B A x) + bias, for trials of several dims.
+
+A library sums a product of another width in another order. So that a trial beside wider ones trains to the bit as
+it does alone, each trial's own rows are multiplied, and never the zeros that pad them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from summarizer.ops.decode_gemm import LowRankPairs
+from summarizer.quantization.frozen import FrozenLinear, FrozenWeight
+
+FEW_TOKENS = 16
+"""Of a trial. Up to here a CPU multiplies the pairs in their own fp32: converting them would cost more."""
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One pair of matrices of each trial."""
+
+    a: Float[Tensor, "n r d_in"]
+    b: Float[Tensor, "n r d_out"]
+    dims: tuple[int, ...]
+    """Each trial's own rows of both, 0 for one without."""
+    sign: int = 1
+    """-1 takes away what the pair adds."""
+    sees_dropout: bool = True
+    """False multiplies the input as the frozen layer sees it."""
+
+
+def low_rank_product(
+    frozen: FrozenLinear,
+    x: Float[Tensor, "n m d_in"],
+    dropped: Float[Tensor, "n m d_in"] | None,
+    pairs: Sequence[Pair],
+    scale: Float[Tensor, "n 1 1"],
+    gain: Float[Tensor, "n 1 d_out"] | None = None,
+    gained: tuple[int, ...] = (),
+) -> Float[Tensor, "n m d_out"]:
+    """gain (x W^T + scale (x A^T) B) + bias, in the precision of x; where given, `dropped` is what pairs multiply.
+
+    gain: of each trial; `gained` has a 1 for each that has one.
+
+    What backward needs is the pairs' input, the stored W, the pairs, the narrow x A^T, and where there are gains
+    the product without them. What the pairs add is added in place to the frozen product: it costs no tensor of its
+    size.
+    """
+    if dropped is None and len(pairs) == 1:
+        bias = frozen.bias if gain is None else None
+        stored = LowRankPairs(pairs[0].a, pairs[0].b, scale)
+        if (many := frozen.weight.prefill_gemm(x, bias, stored)) is not None:
+            return many if gain is None else with_gain(many, gain, frozen.bias)
+    layout = [(pair.dims, pair.sign, pair.sees_dropout) for pair in pairs]
+    tensors = [tensor for pair in pairs for tensor in (pair.a, pair.b)]
+    inputs = x, dropped, scale, gain, frozen.weight, layout, gained, *tensors
+    y: Tensor = _LowRankProduct.apply(*inputs)  # type: ignore[no-untyped-call]  # torch leaves apply untyped
+    return y if frozen.bias is None else y + frozen.bias.to(y.dtype)
+
+
+def with_gain(
+    y: Float[Tensor, "n m d_out"],
+    gain: Float[Tensor, "n 1 d_out"],
+    bias: Float[Tensor, " d_out"] | None = None,
+) -> Float[Tensor, "n m d_out"]:
+    """gain * y + bias, in the precision of y."""
+    # A gain is near 1. In bf16 it would lose what it has learnt, its distance from 1 does not.
+    y = torch.addcmul(y, y, (gain - 1).to(y.dtype))
+    return y if bias is None else y + bias.to(y.dtype)
+
+
+def _gained(y: Tensor, gain: Tensor | None, gained: Sequence[int]) -> tuple[Tensor, Tensor | None]:
+    """y with the gains of those trials that have one, and y without; None where no trial has one."""
+    if gain is None:
+        return y, None
+    out = with_gain(y, gain)
+    for trials, _ in equal_dims([1 - one for one in gained]):
+        out[trials] = y[trials]
+    return out, y
+
+
+def equal_dims(dims: Sequence[int]) -> Iterator[tuple[slice, int]]:
+    """Neighboring trials of one dim, and that dim. Left out are those of dim 0, which leave the layer alone."""
+    start = 0
+    for dim, same in groupby(dims):
+        stop = start + len(list(same))
+        if dim:
+            yield slice(start, stop), dim
+        start = stop
+
+
+class _LowRankProduct(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        dropped: Tensor | None,
+        scale: Tensor,
+        gain: Tensor | None,
+        weight: FrozenWeight,
+        layout: list[tuple[tuple[int, ...], int, bool]],
+        gained: tuple[int, ...],
+        *tensors: Tensor,
+    ) -> Tensor:
+        ctx.weight, ctx.layout, ctx.gained, ctx.dropped = weight, layout, gained, dropped is not None
+        few = x.device.type == "cpu" and x.shape[1] <= FEW_TOKENS
+        y = weight.matmul(x)
+        narrow = []
+        for (dims, sign, sees_dropout), a, b in zip(layout, tensors[::2], tensors[1::2], strict=True):
+            inputs = x if dropped is None or not sees_dropout else dropped
+            for trials, r in equal_dims(dims):
+                own_a, own_b, own_scale = a[trials, :r], b[trials, :r], sign * scale[trials]
+                if few:
+                    own = torch.bmm(inputs[trials].to(a.dtype), own_a.transpose(1, 2)) * own_scale
+                    y[trials].add_(torch.bmm(own, own_b))
+                else:
+                    own = torch.bmm(inputs[trials], own_a.to(x.dtype).transpose(1, 2)) * own_scale.to(x.dtype)
+                    y[trials].baddbmm_(own, own_b.to(x.dtype))
+                narrow.append(own.to(x.dtype))
+        y, plain = _gained(y, gain, gained)
+        kept_x = x if dropped is None or not all(sees_dropout for *_, sees_dropout in layout) else None
+        ctx.save_for_backward(kept_x, dropped, scale, gain, plain, *tensors, *narrow)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        x, dropped, scale, gain, plain, *saved = ctx.saved_tensors
+        (grad,) = grads
+        count = 2 * len(ctx.layout)
+        tensors, products = saved[:count], iter(saved[count:])
+        narrow = [[(trials, r, next(products)) for trials, r in equal_dims(dims)] for dims, *_ in ctx.layout]
+        grad_gain = None
+        if gain is not None:
+            grad_gain = torch.linalg.vecdot(grad, plain, dim=1)[:, None].to(gain.dtype)
+            grad, _ = _gained(grad, gain, ctx.gained)
+        grad_x = ctx.weight.matmul_backward(grad) if ctx.needs_input_grad[0] else None
+        grad_dropped = torch.zeros_like(dropped) if grad_x is not None and dropped is not None else None
+        of_pairs: list[Tensor | None] = []
+        for (dims, sign, sees_dropout), a, b, own_narrow, first in zip(
+            ctx.layout, tensors[::2], tensors[1::2], narrow, range(7, 7 + count, 2), strict=True
+        ):
+            inputs, grad_inputs = (
+                (x, grad_x) if dropped is None or not sees_dropout else (dropped, grad_dropped)
+            )
+            empty_like = torch.zeros_like if len(set(dims)) > 1 else torch.empty_like
+            grad_a = empty_like(a) if ctx.needs_input_grad[first] else None
+            grad_b = empty_like(b) if ctx.needs_input_grad[first + 1] else None
+            for trials, r, own in own_narrow:
+                own_a, own_b = a[trials, :r].to(grad.dtype), b[trials, :r].to(grad.dtype)
+                own_scale = (sign * scale[trials]).to(grad.dtype)
+                grad_own = torch.bmm(grad[trials], own_b.transpose(1, 2)) * own_scale
+                if grad_a is not None:
+                    grad_a[trials, :r] = torch.bmm(grad_own.transpose(1, 2), inputs[trials])
+                if grad_b is not None:
+                    grad_b[trials, :r] = torch.bmm(own.transpose(1, 2), grad[trials])
+                if grad_inputs is not None:
+                    grad_inputs[trials].baddbmm_(grad_own, own_a)
+            of_pairs += [grad_a, grad_b]
+        return grad_x, grad_dropped, None, grad_gain, None, None, None, *of_pairs

@@ -147,22 +147,22 @@ def test_what_early_stopping_ended_is_refused(copy: Path, capfd: pytest.CaptureF
 
 
 @pytest.mark.slow
-def test_a_stopped_run_goes_on_to_other_limits(tmp_path: Path, long: Path, command: Command) -> None:
-    """Killed in the middle, with and without a checkpoint, and killed again once it goes on."""
-    for call in (1, 2):
-        folder = tmp_path / str(call)
-        begin = [*ARGUMENTS, SHORT, "trainer.checkpoint_every_steps=2", f"hydra.run.dir={folder}"]
-        for arguments in (begin, [f"resume={folder}", LONG]):
-            script = KILL_IN.format(function="save_state", call=call)
-            killed = subprocess.run(
-                [sys.executable, "-c", script, *arguments], cwd=tmp_path, capture_output=True
-            )
-            assert killed.returncode == -signal.SIGKILL
-        resumed = command([f"resume={folder}"])
-        assert resumed.returncode == 0, resumed.stderr
-        assert rows(folder) == rows(long)
-        file = "adapter/adapter_model.safetensors"
-        assert (folder / file).read_bytes() == (long / file).read_bytes()
+@pytest.mark.parametrize("call", [1, 2])
+def test_a_killed_run_goes_on_to_other_limits(
+    call: int, tmp_path: Path, long: Path, command: Command
+) -> None:
+    """Killed in a checkpoint, with and without one before it, and killed again once it goes on."""
+    folder = tmp_path / "run"
+    begin = [*ARGUMENTS, SHORT, "trainer.checkpoint_every_steps=2", f"hydra.run.dir={folder}"]
+    for arguments in (begin, [f"resume={folder}", LONG]):
+        script = KILL_IN.format(function="save_state", call=call)
+        killed = subprocess.run([sys.executable, "-c", script, *arguments], cwd=tmp_path, capture_output=True)
+        assert killed.returncode == -signal.SIGKILL
+    resumed = command([f"resume={folder}"])
+    assert resumed.returncode == 0, resumed.stderr
+    assert rows(folder) == rows(long)
+    file = "adapter/adapter_model.safetensors"
+    assert (folder / file).read_bytes() == (long / file).read_bytes()
 
 
 @pytest.mark.slow

@@ -20,6 +20,7 @@ from summarizer.runs.logs import folder_logs, log_to_terminal
 from summarizer.runs.preflight import preflight
 from summarizer.runs.record import RunRecord, is_finished, read_configured, read_record
 from summarizer.runs.session import Session, raise_alone
+from summarizer.sweeps.add_points import add_points
 from summarizer.sweeps.candidates import COMMAND_FILE
 from summarizer.sweeps.compose import group_key, grouped, merged
 from summarizer.sweeps.record import FILE_NAME, SweepRecord, read_sweep
@@ -34,16 +35,16 @@ def is_sweep(folder: Path) -> bool:
 
 
 def resume(folder: Path, others: Sequence[str], session: Session) -> None:
-    """Resume what a folder holds, a run with other limits too. Raises ConfigError for links in it, too."""
+    """Resume what a folder holds: a run to other limits too, a sweep with more points.
+
+    Raises ConfigError for links in it, too.
+    """
     require_own(folder, "resume", resumed=True)
     sweep = is_sweep(folder)
     if not sweep:
         _resume_run(folder, others, session)
         return
-    if others:
-        text = f"continues the runs as they were configured; leave out {' '.join(others)}"
-        raise ConfigError.single("resume", text)
-    resume_sweep(folder, session)
+    resume_sweep(folder, [word for word in others if word not in ("-m", "--multirun")], session)
 
 
 def _resume_run(folder: Path, others: Sequence[str], session: Session) -> None:
@@ -61,9 +62,10 @@ def _resume_run(folder: Path, others: Sequence[str], session: Session) -> None:
             raise_alone(start([record], session))
 
 
-def resume_sweep(folder: Path, session: Session) -> None:
+def resume_sweep(folder: Path, others: Sequence[str], session: Session) -> None:
     """Resume a sweep: completed runs and the losers of successive halving are kept.
 
+    others: overrides beside `resume=`, which make its grid larger, as `add_points` has it.
     Runs that failed are tried again from their last checkpoint. The session keeps the failures, and the sweep for
     its report.
     Raises ConfigError, nothing having begun, where the folder or a run's config is missing or mistaken, another
@@ -76,6 +78,10 @@ def resume_sweep(folder: Path, session: Session) -> None:
     runs = _configured(folder, record)
     unfinished = {run.folder for run in runs if not is_finished(run.path)}
     _require_idle(unfinished)
+    if others:
+        add_points(folder, record, runs, others)
+        resume_sweep(folder, (), session)
+        return
     if not unfinished:
         log.info("all %d runs of %s are finished; there is nothing to resume", len(runs), shown(folder))
     _say_what_is_not_planned(folder)

@@ -17,15 +17,13 @@ import pytest
 import torch
 from huggingface_hub import ModelCard
 from peft import PeftModel
-from trained_runs import example, logits, opened, save_run, summary_of, written_by_the_card
+from trained_runs import example, exported, logits, opened, save_run, summary_of, written_by_the_card
 from transformers import AutoModelForCausalLM
 
 from summarizer import atomic
 from summarizer.errors import ConfigError
 from summarizer.exporting.ctranslate2 import log_probs_of_converted
-from summarizer.exporting.export import export
 from summarizer.exporting.measure import log_probs_of
-from summarizer.exporting.request import ExportFlags, requested
 
 pytestmark = pytest.mark.versions
 
@@ -33,15 +31,6 @@ KINDS = ["gptj", "llama_tied", "gpt2"]
 with_ctranslate2 = pytest.mark.skipif(
     importlib.util.find_spec("ctranslate2") is None, reason="ctranslate2 is not installed"
 )
-
-
-def exported(run: Path, format_name: str, **more: Any) -> tuple[Path, list[str]]:
-    """`run/export/FORMAT`, and the lines that a person sees."""
-    arguments: dict[str, Any] = {"dtype": None, "output": None, "weights": None, "model": None}
-    arguments |= {"device": "cpu", "with_base": False} | more
-    flags = ExportFlags(run=run, format=format_name, **arguments)
-    lines = list(export(requested(flags)))
-    return Path(arguments["output"] or run / "export" / format_name), lines
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -92,7 +81,14 @@ def test_peft_says_what_its_base_is(tmp_path: Path) -> None:
 
 
 @with_ctranslate2
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "kind",
+    [
+        pytest.param("gptj", marks=pytest.mark.slow),
+        "llama_tied",
+        pytest.param("gpt2", marks=pytest.mark.slow),
+    ],
+)
 def test_ctranslate2(kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = save_run(kind, tmp_path, "quantization.format=int8")
     folder, lines = exported(run, "ctranslate2", dtype="fp32")

@@ -228,6 +228,11 @@ class EvaluationConfig(Section):
     """Folder of a model of natural language inference: does the article entail each final summary?"""
     bertscore: NonEmpty | None = None
     """Folder of an encoder for BERTScore of the final summaries, by the layer at three quarters of its depth."""
+    confirm_split: Literal["test", "validation"] | None = "test"
+    """The rows that the best settings of a sweep are compared on at its end, which chose nothing. validation, and
+    in a sweep without data.test test too, holds half of validation out by a hash of the article. Null: none."""
+    confirm_rows: PositiveCount = 200
+    """At most so many of them."""
     bootstrap_samples: Annotated[int, Field(ge=1, le=100_000)]
     """Resamples of the rows for the 95 % intervals."""
     bootstrap_seed: Seed

@@ -39,6 +39,15 @@ def article_hash(article: str) -> int:
     return int.from_bytes(digest[:8], "big")
 
 
+def is_confirming(article: str) -> bool:
+    """Whether it is of the half of the validation rows that the answer of a sweep is confirmed on.
+
+    By other bits of the hash than `article_hash`, whose smallest values are the validation rows already.
+    """
+    digest = hashlib.sha256(" ".join(article.split()).encode()).digest()
+    return bool(digest[8] & 1)
+
+
 @dataclass(frozen=True)
 class HoldOut:
     """Which usable rows are validation rows: those whose hash is below a bound."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from summarizer.config.shared_flags import GENERATION_KEYS, GenerationFlags
 from summarizer.console.progress import bar
 from summarizer.data.articles import Item
 from summarizer.errors import ConfigError
+from summarizer.evaluation.metrics import RowLosses
 from summarizer.generation.summarizer import Rate, Summarizer, texts_as_done
 from summarizer.generation.summary_file import Summary, SummaryFile, open_summaries
 from summarizer.json_files import FiniteOrNull, Part, read_part, write_part
@@ -37,6 +39,13 @@ class ScoredModel:
     """Where its summaries are kept."""
     settings: Mapping[str, Any]
     """Everything besides the article that decides on a summary's words."""
+    inside: Path | None = None
+    """The folder of `file` by a path that stays with it (`held_folder`); None where a person named that folder."""
+
+    @property
+    def path(self) -> Path:
+        """What `file` is read and written by."""
+        return self.file if self.inside is None else self.inside / self.file.name
 
 
 # ---- summaries ---------------------------------------------------------------------------------------------------
@@ -52,7 +61,13 @@ def open_files(models: Sequence[ScoredModel], items: Sequence[Item]) -> Iterator
     with ExitStack() as stack:
         yield {
             model.name: stack.enter_context(
-                open_summaries(model.file, items, model.settings, elsewhere="name another folder by --output")
+                open_summaries(
+                    model.path,
+                    items,
+                    model.settings,
+                    elsewhere="name another folder by --output",
+                    name=None if model.inside is None else model.file,
+                )
             )
             for model in models
         }
@@ -90,9 +105,7 @@ def read_summaries(file: SummaryFile) -> list[str]:
     for number, line in enumerate(file.path.read_text(encoding="utf-8").split("\n")[:-1], start=1):
         text = json.loads(line).get("prediction")
         if not isinstance(text, str):
-            raise ConfigError.single(
-                f"{shown(file.path)}:{number}", "no text under prediction; delete the line"
-            )
+            raise ConfigError.single(f"{file.name}:{number}", "no text under prediction; delete the line")
         texts.append(text)
     return texts
 
@@ -124,6 +137,27 @@ class KeptLoss(Part):
     settings: dict[str, Any]
     texts_sha256: str
     loss: FiniteOrNull
+    nats: tuple[FiniteOrNull, ...] | None = None
+    """Of each row, summed over its summary tokens; earlier versions kept the mean alone."""
+    tokens: tuple[int, ...] | None = None
+
+    @classmethod
+    def of(cls, settings: Mapping[str, Any], texts_sha256: str, rows: RowLosses) -> KeptLoss:
+        return cls(
+            settings=dict(settings),
+            texts_sha256=texts_sha256,
+            loss=rows.mean,
+            nats=tuple(rows.nats.tolist()),
+            tokens=tuple(rows.tokens.tolist()),
+        )
+
+    @property
+    def by_row(self) -> RowLosses | None:
+        """What was measured of each row, where that was kept; not a number where it was not finite."""
+        if self.nats is None or self.tokens is None:
+            return None
+        nats = (math.nan if one is None else one for one in self.nats)
+        return RowLosses.of(list(zip(nats, self.tokens, strict=True)))
 
 
 def measure_losses(
@@ -137,25 +171,51 @@ def measure_losses(
     rows, evaluator: called only where a loss is missing.
     Raises ConfigError where a file of a loss is broken.
     """
-    found: dict[str, float | None] = {}
+    kept = _kept_losses(models, rows, texts_sha256, evaluator, by_row=False)
+    return {name: one.loss for name, one in kept.items()}
+
+
+def measure_row_losses(
+    models: Sequence[ScoredModel],
+    rows: Callable[[], Sequence[EncodedRow]],
+    texts_sha256: str,
+    evaluator: Callable[[], Evaluator],
+) -> dict[str, RowLosses]:
+    """The same by row."""
+    kept = _kept_losses(models, rows, texts_sha256, evaluator, by_row=True)
+    return {name: losses for name, one in kept.items() if (losses := one.by_row) is not None}
+
+
+def _kept_losses(
+    models: Sequence[ScoredModel],
+    rows: Callable[[], Sequence[EncodedRow]],
+    texts_sha256: str,
+    evaluator: Callable[[], Evaluator],
+    *,
+    by_row: bool,
+) -> dict[str, KeptLoss]:
+    found: dict[str, KeptLoss] = {}
     missing = []
     for model in models:
-        path = loss_path(model.file)
-        kept = read_part(path, KeptLoss, "loss") if path.is_file() else None
-        if kept is None or (kept.settings, kept.texts_sha256) != (_of_loss(model.settings), texts_sha256):
+        path, name = loss_path(model.path), shown(loss_path(model.file))
+        kept = read_part(path, KeptLoss, "loss", name) if path.is_file() else None
+        if (
+            kept is None
+            or (kept.settings, kept.texts_sha256) != (_of_loss(model.settings), texts_sha256)
+            or (by_row and kept.by_row is None)
+        ):
             missing.append(model)
         else:
-            found[model.name] = kept.loss
+            found[model.name] = kept
     encoded = rows() if missing else []
     runs = [model for model in missing if model.trial is not None]
     for group in (runs, [model for model in missing if model.trial is None]):
         if not group:
             continue
         trials = [model.trial for model in group if model.trial is not None] or None
-        for model, loss in zip(group, evaluator().losses(encoded, trials), strict=True):
-            kept = KeptLoss(settings=_of_loss(model.settings), texts_sha256=texts_sha256, loss=loss)
-            write_part(loss_path(model.file), kept)
-            found[model.name] = kept.loss
+        for model, losses in zip(group, evaluator().row_losses(encoded, trials), strict=True):
+            found[model.name] = KeptLoss.of(_of_loss(model.settings), texts_sha256, losses)
+            write_part(loss_path(model.path), found[model.name])
     return found
 
 

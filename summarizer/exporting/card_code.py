@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from summarizer.config.schema import GenerationConfig
 from summarizer.data.chat import Chat
+from summarizer.data.control_tokens import sets_start
 from summarizer.exporting.card_sections import fenced
 
 if TYPE_CHECKING:
@@ -94,7 +95,7 @@ def ask(path, **body):
         return json.load(answer)
 
 ids = ask("tokenize", content={text}, parse_special=False)["tokens"][:{room}]
-answer = ask("completion", prompt=[{before}*ids{after}], {settings})
+answer = ask("completion", prompt=[{pieces}], {settings})
 print(answer["content"].strip())
 """
 
@@ -122,8 +123,7 @@ def llama_cpp_code(words: Words, generation: GenerationConfig, files: str, dtype
         article=ARTICLE,
         text=_article(words),
         room=_room(words, generation),
-        before=f"{_first_piece(words)}, " if prompt.before else "",
-        after=f", {_piece(prompt.after, words)}" if prompt.after else "",
+        pieces=", ".join([*_first_pieces(words), "*ids", *_pieces(prompt.after, words)]),
         settings=", ".join(f"{name}={value!r}" for name, value in options.items()),
     )
     flags = [files, *([IN_FP32] if dtype == "fp32" else []), f"--ctx-size {prompt.max_tokens}", "--port 8080"]
@@ -164,15 +164,30 @@ def _call(ids: Sequence[int], words: Words) -> str:
     return f"tokenizer({text!r}, add_special_tokens=False).input_ids"
 
 
-def _piece(ids: Sequence[int], words: Words) -> str:
-    text = _text(ids, words)
-    return repr(text) if text is not None else ", ".join(map(str, ids))
+def _pieces(ids: Sequence[int], words: Words) -> list[str]:
+    """The tokens as few texts, one after another: each the longest that is made of its tokens by itself.
+
+    A token that no text is made of stands as its id.
+    """
+    pieces: list[str] = []
+    while ids:
+        for end in range(len(ids), 0, -1):
+            if (text := _text(ids[:end], words)) is not None:
+                break
+        pieces.append(str(ids[0]) if text is None else repr(text))
+        ids = ids[end:]
+    return pieces
 
 
-def _first_piece(words: Words) -> str:
-    """What stands ahead of the article, for a server that sets the start token itself ahead of a text."""
-    text = _text(words.prompt.before[words.added_start :], words)
-    return _piece(words.prompt.before, words) if text is None else repr(text)
+def _first_pieces(words: Words) -> list[str]:
+    """What stands ahead of the article, for a server that sets the start token ahead of a text, not of an id."""
+    before, start = words.prompt.before, words.added_start
+    pieces = _pieces(before[start:], words)
+    if start and (not pieces or pieces[0].isdecimal()):
+        return [str(before[0]), *pieces]
+    if pieces and not start and sets_start(words.tokenizer) and not pieces[0].isdecimal():
+        return [str(before[0]), *_pieces(before[1:], words)]
+    return pieces
 
 
 def _text(ids: Sequence[int], words: Words) -> str | None:

@@ -19,6 +19,8 @@ def export(request: ExportRequest) -> Iterator[str]:
     Raises ConfigError for a user's mistake and OSError for a full disk; the output folder is then not there.
     """
     start_s = time.monotonic()
+    if request.best_of is not None:
+        yield f"run: {request.run.name}, the best of {shown(request.best_of)}"
     repository = None if request.push_to_hub is None else free_name(request.push_to_hub)
     chosen = importlib.import_module(f"summarizer.exporting.{FORMATS[request.format].module}")
     lines: list[str] = chosen.write(request)

@@ -49,7 +49,7 @@ class ExportFlags(BaseModelFlags, HubFlags):
     """Write a trained run into a folder that other programs load, with a model card."""
 
     run: CliPositionalArg[FolderPath] = Field(validation_alias="RUN")
-    """the run's folder"""
+    """the run's folder, or a sweep's, whose best run is taken"""
     format: Literal["peft", "merged", "ctranslate2", "gguf", "gguf-lora"] | None = None
     """required: peft (the adapter alone), merged (a model for transformers), ctranslate2, gguf (a model for
     llama.cpp) or gguf-lora (the adapter alone, for llama.cpp)"""
@@ -74,6 +74,8 @@ class ExportRequest:
     """An export whose flags are sound."""
 
     run: TrainedRun
+    best_of: Path | None
+    """The sweep that was named in the run's place."""
     format: str
     """A name in FORMATS."""
     dtype: str
@@ -99,13 +101,15 @@ class ExportRequest:
 
 def requested(flags: ExportFlags) -> ExportRequest:
     """Raises ConfigError with everything that is wrong with the run and the flags."""
-    from summarizer.runs.trained_run import read_trained_run
+    from summarizer.runs.trained_run import best_of_sweep, read_trained_run
 
     issues: list[Issue] = []
-    trained = sound(lambda: read_trained_run(flags.run, model=flags.model), issues)
+    best = sound(lambda: best_of_sweep(flags.run), issues)
+    folder = best or flags.run
+    trained = None if issues else sound(lambda: read_trained_run(folder, model=flags.model), issues)
     issues += [*flags.mistakes, *_disagreements(flags)]
     name = flags.format
-    target = flags.output.expanduser() if flags.output else flags.run / "export" / (name or "")
+    target = flags.output.expanduser() if flags.output else folder / "export" / (name or "")
     if flags.output or name:
         issues += output_issues(target)
     facts = CardFacts(flags.license, flags.language, flags.hub_base)
@@ -114,6 +118,7 @@ def requested(flags: ExportFlags) -> ExportRequest:
         raise ConfigError(issues)
     return ExportRequest(
         run=trained,
+        best_of=flags.run if best else None,
         format=name,
         dtype=flags.dtype or FORMATS[name].default_dtype,
         output=target,

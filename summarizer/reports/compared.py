@@ -14,6 +14,7 @@ from summarizer.console.secrets import redact
 from summarizer.evaluation.metrics import Scores
 from summarizer.evaluation.predictions import Prediction, RowFaithfulness
 from summarizer.evaluation.record import Difference, Kind
+from summarizer.reports.compared_sweeps import ComparedSweep
 from summarizer.runs.read_runs import RowSet, RunFiles, finite
 from summarizer.runs.record import RunRecord
 from summarizer.runs.settings import Value
@@ -102,6 +103,8 @@ class Comparison:
     """What could not be read, wholly or in part, by its path: the reason, in one line."""
     notes: tuple[str, ...]
     """What a reader has to know before comparing, a sentence each."""
+    sweeps: tuple[ComparedSweep, ...] = ()
+    """What the folders of the sweeps that the runs are of say beside them."""
 
 
 ENDED = {
@@ -203,6 +206,7 @@ def as_json(comparison: Comparison) -> str:
                 }
                 for row_set in comparison.row_sets
             ],
+            "sweeps": plain(comparison.sweeps),
             "unscored": [_run(comparison, run) for run in comparison.runs if run.row_set is None],
             "problems": dict(comparison.problems),
             "notes": list(comparison.notes),

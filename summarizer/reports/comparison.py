@@ -25,6 +25,7 @@ from summarizer.evaluation.record import (
 )
 from summarizer.evaluation.statistics import compare_shares, same_rows
 from summarizer.reports.compared import Comparison, Row, TextScores, compared_run
+from summarizer.reports.compared_sweeps import compared_sweeps
 from summarizer.runs.read_runs import RowSet, RunFiles, first_known, from_files, row_sets
 from summarizer.runs.record import SUMMARY
 from summarizer.runs.settings import Value, differing, flat, from_overrides, names, overridden
@@ -82,7 +83,9 @@ def compare_runs(
     }
     in_order = [name for members in by_set.values() for name in members]
     in_order += [name for name in named if set_of[name] is None]
+    sweeps = compared_sweeps(runs, problems)
     return Comparison(
+        sweeps=sweeps,
         runs=tuple(
             compared_run(name, named[name], config_of[name], set_of[name], shown, texts.get(set_of[name], {}))
             for name in in_order

@@ -16,6 +16,7 @@ from summarizer.reports.comparison import LOSS as RANKED_BY_LOSS
 from summarizer.reports.sentences import (
     about_the_differences,
     answers,
+    confirmed_answers,
     counted,
     in_words,
     p_text,
@@ -62,6 +63,10 @@ def print_comparison(comparison: Comparison, console: Console) -> None:
             print_line(
                 console, f"None of them has {comparison.ranked_by}, so there is no best; --by names another."
             )
+        console.print()
+    for answer in confirmed_answers(comparison):
+        print_line(console, answer.headline, "bold")
+        print_line(console, answer.certainty)
         console.print()
     if unscored := [run for run in comparison.runs if run.row_set is None]:
         print_table(console, _unscored_table(unscored, _settings(comparison, unscored)))

@@ -1,4 +1,7 @@
-"""The losses of all runs of a sweep over their steps, colored by the swept key that tells most of them apart."""
+"""The curves of a sweep: losses of all runs over their steps, and the expected best value over the trials.
+
+Losses are colored by the swept key that tells most of the runs apart.
+"""
 
 from __future__ import annotations
 
@@ -8,9 +11,10 @@ from pathlib import Path
 from statistics import fmean, median
 from typing import TYPE_CHECKING, Any
 
+from summarizer.reports.budget import QUESTION, budget_note
 from summarizer.reports.compared import history_of
 from summarizer.reports.plots import FAILED, footnotes, heading, short
-from summarizer.reports.sentences import course_question, sweep_answer
+from summarizer.reports.sentences import course_question, metric_name, metric_unit, sweep_answer
 from summarizer.runs.record import RunRecord
 from summarizer.runs.settings import SweepAxes, Value
 from summarizer.sweeps.record import SweepRecord
@@ -193,3 +197,28 @@ def _limit(axes: Axes, curves: Sequence[Curve], window: int) -> None:
     top = min(highest, ceiling) if ceiling > lowest else highest
     margin = 0.05 * (top - lowest) or 0.05
     axes.set_ylim(lowest - margin, top + margin)
+
+
+# ---- the best of fewer trials ------------------------------------------------------------------------------------
+
+
+def draw_budget(record: SweepRecord, swept: SweepAxes, curves: Mapping[str, list[float]]) -> Figure:
+    """The figure of at least one curve, for `savefig`."""
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
+
+    figure = Figure(figsize=(8, 4.8), layout="constrained")
+    axes = figure.add_subplot()
+    for kind, values in curves.items():
+        trials = range(1, len(values) + 1)
+        axes.plot(trials, values, marker="o", markersize=4, label=short(kind) if kind else None)
+    axes.set_xlabel("trials" + (" of one kind of adapter" if len(curves) > 1 else ""))
+    axes.set_ylabel(f"expected best {metric_name(record.metric)}\n({metric_unit(record.metric)})")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.grid(alpha=0.3)
+    axes.spines[["top", "right"]].set_visible(False)
+    if any(curves):
+        axes.legend(frameon=False, fontsize="small")
+    heading(figure, QUESTION)
+    footnotes(figure, [budget_note(record, swept)])
+    return figure

@@ -27,6 +27,7 @@ from summarizer.reports.compared import (
 from summarizer.reports.ranking import Number, numbers_of, ranking, spanning
 from summarizer.reports.sentences import (
     answers,
+    confirmed_answers,
     counted,
     label,
 )
@@ -48,6 +49,7 @@ SCRIPTS = (
     "heatmap.js",
     "parallel.js",
     "scatter.js",
+    "budget.js",
     "predictions.js",
     "details.js",
     "page.js",
@@ -113,7 +115,21 @@ def page_data(comparison: Comparison) -> dict[str, Any]:
     base_texts: list[Mapping[str, ScoredText]] = []
     measured = _measured(comparison.runs)
     return {
-        "answers": [{"headline": a.headline, "certainty": a.certainty} for a in answers(comparison)],
+        "answers": [
+            {"headline": a.headline, "certainty": a.certainty}
+            for a in (*answers(comparison), *confirmed_answers(comparison))
+        ],
+        "sweeps": [
+            {
+                "source": one.source,
+                "metric": one.metric,
+                "unit": one.unit,
+                "decimals": one.decimals,
+                "expectedBest": plain(one.expected_best),
+                "note": one.note,
+            }
+            for one in comparison.sweeps
+        ],
         "rankedBy": comparison.ranked_by,
         "swept": [
             {

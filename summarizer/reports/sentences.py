@@ -138,6 +138,16 @@ def answers(comparison: Comparison) -> list[Answer]:
     return [Answer(what, "Without final scores there is no best run.")]
 
 
+def confirmed_answers(comparison: Comparison) -> list[Answer]:
+    """What is sure of the sweeps that were confirmed."""
+    several = len(comparison.sweeps) > 1
+    return [
+        Answer(f"{one.source}: {one.answer}" if several else one.answer, " ".join(one.certainty))
+        for one in comparison.sweeps
+        if one.answer is not None
+    ]
+
+
 def _best(comparison: Comparison, row_set: RowSet) -> ComparedRun | None:
     name = comparison.best.get(row_set)
     return next((run for run in comparison.runs if run.name == name and run.row_set == row_set), None)
@@ -207,7 +217,16 @@ def _references(best: ComparedRun, metric: str) -> list[str]:
         for name, scores in (("the base model", best.base), ("Lead-3", best.lead3))
         if (value := _value(scores, metric))
     ]
-    return [f"On the same rows: {', '.join(known)}."] if known else []
+    lines = [f"On the same rows: {', '.join(known)}."] if known else []
+    own, base = (
+        None if scores is None else scores.rouge.get("rougeLsum") for scores in (best.scores, best.base)
+    )
+    if _lower(metric) and own is not None and base is not None and own.value < base.value:
+        lines.append(
+            f"By {score_name('rougeLsum')} its summaries are behind the base model's, {own.value:.2f} to "
+            f"{base.value:.2f}, lower loss or not."
+        )
+    return lines
 
 
 def _value(scores: Scores | None, metric: str) -> str | None:

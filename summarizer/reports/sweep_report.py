@@ -15,8 +15,10 @@ from summarizer.config.paths import own_python, shown
 from summarizer.config.schema import TrackingConfig
 from summarizer.console.progress import console
 from summarizer.console.safe_text import one_line
+from summarizer.reports.budget import budget_note, expected_by_budget
 from summarizer.reports.compared import command_of
-from summarizer.reports.curves import draw_curves
+from summarizer.reports.confirmed import confirmed_answer, confirmed_notes, confirmed_table
+from summarizer.reports.curves import draw_budget, draw_curves
 from summarizer.reports.heatmap import draw_heatmap
 from summarizer.reports.sentences import (
     HALVING_NOTE,
@@ -35,7 +37,7 @@ from summarizer.sweeps.record import SweepRecord, collect, write_sweep
 from summarizer.tracking.wandb_run import SweepTable, log_sweep
 
 REPORT = "sweep.md"
-HEATMAP, CURVES = "heatmap.png", "curves.png"
+HEATMAP, CURVES, BUDGET = "heatmap.png", "curves.png", "budget.png"
 DOTS_PER_INCH = 150
 
 
@@ -64,7 +66,10 @@ def markdown(title: str, record: SweepRecord, swept: SweepAxes) -> str:
     lines = [f"# {escaped(question(record.metric, swept.keys))}", ""]
     lines += [f"Sweep `{title}`, {len(record.runs)} runs: {_states(record)}.", ""]
     lines += ["```bash", *_commands(record, swept), "```", ""]
-    lines += [f"{escaped(sweep_answer(record, swept))}.", "", *_notes(record, swept), ""]
+    lines += [f"{escaped(sweep_answer(record, swept))}.", ""]
+    if record.confirmed is not None:
+        lines += [f"**{escaped(confirmed_answer(record.confirmed))}**", ""]
+    lines += [*_notes(record, swept), ""]
     lines += [
         markdown_table(sweep_table(record, swept)),
         "Best values are of the validation rows measured during training; ",
@@ -74,7 +79,12 @@ def markdown(title: str, record: SweepRecord, swept: SweepAxes) -> str:
     lines[-1] += (
         f"loss and ROUGE (F1, percent, with 95 % intervals{by}) are of the rows that their headings name."
     )
+    if record.confirmed is not None:
+        lines += ["", "## Confirmed", "", markdown_table(confirmed_table(record.confirmed))]
+        lines += [escaped(note) for note in confirmed_notes(record.confirmed)]
     lines += ["", f"![Best value of each combination]({HEATMAP})", "", f"![Loss of each run]({CURVES})", ""]
+    if expected_by_budget(record, swept):
+        lines += [f"![Expected best of fewer trials]({BUDGET})", "", budget_note(record, swept), ""]
     if failed := [run for run in record.runs if run.status == "failed"]:
         lines += ["## Failed", ""]
         for run in failed:
@@ -91,10 +101,16 @@ def _show(sweep: Path, record: SweepRecord, swept: SweepAxes) -> None:
     print_table(out, sweep_table(record, swept, question(record.metric, swept.keys), at_terminal=True))
     for line in [sweep_answer(record, swept), *_notes(record, swept)]:
         print_line(out, line)
+    if (found := record.confirmed) is not None:
+        print_table(out, confirmed_table(found, "confirmed"))
+        print_line(out, confirmed_answer(found), "bold")
+        for line in confirmed_notes(found):
+            print_line(out, line)
     for run in record.runs:
         if run.status == "failed":
             print_line(out, f"failed: {run_name(run, swept)}: {one_line(run.error or '')}", "red")
-    print_line(out, f"results: {shown(sweep)}/{REPORT}   {HEATMAP}   {CURVES}")
+    budget = f"   {BUDGET}" if expected_by_budget(record, swept) else ""
+    print_line(out, f"results: {shown(sweep)}/{REPORT}   {HEATMAP}   {CURVES}{budget}")
     compare = f"{own_python()} -m summarizer.compare {shlex.quote(shown(sweep))} --html comparison.html"
     print_line(out, f"on one page, with the summaries side by side: {compare}")
 
@@ -141,12 +157,13 @@ def _totals(record: SweepRecord) -> dict[str, float | int | str | None]:
         "best": winner.best.value if winner and winner.best else None,
         "best_run": winner.folder if winner else None,
         "runs": len(record.runs),
+        "confirmed": confirmed_answer(record.confirmed) if record.confirmed else None,
         **record.model_dump(include={"samples", "full_grid_samples", "saved_samples", "tokens"}),
     }
 
 
 def save_pictures(sweep: Path, record: SweepRecord, swept: SweepAxes) -> dict[str, Path]:
-    """Draw heatmap.png and curves.png in the sweep folder, each replaced in one step.
+    """Draw heatmap.png, curves.png and budget.png in the sweep folder, each replaced in one step.
 
     Returns their paths by what they show. Raises OSError, and ConfigError where a metrics.jsonl is broken.
     """
@@ -162,6 +179,9 @@ def save_pictures(sweep: Path, record: SweepRecord, swept: SweepAxes) -> dict[st
         # A value may have letters that the font lacks; the table shows them.
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
         figures = {"heatmap": draw_heatmap(record, swept), "curves": draw_curves(sweep, record, swept)}
+        if budget := expected_by_budget(record, swept):
+            pictures["budget"] = sweep / BUDGET
+            figures["budget"] = draw_budget(record, swept, budget)
         with TemporaryDirectory(prefix=SCRATCH_PREFIX, dir=sweep) as scratch:
             for name, figure in figures.items():
                 figure.savefig(Path(scratch) / pictures[name].name, dpi=DOTS_PER_INCH)

@@ -29,12 +29,13 @@ from summarizer.processes import Processes, join_processes
 from summarizer.runs.callbacks import Data, RunCallbacks
 from summarizer.runs.folder import claimed
 from summarizer.runs.group_records import GroupRecords
-from summarizer.runs.heldout import build_judges, held_out
+from summarizer.runs.heldout import build_judges, choosing, confirming_rows, held_out
 from summarizer.runs.preflight import preflight
 from summarizer.runs.preview import log_example
 from summarizer.runs.record import RunRecord
 from summarizer.tracking.startup import Stopwatch
-from summarizer.training.checkpoint import list_checkpoints, newest_step, require_checkpoint
+from summarizer.training.checkpoint import require_checkpoint
+from summarizer.training.checkpoint_folders import list_checkpoints, newest_step
 from summarizer.training.require_memory import require_adapter_fits, require_generation_fits
 from summarizer.training.schedule import training_schedule
 from summarizer.training.scheduler import TrialScheduler, halving_of
@@ -116,10 +117,16 @@ def _train(records: GroupRecords, processes: Processes, stop: StopSignal, startu
         training, splits = _read_splits(spec, prompt)
     if processes.is_main:
         log_example(training if isinstance(training, Split) else splits["validation"], prompt, tokenizer)
+    of_sweep = records[trials[0]].sweep is not None
+    if of_sweep:
+        confirming_rows(
+            spec, prompt, of_sweep=True
+        )  # now, so that a mistake in them is said before the training
     scored = spec.evaluation
     final = held_out(splits[scored.split], scored.rouge_tokenizer, scored.rows)
     judges = build_judges(scored, spec.trainer.device)
-    data = Data(training, held_out(splits["validation"], final.tokenizer), final, tokenizer, judges)
+    validation = choosing(spec, held_out(splits["validation"], final.tokenizer), of_sweep=of_sweep)
+    data = Data(training, validation, final, tokenizer, judges)
     records.data_fingerprint = training.fingerprint
     records.held_out_rows = 0 if hold_out_of(spec.data) is None else len(splits["validation"])
     steps_per_epoch = training.steps_per_epoch(spec.trainer.batch_size)

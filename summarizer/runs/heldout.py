@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Literal
 
 from summarizer.config.schema import EvaluationConfig, RunConfig
+from summarizer.data.hold_out import is_confirming
 from summarizer.data.order import EncodedRow
-from summarizer.data.splits import Split
+from summarizer.data.prompt import Prompt
+from summarizer.data.splits import Split, build_split
 from summarizer.evaluation.bertscore import LoadedBertScore, loaded_bert_score
 from summarizer.evaluation.entailment import Entailment, loaded_entailment
 from summarizer.evaluation.evaluator import Evaluator
@@ -49,6 +51,15 @@ class HeldOut:
             references=self.references[:count],
         )
 
+    def at(self, places: Sequence[int]) -> HeldOut:
+        """The rows of these numbers, in that order."""
+        return replace(
+            self,
+            rows=[self.rows[i] for i in places],
+            articles=[self.articles[i] for i in places],
+            references=[self.references[i] for i in places],
+        )
+
     def samples(
         self, count: int, summaries: Sequence[str], base: Sequence[str] | None
     ) -> list[SampleSummary]:
@@ -71,6 +82,47 @@ def held_out(split: Split, tokenizer: RougeTokenizer | Literal["auto"], count: i
     texts = split.rows.select_columns(["article", "summary"])[list(indices)]
     chosen = tokenizer_for(tokenizer, texts["summary"], split.name)
     return HeldOut(split.name, split.encoded(indices), texts["article"], texts["summary"], chosen)
+
+
+def confirms_on(spec: RunConfig, *, of_sweep: bool) -> Literal["test", "validation"] | None:
+    """The split that a run's sweep is confirmed on, where it is at all; of validation it is a part held out.
+
+    of_sweep: whether the run is one of a sweep. One alone, which is not confirmed, holds nothing out unasked.
+    """
+    wanted = spec.evaluation.confirm_split
+    if wanted == "test" and spec.data.test is None:
+        return "validation" if of_sweep else None
+    return wanted
+
+
+def choosing(spec: RunConfig, validation: HeldOut, *, of_sweep: bool) -> HeldOut:
+    """The validation rows that decide on a run: all that are not held out for confirming."""
+    if confirms_on(spec, of_sweep=of_sweep) != "validation" or not (held := _confirming(validation)):
+        return validation
+    return validation.at([i for i in range(len(validation.rows)) if i not in held])
+
+
+def confirming_rows(spec: RunConfig, prompt: Prompt, *, of_sweep: bool) -> HeldOut | None:
+    """The rows that a sweep is confirmed on: the first of the test split, or those held out of validation.
+
+    None where nothing is confirmed. Raises ConfigError as reading any split does.
+    """
+    split = confirms_on(spec, of_sweep=of_sweep)
+    if split is None:
+        return None
+    most, wanted = spec.evaluation.confirm_rows, spec.evaluation.rouge_tokenizer
+    if split == "validation":
+        rows = held_out(build_split(spec.data, "validation", prompt), wanted)
+        return rows.at(sorted(_confirming(rows))).first(most)
+    limits = spec.data.rows
+    limits = limits.model_copy(update={"test": min(limits.test or most, most)})
+    return held_out(build_split(spec.data.model_copy(update={"rows": limits}), "test", prompt), wanted)
+
+
+def _confirming(validation: HeldOut) -> set[int]:
+    """Where they stand among the validation rows; nowhere if no row were left that chooses."""
+    held = {i for i, article in enumerate(validation.articles) if is_confirming(article)}
+    return held if len(held) < len(validation.articles) else set()
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from summarizer.config.paths import shown
 from summarizer.console.safe_text import without_controls
 from summarizer.console.secrets import redact
 from summarizer.errors import ConfigError, RunsFailed
-from summarizer.runs.mistakes import say_failed
+from summarizer.runs.mistakes import ended_by_sigterm, say_failed
 from summarizer.runs.record import RunRecord, records_to_json
 from summarizer.tracking.startup import Stopwatch, since_process_start
 
@@ -95,9 +95,11 @@ class Session:
 
     @contextmanager
     def reporting(self) -> Iterator[None]:
-        """Report each of `sweeps` once, when the block ends: a sweeper may launch batch after batch."""
+        """Confirm and report each of `sweeps` once, when the block ends: a sweeper may launch batch after batch."""
         try:
             yield
+            for sweep in self.sweeps:
+                _confirm(sweep)
         except BaseException:
             for sweep, tracking in self.sweeps.items():
                 try:
@@ -136,6 +138,14 @@ def raise_alone(ended: Sequence[RunRecord]) -> float | None:
     if ended[0].cause is not None:
         raise ended[0].cause
     return None if ended[0].best is None else ended[0].best.value
+
+
+def _confirm(sweep: Path) -> None:
+
+    from summarizer.sweeps.confirm import confirm  # it loads a model again
+
+    with ended_by_sigterm():
+        confirm(sweep)
 
 
 def _report(sweep: Path, tracking: TrackingConfig) -> None:

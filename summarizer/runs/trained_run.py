@@ -82,7 +82,7 @@ def read_trained_run(folder: Path, *, model: str | None = None, adapter: Path | 
     from summarizer.models.source import check_model_path
 
     require_own(folder, KEY)
-    if not (folder / ".hydra" / "config.yaml").is_file() and (hint := _runs_below(folder)):
+    if not (folder / ".hydra" / "config.yaml").is_file() and (hint := _any_run_below(folder)):
         raise ConfigError.single(KEY, f"{folder} is a sweep; name one of its runs, such as {hint}")
     record = read_configured(folder.resolve(), KEY)
     config = OmegaConf.create(record.config)
@@ -122,15 +122,21 @@ def base_differences(runs: Sequence[TrainedRun]) -> list[Issue]:
     ]
 
 
-def _runs_below(folder: Path) -> Path | None:
-    """The best run of a sweep, or any of its runs; None where there is none."""
+def best_of_sweep(folder: Path) -> Path | None:
+    """The folder of a sweep's best run; None where the folder is no sweep's, or none of its runs has a rank yet.
+
+    Raises ConfigError where the sweep's record is broken.
+    """
     from summarizer.sweeps.record import FILE_NAME, read_sweep
 
-    if (folder / FILE_NAME).is_file():
-        winner = read_sweep(folder).winner
-        return None if winner is None else folder / winner.folder
+    winner = read_sweep(folder).winner if (folder / FILE_NAME).is_file() else None
+    return None if winner is None else folder / str(winner.folder)
+
+
+def _any_run_below(folder: Path) -> Path | None:
+    """The best run of a sweep, or any of its runs; None where there is none."""
     runs = sorted(path.parent.parent for path in folder.glob("*/.hydra/config.yaml"))
-    return runs[0] if runs else None
+    return best_of_sweep(folder) or (runs[0] if runs else None)
 
 
 def opening_issues(runs: Sequence[TrainedRun], *, device: str, precision: str) -> Iterator[Issue]:

@@ -23,6 +23,7 @@ from summarizer.runs.record import (
     read_record,
     read_summary,
 )
+from summarizer.sweeps.confirmation import Confirmation, read_confirmation
 from summarizer.tracking.metrics import METRICS, read_metrics
 
 FILE_NAME = "sweep.json"
@@ -88,6 +89,8 @@ class SweepRecord(Part):
     tokens: int | None = None
     references: tuple[Reference, ...] = ()
     """What the runs are measured by; it has no rank among them."""
+    confirmed: Confirmation | None = None
+    """The best settings on rows that chose nothing, once all runs have ended."""
 
     @field_serializer("runs")
     def _rows(self, runs: tuple[RunRecord, ...]) -> list[dict[str, Any]]:
@@ -194,6 +197,7 @@ def collect(sweep: Path) -> SweepRecord:
         saved_samples=None if would_be is None or were is None else would_be - were,
         tokens=sum(run.tokens or 0 for run in runs),
         references=collect_references(sweep, runs, plan.metric),
+        confirmed=read_confirmation(sweep),
     )
 
 

@@ -13,6 +13,9 @@ from trained_runs import composed, lora
 
 from summarizer.errors import ConfigError
 from summarizer.exporting.request import ExportFlags, ExportRequest, requested, require_room
+from summarizer.json_files import write_part
+from summarizer.runs.record import RunRecord
+from summarizer.sweeps.record import FILE_NAME, Metric, SweepRecord
 
 
 @pytest.fixture(autouse=True)
@@ -44,6 +47,24 @@ def test_defaults(tmp_path: Path) -> None:
     assert (made.dtype, made.output, made.weights) == ("bf16", tmp_path / "export" / "merged", None)
     if importlib.util.find_spec("ctranslate2"):
         assert request(tmp_path, format="ctranslate2").dtype == "int8"
+
+
+def test_of_a_sweep_its_best_run(tmp_path: Path) -> None:
+    for name in ("first", "second"):
+        for part in (".hydra", "adapter"):
+            shutil.copytree(tmp_path / part, tmp_path / "sweep" / name / part)
+    runs = (RunRecord(folder="first", rank=2), RunRecord(folder="second", rank=1))
+    write_part(tmp_path / "sweep" / FILE_NAME, SweepRecord(metric=Metric.of("val/loss"), runs=runs))
+    made = request(tmp_path / "sweep")
+    assert (made.run.folder, made.best_of) == (tmp_path / "sweep" / "second", tmp_path / "sweep")
+    assert made.output == tmp_path / "sweep" / "second" / "export" / "merged"
+    assert request(tmp_path).best_of is None
+    shutil.rmtree(tmp_path / "sweep" / "second" / "adapter")
+    (said,) = mistakes(tmp_path / "sweep")
+    assert said.startswith(f"RUN: {tmp_path}/sweep/second has no adapter: it was never trained to an end")
+    (tmp_path / "sweep" / FILE_NAME).write_text("{")
+    (said,) = mistakes(tmp_path / "sweep")
+    assert FILE_NAME in said
 
 
 def test_every_mistake_at_once(tmp_path: Path) -> None:

@@ -16,13 +16,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
-from trained_runs import ARTICLE, save_run, summary_of, written_by_the_card
+from trained_runs import ARTICLE, exported, save_run, summary_of, written_by_the_card
 from transformers import AutoTokenizer, LlamaConfig, PreTrainedTokenizerFast, Qwen2Config
 
 from summarizer.config.paths import resolve_path
 from summarizer.errors import ConfigError
-from summarizer.exporting.export import export
-from summarizer.exporting.request import ExportFlags, requested
 
 gguf = pytest.importorskip("gguf")
 
@@ -50,13 +48,6 @@ def ask(url: str, path: str, **body: Any) -> dict[str, Any]:
     return read
 
 
-def exported(run: Path, format_name: str, **more: Any) -> Path:
-    arguments: dict[str, Any] = {"dtype": None, "output": None, "weights": None, "model": None}
-    arguments |= {"device": "cpu", "with_base": False} | more
-    list(export(requested(ExportFlags(run=run, format=format_name, **arguments))))
-    return Path(arguments["output"] or run / "export" / format_name)
-
-
 @contextmanager
 def served(model: Path, adapter: Path | None = None) -> Iterator[Any]:
     """llama.cpp's own server over a file."""
@@ -65,7 +56,7 @@ def served(model: Path, adapter: Path | None = None) -> Iterator[Any]:
     params = xllamacpp.CommonParams()
     params.model.path = str(model)
     params.n_ctx, params.n_parallel, params.port = 256, 1, 0
-    params.cpuparams.n_threads = 2
+    params.cpuparams.n_threads = 1  # two spin where others use the cores
     params.cache_type_k = params.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
     params.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
     params.warmup = False
@@ -86,7 +77,7 @@ KINDS = [
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_merged_model(kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = save_run(kind, tmp_path)
-    folder = exported(run, "gguf", dtype="fp32")
+    folder, _ = exported(run, "gguf", dtype="fp32")
     assert (
         "llama-server -m model.gguf --flash-attn off --cache-type-k f32" in (folder / "README.md").read_text()
     )
@@ -99,7 +90,7 @@ def test_the_merged_model(kind: str, tmp_path: Path, capsys: pytest.CaptureFixtu
 def test_the_adapter_beside_its_base(kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """On every layer, head and embedding included, which are one tensor in the tied base."""
     run = save_run(kind, tmp_path)
-    folder = exported(run, "gguf-lora", with_base=True, dtype="fp32")
+    folder, _ = exported(run, "gguf-lora", with_base=True, dtype="fp32")
     with served(folder / "base.gguf", folder / "adapter.gguf") as server:
         assert written_by_the_card(folder, capsys, server.listening_address) == summary_of(run)
     with served(folder / "base.gguf") as server:
@@ -112,8 +103,8 @@ def test_an_adapter_of_linear_layers_beside_any_gguf_of_its_base(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = save_run("llama_tied", tmp_path, targets=["linear"])
-    folder = exported(run, "gguf-lora")
-    alone = exported(run, "gguf-lora", with_base=True, dtype="fp32", output=tmp_path / "both")
+    folder, _ = exported(run, "gguf-lora")
+    alone, _ = exported(run, "gguf-lora", with_base=True, dtype="fp32", output=tmp_path / "both")
     tensors = gguf.GGUFReader(alone / "base.gguf").tensors
     assert "output.weight" not in {tensor.name for tensor in tensors}  # one tensor still
     with served(alone / "base.gguf", folder / "adapter.gguf") as server:
@@ -135,18 +126,18 @@ def test_a_chat(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         tmp_path,
         "prompt.kind=chat",
         "prompt.date='2024-07-26'",
-        "prompt.template='Shorten: {article}'",
+        'prompt.template="Shorten:\\n\\n{article}"',
     )
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "base")
     tokenizer.chat_template = CHAT
     tokenizer.save_pretrained(tmp_path / "base")
-    folder = exported(run, "gguf", dtype="fp32")
+    folder, _ = exported(run, "gguf", dtype="fp32")
     with served(folder / "model.gguf") as server:
         assert written_by_the_card(folder, capsys, server.listening_address) == summary_of(run)
         said = ask(
             server.listening_address,
             "v1/chat/completions",
-            messages=[{"role": "user", "content": f"Shorten: {ARTICLE}"}],
+            messages=[{"role": "user", "content": f"Shorten:\n\n{ARTICLE}"}],
             temperature=0,
             max_tokens=8,
         )
@@ -156,7 +147,7 @@ def test_a_chat(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 def test_what_the_files_say(tmp_path: Path) -> None:
     """Names, shapes and numbers, beside the adapter's own in PEFT's form."""
     run = save_run("llama_untied", tmp_path)
-    folder = exported(run, "gguf-lora")
+    folder, _ = exported(run, "gguf-lora")
     reader = gguf.GGUFReader(folder / "adapter.gguf")
     said = {name: field.contents() for name, field in reader.fields.items()}
     assert (said["general.type"], said["adapter.type"], said["adapter.lora.alpha"]) == (
@@ -278,7 +269,7 @@ def test_a_vocabulary_of_sentencepiece(tmp_path: Path, capsys: pytest.CaptureFix
     run = save_run("llama_tied", tmp_path)
     tokenizer = fast(sentencepiece())
     tokenizer.save_pretrained(tmp_path / "base")
-    folder = exported(run, "gguf", dtype="fp32")
+    folder, _ = exported(run, "gguf", dtype="fp32")
     texts = [row["article"][:600] for row in SAMPLE[:20]]
     texts += ["  two  spaces\n\n\ttab", "naïve 東京 🚀", "", "▁", "<s> is text"]
     with served(folder / "model.gguf") as server:

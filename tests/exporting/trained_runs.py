@@ -20,7 +20,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from summarizer.adapters.peft_format import save_adapter
 from summarizer.config.paths import resolve_path
 from summarizer.evaluation.record import VARIANTS, Interval
+from summarizer.exporting.export import export
 from summarizer.exporting.measure import Example
+from summarizer.exporting.request import ExportFlags, requested
 from summarizer.generation.summarizer import Summarizer
 from summarizer.models.causal_lm import CausalLM
 from summarizer.runs.loaded_run import LoadedRun, load_runs
@@ -31,6 +33,7 @@ __all__ = [
     "ARTICLE",
     "EMBEDDED",
     "example",
+    "exported",
     "fill_randomly",
     "finished",
     "load",
@@ -128,6 +131,15 @@ def finished(model: str) -> RunRecord:
 
 def opened(run: Path) -> LoadedRun:
     return load_runs([read_trained_run(run)], device="cpu", precision="fp32")
+
+
+def exported(run: Path, format_name: str, **more: Any) -> tuple[Path, list[str]]:
+    """`run/export/FORMAT`, and the lines that a person sees."""
+    arguments: dict[str, Any] = {"dtype": None, "output": None, "weights": None, "model": None}
+    arguments |= {"device": "cpu", "with_base": False} | more
+    flags = ExportFlags(run=run, format=format_name, **arguments)
+    lines = list(export(requested(flags)))
+    return Path(arguments["output"] or run / "export" / format_name), lines
 
 
 def summary_of(run: Path) -> str:

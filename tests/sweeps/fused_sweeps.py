@@ -53,6 +53,7 @@ class Sweeps:
     """Of the command under way; each has its own."""
     kept: list[RunRecord] = field(default_factory=list)
     reports: list[Path] = field(default_factory=list)
+    confirmed: list[Path] = field(default_factory=list)
     tracked: list[TrackingConfig] = field(default_factory=list)
     """What each report was told of wandb."""
     returns: list[JobReturn] = field(default_factory=list)
@@ -71,6 +72,9 @@ class Sweeps:
             return returns
 
         monkeypatch.setitem(sys.modules, "summarizer.reports.sweep_report", report)
+        confirm = ModuleType("summarizer.sweeps.confirm")
+        confirm.confirm = made.confirmed.append  # type: ignore[attr-defined]
+        monkeypatch.setitem(sys.modules, "summarizer.sweeps.confirm", confirm)
         monkeypatch.setattr(launch, "start", made.start)
         monkeypatch.setattr(Session, "keep", lambda _, ended: made.kept.extend(ended))
         monkeypatch.setattr(Launch, "batch", watched)

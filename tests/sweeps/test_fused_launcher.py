@@ -112,6 +112,7 @@ def test_ctrl_c_ends_the_sweep_and_the_report_is_still_written(sweeps: Sweeps) -
     with pytest.raises(StopRequested):
         sweeps.run("quantization=int8,nf4", "tracking.project=mine")
     assert len(sweeps.groups) == 1
+    assert not sweeps.confirmed
     assert sweeps.reports == [Path("sweep").resolve()]
     assert [tracking.project for tracking in sweeps.tracked] == ["mine"]
 
@@ -143,7 +144,7 @@ def test_each_sweep_is_reported_once_at_the_end_of_its_block(sweeps: Sweeps) -> 
         for _ in range(2):  # batches of one sweeper
             session.sweeps[Path("sweep")] = TRACKING
         assert not sweeps.reports
-    assert sweeps.reports == [Path("sweep")]
+    assert sweeps.confirmed == sweeps.reports == [Path("sweep")]
     assert sweeps.tracked == [TRACKING]
 
 

@@ -27,6 +27,7 @@ layCurves();
 layHeatmap();
 layParallel();
 layScatter();
+layBudget();
 layPredictions();
 layFailures();
 layCommands();

@@ -247,12 +247,11 @@ HIGH_RATE = 1e-3
 def next_commands(spec: RunConfig, overrides: Sequence[str], folder: Path) -> list[tuple[str, str]]:
     """Commands to go on with, each behind what it is for. overrides: those that the run was started with."""
     summarize = f"{own_python()} -m summarizer.summarize {shlex.quote(shown(folder))} article.txt"
+    both = isinstance(getattr(spec.adapter, "dim", None), int)
+    asked = "dimension and learning rate do better, in four" if both else "learning rate does better, in two"
     return [
         ("Summarize an article of your own, a text file:", summarize),
-        (
-            "Ask which dimension and learning rate do better, in four runs that train together:",
-            _sweep(spec, overrides),
-        ),
+        (f"Ask which {asked} runs that train together:", _sweep(spec, overrides)),
     ]
 
 

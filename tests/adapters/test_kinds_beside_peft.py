@@ -33,14 +33,14 @@ from summarizer.config.paths import conf_folder
 from summarizer.exporting.merge import Merge, merged_into
 from summarizer.generation.decoder import Decoder
 
-KINDS = sorted(path.stem for path in (conf_folder() / "adapter").glob("*.yaml"))
-KINDS += [
+OPTIONS = [
     "ia3 adapter.feedforward_modules=['*.1.*']",
     "oft adapter.use_cayley_neumann=false",
     "oft adapter.num_cayley_neumann_terms=3 adapter.oft_block_size=20",
     "oft adapter.r=4 adapter.oft_block_size=null",
 ]
-"""Each by its YAML alone, and kinds whose options make another computation."""
+"""Those that make another computation of a kind."""
+KINDS = sorted([*OPTIONS, *(path.stem for path in (conf_folder() / "adapter").glob("*.yaml"))])
 BASES = ("gptj", "llama_untied")
 DIM = 3
 

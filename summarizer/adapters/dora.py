@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from summarizer import compat
 from summarizer.adapters.low_rank_product import equal_dims
 from summarizer.ops.decode_gemm import stored_weights_in_place
 from summarizer.quantization.frozen import FrozenEmbedding, FrozenLinear
@@ -57,6 +58,8 @@ def _products(
     """A W^T; of an embedding, whose A reads its rows, A W."""
     if isinstance(frozen, FrozenEmbedding):
         return frozen.weight.matmul_backward(a)
+    if compat.is_fake(a):  # of a plan: the kernels read memory, which there is none of
+        return frozen.weight.matmul(a)
     with (
         stored_weights_in_place()
     ):  # so few rows are multiplied in fp32 for a fraction of what a copy of W takes

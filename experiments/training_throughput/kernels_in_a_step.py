@@ -60,7 +60,7 @@ def main(typed: Sequence[str] | None = None) -> None:
     parser.add_argument("overrides", nargs="*", help="of the config")
     options = parser.parse_args(typed)
     dims = [DIMS[trial % len(DIMS)] for trial in range(options.trials)]
-    group = group_of(dims, ["trainer.device=cpu", *options.overrides])
+    group = group_of([[f"adapter.dim={dim}"] for dim in dims], ["trainer.device=cpu", *options.overrides])
     batches = [trial.next_batch() for trial in group.trials]
     times: dict[str, list[float]] = {way: [] for way in options.ways}
     with group.adapted.training():

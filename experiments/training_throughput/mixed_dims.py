@@ -10,23 +10,12 @@ from __future__ import annotations
 
 import argparse
 import statistics
-import time
 
-from training_groups import group_of
-
-from summarizer.training.step import Group
-from summarizer.training.trainer import train_step
+from training_groups import group_of, steps_in_turn
 
 MIXED = (2, 4, 8, 16, 32, 64)
 EQUAL = (2, 21, 64)
 """The least, the mean and the most of MIXED."""
-
-
-def step_s(group: Group) -> float:
-    begun_s = time.perf_counter()
-    with group.adapted.training():
-        train_step(group, [trial.next_batch() for trial in group.trials]).read()
-    return time.perf_counter() - begun_s
 
 
 def main() -> None:
@@ -38,13 +27,13 @@ def main() -> None:
     if arguments.model:
         overrides = ["model=hf", f"model.name_or_path={arguments.model}", "prompt=tldr"]
     dims_of = {"mixed": MIXED} | {f"equal, {dim}": (dim,) * len(MIXED) for dim in EQUAL}
-    groups = {name: group_of(dims, overrides) for name, dims in dims_of.items()}
-    took: dict[str, list[float]] = {name: [] for name in groups}
-    for step in range(arguments.steps + 1):
-        for name, group in groups.items():
-            seconds = step_s(group)
-            if step:
-                took[name].append(seconds)
+    took = steps_in_turn(
+        {
+            name: group_of([[f"adapter.dim={dim}"] for dim in dims], overrides)
+            for name, dims in dims_of.items()
+        },
+        arguments.steps,
+    )
     mixed = statistics.median(took["mixed"])
     print("| dims of six trials | step, median | fastest | mixed takes |")
     print("|---|---|---|---|")

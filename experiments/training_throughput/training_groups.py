@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from hydra import compose, initialize_config_dir
@@ -21,18 +22,18 @@ from summarizer.tracking.utilization import shape_of
 from summarizer.training.optimizer import build_optimizer
 from summarizer.training.schedule import TrainingSchedule
 from summarizer.training.step import Group, Microbatches, build_group
+from summarizer.training.trainer import train_step
 from summarizer.training.trial import Trial
 
 TOTAL_STEPS = 1_000_000
 """More than any measurement takes: the schedule is constant."""
 
 
-def group_of(dims: Sequence[int], overrides: Sequence[str]) -> Group:
-    """A trial for each dim, over a base of its own, with the overrides of a config."""
+def group_of(trials: Sequence[Sequence[str]], overrides: Sequence[str]) -> Group:
+    """A trial for each list of overrides, over a base of its own, with the overrides that all share."""
     with initialize_config_dir(str(conf_folder()), version_base="1.3"):
         specs = [
-            preflight(compose("config", ["tracking=none", *overrides, f"adapter.dim={dim}"]), imported=True)
-            for dim in dims
+            preflight(compose("config", ["tracking=none", *overrides, *own]), imported=True) for own in trials
         ]
     first = specs[0]
     processes = join_processes(device=first.trainer.device, precision=first.trainer.precision, wanted=None)
@@ -44,12 +45,25 @@ def group_of(dims: Sequence[int], overrides: Sequence[str]) -> Group:
         TrainingSchedule(TOTAL_STEPS, None, TOTAL_STEPS, TOTAL_STEPS, "max_steps"),
     )
     group = build_group(adapted, prompt, processes, Microbatches(None, None))
-    trials = []
+    entered = []
     for place, spec in enumerate(specs):
         own = adapted.parameters_of(place)
         trial = Trial(spec, Path(tempfile.gettempdir()))
         trial.schedule, trial.rows = schedule, rows
         trial.take_slot(own, build_optimizer(spec, own, group.scratch), shape_of(adapted, place))
-        trials.append(trial)
-    group.enter(trials)
+        entered.append(trial)
+    group.enter(entered)
     return group
+
+
+def steps_in_turn(groups: Mapping[str, Group], steps: int) -> dict[str, list[float]]:
+    """Seconds of each group's steps, which take turns, after one of each to begin with."""
+    took: dict[str, list[float]] = {name: [] for name in groups}
+    for step in range(steps + 1):
+        for name, group in groups.items():
+            begun_s = time.perf_counter()
+            with group.adapted.training():
+                train_step(group, [trial.next_batch() for trial in group.trials]).read()
+            if step:
+                took[name].append(time.perf_counter() - begun_s)
+    return took

@@ -230,7 +230,7 @@ def read_summary(folder: Path) -> RunRecord:
     except OSError as error:
         raise ConfigError.single(str(path), f"no summary to read here ({error.strerror})") from error
     except ValidationError as error:
-        raise broken(path, error) from error
+        raise broken(str(path), error) from error
     return record_of_summary(raw, path)
 
 
@@ -245,7 +245,7 @@ def record_of_summary(raw: Mapping[str, Any], path: Path) -> RunRecord:
     try:
         record = RunRecord.model_validate({**known, "folder": str(path.parent)})
     except ValidationError as error:
-        raise ConfigError([*issues, *broken(path, error).issues]) from error
+        raise ConfigError([*issues, *broken(str(path), error).issues]) from error
     if issues:
         raise ConfigError(issues)
     return record

@@ -124,6 +124,8 @@ class RunRecord(Part):
     """The sweep's folder name, for the runs of one -m command."""
     resumed: bool = False
     """Whether it resumes what an earlier process left in its folder."""
+    resumed_with: tuple[str, ...] = ()
+    """Overrides that it is resumed with; its folder has them from when it begins."""
     group: int = 0
     """Runs of a sweep with one number may train together."""
     rank: int | None = None
@@ -173,6 +175,7 @@ NOT_IN_SUMMARY = frozenset(
         "config",
         "sweep",
         "resumed",
+        "resumed_with",
         "group",
         "rank",
         "best",

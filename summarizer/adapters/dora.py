@@ -37,7 +37,7 @@ def gain(
 ) -> Float[Tensor, "n 1 d_out"]:
     """m over the lengths that the weights have with their pairs; its gradient is m's alone.
 
-    dims: each trial's own rows of a and b; 0 for one that has no gain, whose share of the result is of no use.
+    dims: each trial's own rows of a and b; 0 for one that learns no lengths, whose gain is 1.
     """
     with torch.no_grad(), torch.autocast(a.device.type, enabled=False):
         squares = _squares(frozen)
@@ -48,7 +48,10 @@ def gain(
             half = _products(frozen, own_a) + 0.5 * own_scale * torch.bmm(inner, own_b)
             added = (own_b * half).sum(dim=1, keepdim=True)
             norms[trials] = (squares + 2 * own_scale * added).clamp_min(0).sqrt()
-    return m / norms
+    if all(dims):
+        return m / norms
+    learns = torch.tensor([dim > 0 for dim in dims], device=m.device).reshape(-1, 1, 1)
+    return torch.where(learns, m / norms, 1.0)
 
 
 def _products(

@@ -311,6 +311,32 @@ def checkpoint_names(model: PreTrainedModel) -> Callable[[str], tuple[str, bool]
     return known
 
 
+def row_zeroed_by_loading(model: PreTrainedModel, embedding: nn.Module) -> int | None:
+    """Which row of an embedding `from_pretrained` sets to 0, whatever the checkpoint holds, if any.
+
+    Youtu's does: its code for fresh weights runs over loaded ones too, which are marked, but for a slice of them.
+    Why private: only `from_pretrained` runs that code, and it loads the whole model.
+    Once gone: None; the row is used as the checkpoint has it.
+    """
+    import torch
+    from torch import nn
+
+    row: int | None = getattr(embedding, "padding_idx", None)
+    if row is None:
+        return None
+    loaded: Any = nn.Embedding(row + 1, 1, row)
+    nn.init.ones_(loaded.weight)
+    loaded._is_hf_initialized = loaded.weight._is_hf_initialized = True
+    try:
+        with torch.no_grad():
+            model._init_weights(loaded)
+    except (AttributeError, TypeError):
+        what = "transformers.PreTrainedModel._init_weights"
+        _gone(what, "a padding token's embedding is as the checkpoint has it")
+        return None
+    return None if loaded.weight[row].any() else row
+
+
 def misread_by_peft(model: PreTrainedModel, layers: Sequence[str]) -> list[str]:
     """Which of a model's linear layers plain peft takes for others when it loads their adapters, by their names.
 

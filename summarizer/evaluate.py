@@ -115,17 +115,20 @@ def _evaluate(arguments: Sequence[str]) -> None:
         encoder, nli = _encoder(flags), _nli(flags)
         rows = _rows(request)
         log.info("%s: %d rows of %s", ", ".join(run.name for run in request.runs), len(rows.ids), rows.data)
-        models = request.models()
         items = [
             Item(row_id, f"{rows.split} row {number}", article, reference)
             for number, (row_id, article, reference) in enumerate(
                 zip(rows.ids, rows.articles, rows.references, strict=True), start=1
             )
         ]
-        with open_files(models, items) as files, _resumption_said(models, files, len(items)):
-            loaded = Loaded(request)
-            systems = _systems(request, rows, models, files, loaded)
-            _save(request, _scores(request, rows, systems, encoder, _by_article(flags, rows, loaded, nli)))
+        with request.held() as request:
+            models = request.models()
+            with open_files(models, items) as files, _resumption_said(models, files, len(items)):
+                loaded = Loaded(request)
+                systems = _systems(request, rows, models, files, loaded)
+                _save(
+                    request, _scores(request, rows, systems, encoder, _by_article(flags, rows, loaded, nli))
+                )
 
 
 def _encoder(flags: EvaluateFlags) -> LoadedBertScore | None:
@@ -311,9 +314,9 @@ def _save(request: EvaluationRequest, evaluation: Evaluation) -> None:
     from summarizer.reports.evaluation_report import markdown, print_evaluation
 
     name = "scores" if len(request.runs) == 1 else "comparison"
-    folder = request.scores_folder
-    write_evaluation(folder / f"{name}.json", evaluation)
-    write_text(folder / f"{name}.md", markdown(evaluation))
+    folder, inside = request.scores_folder, request.scores_inside
+    write_evaluation(inside / f"{name}.json", evaluation)
+    write_text(inside / f"{name}.md", markdown(evaluation))
     print_evaluation(evaluation, SafeConsole(sys.stdout))
     log.info("saved: %s and %s", shown(folder / f"{name}.json"), f"{name}.md")
 

@@ -51,18 +51,19 @@ def write_part(path: Path, part: Part) -> None:
     write_text(path, part.model_dump_json(indent=2) + "\n")
 
 
-def read_part(path: Path, kind: type[AnyPart], what: str) -> AnyPart:
+def read_part(path: Path, kind: type[AnyPart], what: str, name: str | None = None) -> AnyPart:
     """The object in a file, which may come from elsewhere.
 
-    what: the file's content, as a message says it is missing: "no scores to read here".
+    what: the file's content, as a message says it is missing: "no scores to read here".  name: the file as messages
+    have it, where that is not `path`.
     Raises ConfigError where there is none, or naming each field that is wrong.
     """
     try:
         return kind.model_validate_json(read_own(path))
     except OSError as error:
-        raise ConfigError.single(str(path), f"no {what} to read here ({error.strerror})") from error
+        raise ConfigError.single(name or str(path), f"no {what} to read here ({error.strerror})") from error
     except ValidationError as error:
-        raise broken(path, error) from error
+        raise broken(name or str(path), error) from error
 
 
 def parse_json(content: str | bytes) -> Any:
@@ -93,9 +94,9 @@ def _values(node: Any) -> Iterable[Any]:
     return node.values() if isinstance(node, dict) else node if isinstance(node, list) else ()
 
 
-def broken(path: Path, error: ValidationError) -> ConfigError:
+def broken(name: str, error: ValidationError) -> ConfigError:
     """Each field of a file that is not as its class has it."""
     return ConfigError(
-        Issue(f"{path}: {'.'.join(map(str, mistake['loc']))}".rstrip(": "), mistake["msg"])
+        Issue(f"{name}: {'.'.join(map(str, mistake['loc']))}".rstrip(": "), mistake["msg"])
         for mistake in error.errors()
     )

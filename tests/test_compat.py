@@ -18,7 +18,7 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState, PartialState
 from model_folders import LLAMA_LIKE, tiny_config
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, MambaConfig, MixtralConfig
+from transformers import AutoModelForCausalLM, MambaConfig, MixtralConfig, YoutuConfig
 
 from summarizer import compat
 from summarizer.models.transformers_model import TransformersModel
@@ -167,6 +167,24 @@ def test_layers_that_peft_refuses(lines: list[str], monkeypatch: pytest.MonkeyPa
     monkeypatch.setitem(sys.modules, "peft.tuners.tuners_utils", None)
     for _ in range(2):
         assert compat.refused_by_peft(mamba, ["x.out_proj"]) == []
+
+
+def test_a_row_that_loading_sets_to_zero(lines: list[str]) -> None:
+    sizes = {
+        "q_lora_rank": 8,
+        "kv_lora_rank": 8,
+        "qk_rope_head_dim": 8,
+        "qk_nope_head_dim": 8,
+        "v_head_dim": 8,
+    }
+    youtu = AutoModelForCausalLM.from_config(YoutuConfig(**LLAMA_LIKE, **sizes))
+    opt = AutoModelForCausalLM.from_config(tiny_config("opt"))
+    third = nn.Embedding(9, 2, padding_idx=3)
+    assert compat.row_zeroed_by_loading(youtu, third) == 3
+    assert compat.row_zeroed_by_loading(youtu, nn.Embedding(9, 2)) is None
+    assert compat.row_zeroed_by_loading(opt, third) is None
+    for _ in range(2):
+        assert compat.row_zeroed_by_loading(nn.Module(), third) is None  # type: ignore[arg-type]
 
 
 def several(seed: int = 0) -> list[Tensor]:

@@ -21,7 +21,7 @@ from terminal import run_in_terminal
 
 from summarizer.config.paths import PACKAGE
 from summarizer.evaluate import command
-from summarizer.evaluation import mlperf
+from summarizer.evaluation import mlperf, resumable
 from summarizer.evaluation.predictions import read_predictions
 from summarizer.evaluation.record import Evaluation, read_evaluation
 from summarizer.generation.summarizer import Prepared, Summarizer
@@ -372,6 +372,56 @@ def test_summaries_made_otherwise_are_not_gone_on_with(run: Path, evaluate: Eval
     assert code == 2
     assert "--max-new-tokens was 6, now it is 3; name another folder by --output" in said
     assert (run / "evaluations/validation/predictions.jsonl").read_bytes() == before
+
+
+def test_a_link_in_the_place_of_a_folder_leads_nothing_elsewhere(
+    run: Path, evaluate: Evaluate, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    elsewhere = tmp_path / "home"
+    for folder in (elsewhere, elsewhere / "validation"):
+        folder.mkdir()
+    write = resumable.write_missing
+
+    def lead_elsewhere(*given: Any) -> None:
+        (run / "evaluations").rename(run / "moved")
+        (run / "evaluations").symlink_to(elsewhere)
+        write(*given)
+
+    monkeypatch.setattr(resumable, "write_missing", lead_elsewhere)
+    code, out, err = evaluate(run)
+    assert code == 0, err
+    assert [*elsewhere.rglob("*")] == [elsewhere / "validation"]
+    assert {path.name for path in (run / "moved" / "validation").iterdir()} == {
+        *("predictions.jsonl", "predictions.jsonl.settings.json", "predictions.loss.json"),
+        *("predictions.base.jsonl", "predictions.base.jsonl.settings.json", "predictions.base.loss.json"),
+        *("scores.json", "scores.md"),
+    }
+    assert "/proc" not in out + err
+    assert "/proc" not in (run / "moved" / "validation" / "scores.json").read_text()
+
+
+@pytest.mark.slow
+def test_messages_name_a_file_of_an_evaluation_as_it_lies(
+    run: Path, evaluate: Evaluate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert evaluate(run)[0] == 0
+    folder = run / "evaluations" / "validation"
+    monkeypatch.chdir(run)
+    shutil.copy(folder / "predictions.base.jsonl", folder / "kept")
+    (folder / "predictions.base.jsonl").write_text("{}\n")
+    code, _, err = evaluate(run)
+    assert (code, "evaluations/validation/predictions.base.jsonl exists but cannot" in err) == (2, True)
+    shutil.move(folder / "kept", folder / "predictions.base.jsonl")
+    (folder / "predictions.loss.json").write_text("{}")
+    code, _, err = evaluate(run)
+    assert (code, "evaluations/validation/predictions.loss.json: loss" in err) == (2, True)
+    shutil.rmtree(folder)
+    folder.write_text("")
+    code, _, err = evaluate(run)
+    assert code != 0
+    assert "evaluations/validation" in err
+    assert "Traceback" not in err
+    assert "/proc" not in err
 
 
 @pytest.mark.slow

@@ -39,6 +39,13 @@ class ScoredModel:
     """Where its summaries are kept."""
     settings: Mapping[str, Any]
     """Everything besides the article that decides on a summary's words."""
+    inside: Path | None = None
+    """The folder of `file` by a path that stays with it (`held_folder`); None where a person named that folder."""
+
+    @property
+    def path(self) -> Path:
+        """What `file` is read and written by."""
+        return self.file if self.inside is None else self.inside / self.file.name
 
 
 # ---- summaries ---------------------------------------------------------------------------------------------------
@@ -54,7 +61,13 @@ def open_files(models: Sequence[ScoredModel], items: Sequence[Item]) -> Iterator
     with ExitStack() as stack:
         yield {
             model.name: stack.enter_context(
-                open_summaries(model.file, items, model.settings, elsewhere="name another folder by --output")
+                open_summaries(
+                    model.path,
+                    items,
+                    model.settings,
+                    elsewhere="name another folder by --output",
+                    name=None if model.inside is None else model.file,
+                )
             )
             for model in models
         }
@@ -92,9 +105,7 @@ def read_summaries(file: SummaryFile) -> list[str]:
     for number, line in enumerate(file.path.read_text(encoding="utf-8").split("\n")[:-1], start=1):
         text = json.loads(line).get("prediction")
         if not isinstance(text, str):
-            raise ConfigError.single(
-                f"{shown(file.path)}:{number}", "no text under prediction; delete the line"
-            )
+            raise ConfigError.single(f"{file.name}:{number}", "no text under prediction; delete the line")
         texts.append(text)
     return texts
 
@@ -186,8 +197,8 @@ def _kept_losses(
     found: dict[str, KeptLoss] = {}
     missing = []
     for model in models:
-        path = loss_path(model.file)
-        kept = read_part(path, KeptLoss, "loss") if path.is_file() else None
+        path, name = loss_path(model.path), shown(loss_path(model.file))
+        kept = read_part(path, KeptLoss, "loss", name) if path.is_file() else None
         if (
             kept is None
             or (kept.settings, kept.texts_sha256) != (_of_loss(model.settings), texts_sha256)
@@ -204,7 +215,7 @@ def _kept_losses(
         trials = [model.trial for model in group if model.trial is not None] or None
         for model, losses in zip(group, evaluator().row_losses(encoded, trials), strict=True):
             found[model.name] = KeptLoss.of(_of_loss(model.settings), texts_sha256, losses)
-            write_part(loss_path(model.file), found[model.name])
+            write_part(loss_path(model.path), found[model.name])
     return found
 
 

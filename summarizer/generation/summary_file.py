@@ -24,7 +24,7 @@ from summarizer.config import messages
 from summarizer.config.paths import nearest_existing, shown
 from summarizer.data.articles import Item
 from summarizer.errors import ConfigError, Issue
-from summarizer.files import read_own
+from summarizer.files import open_own, read_own
 from summarizer.json_files import parse_json
 
 KEY = "--output"
@@ -75,11 +75,16 @@ def lock_path(path: Path) -> Path:
 class SummaryFile:
     """An open file of summaries that this process alone writes. `left` are the items that it does not hold yet."""
 
-    def __init__(self, path: Path, items: Sequence[Item], held: Mapping[Key, list[str]]) -> None:
-        self.path, self._items = path, items
+    def __init__(
+        self, path: Path, items: Sequence[Item], held: Mapping[Key, list[str]], whole_bytes: int, name: str
+    ) -> None:
+        """held: the lines in the first `whole_bytes`; what comes after them goes.  name: for messages."""
+        self.path, self.name, self._items = path, name, items
         self._lines = defaultdict(list, {key: list(lines) for key, lines in held.items()})
         self.left = _not_held(items, held)
-        self._handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+        self._handle = open_own(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, links=True)
+        if os.fstat(self._handle).st_size > whole_bytes:
+            os.ftruncate(self._handle, whole_bytes)
         self._synced_s = time.monotonic()
 
     def append(self, summary: Summary) -> None:
@@ -93,7 +98,7 @@ class SummaryFile:
                 os.fsync(self._handle)
                 self._synced_s = time.monotonic()
         except OSError as error:
-            raise OSError(error.errno, error.strerror, shown(self.path)) from error
+            raise OSError(error.errno, error.strerror, self.name) from error
         self._lines[_key(summary.item)].append(line)
 
     def put_in_order(self) -> None:
@@ -124,21 +129,28 @@ class SummaryFile:
 
 @contextmanager
 def open_summaries(
-    path: Path, items: Sequence[Item], settings: Mapping[str, Any], elsewhere: str = ANOTHER_FILE
+    path: Path,
+    items: Sequence[Item],
+    settings: Mapping[str, Any],
+    elsewhere: str = ANOTHER_FILE,
+    name: Path | None = None,
 ) -> Iterator[SummaryFile]:
     """Open the file at `path` for the block, with the summaries that earlier processes wrote into it.
 
     settings: everything besides the article that decides on a summary's words.
-    elsewhere: what a person is told to do where the file cannot be continued.
+    elsewhere: what a person is told to do where the file cannot be continued.  name: the file as messages have it,
+    where `path` leads through a held folder.
     Raises ConfigError where another process writes the file, where it was made with other settings or from other
     articles, or where it is not a file of summaries; nothing is changed then.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    if name is None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    name_shown = shown(name or path)
     lock = FileLock(lock_path(path))
     try:
         lock.acquire(timeout=0)
     except Timeout as error:
-        raise ConfigError.single(KEY, f"another process is writing {shown(path)} now") from error
+        raise ConfigError.single(KEY, f"another process is writing {name_shown} now") from error
     try:
         try:
             lines, whole_bytes = _whole_lines(path)
@@ -146,18 +158,16 @@ def open_summaries(
             held = _by_key(lines)
         except NotSummariesError as error:
             raise ConfigError.single(
-                KEY, f"{shown(path)} exists but cannot be continued: {error}; {elsewhere}, or delete this one"
+                KEY, f"{name_shown} exists but cannot be continued: {error}; {elsewhere}, or delete this one"
             ) from error
         if lines and (found := differences(before, settings)):
             raise ConfigError(
-                Issue(KEY, f"{shown(path)} was made with other settings: {difference}; {elsewhere}")
+                Issue(KEY, f"{name_shown} was made with other settings: {difference}; {elsewhere}")
                 for difference in found
             )
-        _require_same_articles(path, items, held, elsewhere)
+        _require_same_articles(name_shown, items, held, elsewhere)
         write_text(settings_path(path), json.dumps(settings, indent=2, ensure_ascii=False) + "\n")
-        if path.exists() and path.stat().st_size > whole_bytes:
-            os.truncate(path, whole_bytes)
-        file = SummaryFile(path, items, held)
+        file = SummaryFile(path, items, held, whole_bytes, name_shown)
         try:
             yield file
         finally:
@@ -258,13 +268,13 @@ def _settings_of(path: Path) -> dict[str, Any]:
 
 
 def _require_same_articles(
-    path: Path, items: Sequence[Item], held: Mapping[Key, Sequence[str]], elsewhere: str
+    name: str, items: Sequence[Item], held: Mapping[Key, Sequence[str]], elsewhere: str
 ) -> None:
     counts = Counter(_key(item) for item in items)
     strangers = [key[0] for key, lines in held.items() for _ in lines[counts[key] :]]
     if strangers:
         raise ConfigError.single(
             KEY,
-            f"{shown(path)} holds {len(strangers)} summaries of articles that are not in this input, or not as "
+            f"{name} holds {len(strangers)} summaries of articles that are not in this input, or not as "
             f"they were (such as id {strangers[0]!r}); {elsewhere}",
         )

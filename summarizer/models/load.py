@@ -209,7 +209,9 @@ def _quantized(
 def _cached(spec: ModelConfig, folder: Path, meta: MetaModel, format_name: str, device: torch.device) -> Path:
     """The folder of the quantized base in the cache, made now where it is not there yet or is broken."""
     name = re.split("[/:]", spec.name_or_path.rstrip("/"))[-1]
-    target = cache_folder() / "bases" / f"{name}-{format_name}-{base_digest(folder, format_name)}"
+    target = (
+        cache_folder() / "bases" / f"{name}-{format_name}-{base_digest(folder, format_name, meta.zeroed)}"
+    )
     if target.exists():
         try:
             if is_as_written(target):
@@ -231,13 +233,14 @@ def _cached(spec: ModelConfig, folder: Path, meta: MetaModel, format_name: str, 
     return target
 
 
-def base_digest(folder: Path, format_name: str) -> str:
-    """What a quantized base was made from: each file's name, size and time; the config; the format."""
+def base_digest(folder: Path, format_name: str, zeroed: Mapping[str, int]) -> str:
+    """What a quantized base was made from: each file's name, size and time; the config; the format; zeroed rows."""
     files = stored_files(folder) if is_stored_base(folder) else checkpoint_files(folder)
     made_from = {
         "files": [(file.resolve().name, file.stat().st_size, file.stat().st_mtime_ns) for file in files],
         "config": hashlib.sha256((folder / "config.json").read_bytes()).hexdigest(),
         "format": (format_name, weight_format(format_name).version),
         "reading": READING,
+        **({"zeroed": zeroed} if zeroed else {}),
     }
     return hashlib.sha256(json.dumps(made_from).encode()).hexdigest()[:16]

@@ -39,6 +39,8 @@ class MetaModel:
     """Stored weights by the name that the checkpoint gives them; one that layers share by the first one's name."""
     unconverted: dict[str, str] = field(default_factory=dict)
     """Layers and parameters left as they are, and why."""
+    zeroed: dict[str, int] = field(default_factory=dict)
+    """Weights by the same name of which loading sets a row to 0, as transformers does, and which row."""
     tied: dict[str, str] = field(default_factory=dict)
     """Names of parameters that are others too, such as a tied head's: the name of the first."""
 
@@ -185,6 +187,10 @@ def _frozen(
         return None
     if id(module.weight) not in weights:
         weights[id(module.weight)] = meta.weights[f"{name}.weight"] = layer.weight
+    if isinstance(layer, FrozenEmbedding) and isinstance(meta.model, TransformersModel):
+        row = compat.row_zeroed_by_loading(meta.model.model, module)
+        if row is not None:
+            meta.zeroed[f"{name}.weight"] = row
     return layer
 
 

@@ -262,6 +262,13 @@ def _stored(
     try:
         if name in meta.weights:
             require_weights(tensor)
+            if (row := meta.zeroed.get(name)) is not None and tensor[row].any():
+                log.warning(
+                    "base model: row %d of %s, the padding token's, is set to 0, as transformers does",
+                    row,
+                    name,
+                )
+                tensor = tensor.index_fill(0, torch.tensor(row), 0)
             parts = weight_format(format_name).quantize(tensor.to(device))
             yield from ((f"{name}.{part}", value) for part, value in parts.items())
         elif name in meta.plain or meta.buffers[name].is_floating_point():

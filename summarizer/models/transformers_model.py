@@ -172,7 +172,7 @@ class TransformersModel(CausalLM):
         """
 
         def leaf(_: nn.Module, inputs: tuple[Any, ...], rows: Tensor) -> Tensor:
-            return rows.detach().requires_grad_()
+            return rows.detach().requires_grad_().clone()  # which a model may change in place
 
         handle = self.embedding.register_forward_hook(leaf)
         try:

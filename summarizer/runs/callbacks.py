@@ -128,8 +128,7 @@ class RunCallbacks:
         if trial.resumed or trial.begun:
             load_latest(trial)
         if trial.resumed and not trial.begun:
-            # Step 0 is the base model's evaluation, which is done anew.
-            trial.recorder.keep_through(trial.state.step or -1)
+            trial.recorder.keep(trial.has_recorded)
         if (value := trial.state.last_value) is not None:
             self.display.evaluated(trial.number, value, trial.state.best_value, trial.state.best_step)
 

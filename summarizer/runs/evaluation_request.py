@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
@@ -16,6 +17,7 @@ from summarizer.data.hold_out import SplitName
 from summarizer.errors import ConfigError, Issue, sound
 from summarizer.evaluation import mlperf
 from summarizer.evaluation.resumable import ScoredModel
+from summarizer.files import own_folder
 from summarizer.generation.summary_file import differences
 from summarizer.runs.trained_run import KEY, TrainedRun, base_differences, opening_issues, read_trained_run
 
@@ -37,6 +39,8 @@ class EvaluationRequest:
     """What the scores call each of the runs."""
     folders: tuple[Path, ...]
     """Where each run's summaries and losses are kept."""
+    inside: tuple[Path | None, ...]
+    """Those folders by paths that stay with them (`held`); None for one that a person named."""
     split: SplitName
     label: str
     """What the scores call the rows' split."""
@@ -54,6 +58,28 @@ class EvaluationRequest:
         """Where the scores are saved."""
         return self.folders[0] if self.flags.output is None else self.flags.output
 
+    @property
+    def scores_inside(self) -> Path:
+        """What the scores are written by there."""
+        return self.scores_folder if self.flags.output is not None else self.inside[0] or self.scores_folder
+
+    @contextmanager
+    def held(self) -> Iterator[EvaluationRequest]:
+        """For the block, the request with the folders inside its runs made and open: no link leads out of a run.
+
+        Raises WriteError where such a folder cannot be made, or is a link.
+        """
+        if self.flags.output is not None:
+            yield self
+            return
+        with ExitStack() as stack:
+            above = [stack.enter_context(own_folder(folder.parent)) for folder in self.folders]
+            inside = [
+                stack.enter_context(own_folder(held / folder.name))
+                for held, folder in zip(above, self.folders, strict=True)
+            ]
+            yield replace(self, inside=tuple(inside))
+
     def models(self) -> list[ScoredModel]:
         """What summarizes the rows: the runs' adapters, then the base model if it is asked for."""
         from summarizer.evaluation.pipeline import BASE
@@ -65,7 +91,7 @@ class EvaluationRequest:
                 self.generation, base=base, precision=self.flags.precision
             )
             file = self.folders[number] / ("predictions.base.jsonl" if base else "predictions.jsonl")
-            return ScoredModel(name, None if base else number, file, settings | extra)
+            return ScoredModel(name, None if base else number, file, settings | extra, self.inside[number])
 
         runs = [model(name, number, base=False) for number, name in enumerate(self.names)]
         return [*runs, model(BASE, 0, base=True)] if self.flags.base else runs
@@ -100,11 +126,13 @@ def requested(flags: EvaluateFlags) -> EvaluationRequest:
     split = flags.split or (mlperf.SPLIT if is_mlperf else runs[0].spec.evaluation.split)
     label = _label(flags, split)
     names = _names(runs)
+    folders = _folders(flags, runs, names, f"{label}-{flags.protocol}" if is_mlperf else label)
     return EvaluationRequest(
         flags=flags,
         runs=runs,
         names=names,
-        folders=_folders(flags, runs, names, f"{label}-{flags.protocol}" if is_mlperf else label),
+        folders=folders,
+        inside=(None,) * len(folders),
         split=split,
         label=label,
         generation=generation,

@@ -34,7 +34,8 @@ from summarizer.runs.preflight import preflight
 from summarizer.runs.preview import log_example
 from summarizer.runs.record import RunRecord
 from summarizer.tracking.startup import Stopwatch
-from summarizer.training.checkpoint import list_checkpoints, newest_step, require_checkpoint
+from summarizer.training.checkpoint import require_checkpoint
+from summarizer.training.checkpoint_folders import list_checkpoints, newest_step
 from summarizer.training.require_memory import require_adapter_fits, require_generation_fits
 from summarizer.training.schedule import training_schedule
 from summarizer.training.scheduler import TrialScheduler, halving_of

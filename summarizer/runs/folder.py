@@ -102,6 +102,19 @@ def write_prompt(run: Path, prompt: Mapping[str, Any]) -> None:
     write_text(file, OmegaConf.to_yaml(OmegaConf.create(written)))
 
 
+def write_limits(run: Path, limits: Mapping[str, Any], overrides: Sequence[str]) -> None:
+    """Put other limits of training into what Hydra wrote into a run folder.
+
+    limits: values of keys below `trainer`.  overrides: all of the run's, as its record has them.
+    """
+    file = run / ".hydra" / "config.yaml"
+    written = OmegaConf.load(file)
+    for key, value in limits.items():
+        OmegaConf.update(written, f"trainer.{key}", value)
+    write_text(run / ".hydra" / "overrides.yaml", OmegaConf.to_yaml(OmegaConf.create(list(overrides))))
+    write_text(file, OmegaConf.to_yaml(written))
+
+
 @contextmanager
 def claimed(folder: Path) -> Iterator[None]:
     """Hold the folder against other processes for the block. A killed process lets go by itself.

@@ -9,6 +9,8 @@ from summarizer.console.secrets import masked_text, redact
 from summarizer.evaluation.metrics import Scores
 from summarizer.evaluation.pipeline import ADAPTER, BASE, LEAD
 from summarizer.processes import Processes
+from summarizer.runs.extend import limits_of
+from summarizer.runs.folder import write_limits
 from summarizer.runs.heldout import HeldOut
 from summarizer.runs.mistakes import say_failed
 from summarizer.runs.record import (
@@ -55,7 +57,7 @@ class GroupRecords:
         self._processes, self._startup = processes, startup
         self._open: set[Trial] = set()
         for trial, record in self._records.items():
-            if record.resumed and is_finished(record.path):
+            if record.resumed and not record.resumed_with and is_finished(record.path):
                 trial.status = "completed"
                 self._records[trial] = read_record(record.path, record)
 
@@ -90,6 +92,8 @@ class GroupRecords:
         if self.writes and trial not in self._open:
             record = self._records[trial]
             (record.path / SUMMARY).unlink(missing_ok=True)  # of an earlier process: the run is resumed
+            if record.resumed_with:  # killed before this line, the run is what it was
+                write_limits(record.path, limits_of(record.resumed_with), record.overrides)
             trial.recorder = Recorder(MetricsFile(record.path / METRICS), _tracker(trial.spec, record))
         self._open.add(trial)
 

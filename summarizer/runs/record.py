@@ -124,6 +124,8 @@ class RunRecord(Part):
     """The sweep's folder name, for the runs of one -m command."""
     resumed: bool = False
     """Whether it resumes what an earlier process left in its folder."""
+    resumed_with: tuple[str, ...] = ()
+    """Overrides that it is resumed with; its folder has them from when it begins."""
     group: int = 0
     """Runs of a sweep with one number may train together."""
     rank: int | None = None
@@ -173,6 +175,7 @@ NOT_IN_SUMMARY = frozenset(
         "config",
         "sweep",
         "resumed",
+        "resumed_with",
         "group",
         "rank",
         "best",
@@ -230,7 +233,7 @@ def read_summary(folder: Path) -> RunRecord:
     except OSError as error:
         raise ConfigError.single(str(path), f"no summary to read here ({error.strerror})") from error
     except ValidationError as error:
-        raise broken(path, error) from error
+        raise broken(str(path), error) from error
     return record_of_summary(raw, path)
 
 
@@ -245,7 +248,7 @@ def record_of_summary(raw: Mapping[str, Any], path: Path) -> RunRecord:
     try:
         record = RunRecord.model_validate({**known, "folder": str(path.parent)})
     except ValidationError as error:
-        raise ConfigError([*issues, *broken(path, error).issues]) from error
+        raise ConfigError([*issues, *broken(str(path), error).issues]) from error
     if issues:
         raise ConfigError(issues)
     return record

@@ -13,12 +13,14 @@ from summarizer.config.paths import shown
 from summarizer.config.schema import TrackingConfig
 from summarizer.console.safe_text import one_line
 from summarizer.errors import ConfigError, Issue
+from summarizer.runs.extend import extended, require_limits
 from summarizer.runs.folder import claimed, require_own
 from summarizer.runs.launch import start, train_group
 from summarizer.runs.logs import folder_logs, log_to_terminal
 from summarizer.runs.preflight import preflight
 from summarizer.runs.record import RunRecord, is_finished, read_configured, read_record
 from summarizer.runs.session import Session, raise_alone
+from summarizer.sweeps.add_points import add_points
 from summarizer.sweeps.candidates import COMMAND_FILE
 from summarizer.sweeps.compose import group_key, grouped, merged
 from summarizer.sweeps.record import FILE_NAME, SweepRecord, read_sweep
@@ -33,19 +35,26 @@ def is_sweep(folder: Path) -> bool:
 
 
 def resume(folder: Path, others: Sequence[str], session: Session) -> None:
-    """Resume what a folder holds. Raises ConfigError for other overrides beside it, and for links in it, too."""
+    """Resume what a folder holds: a run to other limits too, a sweep with more points.
+
+    Raises ConfigError for links in it, too.
+    """
     require_own(folder, "resume", resumed=True)
     sweep = is_sweep(folder)
-    if others:
-        runs = "the runs as they were" if sweep else "the run as it was"
-        raise ConfigError.single("resume", f"continues {runs} configured; leave out {' '.join(others)}")
-    (resume_sweep if sweep else _resume_run)(folder, session)
+    if not sweep:
+        _resume_run(folder, others, session)
+        return
+    resume_sweep(folder, [word for word in others if word not in ("-m", "--multirun")], session)
 
 
-def _resume_run(folder: Path, session: Session) -> None:
+def _resume_run(folder: Path, others: Sequence[str], session: Session) -> None:
+    """others: overrides beside `resume=`, by which the run ends later."""
+    require_limits(others)
     record = read_configured(folder.resolve())
+    if others:
+        record = extended(record, others)
     with folder_logs([str(folder)]):
-        if is_finished(folder):
+        if not record.resumed_with and is_finished(folder):
             halved = read_record(folder).ended_by == "successive_halving"
             ended = "was stopped by successive halving" if halved else "is complete"
             log.info("%s %s; there is nothing to resume", folder, ended)
@@ -53,9 +62,10 @@ def _resume_run(folder: Path, session: Session) -> None:
             raise_alone(start([record], session))
 
 
-def resume_sweep(folder: Path, session: Session) -> None:
+def resume_sweep(folder: Path, others: Sequence[str], session: Session) -> None:
     """Resume a sweep: completed runs and the losers of successive halving are kept.
 
+    others: overrides beside `resume=`, which make its grid larger, as `add_points` has it.
     Runs that failed are tried again from their last checkpoint. The session keeps the failures, and the sweep for
     its report.
     Raises ConfigError, nothing having begun, where the folder or a run's config is missing or mistaken, another
@@ -68,6 +78,10 @@ def resume_sweep(folder: Path, session: Session) -> None:
     runs = _configured(folder, record)
     unfinished = {run.folder for run in runs if not is_finished(run.path)}
     _require_idle(unfinished)
+    if others:
+        add_points(folder, record, runs, others)
+        resume_sweep(folder, (), session)
+        return
     if not unfinished:
         log.info("all %d runs of %s are finished; there is nothing to resume", len(runs), shown(folder))
     _say_what_is_not_planned(folder)

@@ -58,10 +58,10 @@ class MetricsFile:
         """The records that are in the file; none where there is no file yet."""
         return read_metrics(self._path) if self._path.exists() else []
 
-    def keep_through(self, step: int) -> None:
-        """Drop every record after `step`, in one step: a resumed run writes those again."""
+    def keep(self, known: Callable[[Mapping[str, Any]], bool]) -> None:
+        """Drop every record but the known ones, in one step: a resumed run writes those again."""
         if self._path.exists():
-            kept = [line for line in _read_lines(self._path) if _parse(line)["step"] <= step]
+            kept = [line for line in _read_lines(self._path) if known(_parse(line))]
             write_text(self._path, _lines_text(kept))
 
 
@@ -234,10 +234,10 @@ class Recorder:
     def log_adapter(self, folder: Path) -> None:
         self._tracker.log_adapter(folder)
 
-    def keep_through(self, step: int) -> None:
+    def keep(self, known: Callable[[Mapping[str, Any]], bool]) -> None:
         """Forget what an interrupted process recorded after the step that it is resumed from."""
         if self._metrics is not None:
-            self._metrics.keep_through(step)
+            self._metrics.keep(known)
             self._tracker.replay(self._metrics.records())
 
     def finish(self, status: EndStatus, summary: Mapping[str, Any]) -> None:

@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import json
 import logging
-import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -30,13 +28,11 @@ from summarizer.digests import check_digests, write_digests
 from summarizer.errors import ConfigError
 from summarizer.files import own_folder, read_own
 from summarizer.json_files import parse_json
+from summarizer.training.checkpoint_folders import STATE, list_checkpoints, step_of
 from summarizer.training.trial import TrainerState, Trial
 
-STATE = "reached.json"
-"""The `TrainerState`, under the name that it has had since the first version."""
 CONFIG = "config.json"
 """The config that the run trained by until then."""
-NAME = re.compile(r"step-(\d{8,15})")
 MAY_BE_NEGATIVE = ("first_loss", "last_loss", "val_loss", "last_value", "best_value")
 MOST_NAMED = 3
 """How many changed keys of a config are named."""
@@ -63,25 +59,6 @@ def save_checkpoint(trial: Trial) -> Path:
         for old in list_checkpoints(checkpoints)[: -trial.spec.trainer.keep_checkpoints]:
             shutil.rmtree(old)
     return trial.checkpoints / name
-
-
-def list_checkpoints(folder: Path) -> list[Path]:
-    """Finished checkpoints, damaged ones among them, oldest first: each got its name once it was whole."""
-    return sorted((path for path in folder.glob("step-*") if NAME.fullmatch(path.name)), key=step_of)
-
-
-def step_of(checkpoint: Path) -> int:
-    """The optimizer step after which it was saved."""
-    return int(checkpoint.name.removeprefix("step-"))
-
-
-def newest_step(folder: Path) -> int:
-    """The optimizer step of the newest checkpoint that is not damaged; 0 without one."""
-    for checkpoint in reversed(list_checkpoints(folder)):
-        with suppress(OSError, ValueError):
-            check_digests(checkpoint)
-            return step_of(checkpoint)
-    return 0
 
 
 def require_checkpoint(trial: Trial) -> None:

@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 from summarizer.tracking.metrics import METRICS, read_metrics
-from summarizer.training.checkpoint import newest_step
+from summarizer.training.checkpoint_folders import newest_step
 from summarizer.training.trial import Trial
 
 
@@ -223,7 +223,7 @@ def halving_of(trials: Sequence[Trial]) -> SuccessiveHalving | None:
             for row in read_metrics(path)
             if metric in row and trial.schedule.evaluates_at(row["step"]) and row["step"] <= last_step
         }
-        went_on = last_step > max(values, default=0)
+        went_on = last_step > max(values, default=0) or last_step == trial.schedule.total_steps
         halving.replay(str(trial.folder), list(values.values()), went_on=went_on)
         if trial.status is not None:
             halving.finish(str(trial.folder))

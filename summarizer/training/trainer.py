@@ -115,6 +115,9 @@ def _boundary(group: Group, callbacks: Callbacks, records: StepRecords, stop: St
         records.catch_up()
     leaving = _failures(group, records)
     due = [trial for trial in due if trial not in leaving and trial.state.evaluated_step != trial.state.step]
+    # A run that is resumed with later limits goes on from here, and is evaluated here only if those ask for it.
+    _save(group, [trial for trial in due if trial.state.step == trial.schedule.total_steps], leaving)
+    due = [trial for trial in due if trial not in leaving]
     cut_short = bool(due) and not _validate(group, callbacks, records, due)
     leaving |= _failures(group, records)
     stopped = bool(group.processes.agreed(cut_short or stop.number is not None))

@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from pydantic import ConfigDict
@@ -157,6 +158,17 @@ class Trial:
         """Record metrics of a step, beside the epochs and the tokens trained on by then."""
         epoch = self.schedule.epoch_of(step)
         self.recorder.log({"step": step, "epoch": epoch, "tokens": self.state.tokens, **values})
+
+    def has_recorded(self, row: Mapping[str, Any]) -> bool:
+        """Whether a record of an earlier process is one that the trial, where it is now, would have made."""
+        step, done = int(row["step"]), self.state.step
+        if not 0 < done >= step:  # step 0 is the base model's evaluation, which is done anew
+            return False
+        if "val/loss" in row:
+            return step <= self.state.evaluated_step
+        return (
+            step < done or step % self.spec.trainer.log_every_steps == 0 or step == self.schedule.total_steps
+        )
 
     def say(self, level: int, message: str, *values: object) -> None:
         """Log what concerns this trial alone: it goes to its own run.log, and to the terminal with its label."""

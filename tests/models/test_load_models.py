@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from model_folders import CONFIGS, load, logits, save_bin, tiny_config, tiny_model
+from model_folders import CONFIGS, LLAMA_LIKE, load, logits, save_bin, tiny_config, tiny_model
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, YoutuConfig
 
 from summarizer.adapters.attach import roles
 from summarizer.models.load import load_config
@@ -189,3 +189,35 @@ def test_dropout_of_the_base_is_off_in_training_too(tmp_path: Path) -> None:
     training = logits(base.model)
     base.model.module.eval()
     assert torch.equal(training, logits(base.model))
+
+
+def test_a_row_that_transformers_sets_to_zero_is_zero_here(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As Youtu's code does with the padding token's, whatever the checkpoint holds; the head is tied to it."""
+    torch.manual_seed(0)
+    sizes = {
+        "q_lora_rank": 8,
+        "kv_lora_rank": 16,
+        "qk_rope_head_dim": 8,
+        "qk_nope_head_dim": 8,
+        "v_head_dim": 8,
+    }
+    config = YoutuConfig(
+        **LLAMA_LIKE | sizes | {"pad_token_id": 3, "num_key_value_heads": 4, "tie_word_embeddings": True}
+    )
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    with torch.no_grad():
+        model.get_input_embeddings().weight.normal_()
+    model.save_pretrained(tmp_path)
+    theirs = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32).eval()
+    assert not theirs.lm_head.weight[3].any()
+    for again in range(2):
+        caplog.clear()
+        ours = load(tmp_path, cache=True).model
+        torch.testing.assert_close(logits(ours), logits(theirs), rtol=1e-4, atol=1e-5)
+        assert ("row 3 of model.embed_tokens.weight" in caplog.text) == (again == 0)
+    tiny_model("opt").save_pretrained(tmp_path / "opt")  # has a padding row too, that is used as it is
+    caplog.clear()
+    load(tmp_path / "opt")
+    assert "is set to 0" not in caplog.text

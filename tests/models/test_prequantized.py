@@ -162,7 +162,7 @@ def test_a_base_that_an_earlier_version_read_wrongly_is_not_found_in_the_cache(
     by_bitsandbytes("llama_untied", BITSANDBYTES["8 bits"], tmp_path)
     with monkeypatch.context() as before:
         before.setattr(load_module, "READING", 1)
-        old = load_module.base_digest(tmp_path / "model", "int8")
+        old = load_module.base_digest(tmp_path / "model", "int8", {})
     load(tmp_path / "model", "int8", cache=True)
     (made,) = (tmp_path / "cache" / "bases").iterdir()
     assert not made.name.endswith(old)

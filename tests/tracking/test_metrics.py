@@ -65,16 +65,16 @@ def test_a_line_cut_by_a_kill(tmp_path: Path, cut: int) -> None:
     assert [record["step"] for record in read_metrics(path)] == [*kept, 4]
 
 
-def test_keep_through(tmp_path: Path) -> None:
+def test_only_known_records_are_kept(tmp_path: Path) -> None:
     path = tmp_path / "m"
-    MetricsFile(path).keep_through(3)
+    MetricsFile(path).keep(lambda row: row["step"] <= 3)
     assert not path.exists()
     file = MetricsFile(path)
     for step in (1, 2, 2, 3, 4):
         file.log({"step": step, "x": 1 / 3})
     before = path.read_bytes().splitlines(keepends=True)
     path.write_bytes(path.read_bytes() + b'{"step": 5, "x"')
-    file.keep_through(3)
+    file.keep(lambda row: row["step"] <= 3)
     assert path.read_bytes() == b"".join(before[:4])
     assert [entry.name for entry in tmp_path.iterdir()] == ["m"]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +15,14 @@ from training_groups import build_group, spec_of, train
 
 from summarizer.errors import ConfigError
 from summarizer.training.checkpoint import (
-    list_checkpoints,
     load_latest,
     load_state,
-    newest_step,
     require_checkpoint,
     save_checkpoint,
     save_state,
 )
-from summarizer.training.trial import Trial
+from summarizer.training.checkpoint_folders import list_checkpoints, newest_step
+from summarizer.training.trial import TrainerState, Trial
 
 STEPS = (
     "trainer.max_steps=4",
@@ -51,6 +51,11 @@ def fresh(tmp_path: Path) -> Trial:
     return build_group([SPEC], tmp_path).trials[0]
 
 
+def before_the_end(trained: Trial) -> TrainerState:
+    """The state after the last step, before the evaluation that follows it: a longer run may not have that one."""
+    return replace(trained.state, evaluated_step=2, evaluations_since_best=0)
+
+
 def checkpoints(tmp_path: Path) -> list[Path]:
     return list_checkpoints(tmp_path / "0" / "checkpoints")
 
@@ -67,7 +72,7 @@ def test_the_newest_is_taken_up_whole(trained: Trial, tmp_path: Path) -> None:
     trial = fresh(tmp_path)
     (trial.checkpoints / ".writing-left-by-a-kill").mkdir()
     load_latest(trial)
-    assert trial.state == trained.state
+    assert trial.state == before_the_end(trained)
     assert (trial.state.step, trial.state.best_step) == (4, 2)
     assert trial.best is not None
     assert trained.best is not None
@@ -122,7 +127,7 @@ def test_one_of_an_earlier_version_is_taken_up_and_the_log_says_so(
     (checkpoints(tmp_path)[-1] / "digests.json").unlink()
     trial = fresh(tmp_path)
     load_latest(trial)
-    assert trial.state == trained.state
+    assert trial.state == before_the_end(trained)
     assert caplog.text.count("step-00000004 is of an earlier version: it has no digests") == 1
 
 

@@ -12,7 +12,8 @@ from training_groups import build_group, spec_of, train
 
 from summarizer.digests import DIGESTS
 from summarizer.errors import ConfigError
-from summarizer.training.checkpoint import list_checkpoints, load_latest
+from summarizer.training.checkpoint import load_latest
+from summarizer.training.checkpoint_folders import list_checkpoints
 from summarizer.training.trial import Trial
 
 STEPS = ("trainer.max_steps=4", "trainer.checkpoint_every_steps=2", "trainer.evaluate_every_steps=2")

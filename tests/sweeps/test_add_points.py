@@ -1,0 +1,148 @@
+"""`resume=SWEEP optimizer.lr=1e-4,1e-3,3e-3`: only what the sweep has not is trained, and all is one sweep."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from fused_sweeps import Sweeps
+from omegaconf import OmegaConf
+from small_runs import TINY, run_here
+from test_resume_sweep import end
+
+from summarizer.errors import ConfigError
+from summarizer.runs.folder import claimed
+from summarizer.runs.session import Session
+from summarizer.sweeps.record import read_sweep
+from summarizer.sweeps.resume import resume
+
+SWEEP = Path("sweep")
+
+
+@pytest.fixture
+def sweeps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Sweeps:
+    """A sweep of two finished runs, 0 and 1."""
+    made = Sweeps.stood_in(tmp_path, monkeypatch)
+    made.run("optimizer.lr=1e-4,1e-3", "trainer.max_steps=4")
+    for run in "01":
+        end(SWEEP / run, "completed", "max_steps")
+    made.groups.clear()
+    return made
+
+
+def add(*overrides: str) -> None:
+    resume(SWEEP, overrides, Session())
+
+
+def trained(sweeps: Sweeps) -> Sequence[str]:
+    """The runs of the last groups, those that were finished too."""
+    names = [job.path.name for job in sweeps.jobs]
+    sweeps.groups.clear()
+    return names
+
+
+def test_new_points_alone_are_planned_in_the_group_and_the_folder(
+    sweeps: Sweeps, capfd: pytest.CaptureFixture[str]
+) -> None:
+    add("-m", "optimizer.lr=0.001,3e-3")
+    said = capfd.readouterr().err
+    assert "0 is kept, which this grid does not have: optimizer.lr=0.0001 trainer.max_steps=4" in said
+    assert "1 new point beside the 2 runs" in said
+    runs = read_sweep(SWEEP).runs
+    assert [(run.folder, run.overrides[0], run.group) for run in runs] == [
+        ("0", "optimizer.lr=0.0001", 0),
+        ("1", "optimizer.lr=0.001", 0),
+        ("2", "optimizer.lr=0.003", 0),
+    ]
+    (group,) = sweeps.groups
+    assert [(job.path.name, job.config["optimizer"]["lr"], job.sweep) for job in group] == [
+        ("0", 1e-4, "sweep"),
+        ("1", 1e-3, "sweep"),
+        ("2", 3e-3, "sweep"),
+    ]
+    assert {job.config["trainer"]["max_steps"] for job in group} == {4}
+    overrides = OmegaConf.load(SWEEP / "multirun.yaml").hydra.overrides.task
+    assert list(overrides) == ["optimizer.lr=0.001,3e-3", "trainer.max_steps=4"]
+
+
+def test_what_was_not_swept_may_be_from_now_on(sweeps: Sweeps) -> None:
+    """Runs of the sweep have the key's default, or what its command said."""
+    add("seed=0,1")
+    assert trained(sweeps) == ["0", "1", "2", "3"]
+    add("trainer.max_steps=4,8")
+    assert trained(sweeps) == [str(number) for number in range(8)]
+    assert [run.overrides for run in read_sweep(SWEEP).runs][2:4] == [
+        ("optimizer.lr=0.0001", "trainer.max_steps=4", "seed=1"),
+        ("optimizer.lr=0.001", "trainer.max_steps=4", "seed=1"),
+    ]
+
+
+def test_a_grid_that_the_sweep_has_trains_nothing(sweeps: Sweeps, capfd: pytest.CaptureFixture[str]) -> None:
+    before = (SWEEP / "sweep.json").read_bytes()
+    add("optimizer.lr=1e-3,1e-4", "trainer.max_steps=4", "trainer.batch_size=2")
+    assert trained(sweeps) == []
+    assert (SWEEP / "sweep.json").read_bytes() == before
+    assert "the sweep has all 2 points of this grid" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["trainer.max_steps=8"], r"trainer.max_steps: is 4.0 for every run of the sweep, and cannot be 8.0"),
+        (["optimizer.lr=3e-3", "adapter.dim=8"], r"adapter.dim: is 2.0 for every run of the sweep"),
+        (["optimizer=adamw"], r"optimizer: is adam8bit for every run"),
+        (["hydra.sweep.dir=x"], r"leave out hydra.sweep.dir=x"),
+        (["optimizer.lr=-1,2"], r"optimizer.lr: -1 is not a number above 0 \(in 1 of 2 combinations"),
+        (["optimizer.rl=1,2"], r"optimizer.rl: unknown key"),
+        (["optimizer.lr"], r"is not an override such as"),
+    ],
+)
+def test_what_cannot_be_ranked_beside_the_others_is_refused(
+    sweeps: Sweeps, overrides: list[str], words: str
+) -> None:
+    before = {path: path.read_bytes() for path in SWEEP.rglob("*") if path.is_file()}
+    with pytest.raises(ConfigError, match=words):
+        add(*overrides)
+    after = {path: path.read_bytes() for path in SWEEP.rglob("*") if path.is_file()}
+    assert {path for path in after if path.name not in (".lock", "run.log")} == {
+        path for path in before if path.name not in (".lock", "run.log")
+    }
+    assert not sweeps.groups
+
+
+def test_a_default_that_was_changed_since_is_refused(sweeps: Sweeps) -> None:
+    for run in "01":
+        config = SWEEP / run / ".hydra" / "config.yaml"
+        config.write_text(config.read_text().replace("batch_size: 2", "batch_size: 3"))
+    with pytest.raises(ConfigError, match=r"trainer.batch_size: was 3 .*and is 2 by conf/ now"):
+        add("optimizer.lr=3e-3")
+
+
+def test_a_command_from_elsewhere_calls_nothing(sweeps: Sweeps) -> None:
+    file = SWEEP / "multirun.yaml"
+    file.write_text(file.read_text().replace("trainer.max_steps=4", "tracking.project=${oc.env:HOME}"))
+    with pytest.raises(ConfigError, match="cannot be typed again"):
+        add("optimizer.lr=3e-3")
+
+
+def test_another_process_at_work_is_left_alone(sweeps: Sweeps) -> None:
+    (SWEEP / "1" / "summary.json").unlink()
+    with claimed(SWEEP / "1"), pytest.raises(ConfigError, match="another process"):
+        add("optimizer.lr=3e-3")
+    assert len(read_sweep(SWEEP).runs) == 2
+
+
+@pytest.mark.slow
+def test_an_added_point_is_the_run_that_it_is_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    few = [*TINY, "trainer.max_steps=3", "evaluation.rows=2", "evaluation.base=false"]
+    run_here(["-m", *few, "optimizer.lr=1e-4,1e-3", "hydra.sweep.dir=sweep"])
+    file = "adapter/adapter_model.safetensors"
+    before = (SWEEP / "0" / file).read_bytes()
+    run_here(["resume=sweep", "optimizer.lr=1e-4,1e-3,3e-3"])
+    run_here([*few, "optimizer.lr=3e-3", "hydra.run.dir=alone"])
+    assert (SWEEP / "2" / file).read_bytes() == (Path("alone") / file).read_bytes()
+    assert (SWEEP / "0" / file).read_bytes() == before
+    assert {run.rank for run in read_sweep(SWEEP).runs} == {1, 2, 3}
+    assert "3e-3" in (SWEEP / "sweep.md").read_text()

@@ -223,8 +223,8 @@ def _references(best: ComparedRun, metric: str) -> list[str]:
     )
     if _lower(metric) and own is not None and base is not None and own.value < base.value:
         lines.append(
-            f"By {score_name('rougeLsum')} its summaries are behind the base model's, {own.value:.2f} to "
-            f"{base.value:.2f}, lower loss or not."
+            f"By {score_name('rougeLsum')} its summaries are behind the base model's, "
+            f"{own.value:.2f} to {base.value:.2f}."
         )
     return lines
 

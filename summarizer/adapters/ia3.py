@@ -16,7 +16,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from summarizer.adapters.low_rank_product import with_gain
 from summarizer.adapters.protocol import KEPT_OUTPUT_ROWS, Adapter, Parameters, Role, Shape, Stacked
 from summarizer.errors import Issue, suggestion
 from summarizer.ops import kernel_graph
@@ -134,7 +133,11 @@ class IA3(Adapter):
 
 
 def _multiplied(x: Float[Tensor, "n m d"], stacked: Stacked, name: str) -> Float[Tensor, "n m d"]:
-    return with_gain(x, _or_one(stacked, name)) if name in stacked else x
+    """In the precision of x."""
+    if name not in stacked:
+        return x
+    # l is near 1. In bf16 it would lose what it has learnt, its distance from 1 does not.
+    return torch.addcmul(x, x, (_or_one(stacked, name) - 1).to(x.dtype))
 
 
 def _or_one(stacked: Stacked, name: str) -> Float[Tensor, "n 1 d"]:

@@ -68,6 +68,13 @@ class GroupRecords:
     def all(self) -> list[RunRecord]:
         return list(self._records.values())
 
+    def add(self, record: RunRecord, spec: RunConfig) -> Trial:
+        """One more run of the group, which began as another."""
+        trial = Trial(spec, record.path, number=len(self.trials), resumed=record.resumed)
+        self.trials.append(trial)
+        self._records[trial] = record
+        return trial
+
     @property
     def pending(self) -> list[Trial]:
         """The trials that have not ended."""

@@ -72,9 +72,14 @@ def control_tokens(tokenizer: PreTrainedTokenizerFast) -> set[str]:
     }
 
 
+def sets_start(tokenizer: PreTrainedTokenizerFast) -> bool:
+    """Whether a tokenizer itself sets its start token ahead of any text (Llama does, GPT-2 does not)."""
+    return bool(tokenizer("a").input_ids[:1] == [tokenizer.bos_token_id])
+
+
 def start_ids(tokenizer: PreTrainedTokenizerFast, text: Tokenizer) -> list[int]:
-    """The token that a tokenizer itself sets ahead of any text (Llama does, GPT-2 does not)."""
-    bos = tokenizer.bos_token_id
-    if bos is None or tokenizer("a").input_ids[:1] != [bos]:
+    """The token that a tokenizer itself sets ahead of any text."""
+    if not sets_start(tokenizer):
         return []
+    bos = tokenizer.bos_token_id
     return [bos] if text.encode("a", add_special_tokens=False).ids[:1] != [bos] else []

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from summarizer.config.schema import GenerationConfig
 from summarizer.data.chat import Chat
+from summarizer.data.control_tokens import sets_start
 from summarizer.exporting.card_sections import fenced
 
 if TYPE_CHECKING:
@@ -184,7 +185,7 @@ def _first_pieces(words: Words) -> list[str]:
     pieces = _pieces(before[start:], words)
     if start and (not pieces or pieces[0].isdecimal()):
         return [str(before[0]), *pieces]
-    if pieces and not start and words.has_start and not pieces[0].isdecimal():
+    if pieces and not start and sets_start(words.tokenizer) and not pieces[0].isdecimal():
         return [str(before[0]), *_pieces(before[1:], words)]
     return pieces
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from gguf import GGUFWriter, TokenType
 
-from summarizer.data.control_tokens import is_word
+from summarizer.data.control_tokens import is_word, sets_start
 from summarizer.data.prompt import Prompt
 from summarizer.errors import ConfigError
 
@@ -175,7 +175,7 @@ def add_vocabulary(writer: GGUFWriter, tokenizer: PreTrainedTokenizerFast, promp
     writer.add_pad_token_id(prompt.pad_id)
     if tokenizer.bos_token_id is not None:
         writer.add_bos_token_id(tokenizer.bos_token_id)
-    writer.add_add_bos_token(tokenizer("a").input_ids[:1] == [tokenizer.bos_token_id])
+    writer.add_add_bos_token(sets_start(tokenizer))
     writer.add_add_eos_token(False)
     if isinstance(tokenizer.chat_template, str):
         writer.add_chat_template(tokenizer.chat_template)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from summarizer import atomic
 from summarizer.config.schema import RunConfig
+from summarizer.data.control_tokens import sets_start
 from summarizer.data.prompt import Prompt, build_prompt
 from summarizer.errors import ConfigError
 from summarizer.exporting.card import Card
@@ -49,14 +50,11 @@ class Words:
         return str(self.tokenizer.convert_ids_to_tokens(self.prompt.end_id))
 
     @property
-    def has_start(self) -> bool:
-        """Whether the tokenizer sets a start token ahead of a text by itself, and so do servers."""
-        return bool(self.tokenizer("a").input_ids[:1] == [self.tokenizer.bos_token_id])
-
-    @property
     def added_start(self) -> int:
         """How many of the prompt's tokens a server sets ahead of a text by itself: the start token, or none."""
-        return int(self.has_start and list(self.prompt.before[:1]) == [self.tokenizer.bos_token_id])
+        return int(
+            sets_start(self.tokenizer) and list(self.prompt.before[:1]) == [self.tokenizer.bos_token_id]
+        )
 
 
 def end_as_prompted(tokenizer: PreTrainedTokenizerFast, prompt: Prompt) -> None:

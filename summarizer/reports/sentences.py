@@ -217,7 +217,16 @@ def _references(best: ComparedRun, metric: str) -> list[str]:
         for name, scores in (("the base model", best.base), ("Lead-3", best.lead3))
         if (value := _value(scores, metric))
     ]
-    return [f"On the same rows: {', '.join(known)}."] if known else []
+    lines = [f"On the same rows: {', '.join(known)}."] if known else []
+    own, base = (
+        None if scores is None else scores.rouge.get("rougeLsum") for scores in (best.scores, best.base)
+    )
+    if _lower(metric) and own is not None and base is not None and own.value < base.value:
+        lines.append(
+            f"By {score_name('rougeLsum')} its summaries are behind the base model's, {own.value:.2f} to "
+            f"{base.value:.2f}, lower loss or not."
+        )
+    return lines
 
 
 def _value(scores: Scores | None, metric: str) -> str | None:

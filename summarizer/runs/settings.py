@@ -27,6 +27,8 @@ NOT_OF_THE_RUN = (
     *("evaluation.bootstrap_samples", "evaluation.bootstrap_seed", "quantization.cache"),
 )
 """Groups and keys that change nothing in what is trained and what it scores."""
+UNSAID = {"prompt.kind": "text"}
+"""What a config means that has the group and says nothing of the key, by which others are told apart."""
 TARGET = "._target_"
 """Ends the key of a class that Hydra makes."""
 WORDS: Mapping[str, object] = {"true": True, "false": False, "null": None}
@@ -58,7 +60,12 @@ UNSET = Value((0, 0.0, ""), "(unset)")
 
 def flat(config: Mapping[str, Any]) -> dict[str, Value]:
     """Every key, dotted, with its value; what looks secret is ***. A list is one value."""
-    return {one_line(key): _value(key, value) for key, value in _leaves(config, "")}
+    said = {one_line(key): _value(key, value) for key, value in _leaves(config, "")}
+    return said | {
+        key: _value(key, value)
+        for key, value in UNSAID.items()
+        if key not in said and config.get(key.partition(".")[0])
+    }
 
 
 def from_overrides(overrides: Sequence[str]) -> dict[str, Value]:

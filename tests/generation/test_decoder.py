@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from greedy import greedy
+from greedy import greedy, transformers_answer
 from packaging.version import Version
 from tiny_bases import adapted, fill_randomly, load, lora, plain, saved
-from transformers import GenerationConfig, GPTJConfig, GPTJForCausalLM, PreTrainedModel
+from transformers import GPTJConfig, GPTJForCausalLM, PreTrainedModel
 
 from summarizer.adapters.attach import AdaptedModel, attach
 from summarizer.generation import beam_search, kv_cache
@@ -53,15 +53,8 @@ def answers(
 
 
 def expected(model: PreTrainedModel, prompt: list[int], end: int = END, **options: Any) -> list[int]:
-    """transformers' own answer to one prompt alone, without padding; cut at the first end token."""
-    config = GenerationConfig(
-        max_new_tokens=NEW, eos_token_id=end, pad_token_id=PAD, **({"do_sample": False} | options)
-    )
-    ids = model.generate(
-        torch.tensor([prompt]), attention_mask=torch.ones(1, len(prompt)), generation_config=config
-    )
-    new: list[int] = ids[0, len(prompt) :].tolist()
-    return new[: new.index(end)] if end in new else new
+    """As transformers has it."""
+    return transformers_answer(model, prompt, end, NEW, PAD, **options)
 
 
 @pytest.fixture(scope="module", params=["gptj", "llama_tied", "gpt2"])

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from greedy import greedy
+from greedy import greedy, transformers_answer
 from tiny_bases import adapted, fill_randomly, load, lora, plain, saved
 from transformers import BartConfig, BartForCausalLM, GenerationConfig, PreTrainedModel
 
@@ -49,15 +49,8 @@ def answers(
 
 
 def expected(model: PreTrainedModel, prompt: list[int], **options: Any) -> list[int]:
-    """transformers' own answer to one prompt alone, without padding; cut at the first end token."""
-    config = GenerationConfig(
-        max_new_tokens=NEW, eos_token_id=END, pad_token_id=PAD, do_sample=False, **options
-    )
-    ids = model.generate(
-        torch.tensor([prompt]), attention_mask=torch.ones(1, len(prompt)), generation_config=config
-    )
-    new: list[int] = ids[0, len(prompt) :].tolist()
-    return new[: new.index(END)] if END in new else new
+    """As transformers has it."""
+    return transformers_answer(model, prompt, END, NEW, PAD, **options)
 
 
 @pytest.fixture(scope="module", params=["gptj", "llama_tied", "gpt2"])

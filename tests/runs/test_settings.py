@@ -31,6 +31,15 @@ def test_a_config_is_flat_and_without_secrets() -> None:
     assert config["optimizer.lr"].number == 1e-4
 
 
+def test_a_prompt_of_plain_text_is_called_so_beside_a_chat() -> None:
+    configs = [flat({"prompt": {"kind": "chat"}}), flat({"prompt": {"template": "{article}"}})]
+    config_keys = differing(configs, [("prompt=chat",), ()])
+    assert "prompt.kind" in config_keys
+    found = names(["a", "b"], [[0, 1]], configs, [("prompt=chat",), ()])
+    assert [name.split()[0] for name in found] == ["kind=chat", "kind=text"]
+    assert "prompt.kind" not in flat({"adapter": {"dim": 2}})
+
+
 def test_json_numbers_are_those_of_yaml() -> None:
     yaml, json = {"a": {"x": 1.0, "y": [1.0, 0.5]}}, {"a": {"x": 1, "y": [1, 0.5]}}
     assert differing([flat(yaml), flat(json)], [(), ()]) == ()

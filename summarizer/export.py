@@ -1,8 +1,9 @@
-"""`python -m summarizer.export`: a trained run in a folder that plain peft, transformers or CTranslate2 loads.
+"""`python -m summarizer.export`: a trained run in a folder for peft, transformers, CTranslate2, llama.cpp or vLLM.
 
     python -m summarizer.export outputs/2026-11-22/10-15-30-123456 --format peft
     python -m summarizer.export outputs/2026-11-22/10-15-30-123456 --format merged --dtype fp16
     python -m summarizer.export outputs/2026-11-22/10-15-30-123456 --format ctranslate2 --output summarizer-int8
+    python -m summarizer.export outputs/2026-11-22/11-40-02-654321-sweep --format gguf-lora --with-base
 
 Exit code 0 on success, 2 for a user's mistake, 1 for a failure, 128 + the signal's number when it was stopped.
 """

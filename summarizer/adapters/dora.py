@@ -18,6 +18,8 @@ from summarizer.adapters.low_rank_product import equal_dims
 from summarizer.ops.decode_gemm import stored_weights_in_place
 from summarizer.quantization.frozen import FrozenEmbedding, FrozenLinear
 
+FEW_ROWS = 64
+"""Rows of A up to which a CPU's kernels for decoding are the faster way (two cores with AVX-512)."""
 ROWS_AT_ONCE = 4096
 """Of a weight that is made dense to be measured: the largest would take a gigabyte."""
 
@@ -37,31 +39,40 @@ def gain(
 ) -> Float[Tensor, "n 1 d_out"]:
     """m over the lengths that the weights have with their pairs; its gradient is m's alone.
 
-    dims: each trial's own rows of a and b; 0 for one that has no gain, whose share of the result is of no use.
+    dims: each trial's own rows of a and b; 0 for one that learns no lengths, whose gain is 1.
     """
-    with torch.no_grad(), torch.autocast(a.device.type, enabled=False):
+    device = a.device.type
+    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else a.dtype
+    with torch.no_grad(), torch.autocast(device, enabled=False):
         squares = _squares(frozen)
         norms = torch.ones_like(m)
         for trials, r in equal_dims(dims):
             own_a, own_b, own_scale = a[trials, :r], b[trials, :r], scale[trials]
             inner = torch.bmm(own_a, own_a.transpose(1, 2))
-            half = _products(frozen, own_a) + 0.5 * own_scale * torch.bmm(inner, own_b)
+            half = _products(frozen, own_a, dtype) + 0.5 * own_scale * torch.bmm(inner, own_b)
             added = (own_b * half).sum(dim=1, keepdim=True)
             norms[trials] = (squares + 2 * own_scale * added).clamp_min(0).sqrt()
-    return m / norms
+    if all(dims):
+        return m / norms
+    learns = torch.tensor([dim > 0 for dim in dims], device=m.device).reshape(-1, 1, 1)
+    return torch.where(learns, m / norms, 1.0)
 
 
 def _products(
-    frozen: FrozenLinear | FrozenEmbedding, a: Float[Tensor, "n r d_in"]
+    frozen: FrozenLinear | FrozenEmbedding, a: Float[Tensor, "n r d_in"], dtype: torch.dtype
 ) -> Float[Tensor, "n r d_out"]:
-    """A W^T; of an embedding, whose A reads its rows, A W."""
+    """A W^T; of an embedding, whose A reads its rows, A W.  dtype: of products where no kernel takes fp32."""
     if isinstance(frozen, FrozenEmbedding):
-        return frozen.weight.matmul_backward(a)
-    with (
-        stored_weights_in_place()
-    ):  # so few rows are multiplied in fp32 for a fraction of what a copy of W takes
-        few = frozen.weight.decode_gemm(a)
-    return frozen.weight.matmul(a) if few is None else few
+        return frozen.weight.matmul_backward(a.to(dtype)).float()
+    rows = a.reshape(-1, a.shape[-1])
+    if len(rows) <= FEW_ROWS:
+        # Multiplied in fp32 with W as it is stored, for a fraction of what a copy of W takes.
+        with stored_weights_in_place():
+            parts = [frozen.weight.decode_gemm(part) for part in rows.split(frozen.weight.format.decode_rows)]
+        known = [part for part in parts if part is not None]
+        if len(known) == len(parts):
+            return torch.cat(known).reshape(*a.shape[:-1], -1)
+    return frozen.weight.matmul(a.to(dtype)).float()
 
 
 def _squares(frozen: FrozenLinear | FrozenEmbedding) -> Float[Tensor, " d_out"]:

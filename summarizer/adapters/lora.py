@@ -25,7 +25,7 @@ from pydantic import Field
 from torch import Tensor
 
 from summarizer.adapters.dora import gain, magnitude
-from summarizer.adapters.low_rank_product import Pair, equal_dims, low_rank_product, with_gain
+from summarizer.adapters.low_rank_product import Pair, equal_dims, low_rank_product
 from summarizer.adapters.peft_config import FROM_THE_BASE
 from summarizer.adapters.principal import principal_pair
 from summarizer.adapters.protocol import ROLES, Adapter, Parameters, Role, Shape, Stacked
@@ -33,6 +33,7 @@ from summarizer.errors import ConfigError, Issue, suggestion
 from summarizer.ops import kernel_graph
 from summarizer.ops.decode_gemm import LowRankPairs
 from summarizer.quantization.frozen import FrozenEmbedding, FrozenLinear
+from summarizer.quantization.protocol import Gain
 
 DEFAULT = "default"
 """The key of a mapping of ranks that holds for all layers that no other key names."""
@@ -157,8 +158,7 @@ class LoRA(Adapter):
         pairs = [Pair(stacked["a"], stacked["b"], stacked.sizes["a"])]
         if "a0" in stacked:
             pairs.append(Pair(stacked["a0"], stacked["b0"], stacked.sizes["a0"], sign=-1, sees_dropout=False))
-        own_gain, gained = _gain(frozen, stacked)
-        return low_rank_product(frozen, x, dropped, pairs, stacked.scale, own_gain, gained)
+        return low_rank_product(frozen, x, dropped, pairs, stacked.scale, _gain(frozen, stacked))
 
     @staticmethod
     def adapted_embedding(
@@ -177,12 +177,8 @@ class LoRA(Adapter):
             for trials, r in equal_dims(dims):
                 delta[trials] = torch.bmm(narrow[trials, :, :r], b[trials, :r])
             adapted = rows + delta
-        own_gain, gained = _gain(frozen, stacked)
-        if own_gain is None:
-            return adapted
-        if all(gained):
-            return adapted * own_gain
-        return torch.where(_as_mask(gained, own_gain), adapted * own_gain, adapted)
+        own_gain = _gain(frozen, stacked)
+        return adapted if own_gain is None else adapted * own_gain
 
     @staticmethod
     def prepared(frozen: FrozenLinear | FrozenEmbedding, stacked: Stacked) -> Stacked:
@@ -190,7 +186,7 @@ class LoRA(Adapter):
         if "a0" not in stacked and "m" not in stacked:
             return stacked
         with torch.no_grad():
-            own_gain, gained = _gain(frozen, stacked)
+            own_gain = _gain(frozen, stacked)
             tensors = {"a": stacked["a"], "b": stacked["b"]}
             sizes = dict(stacked.sizes)
             if "a0" in stacked:
@@ -201,9 +197,7 @@ class LoRA(Adapter):
                 sizes |= {"a": tuple(both), "b": tuple(both)}
                 sizes.pop("b0")
             if own_gain is not None:
-                ones = torch.ones_like(own_gain)
-                tensors["gain"] = torch.where(_as_mask(gained, own_gain), own_gain, ones)
-                sizes["gain"] = sizes.pop("m")
+                tensors["gain"], sizes["gain"] = own_gain, sizes.pop("m")
         return stacked.with_tensors(tensors, sizes)
 
     @staticmethod
@@ -217,9 +211,8 @@ class LoRA(Adapter):
         y = frozen.weight.decode_gemm(x, None, pairs)
         if y is None:
             return None
-        return with_gain(
-            y.reshape(stacked.scale.shape[0], -1, y.shape[-1]), stacked["gain"], frozen.bias
-        ).reshape(y.shape)
+        gained = y.reshape(stacked.scale.shape[0], -1, y.shape[-1]) * stacked["gain"]
+        return (gained if frozen.bias is None else gained + frozen.bias).reshape(y.shape)
 
     def merged(
         self, frozen: FrozenLinear | FrozenEmbedding, dense: Tensor, tensors: Parameters
@@ -341,14 +334,12 @@ def _sides(a: Tensor, b: Tensor, by_column: bool) -> tuple[Tensor, Tensor]:
     return (a.t(), b) if by_column else (b.t(), a)
 
 
-def _gain(
-    frozen: FrozenLinear | FrozenEmbedding, stacked: Stacked
-) -> tuple[Float[Tensor, "n 1 d_out"] | None, tuple[int, ...]]:
-    """The trials' gains, and a 1 for each that has one."""
+def _gain(frozen: FrozenLinear | FrozenEmbedding, stacked: Stacked) -> Gain:
+    """What each output is multiplied by, of trials that learn the lengths of their weights."""
     if "gain" in stacked:
-        return stacked["gain"], stacked.sizes["gain"]
+        return stacked["gain"]
     if "m" not in stacked:
-        return None, ()
+        return None
     gained, a, b = stacked.sizes["m"], stacked["a"], stacked["b"]
     dims = _where(gained, stacked.sizes["a"])
     if "a0" in stacked and any(first := _where(gained, stacked.sizes["a0"])):
@@ -357,7 +348,7 @@ def _gain(
         a = _behind(a.detach(), stacked["a0"], sizes, max(both))
         b = _behind(b.detach(), -stacked["b0"], sizes, max(both))
         dims = tuple(both)
-    return gain(frozen, a, b, stacked["m"], stacked.scale, dims), gained
+    return gain(frozen, a, b, stacked["m"], stacked.scale, dims)
 
 
 def _where(gained: Sequence[int], dims: Sequence[int]) -> tuple[int, ...]:
@@ -375,7 +366,3 @@ def _behind(
     for trial, (r, r0) in enumerate(zip(sizes["a"], sizes["a0"], strict=True)):
         out[trial, :r], out[trial, r : r + r0] = tensor[trial, :r], first[trial, :r0]
     return out
-
-
-def _as_mask(gained: Sequence[int], like: Tensor) -> Tensor:
-    return torch.tensor(gained, dtype=torch.bool, device=like.device).reshape(-1, 1, 1)

@@ -16,7 +16,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from summarizer.ops.decode_gemm import LowRankPairs
+from summarizer.ops.elementwise import column_dots, scale_columns_
 from summarizer.quantization.frozen import FrozenLinear, FrozenWeight
+from summarizer.quantization.protocol import Gain
 
 FEW_TOKENS = 16
 """Of a trial. Up to here a CPU multiplies the pairs in their own fp32: converting them would cost more."""
@@ -42,48 +44,27 @@ def low_rank_product(
     dropped: Float[Tensor, "n m d_in"] | None,
     pairs: Sequence[Pair],
     scale: Float[Tensor, "n 1 1"],
-    gain: Float[Tensor, "n 1 d_out"] | None = None,
-    gained: tuple[int, ...] = (),
+    gain: Gain = None,
 ) -> Float[Tensor, "n m d_out"]:
     """gain (x W^T + scale (x A^T) B) + bias, in the precision of x; where given, `dropped` is what pairs multiply.
 
-    gain: of each trial; `gained` has a 1 for each that has one.
-
     What backward needs is the pairs' input, the stored W, the pairs, the narrow x A^T, and where there are gains
-    the product without them. What the pairs add is added in place to the frozen product: it costs no tensor of its
-    size.
+    the output. What pairs and gains do is done in place to the frozen product: it costs no tensor of its size.
     """
     if dropped is None and len(pairs) == 1:
-        bias = frozen.bias if gain is None else None
         stored = LowRankPairs(pairs[0].a, pairs[0].b, scale)
-        if (many := frozen.weight.prefill_gemm(x, bias, stored)) is not None:
-            return many if gain is None else with_gain(many, gain, frozen.bias)
+        many = frozen.weight.prefill_gemm(x, frozen.bias if gain is None else None, stored)
+        if many is not None:
+            return many if gain is None else _with_bias(scale_columns_(many, gain), frozen)
     layout = [(pair.dims, pair.sign, pair.sees_dropout) for pair in pairs]
     tensors = [tensor for pair in pairs for tensor in (pair.a, pair.b)]
-    inputs = x, dropped, scale, gain, frozen.weight, layout, gained, *tensors
+    inputs = x, dropped, scale, gain, frozen.weight, layout, *tensors
     y: Tensor = _LowRankProduct.apply(*inputs)  # type: ignore[no-untyped-call]  # torch leaves apply untyped
+    return _with_bias(y, frozen)
+
+
+def _with_bias(y: Float[Tensor, "n m d_out"], frozen: FrozenLinear) -> Float[Tensor, "n m d_out"]:
     return y if frozen.bias is None else y + frozen.bias.to(y.dtype)
-
-
-def with_gain(
-    y: Float[Tensor, "n m d_out"],
-    gain: Float[Tensor, "n 1 d_out"],
-    bias: Float[Tensor, " d_out"] | None = None,
-) -> Float[Tensor, "n m d_out"]:
-    """gain * y + bias, in the precision of y."""
-    # A gain is near 1. In bf16 it would lose what it has learnt, its distance from 1 does not.
-    y = torch.addcmul(y, y, (gain - 1).to(y.dtype))
-    return y if bias is None else y + bias.to(y.dtype)
-
-
-def _gained(y: Tensor, gain: Tensor | None, gained: Sequence[int]) -> tuple[Tensor, Tensor | None]:
-    """y with the gains of those trials that have one, and y without; None where no trial has one."""
-    if gain is None:
-        return y, None
-    out = with_gain(y, gain)
-    for trials, _ in equal_dims([1 - one for one in gained]):
-        out[trials] = y[trials]
-    return out, y
 
 
 def equal_dims(dims: Sequence[int]) -> Iterator[tuple[slice, int]]:
@@ -106,17 +87,16 @@ class _LowRankProduct(torch.autograd.Function):
         gain: Tensor | None,
         weight: FrozenWeight,
         layout: list[tuple[tuple[int, ...], int, bool]],
-        gained: tuple[int, ...],
         *tensors: Tensor,
     ) -> Tensor:
-        ctx.weight, ctx.layout, ctx.gained, ctx.dropped = weight, layout, gained, dropped is not None
         few = x.device.type == "cpu" and x.shape[1] <= FEW_TOKENS
-        y = weight.matmul(x)
+        y = weight.matmul(x, gain)
         narrow = []
         for (dims, sign, sees_dropout), a, b in zip(layout, tensors[::2], tensors[1::2], strict=True):
             inputs = x if dropped is None or not sees_dropout else dropped
             for trials, r in equal_dims(dims):
-                own_a, own_b, own_scale = a[trials, :r], b[trials, :r], sign * scale[trials]
+                own_a, own_scale = a[trials, :r], sign * scale[trials]
+                own_b = _gained(b[trials, :r], gain, trials)
                 if few:
                     own = torch.bmm(inputs[trials].to(a.dtype), own_a.transpose(1, 2)) * own_scale
                     y[trials].add_(torch.bmm(own, own_b))
@@ -124,43 +104,46 @@ class _LowRankProduct(torch.autograd.Function):
                     own = torch.bmm(inputs[trials], own_a.to(x.dtype).transpose(1, 2)) * own_scale.to(x.dtype)
                     y[trials].baddbmm_(own, own_b.to(x.dtype))
                 narrow.append(own.to(x.dtype))
-        y, plain = _gained(y, gain, gained)
+        ctx.weight, ctx.layout = weight, layout
         kept_x = x if dropped is None or not all(sees_dropout for *_, sees_dropout in layout) else None
-        ctx.save_for_backward(kept_x, dropped, scale, gain, plain, *tensors, *narrow)
+        ctx.save_for_backward(kept_x, dropped, scale, gain, None if gain is None else y, *tensors, *narrow)
         return y
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        x, dropped, scale, gain, plain, *saved = ctx.saved_tensors
+        x, dropped, scale, gain, y, *saved = ctx.saved_tensors
         (grad,) = grads
         count = 2 * len(ctx.layout)
-        tensors, products = saved[:count], iter(saved[count:])
-        narrow = [[(trials, r, next(products)) for trials, r in equal_dims(dims)] for dims, *_ in ctx.layout]
-        grad_gain = None
-        if gain is not None:
-            grad_gain = torch.linalg.vecdot(grad, plain, dim=1)[:, None].to(gain.dtype)
-            grad, _ = _gained(grad, gain, ctx.gained)
-        grad_x = ctx.weight.matmul_backward(grad) if ctx.needs_input_grad[0] else None
+        tensors, narrow = saved[:count], iter(saved[count:])
+        grad_gain = None if gain is None else column_dots(grad, y) / gain
+        grad_x = ctx.weight.matmul_backward(grad, gain) if ctx.needs_input_grad[0] else None
         grad_dropped = torch.zeros_like(dropped) if grad_x is not None and dropped is not None else None
         of_pairs: list[Tensor | None] = []
-        for (dims, sign, sees_dropout), a, b, own_narrow, first in zip(
-            ctx.layout, tensors[::2], tensors[1::2], narrow, range(7, 7 + count, 2), strict=True
-        ):
-            inputs, grad_inputs = (
-                (x, grad_x) if dropped is None or not sees_dropout else (dropped, grad_dropped)
-            )
+        for (dims, sign, sees_dropout), a, b in zip(ctx.layout, tensors[::2], tensors[1::2], strict=True):
+            place = FIRST_PAIR + len(of_pairs)
+            seen = (x, grad_x) if dropped is None or not sees_dropout else (dropped, grad_dropped)
+            inputs, grad_inputs = seen
             empty_like = torch.zeros_like if len(set(dims)) > 1 else torch.empty_like
-            grad_a = empty_like(a) if ctx.needs_input_grad[first] else None
-            grad_b = empty_like(b) if ctx.needs_input_grad[first + 1] else None
-            for trials, r, own in own_narrow:
-                own_a, own_b = a[trials, :r].to(grad.dtype), b[trials, :r].to(grad.dtype)
+            grad_a = empty_like(a) if ctx.needs_input_grad[place] else None
+            grad_b = empty_like(b) if ctx.needs_input_grad[place + 1] else None
+            for trials, r in equal_dims(dims):
+                own, own_a = next(narrow), a[trials, :r].to(grad.dtype)
+                own_b = _gained(b[trials, :r], gain, trials).to(grad.dtype)
                 own_scale = (sign * scale[trials]).to(grad.dtype)
                 grad_own = torch.bmm(grad[trials], own_b.transpose(1, 2)) * own_scale
                 if grad_a is not None:
                     grad_a[trials, :r] = torch.bmm(grad_own.transpose(1, 2), inputs[trials])
                 if grad_b is not None:
-                    grad_b[trials, :r] = torch.bmm(own.transpose(1, 2), grad[trials])
+                    grad_b[trials, :r] = _gained(torch.bmm(own.transpose(1, 2), grad[trials]), gain, trials)
                 if grad_inputs is not None:
                     grad_inputs[trials].baddbmm_(grad_own, own_a)
             of_pairs += [grad_a, grad_b]
-        return grad_x, grad_dropped, None, grad_gain, None, None, None, *of_pairs
+        return grad_x, grad_dropped, None, grad_gain, None, None, *of_pairs
+
+
+FIRST_PAIR = 6
+"""Place of the first pair's A among the inputs of the product."""
+
+
+def _gained(rows: Float[Tensor, "k r d_out"], gain: Gain, trials: slice) -> Float[Tensor, "k r d_out"]:
+    return rows if gain is None else rows * gain[trials]

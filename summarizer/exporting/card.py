@@ -88,7 +88,7 @@ class Card:
                 tags=["summarization", "text-generation", "lora", "summarizer"],
                 datasets=[data.path] if on_hub and data.path else None,
                 metrics=["rouge"],
-                model_name=f"{base}-summarizer" if measured else None,
+                model_name=f"{last_part(base)}-summarizer" if measured else None,
                 eval_results=_results(data, summary) if measured and summary is not None else None,
             ).to_yaml()
         ).strip()

@@ -6,12 +6,17 @@ the one that `hf auth login` keeps, or `HF_TOKEN`.
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from summarizer.errors import ConfigError, Issue
+
+if TYPE_CHECKING:
+    from huggingface_hub import HfApi
 
 FLAG = "--push-to-hub"
 UNAUTHORIZED, FORBIDDEN, CONFLICT = 401, 403, 409
@@ -36,10 +41,8 @@ def free_name(name: str) -> str:
 
     Raises ConfigError where it is, or the hub cannot be asked.
     """
-    from huggingface_hub import HfApi
-
-    api = HfApi(endpoint=endpoint())
     with _said(name):
+        api = _api()
         whole = name if "/" in name else f"{api.whoami()['name']}/{name}"
         if api.repo_exists(whole):
             raise ConfigError.single(FLAG, _taken(whole))
@@ -51,15 +54,22 @@ def push(folder: Path, name: str, *, private: bool) -> str:
 
     Raises ConfigError where the hub refuses or cannot be reached; the folder stays as it is.
     """
-    from huggingface_hub import HfApi
-    from huggingface_hub.utils import disable_progress_bars  # type: ignore[attr-defined]  # likewise
-
-    disable_progress_bars()  # they would run through the lines of this command
-    api = HfApi(endpoint=endpoint())
+    api = _api()
     with _said(name, f"; {folder} is whole, and `hf upload {name} {folder}` pushes it"):
         address = api.create_repo(name, private=private)
         api.upload_folder(repo_id=name, folder_path=folder, commit_message="Export of a trained run")
     return str(address)
+
+
+def _api() -> HfApi:
+    """The hub, whose library is to keep its bars and a line for each request to itself."""
+    from huggingface_hub import HfApi
+    from huggingface_hub.utils import disable_progress_bars  # type: ignore[attr-defined]  # likewise
+
+    disable_progress_bars()
+    for client in ("httpx", "httpx2"):
+        logging.getLogger(client).setLevel(logging.WARNING)
+    return HfApi(endpoint=endpoint())
 
 
 def endpoint() -> str | None:

@@ -61,6 +61,7 @@ def is_in_place(x: Float[Tensor, "... d_in"]) -> bool:
         and x.dtype in (torch.bfloat16, torch.float32)
         and not torch.compiler.is_compiling()
         and _in_place.get()
+        and not compat.is_fake(x)
     )
 
 

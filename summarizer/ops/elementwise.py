@@ -46,22 +46,52 @@ def is_recordable(x: Tensor) -> bool:
 # --- scales of columns --------------------------------------------------------------------------------------------
 
 
+Factor = Float32[Tensor, " columns"] | Float32[Tensor, "n 1 columns"]
+
+
+def column_dots(
+    x: Float[Tensor, "n m columns"], y: Float[Tensor, "n m columns"]
+) -> Float32[Tensor, "n 1 columns"]:
+    """The sum of x * y over the rows of each trial, in fp32."""
+    known = supports_scales(x) and supports_scales(y)
+    dots: Tensor = (
+        torch.ops.summarizer.column_dots(x, y) if known else (x * y).sum(1, keepdim=True, dtype=torch.float32)
+    )
+    return dots
+
+
+def _column_dots(x: Tensor, y: Tensor) -> Tensor:
+    x, y = x.contiguous(), y.contiguous()
+    out = _dots_like(x, y)
+    for own_x, own_y, own in zip(x, y, out, strict=True):
+        native.run(BF16_SOURCE, "column_dots", own_x, own_y, *own_x.shape, own)
+    return out
+
+
+def _dots_like(x: Tensor, y: Tensor) -> Tensor:
+    return x.new_empty(x.shape[0], 1, x.shape[2], dtype=torch.float32)
+
+
+native.define_operator("column_dots(Tensor x, Tensor y) -> Tensor", _column_dots, _dots_like)
+
+
 def supports_scales(x: Tensor) -> bool:
     """Whether the kernel multiplies columns of such numbers on this machine."""
     return native.is_eager(x, torch.bfloat16) and native.available(BF16_SOURCE)
 
 
-def scaled_columns(
-    x: Float[Tensor, "... columns"], factor: Float32[Tensor, " columns"]
-) -> Float[Tensor, "... columns"]:
-    """x * factor, rounded once to the precision of x."""
+def scaled_columns(x: Float[Tensor, "... columns"], factor: Factor) -> Float[Tensor, "... columns"]:
+    """x * factor, rounded once to the precision of x.
+
+    factor: of each column, of all rows or of those of each of `n` trials, which are the first axis of x.
+    """
     if not supports_scales(x):
         return (x * factor).to(x.dtype)
     y: Tensor = torch.ops.summarizer.scaled_columns(x, factor)
     return y
 
 
-def scale_columns_(x: Float[Tensor, "... columns"], factor: Float32[Tensor, " columns"]) -> Tensor:
+def scale_columns_(x: Float[Tensor, "... columns"], factor: Factor) -> Tensor:
     """`scaled_columns` in the place of x where that is possible: x is not to be used again."""
     if not supports_scales(x) or not x.is_contiguous():
         return scaled_columns(x, factor)
@@ -77,9 +107,11 @@ def _scaled(x: Tensor, factor: Tensor) -> Tensor:
 
 def _scale(x: Tensor, factor: Tensor, y: Tensor) -> None:
     factor, columns = factor.contiguous(), x.shape[-1]
+    trials = 1 if factor.dim() == 1 else x.shape[0]
     assert factor.dtype == torch.float32, "factors are in fp32"
-    assert factor.shape == (columns,), "one factor for each column"
-    native.run(BF16_SOURCE, "scaled_columns", x, factor, x.numel() // max(columns, 1), columns, y)
+    assert factor.shape in ((columns,), (trials, 1, columns)), "one factor for each column"
+    rows = x.numel() // max(columns, 1)
+    native.run(BF16_SOURCE, "scaled_columns", x, factor, rows, max(rows // max(trials, 1), 1), columns, y)
 
 
 native.define_operator(

@@ -15,8 +15,9 @@ from torch import Tensor
 from summarizer import compat
 from summarizer.ops import decode_gemm
 from summarizer.ops.decode_gemm import Epilogue
+from summarizer.ops.elementwise import scale_columns_, scaled_columns
 from summarizer.quantization.int8 import WEIGHTS_AT_ONCE
-from summarizer.quantization.protocol import Parts, PartShapes, WeightFormat, require_finite
+from summarizer.quantization.protocol import Gain, Parts, PartShapes, WeightFormat, require_finite
 
 E4M3 = torch.float8_e4m3fn
 """3 bits of mantissa, 4 of exponent, largest number 448. Source: Micikevicius et al. 2022 (arXiv:2209.05433)."""
@@ -139,10 +140,14 @@ class _Quantizing(_WeightOnly):
     def __init__(self, gradients: torch.dtype = E4M3) -> None:
         self.gradients = gradients
 
-    def matmul(self, x: Tensor, parts: Parts, shape: tuple[int, int]) -> Tensor:
-        return quantizing_matmul(x, parts["q"], parts["scale"])
+    def matmul(self, x: Tensor, parts: Parts, shape: tuple[int, int], gain: Gain = None) -> Tensor:
+        y = quantizing_matmul(x, parts["q"], parts["scale"])
+        return y if gain is None else scale_columns_(y, gain)
 
-    def matmul_backward(self, grad: Tensor, parts: Parts, shape: tuple[int, int]) -> Tensor:
+    def matmul_backward(
+        self, grad: Tensor, parts: Parts, shape: tuple[int, int], gain: Gain = None
+    ) -> Tensor:
+        grad = grad if gain is None else scaled_columns(grad, gain)
         return quantizing_matmul_backward(grad, parts["q"], parts["scale"], self.gradients)
 
 
@@ -154,9 +159,9 @@ W8A8_E5M2_GRADIENTS = _Quantizing(torch.float8_e5m2)
 class _Fp8(_WeightOnly):
     """W8A8 where the device multiplies fp8, else weight-only."""
 
-    def matmul(self, x: Tensor, parts: Parts, shape: tuple[int, int]) -> Tensor:
+    def matmul(self, x: Tensor, parts: Parts, shape: tuple[int, int], gain: Gain = None) -> Tensor:
         by = W8A8 if has_fp8_matmul(x, shape) else WEIGHT_ONLY
-        return by.matmul(x, parts, shape)
+        return by.matmul(x, parts, shape, gain)
 
     def decode_gemm(
         self, x: Tensor, parts: Parts, shape: tuple[int, int], epilogue: Epilogue
@@ -165,9 +170,11 @@ class _Fp8(_WeightOnly):
             return None
         return decode_gemm.fp8_gemm(x, parts["q"], parts["scale"], epilogue)
 
-    def matmul_backward(self, grad: Tensor, parts: Parts, shape: tuple[int, int]) -> Tensor:
+    def matmul_backward(
+        self, grad: Tensor, parts: Parts, shape: tuple[int, int], gain: Gain = None
+    ) -> Tensor:
         by = W8A8 if has_fp8_matmul(grad, shape) else WEIGHT_ONLY
-        return by.matmul_backward(grad, parts, shape)
+        return by.matmul_backward(grad, parts, shape, gain)
 
 
 FORMAT = _Fp8()

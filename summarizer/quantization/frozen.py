@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from summarizer.ops.decode_gemm import Epilogue, LowRankPairs, is_decode, is_decode_on_gpu
 from summarizer.ops.elementwise import in_compute_dtype
 from summarizer.quantization import weight_format
+from summarizer.quantization.protocol import Gain
 
 
 class FrozenWeight(nn.Module):
@@ -86,9 +87,9 @@ class FrozenWeight(nn.Module):
         self.read_by_the_model = True
         return self.dense(torch.float32)
 
-    def matmul(self, x: Float[Tensor, "... d_in"]) -> Float[Tensor, "... d_out"]:
-        """x @ W.T without a graph: for passes that write their own backward."""
-        return self.format.matmul(x, self.parts, self.shape)
+    def matmul(self, x: Float[Tensor, "... d_in"], gain: Gain = None) -> Float[Tensor, "... d_out"]:
+        """x @ W.T without a graph, times the gain: for passes that write their own backward."""
+        return self.format.matmul(x, self.parts, self.shape, gain)
 
     def decode_gemm(
         self,
@@ -127,9 +128,11 @@ class FrozenWeight(nn.Module):
         y = self.format.prefill_gemm(rows, self.parts, self.shape, Epilogue(bias, pairs))
         return None if y is None else y.reshape(*x.shape[:-1], -1)
 
-    def matmul_backward(self, grad: Float[Tensor, "... d_out"]) -> Float[Tensor, "... d_in"]:
-        """grad @ W."""
-        return self.format.matmul_backward(grad, self.parts, self.shape)
+    def matmul_backward(
+        self, grad: Float[Tensor, "... d_out"], gain: Gain = None
+    ) -> Float[Tensor, "... d_in"]:
+        """(grad times the gain) @ W."""
+        return self.format.matmul_backward(grad, self.parts, self.shape, gain)
 
     def rows(self, ids: Int[Tensor, " ..."], dtype: torch.dtype) -> Float[Tensor, "... d_in"]:
         return self.format.rows(self.parts, self.shape, ids, dtype)

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from summarizer.ops import decode_gemm, prefill_gemm
 from summarizer.ops.decode_gemm import Epilogue
-from summarizer.quantization.protocol import Parts, PartShapes, WeightFormat, require_finite
+from summarizer.ops.elementwise import scale_columns_
+from summarizer.quantization.protocol import Gain, Parts, PartShapes, WeightFormat, require_finite
 
 LEVELS = 127
 """Steps on each side of zero; -128 is left out so that the grid is symmetric."""
@@ -80,9 +81,11 @@ class _RowwiseInt8(WeightFormat):
         # twentieth of the time of a product with the scale (measured on a CPU, 8192 x 320).
         return parts["q"].to(dtype), parts["scale"].squeeze(1)
 
-    def matmul(self, x: Tensor, parts: Parts, shape: tuple[int, int]) -> Tensor:
+    def matmul(self, x: Tensor, parts: Parts, shape: tuple[int, int], gain: Gain = None) -> Tensor:
         y = matmul_on_cpu(x, parts["q"], parts["scale"])
-        return super().matmul(x, parts, shape) if y is None else y
+        if y is None:
+            return super().matmul(x, parts, shape, gain)
+        return y if gain is None else scale_columns_(y, gain)
 
     def decode_gemm(
         self, x: Tensor, parts: Parts, shape: tuple[int, int], epilogue: Epilogue

@@ -19,6 +19,10 @@ PartShapes = dict[str, tuple[tuple[int, ...], torch.dtype]]
 """What parts will look like: each one's shape and type."""
 
 
+Gain = Float32[Tensor, "n 1 d_out"] | None
+"""What each output of each of `n` trials, the first axis of x, is multiplied by; None for nothing."""
+
+
 class WeightFormat(ABC):
     """Stateless: the tensors live in the layer, the knowledge of them here.
 
@@ -66,18 +70,20 @@ class WeightFormat(ABC):
         return self.dequantize(parts, shape, dtype), None
 
     def matmul(
-        self, x: Float[Tensor, "... d_in"], parts: Parts, shape: tuple[int, int]
+        self, x: Float[Tensor, "... d_in"], parts: Parts, shape: tuple[int, int], gain: Gain = None
     ) -> Float[Tensor, "... d_out"]:
-        """x @ W.T, in the precision of x."""
+        """x @ W.T times the gain, in the precision of x."""
         matrix, factor = self.factors(parts, shape, x.dtype)
         y = F.linear(x, matrix)
+        factor = _times(factor, gain)
         return y if factor is None else scale_columns_(y, factor)
 
     def matmul_backward(
-        self, grad: Float[Tensor, "... d_out"], parts: Parts, shape: tuple[int, int]
+        self, grad: Float[Tensor, "... d_out"], parts: Parts, shape: tuple[int, int], gain: Gain = None
     ) -> Float[Tensor, "... d_in"]:
-        """grad @ W: the gradient of `matmul` for x."""
+        """(grad times the gain) @ W: the gradient of `matmul` for x."""
         matrix, factor = self.factors(parts, shape, grad.dtype)
+        factor = _times(factor, gain)
         scaled = grad if factor is None else scaled_columns(grad, factor)
         # Flat: of several axes that are not contiguous, torch would make a copy of the matrix for each.
         return (scaled.reshape(-1, shape[0]) @ matrix).reshape(*grad.shape[:-1], shape[1])
@@ -96,6 +102,10 @@ class WeightFormat(ABC):
     ) -> Float[Tensor, "m d_out"] | None:
         """`decode_gemm` for the rows of prompts, in the precision of x. None where there is no kernel for that."""
         return None
+
+
+def _times(factor: Tensor | None, gain: Gain) -> Tensor | None:
+    return factor if gain is None else gain if factor is None else factor * gain
 
 
 def require_finite(weight: Tensor) -> None:

@@ -185,11 +185,26 @@ def described(configs: Sequence[Mapping[str, Any]]) -> str:
     def kind(group: str) -> str:
         return _values([config[group]["_target_"].rpartition(".")[2] for config in configs])
 
-    adapter = kind("adapter")
+    adapter = _values([_adapter_kind(config["adapter"]) for config in configs])
     if all("dim" in config["adapter"] for config in configs):  # a kind of one's own may have none
         adapter += f" dim={part('adapter', 'dim')}"
     base = f"{part('model', 'name_or_path')} in {part('quantization', 'format')}"
     return f"{adapter} on {base}, {kind('optimizer')} lr={part('optimizer', 'lr')}"
+
+
+def _adapter_kind(adapter: Mapping[str, Any]) -> str:
+    """What papers call it: LoRA's relatives are settings of one class."""
+    init = str(adapter.get("init_lora_weights", ""))
+    settings = {
+        "rsLoRA": adapter.get("use_rslora", False),
+        "LoRA+": adapter.get("loraplus_lr_ratio", 1) != 1,
+        "LoRA-FA": not adapter.get("train_a", True),
+        "PiSSA": init.startswith("pissa"),
+        "OLoRA": init == "olora",
+        "DoRA": adapter.get("use_dora", False),
+    }
+    own: str = adapter["_target_"].rpartition(".")[2]
+    return " ".join(name for name, is_on in settings.items() if is_on) or own
 
 
 def _count(records: Sequence[RunRecord]) -> str:

@@ -5,7 +5,6 @@ In fp32 on the CPU, on a tiny GPT-J and a tiny Llama: outputs, losses and every 
 
 from __future__ import annotations
 
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +12,11 @@ import peft
 import pytest
 import torch
 from greedy import greedy
+from kinds_of_adapters import DIM, KINDS, small
 from model_folders import load
 from peft import PeftModel, get_peft_model
 from tiny_bases import logits, plain, saved, token_ids
 from torch import Tensor
-from training_groups import spec_of
 
 from summarizer.adapters.attach import AdaptedModel, attach
 from summarizer.adapters.peft_config import FROM_THE_BASE
@@ -28,28 +27,10 @@ from summarizer.adapters.peft_format import (
     peft_tensors,
     save_adapter,
 )
-from summarizer.adapters.protocol import Adapter
-from summarizer.config.paths import conf_folder
 from summarizer.exporting.merge import Merge, merged_into
 from summarizer.generation.decoder import Decoder
 
-KINDS = sorted(path.stem for path in (conf_folder() / "adapter").glob("*.yaml"))
 BASES = ("gptj", "llama_untied")
-DIM = 3
-
-
-@cache
-def adapter_of(kind: str, *more: str) -> Adapter:
-    """As `adapter=KIND` composes it."""
-    return spec_of(f"adapter={kind}", *more).adapter
-
-
-def small(kind: str, *more: str) -> Adapter:
-    """At a dim that these bases can have, where the kind has one, and at a scale that is not 1."""
-    options = [f"adapter.dim={DIM}"] if "dim" in adapter_of(kind).model_fields_set else []
-    if "alpha" in adapter_of(kind).model_fields_set:
-        options.append("adapter.alpha=6.0")
-    return adapter_of(kind, *options, *more)
 
 
 def train_a_little(model: AdaptedModel, slot: int, seed: int = 5) -> None:

@@ -145,7 +145,8 @@ def pushed(run: Path, output: Path, **more: Any) -> list[str]:
     return list(export(requested(ExportFlags(run=run, **arguments))))
 
 
-def test_a_push(run: Path, hub: Hub, tmp_path: Path) -> None:
+def test_a_push(run: Path, hub: Hub, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
     lines = pushed(run, tmp_path / "out", private=True)
     assert lines[-1] == f"pushed: {hub.url}/me/summaries"
     there = hub.repositories["me/summaries"]
@@ -161,7 +162,9 @@ def test_a_push(run: Path, hub: Hub, tmp_path: Path) -> None:
     assert any("/api/validate-yaml" in line for line in hub.asked)
     data = ModelCard(there["README.md"].decode()).data
     assert (data.license, data.language, data.base_model) == ("apache-2.0", ["en"], "org/base")
+    assert data.model_name == "base-summarizer"
     assert (data.library_name, data.pipeline_tag) == ("peft", "summarization")
+    assert not [line for line in caplog.messages if "HTTP" in line]
     (first, *_) = data.eval_results or []
     assert (first.metric_name, first.metric_value) == ("ROUGE-1 F1", 30.0)
     assert json.loads(here["adapter_config.json"])["base_model_name_or_path"] == "org/base"

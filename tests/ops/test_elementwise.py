@@ -4,7 +4,14 @@ import pytest
 import torch
 
 from summarizer.ops import native
-from summarizer.ops.elementwise import SOURCE, add_, scale_columns_, scaled_columns, supports_scales
+from summarizer.ops.elementwise import (
+    SOURCE,
+    add_,
+    column_dots,
+    scale_columns_,
+    scaled_columns,
+    supports_scales,
+)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
@@ -22,6 +29,28 @@ def test_it_is_torch_s_product_rounded_once(
     assert torch.equal(scaled_columns(x, factor), right)
     assert torch.equal(x, before)
     assert torch.equal(scale_columns_(x, factor), right)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("shape", [(1, 3, 5), (2, 7, 64), (3, 70, 321), (2, 130, 257), (2, 0, 4)])
+@pytest.mark.parametrize("with_kernel", [True, False])
+def test_each_trial_has_its_own_factors_and_sums(
+    dtype: torch.dtype, shape: tuple[int, int, int], with_kernel: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not with_kernel:
+        monkeypatch.setattr(native, "library", lambda source: None)
+    generator = torch.Generator().manual_seed(0)
+    x, y = (torch.randn(shape, generator=generator).to(dtype) for _ in range(2))
+    factor = torch.rand(shape[0], 1, shape[2], generator=generator)
+    for trial in range(shape[0]):
+        assert torch.equal(scaled_columns(x, factor)[trial], scaled_columns(x[trial], factor[trial, 0]))
+    right = (x.double() * y.double()).sum(dim=1, keepdim=True)
+    torch.testing.assert_close(
+        column_dots(x, y).double(),
+        right,
+        rtol=2e-2 if dtype == torch.bfloat16 else 1e-4,
+        atol=5e-2 if not with_kernel else 1e-3,
+    )
 
 
 def test_what_is_in_its_way_is_not_overwritten_wrongly() -> None:
@@ -44,6 +73,8 @@ def test_what_a_plan_is_told_of_it_is_so() -> None:
     if supports_scales(given[0]):
         torch.library.opcheck(torch.ops.summarizer.scaled_columns.default, given, test_utils=checks)
         torch.library.opcheck(torch.ops.summarizer.scale_columns_.default, given, test_utils=checks)
+        both = (given[0][None], given[0][None])
+        torch.library.opcheck(torch.ops.summarizer.column_dots.default, both, test_utils=checks)
 
 
 @pytest.mark.skipif(not native.available(SOURCE), reason="the kernel wants Linux, AVX-512 and a compiler")

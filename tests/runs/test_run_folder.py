@@ -138,6 +138,13 @@ def test_a_missing_folder(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"no run folder: it has no \.hydra/config\.yaml"):
         read_configured(tmp_path)
     folder = run_folder(tmp_path / "x", composed())
+    (folder / "adapter").mkdir()
+    (folder / "summary.json").touch()
+    for part in ("adapter", "summary.json"):
+        with pytest.raises(
+            ConfigError, match=f"{part}: is a part of a run; name the run's folder, {folder}$"
+        ):
+            read_configured(folder / part)
     (folder / ".hydra" / "overrides.yaml").unlink()
     with pytest.raises(ConfigError, match="cannot be read"):
         read_configured(folder)

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from kinds_of_adapters import KINDS as ADAPTERS
+from kinds_of_adapters import small
 from model_folders import CONFIGS, load, tiny_config
 from tiny_bases import lora, saved
 from torch import Tensor, nn
 from transformers import GPTJConfig
 
 from summarizer.adapters.attach import attach
+from summarizer.adapters.protocol import Adapter
 from summarizer.models.blocks import recompute_blocks
 from summarizer.models.causal_lm import CausalLM
 from summarizer.ops.attention import BLOCK
@@ -30,12 +34,13 @@ def recompute(model: CausalLM) -> None:
 
 
 def real_cost(
-    kind: str, folder: Path, format_name: str, dtype: torch.dtype, prepare: Any, n: int
+    kind: str, folder: Path, format_name: str, dtype: torch.dtype, prepare: Any, adapters: Sequence[Adapter]
 ) -> StepCost:
+    n = len(adapters)
     model = load(saved(kind, folder), format_name).model
     if prepare is not None:
         prepare(model)
-    adapted = attach(model, [lora()] * n, list(range(n)))
+    adapted = attach(model, adapters, list(range(n)))
     batch = worst_batch(adapted, MICROBATCH)
     if batch.position_ids is not None:
         rows = n * MICROBATCH.rows + 1
@@ -65,7 +70,7 @@ def fake_cost(kind: str, format_name: str, dtype: torch.dtype, prepare: Any, n: 
 def test_costs_what_the_loaded_model_s_step_costs(
     kind: str, format_name: str, dtype: torch.dtype, prepare: Any, n: int, tmp_path: Path
 ) -> None:
-    real = real_cost(kind, tmp_path, format_name, dtype, prepare, n)
+    real = real_cost(kind, tmp_path, format_name, dtype, prepare, [lora()] * n)
     assert fake_cost(kind, format_name, dtype, prepare, n) == real
     assert all(size > 0 for part, size in real.at_peak.items() if part not in ("temporaries", "logits"))
 
@@ -80,6 +85,18 @@ def test_every_kind_of_model_can_be_planned(kind: str, tmp_path: Path) -> None:
     tensors = {storage.data_ptr(): storage.nbytes() for storage in storages}
     assert cost.at_peak["base"] == sum(tensors.values())
     assert cost.flops > 0
+
+
+@pytest.mark.parametrize("format_name", ["none", "int8"])
+@pytest.mark.parametrize("kind", ADAPTERS)
+def test_every_kind_of_adapter_can_be_planned(kind: str, format_name: str, tmp_path: Path) -> None:
+    """To what the loaded model's step takes, but for rows that a kernel multiplies as they are stored."""
+    own, dtype = [small(kind), small("lora")], torch.bfloat16
+    planned = dry_run(tiny_config("gptj"), format_name, own, dtype).cost(MICROBATCH)
+    real = real_cost("gptj", tmp_path, format_name, dtype, None, own)
+    assert planned.at_peak["adapters"] == real.at_peak["adapters"]
+    assert planned.at_peak["gradients"] == real.at_peak["gradients"]
+    assert planned.peak_bytes == pytest.approx(real.peak_bytes, rel=0.02)
 
 
 def test_a_model_that_does_not_pack_is_planned_with_its_mask() -> None:

@@ -105,14 +105,37 @@ void rotate(const uint16_t *x, const float *cos, const float *sin, long tokens, 
 
 /* ---- columns by a factor of each ---- */
 
-/* y may be x. */
-void scaled_columns(const uint16_t *x, const float *factor, long rows, long columns, uint16_t *y, int threads) {
+/* factor: (rows / each, columns), one row for each so many of x, trial by trial. y may be x. */
+void scaled_columns(const uint16_t *x, const float *factor, long rows, long each, long columns, uint16_t *y,
+                    int threads) {
 #pragma omp parallel for schedule(static) num_threads(threads) if (rows * columns > WORTH_THREADS)
-    for (long row = 0; row < rows; row++)
+    for (long row = 0; row < rows; row++) {
+        const float *own_factor = factor + row / each * columns;
         for (long i = 0; i < columns; i += FLOATS) {
             __mmask16 there = first(columns - i);
             __m512 own = widened(_mm256_maskz_loadu_epi16(there, x + row * columns + i));
-            __m512 product = _mm512_mul_ps(own, _mm512_maskz_loadu_ps(there, factor + i));
+            __m512 product = _mm512_mul_ps(own, _mm512_maskz_loadu_ps(there, own_factor + i));
             _mm256_mask_storeu_epi16(y + row * columns + i, there, (__m256i)_mm512_cvtneps_pbh(product));
         }
+    }
+}
+
+/* out: (columns), the sum of x * y over the rows of each. */
+#define TOGETHER 8 /* vectors of columns, whose sums stay in registers */
+void column_dots(const uint16_t *x, const uint16_t *y, long rows, long columns, float *out, int threads) {
+#pragma omp parallel for schedule(static) num_threads(threads) if (rows * columns > WORTH_THREADS)
+    for (long start = 0; start < columns; start += TOGETHER * FLOATS) {
+        __m512 sums[TOGETHER];
+        __mmask16 there[TOGETHER];
+        for (int k = 0; k < TOGETHER; k++) {
+            sums[k] = _mm512_setzero_ps();
+            there[k] = first(columns - start - k * FLOATS);
+        }
+        for (long row = 0; row < rows; row++) {
+            const uint16_t *own_x = x + row * columns + start, *own_y = y + row * columns + start;
+            for (int k = 0; k < TOGETHER; k++)
+                sums[k] = _mm512_fmadd_ps(load(own_x + k * FLOATS, there[k]), load(own_y + k * FLOATS, there[k]), sums[k]);
+        }
+        for (int k = 0; k < TOGETHER; k++) _mm512_mask_storeu_ps(out + start + k * FLOATS, there[k], sums[k]);
+    }
 }

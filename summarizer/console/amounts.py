@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Literal
 
 Unit = Literal["", "bytes", "parameters"]
@@ -45,3 +46,10 @@ def duration(seconds: float) -> str:
 def _scale(value: float, unit: Unit) -> tuple[float, str]:
     scales = _SCALES[unit]
     return next((scale for scale in scales if value >= scale[0]), scales[-1])
+
+
+def rate_text(rate: float) -> str:
+    """`1e-4` rather than 0.0001, as rates are written; 0.02 as it is."""
+    if rate >= 0.01:
+        return f"{rate:g}"
+    return re.sub(r"\.?0*e-0*", "e-", f"{rate:.3e}")

@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -45,6 +46,14 @@ class Split:
 
     def __len__(self) -> int:
         return len(self.training_tokens)
+
+    @cached_property
+    def summary_tokens(self) -> int:
+        """Of all summaries, with their end tokens."""
+        import pyarrow.compute as pc
+
+        column = self.rows.data.column("target_ids").combine_chunks()
+        return int(pc.sum(pc.list_value_length(column)).as_py() or 0)
 
     def encoded(self, indices: Sequence[int]) -> list[EncodedRow]:
         """The rows of those numbers, in that order."""

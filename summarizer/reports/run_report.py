@@ -12,13 +12,13 @@ from rich.console import Console
 
 from summarizer.config.paths import own_python, shown
 from summarizer.config.schema import RunConfig
-from summarizer.console.amounts import duration
+from summarizer.console.amounts import duration, rate_text
 from summarizer.console.progress import console
 from summarizer.console.secrets import redact
 from summarizer.evaluation.metrics import Scores
 from summarizer.evaluation.pipeline import ADAPTER, BASE, LEAD, changes, faithfulness_changes
 from summarizer.evaluation.record import FAITHFULNESS, LOSS, VARIANTS, Difference
-from summarizer.reports.sentences import about_the_gain, counted, p_text, rate_text, score_digits
+from summarizer.reports.sentences import about_the_gain, counted, p_text, score_digits
 from summarizer.reports.tables import (
     Cell,
     Column,

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from summarizer.console.amounts import rate_text
 from summarizer.console.safe_text import one_line
 from summarizer.evaluation.metrics import Scores
 from summarizer.evaluation.record import (
@@ -223,8 +223,8 @@ def _references(best: ComparedRun, metric: str) -> list[str]:
     )
     if _lower(metric) and own is not None and base is not None and own.value < base.value:
         lines.append(
-            f"By {score_name('rougeLsum')} its summaries are behind the base model's, {own.value:.2f} to "
-            f"{base.value:.2f}, lower loss or not."
+            f"By {score_name('rougeLsum')} its summaries are behind the base model's, "
+            f"{own.value:.2f} to {base.value:.2f}."
         )
     return lines
 
@@ -412,13 +412,6 @@ def sweep_answer(record: SweepRecord, swept: SweepAxes) -> str:
         return "No run that was evaluated came to an end" if measured else "No run has been evaluated"
     line = f"{run_name(winner, swept)}: {shown(record.metric, winner.best.value)} at step {winner.best.step}"
     return f"Best: {line}" if winner.status == "completed" else f"Best so far (no run has completed): {line}"
-
-
-def rate_text(rate: float) -> str:
-    """`1e-4` rather than 0.0001, as rates are written; 0.02 as it is."""
-    if rate >= 0.01:
-        return f"{rate:g}"
-    return re.sub(r"\.?0*e-0*", "e-", f"{rate:.3e}")
 
 
 def edge_notes(record: SweepRecord, swept: SweepAxes) -> list[str]:

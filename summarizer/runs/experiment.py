@@ -26,6 +26,7 @@ from summarizer.models.meta_model import build_meta_model
 from summarizer.models.source import model_folder
 from summarizer.models.tokenizer import check_context, check_tokens, load_tokenizer
 from summarizer.processes import Processes, join_processes
+from summarizer.runs.advice import advise, learned_tokens
 from summarizer.runs.callbacks import Data, RunCallbacks
 from summarizer.runs.folder import claimed
 from summarizer.runs.group_records import GroupRecords
@@ -39,7 +40,7 @@ from summarizer.training.checkpoint_folders import list_checkpoints, newest_step
 from summarizer.training.require_memory import require_adapter_fits, require_generation_fits
 from summarizer.training.schedule import training_schedule
 from summarizer.training.scheduler import TrialScheduler, halving_of
-from summarizer.training.sizing import compiles, plan_slots, size_run, widest
+from summarizer.training.sizing import compiles, plan_slots, size_run, trained_numbers, widest
 from summarizer.training.step import build_group
 from summarizer.training.stopping import StopSignal, listening
 from summarizer.training.trainer import fit
@@ -141,6 +142,13 @@ def _train(records: GroupRecords, processes: Processes, stop: StopSignal, startu
     # ---- base model ------------------------------------------------------------------------------------------
     sizing = size_run(spec, config, processes.dtype, processes.device)
     sizing = plan_slots(specs, sizing, config, processes.dtype, processes.device)
+    if of_sweep and processes.is_main:
+        steps = [trial.schedule.total_steps for trial in trials]
+        tokens = None
+        if isinstance(training, Split):
+            tokens = learned_tokens(training.summary_tokens, max(steps), steps_per_epoch or 1)
+        for line in advise(specs, steps, trained_numbers(specs, config, processes.dtype), tokens):
+            log.info("advice: %s", line)
     with processes.main_first():
         base = load_base(spec.model, spec.quantization, processes.device, meta)
     startup.lap("base")

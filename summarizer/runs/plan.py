@@ -14,20 +14,31 @@ from summarizer.config.schema import RunConfig
 from summarizer.console.amounts import duration
 from summarizer.console.progress import console, working
 from summarizer.data.hold_out import SplitName
-from summarizer.data.prompt import build_prompt
+from summarizer.data.prompt import Prompt, build_prompt
 from summarizer.data.splits import Split, build_split
 from summarizer.errors import CannotPlan, ConfigError
 from summarizer.models.load import load_config
 from summarizer.models.source import model_folder
 from summarizer.models.tokenizer import check_context, load_tokenizer
 from summarizer.processes import join_processes, leave_processes
+from summarizer.runs.advice import advise, learned_tokens
+from summarizer.runs.heldout import confirming_rows
 from summarizer.runs.preflight import preflight
 from summarizer.runs.record import RunRecord
+from summarizer.sweeps.candidates import MOST_RUNNERS_UP
 from summarizer.tracking.utilization import matrix_rate, memory_rate
 from summarizer.training.dry_run import BuildOptimizer, DryRun, Microbatch, group_state_bytes
 from summarizer.training.require_memory import require_adapter_fits, require_generation_fits
 from summarizer.training.schedule import total_steps, training_schedule
-from summarizer.training.sizing import GIB, dry_run_of, plan_slots, rows_at_once, size_run, widest
+from summarizer.training.sizing import (
+    GIB,
+    dry_run_of,
+    plan_slots,
+    rows_at_once,
+    size_run,
+    trained_numbers,
+    widest,
+)
 
 WHAT = {
     "base": "frozen weights, norms and tables",
@@ -61,7 +72,8 @@ def show_plan(records: Sequence[RunRecord]) -> Plan:
     rows = rows_at_once(spec)
     if (limit := sizing.microbatches.tokens) is not None:
         rows = max(min(rows, limit // (sizing.slots * prompt.max_tokens)), 1)
-    steps_per_epoch = None
+    steps_per_epoch: int | None = None
+    training: Split | None = None
     if spec.data.streaming:
         assert spec.trainer.max_steps is not None
         tokens = spec.trainer.max_steps * spec.trainer.batch_size * prompt.max_tokens
@@ -77,6 +89,8 @@ def show_plan(records: Sequence[RunRecord]) -> Plan:
     splits = {name: build_split(spec.data, name, prompt) for name in _scored_splits(spec)}
     evaluations = training_schedule(spec.trainer, steps_per_epoch).evaluations_by(work.steps)
     scoring = scoring_of(spec, splits, evaluations, len(specs), sizing.evaluation_rows) if splits else None
+    if scoring is not None and records[0].sweep is not None:
+        scoring = with_confirming(scoring, specs, prompt, sizing.evaluation_rows)
     # The widest, and as many others as train beside it.
     together = sorted(specs, key=lambda one: one is not spec)[: sizing.slots]
     optimizers = [one.optimizer.build for one in together]
@@ -90,6 +104,12 @@ def show_plan(records: Sequence[RunRecord]) -> Plan:
     except CannotPlan as error:
         raise ConfigError.single("plan", f"true: a step of this model cannot be planned ({error})") from error
     console().print(plan.table(spec.plan_tokens_per_s))
+    every_steps = [total_steps(one.trainer, steps_per_epoch) for one in specs]
+    learned = None
+    if training is not None and steps_per_epoch is not None:
+        learned = learned_tokens(training.summary_tokens, max(every_steps), steps_per_epoch)
+    for line in advise(specs, every_steps, trained_numbers(specs, config, processes.dtype), learned):
+        log.info("advice: %s", line)
     log.info(plan.describe(spec.plan_tokens_per_s))
     leave_processes()
     return plan
@@ -134,6 +154,8 @@ class Scoring:
     """Likewise, where summaries are as long as the references."""
     decode_steps: int
     """In which those are written, many rows at once; each reads all frozen weights."""
+    confirming: tuple[str, int, int, int] | None = None
+    """Of a sweep: the split, its rows, the most settings and the most runs that its answer is confirmed on."""
     rates: tuple[float, float] | None = None
     """FLOP/s of matrix products and bytes/s from memory, as measured on the device."""
 
@@ -158,6 +180,18 @@ class Scoring:
                 "validations",
                 f"{self.evaluations:,}",
                 f"in training: loss of {self.loss_rows:,} rows, {self.summary_rows:,} summaries",
+            ),
+            *(
+                [
+                    (
+                        "confirmed",
+                        f"{self.confirming[1]:,} rows",
+                        f"of {self.confirming[0]}, at the end: at most {self.confirming[2]} settings, "
+                        f"{self.confirming[3]} runs",
+                    )
+                ]
+                if self.confirming is not None
+                else []
             ),
             ("tokens read", f"{self.read_tokens:,}", "for all these"),
             ("tokens written", f"{self.written_tokens:,}", "if summaries are as long as the references"),
@@ -205,6 +239,39 @@ def scoring_of(
         read_tokens=ends * 2 * sum(final.training_tokens[:rows]) + during * read_during,
         written_tokens=ends * written_at_end + during * written_during,
         decode_steps=-(-passes // rows_at_once),
+    )
+
+
+def with_confirming(
+    scoring: Scoring, specs: Sequence[RunConfig], prompt: Prompt, rows_at_once: int
+) -> Scoring:
+    """The scores with what a sweep's confirmation takes, were as many settings as can be within the noise.
+
+    specs: of the sweep's runs, or of those of its groups that are planned.
+    """
+    spec = specs[0]
+    settings: dict[str, int] = {}
+    for one in specs:
+        key = one.model_copy(update={"seed": 0}).model_dump_json(exclude={"optimizer", "adapter"})
+        key += f"{one.optimizer} {one.adapter!r}"
+        settings[key] = settings.get(key, 0) + 1
+    rows = confirming_rows(spec, prompt, of_sweep=True) if len(settings) > 1 else None
+    if rows is None or not rows.rows:
+        return scoring
+    most = sorted(settings.values(), reverse=True)[
+        : MOST_RUNNERS_UP + 2
+    ]  # the winner and the default beside them
+    runs = sum(most)
+    read = sum(len(prompt.training_ids(row.article_ids, row.target_ids)[0]) for row in rows.rows)
+    generates = spec.evaluation.rows_during_training > 0
+    written = sum(len(row.target_ids) for row in rows.rows) if generates else 0
+    validation = build_split(spec.data, "validation", prompt).training_tokens[: scoring.loss_rows]
+    return replace(
+        scoring,
+        confirming=(rows.split, len(rows.rows), len(most), runs),
+        read_tokens=scoring.read_tokens + runs * (sum(validation) + read * (2 if generates else 1)),
+        written_tokens=scoring.written_tokens + runs * written,
+        decode_steps=scoring.decode_steps + -(-written // rows_at_once),
     )
 
 

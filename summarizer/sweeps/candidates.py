@@ -17,7 +17,7 @@ from statistics import fmean, stdev
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from summarizer.reports.sentences import rate_text
+from summarizer.console.amounts import rate_text
 from summarizer.runs.record import RunRecord
 from summarizer.runs.settings import SweepAxes, Value, flat
 from summarizer.sweeps.record import SweepRecord

@@ -24,7 +24,9 @@ from omegaconf import DictConfig, OmegaConf
 
 from summarizer.config.paths import shown
 from summarizer.config.schema import TrackingConfig
+from summarizer.console.secrets import redact
 from summarizer.errors import ConfigError
+from summarizer.runs.advice import normal_form
 from summarizer.runs.folder import mask_written, take_back
 from summarizer.runs.launch import train_group
 from summarizer.runs.record import RunRecord
@@ -39,6 +41,9 @@ from summarizer.sweeps.compose import (
 )
 from summarizer.sweeps.delegate import OtherLauncher
 from summarizer.sweeps.record import FILE_NAME, begin, read_sweep
+
+TWINS_NAMED = 2
+"""Sets of points that are the same run, which are named; of more, their number is said."""
 
 log = logging.getLogger(__name__)
 
@@ -187,6 +192,25 @@ def _say_twins(combinations: Sequence[Combination]) -> None:
     for twins in folders.values():
         if len(twins) > 1:
             log.warning("these runs are configured alike, and all are trained: %s", ", ".join(twins))
+    _advise_of_twins(combinations)
+
+
+def _advise_of_twins(combinations: Sequence[Combination]) -> None:
+    """Say which points of a grid are the same run, written in two ways, such as rsLoRA and LoRA of dim 1."""
+    same: dict[str, dict[str, Combination]] = {}
+    for one in combinations:
+        as_typed = json.dumps(one.run.config, sort_keys=True)
+        same.setdefault(normal_form(one.run.config), {}).setdefault(as_typed, one)
+    common = set(combinations[0].run.overrides).intersection(*(one.run.overrides for one in combinations))
+    twins = []
+    for alike in same.values():
+        names = [[redact(text) for text in one.run.overrides if text not in common] for one in alike.values()]
+        if len(names) > 1:
+            twins.append(" and ".join(" ".join(own) for own in names))
+    for text in twins[:TWINS_NAMED]:
+        log.info("advice: twins: %s come to the same run; leave one out", text)
+    if (more := len(twins) - TWINS_NAMED) > 0:
+        log.info("advice: twins: so do %d more of the grid's points", more)
 
 
 def _take_back(sweep: Path) -> None:

@@ -149,6 +149,25 @@ def dry_run_of(
     )
 
 
+def trained_numbers(
+    specs: Sequence[RunConfig], config: PretrainedConfig, dtype: torch.dtype
+) -> list[int] | None:
+    """How many numbers each run trains, counted on a model without weights; None where that cannot be done."""
+    if not compat.can_simulate():
+        return None
+    distinct = {repr(spec.adapter): spec for spec in specs}
+    try:
+        run = dry_run_of(list(distinct.values()), config, dtype, Sizing(0, Microbatches(None, None)))
+    except CannotPlan:
+        return None
+    counts = [
+        sum(parameter.numel() for parameter in run.adapted.parameters_of(i).values())
+        for i in range(len(distinct))
+    ]
+    by_adapter = dict(zip(distinct, counts, strict=True))
+    return [by_adapter[repr(spec.adapter)] for spec in specs]
+
+
 def planned_bytes(run: DryRun, spec: RunConfig, rows: int) -> int:
     """At most held in a step over so many full rows."""
     from summarizer.training.dry_run import Microbatch, group_state_bytes

@@ -13,8 +13,8 @@ from summarizer.config import paths
 from summarizer.config.check import check
 from summarizer.config.paths import conf_folder
 from summarizer.config.schema import RunConfig
+from summarizer.console.amounts import rate_text
 from summarizer.reports.run_report import next_commands
-from summarizer.reports.sentences import rate_text
 
 
 @pytest.fixture(autouse=True)

@@ -16,11 +16,12 @@ from rich.console import Console
 from rich.table import Table
 from tiny_bases import lora
 
+from summarizer.data.hold_out import SplitName
 from summarizer.data.prompt import build_prompt
 from summarizer.data.splits import build_split
 from summarizer.models.source import model_folder
 from summarizer.models.tokenizer import load_tokenizer
-from summarizer.runs.plan import WHAT, Plan, Scoring, Work, build_plan, scoring_of
+from summarizer.runs.plan import WHAT, Plan, Scoring, Work, build_plan, scoring_of, with_confirming
 from summarizer.runs.preflight import preflight
 from summarizer.training.dry_run import Microbatch, dry_run
 
@@ -110,6 +111,33 @@ def test_what_is_read_and_written_for_scores(scoring: Scoring) -> None:
     assert scoring.written_tokens == 3 * sum(targets[:2]) + 7 * targets[0]
     # The base model, then both runs side by side; it and each of three evaluations.
     assert scoring.decode_steps == math.ceil((2 * sum(targets[:2]) + 4 * targets[0]) / 4)
+
+
+def test_a_sweep_plans_its_confirmation(scoring: Scoring) -> None:
+    """Two settings of two seeds, on all 16 test rows: losses there and on the rows that ranked, and summaries."""
+    specs = [
+        preflight(composed(f"optimizer.lr={rate}", f"seed={seed}", "evaluation.loss_rows=3"))
+        for rate in (1e-4, 1e-3)
+        for seed in (0, 1)
+    ]
+    prompt = build_prompt(specs[0].prompt, load_tokenizer(model_folder(specs[0].model)))
+    found = with_confirming(scoring, specs, prompt, rows_at_once=4)
+    assert found.confirming == ("test", 16, 2, 4)
+
+    def lengths(split: SplitName, count: int) -> list[int]:
+        rows = build_split(specs[0].data, split, prompt).encoded(range(count))
+        return [len(prompt.training_ids(row.article_ids, row.target_ids)[0]) for row in rows]
+
+    read = 4 * (sum(lengths("validation", 3)) + 2 * sum(lengths("test", 16)))
+    targets = [len(row.target_ids) for row in build_split(specs[0].data, "test", prompt).encoded(range(16))]
+    assert found.read_tokens - scoring.read_tokens == read
+    assert found.written_tokens - scoring.written_tokens == 4 * sum(targets)
+    assert found.decode_steps - scoring.decode_steps == math.ceil(sum(targets) / 4)
+    off = preflight(composed("evaluation.confirm_split=null"))
+    assert with_confirming(scoring, [off, specs[0]], prompt, 4).confirming is None
+    assert with_confirming(scoring, specs[:2], prompt, 4).confirming is None, (
+        "one setting has nothing to beat"
+    )
 
 
 def test_how_long_scores_take(plan: Plan, scoring: Scoring) -> None:

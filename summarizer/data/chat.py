@@ -11,10 +11,16 @@ from __future__ import annotations
 import datetime
 import logging
 import re
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+import resource
+import signal
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
+
+import jinja2
 
 from summarizer.config.plain import read_option
 from summarizer.config.schema import PromptConfig, RenderedChat
@@ -34,6 +40,11 @@ NO_REASONING = ("enable_thinking", "thinking")
 """What templates of models that reason (Qwen3, DeepSeek-V3.1, Granite) ask for, and are told is false: no reasoning
 precedes a summary. Qwen3's then opens the turn with an empty `<think></think>`, as a finished conversation does."""
 CALLS_FOR_THE_DAY = re.compile(r"strftime_now\(\s*(\"[^\"]*\"|'[^']*')\s*\)")
+
+MOST_S = 5.0
+"""For one conversation; the longest templates that models have take a few hundredths."""
+MOST_BYTES = 2**30
+"""Beyond what the process holds, for the same."""
 
 Message = Mapping[str, str]
 
@@ -177,15 +188,51 @@ def _render(
 ) -> str:
     """What a template makes of these turns.  asks: whether the assistant is asked for one more."""
     try:
-        text = tokenizer.apply_chat_template(
-            [dict(turn) for turn in turns],
-            chat_template=template,
-            add_generation_prompt=asks,
-            tokenize=False,
-        )
+        with _bounded(template):
+            text = tokenizer.apply_chat_template(
+                [dict(turn) for turn in turns],
+                chat_template=template,
+                add_generation_prompt=asks,
+                tokenize=False,
+            )
+    except MemoryError as error:
+        raise _unusable(f"it wants more than {MOST_BYTES / 2**30:g} GB") from error
     except Exception as error:  # templates are programs, and raise what they like
         raise _unusable(f"it cannot be applied ({one_line(str(error)) or type(error).__name__})") from error
     return str(text)
+
+
+@contextmanager
+def _bounded(template: str) -> Iterator[None]:
+    """For the block, which is to apply a template, a limit to its time and memory.
+
+    transformers runs templates in jinja's sandbox, which bounds a loop, but neither loops inside each other nor a
+    text. A signal ends them, in the main thread alone, and between two steps of the interpreter: powers, the one
+    step that a few letters make endless, are refused.
+    Raises TimeoutError, MemoryError, ValueError.
+    """
+    if any((kind, value) == ("operator", "**") for _, kind, value in jinja2.Environment().lex(template)):
+        raise ValueError("it computes powers")
+
+    def end(number: int, frame: object) -> None:
+        raise TimeoutError(f"it was not done in {MOST_S:g} s")
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    limits = [limit for limit in (soft, hard) if limit != resource.RLIM_INFINITY]
+    if (statm := Path("/proc/self/statm")).exists():  # on Linux
+        limits.append(int(statm.read_text().split()[0]) * resource.getpagesize() + MOST_BYTES)
+    in_main = threading.current_thread() is threading.main_thread()
+    if in_main:
+        before = signal.signal(signal.SIGALRM, end)
+        left_s, every_s = signal.setitimer(signal.ITIMER_REAL, MOST_S)
+    try:
+        resource.setrlimit(resource.RLIMIT_AS, (min(limits, default=soft), hard))
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+        if in_main:
+            signal.setitimer(signal.ITIMER_REAL, left_s, every_s)
+            signal.signal(signal.SIGALRM, before)
 
 
 def _pinned(tokenizer: PreTrainedTokenizerFast, spec: PromptConfig) -> str:

@@ -6,6 +6,9 @@ import datetime
 import logging
 import os
 import pickle
+import resource
+import signal
+import time
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +29,7 @@ from tokenizers import (
 
 from summarizer.config.plain import read_option
 from summarizer.config.schema import PromptConfig
+from summarizer.data import chat as chat_module
 from summarizer.data.chat import resolved_prompt
 from summarizer.data.prompt import Prompt, build_prompt
 from summarizer.errors import ConfigError
@@ -380,6 +384,41 @@ def test_a_model_that_cannot_be_asked(tokenizer: Fast, template: str | None, rea
     assert reason in issue.message
     assert "prompt=tldr takes plain words" in issue.message
     assert resolved_prompt(auto(), other).kind == "text"
+
+
+@pytest.mark.parametrize(
+    ("template", "reason"),
+    [
+        (
+            "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}",
+            "it was not done in 0.2 s",
+        ),
+        ("{% for i in range(10**6) %}{% endfor %}", "it computes powers"),
+        (
+            "{% for i in range(1000000) %}{% for j in range(1000000) %}{% endfor %}{% endfor %}",
+            "Range too big",
+        ),
+        ("{{ 'a' * 99999999999 }}", "it wants more than 1 GB"),
+        ("{{ 10 ** 9999999999 }}", "it computes powers"),
+    ],
+)
+def test_a_hostile_template_ends_in_a_line(
+    tokenizer: Fast, template: str, reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = pickle.loads(pickle.dumps(tokenizer))
+    other.chat_template = template + "{% for m in messages %}**{{ m.content }}**{% endfor %}"
+    monkeypatch.setattr(chat_module, "MOST_S", 0.2)
+    before = (signal.getsignal(signal.SIGALRM), resource.getrlimit(resource.RLIMIT_AS))
+    begun_s = time.monotonic()
+    with pytest.raises(ConfigError) as caught:
+        build_prompt(chat(), other)
+    assert time.monotonic() - begun_s < 5
+    (issue,) = caught.value.issues
+    assert reason in issue.message
+    assert "\n" not in issue.message
+    assert (signal.getsignal(signal.SIGALRM), resource.getrlimit(resource.RLIMIT_AS)) == before
+    left_s, _ = signal.getitimer(signal.ITIMER_REAL)
+    assert left_s == 0 or left_s > 5  # none, or that of pytest-timeout
 
 
 def test_it_travels_to_other_processes(tokenizers: dict[tuple[str, str], Fast]) -> None:

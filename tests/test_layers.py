@@ -28,7 +28,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("runs", "sweeps", "reports"),
     ("exporting",),
     ("serving",),
-    ("run", "summarize", "evaluate", "export", "serve", "compare"),
+    ("run", "summarize", "evaluate", "export", "serve", "compare", "sweep"),
     ("__main__",),
 )
 """Lowest first. A module may import its own layer (never in a circle) and those below it."""

@@ -43,7 +43,7 @@ def test_help_names_every_command(started: tuple[str, ...], tmp_path: Path) -> N
     assert (ended.returncode, ended.stderr) == (0, "")
     lines = ended.stdout.splitlines()
     assert [line.split()[0] for line in lines if line.startswith("  ")] == list(COMMANDS)
-    assert {"run", "summarize", "evaluate", "export", "compare", "serve"} == set(COMMANDS)
+    assert {"run", "summarize", "evaluate", "export", "sweep", "compare", "serve"} == set(COMMANDS)
 
 
 def test_help_takes_no_time(tmp_path: Path) -> None:
@@ -68,7 +68,8 @@ def test_the_version_is_the_distribution_s(started: tuple[str, ...], tmp_path: P
         (["exprot", "run"], "summarizer: 'exprot' is no command; did you mean 'export'?\n"),
         (
             ["--quiet"],
-            "summarizer: '--quiet' is no command; valid names: compare, evaluate, export, run, serve, summarize\n",
+            "summarizer: '--quiet' is no command; valid names: compare, evaluate, export, run, serve, "
+            "summarize, sweep\n",
         ),
     ],
 )

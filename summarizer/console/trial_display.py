@@ -89,6 +89,10 @@ class TrialDisplay:
         self._pace = Pace()
         self._pauses = progress.Pauses()
 
+    def add(self, label: str, total: int, step: int) -> None:
+        """One more trial, which waits, with so many steps behind it."""
+        self.lines.append(TrialLine(" ".join(label.split()), total, step))
+
     def state(self, index: int, state: State) -> None:
         self.lines[index].state = state
 

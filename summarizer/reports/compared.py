@@ -110,6 +110,7 @@ class Comparison:
 ENDED = {
     "early_stopping": "ended by early stopping",
     "successive_halving": "lost in successive halving",
+    "request": "stopped on request",
     "signal": "stopped by a signal",
 }
 

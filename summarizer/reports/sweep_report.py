@@ -116,7 +116,7 @@ def _show(sweep: Path, record: SweepRecord, swept: SweepAxes) -> None:
 
 
 def _notes(record: SweepRecord, swept: SweepAxes) -> list[str]:
-    notes = [*edge_notes(record, swept), saving(record)]
+    notes = [*record.asked, *edge_notes(record, swept), saving(record)]
     if any(run.status == "stopped" for run in record.runs):
         notes.append(STOPPED_NOTE)
     if record.saved_samples:

@@ -13,7 +13,7 @@ from summarizer.adapters.attach import describe
 from summarizer.adapters.peft_format import load_adapter, save_adapter
 from summarizer.console.trial_display import TrialDisplay
 from summarizer.console.trial_lines import State
-from summarizer.errors import StopRequested
+from summarizer.errors import ConfigError, StopRequested
 from summarizer.evaluation.evaluator import Evaluator
 from summarizer.evaluation.metrics import Scores
 from summarizer.evaluation.pipeline import ADAPTER, BASE, faithfulness_rows
@@ -33,10 +33,13 @@ from summarizer.runs.heldout import (
     validate,
     validation_rows,
 )
+from summarizer.runs.live import LiveRequests
+from summarizer.runs.requests import Request
 from summarizer.tracking.metrics import EndStatus
 from summarizer.tracking.startup import Stopwatch
 from summarizer.tracking.utilization import shape_of
 from summarizer.training.checkpoint import load_latest
+from summarizer.training.checkpoint_folders import newest_step
 from summarizer.training.optimizer import build_optimizer
 from summarizer.training.schedule import EndedBy
 from summarizer.training.scheduler import TrialScheduler
@@ -77,9 +80,12 @@ class RunCallbacks:
         data: Data,
         display: TrialDisplay,
         startup: Stopwatch,
+        live: LiveRequests | None = None,
     ) -> None:
         self.records, self.scheduler, self.group, self.data = records, scheduler, group, data
         self.evaluator, self.display, self.startup = evaluator, display, startup
+        self.live = live
+        self._cloning: list[tuple[Request, Trial]] = []
         self._trials = records.pending
         self._shared = self._trials[0].spec
         """What all configs of the group say of data, evaluation and generation."""
@@ -87,6 +93,7 @@ class RunCallbacks:
     # ---- slots ---------------------------------------------------------------------------------------------------
 
     def admit(self, free: int | None) -> list[Trial]:
+        self._clone()
         taken = self.scheduler.take(free, training=len(self.group.trials))
         if not taken:
             return []
@@ -143,6 +150,59 @@ class RunCallbacks:
         for slot, trial in enumerate(trials, first_slot):
             if not (alike or trial.begun):
                 trial.say(logging.INFO, describe(adapted, slot))
+
+    # ---- what is asked for while it trains -----------------------------------------------------------------------
+
+    def requested(self) -> list[Trial]:
+        if self.live is None:
+            return []
+        for trial in self._trials:
+            if trial.stop_at == 0 and trial.status is None and trial not in self.group.trials:
+                self._stop_waiting(trial)  # an earlier process was killed before it could
+        for request, trial in self.live.new():
+            if trial.status is not None:
+                self.live.refuse(request, trial, "it has ended")
+            elif request.kind == "clone":
+                self._cloning.append((request, trial))
+            else:
+                in_slot = trial in self.group.trials
+                begun = trial.begun or trial.resumed
+                step = trial.state.step if in_slot else newest_step(trial.checkpoints) if begun else 0
+                self.live.done(request, step)
+                trial.stop_at = step
+                trial.say(logging.INFO, "stopped at step %d, as was asked for", step)
+                if not in_slot and (trial.begun or step == 0):
+                    self._stop_waiting(trial)
+        return [source for _, source in self._cloning if source in self.group.trials]
+
+    def _stop_waiting(self, trial: Trial) -> None:
+        self.scheduler.remove(trial)
+        self._close(trial, "stopped", "request")
+
+    def _clone(self) -> None:
+        """Let clones begin whose sources have been saved."""
+        cloning, self._cloning = self._cloning, []
+        for request, source in cloning:
+            assert self.live is not None
+            if source.status is not None:
+                self.live.refuse(request, source, "it has ended")
+                continue
+            try:
+                trial = self.live.clone(request, source)
+            except (ConfigError, OSError, ValueError) as error:
+                self.live.refuse(request, source, str(error))
+                continue
+            done = newest_step(trial.checkpoints)
+            trial.number, trial.label = len(self._trials), f"clone {request.folder}"
+            self._trials.append(trial)
+            label = f"{request.folder}: {request.run} {' '.join(request.overrides)}"
+            self.display.add(label, trial.schedule.total_steps, done)
+            self.scheduler.add(trial)
+            trial.say(
+                logging.INFO,
+                "begins as %s was at step %d, with %s",
+                *(request.run, done, " ".join(request.overrides)),
+            )
 
     # ---- training ------------------------------------------------------------------------------------------------
 
@@ -221,6 +281,10 @@ class RunCallbacks:
                 self.display.state(trial.number, "paused" if self.scheduler.must_wait(trial) else "waiting")
             elif exit.by == "signal":
                 self._close(trial, "stopped", "signal")
+            elif exit.by == "request":
+                trial.restore_best()
+                self._save_adapter(trial)
+                self._close(trial, "stopped", "request")
             elif exit.by == "error":
                 self._close(trial, "failed", "error", exit.error)
             else:
@@ -241,7 +305,9 @@ class RunCallbacks:
             if trial.status is None and not trial.begun and not stopped:
                 self._save_paused_run(trial)
             if trial.status is None and trial.begun:
-                self._close(trial, "stopped", "signal" if stopped else "successive_halving")
+                on_request = trial.stop_at is not None and not stopped
+                by: EndedBy = "request" if on_request else "signal" if stopped else "successive_halving"
+                self._close(trial, "stopped", by)
 
     def _save_paused_run(self, trial: Trial) -> None:
         """Save the adapter of a run that an earlier process left at its rung, where it stays: it came so far."""
@@ -257,7 +323,7 @@ class RunCallbacks:
     ) -> None:
         states: dict[EndStatus, State] = {"completed": "done", "stopped": "stopped", "failed": "failed"}
         self.display.state(trial.number, states[status])
-        if status != "stopped":
+        if status != "stopped" or by == "request":
             self.scheduler.ended(trial, failed=status == "failed")
         self.records.close(trial, status, by, error, say=len(self._trials) > 1)
 

@@ -31,6 +31,7 @@ from summarizer.runs.callbacks import Data, RunCallbacks
 from summarizer.runs.folder import claimed
 from summarizer.runs.group_records import GroupRecords
 from summarizer.runs.heldout import build_judges, choosing, confirming_rows, held_out
+from summarizer.runs.live import LiveRequests, live_requests
 from summarizer.runs.preflight import preflight
 from summarizer.runs.preview import log_example
 from summarizer.runs.record import RunRecord
@@ -74,7 +75,8 @@ def run_group(waiting: Sequence[RunRecord], startup: Stopwatch | None = None) ->
         alone = pending[0] if len(pending) == 1 else None
         try:
             if pending:
-                _train(records, processes, stop, startup)
+                live = live_requests(records, folders) if processes.count == 1 else None
+                _train(records, processes, stop, startup, live)
         except StopRequested as error:
             records.end_unfinished("stopped", "signal", error)
             if alone is not None and processes.is_main and (saved := list_checkpoints(alone.checkpoints)):
@@ -90,7 +92,13 @@ def run_group(waiting: Sequence[RunRecord], startup: Stopwatch | None = None) ->
     return records.all
 
 
-def _train(records: GroupRecords, processes: Processes, stop: StopSignal, startup: Stopwatch) -> None:
+def _train(
+    records: GroupRecords,
+    processes: Processes,
+    stop: StopSignal,
+    startup: Stopwatch,
+    live: LiveRequests | None,
+) -> None:
     trials = records.pending
     specs = [trial.spec for trial in trials]
     spec = widest(specs)  # in all else that is read of it here, the group's configs are alike
@@ -174,7 +182,7 @@ def _train(records: GroupRecords, processes: Processes, stop: StopSignal, startu
         show=processes.is_main,
     )
     with display as shown_trials:
-        callbacks = RunCallbacks(records, scheduler, group, evaluator, data, shown_trials, startup)
+        callbacks = RunCallbacks(records, scheduler, group, evaluator, data, shown_trials, startup, live)
         fit(group, callbacks, stop, startup)
         callbacks.end_unfinished(stopped=stop.number is not None)
     if processes.is_main:

@@ -82,6 +82,7 @@ def _planned(sweep: Path, found: Found) -> Iterator[Path]:
     yield from (folder for folder in folders if _is_run(folder))
     if waiting := sum(not _is_run(folder) for folder in folders):
         found.notes.append(f"{waiting} of the {len(folders)} runs of {shown(sweep)} have not begun.")
+    found.notes += record.asked
     if len({run.group for run in record.runs}) < len(folders):
         found.notes.append(
             f"Runs of {shown(sweep)} that trained together share their time and memory: both are the group's."

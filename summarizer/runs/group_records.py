@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from summarizer.config.schema import RunConfig
 from summarizer.console.secrets import masked_text, redact
+from summarizer.errors import disk_refusal
 from summarizer.evaluation.metrics import Scores
 from summarizer.evaluation.pipeline import ADAPTER, BASE, LEAD
 from summarizer.processes import Processes
@@ -67,6 +68,13 @@ class GroupRecords:
     @property
     def all(self) -> list[RunRecord]:
         return list(self._records.values())
+
+    def add(self, record: RunRecord, spec: RunConfig) -> Trial:
+        """One more run of the group, which began as another."""
+        trial = Trial(spec, record.path, number=len(self.trials), resumed=record.resumed)
+        self.trials.append(trial)
+        self._records[trial] = record
+        return trial
 
     @property
     def pending(self) -> list[Trial]:
@@ -164,7 +172,7 @@ class GroupRecords:
             "ended_by": by,
             "error": None
             if error is None or status == "stopped"
-            else masked_text(f"{type(error).__name__}: {error}"),
+            else masked_text(disk_refusal(error) or f"{type(error).__name__}: {error}"),
             "overrides": [redact(override) for override in record.overrides],
             "seed": spec.seed,
             "model": spec.model.name_or_path,

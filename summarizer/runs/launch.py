@@ -117,7 +117,8 @@ def train_group(records: Sequence[RunRecord], session: Session) -> list[RunRecor
     causes = [run.cause for run in ended.values()]
     if causes[0] is not None and all(map(is_full_disk, causes)):
         raise causes[0]
-    return [ended[record.folder] for record in records]
+    asked = [ended.pop(record.folder) for record in records]
+    return [*asked, *ended.values()]  # clones, which began while these trained
 
 
 def _shown(records: Sequence[RunRecord], spec: RunConfig) -> list[RunRecord]:

@@ -255,14 +255,14 @@ def record_of_summary(raw: Mapping[str, Any], path: Path) -> RunRecord:
 
 
 def is_finished(folder: Path) -> bool:
-    """Whether nothing is left to do for a run: it completed, or lost in successive halving.
+    """Whether nothing is left to do for a run: it completed, lost in successive halving, or was stopped on request.
 
     Raises ConfigError where its summary is broken.
     """
     if not (folder / SUMMARY).is_file():
         return False
     summary = read_summary(folder)
-    return summary.status == "completed" or summary.ended_by == "successive_halving"
+    return summary.status == "completed" or summary.ended_by in ("successive_halving", "request")
 
 
 def read_configured(folder: Path, key: str = "resume") -> RunRecord:

@@ -127,7 +127,7 @@ def _confirmed(
     behind: list[str] = []
     if record.metric.best == "min":
         log.info(
-            "confirming: which of the next %d settings are within the noise of %s, on the validation rows",
+            "confirming: who of %d others is within the noise of %s, on the validation rows that ranked them",
             len(others),
             winner.name,
         )

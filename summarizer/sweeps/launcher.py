@@ -105,7 +105,8 @@ class Launch:
         for results in self._run_delegated(members, other) if other else map(self._run, members):
             ended |= {run.folder: run for run in results}
         if not self._optimizing:
-            self.task.session.keep([ended[one.run.folder] for one in combinations])
+            planned = {one.run.folder: ended[one.run.folder] for one in combinations}
+            self.task.session.keep(list((planned | ended).values()))
         returns = [self._returned(one, ended[one.run.folder]) for one in combinations]
         self._take_back_plans(combinations, ended)
         return returns

@@ -23,6 +23,7 @@ from summarizer.runs.record import (
     read_record,
     read_summary,
 )
+from summarizer.runs.requests import clone_overrides, read_requests
 from summarizer.sweeps.confirmation import Confirmation, read_confirmation
 from summarizer.tracking.metrics import METRICS, read_metrics
 
@@ -87,6 +88,8 @@ class SweepRecord(Part):
     saved_samples: int | None = None
     """What successive halving left out of the full grid."""
     tokens: int | None = None
+    asked: tuple[str, ...] = ()
+    """What was asked of it while it trained and was done, in words."""
     references: tuple[Reference, ...] = ()
     """What the runs are measured by; it has no rank among them."""
     confirmed: Confirmation | None = None
@@ -160,7 +163,34 @@ def read_sweep(sweep: Path) -> SweepRecord:
     ]
     if issues:
         raise ConfigError(issues)
-    return record
+    return record.model_copy(update={"runs": (*record.runs, *_clones(sweep, record))})
+
+
+def _clones(sweep: Path, record: SweepRecord) -> list[RunRecord]:
+    """Runs that began as clones of others while the sweep trained, and are not in its file yet."""
+    known, clones = {run.folder: run for run in record.runs}, []
+    for request in read_requests(sweep).asked:
+        source, folder = known.get(request.run), request.folder
+        if source is None or folder is None or folder in known or not _inside(sweep, folder):
+            continue
+        if (sweep / folder / ".hydra" / "config.yaml").is_file():
+            overrides = clone_overrides(source.overrides, tuple(map(redact, request.overrides)))
+            known[folder] = RunRecord(folder=folder, overrides=overrides, group=source.group)
+            clones.append(known[folder])
+    return clones
+
+
+def _asked(sweep: Path) -> tuple[str, ...]:
+    found = read_requests(sweep)
+    done = [(one, found.outcomes[one.id].step) for one in found.asked if one.id in found.outcomes]
+    return tuple(
+        f"Run {one.run} was stopped at step {step}, on request."
+        if one.kind == "stop"
+        else f"Run {one.folder} is a clone: up to step {step} it is run {one.run}, and from there on it has "
+        f"{' '.join(map(redact, one.overrides))}."
+        for one, step in done
+        if step is not None
+    )
 
 
 def write_sweep(sweep: Path, record: SweepRecord) -> None:
@@ -196,6 +226,7 @@ def collect(sweep: Path) -> SweepRecord:
         full_grid_samples=full_grid,
         saved_samples=None if would_be is None or were is None else would_be - were,
         tokens=sum(run.tokens or 0 for run in runs),
+        asked=_asked(sweep),
         references=collect_references(sweep, runs, plan.metric),
         confirmed=read_confirmation(sweep),
     )

@@ -11,7 +11,7 @@ from typing import Literal
 
 from summarizer.config.schema import ScheduleConfig, TrainerConfig
 
-EndedBy = Literal["epochs", "max_steps", "early_stopping", "successive_halving", "signal", "error"]
+EndedBy = Literal["epochs", "max_steps", "early_stopping", "successive_halving", "request", "signal", "error"]
 """What ends the training of a run."""
 ExitReason = Literal[EndedBy, "pause"]
 """Why a trial leaves its slot. `pause`: another gets the slot, and the trial may resume where it was."""

@@ -64,6 +64,12 @@ class SuccessiveHalving:
             self._rungs.append({})
         self._rungs[rung][trial] = self._sign * value if math.isfinite(value) else math.inf
 
+    def add(self, trial: str) -> None:
+        """One more trial, the last in order. Raises ValueError for a name that is there."""
+        if trial in self._order:
+            raise ValueError(f"{trial} is one of this sweep's trials already")
+        self._order[trial] = len(self._order)
+
     def promotable(self) -> list[str]:
         """Paused trials that may be promoted: of the highest rung first, of a rung the best first.
 
@@ -170,6 +176,19 @@ class TrialScheduler:
         taken, self._waiting = self._waiting[:count], self._waiting[count:]
         return promoted + taken
 
+    def add(self, trial: Trial) -> None:
+        """One more trial waits, which another process, or another trial, has begun."""
+        self._of[str(trial.folder)] = trial
+        if self._halving is not None:
+            self._halving.add(str(trial.folder))
+            _replay(self._halving, trial)
+        if not self.must_wait(trial):
+            self._waiting.append(trial)
+
+    def remove(self, trial: Trial) -> None:
+        """A trial that waits does not train any more."""
+        self._waiting = [other for other in self._waiting if other is not trial]
+
     def put_back(self, trial: Trial) -> None:
         """A trial gave its slot to others: it waits at its rung, or is the next that gets one."""
         if not self.must_wait(trial):
@@ -214,17 +233,22 @@ def halving_of(trials: Sequence[Trial]) -> SuccessiveHalving | None:
         lower_is_better=metric == "val/loss",
     )
     for trial in trials:
-        path = trial.folder / METRICS
-        if not (trial.resumed and path.is_file()):
-            continue
-        last_step = newest_step(trial.checkpoints)
-        values = {
-            row["step"]: math.inf if row[metric] is None else float(row[metric])
-            for row in read_metrics(path)
-            if metric in row and trial.schedule.evaluates_at(row["step"]) and row["step"] <= last_step
-        }
-        went_on = last_step > max(values, default=0) or last_step == trial.schedule.total_steps
-        halving.replay(str(trial.folder), list(values.values()), went_on=went_on)
-        if trial.status is not None:
-            halving.finish(str(trial.folder))
+        _replay(halving, trial)
     return halving
+
+
+def _replay(halving: SuccessiveHalving, trial: Trial) -> None:
+    """Take up what a trial's folder says that it has reported."""
+    path, metric = trial.folder / METRICS, trial.spec.trainer.best_metric
+    if not (trial.resumed and path.is_file()):
+        return
+    last_step = newest_step(trial.checkpoints)
+    values = {
+        row["step"]: math.inf if row[metric] is None else float(row[metric])
+        for row in read_metrics(path)
+        if metric in row and trial.schedule.evaluates_at(row["step"]) and row["step"] <= last_step
+    }
+    went_on = last_step > max(values, default=0) or last_step == trial.schedule.total_steps
+    halving.replay(str(trial.folder), list(values.values()), went_on=went_on)
+    if trial.status is not None:
+        halving.finish(str(trial.folder))

@@ -54,6 +54,9 @@ class Callbacks(Protocol):
     def admit(self, free: int | None) -> list[Trial]:
         """Trials that take a slot now, at most `free` (None: as many as there are), given to the model already."""
 
+    def requested(self) -> list[Trial]:
+        """Take what was asked for since the last step. Returns trials to be saved: others begin from them."""
+
     def evaluate(self, trials: Sequence[Trial]) -> list[dict[str, float]]:
         """Validation metrics of each trial, by name. Raises StopRequested where a signal cuts it short."""
 
@@ -110,6 +113,7 @@ def fit(group: Group, callbacks: Callbacks, stop: StopSignal, startup: Stopwatch
 
 def _boundary(group: Group, callbacks: Callbacks, records: StepRecords, stop: StopSignal) -> bool:
     """Evaluate and save the trials that are due, and let go of those that have ended. Returns whether all must."""
+    sources = callbacks.requested()
     due = [trial for trial in group.trials if trial.schedule.evaluates_at(trial.state.step)]
     if due:
         records.catch_up()
@@ -128,7 +132,9 @@ def _boundary(group: Group, callbacks: Callbacks, records: StepRecords, stop: St
         continuing = [trial for trial in due if trial not in leaving]
         leaving |= {trial: Exit("pause") for trial in callbacks.evaluated(due, continuing)}
     saving = [
-        trial for trial in group.trials if trial in leaving or trial.schedule.saves_at(trial.state.step)
+        trial
+        for trial in group.trials
+        if trial in leaving or trial in sources or trial.schedule.saves_at(trial.state.step)
     ]
     if saving:
         records.catch_up()
@@ -160,6 +166,8 @@ def _ended_by(trial: Trial, *, stopped: bool) -> EndedBy | None:
         return "early_stopping"
     if state.step == trial.schedule.total_steps and state.evaluated_step == state.step:
         return trial.schedule.limit
+    if trial.stop_at is not None and state.step >= trial.stop_at:
+        return "request"
     return "signal" if stopped else None
 
 

@@ -79,6 +79,8 @@ class Trial:
     state: TrainerState = field(default_factory=TrainerState)
     status: EndStatus | None = None
     """None while it waits or trains."""
+    stop_at: int | None = None
+    """The step at which somebody asked for its end while it trained."""
     begun: bool = False
     """Whether it has, or had, a slot in this process."""
 

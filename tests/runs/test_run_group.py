@@ -118,7 +118,10 @@ def test_one_that_cannot_be_saved_leaves(
     monkeypatch.setattr(trainer, "save_checkpoint", full)
     ended = run_group(grid(tmp_path, trials=GRID[:2]))
     assert isinstance(ended[0].cause, OSError)
-    assert read_summary(tmp_path / "0").status == "failed"
+    failed = read_summary(tmp_path / "0")
+    folder = tmp_path / "0"
+    said = f"Cannot write {folder}: No space left on device. Nothing that was saved is lost."
+    assert (failed.status, failed.error) == ("failed", said)
     assert_as_alone([ended[1]], one_by_one, [1])
 
 

@@ -94,6 +94,9 @@ class Watching:
         self.waiting: list[Callable[[], Trial]] = []
         """Admitted when there is a slot."""
 
+    def requested(self) -> list[Trial]:
+        return []
+
     def admit(self, free: int | None) -> list[Trial]:
         count = len(self.waiting) if free is None else free
         admitted = [build() for build in self.waiting[:count]]

@@ -2,7 +2,7 @@
 
     python experiments/training_throughput/kinds.py [--model FOLDER] [--dim 8] [--trials 3] [--steps 7] [KEY=VALUE]
 
-Every group has as many trials, on the same rows. The last one has trials of every kind in turn.
+Every group has as many trials, on the same rows. The last one has all of them, beside as many of LoRA's.
 """
 
 from __future__ import annotations
@@ -34,7 +34,6 @@ def main() -> None:
     if arguments.model:
         shared += ["model=hf", f"model.name_or_path={arguments.model}", "prompt=tldr"]
     trials = {kind: [of_kind(kind, arguments.dim)] * arguments.trials for kind in kinds}
-    # As many of each kind, so that a mean of the kinds' own times is what it would be to train them apart.
     trials[MIXED] = [of_kind(kind, arguments.dim) for kind in kinds for _ in range(arguments.trials)]
     took = steps_in_turn({name: group_of(own, shared) for name, own in trials.items()}, arguments.steps)
     plain = statistics.median(took[FIRST])

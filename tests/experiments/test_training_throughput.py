@@ -259,6 +259,18 @@ def test_the_mixed_dims_command_runs() -> None:
 
 
 @pytest.mark.slow
+def test_the_kinds_command_runs() -> None:
+    options = ["--kinds", "lora,dora", "--trials", "1", "--steps", "1", "data.rows.train=8"]
+    ended = subprocess.run(
+        [sys.executable, STUDY / "kinds.py", *options], capture_output=True, text=True, timeout=280
+    )
+    assert ended.returncode == 0, ended.stderr
+    lines = ended.stdout.splitlines()
+    assert [line.split(" | ")[0] for line in lines[2:]] == ["| lora", "| dora", "| all kinds in one group"]
+    assert lines[2].endswith("| 1.00 |")
+
+
+@pytest.mark.slow
 def test_the_commands_of_the_kernels_run() -> None:
     for name, lines in (("kernels_in_a_step.py", 6), ("attention.py", 3)):
         ended = subprocess.run(

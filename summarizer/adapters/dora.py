@@ -54,7 +54,9 @@ def gain(
             norms[trials] = (squares + 2 * own_scale * added).clamp_min(0).sqrt()
     if all(dims):
         return m / norms
-    learns = torch.tensor([dim > 0 for dim in dims], device=m.device).reshape(-1, 1, 1)
+    learns = torch.zeros_like(scale, dtype=torch.bool)  # filled where it lies: a graph may be recorded
+    for trials, _ in equal_dims(dims):
+        learns[trials] = True
     return torch.where(learns, m / norms, 1.0)
 
 

@@ -247,12 +247,11 @@ class _Work:
 
     @cached_property
     def _groups(self) -> list[tuple[str, ...]]:
-        """The folders of runs that are loaded together: over one base, of one kind of adapter."""
+        """The folders of runs that are loaded together: over one base."""
         groups: dict[str, list[str]] = {}
         for folder, run in self.runs.items():
             shared = [getattr(run.spec, name).model_dump_json() for name in SHARED]
-            adapter = type(run.spec.imported().adapter)
-            key = str([*shared, adapter, run.spec.trainer.device, run.spec.trainer.precision])
+            key = str([*shared, run.spec.trainer.device, run.spec.trainer.precision])
             groups.setdefault(key, []).append(folder)
         return [tuple(folders) for folders in groups.values()]
 

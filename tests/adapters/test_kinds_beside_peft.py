@@ -30,6 +30,7 @@ from summarizer.adapters.peft_format import (
 from summarizer.exporting.merge import Merge, merged_into
 from summarizer.generation.decoder import Decoder
 
+pytestmark = pytest.mark.versions
 BASES = ("gptj", "llama_untied")
 
 

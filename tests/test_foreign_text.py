@@ -88,6 +88,7 @@ MISTAKES: dict[str, Mistake] = {
     "export": lambda files, there: ("export", [f"{there}/{NAME}", "--format", BROKEN]),
     "compare": lambda files, there: ("compare", [f"{there}/{NAME}", "--by", BROKEN]),
     "serve": lambda files, there: ("serve", [f"{there}/{NAME}", "--host", NAME, "--port", BROKEN]),
+    "sweep": lambda files, there: ("sweep", [f"{there}/{NAME}", "clone", "1", f"{NAME}=2"]),
     "no command": lambda files, there: ("summarizer", [BROKEN]),
 }
 
@@ -108,7 +109,7 @@ def test_no_mistake_steers_a_terminal(
 def test_every_command_is_fed() -> None:
     fed = {make({name: Path(name) for name in ("columns", "csv")}, Path())[0] for make in MISTAKES.values()}
     commands = set(import_module("summarizer.__main__").COMMANDS)
-    assert len(MISTAKES) == 21
+    assert len(MISTAKES) == 22
     assert fed == commands | {"summarizer"}
 
 

@@ -82,6 +82,7 @@ def refusal(arguments: Sequence[str], capfd: pytest.CaptureFixture[str]) -> str:
     return said
 
 
+@pytest.mark.slow
 def test_a_finished_run_goes_on(copy: Path, long: Path) -> None:
     assert rows(copy)[-1]["step"] == 4
     assert "val/loss" in rows(copy)[-1]

@@ -269,6 +269,9 @@ class LoRA(Adapter):
             )
             for name, own in shapes.items()
         }
+        dora = config.get("use_dora", False)
+        if odd := [name for name, own in shapes.items() if (MAGNITUDE in own) != dora]:
+            raise ValueError(f"it has use_dora={dora}, and its tensors for {odd[0]} say otherwise")
         # With alpha null each layer's is its own rank, which is how this project writes ranks that differ.
         if pattern and any(_of_pattern(pattern, name, alpha) != own for name, own in ranks.items()):
             raise ValueError(f"it uses alpha_pattern={pattern!r}, which cannot be computed here")
@@ -279,7 +282,7 @@ class LoRA(Adapter):
             "alpha": None if pattern else alpha,
             "dropout": 0.0,
             "use_rslora": config.get("use_rslora", False),
-            "use_dora": config.get("use_dora", False),
+            "use_dora": dora,
             "init_lora_weights": init if init in FROM_THE_BASE else True,
         }
 

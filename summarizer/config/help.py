@@ -74,7 +74,9 @@ def help_text(words: Sequence[str]) -> str:
     for name, value in config.items():
         if isinstance(value, dict) and (name in wanted or not wanted):
             known = meanings(name, str(chosen.get(name)))
-            lines += ["", f"{name}={chosen.get(name)}  ({', '.join(options.get(name, ()))})"]
+            head = f"{name}={chosen.get(name)}  ("
+            listed = f"{head}{', '.join(options.get(name, ()))})"
+            lines += ["", *textwrap.wrap(listed, WIDTH, subsequent_indent=" " * len(head))]
             lines += _node_lines(value, known, f"{name}.", "")
     return "\n".join([*lines, "", *([] if wanted else [FOOT])]).strip("\n")
 

@@ -31,7 +31,7 @@ from summarizer.exporting.merge import Merge, merged_into
 from summarizer.generation.decoder import Decoder
 
 pytestmark = pytest.mark.versions
-BASES = ("gptj", "llama_untied")
+BASES = ("gptj", pytest.param("llama_untied", marks=pytest.mark.slow))
 
 
 def train_a_little(model: AdaptedModel, slot: int, seed: int = 5) -> None:
@@ -57,7 +57,7 @@ def dense_base(folder: Path, quantization: str) -> Any:
     return model
 
 
-@pytest.mark.parametrize("quantization", ["none", "int8"])
+@pytest.mark.parametrize("quantization", ["int8", pytest.param("none", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("base", BASES)
 @pytest.mark.parametrize("kind", KINDS)
 def test_ours_in_peft(kind: str, base: str, quantization: str, tmp_path: Path) -> None:
@@ -136,7 +136,7 @@ def test_peft_s_here(kind: str, base: str, tmp_path: Path) -> None:
         torch.testing.assert_close(model.model.logits(ids), expected, rtol=1e-4, atol=2e-5)
 
 
-@pytest.mark.parametrize("base", [*BASES, "gpt2"])
+@pytest.mark.parametrize("base", [*BASES, pytest.param("gpt2", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("kind", KINDS)
 def test_merged_and_saved_it_computes_the_same(kind: str, base: str, tmp_path: Path) -> None:
     folder = saved(base, tmp_path / "base")
@@ -160,6 +160,7 @@ def test_it_starts_as_the_base(kind: str, tmp_path: Path) -> None:
     torch.testing.assert_close(logits(model.model), logits(load(folder).model), rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_all_kinds_beside_each_other_are_as_alone(tmp_path: Path) -> None:
     """In one group, in which some leave layers alone and dims differ: outputs and gradients."""
     folder = saved("gptj", tmp_path / "base")

@@ -86,7 +86,10 @@ def test_the_example_of_the_issue(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("argument", "line"),
     [
-        ("adapter=null", "adapter: null is not one of dora, lora"),  # Hydra says so in a bare ValueError
+        (
+            "adapter=null",
+            "adapter: null is not one of dora, ia3, lora, lora_fa",
+        ),  # Hydra says so in a bare ValueError
         ("adapter.dim=${nothing.here}", "adapter.dim: '${nothing.here}' cannot be resolved: "),
         ("adapter.dmi=3", "adapter.dmi: unknown key; did you mean 'dim'?"),
         ("a=[", "'a=[' is not an override such as adapter.dim=2"),

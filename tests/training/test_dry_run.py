@@ -87,7 +87,7 @@ def test_every_kind_of_model_can_be_planned(kind: str, tmp_path: Path) -> None:
     assert cost.flops > 0
 
 
-@pytest.mark.parametrize("format_name", ["none", "int8"])
+@pytest.mark.parametrize("format_name", ["int8", pytest.param("none", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("kind", ADAPTERS)
 def test_every_kind_of_adapter_can_be_planned(kind: str, format_name: str, tmp_path: Path) -> None:
     """To what the loaded model's step takes, but for rows that a kernel multiplies as they are stored."""

@@ -176,6 +176,7 @@ class AdaptedLayer(nn.Module):
         self.trials: list[dict[str, nn.Parameter]] = [{} for _ in before]
         """Each trial's own parameters; none where it leaves this layer alone."""
         self.stacks = nn.ModuleList()
+        self._is_adapted = False
         self._shown: list[tuple[slice, type[Adapter], Stacked]] | None = None
 
     @property
@@ -211,7 +212,7 @@ class AdaptedLayer(nn.Module):
     def show(self, slots: Sequence[int] | None) -> None:
         """Compute for the trials in these slots alone, as they are now, without gradients; None for all."""
         self._shown = None
-        if slots is None or not any(self.trials):
+        if slots is None or not self._is_adapted:
             return
         self._shown = []
         for stack, own in self._parts(slots):
@@ -232,6 +233,8 @@ class AdaptedLayer(nn.Module):
 
     def _lay(self, adapters: list[Adapter], trials: list[dict[str, nn.Parameter]]) -> None:
         self.adapters, self.trials = adapters, trials
+        # Known ahead of a pass: a compiler that reads the trials' own parameters compiles anew when they change.
+        self._is_adapted = any(trials)
         self.stacks = nn.ModuleList()
         start = 0
         for _, same in groupby(adapters, key=type):
@@ -240,7 +243,7 @@ class AdaptedLayer(nn.Module):
             start = stop
 
     def forward(self, x: Tensor) -> Tensor:
-        if not self._state.enabled or not any(self.trials):
+        if not self._state.enabled or not self._is_adapted:
             return self.base(x)  # type: ignore[no-any-return]
         parts = self._shown or self._laid()
         if isinstance(self.base, FrozenEmbedding):
@@ -252,7 +255,8 @@ class AdaptedLayer(nn.Module):
                 else by_trial[slots]
                 for slots, kind, stacked in parts
             ]
-            return _joined(adapted).reshape(rows.shape)
+            # A copy, since blocks that are compiled are compiled once more for a first input that is a view.
+            return _joined(adapted).reshape(rows.shape).clone()
         if len(parts) == 1:
             return self._linear(x, *parts[0])
         kernel_graph.require(False, "adapters of several kinds")

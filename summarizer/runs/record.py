@@ -278,7 +278,7 @@ def read_configured(folder: Path, key: str = "resume") -> RunRecord:
         what = "no run folder: it has no .hydra/config.yaml" if folder.is_dir() else "no such folder"
         if folder.is_file():
             what = "is a file; name the folder of a run"
-        if folder.is_dir() and (folder.parent / ".hydra" / "config.yaml").is_file():
+        if folder.exists() and (folder.parent / ".hydra" / "config.yaml").is_file():
             what = f"is a part of a run; name the run's folder, {folder.parent}"
         raise ConfigError.single(key, f"{folder}: {what}")
     config = read_config(folder, key)

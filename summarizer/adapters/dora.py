@@ -15,6 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from summarizer.adapters.low_rank_product import equal_dims
+from summarizer.adapters.protocol import as_mask
 from summarizer.ops.decode_gemm import stored_weights_in_place
 from summarizer.quantization.frozen import FrozenEmbedding, FrozenLinear
 
@@ -54,10 +55,7 @@ def gain(
             norms[trials] = (squares + 2 * own_scale * added).clamp_min(0).sqrt()
     if all(dims):
         return m / norms
-    learns = torch.zeros_like(scale, dtype=torch.bool)  # filled where it lies: a graph may be recorded
-    for trials, _ in equal_dims(dims):
-        learns[trials] = True
-    return torch.where(learns, m / norms, 1.0)
+    return torch.where(as_mask(dims, scale), m / norms, 1.0)
 
 
 def _products(

@@ -16,7 +16,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from summarizer.adapters.protocol import KEPT_OUTPUT_ROWS, Adapter, Parameters, Role, Shape, Stacked
+from summarizer.adapters.peft_config import as_peft
+from summarizer.adapters.protocol import KEPT_OUTPUT_ROWS, Adapter, Parameters, Role, Shape, Stacked, as_mask
 from summarizer.errors import Issue, suggestion
 from summarizer.ops import kernel_graph
 from summarizer.quantization.frozen import FrozenEmbedding, FrozenLinear
@@ -103,10 +104,9 @@ class IA3(Adapter):
     def peft_config(self, target_modules: list[str], **more: Any) -> Any:
         from peft import IA3Config
 
-        config = IA3Config(target_modules=target_modules, task_type="CAUSAL_LM", inference_mode=True, **more)
+        config = as_peft(IA3Config, target_modules, **more)
         own = [name for name in target_modules if self._feeds_forward(name)]
-        # PEFT makes sets of lists, which would be written in another order each time.
-        config.target_modules, config.feedforward_modules = target_modules, own
+        config.feedforward_modules = own  # in order, as the targets
         others = [name for name in target_modules if name not in own]
         if any(other.endswith(name) for name in own for other in others):
             config.feedforward_modules = "|".join(map(re.escape, own))  # matched whole, lists as ends
@@ -145,5 +145,4 @@ def _or_one(stacked: Stacked, name: str) -> Float[Tensor, "n 1 d"]:
     own, sizes = stacked[name], stacked.sizes[name]
     if all(sizes):
         return own
-    present = torch.tensor(sizes, dtype=torch.bool, device=own.device).reshape(-1, 1, 1)
-    return torch.where(present, own, 1.0)
+    return torch.where(as_mask(sizes, stacked.scale), own, 1.0)

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from summarizer.adapters.dora import gain, magnitude
 from summarizer.adapters.low_rank_product import Pair, equal_dims, low_rank_product
-from summarizer.adapters.peft_config import FROM_THE_BASE
+from summarizer.adapters.peft_config import FROM_THE_BASE, as_peft
 from summarizer.adapters.principal import principal_pair
 from summarizer.adapters.protocol import KEPT_OUTPUT_ROWS, ROLES, Adapter, Parameters, Role, Shape, Stacked
 from summarizer.errors import ConfigError, Issue, suggestion
@@ -233,21 +233,17 @@ class LoRA(Adapter):
         # A pair with the one that is subtracted is a plain one of twice the rank, of the same scale.
         times = 2 if self.starts_from_the_base else 1
         alpha = self.rank if self.alpha is None else self.alpha
-        config = LoraConfig(
+        return as_peft(
+            LoraConfig,
+            target_modules,
             r=times * self.rank,
             lora_alpha=alpha * (math.sqrt(times) if self.use_rslora else times),
             lora_dropout=self.dropout,
             use_rslora=self.use_rslora,
             use_dora=self.use_dora,
-            target_modules=target_modules,
             bias="none",
-            task_type="CAUSAL_LM",
-            inference_mode=True,
             **more,
         )
-        # PEFT makes a set of the list, which would be written in another order each time.
-        config.target_modules = target_modules
-        return config
 
     def peft_patterns(self, layers: Mapping[str, Adapter]) -> dict[str, Any]:
         own = self.peft_config([])

@@ -17,6 +17,7 @@ from pydantic import Field
 from torch import Tensor
 
 from summarizer.adapters.low_rank_product import Pair, equal_dims, low_rank_product
+from summarizer.adapters.peft_config import as_peft
 from summarizer.adapters.protocol import Adapter, Parameters, Role, Shape, Stacked
 from summarizer.errors import ConfigError
 from summarizer.ops.decode_gemm import LowRankPairs
@@ -71,9 +72,8 @@ class MiSS(Adapter):
         seen = x if dropped is None else dropped
         y: Tensor = frozen(x)
         for trials, r in equal_dims(stacked.sizes["d"]):
-            share = (
-                y if trials == slice(0, len(y)) else y[trials]
-            )  # a part's backward copies the whole gradient
+            # A part's backward copies the whole gradient.
+            share = y if trials == slice(0, len(y)) else y[trials]
             share.baddbmm_(_summed(seen[trials], r), stacked["d"][trials, :r].to(x.dtype))
         return y
 
@@ -106,19 +106,8 @@ class MiSS(Adapter):
         from peft import MissConfig
 
         more.pop("fan_in_fan_out", None)  # peft knows MiSS on nn.Linear alone
-        config = MissConfig(
-            r=self.dim,
-            miss_dropout=self.dropout,
-            init_weights=True,
-            target_modules=target_modules,
-            bias="none",
-            task_type="CAUSAL_LM",
-            inference_mode=True,
-            **more,
-        )
-        # PEFT makes a set of the list, which would be written in another order each time.
-        config.target_modules = target_modules
-        return config
+        own = {"r": self.dim, "miss_dropout": self.dropout, "init_weights": True, "bias": "none"}
+        return as_peft(MissConfig, target_modules, **own, **more)
 
     @classmethod
     def fields_of_peft(

@@ -19,6 +19,7 @@ from jaxtyping import Float, Int
 from pydantic import Field
 from torch import Tensor
 
+from summarizer.adapters.peft_config import as_peft
 from summarizer.adapters.protocol import Adapter, Parameters, Role, Shape, Stacked
 from summarizer.errors import ConfigError, Issue
 from summarizer.ops import kernel_graph
@@ -126,9 +127,8 @@ class OFT(Adapter):
         self, frozen: FrozenLinear | FrozenEmbedding, dense: Tensor, tensors: Parameters
     ) -> Float[Tensor, "d_out d_in"]:
         turn = _turn(tensors["q"].detach()[None], self.variant)
-        if not isinstance(
-            frozen, FrozenEmbedding
-        ):  # W R, where rows of inputs are multiplied by R^T from the right
+        # W R, where rows of inputs are multiplied by R^T from the right.
+        if not isinstance(frozen, FrozenEmbedding):
             turn = turn.transpose(2, 3)
         return _turned(dense[None], turn)[0]
 
@@ -137,20 +137,16 @@ class OFT(Adapter):
     def peft_config(self, target_modules: list[str], **more: Any) -> Any:
         from peft import OFTConfig
 
-        config = OFTConfig(
+        return as_peft(
+            OFTConfig,
+            target_modules,
             r=self.r or 0,
             oft_block_size=self.oft_block_size or 0,
             use_cayley_neumann=self.use_cayley_neumann,
             num_cayley_neumann_terms=self.num_cayley_neumann_terms,
-            target_modules=target_modules,
             bias="none",
-            task_type="CAUSAL_LM",
-            inference_mode=True,
             **more,
         )
-        # PEFT makes a set of the list, which would be written in another order each time.
-        config.target_modules = target_modules
-        return config
 
     @classmethod
     def fields_of_peft(

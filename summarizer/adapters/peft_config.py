@@ -152,6 +152,14 @@ def read_adapter_config(folder: Path, key: str = KEY) -> dict[str, Any]:
     return config
 
 
+def as_peft(kind: Any, target_modules: list[str], **options: Any) -> Any:
+    """The `peft` config of a class of peft's, for a trained causal language model."""
+    config = kind(target_modules=target_modules, task_type="CAUSAL_LM", inference_mode=True, **options)
+    # PEFT makes a set of the list, which would be written in another order each time.
+    config.target_modules = target_modules
+    return config
+
+
 def more_than_pairs(config: Mapping[str, Any]) -> str | None:
     """What an adapter is beside low-rank pairs, for programs that add nothing else to a weight; or None."""
     if config["peft_type"] != "LORA":

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
@@ -59,6 +59,14 @@ class Stacked:
     def with_tensors(self, tensors: Mapping[str, Tensor], sizes: Mapping[str, tuple[int, ...]]) -> Stacked:
         """The same trials with other tensors."""
         return replace(self, tensors=tensors, sizes=sizes)
+
+
+def as_mask(sizes: Sequence[int], scale: Float[Tensor, "n 1 1"]) -> Bool[Tensor, "n 1 1"]:
+    """Which trials have something.  Filled where `scale` lies: a graph that is recorded takes no numbers in."""
+    mask = torch.zeros_like(scale, dtype=torch.bool)
+    for trial, size in enumerate(sizes):
+        mask[trial] = size > 0
+    return mask
 
 
 class Adapter(BaseModel, ABC):

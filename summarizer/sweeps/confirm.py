@@ -244,6 +244,8 @@ class _Work:
         self._loaded: tuple[tuple[str, ...], LoadedRun] | None = None
         self._prompts: dict[str, Prompt] = {}
         self._rows: dict[tuple[str, str], ScoredRows | None] = {}
+        self._tokenizers: dict[str, RougeTokenizer] = {}
+        """Of each split whose rows were read."""
 
     @cached_property
     def _groups(self) -> list[tuple[str, ...]]:
@@ -342,10 +344,6 @@ class _Work:
             if rows is not None:
                 self._tokenizers[rows.split] = rows.tokenizer
         return self._rows[key]
-
-    @cached_property
-    def _tokenizers(self) -> dict[str, RougeTokenizer]:
-        return {}
 
     def _read(self, run: TrainedRun, kind: str) -> HeldOut | None:
         from summarizer.data.splits import build_split

@@ -10,6 +10,9 @@ from summarizer.adapters.protocol import Adapter
 from summarizer.config.paths import conf_folder
 
 OPTIONS = [
+    "lora adapter.dim={default:2,*.1.*:5,head:1}",
+    "lora adapter.dim={default:2,*.1.*:5,head:1} adapter.alpha=null",
+    "dora adapter.use_rslora=true adapter.init_lora_weights=olora adapter.alpha=1.0",
     "ia3 adapter.feedforward_modules=['*.1.*']",
     "oft adapter.use_cayley_neumann=false",
     "oft adapter.num_cayley_neumann_terms=3 adapter.oft_block_size=20",

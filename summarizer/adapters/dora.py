@@ -19,8 +19,9 @@ from summarizer.adapters.protocol import as_mask
 from summarizer.ops.decode_gemm import stored_weights_in_place
 from summarizer.quantization.frozen import FrozenEmbedding, FrozenLinear
 
-FEW_ROWS = 64
-"""Rows of A up to which a CPU's kernels for decoding are the faster way (two cores with AVX-512)."""
+FEW_ROWS = 32
+"""Rows of A that take as long by a CPU's kernels for decoding as by a dense copy in bf16. Two take a third to a
+tenth of it, 64 half as much again (two cores with AVX-512; int8 and nf4; 1536 x 576 and 4096 x 4096; Nov. 2026)."""
 ROWS_AT_ONCE = 4096
 """Of a weight that is made dense to be measured: the largest would take a gigabyte."""
 

@@ -31,6 +31,8 @@ from summarizer.exporting.merge import Merge, merged_into
 from summarizer.generation.decoder import Decoder
 
 pytestmark = pytest.mark.versions
+EVERY = [pytest.param(kind, marks=pytest.mark.slow) if " " in kind else kind for kind in KINDS]
+"""Those with other settings than their YAML's are slow tests."""
 BASES = ("gptj", pytest.param("llama_untied", marks=pytest.mark.slow))
 
 
@@ -104,7 +106,7 @@ def saved_name(parameter: str) -> str:
 
 
 @pytest.mark.parametrize("base", BASES)
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", EVERY)
 def test_peft_s_here(kind: str, base: str, tmp_path: Path) -> None:
     """What PEFT makes and saves computes here what it computes there."""
     folder = saved(base, tmp_path / "base")
@@ -137,7 +139,7 @@ def test_peft_s_here(kind: str, base: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("base", [*BASES, pytest.param("gpt2", marks=pytest.mark.slow)])
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", EVERY)
 def test_merged_and_saved_it_computes_the_same(kind: str, base: str, tmp_path: Path) -> None:
     folder = saved(base, tmp_path / "base")
     model = attach(load(folder).model, [small(kind)], [0])
@@ -153,7 +155,7 @@ def test_merged_and_saved_it_computes_the_same(kind: str, base: str, tmp_path: P
     assert torch.equal(logits(again.model), before)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", EVERY)
 def test_it_starts_as_the_base(kind: str, tmp_path: Path) -> None:
     folder = saved("gptj", tmp_path / "base")
     model = attach(load(folder).model, [small(kind)], [0])
@@ -183,7 +185,7 @@ def test_all_kinds_beside_each_other_are_as_alone(tmp_path: Path) -> None:
             torch.testing.assert_close(grad, parameter.grad, rtol=1e-4, atol=1e-6, msg=f"{slot} {name}")
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", EVERY)
 def test_summaries_are_those_of_the_merged_model(kind: str, tmp_path: Path) -> None:
     """Written token by token, by whatever way each kind decodes, over a base in int8."""
     folder = saved("llama_untied", tmp_path / "base")

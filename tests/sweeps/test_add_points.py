@@ -86,29 +86,37 @@ def test_a_grid_that_the_sweep_has_trains_nothing(sweeps: Sweeps, capfd: pytest.
     assert "the sweep has all 2 points of this grid" in capfd.readouterr().err
 
 
-@pytest.mark.parametrize(
-    ("overrides", "words"),
-    [
-        (["trainer.max_steps=8"], r"trainer.max_steps: is 4.0 for every run of the sweep, and cannot be 8.0"),
-        (["optimizer.lr=3e-3", "adapter.dim=8"], r"adapter.dim: is 2.0 for every run of the sweep"),
-        (["optimizer=adamw"], r"optimizer: is adam8bit for every run"),
-        (["hydra.sweep.dir=x"], r"leave out hydra.sweep.dir=x"),
-        (["optimizer.lr=-1,2"], r"optimizer.lr: -1 is not a number above 0 \(in 1 of 2 combinations"),
-        (["optimizer.rl=1,2"], r"optimizer.rl: unknown key"),
-        (["optimizer.lr"], r"is not an override such as"),
-    ],
-)
+REFUSED = [
+    (["trainer.max_steps=8"], r"trainer.max_steps: is 4.0 for every run of the sweep, and cannot be 8.0"),
+    (["optimizer.lr=3e-3", "adapter.dim=8"], r"adapter.dim: is 2.0 for every run of the sweep"),
+    (["optimizer=adamw"], r"optimizer: is adam8bit for every run"),
+    (["hydra.sweep.dir=x"], r"leave out hydra.sweep.dir=x"),
+    (["optimizer.lr=-1,2"], r"optimizer.lr: -1 is not a number above 0 \(in 1 of 2 combinations"),
+    (["optimizer.rl=1,2"], r"optimizer.rl: unknown key"),
+    (["optimizer.lr"], r"is not an override such as"),
+]
+
+
 def test_what_cannot_be_ranked_beside_the_others_is_refused(
-    sweeps: Sweeps, overrides: list[str], words: str
+    sweeps: Sweeps, subtests: pytest.Subtests
 ) -> None:
-    before = {path: path.read_bytes() for path in SWEEP.rglob("*") if path.is_file()}
-    with pytest.raises(ConfigError, match=words):
-        add(*overrides)
-    after = {path: path.read_bytes() for path in SWEEP.rglob("*") if path.is_file()}
-    assert {path for path in after if path.name not in (".lock", "run.log")} == {
-        path for path in before if path.name not in (".lock", "run.log")
+    """7 grids for one sweep, which none of them changes."""
+    assert len(REFUSED) == 7
+    before = files_of_the_sweep()
+    for overrides, words in REFUSED:
+        with subtests.test(overrides=overrides):
+            with pytest.raises(ConfigError, match=words):
+                add(*overrides)
+            assert files_of_the_sweep() == before
+            assert not sweeps.groups
+
+
+def files_of_the_sweep() -> dict[Path, bytes]:
+    return {
+        path: path.read_bytes()
+        for path in SWEEP.rglob("*")
+        if path.is_file() and path.name not in (".lock", "run.log")
     }
-    assert not sweeps.groups
 
 
 def test_a_default_that_was_changed_since_is_refused(sweeps: Sweeps) -> None:

@@ -45,38 +45,41 @@ def test_requests_are_written_down_in_order(training: Sweeps) -> None:
     assert [run.folder for run in read_sweep(SWEEP).runs] == ["0", "1", "2"]  # the clone has not begun
 
 
-@pytest.mark.parametrize(
-    ("words", "said"),
-    [
-        ([], "'' is no request"),
-        (["halt", "1"], "'halt' is no request; valid names: clone, stop"),
-        (["stop"], "stop: names no run"),
-        (["stop", "7"], "'7' is no run of sweep; valid names: 0, 1, 2"),
-        (["stop", "../0"], "is no run of sweep"),
-        (["stop", "2"], "2 has ended: completed"),
-        (["stop", "1", "now"], "leave out now"),
-        (["clone", "0"], "names no setting for the clone of 0"),
-        (["clone", "0", "optimizer.rl=1"], "did you mean optimizer.lr?"),
-        (["clone", "0", "adapter.dim=8"], "adapter.dim: a clone takes optimizer.lr, seed"),
-        (["clone", "0", "optimizer.lr=1,2"], "optimizer.lr: a clone takes one value each"),
-        (["clone", "0", "optimizer.lr=x"], "optimizer.lr: 'x' is not a number"),
-        (["clone", "0", "optimizer.lr=0.0001"], "optimizer.lr: is 0.0001 in the run itself"),
-        (["clone", "0", "optimizer.lr"], "is not an override"),
-    ],
-)
+NOT_FOLLOWED: list[tuple[list[str], str]] = [
+    ([], "'' is no request"),
+    (["halt", "1"], "'halt' is no request; valid names: clone, stop"),
+    (["stop"], "stop: names no run"),
+    (["stop", "7"], "'7' is no run of sweep; valid names: 0, 1, 2"),
+    (["stop", "../0"], "is no run of sweep"),
+    (["stop", "2"], "2 has ended: completed"),
+    (["stop", "1", "now"], "leave out now"),
+    (["clone", "0"], "names no setting for the clone of 0"),
+    (["clone", "0", "optimizer.rl=1"], "did you mean optimizer.lr?"),
+    (["clone", "0", "adapter.dim=8"], "adapter.dim: a clone takes optimizer.lr, seed"),
+    (["clone", "0", "optimizer.lr=1,2"], "optimizer.lr: a clone takes one value each"),
+    (["clone", "0", "optimizer.lr=x"], "optimizer.lr: 'x' is not a number"),
+    (["clone", "0", "optimizer.lr=0.0001"], "optimizer.lr: is 0.0001 in the run itself"),
+    (["clone", "0", "optimizer.lr"], "is not an override"),
+]
+
+
 def test_what_cannot_be_followed_is_one_line(
-    training: Sweeps, words: list[str], said: str, capfd: pytest.CaptureFixture[str]
+    training: Sweeps, capfd: pytest.CaptureFixture[str], subtests: pytest.Subtests
 ) -> None:
-    capfd.readouterr()
-    if words:
-        assert summarizer.sweep.command(["sweep", *words]) == 2
-        lines = capfd.readouterr().err.strip().splitlines()
-        assert len(lines) == 2
-        assert said in lines[1]
-    else:
-        with pytest.raises(ConfigError, match=said):
-            request(SWEEP, words)
-    assert not (SWEEP / "requests.jsonl").exists()
+    """14 requests of one sweep, which none of them changes."""
+    assert len(NOT_FOLLOWED) == 14
+    for words, said in NOT_FOLLOWED:
+        with subtests.test(words=words):
+            capfd.readouterr()
+            if words:
+                assert summarizer.sweep.command(["sweep", *words]) == 2
+                lines = capfd.readouterr().err.strip().splitlines()
+                assert len(lines) == 2
+                assert said in lines[1]
+            else:
+                with pytest.raises(ConfigError, match=said):
+                    request(SWEEP, words)
+            assert not (SWEEP / "requests.jsonl").exists()
 
 
 def test_twice_the_same_is_refused_unless_the_first_was(training: Sweeps) -> None:

@@ -88,7 +88,10 @@ def test_every_kind_of_model_can_be_planned(kind: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("format_name", ["int8", pytest.param("none", marks=pytest.mark.slow)])
-@pytest.mark.parametrize("kind", ADAPTERS)
+@pytest.mark.parametrize(
+    "kind",
+    [kind if kind in ("dora", "oft") else pytest.param(kind, marks=pytest.mark.slow) for kind in ADAPTERS],
+)
 def test_every_kind_of_adapter_can_be_planned(kind: str, format_name: str, tmp_path: Path) -> None:
     """To what the loaded model's step takes, but for rows that a kernel multiplies as they are stored."""
     own, dtype = [small(kind), small("lora")], torch.bfloat16

@@ -185,7 +185,8 @@ def test_all_kinds_beside_each_other_are_as_alone(tmp_path: Path) -> None:
             torch.testing.assert_close(grad, parameter.grad, rtol=1e-4, atol=1e-6, msg=f"{slot} {name}")
 
 
-@pytest.mark.parametrize("kind", EVERY)
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
 def test_summaries_are_those_of_the_merged_model(kind: str, tmp_path: Path) -> None:
     """Written token by token, by whatever way each kind decodes, over a base in int8."""
     folder = saved("llama_untied", tmp_path / "base")

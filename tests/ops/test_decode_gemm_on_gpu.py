@@ -125,6 +125,7 @@ def test_a_gpu_gives_the_product_in_fp64(
     assert (y.cpu() - exact).abs().max() < 1e-5 * exact.abs().max()
 
 
+@pytest.mark.slow
 def test_a_processor_imports_no_triton() -> None:
     code = "import sys, summarizer.quantization.int8, summarizer.generation.decoder; print(*sys.modules)"
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -40,6 +40,7 @@ def linked(folder: Path, name: str, target: Path) -> None:
     place.symlink_to(os.path.relpath(target, place.parent))
 
 
+@pytest.mark.slow
 def test_resuming_writes_nothing_through_a_link(tmp_path: Path, stranger: Path, command: Command) -> None:
     """The log would have led to a shell's start file, with a command in it that the sender chose."""
     home = tmp_path / "home"
@@ -81,6 +82,7 @@ def test_resuming_deletes_nothing_behind_a_link(tmp_path: Path, stranger: Path, 
         ("compare", "run"),
     ],
 )
+@pytest.mark.slow
 def test_every_command_refuses_a_folder_with_links(
     words: Sequence[str], tmp_path: Path, trained_run: Path
 ) -> None:

@@ -94,6 +94,7 @@ FILES = (
 
 @pytest.mark.parametrize("what", DAMAGE)
 @pytest.mark.parametrize("file", FILES)
+@pytest.mark.slow
 def test_a_damaged_one_costs_no_more_than_itself(
     file: str, what: str, trained: Trial, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -55,6 +55,7 @@ def change(checkpoint: Path, **values: Any) -> None:
         ({"x": 1}, "x: Unexpected keyword argument"),
     ],
 )
+@pytest.mark.slow
 def test_a_state_that_cannot_be_costs_its_checkpoint(
     values: dict[str, Any], reason: str, trained: Trial, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

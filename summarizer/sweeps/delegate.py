@@ -27,7 +27,6 @@ from omegaconf.errors import OmegaConfBaseException
 from summarizer.config.overrides import quoted
 from summarizer.console.secrets import masked
 from summarizer.errors import ConfigError, Issue, StopRequested, suggestion
-from summarizer.runs.folder import mask_written
 from summarizer.runs.launch import prepare_process, train_group
 from summarizer.runs.record import RunRecord
 from summarizer.runs.session import Session
@@ -59,7 +58,6 @@ class GroupTask:
     def __call__(self, _: DictConfig) -> tuple[list[RunRecord], int | None]:
         """How each run ended, and the signal that stopped them all before."""
         prepare_process()
-        mask_written(Path(HydraConfig.get().runtime.output_dir))
         folders = self.groups[HydraConfig.get().job.num]
         combinations = [read_combination(Path(folder), self.sweep) for folder in folders]
         with group_logs(combinations), env_override(combinations[0].config.hydra.job.env_set):

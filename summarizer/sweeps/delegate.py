@@ -11,7 +11,6 @@ import io
 import logging
 import os
 import pickle
-import re
 import shutil
 import time
 from collections.abc import Mapping, Sequence
@@ -31,8 +30,10 @@ from hydra.types import HydraContext, RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
+from summarizer.config.overrides import quoted
+from summarizer.console.secrets import masked
 from summarizer.errors import ConfigError, Issue, StopRequested, suggestion
-from summarizer.runs.folder import claimed
+from summarizer.runs.folder import claimed, mask_written
 from summarizer.runs.launch import prepare_process, train_group
 from summarizer.runs.record import RunRecord, read_configured
 from summarizer.runs.session import Session
@@ -73,6 +74,7 @@ class GroupTask:
     def __call__(self, _: DictConfig) -> tuple[list[RunRecord], int | None]:
         """How each run ended, and the signal that stopped them all before."""
         prepare_process()
+        mask_written(Path(HydraConfig.get().runtime.output_dir))
         folders = self.groups[HydraConfig.get().job.num]
         combinations = [read_combination(Path(folder), Path(self.sweep).name) for folder in folders]
         with group_logs(combinations), env_override(combinations[0].config.hydra.job.env_set):
@@ -80,12 +82,16 @@ class GroupTask:
                 ended = train_group(self._begun_before([one.run for one in combinations]), Session())
             except StopRequested as stop:
                 return [], stop.signal_number
-        return [run.model_copy(update={"cause": _portable(run.cause)}) for run in ended], None
+        # The launcher may write to the disk what comes back.
+        return [
+            run.model_copy(update={"cause": _portable(run.cause), "config": masked(run.config)})
+            for run in ended
+        ], None
 
     def _begun_before(self, runs: Sequence[RunRecord]) -> list[RunRecord]:
         """The runs of a group; where an earlier start of this job had begun with them, to be resumed.
 
-        With clones, which began while they trained there.
+        With clones, which began while they trained there. Raises ConfigError as a sweep that is resumed does.
         """
         if not any((run.path / METRICS).is_file() for run in runs):  # a new sweep's folders have none
             return list(runs)
@@ -93,15 +99,10 @@ class GroupTask:
         for run in runs:
             _wait_until_free(run.path)
         sweep = Path(self.sweep)
-        known = {os.path.relpath(run.folder, sweep) for run in runs}
         recorded = read_sweep(sweep).runs
-        (group,) = {run.group for run in recorded if run.folder in known}
-        clones = [
-            read_configured(sweep / run.folder).model_copy(update={"sweep": sweep.name})
-            for run in recorded
-            if run.group == group and run.folder not in known
-        ]
-        return [*(run.model_copy(update={"resumed": True}) for run in runs), *clones]
+        (group,) = {one.group for one in recorded for run in runs if sweep / one.folder == run.path}
+        again = [read_configured(sweep / one.folder) for one in recorded if one.group == group]
+        return [run.model_copy(update={"sweep": sweep.name}) for run in again]
 
 
 @dataclass(frozen=True)
@@ -148,10 +149,10 @@ class OtherLauncher:
         """
         sweep = os.path.abspath(self.config.hydra.sweep.dir)
         launcher = self._launcher(GroupTask(tuple(map(tuple, groups)), sweep))
-        own_folder = [f"hydra.sweep.dir={_quoted(os.path.join(sweep, GROUPS_FOLDER))}"]
+        own_folder = [f"hydra.sweep.dir={quoted(os.path.join(sweep, GROUPS_FOLDER))}"]
         # Its folder is named after the first run of the group, since a sweeper may launch batch after batch.
         names = [os.path.relpath(folders[0], sweep).replace(os.sep, "_") for folders in groups]
-        returns = launcher.launch([[*own_folder, f"hydra.sweep.subdir={_quoted(name)}"] for name in names], 0)
+        returns = launcher.launch([[*own_folder, f"hydra.sweep.subdir={quoted(name)}"] for name in names], 0)
         results: list[list[RunRecord]] = []
         signals = []
         for folders, job in zip(groups, returns, strict=True):
@@ -186,7 +187,7 @@ def _node(loader: ConfigLoader, config: DictConfig, name: str) -> DictConfig:
         raise ConfigError.single(KEY, "fused is the launcher that makes the groups; give another, or null")
     try:
         other = loader.load_configuration(
-            config.hydra.job.config_name, [f"hydra/launcher={_quoted(name)}"], run_mode=RunMode.MULTIRUN
+            config.hydra.job.config_name, [f"hydra/launcher={quoted(name)}"], run_mode=RunMode.MULTIRUN
         )
     except ConfigCompositionException as error:
         known = sorted(loader.get_group_options("hydra/launcher"))
@@ -199,13 +200,6 @@ def _node(loader: ConfigLoader, config: DictConfig, name: str) -> DictConfig:
     assert isinstance(node, DictConfig)
     OmegaConf.set_struct(node, False)  # what a launcher keeps open, such as what Ray starts with, stays so
     return node
-
-
-def _quoted(text: str) -> str:
-    """As a value of Hydra's grammar, in which a quote and the backslashes before one are escaped."""
-    escaped = re.sub(r"(\\*)'", r"\1\1\\'", text)
-    ending = len(text) - len(text.rstrip("\\"))
-    return "'" + escaped + "\\" * ending + "'"
 
 
 def _portable(error: Exception | None) -> Exception | None:

@@ -78,7 +78,8 @@ def write_configs(run: Path, config: Any, hydra: DictConfig, *, read_back: bool 
     What looks secret is ***, and a value that the run needs is to be given again before it can be resumed:
     `read_configured` says so.
     config: without the node `hydra`, which alone is in `hydra`.
-    read_back: whether another process, started from here, is to have the secrets: by variables that it inherits.
+    read_back: whether another process, started from here, perhaps more than once, is to have the secrets: they then
+    are in variables that it inherits, whose names are written.
     Raises WriteError.
     """
     (run / ".hydra").mkdir(parents=True, exist_ok=True)

@@ -24,7 +24,7 @@ from summarizer.config.diagnose import diagnose
 from summarizer.config.paths import shown
 from summarizer.console.progress import bar
 from summarizer.errors import ConfigError, Issue
-from summarizer.runs.folder import mask_written, write_configs
+from summarizer.runs.folder import write_configs
 from summarizer.runs.logs import logged_together
 from summarizer.runs.preflight import preflight
 from summarizer.runs.record import RunRecord, composed_run
@@ -130,17 +130,13 @@ def compose_batch(
 
 
 def read_combination(folder: Path, sweep: str) -> Combination:
-    """What `prepare` left in a run folder a moment ago, in another process. Nothing of it is checked.
-
-    It is masked then, as all other run folders are.
-    """
+    """What `prepare` left in a run folder, in another process. Nothing of it is checked."""
     hydra = OmegaConf.load(folder / ".hydra" / "hydra.yaml")
     task: Any = OmegaConf.load(folder / ".hydra" / "config.yaml")
     typed = OmegaConf.create({"hydra": OmegaConf.structured(HydraConf)})
     OmegaConf.set_struct(typed.hydra, False)  # some of Hydra's groups are not in its class
     config = OmegaConf.merge(typed, hydra, task)
     assert isinstance(config, DictConfig)
-    mask_written(folder)
     return _combination(config, task, sweep)
 
 

@@ -16,6 +16,7 @@ from summarizer import compat
 from summarizer.adapters.dropout import trial_keys
 from summarizer.adapters.layer import AdaptedLayer, AdapterStackState, DropoutInputs, TrialStack
 from summarizer.adapters.protocol import Adapter, Parameters, Role
+from summarizer.console.progress import bar
 from summarizer.data.batches import Batch, PaddingBuckets, collate, moved
 from summarizer.data.order import EncodedRow
 from summarizer.data.prompt import Prompt
@@ -44,20 +45,23 @@ class AdaptedModel:
         chosen = [targets(adapter, self.roles) for adapter in adapters]
         shared = self._shared(adapters, chosen)
         generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-        for index, (name, role) in enumerate(self.roles.items()):
-            base = self._base(name)
-            own = [adapter.for_layer(name, role) for adapter in adapters]
-            tensors = [
-                _drawn(adapter, base, generator) if name in wanted else None
-                for adapter, generator, wanted in zip(own, generators, chosen, strict=True)
-            ]
-            if name not in self.layers:
-                if all(drawn is None for drawn in tensors):
-                    continue
-                before = [adapter.for_layer(name, role) for adapter in self.stack.adapters]
-                self.layers[name] = AdaptedLayer(base, role, self.stack, index, before)
-                self.model.module.set_submodule(name, self.layers[name])
-            self.layers[name].add(own, tensors)
+        long = any(adapter.starts_from_the_base for adapter in adapters)
+        with bar("taking adapters from the weights", len(self.roles), show=long) as progress:
+            for index, (name, role) in enumerate(self.roles.items()):
+                base = self._base(name)
+                own = [adapter.for_layer(name, role) for adapter in adapters]
+                tensors = [
+                    _drawn(adapter, base, generator) if name in wanted else None
+                    for adapter, generator, wanted in zip(own, generators, chosen, strict=True)
+                ]
+                progress.advance()
+                if name not in self.layers:
+                    if all(drawn is None for drawn in tensors):
+                        continue
+                    before = [adapter.for_layer(name, role) for adapter in self.stack.adapters]
+                    self.layers[name] = AdaptedLayer(base, role, self.stack, index, before)
+                    self.model.module.set_submodule(name, self.layers[name])
+                self.layers[name].add(own, tensors)
         stack = self.stack
         stack.set_trials([*stack.adapters, *adapters], [*stack.seeds, *seeds], [*stack.shared, *shared])
 

@@ -127,6 +127,11 @@ class Adapter(BaseModel, ABC):
         """Rows as wide as a layer that a step holds beside it: the plan takes the widest of a group for all."""
 
     @property
+    def starts_from_the_base(self) -> bool:
+        """Its first values are made of the base's weights, which takes a while."""
+        return False
+
+    @property
     def lr_ratios(self) -> Mapping[str, float]:
         """By name, of the tensors that learn at another rate than the optimizer's: that rate over it."""
         return {}

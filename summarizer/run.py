@@ -10,7 +10,6 @@ Exit code 0 on success, 2 for a user's mistake, 1 for a failure, 128 + the signa
 from __future__ import annotations
 
 import os
-import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from typing import TYPE_CHECKING
 import hydra
 from omegaconf import DictConfig
 
+from summarizer.config.overrides import without_quoted_keys, without_secrets
 from summarizer.config.paths import conf_folder
 
 TEXT_FLAGS = {"--cfg", "-c", "--info", "-i", "--hydra-help", "--version", "--shell-completion", "-sc"}
@@ -33,15 +33,8 @@ def main() -> None:
     """The command. Heavy imports wait until a config is composed, so that --help and --cfg answer at once."""
     # Hydra's parser takes no override before its flag: `adapter.dim=2 -m seed=1,2` would get a bare usage line.
     words = sorted(sys.argv[1:], key=lambda word: word not in ("-m", "--multirun"))
-    sys.argv[1:] = [without_quoted_keys(word) for word in words]
+    sys.argv[1:] = [without_secrets(without_quoted_keys(word)) for word in words]
     sys.exit(command(sys.argv[1:]))
-
-
-def without_quoted_keys(word: str) -> str:
-    """An override with keys of a mapping in quotes, as YAML has them around a `*`, as Hydra's grammar wants it."""
-    if not re.match(r"[^=]+=\s*[^'\"\s]", word):  # a text, which is nobody's to change
-        return word
-    return re.sub(r"""([{,]\s*)(['"])([^'"{},:]*)\2\s*:""", r"\1\3:", word)
 
 
 def command(arguments: Sequence[str]) -> int:
@@ -130,12 +123,14 @@ class Task:
         in_this_process = not sweeping or hydra_config.launcher._target_.endswith(".BasicLauncher")
         optimizing = sweeping and not hydra_config.sweeper._target_.endswith(".BasicSweeper")
         keep = in_this_process and not optimizing
-        mask_written(Path(folder), Path(hydra_config.sweep.dir) if sweeping else None)
+        mask_written(Path(folder))
+        if sweeping:
+            mask_written(Path(hydra_config.sweep.dir))
         with self.session.keeping_failure(folder, keep=keep, say=sweeping):
-            record = composed_run(
-                config, hydra_config, Path(hydra_config.sweep.dir).name if sweeping else None
-            )
             try:
+                record = composed_run(
+                    config, hydra_config, Path(hydra_config.sweep.dir).name if sweeping else None
+                )
                 train = prepare_training([record], self.session)
                 value = raise_alone(train())
                 if record.only_shown and not sweeping:

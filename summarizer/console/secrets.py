@@ -6,7 +6,7 @@ What looks secret is decided here alone, by the name of a key (`hub.token`) or b
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 MASK = "***"
@@ -29,11 +29,15 @@ _WANDB_KEY = re.compile(r"(?<![\w/@])[0-9a-f]{40}(?!\w)")
 _REVISION_KEY = re.compile(r"(?i)(revision|commit|fingerprint|sha\d*|digest)$")
 _PAIR = re.compile(r"(?P<key>[\w.-]+)(?P<is>=|: )(?P<value>'[^']*'|\"[^\"]*\"|[^\s,;]+)")
 _OVERRIDE = re.compile(r"[+~]*[\w./@:-]+=")
+VARIABLE = "SUMMARIZER_SECRET_"
+"""Before a number: an environment variable that holds what was taken out of a command line."""
+_REFERENCE = re.compile(rf"\$\\?\{{oc\.env\\?:{VARIABLE}\d+\\?\}}")
+"""To such a variable, as OmegaConf has it, and as Hydra's sweepers escape it in an override."""
 
 
 def is_secret(key: str, value: str) -> bool:
     """Whether a value of this dotted key looks like a key, token or password."""
-    if _SECRET_KEY.search(key) or _SECRET_TEXT.search(value):
+    if any((_SECRET_KEY.search(key), _SECRET_TEXT.search(value), _REFERENCE.search(value))):
         return True
     return bool(_WANDB_KEY.search(value)) and not _REVISION_KEY.search(key)
 
@@ -50,8 +54,29 @@ def masked_text(text: str) -> str:
         before = text[: found.start()].rstrip(" =:'\"")
         return found[0] if _REVISION_KEY.search(before) else MASK
 
-    text = _PAIR.sub(pair, _SECRET_TEXT.sub(MASK, text))
+    text = _PAIR.sub(pair, _SECRET_TEXT.sub(MASK, _REFERENCE.sub(MASK, text)))
     return _WANDB_KEY.sub(key_of_wandb, text)
+
+
+def without_references(node: Any) -> Any:
+    """A plain value, nested or not, with *** for each text that refers to what was taken out of a command line."""
+    if isinstance(node, Mapping):
+        return {name: without_references(inner) for name, inner in node.items()}
+    if isinstance(node, list):
+        return [without_references(inner) for inner in node]
+    return MASK if isinstance(node, str) and _REFERENCE.search(node) else node
+
+
+def replaced(key: str, value: str, by: Callable[[str], str]) -> str:
+    """A value with another text for what looks secret in it, but for what is looked up by an interpolation."""
+
+    def other(found: re.Match[str]) -> str:
+        return found[0] if "${" in found[0] else by(found[0])
+
+    if _SECRET_KEY.search(key):
+        return value if "${" in value or not value else by(value)
+    value = _SECRET_TEXT.sub(other, value)
+    return value if _REVISION_KEY.search(key) else _WANDB_KEY.sub(other, value)
 
 
 def redact(override: str) -> str:

@@ -14,6 +14,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from summarizer.atomic import write_text
+from summarizer.config.overrides import unquoted
 from summarizer.config.paths import shown
 from summarizer.console.safe_text import file_name
 from summarizer.console.secrets import masked
@@ -71,13 +72,14 @@ def _not_own(folder: Path, resumed: bool) -> Iterator[str]:
             yield f"{name} has a second name (a hard link)"
 
 
-def mask_written(run: Path, sweep: Path | None = None) -> None:
-    """Write *** in place of what looks secret in what Hydra wrote into a run folder, and into its sweep's.
+def mask_written(folder: Path) -> None:
+    """Write *** in place of what looks secret in what Hydra wrote into the folder of a run, or of a sweep.
 
-    A value that the run needs is then to be given again before it can be resumed: `read_configured` says so.
+    What looked so on the command line is no more than the name of a variable there (`without_secrets`). A value
+    that the run needs is to be given again before it can be resumed: `read_configured` says so.
     """
-    files = [run / ".hydra" / f"{name}.yaml" for name in ("config", "hydra", "overrides")]
-    for file in [*files, *([] if sweep is None else [sweep / "multirun.yaml"])]:
+    files = (".hydra/config.yaml", ".hydra/hydra.yaml", ".hydra/overrides.yaml", "multirun.yaml")
+    for file in (folder / name for name in files):
         if not file.is_file():
             continue
         node = OmegaConf.load(file)
@@ -157,7 +159,7 @@ def check_unused(arguments: Sequence[str]) -> None:
         key, _, value = argument.lstrip("+").partition("=")
         if key not in ("hydra.run.dir", "hydra.sweep.dir") or "${" in value:
             continue
-        value = _unquoted(value)
+        value = unquoted(value)
         folder = Path(value)
         pattern = METRICS if key == "hydra.run.dir" else f"*/{METRICS}"
         if reason := _unusable(folder):
@@ -182,16 +184,6 @@ def take_back(folder: Path) -> None:
         return
     with suppress(ConfigError), claimed(folder):  # it is another process's
         shutil.rmtree(folder)
-
-
-def _unquoted(value: str) -> str:
-    """As Hydra reads it: `'my run'` names the folder `my run`."""
-    from hydra.core.override_parser.overrides_parser import OverridesParser
-    from hydra.errors import HydraException
-
-    with suppress(HydraException):  # which Hydra says itself
-        return str(OverridesParser.create().parse_override(f"key={value}").value())
-    return value
 
 
 def _unusable(folder: Path) -> str | None:

@@ -20,7 +20,7 @@ from summarizer.config.plain import to_plain
 from summarizer.config.renamed import translate_old_keys
 from summarizer.config.schema import TrainerConfig
 from summarizer.console.safe_text import one_line
-from summarizer.console.secrets import MASK
+from summarizer.console.secrets import MASK, masked_text, without_references
 from summarizer.errors import ConfigError, Issue
 from summarizer.evaluation.record import Faithfulness, Rouge, RougeTokenizer
 from summarizer.files import read_own
@@ -205,6 +205,9 @@ def composed_run(config: DictConfig, hydra: Any, sweep: str | None) -> RunRecord
     # Not resolved: an interpolation in an override may stand for what no file should hold.
     as_typed: Any = OmegaConf.to_container(hydra.overrides.task, resolve=False)
     folder = str(hydra.runtime.output_dir)
+    if masked_text(folder) != folder:
+        text = f"{masked_text(folder)}: a folder's name cannot hold what looks secret; name it otherwise"
+        raise ConfigError.single("hydra.run.dir" if sweep is None else "hydra.sweep.subdir", text)
     return RunRecord(config=to_plain(config), folder=folder, overrides=tuple(as_typed), sweep=sweep)
 
 
@@ -303,7 +306,7 @@ def read_config(folder: Path, key: str = "resume") -> dict[str, Any]:
     if not isinstance(config, DictConfig):
         raise ConfigError.single(key, f"{file.parent} is not a run's config")
     # Looked for before and after resolving: the pieces of a call could be put together by it.
-    raw: dict[Any, Any] = OmegaConf.to_container(config)  # type: ignore[assignment]
+    raw: Any = without_references(OmegaConf.to_container(config))
     issues = list(_calls(raw, ""))
     try:
         require_bounded(raw)

@@ -32,7 +32,7 @@ from summarizer.config.paths import conf_folder
 from summarizer.console.safe_text import one_line
 from summarizer.console.secrets import MASK
 from summarizer.errors import ConfigError, Issue
-from summarizer.runs.folder import mask_written, masked_node, write_prompt
+from summarizer.runs.folder import masked_node, write_prompt
 from summarizer.runs.preflight import preflight
 from summarizer.runs.record import RunRecord
 from summarizer.runs.settings import flat
@@ -96,7 +96,6 @@ def _plan(
             # As it was resolved for the others, with the model's chat template as it was then.
             write_prompt(one.run.path, runs[0].config["prompt"])
             config = {**config, "prompt": runs[0].config["prompt"]}
-        mask_written(one.run.path)
         group = groups.setdefault(group_key(config), max(groups.values(), default=-1) + 1)
         folder = os.path.relpath(one.run.folder, sweep)
         planned.append(RunRecord(folder=folder, overrides=one.run.overrides, group=group))

@@ -6,7 +6,6 @@ import copy
 import io
 import os
 import pickle
-import re
 import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import redirect_stderr
@@ -25,7 +24,10 @@ from hydra.types import HydraContext, RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
+from summarizer.config.overrides import quoted
+from summarizer.console.secrets import masked
 from summarizer.errors import ConfigError, Issue, StopRequested, suggestion
+from summarizer.runs.folder import mask_written
 from summarizer.runs.launch import prepare_process, train_group
 from summarizer.runs.record import RunRecord
 from summarizer.runs.session import Session
@@ -57,6 +59,7 @@ class GroupTask:
     def __call__(self, _: DictConfig) -> tuple[list[RunRecord], int | None]:
         """How each run ended, and the signal that stopped them all before."""
         prepare_process()
+        mask_written(Path(HydraConfig.get().runtime.output_dir))
         folders = self.groups[HydraConfig.get().job.num]
         combinations = [read_combination(Path(folder), self.sweep) for folder in folders]
         with group_logs(combinations), env_override(combinations[0].config.hydra.job.env_set):
@@ -64,7 +67,11 @@ class GroupTask:
                 ended = train_group([one.run for one in combinations], Session())
             except StopRequested as stop:
                 return [], stop.signal_number
-        return [run.model_copy(update={"cause": _portable(run.cause)}) for run in ended], None
+        # The launcher may write to the disk what comes back.
+        return [
+            run.model_copy(update={"cause": _portable(run.cause), "config": masked(run.config)})
+            for run in ended
+        ], None
 
 
 @dataclass(frozen=True)
@@ -111,10 +118,10 @@ class OtherLauncher:
         """
         sweep = os.path.abspath(self.config.hydra.sweep.dir)
         launcher = self._launcher(GroupTask(tuple(map(tuple, groups)), Path(sweep).name))
-        own_folder = [f"hydra.sweep.dir={_quoted(os.path.join(sweep, GROUPS_FOLDER))}"]
+        own_folder = [f"hydra.sweep.dir={quoted(os.path.join(sweep, GROUPS_FOLDER))}"]
         # Its folder is named after the first run of the group, since a sweeper may launch batch after batch.
         names = [os.path.relpath(folders[0], sweep).replace(os.sep, "_") for folders in groups]
-        returns = launcher.launch([[*own_folder, f"hydra.sweep.subdir={_quoted(name)}"] for name in names], 0)
+        returns = launcher.launch([[*own_folder, f"hydra.sweep.subdir={quoted(name)}"] for name in names], 0)
         results: list[list[RunRecord]] = []
         signals = []
         for folders, job in zip(groups, returns, strict=True):
@@ -140,7 +147,7 @@ def _node(loader: ConfigLoader, config: DictConfig, name: str) -> DictConfig:
         raise ConfigError.single(KEY, "fused is the launcher that makes the groups; give another, or null")
     try:
         other = loader.load_configuration(
-            config.hydra.job.config_name, [f"hydra/launcher={_quoted(name)}"], run_mode=RunMode.MULTIRUN
+            config.hydra.job.config_name, [f"hydra/launcher={quoted(name)}"], run_mode=RunMode.MULTIRUN
         )
     except ConfigCompositionException as error:
         known = sorted(loader.get_group_options("hydra/launcher"))
@@ -153,13 +160,6 @@ def _node(loader: ConfigLoader, config: DictConfig, name: str) -> DictConfig:
     assert isinstance(node, DictConfig)
     OmegaConf.set_struct(node, False)  # what a launcher keeps open, such as what Ray starts with, stays so
     return node
-
-
-def _quoted(text: str) -> str:
-    """As a value of Hydra's grammar, in which a quote and the backslashes before one are escaped."""
-    escaped = re.sub(r"(\\*)'", r"\1\1\\'", text)
-    ending = len(text) - len(text.rstrip("\\"))
-    return "'" + escaped + "\\" * ending + "'"
 
 
 def _portable(error: Exception | None) -> Exception | None:

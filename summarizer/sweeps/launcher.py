@@ -126,9 +126,9 @@ class Launch:
 
     def _begin(self, combinations: Sequence[Combination], groups: Sequence[Sequence[int]]) -> None:
         """Make the runs' folders, and the sweep's record of what is to be trained."""
+        mask_written(self.sweep)
         for one in combinations:
-            one.prepare()
-            mask_written(one.run.path, self.sweep)
+            one.prepare(read_back=self.delegate is not None)
         before = 0
         if (self.sweep / FILE_NAME).exists():
             before = 1 + max((run.group for run in read_sweep(self.sweep).runs), default=-1)

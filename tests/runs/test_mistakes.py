@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from summarizer.config.overrides import without_quoted_keys
 from summarizer.errors import ConfigError, Issue, NonFiniteLossError, RunsFailed, StopRequested
-from summarizer.run import command, without_quoted_keys
+from summarizer.run import command
 from summarizer.runs.mistakes import mistake_text, report_mistakes
 
 

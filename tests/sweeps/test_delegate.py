@@ -10,10 +10,13 @@ import pytest
 from fused_sweeps import Sweeps, count_up
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
+from summarizer.config.overrides import quoted
 from summarizer.errors import ConfigError, NonFiniteLossError, StopRequested
 from summarizer.runs.record import RunRecord
-from summarizer.sweeps.delegate import _portable, _quoted
+from summarizer.sweeps.compose import Combination
+from summarizer.sweeps.delegate import _portable
 
+SECRET = "hf_abcdefghijklmnopqrstuvwxyz"
 DELEGATED = ("hydra.launcher.delegate=basic", "quantization=int8,nf4", "seed=0,1")
 """Hydra's own launcher needs no plugin, and runs its jobs in this process, where the stand-in is."""
 
@@ -40,6 +43,36 @@ def test_each_group_is_one_job(sweeps: Sweeps, monkeypatch: pytest.MonkeyPatch) 
             (job.overrides, job.sweep, job.resumed) for job in other
         ]
     assert delegated[1][1].config["tracking"]["name"] == "3 it's \\ here"
+
+
+def test_a_secret_reaches_the_job_and_is_masked_then(
+    sweeps: Sweeps, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was given on the command line is in the environment by then; what a file of conf/ has goes there too."""
+    monkeypatch.setenv("SUMMARIZER_SECRET_1", "me:pass")
+    written: list[str] = []
+    prepare = Combination.prepare
+
+    def watched(one: Combination, *, read_back: bool = False) -> None:
+        prepare(one, read_back=read_back)
+        written.extend(file.read_text() for file in one.run.path.rglob("*.yaml"))
+
+    monkeypatch.setattr(Combination, "prepare", watched)
+    own = tmp_path / "own" / "tracking"
+    own.mkdir(parents=True)
+    (own / "mine.yaml").write_text(f"name: {SECRET}\n")
+    words = ["tracking.group='of ${oc.env:SUMMARIZER_SECRET_1}'"]
+    sweeps.run(*DELEGATED, *words, "tracking=mine", f"hydra.searchpath=[{own.parent}]")
+    assert len(sweeps.jobs) == 4
+    for job in sweeps.jobs:
+        assert job.config["tracking"]["group"] == "of me:pass"
+        assert job.config["tracking"]["name"] == SECRET
+    assert len(written) == 4 * 3
+    assert not [text for text in written if SECRET in text or "me:pass" in text]
+    files = list(Path("sweep").rglob("*.yaml"))
+    assert len(files) == 4 * 3 + 2 * 3 + 1  # of the runs, of the launcher's two jobs, and the command's
+    assert not [file for file in files for text in (SECRET, "me:pass", "oc.env") if text in file.read_text()]
+    assert "***" in Path("sweep/0/.hydra/config.yaml").read_text()
 
 
 def test_failures_cross_over(sweeps: Sweeps) -> None:
@@ -93,7 +126,7 @@ def test_what_is_wrong_is_said_before_anything_is_written(
 
 @pytest.mark.parametrize("text", ["plain", "it's", "a\\b", "a\\'b", "${x}, {y: [z]}", "trailing\\\\", "\\'"])
 def test_quoted_text_is_read_back(text: str) -> None:
-    override = OverridesParser.create().parse_override(f"key={_quoted(text)}")
+    override = OverridesParser.create().parse_override(f"key={quoted(text)}")
     assert override.value() == text
 
 

@@ -14,7 +14,7 @@ pip_setting = $(shell $(BIN)/pip config list | sed -n "s/^[^ ]*\.$(1)='\(.*\)'$$
 told = $(if $(call pip_setting,$(1)),$(2)="$(call pip_setting,$(1))")
 UV = $(call told,find-links,UV_FIND_LINKS) $(call told,index-url,UV_DEFAULT_INDEX) $(BIN)/uv --quiet
 
-.PHONY: run install test test-slow bench check check-newest check-floors check-dist lock dist format
+.PHONY: run install test test-slow bench bench-gpu check check-newest check-floors check-dist lock dist format
 
 run: install
 	$(BIN)/python -m summarizer.run
@@ -35,6 +35,9 @@ test-slow: install
 
 bench: install
 	$(BIN)/python experiments/training_throughput/measure.py $(ARGS)
+
+bench-gpu: install
+	$(BIN)/python experiments/gpu/run.py $(ARGS)
 
 check: install
 	$(BIN)/ruff format --check .

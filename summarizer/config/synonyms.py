@@ -98,6 +98,17 @@ _TYPED: Mapping[str, str] = {
 }
 """Names by what to type in their place; {} is the value that they were given."""
 
+_SPREAD = (
+    "device_map max_memory fsdp fsdp_config deepspeed ds_config zero_stage zero3 tensor_parallel "
+    "tensor_parallel_size tp tp_size tp_plan pipeline_parallel pipeline_parallel_size pp_size model_parallel "
+    "offload_folder"
+)
+"""By which other tools spread one base model over several GPUs, or put parts of it elsewhere."""
+NOT_SPREAD = (
+    "; a base model is not spread over GPUs here, each process holds all of it: "
+    "quantization=nf4 and trainer.memory=low take the least"
+)
+
 SYNONYMS: Mapping[str, str] = {
     name: key for table in (_KEYS, _TYPED) for key, names in table.items() for name in names.split()
 }
@@ -108,6 +119,8 @@ def did_you_mean(name: str, value: object = None, inside: str = "") -> str:
 
     value: what the name was given.  inside: the group that it was written in, whose own keys are called without it.
     """
+    if name.lower().replace("-", "_") in _SPREAD.split():
+        return NOT_SPREAD
     found = SYNONYMS.get(name.lower().replace("-", "_"))
     if found is None or found == f"{inside}.{name}":  # as optimizer.eps, which not every optimizer has
         return ""

@@ -34,6 +34,7 @@ from summarizer.training.sizing import (
     GIB,
     dry_run_of,
     plan_slots,
+    process_count,
     rows_at_once,
     size_run,
     trained_numbers,
@@ -98,8 +99,14 @@ def show_plan(records: Sequence[RunRecord]) -> Plan:
         with working("planning a step"):
             run = dry_run_of(together, config, processes.dtype, sizing)
             plan = build_plan(run, optimizers, Microbatch(rows, longest), work)
+            plan = replace(plan, processes=process_count(spec))
         if scoring is not None:
-            rates = matrix_rate(processes.device, processes.dtype), memory_rate(processes.device)
+            # A GPU is a process's own, the cores and the memory of a machine are shared.
+            devices = process_count(spec) if processes.device.type == "cuda" else 1
+            rates = (
+                devices * matrix_rate(processes.device, processes.dtype),
+                devices * memory_rate(processes.device),
+            )
             plan = replace(plan, scoring=replace(scoring, rates=rates))
     except CannotPlan as error:
         raise ConfigError.single("plan", f"true: a step of this model cannot be planned ({error})") from error
@@ -277,7 +284,7 @@ def with_confirming(
 
 def _target_tokens(split: Split, rows: int) -> int:
     """Of the references of the first rows, with their end tokens."""
-    return sum(len(ids) for ids in split.rows.select_columns(["target_ids"])[:rows]["target_ids"])
+    return sum(len(ids) for ids in split.rows["target_ids"][:rows])
 
 
 @dataclass(frozen=True)
@@ -296,6 +303,8 @@ class Plan:
     trials: int
     scoring: Scoring | None = None
     """None where the splits that runs are evaluated on are not named."""
+    processes: int = 1
+    """That share each batch; the memory is that of one of them."""
 
     @property
     def tokens(self) -> int:
@@ -324,7 +333,11 @@ class Plan:
         for part, what in WHAT.items():
             table.add_row(part, _size(self.bytes[part]), what)
         shared = f"at {self.microbatch_tokens:,} tokens at once"
-        table.add_row("together", _size(self.peak_bytes), shared, end_section=True)
+        alone = self.processes == 1
+        table.add_row("together", _size(self.peak_bytes), shared, end_section=alone)
+        if not alone:
+            each = "take that each: the whole base model, and a share of a batch"
+            table.add_row("processes", f"{self.processes}", each, end_section=True)
         for name, value, what in self._rows(tokens_per_s):
             table.add_row(name, value, what)
         return table
@@ -364,8 +377,9 @@ class Plan:
             time = duration(self.scoring.seconds(self, tokens_per_s))
             scores = f"; scores of {self.scoring.rows:,} rows take {least}{time}"
         parts = ", ".join(f"{part} {_size(self.bytes[part])}" for part in WHAT)
+        each = "" if self.processes == 1 else f" in each of {self.processes} processes"
         return (
-            f"plan: {_size(self.peak_bytes)} at most ({parts}), "
+            f"plan: {_size(self.peak_bytes)} at most{each} ({parts}), "
             f"{self.work.steps:,} steps, {self.tokens:,} tokens, {_flops(self.flops)}{scores}"
         )
 

@@ -1,14 +1,20 @@
-"""`hydra.launcher.delegate`: another launcher (joblib, submitit, Ray) takes each group of a sweep as one job."""
+"""`hydra.launcher.delegate`: another launcher (joblib, submitit, Ray) takes each group of a sweep as one job.
+
+A job that is started again, since its machine was lost or its time was up, goes on with its group from the
+checkpoints in the runs' folders.
+"""
 
 from __future__ import annotations
 
 import copy
 import io
+import logging
 import os
 import pickle
 import shutil
+import time
 from collections.abc import Mapping, Sequence
-from contextlib import redirect_stderr
+from contextlib import redirect_stderr, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,11 +33,13 @@ from omegaconf.errors import OmegaConfBaseException
 from summarizer.config.overrides import quoted
 from summarizer.console.secrets import masked
 from summarizer.errors import ConfigError, Issue, StopRequested, suggestion
-from summarizer.runs.folder import mask_written
+from summarizer.runs.folder import claimed, mask_written
 from summarizer.runs.launch import prepare_process, train_group
-from summarizer.runs.record import RunRecord
+from summarizer.runs.record import RunRecord, read_configured
 from summarizer.runs.session import Session
 from summarizer.sweeps.compose import group_logs, read_combination
+from summarizer.sweeps.record import read_sweep
+from summarizer.tracking.metrics import METRICS
 
 PACKAGES = {
     "joblib": "hydra-joblib-launcher",
@@ -45,6 +53,13 @@ PACKAGES = {
 GROUPS_FOLDER = ".groups"
 """In the sweep folder: what the other launcher writes of its jobs."""
 KEY = "hydra.launcher.delegate"
+LOST_LOCKS_S = 120.0
+"""How long a job that is started again waits for the folders of its runs.
+
+A file server holds the locks of a machine that is gone until its lease ends: 90 s by Linux's default for NFS
+(/proc/fs/nfsd/nfsv4leasetime)."""
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -54,17 +69,17 @@ class GroupTask:
     groups: tuple[tuple[str, ...], ...]
     """Run folders, by the number of the launcher's job."""
     sweep: str
-    """The sweep folder's name."""
+    """The sweep folder, which all machines find under this path."""
 
     def __call__(self, _: DictConfig) -> tuple[list[RunRecord], int | None]:
         """How each run ended, and the signal that stopped them all before."""
         prepare_process()
         mask_written(Path(HydraConfig.get().runtime.output_dir))
         folders = self.groups[HydraConfig.get().job.num]
-        combinations = [read_combination(Path(folder), self.sweep) for folder in folders]
+        combinations = [read_combination(Path(folder), Path(self.sweep).name) for folder in folders]
         with group_logs(combinations), env_override(combinations[0].config.hydra.job.env_set):
             try:
-                ended = train_group([one.run for one in combinations], Session())
+                ended = train_group(self._begun_before([one.run for one in combinations]), Session())
             except StopRequested as stop:
                 return [], stop.signal_number
         # The launcher may write to the disk what comes back.
@@ -72,6 +87,22 @@ class GroupTask:
             run.model_copy(update={"cause": _portable(run.cause), "config": masked(run.config)})
             for run in ended
         ], None
+
+    def _begun_before(self, runs: Sequence[RunRecord]) -> list[RunRecord]:
+        """The runs of a group; where an earlier start of this job had begun with them, to be resumed.
+
+        With clones, which began while they trained there. Raises ConfigError as a sweep that is resumed does.
+        """
+        if not any((run.path / METRICS).is_file() for run in runs):  # a new sweep's folders have none
+            return list(runs)
+        log.info("these runs had begun in an earlier start of this job; they go on from their checkpoints")
+        for run in runs:
+            _wait_until_free(run.path)
+        sweep = Path(self.sweep)
+        recorded = read_sweep(sweep).runs
+        (group,) = {one.group for one in recorded for run in runs if sweep / one.folder == run.path}
+        again = [read_configured(sweep / one.folder) for one in recorded if one.group == group]
+        return [run.model_copy(update={"sweep": sweep.name}) for run in again]
 
 
 @dataclass(frozen=True)
@@ -117,7 +148,7 @@ class OtherLauncher:
         Raises StopRequested where a job was stopped.
         """
         sweep = os.path.abspath(self.config.hydra.sweep.dir)
-        launcher = self._launcher(GroupTask(tuple(map(tuple, groups)), Path(sweep).name))
+        launcher = self._launcher(GroupTask(tuple(map(tuple, groups)), sweep))
         own_folder = [f"hydra.sweep.dir={quoted(os.path.join(sweep, GROUPS_FOLDER))}"]
         # Its folder is named after the first run of the group, since a sweeper may launch batch after batch.
         names = [os.path.relpath(folders[0], sweep).replace(os.sep, "_") for folders in groups]
@@ -139,6 +170,15 @@ class OtherLauncher:
 
     def _launcher(self, task: GroupTask) -> Launcher:
         return Plugins.instance().instantiate_launcher(self.context, task, self.config)
+
+
+def _wait_until_free(folder: Path) -> None:
+    """Return once no process holds the folder, or at last all the same: who begins with it then says who does."""
+    until_s = time.monotonic() + LOST_LOCKS_S
+    while time.monotonic() < until_s:
+        with suppress(ConfigError), claimed(folder):
+            return
+        time.sleep(1.0)
 
 
 def _node(loader: ConfigLoader, config: DictConfig, name: str) -> DictConfig:

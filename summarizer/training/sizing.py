@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 import math
+import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -130,8 +131,14 @@ def _planned(
 
 
 def rows_at_once(spec: RunConfig) -> int:
-    """The most examples of a trial in one forward pass, before a limit of tokens."""
-    return min(spec.trainer.microbatch_size or spec.trainer.batch_size, spec.trainer.batch_size)
+    """The most examples of a trial in one forward pass of a process, before a limit of tokens."""
+    share = -(-spec.trainer.batch_size // process_count(spec))
+    return min(spec.trainer.microbatch_size or share, share)
+
+
+def process_count(spec: RunConfig) -> int:
+    """How many processes share a batch: as the config says, or as many as a launcher has started."""
+    return spec.trainer.processes or int(os.environ.get("WORLD_SIZE", 1))
 
 
 def dry_run_of(

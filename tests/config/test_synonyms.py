@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from test_diagnose import lines
 
 from summarizer.config.paths import conf_folder
-from summarizer.config.synonyms import SYNONYMS, did_you_mean, require_no_flags
+from summarizer.config.synonyms import NOT_SPREAD, SYNONYMS, did_you_mean, require_no_flags
 from summarizer.errors import ConfigError
 
 
@@ -37,6 +37,13 @@ def test_every_name_is_told_its_key_inside_the_group_too() -> None:
     assert mistakes("+trainer.learning_rate=1") == [
         "trainer.learning_rate: unknown key; did you mean 'optimizer.lr'?"
     ]
+
+
+@pytest.mark.parametrize(
+    "key", ["device_map", "model.device_map", "trainer.fsdp", "trainer.tensor-parallel-size"]
+)
+def test_a_base_spread_over_gpus_is_refused_in_one_line(key: str) -> None:
+    assert mistakes(f"+{key}=auto") == [f"{key}: unknown key{NOT_SPREAD}"]
 
 
 def test_every_key_that_a_name_stands_for_is_there() -> None:

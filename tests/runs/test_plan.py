@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+import re
 from dataclasses import replace
 from functools import partial
 
@@ -82,6 +83,10 @@ def test_a_person_reads_every_part(plan: Plan) -> None:
         assert word in shown
     assert "tokens/s" not in printed(plan.table())
     assert all(part in plan.describe() for part in WHAT)
+    assert "processes" not in printed(plan.table()) + plan.describe()
+    several = replace(plan, processes=4)
+    assert re.search(r"processes +│ +4 │ take that each: the whole base model", printed(several.table()))
+    assert " at most in each of 4 processes (" in several.describe()
 
 
 # ---- the scores --------------------------------------------------------------------------------------------------

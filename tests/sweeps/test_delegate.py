@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import pickle
+import shutil
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 from fused_sweeps import Sweeps, count_up
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import DictConfig
 
 from summarizer.config.overrides import quoted
 from summarizer.errors import ConfigError, NonFiniteLossError, StopRequested
+from summarizer.runs.folder import claimed
 from summarizer.runs.record import RunRecord
+from summarizer.runs.requests import ask
 from summarizer.sweeps.compose import Combination
-from summarizer.sweeps.delegate import _portable
+from summarizer.sweeps.delegate import GroupTask, _portable, _wait_until_free
+from summarizer.tracking.metrics import METRICS
 
 SECRET = "hf_abcdefghijklmnopqrstuvwxyz"
 DELEGATED = ("hydra.launcher.delegate=basic", "quantization=int8,nf4", "seed=0,1")
@@ -43,6 +49,58 @@ def test_each_group_is_one_job(sweeps: Sweeps, monkeypatch: pytest.MonkeyPatch) 
             (job.overrides, job.sweep, job.resumed) for job in other
         ]
     assert delegated[1][1].config["tracking"]["name"] == "3 it's \\ here"
+
+
+def test_a_job_that_is_started_again_resumes_its_group(
+    sweeps: Sweeps, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As Slurm and Ray start it again on another machine, when the first was lost."""
+    starts: list[list[RunRecord]] = []
+    real = GroupTask.__call__
+
+    def lost(task: GroupTask, config: DictConfig) -> tuple[list[RunRecord], int | None]:
+        with monkeypatch.context() as patch:
+            patch.setattr(sweeps, "groups", [])
+            real(task, config)
+            starts.append(list(sweeps.groups[0]))
+            for run in starts[-1]:
+                (run.path / METRICS).touch()
+        return real(task, config)
+
+    monkeypatch.setattr(GroupTask, "__call__", lost)
+    sweeps.run(*DELEGATED)
+    assert [[run.resumed for run in group] for group in starts] == [[False, False]] * 2
+    assert [[run.resumed for run in group] for group in sweeps.groups] == [[True, True]] * 2
+    for first, again in zip(starts, sweeps.groups, strict=True):
+        assert [run.model_copy(update={"resumed": False}) for run in again] == first
+
+
+def test_a_clone_of_a_lost_job_comes_along(sweeps: Sweeps) -> None:
+    sweeps.run(*DELEGATED)
+    sweep = Path("sweep").resolve()
+    asked = ask(sweep, "clone", "1", ["optimizer.lr=5e-3"])
+    shutil.copytree(sweep / "1", sweep / str(asked.folder))
+    task = GroupTask((), str(sweep))
+    groups = [[run.model_copy(update={"resumed": False}) for run in group] for group in sweeps.groups]
+    for group in groups:
+        (group[0].path / METRICS).touch()
+    assert [run.path.name for run in task._begun_before(groups[0])] == ["0", "1", "4"]
+    assert [run.path.name for run in task._begun_before(groups[1])] == ["2", "3"]
+
+
+def test_locks_of_a_lost_machine_are_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    slept: list[float] = []
+    with ExitStack() as held:
+        held.enter_context(claimed(tmp_path))
+
+        def sleep(seconds: float) -> None:
+            slept.append(seconds)
+            if len(slept) == 2:
+                held.close()
+
+        monkeypatch.setattr("summarizer.sweeps.delegate.time.sleep", sleep)
+        _wait_until_free(tmp_path)
+    assert slept == [1.0, 1.0]
 
 
 def test_a_secret_reaches_the_job_and_is_masked_then(

@@ -14,7 +14,7 @@ from summarizer.config.schema import RunConfig
 from summarizer.errors import ConfigError
 from summarizer.runs.preflight import preflight
 from summarizer.training import sizing
-from summarizer.training.sizing import Sizing, dry_run_of, planned_bytes, size_run
+from summarizer.training.sizing import Sizing, dry_run_of, planned_bytes, rows_at_once, size_run
 from summarizer.training.step import Microbatches
 
 CPU = torch.device("cpu")
@@ -49,6 +49,16 @@ def test_without_auto_nothing_is_planned(
     monkeypatch.setattr(sizing, "dry_run_of", None)
     spec = spec_of(f"trainer.memory={memory}", "trainer.microbatch_size=1", "trainer.batch_tokens=50")
     assert size_run(spec, config(), torch.float32, CPU) == Sizing(recomputed, Microbatches(1, 50))
+
+
+def test_a_process_holds_its_share_of_a_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    alone, shared = spec_of("trainer.batch_size=8"), spec_of("trainer.batch_size=8", "trainer.processes=4")
+    assert (rows_at_once(alone), rows_at_once(shared)) == (8, 2)
+    assert (
+        rows_at_once(spec_of("trainer.batch_size=8", "trainer.processes=2", "trainer.microbatch_size=3")) == 3
+    )
+    monkeypatch.setenv("WORLD_SIZE", "3")  # as torchrun has it; the first process takes one more
+    assert rows_at_once(alone) == 3
 
 
 @pytest.mark.slow

@@ -6,10 +6,10 @@ exclude; this does with Ray's public API alone. Hydra looks here on every comman
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import signal
 from collections.abc import Mapping, Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +47,7 @@ class RayLauncher(Launcher):
         """Raises ConfigError where Ray is not installed."""
         from summarizer.errors import ConfigError
 
-        if find_spec("ray") is None:
+        if importlib.util.find_spec("ray") is None:
             raise ConfigError.single("hydra/launcher", "ray is not installed: pip install ray")
         self.hydra_context, self.task_function, self.config = hydra_context, task_function, config
 

@@ -15,7 +15,7 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from summarizer.errors import WriteError
+from summarizer.errors import WriteError, is_full_disk
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -52,7 +52,9 @@ def writing(path: Path) -> Iterator[None]:
         if error.filename and not Path(os.fsdecode(error.filename)).is_relative_to(path.parent):
             raise  # it was not this that was written, but something else that was read for it
         missing = error.errno == errno.ENOENT and not path.parent.exists()
-        reason = f"{path.parent} is gone" if missing else error.strerror or str(error)
+        # pyarrow's own words for a full disk are several sentences.
+        known = os.strerror(error.errno or 0) if is_full_disk(error) else error.strerror
+        reason = f"{path.parent} is gone" if missing else known or str(error)
         raise WriteError(error.errno, reason, str(path)) from error
     except Exception as error:
         if (found := re.search(r"\(os error (\d+)\)", str(error))) is None:

@@ -12,10 +12,11 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, suppress
-from functools import cache, lru_cache
+from contextlib import AbstractContextManager, nullcontext, suppress
+from functools import cache, lru_cache, partial, wraps
 from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
     from torch._subclasses.fake_tensor import FakeTensorMode
-    from transformers import PreTrainedModel
+    from transformers import PretrainedConfig, PreTrainedModel
 
 log = logging.getLogger(__name__)
 
@@ -216,6 +217,79 @@ def compile_s() -> float:
         return 0.0
 
 
+def import_without_compiling(name: str) -> ModuleType:
+    """A module, without torch's compiler: it takes twice as long to import as torch, and a run that compiles
+    nothing needs nothing of it.
+
+    bitsandbytes has torch compile four functions when it is imported, that are called by none of its optimizers;
+    its kernels, and the bookkeeping of all optimizers, are kept out of graphs. Both wait until there is a compiler.
+    Why private: neither bitsandbytes nor torch has a setting for it. torch's own name for what it keeps out of
+    graphs is no public one, and the methods of its optimizers are its own.
+    Once gone: the compiler is imported.
+    """
+    if name.partition(".")[0] != "bitsandbytes":
+        return import_module(name)
+    import torch
+
+    if COMPILER in sys.modules:
+        return import_module(name)
+    if not hasattr(torch, "_disable_dynamo"):
+        _gone(
+            "torch._disable_dynamo",
+            "the first step of an optimizer imports torch's compiler, which takes longer",
+        )
+        return import_module(name)
+    compiled, kept_out = torch.compile, torch._disable_dynamo
+    unless_compiling = partial(_kept_out_of_graphs, kept_out)
+    torch.compile, torch._disable_dynamo = partial(_compiled_when_called, compiled), unless_compiling
+    try:
+        found = import_module(name)
+    finally:
+        torch.compile, torch._disable_dynamo = compiled, kept_out
+    for method in ("add_param_group", "zero_grad", "state_dict", "load_state_dict"):
+        given = getattr(torch.optim.Optimizer, method)
+        if hasattr(given, "__wrapped__") and not hasattr(given, "without_compiler"):
+            setattr(torch.optim.Optimizer, method, unless_compiling(given.__wrapped__))
+    return found
+
+
+def _compiled_when_called(compiled: Callable[..., Any], function: Any = None, **how: Any) -> Any:
+    """`torch.compile`, which is given as `compiled`, with the compiling put off until the function is called."""
+    if function is None:
+        return partial(_compiled_when_called, compiled, **how)
+    once = cache(lambda: compiled(function, **how))
+    return wraps(function)(lambda *given, **named: once()(*given, **named))
+
+
+def _kept_out_of_graphs(kept_out: Callable[..., Any], function: Any = None, recursive: bool = True) -> Any:
+    """`torch._disable_dynamo`, given as `kept_out`, once there is a compiler; until then the function itself."""
+    if function is None:
+        return partial(_kept_out_of_graphs, kept_out, recursive=recursive)
+    disabled = kept_out(function, recursive)
+
+    @wraps(function)
+    def call(*given: Any, **named: Any) -> Any:
+        return (disabled if COMPILER in sys.modules else function)(*given, **named)
+
+    call.without_compiler = True  # type: ignore[attr-defined]
+    return call
+
+
+COMPILER = "torch._dynamo"
+"""Whether it is imported is asked of sys.modules, which imports nothing."""
+
+
+def without_compiling() -> AbstractContextManager[object]:
+    """Within it, what was compiled runs as it was written.
+
+    Why private: the public `set_stance` imports the compiler to say so, also where nothing was compiled.
+    Once gone: the public way, each time.
+    """
+    import torch
+
+    return torch.compiler.set_stance("force_eager") if COMPILER in sys.modules else nullcontext()
+
+
 # --- torch: steps that are watched instead of taken -------------------------------------------------------------
 
 
@@ -309,6 +383,29 @@ def checkpoint_names(model: PreTrainedModel) -> Callable[[str], tuple[str, bool]
         return str(renamed), converter is not None
 
     return known
+
+
+def causal_lm_class_name(config: PretrainedConfig) -> str:
+    """The name of the class that `AutoModelForCausalLM` makes of a config that it knows.
+
+    Why private: the public mapping from configs to classes imports a class to name it, and with it most of
+    transformers, which a model of our own needs nothing of.
+    Once gone: it is imported.
+    """
+    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
+
+    try:
+        from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+        named = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[config.model_type]
+        if isinstance(named, str):
+            return named
+    except ImportError:
+        what = "transformers.models.auto.modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES"
+        _gone(what, "a model's class is imported to learn its name, which takes longer")
+    except KeyError:
+        pass  # registered by its user
+    return str(MODEL_FOR_CAUSAL_LM_MAPPING[type(config)].__name__)
 
 
 def row_zeroed_by_loading(model: PreTrainedModel, embedding: nn.Module) -> int | None:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import hydra
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from summarizer.config.overrides import without_quoted_keys, without_secrets
 from summarizer.config.paths import conf_folder
@@ -108,8 +108,8 @@ class Task:
         from hydra.core.hydra_config import HydraConfig
         from hydra.types import RunMode
 
-        from summarizer.errors import ConfigError, RunsFailed
-        from summarizer.runs.folder import mask_written, take_back
+        from summarizer.errors import ConfigError, RunsFailed, WriteError
+        from summarizer.runs.folder import mask_written, take_back, write_configs
         from summarizer.runs.launch import prepare_training
         from summarizer.runs.mistakes import MISTAKE
         from summarizer.runs.record import composed_run
@@ -123,11 +123,11 @@ class Task:
         in_this_process = not sweeping or hydra_config.launcher._target_.endswith(".BasicLauncher")
         optimizing = sweeping and not hydra_config.sweeper._target_.endswith(".BasicSweeper")
         keep = in_this_process and not optimizing
-        mask_written(Path(folder))
-        if sweeping:
-            mask_written(Path(hydra_config.sweep.dir))
         with self.session.keeping_failure(folder, keep=keep, say=sweeping):
             try:
+                if sweeping:
+                    mask_written(Path(hydra_config.sweep.dir))
+                write_configs(Path(folder), config, OmegaConf.create({"hydra": hydra_config}))
                 record = composed_run(
                     config, hydra_config, Path(hydra_config.sweep.dir).name if sweeping else None
                 )
@@ -136,9 +136,9 @@ class Task:
                 if record.only_shown and not sweeping:
                     take_back(Path(folder))
                 return value
-            except (ConfigError, RunsFailed) as error:
+            except (ConfigError, RunsFailed, WriteError) as error:
                 # Other processes said their mistake themselves; what is left is their exit code.
-                if not sweeping and (isinstance(error, ConfigError) or error.exit_code == MISTAKE):
+                if not sweeping and not (isinstance(error, RunsFailed) and error.exit_code != MISTAKE):
                     take_back(Path(folder))
                 raise
 

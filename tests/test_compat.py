@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import logging
 import sys
 from collections.abc import Iterator, Sequence
@@ -234,6 +235,38 @@ def test_unscaling(bad: float | None, lines: list[str], monkeypatch: pytest.Monk
     assert float(before[-1]) == (bad is not None)
     for one, other in zip(before, after, strict=True):
         assert torch.equal(one.nan_to_num(7.0), other.nan_to_num(7.0))
+
+
+def test_a_compiler_that_is_not_waited_for(lines: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, compat.COMPILER, raising=False)
+    monkeypatch.delattr(torch, "_disable_dynamo")
+    assert compat.import_without_compiling("bitsandbytes.functional") is bnb.functional
+    assert "torch._disable_dynamo" in lines[0]
+
+
+def test_what_is_compiled_by_need_and_kept_out_of_graphs() -> None:
+    asked: list[object] = []
+
+    def compile_at_once(function: Any, **how: Any) -> Any:
+        asked.append(how)
+        return function
+
+    twice = compat._compiled_when_called(compile_at_once, dynamic=False)(lambda x: 2 * x)
+    assert asked == []
+    assert (twice(3), twice(4), asked) == (6, 8, [{"dynamic": False}])
+    kept = compat._kept_out_of_graphs(torch._disable_dynamo, recursive=False)(lambda x: x + 1)
+    assert kept(1) == 2
+    importlib.import_module(compat.COMPILER)
+    assert kept(1) == 2
+    seen = torch.compile(lambda x: kept(x) * 2, backend="eager")(torch.ones(2))
+    assert torch.equal(seen, torch.full((2,), 4.0))
+
+
+def test_the_name_of_a_model_s_class(lines: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    config = tiny_config("neox")
+    assert compat.causal_lm_class_name(config) == "GPTNeoXForCausalLM"
+    monkeypatch.setitem(sys.modules, "transformers.models.auto.modeling_auto", None)
+    assert compat.causal_lm_class_name(config) == "GPTNeoXForCausalLM"
 
 
 def test_time_to_compile(lines: list[str], monkeypatch: pytest.MonkeyPatch) -> None:

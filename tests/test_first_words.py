@@ -280,3 +280,44 @@ main()
     assert lines[2].endswith("0:00:01")
     assert len(lines[2]) <= 80
     assert not screen.cursor_hidden
+
+
+NOT_BEFORE_THE_FIRST_STEP = (
+    "torch._dynamo",
+    "torch._inductor",
+    "transformers.modeling_utils",
+    *("datasets", "matplotlib", "peft", "scipy", "sklearn", "sympy", "nltk", "wandb"),
+)
+"""Each takes a second or more to import; the small run's words come by what is left."""
+
+
+@pytest.mark.slow
+def test_a_first_step_and_a_summary_import_what_they_need(tmp_path: Path) -> None:
+    script = """
+import sys
+from summarizer.tracking.startup import Stopwatch
+describe = Stopwatch.describe
+def seen(watch):
+    print("first step:", *sys.modules, file=sys.stderr)
+    return describe(watch)
+Stopwatch.describe = seen
+sys.argv[1:] = ["trainer.max_steps=1", "data.rows.validation=2", "tracking=none", "hydra.run.dir=run"]
+from summarizer.run import command
+sys.exit(command(sys.argv[1:]))
+"""
+    ran = subprocess.run(
+        [sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    (line,) = (line for line in ran.stderr.splitlines() if line.startswith("first step:"))
+    modules = set(line.split())
+    assert {"torch", "bitsandbytes"} <= modules
+    assert not modules & set(NOT_BEFORE_THE_FIRST_STEP)
+    article = tmp_path / "article.txt"
+    article.write_text("The council of Harrowmere voted on Tuesday to close the car park at Tanner's Row.")
+    done = subprocess.run(
+        command("summarize", "run", str(article)), cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip()
+    modules = {match[1] for match in IMPORT_LINE.finditer(done.stderr)}
+    assert "torch" in modules
+    assert not modules & {*NOT_BEFORE_THE_FIRST_STEP, "bitsandbytes"}

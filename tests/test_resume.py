@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
 import shutil
 import signal
 import subprocess
@@ -164,24 +162,3 @@ def test_a_second_process_is_kept_out(tmp_path: Path, trained_run: Path, command
     assert "another process" in ended.stderr
     assert (folder / "metrics.jsonl").read_bytes() == before
     assert not (folder / "summary.json").exists()
-
-
-@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small disk needs root")
-@pytest.mark.slow
-def test_a_full_disk_ends_with_one_message_and_keeps_what_was_saved(tmp_path: Path, command: Command) -> None:
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=1500k", "tmpfs", str(disk)], capture_output=True
-    )
-    if mounted.returncode:
-        pytest.skip(f"this machine mounts no tmpfs: {mounted.stderr.decode().strip()}")
-    try:
-        ended = command([*ARGUMENTS, "trainer.keep_checkpoints=9", f"hydra.run.dir={disk}/run"])
-        assert ended.returncode == 1, ended.stderr
-        assert "No space left on device" in ended.stderr
-        assert "Traceback" not in ended.stderr
-        for checkpoint in (disk / "run" / "checkpoints").glob("step-*"):
-            json.loads((checkpoint / "reached.json").read_text())
-    finally:
-        subprocess.run(["umount", str(disk)], check=True)

@@ -15,7 +15,8 @@ from training_groups import group_of, steps_in_turn
 from summarizer.config.paths import conf_folder
 
 FIRST = "lora"
-WITHOUT_DIM = ("ia3", "oft")
+OF_THEIR_OWN_SIZE = ("ia3", "oft", "vera")
+"""Those without a dim, or whose dim is of another order."""
 MIXED = "all kinds in one group"
 
 
@@ -52,7 +53,7 @@ def known_kinds() -> list[str]:
 
 
 def of_kind(kind: str, dim: int) -> list[str]:
-    return [f"adapter={kind}", "seed=1", *([] if kind in WITHOUT_DIM else [f"adapter.dim={dim}"])]
+    return [f"adapter={kind}", "seed=1", *([] if kind in OF_THEIR_OWN_SIZE else [f"adapter.dim={dim}"])]
 
 
 if __name__ == "__main__":

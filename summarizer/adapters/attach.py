@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -16,6 +16,7 @@ from summarizer import compat
 from summarizer.adapters.dropout import trial_keys
 from summarizer.adapters.layer import AdaptedLayer, AdapterStackState, DropoutInputs, TrialStack
 from summarizer.adapters.protocol import Adapter, Parameters, Role
+from summarizer.console.progress import bar
 from summarizer.data.batches import Batch, PaddingBuckets, collate, moved
 from summarizer.data.order import EncodedRow
 from summarizer.data.prompt import Prompt
@@ -42,29 +43,53 @@ class AdaptedModel:
         Raises ConfigError where a target matches nothing, or a layer's shape does not allow what is asked for.
         """
         chosen = [targets(adapter, self.roles) for adapter in adapters]
+        shared = self._shared(adapters, chosen)
         generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-        for index, (name, role) in enumerate(self.roles.items()):
-            base = self._base(name)
-            own = [adapter.for_layer(name, role) for adapter in adapters]
-            tensors = [
-                _drawn(adapter, base, generator) if name in wanted else None
-                for adapter, generator, wanted in zip(own, generators, chosen, strict=True)
-            ]
-            if name not in self.layers:
-                if all(drawn is None for drawn in tensors):
-                    continue
-                before = [adapter.for_layer(name, role) for adapter in self.stack.adapters]
-                self.layers[name] = AdaptedLayer(base, role, self.stack, index, before)
-                self.model.module.set_submodule(name, self.layers[name])
-            self.layers[name].add(own, tensors)
-        self.stack.set_trials([*self.stack.adapters, *adapters], [*self.stack.seeds, *seeds])
+        long = any(adapter.starts_from_the_base for adapter in adapters)
+        with bar("taking adapters from the weights", len(self.roles), show=long) as progress:
+            for index, (name, role) in enumerate(self.roles.items()):
+                base = self._base(name)
+                own = [adapter.for_layer(name, role) for adapter in adapters]
+                tensors = [
+                    _drawn(adapter, base, generator) if name in wanted else None
+                    for adapter, generator, wanted in zip(own, generators, chosen, strict=True)
+                ]
+                progress.advance()
+                if name not in self.layers:
+                    if all(drawn is None for drawn in tensors):
+                        continue
+                    before = [adapter.for_layer(name, role) for adapter in self.stack.adapters]
+                    self.layers[name] = AdaptedLayer(base, role, self.stack, index, before)
+                    self.model.module.set_submodule(name, self.layers[name])
+                self.layers[name].add(own, tensors)
+        stack = self.stack
+        stack.set_trials([*stack.adapters, *adapters], [*stack.seeds, *seeds], [*stack.shared, *shared])
 
     def keep(self, slots: Sequence[int]) -> None:
         """Only the trials in these slots stay, in this order; the others' tensors are let go."""
         for layer in self.layers.values():
             layer.keep(slots)
         stack = self.stack
-        stack.set_trials([stack.adapters[slot] for slot in slots], [stack.seeds[slot] for slot in slots])
+        stack.set_trials(
+            [stack.adapters[slot] for slot in slots],
+            [stack.seeds[slot] for slot in slots],
+            [stack.shared[slot] for slot in slots],
+        )
+
+    def _shared(self, adapters: Sequence[Adapter], chosen: Sequence[Iterable[str]]) -> list[Parameters]:
+        """What the layers of each new trial share, which trials of like keys share too.  chosen: the layers."""
+        drawn = {}
+        for slot, adapter in enumerate(self.stack.adapters):
+            own = [layer.base for layer in self.layers.values() if layer.trials[slot]]
+            drawn[_shared_key(adapter, own)] = self.stack.shared[slot]
+        found = []
+        for adapter, names in zip(adapters, chosen, strict=True):
+            kind, key = _shared_key(adapter, [self._base(name) for name in names])
+            if (kind, key) not in drawn:
+                own_tensors = adapter.draw_shared(key)
+                drawn[kind, key] = {name: tensor.to(self.device) for name, tensor in own_tensors.items()}
+            found.append(drawn[kind, key])
+        return found
 
     def _base(self, name: str) -> FrozenLinear | FrozenEmbedding:
         base = self.layers[name].base if name in self.layers else self.model.module.get_submodule(name)
@@ -239,6 +264,12 @@ def _drawn(adapter: Adapter, base: FrozenLinear | FrozenEmbedding, generator: to
     if isinstance(base, FrozenEmbedding):
         return adapter.draw_embedding(base, generator)
     return adapter.draw_linear(base, generator)
+
+
+def _shared_key(
+    adapter: Adapter, bases: Iterable[FrozenLinear | FrozenEmbedding]
+) -> tuple[type[Adapter], tuple[int, ...]]:
+    return type(adapter), adapter.shared_key([base.weight.shape for base in bases])
 
 
 def describe(adapted: AdaptedModel, slot: int) -> str:

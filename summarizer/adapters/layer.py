@@ -43,6 +43,8 @@ class AdapterStackState:
     device: torch.device
     adapters: Sequence[Adapter] = ()
     seeds: Sequence[int] = ()
+    shared: Sequence[Parameters] = ()
+    """Each trial's `Adapter.draw_shared`."""
     shown: int | None = None
     """How many of the trials the model shows now; None for all."""
     enabled: bool = True
@@ -67,8 +69,10 @@ class AdapterStackState:
                 kept[each.name].copy_(given)
         return DropoutInputs(**kept)
 
-    def set_trials(self, adapters: Sequence[Adapter], seeds: Sequence[int]) -> None:
-        self.adapters, self.seeds = tuple(adapters), tuple(seeds)
+    def set_trials(
+        self, adapters: Sequence[Adapter], seeds: Sequence[int], shared: Sequence[Parameters]
+    ) -> None:
+        self.adapters, self.seeds, self.shared = tuple(adapters), tuple(seeds), tuple(shared)
 
     @property
     def size(self) -> int:
@@ -146,8 +150,10 @@ class TrialStack(nn.Module):
         self.register_buffer("scale", scales, persistent=False)
         self._variants = tuple(adapter.variant for adapter in adapters)
 
-    def stacked(self) -> Stacked:
-        return Stacked(dict(self.tensors.items()), self._sizes, self.scale, self._variants)
+    def stacked(self, shared: Sequence[Parameters]) -> Stacked:
+        """shared: of all trials of the group."""
+        own = tuple(shared[self.slots])
+        return Stacked(dict(self.tensors.items()), self._sizes, self.scale, self._variants, own)
 
 
 class AdaptedLayer(nn.Module):
@@ -217,7 +223,7 @@ class AdaptedLayer(nn.Module):
         self._shown = []
         for stack, own in self._parts(slots):
             first = self._shown[-1][0].stop if self._shown else 0
-            stacked = self._prepared(stack.kind, stack.stacked().of(own))
+            stacked = self._prepared(stack.kind, stack.stacked(self._state.shared).of(own))
             self._shown.append((slice(first, first + len(own)), stack.kind, stacked))
 
     def _parts(self, slots: Sequence[int]) -> Iterator[tuple[TrialStack, list[int]]]:
@@ -267,7 +273,8 @@ class AdaptedLayer(nn.Module):
         return _joined(outputs).reshape(*x.shape[:-1], -1)
 
     def _laid(self) -> list[tuple[slice, type[Adapter], Stacked]]:
-        laid = [(stack.slots, stack.kind, stack.stacked()) for stack in self._all_stacks()]
+        shared = self._state.shared
+        laid = [(stack.slots, stack.kind, stack.stacked(shared)) for stack in self._all_stacks()]
         if torch.is_grad_enabled():
             return laid
         return [(slots, kind, self._prepared(kind, stacked)) for slots, kind, stacked in laid]

@@ -128,8 +128,7 @@ class LoRA(Adapter):
                     f"{dim} is more than a layer of {d_in} inputs and {d_out} outputs has singular values; "
                     f"init_lora_weights={self.init_lora_weights} takes at most {min(d_in, d_out)} there",
                 )
-            weight, method = frozen.weight.dense(torch.float32), str(self.init_lora_weights)
-            a, b = principal_pair(weight, method, dim, self.scale, generator)
+            a, b = principal_pair(frozen.weight, str(self.init_lora_weights), dim, self.scale)
             own = {"a": a, "b": b, "a0": a.clone(), "b0": b.clone()}
         else:
             bound = d_in**-0.5

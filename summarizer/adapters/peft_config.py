@@ -102,6 +102,14 @@ KINDS = {
         harmless=frozenset({"module_dropout", "eps", "init_weights"}),
         allowed={"bias": ("none", None)},
     ),
+    "VERA": PeftKind(
+        target="summarizer.adapters.vera.VeRA",
+        marker="vera_lambda_",
+        read=frozenset({"r", "projection_prng_key"}),
+        positive=("r",),
+        harmless=frozenset({"save_projection", "vera_dropout", "d_initial", "init_weights"}),
+        allowed={"bias": ("none", None)},
+    ),
 }
 """By `peft_type`."""
 

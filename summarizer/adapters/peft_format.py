@@ -67,11 +67,15 @@ def _also_ends_others(names: list[str], adapted: AdaptedModel) -> bool:
 
 def peft_tensors(adapted: AdaptedModel, slot: int) -> dict[str, Tensor]:
     """The tensors of a slot's trial under PEFT's names, copied to the CPU."""
+    stack = adapted.stack
+    tensors = stack.adapters[slot].shared_to_peft(stack.shared[slot])
+    for name, layer in adapted.layers.items():
+        if layer.trials[slot]:
+            own = layer.adapters[slot].to_peft(layer.role, layer.trials[slot])
+            tensors.update({f"{PREFIX}{name}.{key}": tensor for key, tensor in own.items()})
     return {
-        f"{PREFIX}{name}.{key}": tensor.detach().to("cpu", torch.float32, copy=True).contiguous()
-        for name, layer in adapted.layers.items()
-        if layer.trials[slot]
-        for key, tensor in layer.adapters[slot].to_peft(layer.role, layer.trials[slot]).items()
+        name: tensor.detach().to("cpu", torch.float32, copy=True).contiguous()
+        for name, tensor in tensors.items()
     }
 
 
@@ -98,6 +102,11 @@ def load_adapter(adapted: AdaptedModel, slot: int, folder: Path, key: str = KEY)
         saved = load_file(folder / WEIGHTS_FILE)
     except (OSError, SafetensorError) as error:
         raise ConfigError.single(key, f"{folder / WEIGHTS_FILE} is missing or truncated: {error}") from error
+    for name, tensor in adapter.shared_to_peft(adapted.stack.shared[slot]).items():
+        if name in saved and not torch.equal(saved.pop(name).float(), tensor.cpu()):
+            raise ConfigError.single(
+                key, f"{name} in {folder} is not what its projection_prng_key gives here, for these layers"
+            )
     for name, layer in adapted.layers.items():
         own = {
             full.removeprefix(f"{PREFIX}{name}."): saved.pop(full)

@@ -37,6 +37,8 @@ class Stacked:
     """Each trial's `Adapter.scale`."""
     variants: tuple[int, ...]
     """Each trial's `Adapter.variant`."""
+    shared: tuple[Parameters, ...]
+    """Each trial's `Adapter.draw_shared`, one object for trials that share it."""
 
     def __getitem__(self, name: str) -> Tensor:
         return self.tensors[name]
@@ -54,6 +56,7 @@ class Stacked:
             {name: tuple(sizes[slot] for slot in chosen) for name, sizes in self.sizes.items()},
             self.scale[chosen],
             tuple(self.variants[slot] for slot in chosen),
+            tuple(self.shared[slot] for slot in chosen),
         )
 
     def with_tensors(self, tensors: Mapping[str, Tensor], sizes: Mapping[str, tuple[int, ...]]) -> Stacked:
@@ -124,6 +127,11 @@ class Adapter(BaseModel, ABC):
         """Rows as wide as a layer that a step holds beside it: the plan takes the widest of a group for all."""
 
     @property
+    def starts_from_the_base(self) -> bool:
+        """Its first values are made of the base's weights, which takes a while."""
+        return False
+
+    @property
     def lr_ratios(self) -> Mapping[str, float]:
         """By name, of the tensors that learn at another rate than the optimizer's: that rate over it."""
         return {}
@@ -147,6 +155,18 @@ class Adapter(BaseModel, ABC):
     ) -> dict[str, Float[Tensor, "rows ..."]]:
         """Initial tensors for the embedding; it must start equal to the frozen one."""
         raise NotImplementedError(f"{type(self).__name__} is not defined for embeddings")
+
+    def shared_key(self, shapes: Sequence[tuple[int, int]]) -> tuple[int, ...]:
+        """What the frozen tensors that all of a trial's layers share are drawn from; nothing where there are none.
+
+        shapes: (d_out, d_in) of the weights that it adapts.  Trials of like keys hold the same tensors.
+        """
+        return ()
+
+    @staticmethod
+    def draw_shared(key: tuple[int, ...]) -> Parameters:
+        """The frozen tensors that all layers of a trial share, by a `shared_key` alone."""
+        return {}
 
     @staticmethod
     @abstractmethod
@@ -198,7 +218,7 @@ class Adapter(BaseModel, ABC):
         """One weight with this adapter in it, in fp32.
 
         frozen: the layer that was trained on.  dense: its weight, or what it was quantized from; it is not to be
-        changed in place.  tensors: one trial's, as drawn.
+        changed in place.  tensors: one trial's, as drawn, and those that its layers share.
         """
 
     def merged_bias(self, bias: Float[Tensor, " d_out"], tensors: Parameters) -> Float[Tensor, " d_out"]:
@@ -231,6 +251,11 @@ class Adapter(BaseModel, ABC):
     @abstractmethod
     def to_peft(self, role: Role, tensors: Parameters) -> dict[str, Tensor]:
         """One layer's tensors under the names and in the layout that `peft` saves."""
+
+    @staticmethod
+    def shared_to_peft(shared: Parameters) -> dict[str, Tensor]:
+        """What a trial's layers share under the names that `peft` gives in the file of all layers."""
+        return {}
 
     @abstractmethod
     def from_peft(self, role: Role, tensors: Parameters) -> dict[str, Tensor]:

@@ -7,7 +7,6 @@ known; a class whose source says plainly what it takes (`declared`) is not impor
 
 from __future__ import annotations
 
-import importlib
 import inspect
 from collections.abc import Iterable, Mapping
 from functools import cache
@@ -15,6 +14,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, create_model
 
+from summarizer import compat
 from summarizer.config.declared import NotPlainError, declared_class
 from summarizer.config.messages import shown
 from summarizer.config.paths import conf_folder
@@ -66,7 +66,7 @@ def imported_adapter(adapter: BaseModel) -> Any:
 def import_target(path: str) -> Any:
     """The class at a dotted path. Raises ImportError or AttributeError where there is none."""
     module, _, name = path.rpartition(".")
-    return getattr(importlib.import_module(module), name)
+    return getattr(compat.import_without_compiling(module), name)
 
 
 def arguments_of(group: str, path: object, *, imported: bool) -> type[BaseModel]:

@@ -10,13 +10,12 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from summarizer.config.schema import DataConfig
 from summarizer.console import progress
-from summarizer.data.cache import EntryWriter, cached, entry_key, read_entry
+from summarizer.data.cache import EntryWriter, StoredRows, cached, entry_key, read_entry
 from summarizer.data.hold_out import SplitName, hold_out_of
 from summarizer.data.order import EncodedRow, epoch_batches, random_stream
 from summarizer.data.prompt import Prompt
@@ -25,16 +24,13 @@ from summarizer.data.sources import Source, open_source
 from summarizer.data.tokenize import tokenize
 from summarizer.errors import ConfigError
 
-if TYPE_CHECKING:
-    from datasets import Dataset
-
 
 @dataclass(frozen=True, eq=False)
 class Split:
     """Usable rows of one split, memory-mapped. Satisfies TrainingRows."""
 
     name: SplitName
-    rows: Dataset
+    rows: StoredRows
     """Columns id, article, summary (texts), article_ids (uncut), target_ids (with the end token)."""
     report: SplitReport
     fingerprint: str
@@ -52,14 +48,12 @@ class Split:
         """Of all summaries, with their end tokens."""
         import pyarrow.compute as pc
 
-        column = self.rows.data.column("target_ids").combine_chunks()
+        column = self.rows.table.column("target_ids").combine_chunks()
         return int(pc.sum(pc.list_value_length(column)).as_py() or 0)
 
     def encoded(self, indices: Sequence[int]) -> list[EncodedRow]:
         """The rows of those numbers, in that order."""
-        columns: dict[str, list[Any]] = self.rows.select_columns(["id", "article_ids", "target_ids"])[
-            list(indices)
-        ]
+        columns = self.rows.columns(["id", "article_ids", "target_ids"], indices)
         return [
             EncodedRow(*row)
             for row in zip(columns["id"], columns["article_ids"], columns["target_ids"], strict=True)
@@ -189,13 +183,13 @@ def _drawn(rows: Iterator[Row | BadRow], size: int, seed: int, total: int | None
         yield row
 
 
-def _training_tokens(rows: Dataset, prompt: Prompt) -> list[int]:
+def _training_tokens(rows: StoredRows, prompt: Prompt) -> list[int]:
     import pyarrow.compute as pc
 
     fixed = len(prompt.before) + len(prompt.after)
-    table = rows.data
-    lengths = [
-        np.asarray(pc.list_value_length(table.column(name)).combine_chunks())
+    table = rows.table
+    lengths = [  # by way of a list: pyarrow imports pandas to make an array
+        np.array(pc.list_value_length(table.column(name)).to_pylist(), dtype=np.int64)
         for name in ("article_ids", "target_ids")
     ]
     tokens: list[int] = np.minimum(fixed + lengths[0] + lengths[1], prompt.max_tokens).tolist()

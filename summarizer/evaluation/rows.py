@@ -82,14 +82,13 @@ def own_rows(spec: DataConfig, split: SplitName, label: str, flags: RowFlags, pr
         log.warning(
             "%d unusable rows are left out: %s", len(found.report.bad), first_bad_rows(found.report.bad)
         )
-    texts = found.rows.select_columns(["id", "article", "summary"])[:]
     notes = limit_notes(chosen, split, flags, len(found))
     return ScoredRows(
         data=described(chosen, split),
         split=label,
-        ids=texts["id"],
-        articles=texts["article"],
-        references=texts["summary"],
+        ids=found.rows["id"],
+        articles=found.rows["article"],
+        references=found.rows["summary"],
         encoded=lambda: found.encoded(range(len(found))),
         notes=notes,
     )

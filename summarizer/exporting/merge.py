@@ -78,7 +78,8 @@ class Merge:
     def _of(self, name: str) -> tuple[Adapter, Parameters]:
         assert self.trial is not None
         layer = self.adapted.layers[name]
-        return layer.adapters[self.trial], layer.trials[self.trial]
+        shared = self.adapted.stack.shared[self.trial]
+        return layer.adapters[self.trial], {**layer.trials[self.trial], **shared}
 
 
 class _MergedLayer(nn.Module):

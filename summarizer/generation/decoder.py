@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from summarizer import compat
 from summarizer.adapters.attach import AdaptedModel
 from summarizer.config.schema import GenerationConfig
 from summarizer.generation.decode_graphs import DecodeStep, decode_step
@@ -133,7 +134,7 @@ class Decoding:
         """One more token in every slot. Returns the prompts whose answers are complete by it."""
         # Blocks compiled for training would compile anew for one token.
         with (
-            torch.compiler.set_stance("force_eager"),
+            compat.without_compiling(),
             stored_weights_in_place(),
         ):
             if self.unread is not None:

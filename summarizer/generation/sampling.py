@@ -10,12 +10,6 @@ from typing import Protocol, runtime_checkable
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from transformers import (
-    NoRepeatNGramLogitsProcessor,
-    TemperatureLogitsWarper,
-    TopKLogitsWarper,
-    TopPLogitsWarper,
-)
 
 from summarizer.config.schema import GenerationConfig
 
@@ -58,7 +52,11 @@ class Limits:
     def __init__(self, spec: GenerationConfig, end_id: int) -> None:
         self.least, self.end_id = spec.min_new_tokens, end_id
         size = spec.no_repeat_ngram_size
-        self.no_repeat = NoRepeatNGramLogitsProcessor(size) if size else None
+        self.no_repeat: Callable[[Tensor, Tensor], Tensor] | None = None
+        if size:  # greedy search as it comes needs nothing of transformers
+            from transformers import NoRepeatNGramLogitsProcessor
+
+            self.no_repeat = NoRepeatNGramLogitsProcessor(size)
 
     def apply(
         self, scores: Float[Tensor, "s b v"], made: Sequence[int], texts: Callable[[int, int], list[int]]
@@ -82,6 +80,8 @@ class Warping:
     """`temperature`, `top_k` and `top_p`, in transformers' order. They are for sampling alone."""
 
     def __init__(self, spec: GenerationConfig) -> None:
+        from transformers import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
+
         least = 1 if spec.num_beams == 1 else 2  # so that a beam has something to go on with beside the end
         self.warpers = [
             TemperatureLogitsWarper(spec.temperature),

@@ -11,6 +11,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from summarizer.models.causal_lm import CausalLM
+from summarizer.ops import attention
 
 
 def recompute_blocks(model: CausalLM, count: int | None = None) -> int:
@@ -38,6 +39,7 @@ def compile_blocks(model: CausalLM, *, graphs: bool = False) -> int:
     documentation, torch.compiler_cudagraph_trees.
     """
     found = model.blocks
+    attention.leave_out_of_graphs()
     how: dict[str, Any] = {"mode": "reduce-overhead"} if graphs else {}
     for block in found:
         block.forward = partial(

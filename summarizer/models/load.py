@@ -17,7 +17,7 @@ from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor
 from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, PretrainedConfig
 
-from summarizer import atomic
+from summarizer import atomic, compat
 from summarizer.config.paths import cache_folder
 from summarizer.config.schema import ModelConfig, QuantizationConfig
 from summarizer.console.progress import bar
@@ -90,10 +90,10 @@ def load_config(folder: Path) -> PretrainedConfig:
 
 def _names_another_task(config: PretrainedConfig) -> bool:
     """Whether a checkpoint says that it was saved for something else than the next token, as BERT's do."""
-    own = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+    own = compat.causal_lm_class_name(config)
     named = config.architectures or []
     return bool(named) and not any(
-        name == own.__name__
+        name == own
         or name.endswith("Model")
         or (name.endswith("ForCausalLM") and hasattr(transformers, name))
         for name in named

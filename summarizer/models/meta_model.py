@@ -14,7 +14,8 @@ import torch
 import torch.nn.functional as F
 from accelerate import init_empty_weights
 from torch import nn
-from transformers import AutoModelForCausalLM, Conv1D, PretrainedConfig
+from torch.overrides import TorchFunctionMode
+from transformers import Conv1D, PretrainedConfig
 
 from summarizer import compat, models
 from summarizer.models import probe
@@ -93,7 +94,9 @@ def build_meta_model(config: PretrainedConfig, format_name: str) -> MetaModel:
     """Parameters on the meta device, buffers (rotary frequencies) real: the latter are computed, not loaded."""
     _turn_off_dropout(config)
     with init_empty_weights(include_buffers=False):
-        model = _own_model(config) or _transformers_model(config)
+        with _Undrawn():
+            model = _own_model(config)
+        model = model or _transformers_model(config)
     _tie(model)
     model.module.requires_grad_(False)
     meta = MetaModel(model, tied=_tied(model.module))
@@ -143,6 +146,15 @@ def families(first: str = "") -> Iterator[Any]:
             yield file
 
 
+class _Undrawn(TorchFunctionMode):
+    """Within it `torch.nn.init` does nothing: on the meta device it draws no numbers, but imports a compiler."""
+
+    def __torch_function__(self, function: Any, types: Any, given: Any = (), named: Any = None) -> Any:
+        if getattr(function, "__module__", None) == torch.nn.init.__name__:
+            return given[0] if given else named["tensor"]
+        return function(*given, **(named or {}))
+
+
 def _own_model(config: PretrainedConfig) -> CausalLM | None:
     """Our model of a config's family, where that computes all that the config asks for."""
     for family in families(config.model_type):
@@ -156,6 +168,8 @@ def _own_model(config: PretrainedConfig) -> CausalLM | None:
 
 
 def _transformers_model(config: PretrainedConfig) -> CausalLM:
+    from transformers import AutoModelForCausalLM
+
     return TransformersModel(AutoModelForCausalLM.from_config(config, dtype=torch.float32))
 
 

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from summarizer import compat
 from summarizer.errors import ConfigError
 from summarizer.models.checkpoint_files import KEY, Tensors
 
@@ -124,8 +125,7 @@ class BitsAndBytes4(Prequantized):
         return f"{weight}.weight" if found and rest.partition(".")[0] in self.PARTS else None
 
     def weight(self, name: str, codes: Tensor, parts: Mapping[str, Tensor]) -> Tensor:
-        import bitsandbytes.functional as bnb
-
+        bnb = compat.import_without_compiling("bitsandbytes.functional")
         state = bnb.QuantState.from_dict(dict(parts), device=torch.device("cpu"))
         packed = codes.contiguous().view(torch.uint8).reshape(-1, 1)
         if 2 * packed.numel() != state.shape.numel():

@@ -7,12 +7,11 @@ import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from itertools import accumulate
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 
 from summarizer import compat
 from summarizer.data.batches import Batch
@@ -20,6 +19,9 @@ from summarizer.errors import ConfigError
 from summarizer.models.causal_lm import CausalLM
 from summarizer.ops.attention import packed_attention
 from summarizer.quantization.frozen import FrozenEmbedding, FrozenLinear
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 PACKED = "packed"
 """What a config's attention implementation is called while sequences are packed."""
@@ -273,6 +275,8 @@ def attend(
 
 def _register() -> None:
     """Make the name known to transformers, and that it wants no mask."""
+    from transformers import AttentionInterface, AttentionMaskInterface
+
     AttentionInterface.register(PACKED, attend)
     AttentionMaskInterface.register(PACKED, lambda *given, **more: None)
 

@@ -9,7 +9,6 @@ bits, or torch's own attention in fp32.
 from __future__ import annotations
 
 import ctypes
-import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -17,7 +16,6 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import BFloat16, Float, Int32
 from torch import Tensor
-from torch.nn.attention.varlen import varlen_attn
 from torch.utils.flop_counter import register_flop_formula
 
 from summarizer import compat
@@ -27,8 +25,6 @@ from summarizer.ops.elementwise import in_compute_dtype
 SOURCE = "attention.c"
 HEAD_MULTIPLE = 16
 """What the width of a head must be a multiple of."""
-VARLEN_TAKES = frozenset(inspect.signature(varlen_attn).parameters)
-"""torch 2.11 and 2.13 name what they take differently, and 2.11 takes less."""
 
 
 def packed_attention(
@@ -46,54 +42,22 @@ def packed_attention(
     """
     # What autocast does for torch's own attention. Rotations in fp32 leave q and k in fp32, and v not.
     query, key, value = (in_compute_dtype(tensor) for tensor in (query, key, value))
-    if query.is_cuda and not _has_flash(query, window):
-        return masked_attention(query, key, value, cu_seqlens, scaling, window)
+    take: Callable[..., Tensor] = attention_on_cpu
+    if query.is_cuda:
+        # By need: it brings torch's compiler, which takes longer to import than the rest of torch.
+        from summarizer.ops import flash_attention
+
+        if not flash_attention.supports(query, window):
+            return masked_attention(query, key, value, cu_seqlens, scaling, window)
+        take = flash_attention.flash_attention
     rows, heads, t, d = query.shape
     # Values of another width than the keys', which no kernel here knows, do not fit these shapes.
     q, k, v = (tensor.transpose(1, 2).reshape(rows * t, tensor.shape[1], d) for tensor in (query, key, value))
-    take = flash_attention if q.is_cuda else attention_on_cpu
-    mixed: Tensor = take(q, k, v, cu_seqlens, scaling, window)
+    mixed = take(q, k, v, cu_seqlens, scaling, window)
     return mixed.reshape(rows, t, heads, d)
 
 
 # --- on a GPU -----------------------------------------------------------------------------------------------------
-
-
-def _has_flash(x: Tensor, window: int | None) -> bool:
-    """Source of the widths: FlashAttention's own checks, which nothing pads for where examples are packed."""
-    # Of the ways to ask for the capability, the compiler knows this one as a constant.
-    ampere_or_later = torch.cuda.get_device_properties(x.device).major >= 8
-    width = x.shape[-1]
-    fits = width % 8 == 0 and width <= 256 and (window is None or "window_size" in VARLEN_TAKES)
-    return x.dtype in (torch.bfloat16, torch.float16) and ampere_or_later and fits
-
-
-def flash_attention(
-    q: Float[Tensor, "tokens heads d"],
-    k: Float[Tensor, "tokens kv_heads d"],
-    v: Float[Tensor, "tokens kv_heads d"],
-    cu_seqlens: Int32[Tensor, " ends"],
-    scaling: float | None,
-    window: int | None = None,
-) -> Float[Tensor, "tokens heads d"]:
-    """FlashAttention over packed sequences (Dao 2023, arXiv:2307.08691)."""
-    longest = len(q)  # no sequence has more tokens; it only sizes a grid
-    before = -1 if window is None else window - 1
-    more: dict[str, Any] = (
-        {"window_size": (before, 0)} if "window_size" in VARLEN_TAKES else {"is_causal": True}
-    )
-    if q.shape[1] != k.shape[1]:
-        if "enable_gqa" in VARLEN_TAKES:
-            more["enable_gqa"] = True
-        else:
-            k, v = (tensor.repeat_interleave(q.shape[1] // tensor.shape[1], dim=1) for tensor in (k, v))
-    if scaling is not None:
-        if "scale" in VARLEN_TAKES:
-            more["scale"] = scaling
-        else:
-            q = q * (scaling * q.shape[-1] ** 0.5)
-    out: Tensor = varlen_attn(q, k, v, cu_seqlens, cu_seqlens, longest, longest, **more)  # type: ignore[assignment]
-    return out
 
 
 def masked_attention(
@@ -123,7 +87,6 @@ def masked_attention(
 # --- on a CPU -----------------------------------------------------------------------------------------------------
 
 
-@torch.compiler.disable  # type: ignore[untyped-decorator]
 def attention_on_cpu(
     q: Float[Tensor, "tokens heads d"],
     k: Float[Tensor, "tokens kv_heads d"],
@@ -143,6 +106,15 @@ def attention_on_cpu(
         return torch.cat([whole_attention(q, k, v, scale, window) for q, k, v in sequences])
     alone: Callable[..., Tensor] = whole_attention if q.dtype == torch.float32 else block_attention
     return torch.cat([alone(query, key, value, scale) for query, key, value in sequences])
+
+
+def leave_out_of_graphs() -> None:
+    """Have torch.compile run attention on a CPU as it is, which it cannot make a graph of. Before it compiles.
+
+    A decorator would do, and import torch's compiler for all the runs that compile nothing, in 2.5 s.
+    """
+    global attention_on_cpu
+    attention_on_cpu = torch.compiler.disable(attention_on_cpu)
 
 
 def whole_attention(

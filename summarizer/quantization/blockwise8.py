@@ -7,15 +7,16 @@ from __future__ import annotations
 
 import math
 
-import bitsandbytes.functional as bnb
 import torch
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
+from summarizer import compat
 from summarizer.ops import decode_gemm
 from summarizer.ops.decode_gemm import Epilogue
 from summarizer.quantization.protocol import Parts, PartShapes, WeightFormat, require_finite
 
+bnb = compat.import_without_compiling("bitsandbytes.functional")
 BLOCK = 4096
 """Weights that share one absmax. Source: the reference experiment, and bitsandbytes' default."""
 

@@ -7,16 +7,17 @@ from __future__ import annotations
 
 import math
 
-import bitsandbytes.functional as bnb
 import torch
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
+from summarizer import compat
 from summarizer.ops import decode_gemm
 from summarizer.ops.decode_gemm import Epilogue
 from summarizer.quantization.blockwise8 import flat_positions
 from summarizer.quantization.protocol import Parts, PartShapes, WeightFormat, require_finite
 
+bnb = compat.import_without_compiling("bitsandbytes.functional")
 BLOCK = 64
 """Weights that share one absmax. Source: QLoRA, section 2."""
 WEIGHTS_AT_ONCE = 1 << 22

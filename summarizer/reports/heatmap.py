@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from itertools import product
 from typing import TYPE_CHECKING
 
+from summarizer.reports.budget import KIND
 from summarizer.reports.plots import (
     DONE,
     FAILED,
@@ -38,8 +39,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-MOST_PANELS = 4
-"""Values of a third key that get a heat map each; with more of them the best over that key is shown."""
+MOST_PANELS, MOST_KINDS, PANELS_IN_A_ROW = 4, 12, 4
+"""Values of a third key that get a heat map each, and kinds of adapters; with more, the best over them is shown."""
 HATCHES = {"stopped": "///", "failed": "xxx", "running": "...", "waiting": "..."}
 
 Shown = tuple[RunRecord, float | None]
@@ -60,10 +61,15 @@ class Layout:
 
 
 def layout_of(swept: SweepAxes) -> Layout | None:
-    """Two keys along the axes, and a third in panels if it has few values. None with fewer than two keys."""
+    """Two keys along the axes, and the kind of adapter in panels, or a third key alone that has few values.
+
+    None with fewer than two keys.
+    """
     if len(swept.keys) < 2:
         return None
     x, y, *others = spanning({key: swept.values(key) for key in swept.keys})
+    if KIND in others and len(swept.values(KIND)) <= MOST_KINDS:
+        return Layout(x, y, KIND, tuple(key for key in others if key != KIND))
     if len(others) == 1 and len(swept.values(others[0])) <= MOST_PANELS:
         return Layout(x, y, others[0], ())
     return Layout(x, y, None, tuple(others))
@@ -118,16 +124,23 @@ def _draw_panels(record: SweepRecord, swept: SweepAxes, layout: Layout) -> Figur
     cells = {panel: cells_of(record, swept, ranked, layout, panel) for panel in panels}
     as_points = x.to_scale or y.to_scale
     columns, rows = (5, 6) if as_points else (len(x.values), len(y.values))
-    width_in = max(2.6 + len(panels) * (1.25 * columns + 0.6), 6.4)
-    figure = Figure(figsize=(min(width_in, 24), min(max(2.4 + 0.78 * rows, 4.0), 16)), layout="constrained")
-    grid = list(figure.subplots(1, len(panels), squeeze=False, sharey=True)[0])
-    for axes, panel in zip(grid, panels, strict=True):
+    across = min(len(panels), PANELS_IN_A_ROW)
+    down = -(-len(panels) // across)
+    width_in = max(2.6 + across * (1.25 * columns + 0.6), 6.4)
+    height_in = max(1.6 + down * (0.8 + 0.78 * rows), 4.0)
+    figure = Figure(figsize=(min(width_in, 24), min(height_in, 16)), layout="constrained")
+    every = figure.subplots(down, across, squeeze=False, sharey=True)
+    grid = list(every.flat)
+    for axes in grid[len(panels) :]:
+        axes.set_visible(False)
+    for axes, panel in zip(grid, panels, strict=False):
         draw = draw_scatter if as_points else _draw_cells
         draw(axes, record, cells[panel], x, y)
         axes.set_xlabel(label(layout.x))
         if layout.panels and panel:
             axes.set_title(f"{layout.panels} = {short(panel.text)}", fontsize="medium")
-    grid[0].set_ylabel(label(layout.y))
+    for axes in every[:, 0]:
+        axes.set_ylabel(label(layout.y))
     color_bar(figure, grid, record, ranked)
     return figure
 

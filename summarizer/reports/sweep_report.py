@@ -20,6 +20,7 @@ from summarizer.reports.compared import command_of
 from summarizer.reports.confirmed import confirmed_answer, confirmed_notes, confirmed_table
 from summarizer.reports.curves import draw_budget, draw_curves
 from summarizer.reports.heatmap import draw_heatmap
+from summarizer.reports.pareto import draw_pareto, sized_runs
 from summarizer.reports.sentences import (
     HALVING_NOTE,
     STOPPED_NOTE,
@@ -37,7 +38,7 @@ from summarizer.sweeps.record import SweepRecord, collect, write_sweep
 from summarizer.tracking.wandb_run import SweepTable, log_sweep
 
 REPORT = "sweep.md"
-HEATMAP, CURVES, BUDGET = "heatmap.png", "curves.png", "budget.png"
+HEATMAP, CURVES, BUDGET, PARETO = "heatmap.png", "curves.png", "budget.png", "pareto.png"
 DOTS_PER_INCH = 150
 
 
@@ -85,6 +86,8 @@ def markdown(title: str, record: SweepRecord, swept: SweepAxes) -> str:
     lines += ["", f"![Best value of each combination]({HEATMAP})", "", f"![Loss of each run]({CURVES})", ""]
     if expected_by_budget(record, swept):
         lines += [f"![Expected best of fewer trials]({BUDGET})", "", budget_note(record, swept), ""]
+    if sized_runs(record):
+        lines += [f"![Best value against trained parameters]({PARETO})", ""]
     if failed := [run for run in record.runs if run.status == "failed"]:
         lines += ["## Failed", ""]
         for run in failed:
@@ -109,8 +112,10 @@ def _show(sweep: Path, record: SweepRecord, swept: SweepAxes) -> None:
     for run in record.runs:
         if run.status == "failed":
             print_line(out, f"failed: {run_name(run, swept)}: {one_line(run.error or '')}", "red")
-    budget = f"   {BUDGET}" if expected_by_budget(record, swept) else ""
-    print_line(out, f"results: {shown(sweep)}/{REPORT}   {HEATMAP}   {CURVES}{budget}")
+    pictures = [HEATMAP, CURVES]
+    pictures += [BUDGET] if expected_by_budget(record, swept) else []
+    pictures += [PARETO] if sized_runs(record) else []
+    print_line(out, f"results: {shown(sweep)}/{REPORT}   {'   '.join(pictures)}")
     compare = f"{own_python()} -m summarizer.compare {shlex.quote(shown(sweep))} --html comparison.html"
     print_line(out, f"on one page, with the summaries side by side: {compare}")
 
@@ -163,7 +168,7 @@ def _totals(record: SweepRecord) -> dict[str, float | int | str | None]:
 
 
 def save_pictures(sweep: Path, record: SweepRecord, swept: SweepAxes) -> dict[str, Path]:
-    """Draw heatmap.png, curves.png and budget.png in the sweep folder, each replaced in one step.
+    """Draw heatmap.png, curves.png, budget.png and pareto.png in the sweep folder, each replaced in one step.
 
     Returns their paths by what they show. Raises OSError, and ConfigError where a metrics.jsonl is broken.
     """
@@ -182,6 +187,9 @@ def save_pictures(sweep: Path, record: SweepRecord, swept: SweepAxes) -> dict[st
         if budget := expected_by_budget(record, swept):
             pictures["budget"] = sweep / BUDGET
             figures["budget"] = draw_budget(record, swept, budget)
+        if sized_runs(record):
+            pictures["pareto"] = sweep / PARETO
+            figures["pareto"] = draw_pareto(record, swept)
         with TemporaryDirectory(prefix=SCRATCH_PREFIX, dir=sweep) as scratch:
             for name, figure in figures.items():
                 figure.savefig(Path(scratch) / pictures[name].name, dpi=DOTS_PER_INCH)

@@ -24,6 +24,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from summarizer.adapters.peft_config import KINDS
 from summarizer.console.amounts import rate_text
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 LOWEST, HIGHEST, AT_SCALE = 1e-5, 5e-4, 2.0
 """LoRA's rates where the pair's product is multiplied by 2: alpha = 2 r."""
 OF_LORA_PLUS = 0.5
+TARGET, LORA = "_target_", KINDS["LORA"].target
 SHOWN = 4
 """Values that a line names one by one; of more, the first and the last."""
 
@@ -71,8 +73,12 @@ def _capacity(specs: Sequence[RunConfig], parameters: Sequence[int], tokens: int
     if not short:
         return f"capacity: {counts} trained parameters for {tokens:,} summary tokens are enough; {rule}"
     fewest, spec = min(short.items(), key=lambda item: item[0])
-    dim = _plain(spec.adapter).get("dim")
-    enough = f"; adapter.dim={math.ceil(dim * tokens / fewest)} would be" if isinstance(dim, int) else ""
+    adapter = _plain(spec.adapter)
+    dim = adapter.get("dim")
+    if not isinstance(dim, int) or kind_of(adapter) == "vera":  # whose shared matrices are not trained
+        enough = ""
+    else:
+        enough = f"; adapter.dim={math.ceil(dim * tokens / fewest)} would be"
     which = _listed([f"{count:,}" for count in sorted(short)])
     return (
         f"capacity: {which} trained parameters for {tokens:,} summary tokens are not enough{enough}; {rule}. "
@@ -84,7 +90,9 @@ def _capacity(specs: Sequence[RunConfig], parameters: Sequence[int], tokens: int
 
 
 def kind_of(adapter: Mapping[str, Any]) -> str:
-    """What kind of LoRA's relatives a config's adapter is, by the names of conf/adapter."""
+    """What a config's adapter is by the names of conf/adapter; those of all settings that differ from LoRA's."""
+    if not _is_lora(adapter):
+        return str(adapter[TARGET]).rpartition(".")[2].lower()
     names = []
     if adapter.get("use_dora"):
         names.append("dora")
@@ -99,10 +107,14 @@ def kind_of(adapter: Mapping[str, Any]) -> str:
     return " ".join(names) or "lora"
 
 
+def _is_lora(adapter: Mapping[str, Any]) -> bool:
+    return bool(adapter[TARGET] == LORA)
+
+
 def scale_of(adapter: Mapping[str, Any]) -> float | None:
-    """What the pair's product is multiplied by; None for a kind without a rank, or with several."""
+    """What the pair's product is multiplied by; None for one of several ranks, and for another kind than LoRA."""
     dim = adapter.get("dim")
-    if not isinstance(dim, int):
+    if not _is_lora(adapter) or not isinstance(dim, int):
         return None
     alpha = dim if adapter.get("alpha") is None else adapter["alpha"]
     return float(alpha) / (math.sqrt(dim) if adapter.get("use_rslora") else dim)
@@ -197,7 +209,8 @@ def normal_form(config: Mapping[str, Any]) -> str:
 
 
 def _plain(adapter: Any) -> dict[str, Any]:
-    plain: dict[str, Any] = adapter.model_dump()
+    kind = type(adapter)
+    plain: dict[str, Any] = {TARGET: f"{kind.__module__}.{kind.__qualname__}", **adapter.model_dump()}
     return plain
 
 

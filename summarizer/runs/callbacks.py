@@ -85,6 +85,8 @@ class RunCallbacks:
         self.records, self.scheduler, self.group, self.data = records, scheduler, group, data
         self.evaluator, self.display, self.startup = evaluator, display, startup
         self.live = live
+        self._owed: list[Trial] = []
+        """New trials whose record of step 0, the base model's evaluation, is not written yet."""
         self._cloning: list[tuple[Request, Trial]] = []
         self._trials = records.pending
         self._shared = self._trials[0].spec
@@ -114,10 +116,9 @@ class RunCallbacks:
         trials = list(entered.values())
         self._say_what_is_adapted(trials, first_slot)
         new = [trial for trial in trials if trial.state.step == 0 and not trial.begun]
-        if new and self._shared.evaluation.base:
-            for trial in new:
-                trial.record(self._base_validation.metrics, 0)
-                trial.recorder.log_samples(0, self._base_validation.samples)
+        self._owed += new
+        if "_base_validation" in vars(self):
+            self._record_base()
         for trial in trials:
             trial.begun = True
             self.display.state(trial.number, "training")
@@ -232,8 +233,7 @@ class RunCallbacks:
     @cached_property
     def _base_validation(self) -> Validation:
         """The base model's evaluation, which is every new trial's at step 0."""
-        with self.group.adapted.evaluating():
-            (found,) = validate(self.evaluator, self._shared, self.data.validation, None)
+        (found,) = validate(self.evaluator, self._shared, self.data.validation, None)
         log.info(
             "validation during training: loss of %d, ROUGE of %d of the %d %s rows",
             *validation_rows(self._shared, self.data.validation),
@@ -241,8 +241,20 @@ class RunCallbacks:
             self.data.validation.split,
         )
         log.info("step 0, the base model: %s", self.in_words(found.metrics))
-        self.startup.lap("evaluation of the base")
         return found
+
+    def first_step_taken(self) -> None:
+        if self._owed and self._shared.evaluation.base:
+            self._record_base()
+
+    def _record_base(self) -> None:
+        owed, self._owed = self._owed, []
+        base = self._base_validation
+        for trial in owed:
+            if trial.status is not None:
+                continue  # it had no memory for a step
+            trial.record(base.metrics, 0)
+            trial.recorder.log_samples(0, base.samples)
 
     def evaluate(self, trials: Sequence[Trial]) -> list[dict[str, float]]:
         with self.display.evaluating([trial.number for trial in trials]):
@@ -324,7 +336,7 @@ class RunCallbacks:
         states: dict[EndStatus, State] = {"completed": "done", "stopped": "stopped", "failed": "failed"}
         self.display.state(trial.number, states[status])
         if status != "stopped" or by == "request":
-            self.scheduler.ended(trial, failed=status == "failed")
+            self.scheduler.ended(trial, status)
         self.records.close(trial, status, by, error, say=len(self._trials) > 1)
 
     def _finish(self, trials: Mapping[Trial, EndedBy]) -> None:
@@ -348,7 +360,7 @@ class RunCallbacks:
                 self._close(trial, "failed", "error", error)
                 continue
             self.display.state(trial.number, "done")
-            self.scheduler.ended(trial, failed=False)
+            self.scheduler.ended(trial, "completed")
             self.records.complete(trial, by, own, self.data.final)
             if self.records[trial].sweep is not None or len(self._trials) > 1:
                 rouge = {name: i.value for name, i in own[ADAPTER].rouge.items()}

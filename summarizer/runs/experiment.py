@@ -187,7 +187,9 @@ def _train(
         callbacks.end_unfinished(stopped=stop.number is not None)
     if processes.is_main:
         _report(records, data, frozen_parameters(adapted.model.module))
-    if stop.number is not None and any(trial.status in (None, "stopped") for trial in trials):
+    if stop.number is not None and any(
+        trial.status is None or records[trial].ended_by == "signal" for trial in trials
+    ):
         raise StopRequested(stop.number)
 
 

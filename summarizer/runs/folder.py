@@ -11,10 +11,10 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from summarizer.atomic import write_text
-from summarizer.config.overrides import unquoted
+from summarizer.config.overrides import hidden, unquoted
 from summarizer.config.paths import shown
 from summarizer.console.safe_text import file_name
 from summarizer.console.secrets import masked
@@ -25,7 +25,7 @@ from summarizer.tracking.metrics import METRICS
 LOCK = ".lock"
 LOCKS = Path("/proc/locks")
 HYDRAS = (".hydra", "run.log")
-"""What Hydra writes into a folder before a run begins."""
+"""What is written into a folder before a run begins."""
 FOLDERS = (
     *(".hydra", "adapter", "checkpoints", "predictions", "faithfulness", "evaluations", "wandb"),
     "tensorboard",
@@ -72,11 +72,30 @@ def _not_own(folder: Path, resumed: bool) -> Iterator[str]:
             yield f"{name} has a second name (a hard link)"
 
 
-def mask_written(folder: Path) -> None:
-    """Write *** in place of what looks secret in what Hydra wrote into the folder of a run, or of a sweep.
+def write_configs(run: Path, config: Any, hydra: DictConfig, *, read_back: bool = False) -> None:
+    """Write what a run is configured by into its `.hydra`, file by file what Hydra would write there.
 
-    What looked so on the command line is no more than the name of a variable there (`without_secrets`). A value
-    that the run needs is to be given again before it can be resumed: `read_configured` says so.
+    What looks secret is ***, and a value that the run needs is to be given again before it can be resumed:
+    `read_configured` says so.
+    config: without the node `hydra`, which alone is in `hydra`.
+    read_back: whether another process, started from here, perhaps more than once, is to have the secrets: they then
+    are in variables that it inherits, whose names are written.
+    Raises WriteError.
+    """
+    (run / ".hydra").mkdir(parents=True, exist_ok=True)
+    for name, node in {"config": config, "hydra": hydra, "overrides": hydra.hydra.overrides.task}.items():
+        safe = _hidden_node(node) if read_back else masked_node(node)
+        write_text(run / ".hydra" / f"{name}.yaml", OmegaConf.to_yaml(safe))
+
+
+def _hidden_node(node: Any) -> Any:
+    return OmegaConf.create(hidden("", OmegaConf.to_container(node, resolve=False)))  # type: ignore[call-overload]
+
+
+def mask_written(folder: Path) -> None:
+    """Write *** in place of what looks secret in the config files of the folder of a run, or of a sweep.
+
+    What looked so on the command line is no more than the name of a variable there (`without_secrets`).
     """
     files = (".hydra/config.yaml", ".hydra/hydra.yaml", ".hydra/overrides.yaml", "multirun.yaml")
     for file in (folder / name for name in files):
@@ -179,7 +198,7 @@ def _shown(folder: Path) -> str:
 
 
 def take_back(folder: Path) -> None:
-    """Remove the folder of a run that was refused, if there is no more in it than Hydra wrote."""
+    """Remove the folder of a run that was refused, if there is no more in it than was written before it began."""
     if not {path.name for path in folder.iterdir()} <= {*HYDRAS, LOCK}:
         return
     with suppress(ConfigError), claimed(folder):  # it is another process's

@@ -59,8 +59,8 @@ class GroupRecords:
         self._open: set[Trial] = set()
         for trial, record in self._records.items():
             if record.resumed and not record.resumed_with and is_finished(record.path):
-                trial.status = "completed"
-                self._records[trial] = read_record(record.path, record)
+                kept = self._records[trial] = read_record(record.path, record)
+                trial.status = "completed" if kept.status == "completed" else "stopped"
 
     def __getitem__(self, trial: Trial) -> RunRecord:
         return self._records[trial]

@@ -79,7 +79,7 @@ class HeldOut:
 def held_out(split: Split, tokenizer: RougeTokenizer | Literal["auto"], count: int | None = None) -> HeldOut:
     """The first `count` rows of a split; all for None. tokenizer: of ROUGE; auto is what fits the references."""
     indices = range(len(split))[:count]
-    texts = split.rows.select_columns(["article", "summary"])[list(indices)]
+    texts = split.rows.columns(["article", "summary"], indices)
     chosen = tokenizer_for(tokenizer, texts["summary"], split.name)
     return HeldOut(split.name, split.encoded(indices), texts["article"], texts["summary"], chosen)
 

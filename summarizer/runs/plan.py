@@ -284,7 +284,7 @@ def with_confirming(
 
 def _target_tokens(split: Split, rows: int) -> int:
     """Of the references of the first rows, with their end tokens."""
-    return sum(len(ids) for ids in split.rows.select_columns(["target_ids"])[:rows]["target_ids"])
+    return sum(len(ids) for ids in split.rows["target_ids"][:rows])
 
 
 @dataclass(frozen=True)

@@ -21,11 +21,10 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
 from summarizer.config.diagnose import diagnose
-from summarizer.config.overrides import hidden
 from summarizer.config.paths import shown
 from summarizer.console.progress import bar
 from summarizer.errors import ConfigError, Issue
-from summarizer.runs.folder import mask_written, masked_node
+from summarizer.runs.folder import write_configs
 from summarizer.runs.logs import logged_together
 from summarizer.runs.preflight import preflight
 from summarizer.runs.record import RunRecord, composed_run
@@ -52,28 +51,14 @@ class Combination:
     run: RunRecord
 
     def prepare(self, *, read_back: bool = False) -> None:
-        """Make the run folder with its `.hydra/`, file by file what Hydra writes there, secrets masked.
+        """Make the run folder with its `.hydra/`, secrets masked.
 
-        read_back: whether `read_combination` is to have them, by variables that a process started from here has.
+        read_back: whether `read_combination` is to have them.
         """
-        self.run.path.mkdir(parents=True, exist_ok=True)
-        if self.config.hydra.output_subdir is None:
-            return
-        folder = self.run.path / self.config.hydra.output_subdir
-        folder.mkdir(exist_ok=True)
         with composed_for(self.config):
-            nodes = {
-                "config": self.task,
-                "hydra": HydraConfig.instance().cfg,
-                "overrides": self.config.hydra.overrides.task,
-            }
-            for name, node in nodes.items():
-                safe = _hidden_node(node) if read_back else masked_node(node)
-                (folder / f"{name}.yaml").write_text(OmegaConf.to_yaml(safe), encoding="utf-8")
-
-
-def _hidden_node(node: Any) -> Any:
-    return OmegaConf.create(hidden("", OmegaConf.to_container(node, resolve=False)))  # type: ignore[call-overload]
+            write_configs(
+                self.run.path, self.task, OmegaConf.masked_copy(self.config, "hydra"), read_back=read_back
+            )
 
 
 @contextmanager
@@ -145,17 +130,13 @@ def compose_batch(
 
 
 def read_combination(folder: Path, sweep: str) -> Combination:
-    """What `prepare` left in a run folder a moment ago, in another process. Nothing of it is checked.
-
-    It is masked then, as all other run folders are.
-    """
+    """What `prepare` left in a run folder, in another process. Nothing of it is checked."""
     hydra = OmegaConf.load(folder / ".hydra" / "hydra.yaml")
     task: Any = OmegaConf.load(folder / ".hydra" / "config.yaml")
     typed = OmegaConf.create({"hydra": OmegaConf.structured(HydraConf)})
     OmegaConf.set_struct(typed.hydra, False)  # some of Hydra's groups are not in its class
     config = OmegaConf.merge(typed, hydra, task)
     assert isinstance(config, DictConfig)
-    mask_written(folder)
     return _combination(config, task, sweep)
 
 

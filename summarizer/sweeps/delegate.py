@@ -33,7 +33,7 @@ from omegaconf.errors import OmegaConfBaseException
 from summarizer.config.overrides import quoted
 from summarizer.console.secrets import masked
 from summarizer.errors import ConfigError, Issue, StopRequested, suggestion
-from summarizer.runs.folder import claimed, mask_written
+from summarizer.runs.folder import claimed
 from summarizer.runs.launch import prepare_process, train_group
 from summarizer.runs.record import RunRecord, read_configured
 from summarizer.runs.session import Session
@@ -72,7 +72,6 @@ class GroupTask:
     def __call__(self, _: DictConfig) -> tuple[list[RunRecord], int | None]:
         """How each run ended, and the signal that stopped them all before."""
         prepare_process()
-        mask_written(Path(HydraConfig.get().runtime.output_dir))
         folders = self.groups[HydraConfig.get().job.num]
         combinations = [read_combination(Path(folder), Path(self.sweep).name) for folder in folders]
         with group_logs(combinations), env_override(combinations[0].config.hydra.job.env_set):

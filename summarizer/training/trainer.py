@@ -11,7 +11,8 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -69,6 +70,9 @@ class Callbacks(Protocol):
     def on_leave(self, trials: Mapping[Trial, Exit]) -> None:
         """Trials took their last step and are saved, but for those with an error; their tensors are still there."""
 
+    def first_step_taken(self) -> None:
+        """The first step of all was taken, and is not recorded yet; what is no part of the start comes now."""
+
     def stepped(self, losses: Mapping[Trial, float], tokens_per_s: float) -> None:
         """Trials took a step. tokens_per_s: the rate of all of them together, so far."""
 
@@ -85,7 +89,7 @@ def fit(group: Group, callbacks: Callbacks, stop: StopSignal, startup: Stopwatch
     startup: told when the first step is done.
     """
     records = StepRecords(group, callbacks.stepped)
-    compiled_s = compile_s()
+    compiled_s, stepped = compile_s(), False
     with group.adapted.training():
         while True:
             stopped = _boundary(group, callbacks, records, stop)
@@ -97,18 +101,39 @@ def fit(group: Group, callbacks: Callbacks, stop: StopSignal, startup: Stopwatch
                 return
             records.resume_clock()
             try:
-                records.add(train_step(group, [trial.next_batch() for trial in group.trials]))
+                measured = train_step(group, [trial.next_batch() for trial in group.trials])
             except torch.OutOfMemoryError as error:
                 if len(group.trials) > 1:
                     _pause_half(group, callbacks, records)
                 else:
                     records.failed[group.trials[0]] = error  # others may be smaller
-            if startup is not None:
-                records.catch_up()
-                compiling = {"compile": seconds} if (seconds := compile_s() - compiled_s) else {}
-                startup.lap("first step", **compiling)
-                log.info(startup.describe())
-                startup = None
+                continue
+            if not stepped:
+                stepped = True
+                measured.read()
+                if startup is not None:
+                    compiling = {"compile": seconds} if (seconds := compile_s() - compiled_s) else {}
+                    startup.lap("first step", **compiling)
+                    log.info(startup.describe())
+                _evaluate_base(group, callbacks, records, measured)
+            records.add(measured)
+
+
+def _evaluate_base(
+    group: Group, callbacks: Callbacks, records: StepRecords, measured: StepMeasurement
+) -> None:
+    """Let the base model be evaluated, whose record comes before the first step's. Its weights are as they were.
+
+    Raises StopRequested where a signal cuts it short: the first step is as if it had not been, and is taken again
+    on resuming.
+    """
+    try:
+        with records.clock_stopped(), group.adapted.evaluating():
+            callbacks.first_step_taken()
+    except StopRequested:
+        for step in measured.trials:
+            step.trial.state.step = step.number - 1
+        raise
 
 
 def _boundary(group: Group, callbacks: Callbacks, records: StepRecords, stop: StopSignal) -> bool:
@@ -372,6 +397,14 @@ class StepRecords:
         """Steps are timed from here: what went before, such as an evaluation, was none of theirs."""
         if self._waiting is None:
             self._since_s = time.perf_counter()
+
+    @contextmanager
+    def clock_stopped(self) -> Iterator[None]:
+        """Within it no time passes for the step that was taken and is not added yet."""
+        begun_s = time.perf_counter()
+        yield
+        if self._since_s is not None:
+            self._since_s += time.perf_counter() - begun_s
 
     def add(self, measured: StepMeasurement) -> None:
         behind, self._waiting = self._waiting, measured

@@ -33,6 +33,6 @@ def small(kind: str, *more: str) -> Adapter:
     """At a dim that these bases can have, where the kind has one, and at a scale that is not 1."""
     name, *own = kind.split()
     fields = adapter_of(name).model_fields_set
-    sizes = {"dim": DIM, "alpha": 6.0, "oft_block_size": 8}
+    sizes = {"dim": DIM, "alpha": 6.0, "oft_block_size": 8, "d_initial": 1.0}
     options = [f"adapter.{field}={size}" for field, size in sizes.items() if field in fields]
     return adapter_of(name, *options, *own, *more)

@@ -177,7 +177,7 @@ def test_a_split_of_turns(
     path = write_jsonl([{"messages": TURNS}, {"messages": TURNS[:2]}])
     columns = {"article": None, "summary": None, "id": None}
     split = build_split(data_spec(path, columns=columns, max_bad_rows=1), "train", prompt)
-    assert split.rows[0]["article"] == "The article."
+    assert split.rows["article"][0] == "The article."
     assert len(split.report.bad) == 1
     assert [note.partition(":")[0] for note in split.notes] == ["columns"]
 

@@ -30,11 +30,12 @@ def test_the_second_time_nothing_is_tokenized(
     spec = data_spec(write_jsonl(example_rows(20)))
     first = build_split(spec, "train", prompt)
     assert sum(encodings) == 20
+    before = pa.total_allocated_bytes()
     second = build_split(spec, "train", prompt)
+    assert pa.total_allocated_bytes() - before < second.rows.table.nbytes / 2, "it is memory-mapped"
     assert sum(encodings) == 20
-    assert second.rows.to_list() == first.rows.to_list()
+    assert second.rows.table.to_pylist() == first.rows.table.to_pylist()
     assert (second.report, second.fingerprint) == (first.report, first.fingerprint)
-    assert second.rows.cache_files, "it is memory-mapped"
 
 
 def test_what_changes_the_rows_or_tokens_is_tokenized_again(
@@ -96,7 +97,7 @@ def test_a_damaged_entry_is_built_again_with_a_warning(
 ) -> None:
     spec = data_spec(write_jsonl(example_rows(20)))
     first = build_split(spec, "train", prompt)
-    rows = first.rows.to_list()
+    rows = first.rows.table.to_pylist()
     (file,) = cache.rglob(name)
     if what == "whole batches gone":
         # Arrow itself reads such a file without complaint.
@@ -106,7 +107,7 @@ def test_a_damaged_entry_is_built_again_with_a_warning(
     else:
         DAMAGE[what](file)
     again = build_split(spec, "train", prompt)
-    assert again.rows.to_list() == rows
+    assert again.rows.table.to_pylist() == rows
     assert (again.report, again.fingerprint) == (first.report, first.fingerprint)
     assert "made anew" in caplog.text
     caplog.clear()

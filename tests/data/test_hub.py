@@ -79,7 +79,7 @@ def test_the_second_time_it_is_found(
     spec = hub(data_spec, folder)
     first = build_split(spec, "train", prompt)
     monkeypatch.setattr("summarizer.data.splits.tokenize", None)
-    assert build_split(spec, "train", prompt).rows.to_list() == first.rows.to_list()
+    assert build_split(spec, "train", prompt).rows.table.to_pylist() == first.rows.table.to_pylist()
 
 
 def test_streaming_reads_the_same_rows_and_keeps_none(

@@ -238,7 +238,12 @@ def test_real_rows(data_spec: SpecBuilder, prompt: Prompt, tokenizer: Any) -> No
     # One summary of the first 200 takes 116 of the 128 tokens.
     assert [row.where[:22] for row in train.report.bad] == ["train.jsonl.gz row 74 "]
     assert train.report.cut_rows > 190  # 128 tokens hold no article of 600 words
-    row = train.rows[17]
+    row = {
+        name: values[0]
+        for name, values in train.rows.columns(
+            ["article", "summary", "article_ids", "target_ids"], [17]
+        ).items()
+    }
     assert row["article_ids"] == tokenizer(" " + row["article"].strip()).input_ids
     assert prompt.decode(row["target_ids"]) == row["summary"].strip()
     assert max(train.training_tokens) == 128

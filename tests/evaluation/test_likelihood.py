@@ -19,7 +19,7 @@ from summarizer.processes import join_processes
 def test_scores_are_those_of_single_rows_by_the_base_model_alone() -> None:
     run = small_run()
     spec, prompt, split, rows, model = run.spec, run.prompt, run.split, run.rows, run.model
-    summaries = [split.rows[0]["summary"][:90], "", " ".join(["word"] * 200)]
+    summaries = [split.rows["summary"][0][:90], "", " ".join(["word"] * 200)]
 
     def log_likelihoods(before: list[int], target: list[int]) -> list[float]:
         with torch.no_grad():

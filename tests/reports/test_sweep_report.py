@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import json
 import re
 import shlex
@@ -245,6 +246,22 @@ def test_a_third_key_has_panels_and_further_ones_are_named(tmp_path: Path) -> No
         assert run.best is not None
         values[run.overrides[0], run.overrides[1]].append(run.best.value)
     assert sorted(texts(figure)) == sorted(f"{min(found):.3f}" for found in values.values())
+
+
+def test_each_kind_of_adapter_has_its_own_heat_map(tmp_path: Path) -> None:
+    kinds = ("lora", "dora", "miss", "oft", "ia3")
+    runs = [
+        [f"adapter={kind}", f"optimizer.lr={lr}", f"adapter.dim={dim}", f"seed={seed}"]
+        for kind, lr, dim, seed in itertools.product(kinds, (0.1, 0.2), (2, 4, 8), (0, 1))
+    ]
+    plan(tmp_path, runs)
+    for number, overrides in enumerate(runs):
+        make_run(tmp_path / str(number), overrides, end=2 + (number * 7 % 60) / 60)
+    figure = drawn(tmp_path)
+    titles = [axes.get_title() for axes in figure.axes if axes.get_visible() and axes.get_title()]
+    assert titles == [f"adapter = {kind}" for kind in sorted(kinds)]
+    assert "best over seed" in figure.get_supxlabel()
+    assert len(texts(figure)) == 30
 
 
 def test_one_key_is_drawn_as_points_and_sampled_values_to_scale(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import torch
 from composing import composed
 from omegaconf import OmegaConf
 
+from summarizer.config.paths import conf_folder
 from summarizer.config.schema import RunConfig
 from summarizer.data.prompt import build_prompt
 from summarizer.data.splits import build_split
@@ -39,6 +40,8 @@ def test_capacity_is_parameters_against_tokens() -> None:
     (enough, _) = advise(specs, [50, 50], [100, 400], 100)
     assert "are enough" in enough
     assert not any("capacity" in line for line in advise(specs, [50, 50], None, 100))
+    (of_vectors, *_) = advise([spec("adapter=vera")], [50], [100], 450)
+    assert "adapter.dim" not in of_vectors
 
 
 def test_numbers_and_tokens_are_those_that_are_there() -> None:
@@ -75,6 +78,15 @@ def test_rates_follow_kind_and_scale(
     assert kind_of(adapter) == kind
     assert scale_of(adapter) == pytest.approx(scale)
     assert rates_of(adapter) == (None if rates is None else pytest.approx(rates))
+
+
+def test_each_kind_has_its_name() -> None:
+    kinds = sorted(path.stem for path in (conf_folder() / "adapter").glob("*.yaml"))
+    assert [kind_of(plain(f"adapter={kind}")) for kind in kinds] == kinds
+    others = [plain(f"adapter={kind}") for kind in ("miss", "ia3", "oft", "vera")]
+    assert [scale_of(other) for other in others] == [rates_of(other) for other in others] == [None] * 4
+    (line,) = advise([spec("adapter=miss"), spec("adapter=oft")], [9, 9], None, None)
+    assert line.startswith("rates for miss and oft: no published range")
 
 
 def test_a_rate_outside_is_named_once_and_inside_is_not() -> None:

@@ -160,6 +160,7 @@ def test_hydras_own_files_are_what_its_launcher_writes(
         theirs[str(len(theirs))] = to_plain(config)  # type: ignore[arg-type]
 
     command = ["summarizer", "-m", "hydra/launcher=basic", "hydra.sweep.dir=basic", *arguments]
+    command.append("hydra.output_subdir=.hydra")  # where Hydra writes by default
     monkeypatch.setattr(sys, "argv", command)
     task()
     assert ours == theirs
@@ -175,5 +176,5 @@ def test_hydras_own_files_are_what_its_launcher_writes(
             for s in ("sweep", "basic")
         ]
         differing = {key for key in hydras[0]["hydra"] if hydras[0]["hydra"][key] != hydras[1]["hydra"][key]}
-        assert differing == {"launcher", "overrides", "runtime", "sweep"}
+        assert differing == {"launcher", "output_subdir", "overrides", "runtime", "sweep"}
         assert {h["hydra"]["job"]["num"] for h in hydras} == {int(run)}

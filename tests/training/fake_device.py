@@ -31,7 +31,7 @@ from summarizer.data.splits import build_split
 from summarizer.models.blocks import recompute_blocks
 from summarizer.models.source import model_folder
 from summarizer.models.tokenizer import load_tokenizer
-from summarizer.ops import attention
+from summarizer.ops import attention, flash_attention
 from summarizer.processes import Processes
 from summarizer.training.dry_run import fake_base
 from summarizer.training.loss_scale import build_scaling
@@ -157,9 +157,9 @@ def main() -> None:
     model = fake_base(CONFIGS[kind], first.quantization.format, mode, GPU)
     if first.trainer.memory == "low":
         recompute_blocks(model)
-    flash, masked = attention.flash_attention, attention.masked_attention
+    flash, masked = flash_attention.flash_attention, attention.masked_attention
     ways: list[str] = []
-    attention.flash_attention = lambda *given: (ways.append("flash"), flash(*given))[1]
+    flash_attention.flash_attention = lambda *given: (ways.append("flash"), flash(*given))[1]
     attention.masked_attention = lambda *given: (ways.append("masked"), masked(*given))[1]
     with mode:
         adapted = attach(model, [], [])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import re
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from transformers import GPTJForCausalLM
 from summarizer.adapters.peft_format import save_adapter
 from summarizer.data.order import EncodedRow
 from summarizer.data.prompt import Prompt
-from summarizer.errors import NonFiniteLossError
+from summarizer.errors import NonFiniteLossError, StopRequested
 from summarizer.models.load import load_config
 from summarizer.models.source import model_folder
 from summarizer.training.schedule import TrainingSchedule, rate_factor, total_steps
@@ -171,6 +172,33 @@ def test_a_stop_signal_before_the_first_step_saves_nothing(tmp_path: Path) -> No
     stop.number = 15
     assert [why.by for why in train(group, stop=stop).why.values()] == ["signal"]
     assert (trial.state.step, trial.checkpoints.exists()) == (0, False)
+
+
+def test_a_stop_in_the_evaluation_after_the_first_step_leaves_it_untaken(tmp_path: Path) -> None:
+    group = build_group([spec_of("trainer.max_steps=4")], tmp_path)
+    (trial,) = group.trials
+
+    class Stopped(Watching):
+        def first_step_taken(self) -> None:
+            assert trial.state.step == 1
+            raise StopRequested(15)
+
+    with pytest.raises(StopRequested):
+        train(group, Stopped(group))
+    assert (trial.state.step, trial.state.tokens, trial.checkpoints.exists()) == (0, 0, False)
+
+
+def test_the_evaluation_after_the_first_step_takes_none_of_its_time(tmp_path: Path) -> None:
+    group = build_group([spec_of("trainer.max_steps=2", "trainer.log_every_steps=1")], tmp_path)
+    (trial,) = group.trials
+
+    class Slow(Watching):
+        def first_step_taken(self) -> None:
+            super().first_step_taken()
+            time.sleep(3)
+
+    train(group, Slow(group))
+    assert 0 < trial.state.train_s < 3
 
 
 def test_early_stopping_waits_for_its_patience(tmp_path: Path) -> None:

@@ -122,6 +122,9 @@ class Watching:
             self.why[trial] = why
             self.final[trial] = peft_tensors(self.group.adapted, self.group.trials.index(trial))
 
+    def first_step_taken(self) -> None:
+        assert not any(self.losses.values())
+
     def stepped(self, losses: Mapping[Trial, float], tokens_per_s: float) -> None:
         for trial, loss in losses.items():
             self.losses[trial].append(loss)

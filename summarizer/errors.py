@@ -93,6 +93,10 @@ class RunsFailed(Exception):  # noqa: N818 - what happened, as StopRequested is;
         super().__init__(message)
 
 
+class ProcessLostError(RuntimeError):
+    """Of the processes that share a run, some are gone; the message names them."""
+
+
 FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """No room on the disk, in a user's share of it, or by a limit on a file's size (`ulimit -f`)."""
 REFUSING_DISK = (*FULL_DISK, errno.EROFS, errno.EACCES)

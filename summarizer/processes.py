@@ -16,8 +16,8 @@ from accelerate.state import AcceleratorState, is_initialized
 from accelerate.utils import broadcast_object_list, gather_object
 from torch import Tensor
 
-from summarizer import compat
-from summarizer.errors import ConfigError
+from summarizer import compat, heartbeat
+from summarizer.errors import ConfigError, ProcessLostError
 
 Item = TypeVar("Item")
 
@@ -75,8 +75,9 @@ class Processes:
         if self.count == 1:
             return own
         parts: list[list[Item]] = [[] for _ in range(self.count)]
-        for rank, part in gather_object([(self.rank, own)]):
-            parts[rank] = part
+        with self._in_touch():
+            for rank, part in gather_object([(self.rank, own)]):
+                parts[rank] = part
         longest = max(len(part) for part in parts)
         return [part[i] for i in range(longest) for part in parts if i < len(part)]
 
@@ -84,20 +85,35 @@ class Processes:
         """The sum over processes, on every process."""
         if self.count == 1:
             return tensor
-        total: Tensor = self.accelerator.reduce(tensor, reduction="sum")
+        with self._in_touch():
+            total: Tensor = self.accelerator.reduce(tensor, reduction="sum")
         return total
 
     def agreed(self, value: Any) -> Any:
         """The main process's value, on every process."""
         if self.count == 1:
             return value
-        return broadcast_object_list([value])[0]
+        with self._in_touch():
+            return broadcast_object_list([value])[0]
 
     @contextlib.contextmanager
     def main_first(self) -> Iterator[None]:
         """The main process runs the block (and fills a cache), then the others do (and read it)."""
-        with self.accelerator.main_process_first():
+        with self._in_touch(), self.accelerator.main_process_first():
             yield
+
+    @contextlib.contextmanager
+    def _in_touch(self) -> Iterator[None]:
+        """For the block, in which the processes wait for each other.
+
+        Raises ProcessLostError for an error that comes of others being gone.
+        """
+        try:
+            yield
+        except RuntimeError as error:
+            if self.count > 1 and (gone := heartbeat.heartbeat().lost()):
+                raise ProcessLostError(gone) from error
+            raise
 
 
 def join_processes(*, device: str, precision: str, wanted: int | None) -> Processes:
@@ -125,6 +141,8 @@ def join_processes(*, device: str, precision: str, wanted: int | None) -> Proces
         log.warning(
             "fp16 matmuls are very slow on a CPU; trainer.precision=auto takes the fastest that it has"
         )
+    if found > 1:
+        heartbeat.heartbeat()
     return Processes(accelerator, chosen)
 
 
@@ -175,6 +193,16 @@ def keep_freed_memory() -> None:
         library.mallopt(M_TRIM_THRESHOLD, LARGEST_INT)
 
 
+def give_back_freed_memory() -> None:
+    """Give the system what `keep_freed_memory` keeps: for when tensors of other sizes come than were freed.
+
+    A sweep whose trials come and go would else hold more with each: blocks of one size leave gaps of another.
+    """
+    library = ctypes.CDLL(None)
+    if hasattr(library, "malloc_trim"):
+        library.malloc_trim(0)
+
+
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
 """Names of settings in glibc's malloc.h."""
 LARGEST_INT = 2**31 - 1
@@ -182,6 +210,7 @@ LARGEST_INT = 2**31 - 1
 
 def leave_processes() -> None:
     """End the process group, so that nothing warns at exit and the next one can start."""
+    heartbeat.leave()
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
         compat.forget_processes()

@@ -15,7 +15,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("__init__", "compat", "errors", "atomic", "digests", "files", "json_files", "yaml_files"),
     ("console",),
     ("config",),
-    ("processes",),
+    ("heartbeat", "processes"),
     ("data",),
     ("ops",),
     ("quantization",),

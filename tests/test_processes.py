@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import signal
+import socket
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 from small_runs import TINY, Command
 
@@ -104,6 +106,57 @@ def test_a_signal_reaches_all_of_them(tmp_path: Path, command: Command) -> None:
     assert read_summary(folder).status == "stopped"
 
 
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
+
+
+@pytest.mark.slow
+def test_two_nodes_and_one_of_them_is_lost(tmp_path: Path, alone: Path, command: Command) -> None:
+    """Two agents of torchrun, as on two machines: the losses of one process, a name for who is killed, a resume."""
+    folder, port = tmp_path / "run", free_port()
+    agents = []
+    for rank in range(2):
+        launcher = ["--nnodes", "2", "--node_rank", str(rank), "--nproc_per_node", "1"]
+        launcher += ["--master_addr", "127.0.0.1", "--master_port", str(port), "-m", "summarizer.run"]
+        run = [
+            sys.executable,
+            "-m",
+            "torch.distributed.run",
+            *launcher,
+            *ARGUMENTS,
+            f"hydra.run.dir={folder}",
+        ]
+        run += ["trainer.checkpoint_every_steps=1"]
+        agents.append(subprocess.Popen(run, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT))
+    try:
+        until_s = time.monotonic() + 240
+        while not list(folder.glob("checkpoints/step-00000002")):
+            assert time.monotonic() < until_s
+            assert all(agent.poll() is None for agent in agents)
+            time.sleep(0.02)
+        # Of the second agent's children the one that trains; the first agent's is what has the folder.
+        (killed,) = [
+            child for child in psutil.Process(agents[1].pid).children() if "summarizer.run" in child.cmdline()
+        ]
+        killed.kill()
+        said = [agent.communicate(timeout=120)[0].decode() for agent in agents]
+    finally:
+        for agent in agents:
+            agent.kill()
+    assert [agent.returncode for agent in agents] == [1, 1]
+    named = f"process 1 of 2 (pid {killed.pid} on {socket.gethostname()}) was killed, or its machine is lost"
+    assert f"{named}. The run goes on from its last checkpoint" in said[0]
+    assert "Connection closed by peer" not in said[0]
+    summary = read_summary(folder)
+    assert (summary.status, summary.error) == ("failed", f"ProcessLostError: {named}")
+    ended = command([f"resume={folder}"])
+    assert ended.returncode == 0, ended.stderr
+    assert "resuming from step-0000000" in ended.stderr
+    assert_as_alone(folder, alone)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("asking", [["--cpu", "--num_processes", "2"], ["--config_file", "accelerate.yaml"]])
 def test_asked_for_two_and_given_one_is_an_error(asking: list[str], tmp_path: Path) -> None:
@@ -123,3 +176,32 @@ def test_a_batch_that_does_not_divide_is_a_mistake(command: Command) -> None:
     ended = command([*ARGUMENTS, "trainer.processes=3"])
     assert ended.returncode == 2
     assert "trainer.batch_size" in ended.stderr
+
+
+FREED = """
+import re
+import torch
+from summarizer.processes import give_back_freed_memory, keep_freed_memory
+
+def held():
+    return int(re.search(r"RssAnon:\\s+(\\d+)", open("/proc/self/status").read())[1]) // 1024
+
+keep_freed_memory()
+tensors = [torch.ones(2**18) for _ in range(256)]  # of 1 MiB
+kept = tensors[::2]
+before = held()
+del tensors
+freed = held()
+give_back_freed_memory()
+print(before - freed, before - held())
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_freed_memory_is_kept_until_it_is_given_back() -> None:
+    """Between blocks that are in use, too, which nothing at the end of the memory gives back."""
+    done = subprocess.run([sys.executable, "-c", FREED], capture_output=True, text=True, check=True)
+    while_kept, given_back = map(int, done.stdout.split())
+    assert while_kept < 8
+    assert given_back > 110  # of 128 MiB

@@ -32,7 +32,7 @@ SlurmctldHost=localhost(127.0.0.1)
 SlurmUser=root
 SlurmdUser=root
 AuthType=auth/munge
-AuthInfo=socket={folder}/munge/socket
+AuthInfo=socket={folder}/munge/socket,cred_expire=20
 MpiDefault=none
 ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none
@@ -54,8 +54,8 @@ SlurmdLogFile={folder}/%n.log
 {nodes}
 PartitionName=all Nodes=ALL Default=YES MaxTime=INFINITE State=UP
 """
-"""JobRequeue: a job whose node is lost is put back into the queue.  SlurmdTimeout: a node that has not answered for
-so many seconds is lost; 300 by default.  Source: slurm.conf(5)."""
+"""JobRequeue: a job whose node is lost goes back into the queue, where it waits for cred_expire (by default 120 s).
+SlurmdTimeout: a node that has not answered for so many seconds is lost; by default 300.  Source: slurm.conf(5)."""
 
 
 def missing() -> str | None:
@@ -143,9 +143,16 @@ def cluster(folder: Path, clocks_ahead_s: Mapping[str, float] | None = None) -> 
         yield made
 
 
+def has_faketime() -> bool:
+    return bool(_faketimes())
+
+
+def _faketimes() -> list[Path]:
+    return sorted(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"))
+
+
 def _faketime() -> str:
-    found = sorted(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"))
-    if not found:
+    if not (found := _faketimes()):
         raise RuntimeError("libfaketime not found: apt-get install faketime")
     return str(found[0])
 

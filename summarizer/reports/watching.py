@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from statistics import fmean
+from tempfile import TemporaryFile
 from typing import Any
 
 from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
@@ -117,7 +118,7 @@ def look(paths: Sequence[Path]) -> Watched:
     held = holders(found.folders)
     changed_s = max(map(_changed_s, found.folders))
     unfinished = [record for record in records if record.status not in ENDED]
-    at_work = bool(held) or time.time() - changed_s < QUIET_S
+    at_work = bool(held) or _now_s(found.folders[0]) - changed_s < QUIET_S
     labels = names(
         [shown(folder) for folder in found.folders],
         [range(len(records))],
@@ -161,8 +162,15 @@ def _metric(records: Sequence[RunRecord]) -> str:
     return str(records[0].config.get("trainer", {}).get("best_metric", LOSS))
 
 
+def _now_s(folder: Path) -> float:
+    """The time by the clock that dates what is written to a folder, which may be another machine's."""
+    with suppress(OSError), TemporaryFile(dir=folder) as file:
+        return os.fstat(file.fileno()).st_mtime
+    return time.time()
+
+
 def _changed_s(folder: Path) -> float:
-    """When a run last wrote, as the system's clock has it."""
+    """When a run last wrote, as the clock of its file system has it."""
     files = (folder / name for name in (METRICS, SUMMARY, "run.log", ".hydra"))
     return max((os.stat(file).st_mtime for file in files if file.exists()), default=0.0)
 

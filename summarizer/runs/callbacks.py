@@ -336,7 +336,7 @@ class RunCallbacks:
         states: dict[EndStatus, State] = {"completed": "done", "stopped": "stopped", "failed": "failed"}
         self.display.state(trial.number, states[status])
         if status != "stopped" or by == "request":
-            self.scheduler.ended(trial, failed=status == "failed")
+            self.scheduler.ended(trial, status)
         self.records.close(trial, status, by, error, say=len(self._trials) > 1)
 
     def _finish(self, trials: Mapping[Trial, EndedBy]) -> None:
@@ -360,7 +360,7 @@ class RunCallbacks:
                 self._close(trial, "failed", "error", error)
                 continue
             self.display.state(trial.number, "done")
-            self.scheduler.ended(trial, failed=False)
+            self.scheduler.ended(trial, "completed")
             self.records.complete(trial, by, own, self.data.final)
             if self.records[trial].sweep is not None or len(self._trials) > 1:
                 rouge = {name: i.value for name, i in own[ADAPTER].rouge.items()}

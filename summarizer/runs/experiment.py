@@ -71,6 +71,7 @@ def run_group(waiting: Sequence[RunRecord], startup: Stopwatch | None = None) ->
             for record in waiting:
                 folders.enter_context(claimed(record.path))
         records = GroupRecords(waiting, specs, processes, startup)
+        folders.callback(records.settle)
         pending = records.pending
         alone = pending[0] if len(pending) == 1 else None
         try:
@@ -187,7 +188,9 @@ def _train(
         callbacks.end_unfinished(stopped=stop.number is not None)
     if processes.is_main:
         _report(records, data, frozen_parameters(adapted.model.module))
-    if stop.number is not None and any(trial.status in (None, "stopped") for trial in trials):
+    if stop.number is not None and any(
+        trial.status is None or records[trial].ended_by == "signal" for trial in trials
+    ):
         raise StopRequested(stop.number)
 
 

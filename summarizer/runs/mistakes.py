@@ -14,7 +14,15 @@ from types import FrameType
 
 from summarizer.config.paths import shown
 from summarizer.console.safe_text import escaped, said, say
-from summarizer.errors import ConfigError, Issue, NonFiniteLossError, RunsFailed, StopRequested, disk_refusal
+from summarizer.errors import (
+    ConfigError,
+    Issue,
+    NonFiniteLossError,
+    ProcessLostError,
+    RunsFailed,
+    StopRequested,
+    disk_refusal,
+)
 
 log = logging.getLogger(__name__)
 
@@ -66,6 +74,9 @@ def _said(error: BaseException, arguments: Sequence[str]) -> int | None:
         return SIGNALLED + signal.SIGINT
     if isinstance(error, NonFiniteLossError):
         say(f"Training stopped: {error}.")
+        return FAILURE
+    if isinstance(error, ProcessLostError):
+        say(f"{error}. The run goes on from its last checkpoint by resume=ITS FOLDER.")
         return FAILURE
     if isinstance(error, BrokenPipeError):
         # As of `--help | head`. What is still in the buffer would raise once more when Python ends.
@@ -132,7 +143,7 @@ def mistake_text(issues: Sequence[Issue]) -> str:
     return "\n".join([f"{count}:", *(f"  {escaped(str(issue))}" for issue in issues)])
 
 
-EXPECTED = (ConfigError, NonFiniteLossError, RunsFailed)
+EXPECTED = (ConfigError, NonFiniteLossError, ProcessLostError, RunsFailed)
 """Failures whose message says all; others are logged with where they happened."""
 
 

@@ -45,8 +45,6 @@ PACKAGES = {
     "joblib": "hydra-joblib-launcher",
     "submitit_local": "hydra-submitit-launcher",
     "submitit_slurm": "hydra-submitit-launcher",
-    "ray": "hydra-ray-launcher",
-    "ray_aws": "hydra-ray-launcher",
     "rq": "hydra-rq-launcher",
 }
 """What pip calls the launchers that Hydra's own documentation lists."""

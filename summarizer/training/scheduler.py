@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-from summarizer.tracking.metrics import METRICS, read_metrics
+from summarizer.tracking.metrics import METRICS, EndStatus, read_metrics
 from summarizer.training.checkpoint_folders import newest_step
 from summarizer.training.trial import Trial
 
@@ -41,6 +41,7 @@ class SuccessiveHalving:
         """Promoted from the highest rung that they have come to."""
         self._finished: set[str] = set()
         self._failed: set[str] = set()
+        self._left: set[str] = set()
 
     def rung_at(self, evaluation: int) -> int | None:
         """Rung k at evaluation first_rung * reduction_factor**k, counted from 1; None between rungs."""
@@ -106,13 +107,18 @@ class SuccessiveHalving:
             self.report(trial, self._height(trial), math.inf)
         self._failed.add(trial)
 
+    def leave(self, trial: str) -> None:
+        """The trial was told to stop, wherever it was. What it reported stays, and others are measured by it."""
+        self._height(trial)
+        self._left.add(trial)
+
     def best_paused(self) -> str | None:
         """The best paused trial of the highest rung, where without it no trial would come to its end.
 
-        That is where all trials have paused or failed and none is promotable, as in a sweep of fewer trials than
-        `reduction_factor`. None otherwise, and where only values are left that are not finite.
+        That is where all trials have paused, failed or left and none is promotable, as in a sweep of fewer trials
+        than `reduction_factor`. None otherwise, and where only values are left that are not finite.
         """
-        stuck = all(self.is_paused(trial) or trial in self._failed for trial in self._order)
+        stuck = all(self.is_paused(trial) or trial in self._failed | self._left for trial in self._order)
         if not stuck or self.promotable():
             return None
         for rung in reversed(self._rungs):
@@ -136,7 +142,7 @@ class SuccessiveHalving:
 
     @property
     def _ended(self) -> set[str]:
-        return self._finished | self._failed
+        return self._finished | self._failed | self._left
 
     def _height(self, trial: str) -> int:
         """How many rungs the trial has come to."""
@@ -207,10 +213,10 @@ class TrialScheduler:
             if self._of.get(name) in values:
                 self._halving.promote(name)
 
-    def ended(self, trial: Trial, *, failed: bool) -> None:
-        """A trial trained to its end, or failed."""
+    def ended(self, trial: Trial, status: EndStatus) -> None:
+        """A trial trained to its end, failed, or was told to stop."""
         if self._halving is not None:
-            (self._halving.fail if failed else self._halving.finish)(str(trial.folder))
+            _end(self._halving, trial, status)
 
     def must_wait(self, trial: Trial) -> bool:
         """Whether the trial is paused at a rung, from which it has not been promoted so far."""
@@ -251,4 +257,9 @@ def _replay(halving: SuccessiveHalving, trial: Trial) -> None:
     went_on = last_step > max(values, default=0) or last_step == trial.schedule.total_steps
     halving.replay(str(trial.folder), list(values.values()), went_on=went_on)
     if trial.status is not None:
-        halving.finish(str(trial.folder))
+        _end(halving, trial, trial.status)
+
+
+def _end(halving: SuccessiveHalving, trial: Trial, status: EndStatus) -> None:
+    ways = {"completed": halving.finish, "stopped": halving.leave, "failed": halving.fail}
+    ways[status](str(trial.folder))

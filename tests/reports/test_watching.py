@@ -90,6 +90,20 @@ def test_runs_that_nobody_works_on_are_left(tmp_path: Path) -> None:
     assert [line.state for line in now.lines] == ["stopped", "stopped"]
 
 
+@pytest.mark.parametrize("ahead_s", [3600, -3600])
+def test_clocks_of_two_machines_may_differ(
+    ahead_s: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run that has just written, or has not for long, seen from a machine whose clock is wrong by an hour."""
+    real = time.time
+    folder = training(tmp_path / "1", ["adapter.dim=4"])
+    monkeypatch.setattr(watching.time, "time", lambda: real() + ahead_s)
+    assert look([tmp_path]).going_on
+    for path in folder.iterdir():
+        os.utime(path, (real() - 600, real() - 600))
+    assert not look([tmp_path]).going_on
+
+
 def test_it_ends_when_all_runs_have(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import pickle
 import shutil
 from collections.abc import Sequence
@@ -188,6 +189,17 @@ def test_what_is_wrong_is_said_before_anything_is_written(
 def test_quoted_text_is_read_back(text: str) -> None:
     override = OverridesParser.create().parse_override(f"key={quoted(text)}")
     assert override.value() == text
+
+
+@pytest.mark.parametrize("chosen", ["hydra.launcher.delegate=ray", "hydra/launcher=ray"])
+def test_without_ray_there_is_no_such_launcher(
+    chosen: str, sweeps: Sweeps, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda *name: None if name == ("ray",) else real(*name))
+    with pytest.raises(ConfigError, match=r"hydra/launcher: ray is not installed: pip install ray"):
+        sweeps.run("seed=0,1", chosen)
+    assert not sweeps.groups
 
 
 def test_an_error_that_cannot_cross_leaves_its_text() -> None:

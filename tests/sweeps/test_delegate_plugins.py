@@ -27,13 +27,18 @@ def needs(plugin: str) -> pytest.MarkDecorator:
     return pytest.mark.skipif(not found, reason=f"{package} is not installed: pip install {package}")
 
 
+NEEDS_RAY = pytest.mark.skipif(
+    importlib.util.find_spec("ray") is None, reason="ray is not installed: pip install ray"
+)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("launcher", "options"),
     [
         pytest.param("joblib", "{n_jobs: 1}", marks=[needs("hydra_joblib_launcher"), pytest.mark.versions]),
         pytest.param("submitit_local", "{timeout_min: 10}", marks=needs("hydra_submitit_launcher")),
-        pytest.param("ray", "{ray: {init: {num_cpus: 1}}}", marks=needs("hydra_ray_launcher")),
+        pytest.param("ray", "{cpus: 0.5}", marks=NEEDS_RAY),
     ],
 )
 def test_groups_train_in_jobs_of_another_launcher(
@@ -63,6 +68,7 @@ def test_groups_train_in_jobs_of_another_launcher(
         "basic",
         pytest.param("joblib", marks=needs("hydra_joblib_launcher")),
         pytest.param("submitit_local", marks=needs("hydra_submitit_launcher")),
+        pytest.param("ray", marks=NEEDS_RAY),
     ],
 )
 def test_another_launcher_in_its_place_runs_each_combination(

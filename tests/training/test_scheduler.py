@@ -128,6 +128,20 @@ def test_the_best_paused_comes_only_when_nothing_else_can_finish() -> None:
     assert (rungs.best_paused(), rungs.paused()) == (None, ["a"])
 
 
+def test_who_was_told_to_stop_keeps_no_one_from_the_end() -> None:
+    rungs = SuccessiveHalving(list("abcd"), 3, 1, lower_is_better=True)
+    rungs.leave("d")  # which waited
+    rungs.report("a", 0, 1.0)
+    rungs.report("b", 0, 2.0)
+    rungs.leave("a")
+    assert rungs.best_paused() is None, "c waits to start"
+    rungs.report("c", 0, 3.0)
+    assert (rungs.promotable(), rungs.best_paused(), rungs.paused()) == ([], "b", ["b", "c"])
+    rungs.promote("b")
+    rungs.finish("b")
+    assert rungs.best_paused() is None
+
+
 def test_a_sweep_of_one_comes_to_its_end() -> None:
     rungs = halving("a")
     for rung in range(3):

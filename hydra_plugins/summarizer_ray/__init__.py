@@ -1,0 +1,1 @@
+"""Where Hydra finds the launcher `ray`."""

@@ -71,6 +71,7 @@ def run_group(waiting: Sequence[RunRecord], startup: Stopwatch | None = None) ->
             for record in waiting:
                 folders.enter_context(claimed(record.path))
         records = GroupRecords(waiting, specs, processes, startup)
+        folders.callback(records.settle)
         pending = records.pending
         alone = pending[0] if len(pending) == 1 else None
         try:

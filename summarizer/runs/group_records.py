@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
 
 from summarizer.config.schema import RunConfig
 from summarizer.console.secrets import masked_text, redact
@@ -57,6 +58,8 @@ class GroupRecords:
         self._records = dict(zip(self.trials, records, strict=True))
         self._processes, self._startup = processes, startup
         self._open: set[Trial] = set()
+        self._beside = ThreadPoolExecutor(1, thread_name_prefix="tracking")
+        """Writes to trackers that the training does not wait for."""
         for trial, record in self._records.items():
             if record.resumed and not record.resumed_with and is_finished(record.path):
                 kept = self._records[trial] = read_record(record.path, record)
@@ -102,8 +105,14 @@ class GroupRecords:
             (record.path / SUMMARY).unlink(missing_ok=True)  # of an earlier process: the run is resumed
             if record.resumed_with:  # killed before this line, the run is what it was
                 write_limits(record.path, limits_of(record.resumed_with), record.overrides)
-            trial.recorder = Recorder(MetricsFile(record.path / METRICS), _tracker(trial.spec, record))
+            trial.recorder = Recorder(
+                MetricsFile(record.path / METRICS), _tracker(trial.spec, record, self._beside)
+            )
         self._open.add(trial)
+
+    def settle(self) -> None:
+        """Wait until all trackers have what they were told."""
+        self._beside.shutdown()
 
     def complete(self, trial: Trial, by: EndedBy, scores: Mapping[str, Scores], rows: HeldOut) -> None:
         """The run trained to its end, was scored on these rows and saved."""
@@ -219,7 +228,7 @@ def _systems(spec: RunConfig, has_base: bool) -> dict[str, str]:
     } | ({"base": f"the untrained base model: {model}, without an adapter"} if has_base else {})
 
 
-def _tracker(spec: RunConfig, record: RunRecord) -> Tracker:
+def _tracker(spec: RunConfig, record: RunRecord, beside: Executor) -> Tracker:
     name, found = run_name(record.overrides), []
     if spec.tracking.mode != "disabled":
         from summarizer.tracking.wandb_run import open_tracker
@@ -232,6 +241,7 @@ def _tracker(spec: RunConfig, record: RunRecord) -> Tracker:
                 group=record.sweep,
                 config=record.config,
                 resumed=record.resumed,
+                beside=beside,
             )
         )
     if spec.tracking.tensorboard:

@@ -1,7 +1,7 @@
 """wandb beside `metrics.jsonl`: a run's numbers, and a sweep's table, side by side with other runs.
 
 wandb is never the only place of anything, so its failure during a run is said once, in the log, and the run
-goes on without it. Being unable to open a run as the config asks is an error.
+goes on without it. Being unable to open a run online, as the config asks, is an error.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import math
 import re
 import secrets
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from summarizer.errors import ConfigError
 from summarizer.evaluation.predictions import read_predictions
 from summarizer.evaluation.record import VARIANTS
 from summarizer.files import read_own
+from summarizer.tracking.beside import Beside
 from summarizer.tracking.login import agent_sweep
 from summarizer.tracking.metrics import (
     METRICS,
@@ -128,30 +130,43 @@ def open_tracker(
     group: str | None,
     config: Mapping[str, Any],
     resumed: bool,
+    beside: Executor | None = None,
 ) -> Tracker:
     """The run's tracker: wandb's files go below `folder`, and a resumed run goes on in its old wandb run.
 
     `spec.name` and `spec.group` win over `name` and `group`; an agent's environment wins over the place that
     either names. `config` goes up as it is composed, with *** for what looks secret.
     Several trackers may be open at once. Raises ConfigError if wandb cannot be opened in the mode asked for.
+    beside: a thread that opens it, and that all is written by, where it is offline: no server can refuse it then.
     """
     if group and (sweep := agent_sweep()):
         raise ConfigError.single(
             "-m", f"wandb's agent of the sweep {sweep} waits for one run, not for several; leave out -m"
         )
+    identity = identity_of(spec, folder / ID_FILE, resumed)
+    name = masked_text(spec.name or name)[:MAX_CHARACTERS]
+    described = {
+        "name": name,
+        "group": masked_text(spec.group or group or "") or None,
+        "config": masked(config),
+    }
+
+    def opened() -> Tracker:
+        return _opened(spec, folder, identity, alone=not group, **described)
+
+    if beside is not None and spec.mode == "offline" and not agent_sweep():
+        return Beside(beside, "wandb", opened)
+    return opened()
+
+
+def _opened(
+    spec: TrackingConfig, folder: Path, identity: Identity, *, alone: bool, **described: Any
+) -> WandbTracker:
     import wandb
 
-    identity = identity_of(spec, folder / ID_FILE, resumed)
     recorded = last_recorded_step(folder, identity.id) if identity.id and spec.mode == "offline" else None
     try:
-        run = _init(
-            spec,
-            folder,
-            identity,
-            name=masked_text(spec.name or name)[:MAX_CHARACTERS],
-            group=masked_text(spec.group or group or "") or None,
-            config=masked(config),
-        )
+        run = _init(spec, folder, identity, **described)
     except (wandb.Error, OSError) as error:
         raise ConfigError.single(
             "tracking.mode",
@@ -162,7 +177,7 @@ def open_tracker(
     if spec.mode == "online":
         recorded = run.starting_step - 1
         log.info("wandb: %s", run.url)
-    elif not group:  # a sweep says at its end how to upload all of it
+    elif alone:  # a sweep says at its end how to upload all of it
         log.info("wandb is offline: `wandb sync %s` uploads this run", shown(Path(run.settings.sync_dir)))
     return WandbTracker(run, spec, folder, recorded)
 

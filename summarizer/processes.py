@@ -193,6 +193,16 @@ def keep_freed_memory() -> None:
         library.mallopt(M_TRIM_THRESHOLD, LARGEST_INT)
 
 
+def give_back_freed_memory() -> None:
+    """Give the system what `keep_freed_memory` keeps: for when tensors of other sizes come than were freed.
+
+    A sweep whose trials come and go would else hold more with each: blocks of one size leave gaps of another.
+    """
+    library = ctypes.CDLL(None)
+    if hasattr(library, "malloc_trim"):
+        library.malloc_trim(0)
+
+
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
 """Names of settings in glibc's malloc.h."""
 LARGEST_INT = 2**31 - 1

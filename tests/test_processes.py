@@ -176,3 +176,32 @@ def test_a_batch_that_does_not_divide_is_a_mistake(command: Command) -> None:
     ended = command([*ARGUMENTS, "trainer.processes=3"])
     assert ended.returncode == 2
     assert "trainer.batch_size" in ended.stderr
+
+
+FREED = """
+import re
+import torch
+from summarizer.processes import give_back_freed_memory, keep_freed_memory
+
+def held():
+    return int(re.search(r"RssAnon:\\s+(\\d+)", open("/proc/self/status").read())[1]) // 1024
+
+keep_freed_memory()
+tensors = [torch.ones(2**18) for _ in range(256)]  # of 1 MiB
+kept = tensors[::2]
+before = held()
+del tensors
+freed = held()
+give_back_freed_memory()
+print(before - freed, before - held())
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_freed_memory_is_kept_until_it_is_given_back() -> None:
+    """Between blocks that are in use, too, which nothing at the end of the memory gives back."""
+    done = subprocess.run([sys.executable, "-c", FREED], capture_output=True, text=True, check=True)
+    while_kept, given_back = map(int, done.stdout.split())
+    assert while_kept < 8
+    assert given_back > 110  # of 128 MiB

@@ -23,6 +23,7 @@ from torch import Tensor
 from summarizer.compat import compile_s
 from summarizer.data.order import EncodedRow
 from summarizer.errors import NonFiniteLossError, StopRequested
+from summarizer.processes import give_back_freed_memory
 from summarizer.tracking.environment import peak_memory_bytes
 from summarizer.tracking.startup import Stopwatch
 from summarizer.tracking.utilization import training_flops, utilization
@@ -169,6 +170,8 @@ def _boundary(group: Group, callbacks: Callbacks, records: StepRecords, stop: St
         with group.adapted.evaluating():
             callbacks.on_leave(leaving)
         group.leave(leaving)
+    if (due or leaving) and group.processes.device.type == "cpu":
+        give_back_freed_memory()
     return stopped
 
 

@@ -67,19 +67,17 @@ class Heartbeat:
             self._store.add(f"alive/{self._rank}", LEFT)
 
     def _beat(self) -> None:
-        seen: dict[int, tuple[int, float]] = {}
+        before: dict[int, int] = {}
+        # Counted in beats of this process, which make none while a terminal has stopped all of them.
+        beats: dict[int, int] = {}
         try:
             while not self._end.wait(BEAT_S):
                 self._store.add(f"alive/{self._rank}", 1)
-                now_s = time.monotonic()
                 numbers = self._numbers()
                 for rank, number in numbers.items():
-                    if rank not in seen or seen[rank][0] != number:
-                        seen[rank] = number, now_s
-                silent = [
-                    rank for rank, (number, at_s) in seen.items() if number >= 0 and now_s - at_s > SILENT_S
-                ]
-                if silent:
+                    beats[rank] = beats.get(rank, 0) + 1 if number == before.get(rank) and number >= 0 else 0
+                before = numbers
+                if silent := [rank for rank in beats if beats[rank] * BEAT_S > SILENT_S]:
                     self._give_up(self._named(silent, numbers))
                     return
         except Exception:  # as in `lost`

@@ -51,6 +51,8 @@ GROUPS = ("quantization=int8,nf4", "trainer.batch_size=1,2", "trainer.shuffle=tr
 KILL_AT = 2
 """The optimizer step from which a group is in the middle of its training."""
 LIMIT_S = 900.0
+TAIL = 20
+"""Lines of a failed command's output that are shown."""
 ENGINES = ("slurm", "ray")
 
 
@@ -106,7 +108,8 @@ def sweep(
             process.kill()  # it has ended, unless its time was up or this process is stopped
             process.wait()
     if process.returncode or (kill and not killed):
-        raise RuntimeError(f"the sweep ended with {process.returncode}, killed: {killed}; see {log}")
+        said_last = "\n".join(log.read_text(errors="replace").splitlines()[-TAIL:])
+        raise RuntimeError(f"the sweep ended with {process.returncode}, killed: {killed}\n{said_last}")
     seen: dict[str, Any] = {"wall_s": round(time.monotonic() - begun_s, 1)}
     if cluster:
         seen["last_node_of_each_group"] = [groups.get(number) for number in range(len(groups))]
@@ -195,10 +198,11 @@ def main() -> int:
         "OMP_NUM_THREADS", "1"
     )  # a node has one CPU; so has the machine that they are compared with
     clocks = {"node2": arguments.clock_ahead} if arguments.clock_ahead else {}
+    tracking = "tracking=none" if clocks else "tracking=wandb"  # wandb opens no run under libfaketime
     with tempfile.TemporaryDirectory(prefix="clusters-") as temporary:
         work = (arguments.work or Path(temporary)).absolute()
         work.mkdir(parents=True, exist_ok=True)
-        found = compare(engine, ["tracking=wandb", *SMALL, *TRIALS, *GROUPS], work, clocks)
+        found = compare(engine, [tracking, *SMALL, *TRIALS, *GROUPS], work, clocks)
     found |= {
         "engine": arguments.engine,
         "clock_ahead_s": arguments.clock_ahead,

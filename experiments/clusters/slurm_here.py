@@ -36,6 +36,7 @@ AuthInfo=socket={folder}/munge/socket,cred_expire=20
 MpiDefault=none
 ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none
+TaskProlog={folder}/task_prolog
 JobAcctGatherType=jobacct_gather/none
 AccountingStorageType=accounting_storage/none
 SelectType=select/cons_tres
@@ -99,7 +100,8 @@ def cluster(folder: Path, clocks_ahead_s: Mapping[str, float] | None = None) -> 
     """Two nodes of one CPU each, until the block ends.
 
     folder: of the cluster's own files, which no other cluster uses.
-    clocks_ahead_s: nodes whose clocks are to be so far ahead, by libfaketime (Debian's package faketime).
+    clocks_ahead_s: nodes whose jobs see a clock that is so far ahead, by libfaketime (Debian's package faketime).
+    Slurm's own processes do not: its credentials allow for no more than minutes.
     Raises RuntimeError where the nodes do not come up; the logs are in the folder.
     """
     (folder / "munge").mkdir(parents=True)
@@ -113,16 +115,20 @@ def cluster(folder: Path, clocks_ahead_s: Mapping[str, float] | None = None) -> 
         for number, name in enumerate(NODES, 1)
     )
     (folder / "slurm.conf").write_text(CONF.format(folder=folder, port=PORT, nodes=nodes))
+    prolog = folder / "task_prolog"
+    prolog.write_text(
+        "#!/bin/sh\n" + "".join(_clock(node, ahead_s) for node, ahead_s in (clocks_ahead_s or {}).items())
+    )
+    prolog.chmod(0o755)
     names = {"key-file": "key", "socket": "socket", "pid-file": "pid", "log-file": "log", "seed-file": "seed"}
     munge = [f"--{option}={folder / 'munge' / name}" for option, name in names.items()]
     started: dict[str, subprocess.Popen[bytes]] = {}
     made = Slurm(folder, started)
     with ExitStack() as stack, (folder / "daemons.log").open("wb") as said:
 
-        def start(*command: str, more: Mapping[str, str] | None = None) -> subprocess.Popen[bytes]:
-            environment = {**made.environment, **(more or {})}
+        def start(*command: str) -> subprocess.Popen[bytes]:
             process = subprocess.Popen(
-                command, env=environment, stdin=subprocess.DEVNULL, stdout=said, stderr=said
+                command, env=made.environment, stdin=subprocess.DEVNULL, stdout=said, stderr=said
             )
             stack.callback(_end, process)
             return process
@@ -131,13 +137,9 @@ def cluster(folder: Path, clocks_ahead_s: Mapping[str, float] | None = None) -> 
         _wait_for((folder / "munge" / "socket").exists)
         start("slurmctld", "-D")
         for name in NODES:
-            ahead_s = (clocks_ahead_s or {}).get(name, 0.0)
-            # Not the clock by which waiting is measured, which is each machine's own anyway.
-            clock = {"FAKETIME": f"+{ahead_s:.0f}s", "FAKETIME_DONT_FAKE_MONOTONIC": "1"}
-            faked = {**clock, "LD_PRELOAD": _faketime()} if ahead_s else {}
             (folder / f"spool-{name}").mkdir()
             namespace = ("unshare", "--pid", "--fork", "--kill-child", "--mount-proc")
-            started[name] = start(*namespace, "slurmd", "-D", "-N", name, more=faked)
+            started[name] = start(*namespace, "slurmd", "-D", "-N", name)
             stack.callback(started[name].kill)  # `unshare` passes no other signal on
         _wait_for(lambda: _idle(made) == len(NODES))
         yield made
@@ -151,10 +153,16 @@ def _faketimes() -> list[Path]:
     return sorted(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"))
 
 
-def _faketime() -> str:
+def _clock(node: str, ahead_s: float) -> str:
+    """Of the script whose output is the environment of a node's tasks: another clock than the machine's.
+
+    Not that by which waiting is measured, which is each machine's own anyway.
+    """
     if not (found := _faketimes()):
         raise RuntimeError("libfaketime not found: apt-get install faketime")
-    return str(found[0])
+    given = {"LD_PRELOAD": found[0], "FAKETIME": f"+{ahead_s:.0f}s", "FAKETIME_DONT_FAKE_MONOTONIC": 1}
+    lines = "".join(f"echo export {name}={value}\n" for name, value in given.items())
+    return f'if [ "$SLURMD_NODENAME" = {node} ]; then\n{lines}fi\n'
 
 
 def _idle(cluster: Slurm) -> int:

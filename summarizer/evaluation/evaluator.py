@@ -17,6 +17,7 @@ from summarizer.config.schema import GenerationConfig
 from summarizer.console.progress import bar
 from summarizer.data.order import EncodedRow
 from summarizer.data.prompt import Prompt
+from summarizer.evaluation.base_answers import BaseAnswers
 from summarizer.evaluation.metrics import RowLosses
 from summarizer.generation.decoder import Decoder
 from summarizer.models.causal_lm import token_nll
@@ -66,6 +67,8 @@ class Evaluator:
     """Called after each batch, to answer a stop signal."""
     pace: EvaluationPace = field(default_factory=EvaluationPace)
     """How long rows take, by what was evaluated so far."""
+    base_answers: BaseAnswers | None = None
+    """Where the base model's answers are kept; None asks it each time."""
 
     def losses(self, rows: Sequence[EncodedRow], slots: Sequence[int] | None) -> list[float]:
         """Mean loss over all rows, in nats per summary token, of each slot's trial; None: of the base model."""
@@ -73,6 +76,13 @@ class Evaluator:
 
     def row_losses(self, rows: Sequence[EncodedRow], slots: Sequence[int] | None) -> list[RowLosses]:
         """The loss of each row, in the rows' order, of each slot's trial; None: of the base model."""
+        if slots is None and self.base_answers is not None:
+            nats = self.base_answers.losses(rows, lambda: self._row_losses(rows, None)[0].nats.tolist())
+            of_row = zip(nats, (len(row.target_ids) for row in rows), strict=True)
+            return [RowLosses.of(list(of_row))]
+        return self._row_losses(rows, slots)
+
+    def _row_losses(self, rows: Sequence[EncodedRow], slots: Sequence[int] | None) -> list[RowLosses]:
         begun_s = time.monotonic()
         nats = self._of_token_nll(rows, slots, lambda nll: nll.sum(dim=1).tolist(), "loss")
         tokens = [len(row.target_ids) for row in rows]
@@ -118,6 +128,11 @@ class Evaluator:
 
     def summaries(self, rows: Sequence[EncodedRow], slots: Sequence[int] | None) -> list[list[str]]:
         """The summary of each row, in the rows' order, by each slot's trial; None: one list, by the base model."""
+        if slots is None and self.base_answers is not None:
+            return [self.base_answers.summaries(rows, lambda: self._summaries(rows, None)[0])]
+        return self._summaries(rows, slots)
+
+    def _summaries(self, rows: Sequence[EncodedRow], slots: Sequence[int] | None) -> list[list[str]]:
         begun_s = time.monotonic()
         own = self.processes.share(list(enumerate(rows)))
         prompts = [
@@ -136,7 +151,7 @@ class Evaluator:
                     except torch.OutOfMemoryError:
                         self._halve_rows(len(left))
         except torch.OutOfMemoryError:
-            return [texts for part in self._halves(slots) for texts in self.summaries(rows, part)]
+            return [texts for part in self._halves(slots) for texts in self._summaries(rows, part)]
         numbered = [(index, written[place]) for place, (index, _) in enumerate(own)]
         by_row = sorted(self.processes.gathered(numbered))
         count = 1 if slots is None else len(slots)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import torch
 from omegaconf import OmegaConf
 
 from summarizer.adapters.attach import attach, frozen_parameters, roles, targets
@@ -20,8 +21,9 @@ from summarizer.data.hold_out import SplitName, hold_out_of
 from summarizer.data.prompt import Prompt, build_prompt
 from summarizer.data.splits import Split, build_split
 from summarizer.errors import ConfigError, StopRequested
+from summarizer.evaluation.base_answers import FOLDER, BaseAnswers
 from summarizer.evaluation.evaluator import Evaluator
-from summarizer.models.load import load_base, load_config
+from summarizer.models.load import base_digest, load_base, load_config
 from summarizer.models.meta_model import build_meta_model
 from summarizer.models.source import model_folder
 from summarizer.models.tokenizer import check_context, check_tokens, load_tokenizer
@@ -35,6 +37,7 @@ from summarizer.runs.live import LiveRequests, live_requests
 from summarizer.runs.preflight import preflight
 from summarizer.runs.preview import log_example
 from summarizer.runs.record import RunRecord
+from summarizer.tracking.environment import git_state, versions
 from summarizer.tracking.startup import Stopwatch
 from summarizer.training.checkpoint import require_checkpoint
 from summarizer.training.checkpoint_folders import list_checkpoints, newest_step
@@ -169,7 +172,19 @@ def _train(
     records.flops_per_s = group.flops_per_s
     scheduler = TrialScheduler(trials, halving_of(records.trials))
     answer = _stop_between_batches(stop, processes)
-    evaluator = Evaluator(adapted, prompt, spec.generation, sizing.evaluation_rows, processes, answer)
+    kept = None
+    if (sweep := records[trials[0]].sweep_folder) is not None and processes.count == 1:
+        made_from = _base_identity(spec, folder, meta.zeroed, prompt, sizing.evaluation_rows, processes)
+        kept = BaseAnswers(sweep / FOLDER, made_from)
+    evaluator = Evaluator(
+        adapted,
+        prompt,
+        spec.generation,
+        sizing.evaluation_rows,
+        processes,
+        answer,
+        base_answers=kept,
+    )
     labels = trial_labels(
         [records[trial].overrides for trial in trials], [trial.folder.name for trial in trials]
     )
@@ -216,6 +231,25 @@ def _read_splits(spec: RunConfig, prompt: Prompt) -> tuple[Split | StreamedSplit
             *(wanted, len(splits["validation"])),
         )
     return training, splits
+
+
+def _base_identity(
+    spec: RunConfig, folder: Path, zeroed: Mapping[str, int], prompt: Prompt, rows: int, processes: Processes
+) -> dict[str, object]:
+    """All that the base model's answers depend on beside the rows, to the bit, as JSON has it.
+
+    folder: the model's. zeroed: rows of its weights. rows: that are evaluated at once.
+    """
+    git = git_state()
+    return {
+        "base": base_digest(folder, spec.quantization.format, zeroed),
+        "prompt": prompt.identity(),
+        "generation": spec.generation.model_dump(mode="json"),
+        "rows": rows,
+        "device": [processes.device.type, processes.precision, torch.get_num_threads()],
+        "versions": versions(),
+        "git": git and git.model_dump(),
+    }
 
 
 def _report(records: GroupRecords, data: Data, base_parameters: int) -> None:

@@ -153,6 +153,11 @@ class RunRecord(Part):
         return Path(self.folder)
 
     @property
+    def sweep_folder(self) -> Path | None:
+        """The folder of its sweep; None for a run of no sweep."""
+        return next((one for one in self.path.absolute().parents if one.name == self.sweep), None)
+
+    @property
     def only_shown(self) -> bool:
         """Whether it is planned or previewed, and not trained."""
         return bool(self.config["plan"] or self.config.get("preview"))

@@ -10,7 +10,7 @@ from grids import GRID, assert_as_alone, assert_same_run, grid, numbers, train_o
 
 from summarizer.console.trial_display import TrialDisplay
 from summarizer.errors import NonFiniteLossError
-from summarizer.evaluation.evaluator import EvaluationPace
+from summarizer.evaluation.evaluator import EvaluationPace, Evaluator
 from summarizer.runs import experiment, group_records
 from summarizer.runs.callbacks import RunCallbacks
 from summarizer.runs.experiment import run_group
@@ -47,6 +47,28 @@ def test_with_fewer_places_runs_wait_for_them(
     sizes = watched_sizes(monkeypatch)
     assert_as_alone(run_group(grid(tmp_path, "sweep.max_concurrent_trials=3")), one_by_one)
     assert sizes == [3] * 6 + [1] * 6
+
+
+@pytest.mark.slow
+def test_the_base_model_is_asked_once_for_a_sweep(
+    tmp_path: Path, one_by_one: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever groups its runs train in: each has the base's scores of all, to the bit."""
+    asked: list[int] = []
+    real = Evaluator._row_losses
+
+    def counted(self: Evaluator, rows: Any, slots: Any) -> Any:
+        if slots is None:
+            asked.append(len(rows))
+        return real(self, rows, slots)
+
+    monkeypatch.setattr(Evaluator, "_row_losses", counted)
+    runs = grid(tmp_path / "sweep", trials=GRID[:2])
+    ended = [one for run in runs for one in run_group([run])]
+    assert len(asked) == len(set(asked)) > 0
+    for run in ended:
+        assert_same_run(Path(run.folder), one_by_one / Path(run.folder).name)
+    assert ended[0].base == ended[1].base is not None
 
 
 @pytest.mark.slow

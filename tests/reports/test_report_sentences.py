@@ -91,10 +91,13 @@ def test_lists() -> None:
     assert listed(["loss", "rouge1", "rougeL"], none=True) == "loss, rouge1 or rougeL"
 
 
-def notes(sweep: Path, runs: Sequence[tuple[tuple[str, ...], float]]) -> list[str]:
+def notes(
+    sweep: Path, runs: Sequence[tuple[tuple[str, ...], float]], failed: Sequence[int] = ()
+) -> list[str]:
     plan(sweep, [overrides for overrides, _ in runs])
     for number, (overrides, end) in enumerate(runs):
-        make_run(sweep / str(number), overrides, end=end)
+        status = "failed" if number in failed else "completed"
+        make_run(sweep / str(number), overrides, end=end, status=status)
     record = collect(sweep)
     return edge_notes(record, sweep_axes(record.runs))
 
@@ -115,6 +118,24 @@ def test_the_best_rate_at_the_edge_of_what_was_tried(
     assert notes(tmp_path, ends) == expected
     two = [ends[0], ends[2]]
     assert notes(tmp_path / "two", two) == []
+
+
+def test_an_edge_is_one_of_runs_that_are_otherwise_alike(tmp_path: Path) -> None:
+    """A higher rate that was tried with another dim says nothing of this one, nor does one that failed."""
+    best = [
+        (("adapter.dim=2", f"optimizer.lr={rate}"), end)
+        for rate, end in (("1e-4", 5), ("3e-4", 4), ("1e-3", 3))
+    ]
+    others = [(("adapter.dim=8", "optimizer.lr=1e-2"), 6.0), (("adapter.dim=2", "optimizer.lr=1e-2"), 7.0)]
+    expected = ["The best optimizer.lr, 1e-3, is the highest that was tried; optimizer.lr=3e-3 comes next."]
+    assert notes(tmp_path / "dim", [*best, others[0]]) == expected
+    assert notes(tmp_path / "failed", [*best, others[1]], failed=[3]) == expected
+    assert notes(tmp_path / "completed", [*best, others[1]]) == []
+
+
+def test_no_dim_below_one_comes_next(tmp_path: Path) -> None:
+    runs = [((f"adapter.dim={dim}",), 3.0 + dim) for dim in (1, 2, 4)]
+    assert notes(tmp_path, runs) == []
 
 
 def test_each_kind_of_adapter_has_a_best_rate_of_its_own(tmp_path: Path) -> None:

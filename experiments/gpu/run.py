@@ -93,8 +93,8 @@ POINTS = (
 )
 """In the order of what they are worth: 9 minutes may not be enough for the last."""
 QUICK = (
-    Point("tests", 120, f"{ALL} tests/ops/test_decode_gemm_on_gpu.py tests/quantization/test_fp8.py"),
-    Point("training", 120, "--quick --formats int8 --lengths 64 --steps 2 --turns 1", TRAINING, "training"),
+    Point("tests", 180, f"{ALL} tests/ops/test_decode_gemm_on_gpu.py tests/quantization/test_fp8.py"),
+    Point("training", 180, "--quick --formats int8 --lengths 64 --steps 2 --turns 1", TRAINING, "training"),
     Point(
         "articles",
         120,

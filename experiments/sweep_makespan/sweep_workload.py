@@ -215,7 +215,7 @@ def _example(prompt: Prompt, article_ids: Sequence[int], target_ids: Sequence[in
 
 def _held_out(split: Split, count: int | None, prompt: Prompt, spec: RunConfig) -> list[HeldOutRow]:
     numbers = list(range(len(split))[:count])
-    texts = split.rows.select_columns(["article", "summary"])[numbers]
+    texts = split.rows.columns(["article", "summary"], numbers)
     return [
         HeldOutRow(
             _example(prompt, row.article_ids, row.target_ids),
@@ -260,7 +260,7 @@ def _write_long_rows(work: Path, tokens: int) -> None:
     for name in ("train", "validation"):
         split = build_split(spec.data, name, prompt)
         encoded = split.encoded(range(len(split)))
-        texts = split.rows.select_columns(["article", "summary"])[:]
+        texts = split.rows.columns(["article", "summary"], range(len(split)))
         copies = math.ceil(tokens / min(len(row.article_ids) for row in encoded))
         with (work / f"{name}.jsonl").open("w", encoding="utf-8") as file:
             for start, row in enumerate(encoded):

@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 from invented_runs import make_run
 
+from summarizer.evaluation.metrics import RowShares
 from summarizer.evaluation.predictions import RowFaithfulness, write_faithfulness
 from summarizer.evaluation.record import Interval
-from summarizer.reports.comparison import compare_runs
+from summarizer.evaluation.statistics import compare_shares
+from summarizer.reports.comparison import BOOTSTRAP_SAMPLES, SEED, compare_runs
 from summarizer.runs.read_runs import read_run_files
 
 ROWS = 12
@@ -68,6 +70,21 @@ def test_the_best_is_compared_by_what_its_articles_say(tmp_path: Path) -> None:
     assert run.scores.faithfulness == {"names": Interval(50, 40, 60)}
     marks = [text.missing for text in run.predictions.values()]
     assert [bool(missing) for missing in marks] == [bool(a < 100 * b) for a, b in parts[0].T]
+
+
+def test_rows_are_paired_in_whatever_order_a_file_has_them(tmp_path: Path) -> None:
+    """Seed 1 writes its file backwards. The interval and p are those of the rows side by side."""
+    parts = [
+        scored(tmp_path / str(seed), seed, overrides=[f"adapter.dim={seed}"], loss=seed + 1.0)
+        for seed in (1, 2)
+    ]
+    by_id = sorted(range(ROWS), key=lambda i: f"row{i}")
+    one, other = ({"names": RowShares(*of[:, by_id].astype(float))} for of in parts)
+    (expected,) = compare_shares({("1", "2"): (one, other)}, samples=BOOTSTRAP_SAMPLES, seed=SEED)
+    runs = [read_run_files(tmp_path / str(seed)) for seed in (1, 2)]
+    (found,) = compare_runs(runs, by="val/loss", with_articles=False).against_best.values()
+    assert found["names"].mean == expected.mean
+    assert found["names"].p_value == expected.p_value
 
 
 def test_other_judges_and_other_rows_do_not_compare(tmp_path: Path) -> None:

@@ -59,7 +59,12 @@ def recognized(
         found["article"], instruction = instruction, []
     if turns and not all(found[field] for field in wanted):
         return columns.model_copy(update={"messages": turns[0]})
-    issues = [_unclear(field, found[field], names, place) for field in wanted if len(found[field]) != 1]
+    usual = {"article": ARTICLES, "summary": SUMMARIES}
+    issues = [
+        _unclear(field, found[field], names, place, _known(sorted(taken), usual[field]))
+        for field in wanted
+        if len(found[field]) != 1
+    ]
     if turns and not issues and [found[field][0] for field in wanted] != [ARTICLES[0], SUMMARIES[0]]:
         issues.append(_unclear("article", [*found["article"], *turns], names, place))
     if issues:
@@ -101,10 +106,14 @@ def _known(names: Sequence[str], known: Sequence[str]) -> list[str]:
     return [known[0]] if known[0] in found else found
 
 
-def _unclear(field: str, found: Sequence[str], names: Sequence[str], place: str) -> Issue:
+def _unclear(
+    field: str, found: Sequence[str], names: Sequence[str], place: str, taken: Sequence[str] = ()
+) -> Issue:
+    """taken: columns that another field has, and that would have been recognized."""
     what = "articles" if field == "article" else "summaries"
     listed = f"its columns are {', '.join(names) or 'none'}"
-    fact = f"which column of {place} holds the {what}? {listed}"
+    elsewhere = f", and {' and '.join(map(repr, taken))} is taken by another field" if taken else ""
+    fact = f"which column of {place} holds the {what}? {listed}{elsewhere}"
     if found:
         fact = f"{' and '.join(map(repr, found))} of {place} could both be the {what}; {listed}"
     return Issue(

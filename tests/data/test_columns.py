@@ -241,3 +241,12 @@ def test_tables_to_summarize_are_recognized_too(tmp_path: Path) -> None:
     assert str(bad).endswith(
         "is not read: which column of x.jsonl holds the articles? its columns are body; name it by --column"
     )
+
+
+def test_a_column_that_another_field_has_is_named() -> None:
+    given = Columns(article="highlights", summary=None, id=None, messages=None)
+    with pytest.raises(ConfigError) as refused:
+        recognized(given, ["article", "highlights"], "x.csv")
+    (issue,) = refused.value.issues
+    assert issue.key == "data.columns.summary"
+    assert str(issue.fact).endswith("are article, highlights, and 'highlights' is taken by another field")

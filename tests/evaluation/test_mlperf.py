@@ -134,13 +134,19 @@ def test_scores_with_punkt_are_evaluation_pys(tmp_path: Path, monkeypatch: pytes
     clear = getattr(nltk.tokenize._get_punkt_tokenizer, "cache_clear", lambda: None)
     clear()
     predictions = ["The cats ran. Dogs slept. They woke.", *PREDICTIONS[1:]]
-    scores = mlperf_scores(predictions, REFERENCES, show=False)
+    references = ["The cats ran. They slept. Dogs woke.", *REFERENCES[1:]]
+    scores = mlperf_scores(predictions, references, show=False)
     clear()  # the next test has no such model
     assert scores.sentences_by == "nltk punkt"
     expected = score_pairs(
-        ["The cats ran.\nDogs slept. They woke.", *PREDICTIONS[1:]], REFERENCES, split=str.splitlines
+        ["The cats ran.\nDogs slept. They woke.", *PREDICTIONS[1:]],
+        ["The cats ran.\nThey slept. Dogs woke.", *REFERENCES[1:]],
+        split=str.splitlines,
     )
-    assert scores.rouge["rouge1"] == round(expected["rouge1"].mean(), 4)
+    for variant in ("rouge1", "rougeLsum"):
+        assert scores.rouge[variant] == round(expected[variant].mean(), 4)
+    by_our_rules = score_pairs(predictions, references)
+    assert scores.rouge["rougeLsum"] != round(by_our_rules["rougeLsum"].mean(), 4)
     # one sentence fewer than by this project's rules, joined by a space as it was
     assert scores.gen_len == len("The cats ran.\nDogs slept. They woke.") + len(
         "One sentence.\nAnother one here."

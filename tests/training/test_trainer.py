@@ -188,6 +188,7 @@ def test_a_stop_in_the_evaluation_after_the_first_step_leaves_it_untaken(tmp_pat
     assert (trial.state.step, trial.state.tokens, trial.checkpoints.exists()) == (0, 0, False)
 
 
+@pytest.mark.slow
 def test_the_evaluation_after_the_first_step_takes_none_of_its_time(tmp_path: Path) -> None:
     group = build_group([spec_of("trainer.max_steps=2", "trainer.log_every_steps=1")], tmp_path)
     (trial,) = group.trials

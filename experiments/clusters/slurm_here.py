@@ -48,7 +48,7 @@ SlurmdTimeout=10
 SlurmctldPort={port}
 SlurmctldPidFile={folder}/slurmctld.pid
 SlurmdPidFile={folder}/%n.pid
-SlurmdSpoolDir={folder}/spool-%n
+SlurmdSpoolDir={spool}/%n
 StateSaveLocation={folder}/state
 SlurmctldLogFile={folder}/slurmctld.log
 SlurmdLogFile={folder}/%n.log
@@ -114,7 +114,9 @@ def cluster(folder: Path, clocks_ahead_s: Mapping[str, float] | None = None) -> 
         f"NodeName={name} NodeHostname=localhost NodeAddr=127.0.0.1 Port={PORT + number} CPUs=1 State=UNKNOWN"
         for number, name in enumerate(NODES, 1)
     )
-    (folder / "slurm.conf").write_text(CONF.format(folder=folder, port=PORT, nodes=nodes))
+    # Sockets lie there, whose paths have at most 107 characters.
+    spool = Path(tempfile.mkdtemp(prefix="slurm-"))
+    (folder / "slurm.conf").write_text(CONF.format(folder=folder, spool=spool, port=PORT, nodes=nodes))
     prolog = folder / "task_prolog"
     prolog.write_text(
         "#!/bin/sh\n" + "".join(_clock(node, ahead_s) for node, ahead_s in (clocks_ahead_s or {}).items())
@@ -125,6 +127,7 @@ def cluster(folder: Path, clocks_ahead_s: Mapping[str, float] | None = None) -> 
     started: dict[str, subprocess.Popen[bytes]] = {}
     made = Slurm(folder, started)
     with ExitStack() as stack, (folder / "daemons.log").open("wb") as said:
+        stack.callback(shutil.rmtree, spool, ignore_errors=True)
 
         def start(*command: str) -> subprocess.Popen[bytes]:
             process = subprocess.Popen(
@@ -137,7 +140,7 @@ def cluster(folder: Path, clocks_ahead_s: Mapping[str, float] | None = None) -> 
         _wait_for((folder / "munge" / "socket").exists)
         start("slurmctld", "-D")
         for name in NODES:
-            (folder / f"spool-{name}").mkdir()
+            (spool / name).mkdir()
             namespace = ("unshare", "--pid", "--fork", "--kill-child", "--mount-proc")
             started[name] = start(*namespace, "slurmd", "-D", "-N", name)
             stack.callback(started[name].kill)  # `unshare` passes no other signal on

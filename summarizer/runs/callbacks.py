@@ -87,6 +87,8 @@ class RunCallbacks:
         self.live = live
         self._owed: list[Trial] = []
         """New trials whose record of step 0, the base model's evaluation, is not written yet."""
+        self._stepped = False
+        """The first step is done, and with it what was put off until then."""
         self._cloning: list[tuple[Request, Trial]] = []
         self._trials = records.pending
         self._shared = self._trials[0].spec
@@ -117,7 +119,7 @@ class RunCallbacks:
         self._say_what_is_adapted(trials, first_slot)
         new = [trial for trial in trials if trial.state.step == 0 and not trial.begun]
         self._owed += new
-        if "_base_validation" in vars(self):
+        if self._stepped and self._shared.evaluation.base:
             self._record_base()
         for trial in trials:
             trial.begun = True
@@ -244,6 +246,7 @@ class RunCallbacks:
         return found
 
     def first_step_taken(self) -> None:
+        self._stepped = True
         if self._owed and self._shared.evaluation.base:
             self._record_base()
 

@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from summarizer.adapters.protocol import Stacked
 from summarizer.ops.decode_gemm import LowRankPairs
 from summarizer.ops.elementwise import column_dots, scale_columns_
 from summarizer.quantization.frozen import FrozenLinear, FrozenWeight
@@ -65,6 +66,27 @@ def low_rank_product(
 
 def _with_bias(y: Float[Tensor, "n m d_out"], frozen: FrozenLinear) -> Float[Tensor, "n m d_out"]:
     return y if frozen.bias is None else y + frozen.bias.to(y.dtype)
+
+
+def plain_pairs_product(
+    frozen: FrozenLinear,
+    x: Float[Tensor, "n m d_in"],
+    dropped: Float[Tensor, "n m d_in"] | None,
+    stacked: Stacked,
+) -> Float[Tensor, "n m d_out"]:
+    """`low_rank_product` for a kind whose `prepared` makes a plain pair `a`, `b` of what it trains."""
+    pair = Pair(stacked["a"], stacked["b"], stacked.sizes["a"])
+    return low_rank_product(frozen, x, dropped, [pair], stacked.scale)
+
+
+def decode_plain_pairs(
+    frozen: FrozenLinear, x: Float[Tensor, "... d_in"], stacked: Stacked
+) -> Float[Tensor, "... d_out"] | None:
+    """`Adapter.decode_linear` for such a kind: None where nothing was prepared."""
+    if "a" not in stacked:
+        return None
+    pairs = LowRankPairs(stacked["a"], stacked["b"], stacked.scale)
+    return frozen.weight.decode_gemm(x, frozen.bias, pairs)
 
 
 def equal_dims(dims: Sequence[int]) -> Iterator[tuple[slice, int]]:

@@ -16,11 +16,10 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor
 
-from summarizer.adapters.low_rank_product import Pair, equal_dims, low_rank_product
+from summarizer.adapters.low_rank_product import decode_plain_pairs, equal_dims, plain_pairs_product
 from summarizer.adapters.peft_config import as_peft
 from summarizer.adapters.protocol import Adapter, Parameters, Role, Shape, Stacked
 from summarizer.errors import ConfigError
-from summarizer.ops.decode_gemm import LowRankPairs
 from summarizer.quantization.frozen import FrozenEmbedding, FrozenLinear
 
 NAME = "miss_block"
@@ -67,8 +66,7 @@ class MiSS(Adapter):
         stacked: Stacked,
     ) -> Float[Tensor, "n m d_out"]:
         if "a" in stacked:
-            pair = Pair(stacked["a"], stacked["b"], stacked.sizes["a"])
-            return low_rank_product(frozen, x, dropped, [pair], stacked.scale)
+            return plain_pairs_product(frozen, x, dropped, stacked)
         seen = x if dropped is None else dropped
         y: Tensor = frozen(x)
         for trials, r in equal_dims(stacked.sizes["d"]):
@@ -90,10 +88,7 @@ class MiSS(Adapter):
     def decode_linear(
         frozen: FrozenLinear, x: Float[Tensor, "... d_in"], stacked: Stacked
     ) -> Float[Tensor, "... d_out"] | None:
-        if "a" not in stacked:
-            return None
-        pairs = LowRankPairs(stacked["a"], stacked["b"], stacked.scale)
-        return frozen.weight.decode_gemm(x, frozen.bias, pairs)
+        return decode_plain_pairs(frozen, x, stacked)
 
     def merged(
         self, frozen: FrozenLinear | FrozenEmbedding, dense: Tensor, tensors: Parameters

@@ -32,7 +32,7 @@ SlurmctldHost=localhost(127.0.0.1)
 SlurmUser=root
 SlurmdUser=root
 AuthType=auth/munge
-AuthInfo=socket={folder}/munge/socket,cred_expire=20
+AuthInfo=socket={spool}/munge,cred_expire=20
 MpiDefault=none
 ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none
@@ -115,15 +115,16 @@ def cluster(folder: Path, clocks_ahead_s: Mapping[str, float] | None = None) -> 
         for number, name in enumerate(NODES, 1)
     )
     # Sockets lie there, whose paths have at most 107 characters.
-    spool = Path(tempfile.mkdtemp(prefix="slurm-"))
+    spool = Path(tempfile.mkdtemp(prefix="slurm-", dir="/tmp"))
     (folder / "slurm.conf").write_text(CONF.format(folder=folder, spool=spool, port=PORT, nodes=nodes))
     prolog = folder / "task_prolog"
     prolog.write_text(
         "#!/bin/sh\n" + "".join(_clock(node, ahead_s) for node, ahead_s in (clocks_ahead_s or {}).items())
     )
     prolog.chmod(0o755)
-    names = {"key-file": "key", "socket": "socket", "pid-file": "pid", "log-file": "log", "seed-file": "seed"}
+    names = {"key-file": "key", "pid-file": "pid", "log-file": "log", "seed-file": "seed"}
     munge = [f"--{option}={folder / 'munge' / name}" for option, name in names.items()]
+    munge.append(f"--socket={spool / 'munge'}")
     started: dict[str, subprocess.Popen[bytes]] = {}
     made = Slurm(folder, started)
     with ExitStack() as stack, (folder / "daemons.log").open("wb") as said:
@@ -137,7 +138,7 @@ def cluster(folder: Path, clocks_ahead_s: Mapping[str, float] | None = None) -> 
             return process
 
         start("munged", "--foreground", "--force", *munge)
-        _wait_for((folder / "munge" / "socket").exists)
+        _wait_for((spool / "munge").exists)
         start("slurmctld", "-D")
         for name in NODES:
             (spool / name).mkdir()

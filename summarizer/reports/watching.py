@@ -26,6 +26,7 @@ from summarizer.runs.find_runs import find
 from summarizer.runs.folder import holders
 from summarizer.runs.read_runs import finite
 from summarizer.runs.record import SUMMARY, RunRecord, read_record, read_summary
+from summarizer.runs.requests import read_requests
 from summarizer.runs.settings import flat, from_overrides, names
 from summarizer.tracking.metrics import METRICS, read_metrics
 
@@ -125,9 +126,10 @@ def look(paths: Sequence[Path]) -> Watched:
         [flat(one.config) if one.config else from_overrides(list(one.overrides)) for one in records],
         [record.overrides for record in records],
     )
+    clones = _clones(found.folders)
     lines = [
         TrialLine(
-            label,
+            label + clones.get(folder, ""),
             total=record.planned_steps or record.steps or 0,
             step=record.steps or 0,
             state=STATES.get(record.status, "training" if at_work else "stopped"),
@@ -137,10 +139,23 @@ def look(paths: Sequence[Path]) -> Watched:
             best_step=record.best.step if record.best else None,
             curve=drawn,
         )
-        for label, record, drawn, (loss, value) in zip(labels, records, curves, losses, strict=True)
+        for folder, label, record, drawn, (loss, value) in zip(
+            found.folders, labels, records, curves, losses, strict=True
+        )
     ]
     going_on = bool(unfinished) and at_work
     return Watched(tuple(lines), _metric(records), going_on, 0 if going_on else len(unfinished))
+
+
+def _clones(folders: Iterable[Path]) -> dict[Path, str]:
+    """What to say behind the names of runs that began as clones of others, by their folders."""
+    said: dict[Path, str] = {}
+    for sweep in {folder.parent for folder in folders}:
+        with suppress(ConfigError):
+            for request in read_requests(sweep).asked:
+                if request.folder is not None:
+                    said[sweep / request.folder] = f", a clone of run {request.run}"
+    return said
 
 
 def _record(folder: Path) -> RunRecord:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -25,6 +26,7 @@ from summarizer.tracking.metrics import METRICS
 LOCK = ".lock"
 LOCKS = Path("/proc/locks")
 HYDRAS = (".hydra", "run.log")
+DATE = re.compile(r"\d{4}-\d\d-\d\d")
 """What is written into a folder before a run begins."""
 FOLDERS = (
     *(".hydra", "adapter", "checkpoints", "predictions", "faithfulness", "evaluations", "wandb"),
@@ -203,6 +205,14 @@ def take_back(folder: Path) -> None:
         return
     with suppress(ConfigError), claimed(folder):  # it is another process's
         shutil.rmtree(folder)
+    remove_empty_date(folder.parent)
+
+
+def remove_empty_date(folder: Path) -> None:
+    """Remove the folder of a day that Hydra made for a run or a sweep that nothing became of."""
+    if DATE.fullmatch(folder.name):
+        with suppress(OSError):  # it holds others
+            folder.rmdir()
 
 
 def _unusable(folder: Path) -> str | None:

@@ -27,7 +27,7 @@ from summarizer.config.schema import TrackingConfig
 from summarizer.console.secrets import redact
 from summarizer.errors import ConfigError
 from summarizer.runs.advice import normal_form
-from summarizer.runs.folder import mask_written, take_back
+from summarizer.runs.folder import mask_written, remove_empty_date, take_back
 from summarizer.runs.launch import train_group
 from summarizer.runs.record import RunRecord
 from summarizer.runs.session import Session
@@ -219,3 +219,4 @@ def _take_back(sweep: Path) -> None:
     (sweep / "multirun.yaml").unlink(missing_ok=True)
     with suppress(OSError):  # it holds something else
         sweep.rmdir()
+        remove_empty_date(sweep.parent)

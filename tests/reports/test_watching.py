@@ -24,6 +24,7 @@ from summarizer.reports.html_page import page
 from summarizer.reports.watching import curve, look, watch
 from summarizer.runs.folder import LOCKS, claimed, holders
 from summarizer.runs.record import SUMMARY
+from summarizer.runs.requests import ask
 from summarizer.tracking.metrics import METRICS
 
 ON_LINUX = pytest.mark.skipif(not LOCKS.exists(), reason="the system does not say who holds a lock")
@@ -75,6 +76,18 @@ def test_each_run_stands_as_its_folder_says(tmp_path: Path) -> None:
     assert now.describe().startswith("4 runs: 1 training, 1 waiting, 1 done, 1 failed")
     with pytest.raises(ConfigError, match="no such folder"):
         look([tmp_path / "nothing"])
+
+
+def test_a_clone_says_of_which_run_it_is_one(tmp_path: Path) -> None:
+    training(tmp_path / "0", ["optimizer.lr=1e-3"])
+    training(tmp_path / "1", ["optimizer.lr=3e-4"])
+    asked = ask(tmp_path, "clone", "0", ["optimizer.lr=5e-4"])
+    training(tmp_path / str(asked.folder), ["optimizer.lr=5e-4"])
+    assert [line.label for line in look([tmp_path]).lines] == [
+        "lr=0.001",
+        "lr=0.0003",
+        "lr=0.0005, a clone of run 0",
+    ]
 
 
 @ON_LINUX

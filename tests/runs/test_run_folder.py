@@ -204,3 +204,16 @@ def test_the_folder_of_a_refused_run_is_taken_back_if_nothing_else_is_in_it(tmp_
     with claimed(taken):
         take_back(taken)
         assert (taken / ".hydra" / "config.yaml").is_file()
+
+
+def test_a_day_whose_only_run_was_taken_back_leaves_no_empty_folder(tmp_path: Path) -> None:
+    def refused(day: str, run: str) -> Path:
+        (tmp_path / day / run / ".hydra").mkdir(parents=True)
+        return tmp_path / day / run
+
+    take_back(refused("2026-11-29", "10-15-30-123456"))
+    take_back(refused("mine", "run"))
+    alone, other = refused("2026-11-30", "10-15-30-123456"), refused("2026-11-30", "11-15-30-123456")
+    take_back(alone)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["2026-11-30", "mine"]
+    assert other.is_dir()

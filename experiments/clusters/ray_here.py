@@ -68,7 +68,7 @@ def cluster(folder: Path, clocks_ahead_s: Mapping[str, float] | None = None) -> 
     """A head and two nodes of one CPU each, until the block ends.
 
     folder: of the cluster's own files.  clocks_ahead_s: is refused: Ray's own processes do not bear it.
-    Raises RuntimeError where the nodes do not come up; the logs are in the folder.
+    Raises RuntimeError where the nodes do not come up, with the end of what they said.
     """
     if clocks_ahead_s:
         raise RuntimeError("Ray's nodes are started with the machine's clock")
@@ -110,10 +110,11 @@ def cluster(folder: Path, clocks_ahead_s: Mapping[str, float] | None = None) -> 
             f"--temp-dir={own}",
             *memory,
         )
-        _wait_for(lambda: _alive() >= 1)
+        log = folder / "daemons.log"
+        _wait_for(lambda: _alive() >= 1, log)
         for number, name in enumerate(NODES, 1):  # in turn: two would take the same socket's name
             started[name] = start(f"--address=127.0.0.1:{PORT}", "--num-cpus=1", *memory)
-            _wait_for(lambda wanted=1 + number: _alive() >= wanted)
+            _wait_for(lambda wanted=1 + number: _alive() >= wanted, log)
         yield made
 
 
@@ -125,11 +126,12 @@ def _alive() -> int:
     return int(asked.stdout.split()[-1]) if "nodes" in asked.stdout else 0
 
 
-def _wait_for(holds: Callable[[], bool]) -> None:
+def _wait_for(holds: Callable[[], bool], log: Path) -> None:
     until_s = time.monotonic() + START_S
     while not holds():
         if time.monotonic() > until_s:
-            raise RuntimeError("Ray does not come up; its logs say why")
+            said = "\n".join(log.read_text(errors="replace").splitlines()[-20:])
+            raise RuntimeError(f"Ray does not come up within {START_S:.0f} s; its nodes said:\n{said}")
         time.sleep(1.0)
 
 

@@ -284,7 +284,8 @@ class SweepAxes:
 
     def describe(self, run: RunRecord) -> str:
         """What tells this run from the others: `adapter.dim=8 optimizer.lr=3e-4`."""
-        return " ".join(f"{key}={self.of[run.folder][key].text}" for key in self.keys)
+        values = ((key, self.of[run.folder][key]) for key in self.keys)
+        return " ".join(f"{key}={value.text}" for key, value in values if value is not UNSET)
 
 
 def sweep_axes(runs: Sequence[RunRecord]) -> SweepAxes:

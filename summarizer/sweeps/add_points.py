@@ -1,7 +1,8 @@
 """`resume=SWEEP optimizer.lr=1e-4,1e-3,3e-3`: points that a sweep has not are planned, in its folder and its table.
 
 The overrides are laid over those of the sweep's own command, key by key, and make the grid anew; what of it the
-sweep has stays as it is. What is not swept is the same for every run, so that all can be ranked together.
+sweep has stays as it is. What is not swept is the same for every run, so that all can be ranked together. `~KEY`
+takes a swept key out of the grid, for kinds that do not have it: `resume=SWEEP adapter=ia3 ~adapter.dim`.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ from summarizer.errors import ConfigError, Issue
 from summarizer.runs.folder import masked_node, write_prompt
 from summarizer.runs.preflight import preflight
 from summarizer.runs.record import RunRecord
-from summarizer.runs.settings import flat
+from summarizer.runs.settings import flat, sweep_axes
 from summarizer.sweeps.candidates import COMMAND_FILE
 from summarizer.sweeps.compose import Combination, compose_batch, group_key
 from summarizer.sweeps.record import SweepRecord, begin
@@ -56,13 +57,20 @@ def add_points(sweep: Path, record: SweepRecord, runs: Sequence[RunRecord], over
     """
     command = _read_command(sweep)
     before = _parsed(_texts(command))
-    given = _given(overrides)
-    _require_same_settings(command, before, given)
-    merged = {**before, **given}
+    given, left_out = _given(overrides)
+    # The last command may have had one value of a key that earlier ones swept.
+    swept = {*_swept(before), *sweep_axes(runs).keys}
+    _require_same_settings(command, before, given, swept)
+    _require_swept(swept, left_out)
+    merged = {key: one for key, one in {**before, **given}.items() if key not in left_out}
+    swept |= _swept(merged)
     words = [override.input_line or "" for override in merged.values()]
     where = str(sweep).replace("\\", "\\\\").replace("'", "\\'")
     with _composing([f"hydra.sweep.dir='{where}'", *words]) as (loader, master):
-        known = {run.folder: _point(run.overrides, merged, master) for run in runs}
+        # A key that the grid has one value of is no default of the runs that do not name it.
+        common = [override.input_line or "" for key, override in merged.items() if key not in swept]
+        defaults = loader.load_configuration("config", common, run_mode=RunMode.MULTIRUN)
+        known = {run.folder: _point(run.overrides, merged, defaults) for run in runs}
         grid = {_point(one, merged, master): one for one in _grid(merged.values())}
         new = [one for point, one in grid.items() if point not in known.values()]
         _say_what_is_kept([run for run in runs if known[run.folder] not in grid])
@@ -71,7 +79,6 @@ def add_points(sweep: Path, record: SweepRecord, runs: Sequence[RunRecord], over
             return
         numbers = [int(path.name) for path in sweep.iterdir() if path.name.isdecimal()]
         added = compose_batch(loader, master, new, max([len(runs) - 1, *numbers]) + 1)
-        swept = {key for key, override in merged.items() if override.is_sweep_override()}
         _require_same_configs(runs[0], added, swept)
         points = "1 new point" if len(added) == 1 else f"{len(added)} new points"
         log.info("%s beside the %d runs that the sweep has", points, len(runs))
@@ -141,9 +148,13 @@ def _parsed(texts: Sequence[str]) -> dict[str, Override]:
         raise ConfigError.single("resume", text) from error
 
 
-def _given(texts: Sequence[str]) -> dict[str, Override]:
-    """Raises ConfigError for what is no override, and for one of Hydra's own keys."""
+def _given(texts: Sequence[str]) -> tuple[dict[str, Override], set[str]]:
+    """Overrides by key, and the keys to leave out of the grid.
+
+    Raises ConfigError for what is no override, and for one of Hydra's own keys.
+    """
     found: dict[str, Override] = {}
+    left_out: set[str] = set()
     issues = []
     for text in texts:
         try:
@@ -152,24 +163,42 @@ def _given(texts: Sequence[str]) -> dict[str, Override]:
             issues.append(Issue("resume", f"{text!r} is not an override such as optimizer.lr=1e-4,1e-3"))
             continue
         key = override.get_key_element()
-        if override.is_delete() or key.startswith("hydra") or key == "resume":
+        if key.lstrip("~").startswith("hydra") or key.lstrip("~") == "resume":
             issues.append(Issue("resume", f"goes on in the sweep's own way; leave out {text}"))
-        found[key] = override
+        if override.is_delete():
+            left_out.add(key.lstrip("~"))
+        else:
+            found[key] = override
     if issues:
         raise ConfigError(issues)
-    return found
+    return found, left_out
+
+
+def _swept(overrides: Mapping[str, Override]) -> set[str]:
+    return {key for key, override in overrides.items() if override.is_sweep_override()}
 
 
 def _require_same_settings(
-    command: DictConfig, before: Mapping[str, Override], given: Mapping[str, Override]
+    command: DictConfig, before: Mapping[str, Override], given: Mapping[str, Override], swept: set[str]
 ) -> None:
     """Raises ConfigError that names each setting that is not swept and has another value now."""
     issues = []
     for key, override in given.items():
-        swept = override.is_sweep_override() or (key in before and before[key].is_sweep_override())
-        if not swept and (now := _text(override.value())) != (was := _value_of(key, before, command)):
+        if key in swept or override.is_sweep_override():
+            continue
+        if (now := _text(override.value())) != (was := _value_of(key, before, command)):
             text = f"is {was} for every run of the sweep, and cannot be {now} for new ones alone; "
             issues.append(Issue(key, f"{text}leave it out, sweep over both, or start a sweep of its own"))
+    if issues:
+        raise ConfigError(issues)
+
+
+def _require_swept(swept: set[str], left_out: set[str]) -> None:
+    """Raises ConfigError for each key to leave out that the sweep does not sweep over."""
+    issues = [
+        Issue(f"~{key}", f"is not swept; this sweep sweeps over {', '.join(sorted(swept)) or 'nothing'}")
+        for key in sorted(left_out - swept)
+    ]
     if issues:
         raise ConfigError(issues)
 

@@ -19,7 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from summarizer.console.amounts import rate_text
 from summarizer.runs.record import RunRecord
-from summarizer.runs.settings import SweepAxes, Value, flat
+from summarizer.runs.settings import UNSET, SweepAxes, Value, flat
 from summarizer.sweeps.record import SweepRecord
 from summarizer.yaml_files import read_yaml
 
@@ -66,7 +66,8 @@ def settings_of(record: SweepRecord, swept: SweepAxes, default: Mapping[str, Val
 
 
 def setting_name(values: Mapping[str, Value]) -> str:
-    """As a sentence names it: `rslora dim 8 at 3e-4`, `dim 2 alpha=4 at 1e-3`."""
+    """As a sentence names it: `rslora dim 8 at 3e-4`, `dim 2 alpha=4 at 1e-3`; unset keys are left out."""
+    values = {key: value for key, value in values.items() if value is not UNSET}
     first = [SHORT[key].format(values[key].text) for key in ("adapter", "adapter.dim") if key in values]
     others = [f"{key.rpartition('.')[2]}={value.text}" for key, value in values.items() if key not in SHORT]
     last = []

@@ -14,6 +14,8 @@ from test_resume_sweep import end
 from summarizer.errors import ConfigError
 from summarizer.runs.folder import claimed
 from summarizer.runs.session import Session
+from summarizer.runs.settings import sweep_axes
+from summarizer.sweeps.candidates import setting_name
 from summarizer.sweeps.record import read_sweep
 from summarizer.sweeps.resume import resume
 
@@ -78,6 +80,33 @@ def test_what_was_not_swept_may_be_from_now_on(sweeps: Sweeps) -> None:
     ]
 
 
+def test_kinds_without_a_swept_key_join_by_leaving_it_out(sweeps: Sweeps) -> None:
+    """ia3 has no dim: `~adapter.dim` takes the key out of the grid, and its runs are named without it."""
+    add("adapter=lora,dora", "adapter.dim=2,8")
+    assert trained(sweeps) == [str(number) for number in range(8)]
+    add("adapter=ia3", "~adapter.dim", "optimizer.lr=1e-3,3e-3")
+    assert trained(sweeps) == [str(number) for number in range(10)]
+    record = read_sweep(SWEEP)
+    assert [run.overrides for run in record.runs][8:] == [
+        ("optimizer.lr=0.001", "trainer.max_steps=4", "adapter=ia3"),
+        ("optimizer.lr=0.003", "trainer.max_steps=4", "adapter=ia3"),
+    ]
+    swept = sweep_axes(record.runs)
+    assert [swept.describe(run) for run in record.runs][7:] == [
+        "optimizer.lr=0.001 adapter=dora adapter.dim=8",
+        "optimizer.lr=0.001 adapter=ia3",
+        "optimizer.lr=0.003 adapter=ia3",
+    ]
+    assert setting_name(swept.of["9"]) == "ia3 at 3e-3"
+    # The next points are of the kinds that the last command had, and of any that is named.
+    add("optimizer.lr=1e-2")
+    add("adapter=vera", "adapter.dim=256", "optimizer.lr=1e-2")
+    assert [run.overrides for run in read_sweep(SWEEP).runs][10:] == [
+        ("optimizer.lr=0.01", "trainer.max_steps=4", "adapter=ia3"),
+        ("optimizer.lr=0.01", "trainer.max_steps=4", "adapter=vera", "adapter.dim=256"),
+    ]
+
+
 def test_a_grid_that_the_sweep_has_trains_nothing(sweeps: Sweeps, capfd: pytest.CaptureFixture[str]) -> None:
     before = (SWEEP / "sweep.json").read_bytes()
     add("optimizer.lr=1e-3,1e-4", "trainer.max_steps=4", "trainer.batch_size=2")
@@ -94,14 +123,16 @@ REFUSED = [
     (["optimizer.lr=-1,2"], r"optimizer.lr: -1 is not a number above 0 \(in 1 of 2 combinations"),
     (["optimizer.rl=1,2"], r"optimizer.rl: unknown key"),
     (["optimizer.lr"], r"is not an override such as"),
+    (["~adapter.dim"], r"~adapter.dim: is not swept; this sweep sweeps over optimizer.lr"),
+    (["~hydra.sweep.dir"], r"leave out ~hydra.sweep.dir"),
 ]
 
 
 def test_what_cannot_be_ranked_beside_the_others_is_refused(
     sweeps: Sweeps, subtests: pytest.Subtests
 ) -> None:
-    """7 grids for one sweep, which none of them changes."""
-    assert len(REFUSED) == 7
+    """9 grids for one sweep, which none of them changes."""
+    assert len(REFUSED) == 9
     before = files_of_the_sweep()
     for overrides, words in REFUSED:
         with subtests.test(overrides=overrides):

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from summarizer.ops import elementwise, native
-from summarizer.ops.activations import TanhGELU, gelu_tanh_, silu_mul_, supports
+from summarizer.ops.activations import TanhGELU, gelu_tanh_, silu_mul, silu_mul_, supports
 
 EVERY = torch.arange(-(1 << 15), 1 << 15, dtype=torch.int32).to(torch.int16).view(torch.bfloat16)
 """Every number that bf16 has."""
@@ -116,3 +116,55 @@ def test_what_a_plan_is_told_of_it_is_so() -> None:
     checks = ("test_schema", "test_faketensor")
     torch.library.opcheck(torch.ops.summarizer.gelu.default, (x,), test_utils=checks)
     torch.library.opcheck(torch.ops.summarizer.gelu_backward.default, (x, x), test_utils=checks)
+    torch.library.opcheck(torch.ops.summarizer.silu_mul.default, (x, x), test_utils=checks)
+    torch.library.opcheck(torch.ops.summarizer.silu_mul_backward.default, (x, x, x), test_utils=checks)
+
+
+# --- SiLU times a gate --------------------------------------------------------------------------------------------
+
+
+def of_both(gate: Tensor, up: Tensor, grad: Tensor, ours: bool = True) -> tuple[Tensor, ...]:
+    """The product and the gradients of both."""
+    gate, up = gate.detach().requires_grad_(), up.detach().requires_grad_()
+    y = silu_mul(gate, up) if ours else F.silu(gate) * up
+    return y.detach(), *torch.autograd.grad(y, (gate, up), grad)
+
+
+@needs_kernel
+def test_the_gated_product_and_its_gradients_are_right_for_every_number_of_bf16() -> None:
+    gate = NORMAL[NORMAL.abs() < 1e30]
+    up, grad = (drawn(len(gate), seed=i).bfloat16() for i in (1, 2))
+    found = of_both(gate, up, grad)
+    right = of_both(gate.double(), up.double(), grad.double(), ours=False)
+    for mine, exact in zip(found, right, strict=True):
+        assert mine.dtype == torch.bfloat16
+        assert ((mine.double() - exact).abs() <= 0.00392 * exact.abs() + 1e-6).all()
+
+
+@needs_kernel
+@pytest.mark.parametrize("gate", [torch.inf, 3e38, torch.nan, 0.0, -200.0, -3e38])
+def test_the_gated_product_at_the_ends_is_torch_s(gate: float) -> None:
+    given, one = torch.tensor([gate]).bfloat16(), torch.ones(1).bfloat16()
+    for mine, theirs in zip(of_both(given, one, one), of_both(given, one, one, ours=False), strict=True):
+        if gate != torch.inf or mine.isfinite():  # whose slope torch has as inf - inf
+            torch.testing.assert_close(mine, theirs, equal_nan=True, atol=1e-6, rtol=0)
+
+
+@needs_kernel
+@pytest.mark.parametrize("shape", [(0,), (1,), (17,), (4097,), (10_001,), (5, 40)])
+def test_every_number_of_a_gated_product_is_taken_once(shape: tuple[int, ...]) -> None:
+    gate, up, grad = (drawn(*shape, seed=i).bfloat16() for i in range(3))
+    found = of_both(gate.mT, up.mT, grad.mT) if len(shape) == 2 else of_both(gate, up, grad)
+    right = of_both(gate, up, grad, ours=False)
+    for mine, theirs in zip(found, right, strict=True):
+        theirs = theirs.mT if len(shape) == 2 else theirs
+        torch.testing.assert_close(mine, theirs, rtol=2e-2, atol=1e-2)
+
+
+@needs_kernel
+def test_a_gated_product_keeps_nothing_that_was_not_there_before() -> None:
+    gate, up = (drawn(64, 100, seed=i).bfloat16().requires_grad_() for i in range(2))
+    kept: list[int] = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda x: (kept.append(x.data_ptr()), x)[1], lambda x: x):
+        silu_mul(gate, up)
+    assert set(kept) == {gate.data_ptr(), up.data_ptr()}

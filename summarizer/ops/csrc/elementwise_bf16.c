@@ -1,7 +1,8 @@
 /* Elementwise operations of training on bf16, each in one pass over memory, in fp32 in between and rounded once: GELU in its
- * tanh form, rotary position embeddings, and columns by a factor of each.
+ * tanh form, SiLU times a gate, rotary position embeddings, and columns by a factor of each.
  *
- * Sources: Hendrycks and Gimpel 2016 (arXiv:1606.08415); Su et al. 2021 (arXiv:2104.09864).
+ * Sources: Hendrycks and Gimpel 2016 (arXiv:1606.08415); Shazeer 2020 (arXiv:2002.05202); Su et al. 2021
+ * (arXiv:2104.09864).
  */
 #include <stdint.h>
 #include <string.h>
@@ -60,6 +61,42 @@ void gelu_backward(const uint16_t *grad, const uint16_t *x, long count, uint16_t
             __m512 steep = _mm512_fmadd_ps(square, number(6 * SLOPE * CUBE), number(2 * SLOPE));
             __m512 moved = _mm512_mul_ps(_mm512_mul_ps(near, steep), _mm512_fnmadd_ps(s, s, s));
             store(grad_x + i, there, _mm512_mul_ps(load(grad + i, there), _mm512_add_ps(s, moved)));
+        }
+}
+
+/* ---- SiLU times a gate: silu(gate) * up, of the sigmoid of the gate ---- */
+
+#define EDGE 80.0f /* below its negative both are nothing, and above it the sigmoid is 1 */
+
+/* The larger of x and -EDGE, NaN for NaN: what the product with a sigmoid is taken of. */
+INLINE __m512 not_far_below(__m512 x) { return _mm512_max_ps(number(-EDGE), x); }
+
+INLINE __m512 sigmoid(__m512 x) {
+    __m512 power = power_of_two(_mm512_mul_ps(_mm512_min_ps(number(EDGE), x), number(-LOG2_E)));
+    return _mm512_div_ps(number(1), _mm512_add_ps(number(1), power));
+}
+
+void silu_mul(const uint16_t *gate, const uint16_t *up, long count, uint16_t *y, int threads) {
+#pragma omp parallel for schedule(static) num_threads(threads) if (count > NUMBERS)
+    for (long start = 0; start < count; start += NUMBERS)
+        for (long i = start; i < start + NUMBERS && i < count; i += FLOATS) {
+            __mmask16 there = first(count - i);
+            __m512 own = not_far_below(load(gate + i, there));
+            store(y + i, there, _mm512_mul_ps(_mm512_mul_ps(own, sigmoid(own)), load(up + i, there)));
+        }
+}
+
+/* Of up it is grad g s, of the gate g it is grad up (s + g s (1 - s)); s is the gate's sigmoid. */
+void silu_mul_backward(const uint16_t *grad, const uint16_t *gate, const uint16_t *up, long count, uint16_t *grad_gate,
+                       uint16_t *grad_up, int threads) {
+#pragma omp parallel for schedule(static) num_threads(threads) if (count > NUMBERS)
+    for (long start = 0; start < count; start += NUMBERS)
+        for (long i = start; i < start + NUMBERS && i < count; i += FLOATS) {
+            __mmask16 there = first(count - i);
+            __m512 own = not_far_below(load(gate + i, there)), of_y = load(grad + i, there), s = sigmoid(own);
+            __m512 silu = _mm512_mul_ps(own, s), slope = _mm512_fmadd_ps(silu, _mm512_sub_ps(number(1), s), s);
+            store(grad_up + i, there, _mm512_mul_ps(of_y, silu));
+            store(grad_gate + i, there, _mm512_mul_ps(_mm512_mul_ps(of_y, load(up + i, there)), slope));
         }
 }
 

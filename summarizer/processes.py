@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import logging
+import mmap
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import torch
@@ -201,6 +203,69 @@ def give_back_freed_memory() -> None:
     library = ctypes.CDLL(None)
     if hasattr(library, "malloc_trim"):
         library.malloc_trim(0)
+
+
+class FreedMemory:
+    """Bounds what `keep_freed_memory` makes a process that trains keep: steps of other lengths leave other gaps.
+
+    Measured on six trials of SmolLM2-135M: each step of new lengths held about 0.2 GiB more than the one before,
+    7.0 GiB after the first and 9.9 after the fifteenth, where little more than 6 were in use.
+    """
+
+    SLACK, SLACK_BYTES = 0.25, 512 * 2**20
+    """Of what a step had in use, and at least: so much more may be held."""
+    STEPS_BETWEEN = 8
+    """Once it was given back. The next step's pages fault once more, which takes it some hundredths longer."""
+
+    def __init__(self) -> None:
+        self._most_in_use_bytes = 0
+        self._steps_to_wait = 0
+
+    def note_use(self) -> None:
+        """To be called where a step has the most in use: between its two passes."""
+        self._most_in_use_bytes = max(self._most_in_use_bytes, allocated_bytes() or 0)
+
+    def bound(self) -> bool:
+        """After a step, give freed memory back if too much is held. Returns whether it was."""
+        most, self._most_in_use_bytes = self._most_in_use_bytes, 0
+        self._steps_to_wait = max(self._steps_to_wait - 1, 0)
+        too_much = anonymous_bytes() - most > max(self.SLACK * most, self.SLACK_BYTES)
+        if most == 0 or self._steps_to_wait or not too_much:
+            return False
+        give_back_freed_memory()
+        self._steps_to_wait = self.STEPS_BETWEEN
+        return True
+
+
+def allocated_bytes() -> int | None:
+    """What is allocated in this process and not freed, by glibc; None where there is none, or one before 2.33."""
+    library = ctypes.CDLL(None)
+    if not hasattr(library, "mallinfo2"):
+        return None
+    library.mallinfo2.restype = _Allocated
+    found = library.mallinfo2()
+    return int(found.uordblks + found.hblkhd)
+
+
+def anonymous_bytes() -> int:
+    """What this process holds of memory that is no file's, in the system's eyes; 0 where it does not say."""
+    try:
+        resident, shared = map(int, Path("/proc/self/statm").read_text().split()[1:3])
+    except OSError:
+        return 0
+    return (resident - shared) * mmap.PAGESIZE
+
+
+class _Allocated(ctypes.Structure):
+    """`struct mallinfo2` of glibc's malloc.h, the sum of all arenas."""
+
+    _fields_ = [
+        (name, ctypes.c_size_t)
+        for name in (
+            *("arena", "ordblks", "smblks", "hblks", "hblkhd"),
+            *("usmblks", "fsmblks", "uordblks", "fordblks", "keepcost"),
+        )
+    ]
 
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4

@@ -205,3 +205,40 @@ def test_freed_memory_is_kept_until_it_is_given_back() -> None:
     while_kept, given_back = map(int, done.stdout.split())
     assert while_kept < 8
     assert given_back > 110  # of 128 MiB
+
+
+BOUNDED = """
+import torch
+from summarizer.processes import FreedMemory, allocated_bytes, anonymous_bytes, keep_freed_memory
+
+FreedMemory.SLACK_BYTES, FreedMemory.STEPS_BETWEEN = 32 * 2**20, 3
+keep_freed_memory()
+begun, freed = allocated_bytes(), FreedMemory()
+tensors = [torch.ones(2**18) for _ in range(256)]  # of 1 MiB
+print((allocated_bytes() - begun) // 2**20)
+freed.note_use()
+del tensors
+print(freed.bound())  # no more than it used
+
+def step(others):
+    gaps = [torch.ones(2**18) for _ in range(others)]
+    del gaps
+    freed.note_use()
+    return freed.bound()
+
+before = anonymous_bytes()
+print(step(0))  # 256 MiB are held, and none of them was used
+print((before - anonymous_bytes()) // 2**20 > 200)
+print(*(step(256) for _ in range(5)))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_a_process_holds_little_more_than_its_steps_use() -> None:
+    """Given back once, it is left alone for the next steps, however much they leave."""
+    done = subprocess.run([sys.executable, "-c", BOUNDED], capture_output=True, text=True, check=True)
+    in_use, at_most, too_much, given_back, later = done.stdout.splitlines()
+    assert 256 <= int(in_use) < 260
+    assert (at_most, too_much, given_back) == ("False", "True", "True")
+    assert later == "False False True False False"

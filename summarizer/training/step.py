@@ -35,7 +35,7 @@ from summarizer.data.order import EncodedRow
 from summarizer.data.prompt import Prompt
 from summarizer.models.blocks import begin_pass
 from summarizer.models.causal_lm import summary_nll
-from summarizer.processes import Processes, keep_freed_memory
+from summarizer.processes import FreedMemory, Processes, give_back_freed_memory, keep_freed_memory
 from summarizer.tracking.utilization import matrix_rate
 from summarizer.training.loss_scale import LossScaling, build_scaling
 from summarizer.training.optimizer import Scratch
@@ -129,6 +129,13 @@ class Group:
     """The most trials at once; None for any number."""
     scratch: Scratch = field(default_factory=Scratch)
     """What its trials' optimizers step in."""
+    freed: FreedMemory | None = None
+    """Of a process that keeps what it frees: on the CPU."""
+
+    def give_back_freed_memory(self) -> None:
+        """Between steps and evaluations, whose tensors are of other sizes and leave other gaps."""
+        if self.freed is not None:
+            give_back_freed_memory()
 
     @property
     def free_slots(self) -> int | None:
@@ -161,8 +168,10 @@ def build_group(
 
     Measures the device's rate, once per process. On the CPU the process keeps, from here on, what memory it frees.
     """
+    freed = None
     if processes.device.type == "cpu":
         keep_freed_memory()
+        freed = FreedMemory()
     trials: list[Trial] = []
     return Group(
         adapted,
@@ -173,6 +182,7 @@ def build_group(
         scaling=build_scaling(processes.precision, trials, processes.device),
         flops_per_s=matrix_rate(processes.device, processes.dtype) * processes.count,
         slots=slots,
+        freed=freed,
     )
 
 
@@ -224,6 +234,8 @@ def _accumulate(
         group.adapted.set_dropout_inputs(batch, steps, in_place=buckets is not None)
         with processes.autocast():
             losses_of_part = summary_nll(group.adapted.model, batch) / counts
+        if group.freed is not None:
+            group.freed.note_use()
         processes.accelerator.backward(group.scaling.scaled(losses_of_part))
         losses += losses_of_part.detach()
     return losses

@@ -23,7 +23,6 @@ from torch import Tensor
 from summarizer.compat import compile_s
 from summarizer.data.order import EncodedRow
 from summarizer.errors import NonFiniteLossError, StopRequested
-from summarizer.processes import give_back_freed_memory
 from summarizer.tracking.environment import peak_memory_bytes
 from summarizer.tracking.startup import Stopwatch
 from summarizer.tracking.utilization import training_flops, utilization
@@ -128,6 +127,7 @@ def _evaluate_base(
     Raises StopRequested where a signal cuts it short: the first step is as if it had not been, and is taken again
     on resuming.
     """
+    group.give_back_freed_memory()
     try:
         with records.clock_stopped(), group.adapted.evaluating():
             callbacks.first_step_taken()
@@ -167,11 +167,12 @@ def _boundary(group: Group, callbacks: Callbacks, records: StepRecords, stop: St
         leaving |= _failures(group, records)
         _save(group, saving, leaving)
     if leaving:
+        group.give_back_freed_memory()
         with group.adapted.evaluating():
             callbacks.on_leave(leaving)
         group.leave(leaving)
-    if (due or leaving) and group.processes.device.type == "cpu":
-        give_back_freed_memory()
+    if due or leaving:
+        group.give_back_freed_memory()
     return stopped
 
 
@@ -211,6 +212,7 @@ def _pause_half(group: Group, callbacks: Callbacks, records: StepRecords) -> Non
 
 def _validate(group: Group, callbacks: Callbacks, records: StepRecords, due: Sequence[Trial]) -> bool:
     """Evaluate trials at their present steps. False where a signal cut it short: it is done again on resuming."""
+    group.give_back_freed_memory()
     try:
         with group.adapted.evaluating():
             results = callbacks.evaluate(due)
@@ -361,6 +363,8 @@ def train_step(group: Group, batches: Sequence[Sequence[EncodedRow]]) -> StepMea
             )
         )
     group.adapted.zero_grad()
+    if group.freed is not None:
+        group.freed.bound()
     return StepMeasurement(steps, *_to_host(torch.stack([losses, norms])))
 
 

@@ -11,6 +11,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
+
 COMPUTE_TYPES = {"int8": "int8", "fp32": "float32"}
 """By variant: how what is stored in int8 is multiplied."""
 
@@ -59,6 +61,11 @@ class CTranslate2:
             include_prompt_in_result=False,
         )
         return [result.sequences_ids[0] for result in results]
+
+    def logits(self, prompt: list[int], given: list[int]) -> Iterator[np.ndarray]:
+        """Read all at once: its decoding gives no logits."""
+        read = self._generator.forward_batch([as_words(prompt + given[:-1])])
+        yield from np.array(read)[0, len(prompt) - 1 :]
 
 
 def as_words(ids: list[int]) -> list[str]:

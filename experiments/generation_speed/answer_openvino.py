@@ -13,27 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from safetensors import safe_open
-from torch import Tensor
-
-
-class Checkpoint:
-    """Tensors of a model folder by name, memory-mapped."""
-
-    def __init__(self, folder: Path) -> None:
-        index = folder / "model.safetensors.index.json"
-        files = {"model.safetensors"}
-        if index.is_file():
-            files = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-        self._opened = [safe_open(folder / name, framework="pt") for name in sorted(files)]
-        self._of = {name: opened for opened in self._opened for name in opened.keys()}  # noqa: SIM118 - safe_open is no mapping
-
-    def __call__(self, name: str) -> Tensor:
-        tensor: Tensor = self._of[name].get_tensor(name)
-        return tensor
-
-    def __contains__(self, name: str) -> bool:
-        return name in self._of
+import numpy as np
+from merged_checkpoint import Checkpoint
 
 
 class OpenVino:
@@ -58,7 +39,7 @@ class OpenVino:
         self.about = f"openvino {ov.__version__.split('-')[0]}, {chosen}"
 
     def answer(self, prompt: list[int], new_tokens: int) -> Iterator[int]:
-        logits = self._running.begin(prompt)
+        logits = self._running.begin([prompt])
         for made in range(new_tokens):
             logits[:, self._end_id] = -float("inf")
             token = int(logits.argmax())
@@ -69,7 +50,32 @@ class OpenVino:
     def answer_all(
         self, prompts: list[list[int]], new_tokens: int, beams: int, batch: int
     ) -> list[list[int]]:
-        raise NotImplementedError("not connected: one article at a time is all that its graph does")
+        """Those of one length together, since its graph knows no padding; others one after the other."""
+        if beams > 1:
+            raise NotImplementedError("not connected: no beams")
+        if len({len(prompt) for prompt in prompts}) > 1:
+            return [list(self.answer(prompt, new_tokens)) for prompt in prompts]
+        answers: list[list[int]] = []
+        for start in range(0, len(prompts), batch):
+            answers += self._together(prompts[start : start + batch], new_tokens)
+        return answers
+
+    def logits(self, prompt: list[int], given: list[int]) -> Iterator[np.ndarray]:
+        yield self._running.begin([prompt])[0].numpy()
+        for token in given[:-1]:
+            yield self._running.go_on([token], [0])[0].numpy()
+
+    def _together(self, prompts: list[list[int]], new_tokens: int) -> list[list[int]]:
+        logits = self._running.begin(prompts)
+        answers: list[list[int]] = [[] for _ in prompts]
+        while True:
+            logits[:, self._end_id] = -float("inf")
+            tokens = logits.argmax(dim=-1).tolist()
+            for answer, token in zip(answers, tokens, strict=True):
+                answer.append(token)
+            if len(answers[0]) == new_tokens:
+                return answers
+            logits = self._running.go_on(tokens, range(len(prompts)))
 
 
 def convert(folder: Path, out: Path, variant: str) -> None:

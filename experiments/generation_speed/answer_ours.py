@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from summarizer import __version__
@@ -65,6 +66,16 @@ class Ours:
         with self.processes.autocast():
             answers = dict(self._decoder(new_tokens, beams, batch).answers(prompts))
         return [answers[index][0] for index in range(len(prompts))]
+
+    def logits(self, prompt: list[int], given: list[int]) -> Iterator[np.ndarray]:
+        with self.processes.autocast():
+            decoding = self._decoder(len(given), 1, 1).decoding([prompt])
+            for token in given:
+                decoding.step()
+                assert decoding.logits is not None
+                yield decoding.logits[0, 0].float().numpy(force=True).copy()
+                if decoding.unread is not None:
+                    decoding.unread = torch.full_like(decoding.unread, token)
 
     def _decoder(self, new_tokens: int, beams: int, batch: int) -> Decoder:
         spec = GenerationConfig(

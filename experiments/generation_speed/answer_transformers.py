@@ -7,10 +7,11 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import torch
 import transformers
 from torch import nn
-from transformers import AutoModelForCausalLM, GenerationConfig
+from transformers import AutoModelForCausalLM, GenerationConfig, LogitsProcessor, LogitsProcessorList
 from transformers.generation.streamers import BaseStreamer
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, "int8": torch.float16}
@@ -54,6 +55,25 @@ class Transformers:
             )
         return [answers[at] for at in range(len(prompts))]
 
+    def logits(self, prompt: list[int], given: list[int]) -> Iterator[np.ndarray]:
+        ids = torch.tensor([prompt], device=self.device)
+        config = GenerationConfig(
+            max_new_tokens=len(given),
+            min_new_tokens=len(given),
+            do_sample=False,
+            pad_token_id=0,
+            output_logits=True,
+            return_dict_in_generate=True,
+        )
+        with torch.inference_mode():
+            out = self.model.generate(
+                input_ids=ids,
+                attention_mask=torch.ones_like(ids),
+                generation_config=config,
+                logits_processor=LogitsProcessorList([_Given(len(prompt), given)]),
+            )
+        yield from (logits[0].float().numpy(force=True) for logits in out.logits)
+
     def _generate(
         self, prompts: list[list[int]], new_tokens: int, beams: int, streamer: BaseStreamer | None
     ) -> list[list[int]]:
@@ -95,6 +115,18 @@ def quantize(model: Any, device: torch.device) -> None:
         layer.weight = bnb.nn.Int8Params(module.weight.data, requires_grad=False, has_fp16_weights=False)
         layer.bias = module.bias
         model.set_submodule(name, layer.to(device))
+
+
+class _Given(LogitsProcessor):
+    """Lets `generate` choose the given tokens."""
+
+    def __init__(self, prompt_tokens: int, given: list[int]) -> None:
+        self._prompt_tokens, self._given = prompt_tokens, given
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        only = torch.full_like(scores, -torch.inf)
+        only[:, self._given[input_ids.shape[1] - self._prompt_tokens]] = 0
+        return only
 
 
 class _Streamer(BaseStreamer):

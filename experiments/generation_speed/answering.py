@@ -18,17 +18,23 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
 from memory_rate import MemoryReader, gpu_rate
+from nearness import nearness, write_reference
 
 ENGINES = {
     "ours": ("answer_ours", "Ours"),
     "transformers": ("answer_transformers", "Transformers"),
     "ctranslate2": ("answer_ctranslate2", "CTranslate2"),
     "openvino": ("answer_openvino", "OpenVino"),
+    "llama_cpp": ("answer_llama_cpp", "LlamaCpp"),
 }
 """File and class of each engine; a class is built with the request and is a Side."""
 WARM_UP_TOKENS = 16
 """Of the prompt whose answer is not timed: first calls choose kernels, allocate, and read weights from the disk."""
+READING_S = 4.0
+"""How long reading a batch is repeated, once at least and READINGS times at most."""
+READINGS = 5
 
 
 class Side(Protocol):
@@ -51,6 +57,10 @@ class Side(Protocol):
         self, prompts: list[list[int]], new_tokens: int, beams: int, batch: int
     ) -> list[list[int]]:
         """The best beam's exactly `new_tokens` tokens for each prompt, however that is done fastest."""
+        ...
+
+    def logits(self, prompt: list[int], given: list[int]) -> Iterator[np.ndarray]:
+        """Those behind the prompt, and behind each given token but the last: as many as are given."""
         ...
 
 
@@ -112,6 +122,8 @@ def measure(request: dict[str, Any]) -> dict[str, Any]:
         "about": side.about,
         **articles(side, request),
         **memory(request["device"]),
+        **readings(side, request),
+        **compared(side, request),
     }
 
 
@@ -142,6 +154,29 @@ def articles(side: Side, request: dict[str, Any]) -> dict[str, Any]:
     if [len(answer) for answer in answers] != [new_tokens] * len(prompts):
         raise RuntimeError(f"gave other numbers of tokens than {new_tokens}")
     return {"articles_per_s": len(prompts) / seconds}
+
+
+def readings(side: Side, request: dict[str, Any]) -> dict[str, Any]:
+    """Seconds until every prompt of a batch has its first token, of each repetition, for each batch asked for."""
+    found = []
+    for prompts in request["readings"]:
+        seconds: list[float] = []
+        while not seconds or (sum(seconds) < READING_S and len(seconds) < READINGS):
+            begun_s = time.perf_counter()
+            side.answer_all(prompts, 1, 1, len(prompts))
+            seconds.append(time.perf_counter() - begun_s)
+        found.append({"articles": len(prompts), "tokens": len(prompts[0]), "seconds": seconds})
+    return {"readings": found}
+
+
+def compared(side: Side, request: dict[str, Any]) -> dict[str, Any]:
+    """How near to fp32 the engine is. Nothing where that is not asked for; the reference itself is written."""
+    if not request["reference"]:
+        return {}
+    file = Path(request["reference"])
+    if not file.is_file():
+        write_reference(side, request["prompts"], request["kl_tokens"], file)
+    return nearness(side, request["prompts"], file)
 
 
 def memory(device: str) -> dict[str, int]:

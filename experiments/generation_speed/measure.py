@@ -1,4 +1,4 @@
-"""Speed of generation: this project beside transformers.generate, CTranslate2 and OpenVINO, in turns, in one run.
+"""Speed of generation: this project beside transformers, CTranslate2, OpenVINO and llama.cpp, in turns, in one run.
 
     python experiments/generation_speed/measure.py --quick                      the CPU, small, under a minute
     python experiments/generation_speed/measure.py --out FOLDER                 GPT-J-6B's shapes, random weights
@@ -25,9 +25,9 @@ from typing import Any
 
 import torch
 from materials import Conversion, Materials, convert, prepare
-from prompts import build_work
+from prompts import build_readings, build_work
 from speed_contenders import EMBEDDED, GPTJ_6B, Contender, Work
-from speed_rows import Row, agreement, row_of, table, write
+from speed_rows import Row, agreement, reading_table, row_of, table, write
 from speed_turns import Found, Machine, take_turns
 
 from summarizer.console.progress import ConsoleHandler, bar
@@ -37,6 +37,8 @@ from summarizer.tracking.environment import git_state, versions
 log = logging.getLogger("generation_speed")
 
 CPU = ["ours:int8", "ours:nf4", "transformers:bf16", "ctranslate2:int8", "openvino:int8", "openvino:int4"]
+KL_TOKENS = 16
+"""At how many tokens of each real text answers are compared with fp32's."""
 GPU = ["ours:int8", "ours:fp8", "transformers:int8", "transformers:fp16"]
 
 
@@ -54,7 +56,19 @@ def main() -> None:
             arguments.article_tokens,
             arguments.seed,
         )
-        work = replace(work, beams=arguments.beams, batch=arguments.batch)
+        work = replace(
+            work,
+            beams=arguments.beams,
+            batch=arguments.batch,
+            readings=build_readings(
+                arguments.model,
+                arguments.rows,
+                arguments.reading_tokens,
+                arguments.reading_articles,
+                arguments.seed,
+            ),
+            kl_tokens=arguments.kl_tokens if arguments.kl_tokens is not None else KL_TOKENS * work.is_text,
+        )
         materials = prepare(arguments.model, arguments.layers, arguments.dim, arguments.seed, arguments.work)
     except (ConfigError, ValueError) as error:
         arguments.parser.error(str(error))
@@ -76,6 +90,8 @@ def main() -> None:
     print(
         f"memory, ahead of each turn: {about['memory_gb_per_s']} GB/s\n\n{table(rows, arguments.prompt_tokens)}"
     )
+    if read := reading_table(rows):
+        print(f"\n{read}")
     if not any(row.token_s for row in rows if row.contender.startswith("ours")):
         sys.exit(1)
 
@@ -151,6 +167,20 @@ def parse() -> argparse.Namespace:
         help="also this many at once, with beams; default 64 on a GPU, none elsewhere",
     )
     add("--article-tokens", type=int, default=128)
+    add(
+        "--reading-tokens",
+        type=int,
+        nargs="*",
+        default=[],
+        help="also read prompts of these lengths, for their first tokens alone",
+    )
+    add("--reading-articles", type=int, nargs="*", default=[1], help="so many of them at once")
+    add(
+        "--kl-tokens",
+        type=int,
+        help=f"compared with fp32's probabilities in each answer; "
+        f"default {KL_TOKENS} of real texts, none of others",
+    )
     add("--beams", type=int, default=4)
     add("--batch", type=int, default=8, help="articles at once, where an engine does not choose itself")
     add(
@@ -161,7 +191,7 @@ def parse() -> argparse.Namespace:
     add(
         "--peer-python",
         default=sys.executable,
-        help="Python of the environment with ctranslate2 and openvino",
+        help="Python of the environment with ctranslate2, openvino and llama-cpp-python",
     )
     add("--device", choices=("cpu", "cuda"), default="cpu")
     add("--seed", type=int, default=0)
@@ -219,6 +249,8 @@ def describe(arguments: argparse.Namespace, work: Work) -> dict[str, Any]:
         "articles": f"{len(work.articles)}, beam {work.beams}, {work.article_tokens} new tokens"
         if work.articles
         else "none",
+        "read for first tokens": f"{len(work.readings)} batches" if work.readings else "none",
+        "compared with fp32": f"{work.kl_tokens} tokens of each prompt",
         "adapter": f"dim {arguments.dim} on every linear layer, head and embedding",
         "date": datetime.date.today().isoformat(),
         "device": torch.cuda.get_device_name() if arguments.device == "cuda" else platform.machine(),

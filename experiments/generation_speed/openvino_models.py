@@ -7,11 +7,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
+from merged_checkpoint import sliced_rotary
 from openvino_graph import Graph, Weights
 from openvino_runtime import ops, ov
 from openvino_weights import Bits, Node, Shelf
-from torch import Tensor
 
 GRAPH = "openvino_model.xml"
 """Beside its weights, openvino_model.bin: the names that OpenVINO's own exporters give them."""
@@ -57,16 +56,6 @@ def write_graph(config: Mapping[str, Any], read: Weights, folder: Path, bits: Bi
     return graph
 
 
-def _sliced_rotary(weight: Tensor, heads: int, dims: int) -> Tensor:
-    """Rows of a projection in the order in which pairs that turn together lie half of `dims` apart.
-
-    GPT-J turns neighbors. Scores do not change where queries' and keys' rows are moved alike.
-    """
-    per_head = weight.reshape(heads, -1, weight.shape[1])
-    turned = per_head[:, :dims].reshape(heads, dims // 2, 2, -1).transpose(1, 2).flatten(1, 2)
-    return torch.cat([turned, per_head[:, dims:]], dim=1).reshape(weight.shape)
-
-
 def _gptj(graph: Graph) -> Node:
     config, read = graph.config, graph.read
     heads, dims = config["n_head"], config["rotary_dim"]
@@ -80,7 +69,7 @@ def _gptj(graph: Graph) -> Node:
             graph.rotated(
                 graph.heads(
                     graph.product(
-                        normed, _sliced_rotary(read(f"{name}.attn.{which}_proj.weight"), heads, dims)
+                        normed, sliced_rotary(read(f"{name}.attn.{which}_proj.weight"), heads, dims)
                     ),
                     heads,
                     d_head,

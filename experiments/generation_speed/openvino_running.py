@@ -32,7 +32,7 @@ def read_graph(graph: Path) -> Any:
 
 
 class Running:
-    """One text, or its beams, at a time."""
+    """Texts of one length, or the beams of one text, at a time."""
 
     def __init__(self, model: Any, *, threads: int, settings: dict[str, Any] | None = None) -> None:
         """settings: of the plugin, in place of its own."""
@@ -41,11 +41,11 @@ class Running:
         self._request = self.compiled.create_infer_request()
         self._past = 0
 
-    def begin(self, prompt: Sequence[int]) -> Float[Tensor, "1 v"]:
-        """Forget what was read, and read a prompt."""
+    def begin(self, prompts: Sequence[Sequence[int]]) -> Float[Tensor, "b v"]:
+        """Forget what was read, and read prompts of one length."""
         self._request.reset_state()
         self._past = 0
-        return self._read(np.array([prompt], dtype=np.int64), np.zeros(1, dtype=np.int32))
+        return self._read(np.array(prompts, dtype=np.int64), np.arange(len(prompts), dtype=np.int32))
 
     def go_on(self, tokens: Sequence[int], sources: Sequence[int]) -> Float[Tensor, "b v"]:
         """Read one token more in each beam. sources: the beam of the step before that each one goes on from."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -58,6 +59,17 @@ def build_work(
     return Work(
         full[:prompts], new_tokens, read[:articles], article_tokens, end_id=prompt.end_id, is_text=True
     )
+
+
+def build_readings(
+    model: str, rows: str | None, lengths: Sequence[int], counts: Sequence[int], seed: int
+) -> list[list[list[int]]]:
+    """A batch of so many prompts for each length and each count. Raises as `build_work` does."""
+    batches = []
+    for length in lengths:
+        prompts = build_work(model, rows, length, max(counts), 1, 0, 1, seed).prompts
+        batches += [[list(prompt) for prompt in prompts[:count]] for count in counts]
+    return batches
 
 
 def compose_spec(model: str, rows: str | None, prompt_tokens: int, most: int) -> RunConfig:

@@ -19,10 +19,11 @@ VARIANTS = {
     "transformers": ("bf16", "fp32", "fp16", "int8"),
     "ctranslate2": ("int8",),
     "openvino": ("int8", "int4"),
+    "llama_cpp": ("q8_0", "q4_0"),
 }
 """By engine. Ours: a weight format; int8_reading reads prompts in whole numbers.
  transformers: dense, or int8 for LLM.int8() on a GPU."""
-ELSEWHERE = ("ctranslate2", "openvino")
+ELSEWHERE = ("ctranslate2", "openvino", "llama_cpp")
 """Engines that may live in another environment: --peer-python."""
 GPU = {("transformers", "int8"), ("transformers", "fp16")}
 """On a CPU too slow to be of use."""
@@ -54,7 +55,13 @@ class Contender:
             return f"{self} is for a GPU"
         if device == "cuda" and self.engine == "openvino":
             return "openvino has no plugin for this GPU"
+        if device == "cuda" and self.engine == "llama_cpp":
+            return "llama_cpp is built for the CPU"
         return None
+
+
+EXACT = Contender("transformers", "fp32")
+"""What all are compared with."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +76,10 @@ class Work:
     article_tokens: int = 128
     beams: int = 4
     batch: int = 8
+    readings: Sequence[Sequence[Sequence[int]]] = ()
+    """Batches of prompts of one length, each read at once for their first tokens alone."""
+    kl_tokens: int = 0
+    """After each prompt, at which the answers' probabilities are compared with fp32's; 0 leaves that out."""
     end_id: int = 0
     """Never chosen, so that every answer is as long as asked for."""
     is_text: bool = False
@@ -76,9 +87,20 @@ class Work:
 
 
 def request(
-    contender: Contender, folder: Path, adapter: Path, work: Work, device: str, threads: int, embedding: int
+    contender: Contender,
+    folder: Path,
+    adapter: Path,
+    work: Work,
+    device: str,
+    threads: int,
+    embedding: int,
+    reference: Path | None = None,
 ) -> dict[str, Any]:
-    """As `answering.measure` takes it. embedding: how many weights the embedding has."""
+    """As `answering.measure` takes it.
+
+    embedding: how many weights the embedding has.  reference: the file of fp32's probabilities, to compare with it;
+    where there is none yet, the contender writes it.
+    """
     return {
         "engine": contender.engine,
         "variant": contender.variant,
@@ -93,6 +115,9 @@ def request(
         "article_tokens": work.article_tokens,
         "beams": work.beams,
         "batch": work.batch,
+        "readings": [[list(prompt) for prompt in batch] for batch in work.readings],
+        "kl_tokens": work.kl_tokens,
+        "reference": None if reference is None else str(reference),
         "embedding_weights": embedding,
         "started_s": time.time(),
     }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import takewhile
 from pathlib import Path
@@ -14,6 +14,17 @@ import numpy as np
 GIB = 2**30
 CACHED_BYTES = 1 << 30
 """Weights smaller than this lie in a processor's caches for a part, so that memory's rate is no floor."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A batch of prompts, read for their first tokens."""
+
+    articles: int
+    tokens: int
+    """Of each prompt."""
+    seconds: float
+    """Until all have their first token; median."""
 
 
 @dataclass(frozen=True)
@@ -48,11 +59,19 @@ class Row:
     """Of the first contender's tokens, how many this one's answers begin with; None for random weights."""
     same_answers: int | None = None
     """Answers that are the same to the end."""
+    kl_first: float | None = None
+    """KL divergence, in nats, of the first token's probabilities from those of the same weights in fp32; the mean
+    over prompts."""
+    kl_further: float | None = None
+    """The same of further tokens, where the engine is given fp32's own."""
+    same_best: float | None = None
+    """Share of all these tokens at which both think the same token likeliest."""
     articles_per_s: float | None = None
     articles_problem: str | None = None
     conversion_s: float | None = None
     conversion_bytes: int | None = None
     """The converter's own memory at its most."""
+    readings: tuple[Reading, ...] = ()
     turns: int = 0
     tokens: tuple[tuple[int, ...], ...] = ()
     about: str = ""
@@ -84,11 +103,37 @@ def row_of(contender: str, answers: Sequence[dict[str, Any]]) -> Row:
         floor_share=median([floor_s / second for floor_s, second in zip(floors_s, token_s, strict=True)])
         if floors_s
         else None,
+        **nearness_of(first),
         articles_per_s=first.get("articles_per_s"),
         articles_problem=first.get("articles_problem"),
+        readings=readings_of(answers),
         turns=len(answers),
         tokens=tuple(tuple(tokens) for tokens in first["tokens"]),
         about=first["about"],
+    )
+
+
+def nearness_of(answer: dict[str, Any]) -> dict[str, float]:
+    """The means over what `nearness.nearness` gave; nothing where it was not asked for."""
+    if "kl" not in answer:
+        return {}
+    kl = np.array(answer["kl"])
+    means = {"kl_first": float(kl[:, 0].mean()), "same_best": float(np.mean(answer["same_best"]))}
+    if kl.shape[1] > 1:
+        means["kl_further"] = float(kl[:, 1:].mean())
+    return means
+
+
+def readings_of(answers: Sequence[dict[str, Any]]) -> tuple[Reading, ...]:
+    """Each batch, all turns together."""
+    turns = [answer.get("readings", []) for answer in answers]
+    return tuple(
+        Reading(
+            same[0]["articles"],
+            same[0]["tokens"],
+            median([second for one in same for second in one["seconds"]]),
+        )
+        for same in zip(*turns, strict=True)
     )
 
 
@@ -133,15 +178,34 @@ def table(rows: Sequence[Row], prompt_tokens: int) -> str:
         "floor": [_seconds(row.floor_s) for row in rows],
         "share of the floor": [_number(row.floor_share, ".0%") for row in rows],
         "same tokens as the first": [_same(row) for row in rows],
+        "KL to fp32: first token, further ones": [_nearness(row) for row in rows],
+        "same best token": [_number(row.same_best, ".1%") for row in rows],
         "articles/s": [row.articles_problem or _number(row.articles_per_s, ".2f") for row in rows],
         "conversion": [_conversion(row) for row in rows],
     }
     for at, row in enumerate(rows):
         if row.problem is not None:
             cells["load"][at] = row.problem
-    shown = {name: column for name, column in cells.items() if any(column)}
-    lines = ["| " + " | ".join(shown) + " |", "|" + "---|" * len(shown)]
-    lines += ["| " + " | ".join(line) + " |" for line in zip(*shown.values(), strict=True)]
+    return _markdown({name: column for name, column in cells.items() if any(column)})
+
+
+def reading_table(rows: Sequence[Row]) -> str:
+    """Markdown: a line for each batch of prompts, a column for each contender; empty where nothing was read."""
+    read = [row for row in rows if row.readings]
+    if not read:
+        return ""
+    batches = read[0].readings
+    cells = {
+        "prompt": [str(batch.tokens) for batch in batches],
+        "articles": [str(batch.articles) for batch in batches],
+    }
+    cells |= {row.contender: [_seconds(batch.seconds) for batch in row.readings] for row in read}
+    return _markdown(cells)
+
+
+def _markdown(cells: Mapping[str, Sequence[str]]) -> str:
+    lines = ["| " + " | ".join(cells) + " |", "|" + "---|" * len(cells)]
+    lines += ["| " + " | ".join(line) + " |" for line in zip(*cells.values(), strict=True)]
     return "\n".join(lines)
 
 
@@ -163,6 +227,12 @@ def _same(row: Row) -> str:
     return f"{row.same:.0%}, {row.same_answers} of {len(row.tokens)} answers whole"
 
 
+def _nearness(row: Row) -> str:
+    if row.kl_first is None:
+        return ""
+    return f"{row.kl_first:.2g}" + (f", {row.kl_further:.2g}" if row.kl_further is not None else "")
+
+
 def _conversion(row: Row) -> str:
     if row.conversion_s is None:
         return ""
@@ -178,7 +248,8 @@ def write(rows: Sequence[Row], about: dict[str, Any], prompt_tokens: int, folder
         f"- {key}: {value}" for key, value in about.items() if not isinstance(value, list | dict)
     )
     used = "\n".join(f"- {row.contender}: {row.about}" for row in rows if row.about)
-    text = f"{named}\n\n{table(rows, prompt_tokens)}\n\n{used}\n"
+    tables = [text for text in (table(rows, prompt_tokens), reading_table(rows)) if text]
+    text = "\n\n".join([named, *tables, used]) + "\n"
     (folder / "table.md").write_text(text, encoding="utf-8")
     draw(rows, prompt_tokens, folder / "results.png")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import subprocess
 import sys
@@ -12,7 +13,7 @@ from typing import Any
 
 from materials import STUDY, Materials, embedding_weights, environment, last_line
 from memory_rate import memory_rate
-from speed_contenders import ELSEWHERE, Contender, Work, request
+from speed_contenders import ELSEWHERE, EXACT, Contender, Work, request
 
 from summarizer.console.progress import Bar
 
@@ -51,6 +52,7 @@ def take_turns(
     """What was found so far, after each turn of each contender. One that failed gets no further turn."""
     found = Found()
     embedding = embedding_weights(materials.merged)
+    reference = reference_of(materials, work, machine, progress) if work.kl_tokens else None
     for turn in range(turns):
         for contender in contenders:
             if contender not in found.problems:
@@ -60,10 +62,11 @@ def take_turns(
                     contender,
                     materials.converted(contender),
                     materials.adapter,
-                    work if turn == 0 else without_articles(work),
+                    work if turn == 0 else replace(work, articles=()),
                     machine.device,
                     machine.threads,
                     embedding,
+                    reference if turn == 0 else None,
                 )
                 answer = ask(asked, machine.python(contender), materials.folder)
                 if "problem" in answer:
@@ -74,9 +77,23 @@ def take_turns(
             progress.advance()
 
 
-def without_articles(work: Work) -> Work:
-    """They take long and are measured once."""
-    return replace(work, articles=())
+def reference_of(materials: Materials, work: Work, machine: Machine, progress: Bar) -> Path:
+    """The file of fp32's probabilities for these prompts, which is made where it is not there yet.
+
+    Raises RuntimeError where transformers cannot compute them.
+    """
+    of_prompts = json.dumps([[list(prompt) for prompt in work.prompts], work.end_id, work.kl_tokens])
+    file = materials.folder / f"reference-{hashlib.sha256(of_prompts.encode()).hexdigest()[:16]}.safetensors"
+    if not file.is_file():
+        progress.note(f"probabilities of {EXACT}")
+        own = replace(work, new_tokens=1, articles=(), readings=())
+        asked = request(
+            EXACT, materials.merged, materials.adapter, own, machine.device, machine.threads, 0, file
+        )
+        answer = ask(asked, sys.executable, materials.folder)
+        if "problem" in answer:
+            raise RuntimeError(f"{EXACT}: {answer['problem']}")
+    return file
 
 
 def ask(asked: Mapping[str, Any], python: str, folder: Path) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from small_runs import REPOSITORY
@@ -20,6 +21,7 @@ sys.path.insert(0, str(REPOSITORY / "experiments" / "generation_speed"))
 
 import answering
 import materials
+import nearness
 import speed_rows
 from answer_transformers import streamed
 from memory_rate import MemoryReader
@@ -120,6 +122,7 @@ class Counting:
     """Answers with the prompt's first token and those after it."""
 
     stored_bytes, read_bytes, about = 100, 90, "counting"
+    sharpness = 1.0
     short, waits_for_its_reader = False, True
 
     def __init__(self, request: dict[str, Any]) -> None: ...
@@ -133,6 +136,13 @@ class Counting:
         if beams > 1:
             raise NotImplementedError("no beams")
         return [list(self.answer(prompt, new_tokens)) for prompt in prompts]
+
+    def logits(self, prompt: list[int], given: list[int]) -> Iterator[np.ndarray]:
+        """Each token likeliest behind the one ahead of it; how much so depends on how many were read."""
+        read = list(prompt)
+        for token in given:
+            yield self.sharpness * np.sin(np.arange(90.0) * len(read)) + 9 * np.eye(90)[(read[-1] + 1) % 90]
+            read.append(token)
 
 
 def counted(monkeypatch: pytest.MonkeyPatch, work: Work) -> dict[str, Any]:
@@ -154,6 +164,62 @@ def test_a_turn_times_every_token(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Counting, "short", True)
     with pytest.raises(RuntimeError, match="3 tokens, not 4"):
         counted(monkeypatch, Work([[3]], 4))
+
+
+def test_a_turn_reads_batches_for_their_first_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[int, int, int, int]] = []
+
+    def answer_all(
+        side: Counting, prompts: list[list[int]], new_tokens: int, beams: int, batch: int
+    ) -> list[list[int]]:
+        asked.append((len(prompts), new_tokens, beams, batch))
+        return [[0]] * len(prompts)
+
+    monkeypatch.setattr(Counting, "answer_all", answer_all)
+    found = counted(monkeypatch, Work([[3]], 2, readings=[[[1, 2]], [[1, 2, 3]] * 8]))["readings"]
+    assert [(read["articles"], read["tokens"]) for read in found] == [(1, 2), (8, 3)]
+    assert asked == [(1, 1, 1, 1)] * answering.READINGS + [(8, 1, 1, 8)] * answering.READINGS
+    assert all(len(read["seconds"]) == answering.READINGS for read in found)
+    turns = [answer_of([0.2], readings=[found[0] | {"seconds": s}]) for s in ([3.0, 2.0], [1.0])]
+    row = speed_rows.row_of("ours int8", turns)
+    assert row.readings == (speed_rows.Reading(1, 2, 2.0),)
+    lines = speed_rows.reading_table([row, speed_rows.Row("other", problem="broken")]).splitlines()
+    assert lines[0] == "| prompt | articles | ours int8 |"
+    assert lines[2:] == ["| 2 | 1 | 2 s |"]
+    assert speed_rows.reading_table([speed_rows.Row("other")]) == ""
+
+
+def test_the_divergence_is_torch_s() -> None:
+    first, second = (torch.randn(50, generator=torch.Generator().manual_seed(seed)) for seed in (0, 1))
+    expected = torch.nn.functional.kl_div(
+        second.log_softmax(0), first.log_softmax(0), reduction="sum", log_target=True
+    )
+    padded = torch.cat([second, torch.full((7,), 30.0)]).numpy()
+    found = nearness.divergence(nearness.log_softmax(first.numpy()), padded)
+    assert found == pytest.approx(float(expected), rel=1e-5)
+
+
+def test_nearness_is_to_the_engine_that_wrote_the_reference(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    file, prompts = tmp_path / "reference.safetensors", [[3], [50, 51]]
+    exact = Counting({})
+    nearness.write_reference(exact, prompts, 4, file)
+    same = nearness.nearness(exact, prompts, file)
+    assert np.abs(same["kl"]).max() < 1e-6
+    monkeypatch.setattr(Counting, "sharpness", 2.0)
+    blurred = nearness.nearness(Counting({}), prompts, file)
+    assert np.shape(blurred["kl"]) == np.shape(blurred["same_best"]) == (2, 4)
+    monkeypatch.setattr(Counting, "sharpness", 1.0)
+    logits = list(exact.logits([50, 51], [50, 51, 52, 53]))[2]  # behind four tokens
+    theirs = logits + np.sin(np.arange(90.0) * 4)
+    p = np.exp(logits) / np.exp(logits).sum()
+    expected = (p * (np.log(p) - theirs + np.log(np.exp(theirs).sum()))).sum()
+    assert blurred["kl"][1][2] == pytest.approx(expected, rel=1e-4)
+    row = speed_rows.row_of("ours int8", [answer_of([0.2], **blurred)])
+    assert row.kl_first == pytest.approx((blurred["kl"][0][0] + blurred["kl"][1][0]) / 2)
+    assert row.kl_further == pytest.approx(np.mean([one[1:] for one in blurred["kl"]]))
+    assert row.same_best == np.mean(blurred["same_best"])
 
 
 def test_an_engine_without_beams_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -240,12 +306,7 @@ def test_the_openvino_graph_computes_the_model(config: Any, tmp_path: Path) -> N
 
     from summarizer.quantization.int8 import quantize
 
-    torch.manual_seed(0)
-    untied = type(config)(
-        **{**config.to_dict(), "tie_word_embeddings": False}
-    )  # tied, answers repeat a token
-    model = AutoModelForCausalLM.from_config(untied).eval()
-    model.save_pretrained(tmp_path / "model")
+    model = untied_model(config, tmp_path / "model")
     convert(tmp_path / "model", tmp_path / "out", "int8")
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -259,18 +320,124 @@ def test_the_openvino_graph_computes_the_model(config: Any, tmp_path: Path) -> N
     asked = {"threads": 1, "folder": str(tmp_path / "out"), "embedding_weights": 96 * 32, "end_id": 95}
     side = OpenVino(asked, EXACT)
     prompt = list(range(5, 25))
-    out = model.generate(
-        torch.tensor([prompt]), max_new_tokens=8, min_new_tokens=8, do_sample=False, eos_token_id=95
-    )
     found = list(side.answer(prompt, 8))
-    assert found == out[0, 20:].tolist()
+    assert found == greedy(model, prompt, 8)
     assert list(side.answer(prompt, 8)) == found  # the state begins anew
+    other = list(range(40, 60))
+    assert side.answer_all([prompt, other, prompt], 8, 1, 2) == [found, greedy(model, other, 8), found]
+    assert side.answer_all([prompt, other[1:]], 8, 1, 2) == [found, greedy(model, other[1:], 8)]
+    assert_logits(side, model, prompt, 1e-4)
+
+
+def greedy(model: Any, prompt: list[int], new_tokens: int) -> list[int]:
+    out = model.generate(
+        torch.tensor([prompt]),
+        max_new_tokens=new_tokens,
+        min_new_tokens=new_tokens,
+        do_sample=False,
+        eos_token_id=95,
+    )
+    answer: list[int] = out[0, len(prompt) :].tolist()
+    return answer
+
+
+def assert_logits(side: Any, model: Any, prompt: list[int], tolerance: float) -> None:
+    """Of an engine, beside the model's own in one pass; the tokens that are given are not those it would choose."""
+    given = [7, 90, 3, 3]
+    with torch.no_grad():
+        expected = model(torch.tensor([prompt + given])).logits[0, len(prompt) - 1 : -1]
+    found = torch.tensor(np.stack(list(side.logits(prompt, given))))
+    assert torch.dist(found[:, :96], expected) < tolerance * expected.norm()
+
+
+def untied_model(config: Any, folder: Path) -> Any:
+    """Tied, answers repeat a token."""
+    torch.manual_seed(0)
+    untied = type(config)(**{**config.to_dict(), "tie_word_embeddings": False})
+    model = AutoModelForCausalLM.from_config(untied).eval()
+    model.save_pretrained(folder)
+    return model
+
+
+@pytest.mark.parametrize("config", [GPTJ, LLAMA], ids=["gptj", "llama"])
+def test_llama_cpp_s_file_computes_the_model(config: Any, tmp_path: Path) -> None:
+    """GPT-J as a Phi-2, its rows in another order; both in fp32."""
+    pytest.importorskip("llama_cpp", reason="llama-cpp-python is not installed")
+    from answer_llama_cpp import LlamaCpp, convert
+
+    model = untied_model(config, tmp_path / "model")
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name.endswith("bias"):  # which a new model has at 0
+                parameter.normal_(0, SPREAD)
+    model.save_pretrained(tmp_path / "model")
+    convert(tmp_path / "model", tmp_path / "out", "f32")
+    work = Work([[0] * 40], 8)
+    asked = request(Contender("llama_cpp", "f32"), tmp_path / "out", tmp_path, work, "cpu", 1, 96 * 32)
+    side = LlamaCpp(asked | {"end_id": 95})
+    prompt = list(range(5, 25))
+    found = list(side.answer(prompt, 8))
+    assert found == greedy(model, prompt, 8)
+    assert side.answer_all([prompt, prompt[1:]], 8, 1, 2) == [found, greedy(model, prompt[1:], 8)]
+    assert_logits(side, model, prompt, 2e-3)  # its keys and values are in fp16
+    assert side.read_bytes == side.stored_bytes - 4 * 96 * 32
+
+
+@pytest.mark.parametrize("variant", ["q8_0", "q4_0"])
+def test_llama_cpp_s_quantizer_makes_what_is_asked_for(variant: str, tmp_path: Path) -> None:
+    pytest.importorskip("llama_cpp", reason="llama-cpp-python is not installed")
+    from answer_llama_cpp import FILE, convert
+    from gguf import GGUFReader
+
+    untied_model(LLAMA, tmp_path / "model")
+    convert(tmp_path / "model", tmp_path / "out", variant)
+    kinds = {tensor.name: tensor.tensor_type.name for tensor in GGUFReader(tmp_path / "out" / FILE).tensors}
+    assert kinds["blk.1.attn_q.weight"] == kinds["token_embd.weight"] == variant.upper()
+    assert not (tmp_path / "out" / "dense.gguf").exists()
+
+
+def test_transformers_gives_the_logits_of_its_decoding(tmp_path: Path) -> None:
+    from answer_transformers import Transformers
+
+    model = untied_model(LLAMA, tmp_path)
+    asked = request(Contender("transformers", "fp32"), tmp_path, tmp_path, Work([[1]], 2), "cpu", 1, 0)
+    assert_logits(Transformers(asked), model, list(range(5, 25)), 1e-5)
+
+
+def test_ctranslate2_gives_its_logits(tmp_path: Path) -> None:
+    pytest.importorskip("ctranslate2", reason="ctranslate2 is not installed")
+    from answer_ctranslate2 import CTranslate2, convert
+
+    model = untied_model(LLAMA, tmp_path / "model")
+    convert(tmp_path / "model", tmp_path / "out")
+    asked = request(Contender("ctranslate2", "int8"), tmp_path / "out", tmp_path, Work([[1]], 2), "cpu", 1, 0)
+    assert_logits(CTranslate2(asked), model, list(range(5, 25)), 0.1)  # its weights are in int8
+
+
+def test_ours_gives_the_logits_of_its_decoding(tmp_path: Path) -> None:
+    from answer_ours import Ours
+
+    untied_model(LLAMA, tmp_path / "model")
+    made = materials.prepare(str(tmp_path / "model"), None, 2, 0, tmp_path / "work")
+    asked = request(Contender("ours", "none"), made.base, made.adapter, Work([[1]], 2), "cpu", 1, 0)
+    merged = AutoModelForCausalLM.from_pretrained(made.merged, dtype=torch.float32).eval()
+    assert_logits(Ours(asked), merged, list(range(5, 25)), 0.1)  # in bf16
 
 
 @pytest.mark.slow
 def test_the_quick_command_runs(tmp_path: Path) -> None:
     ended = subprocess.run(
-        [sys.executable, STUDY / "measure.py", "--quick", "--out=out", "--articles=2", "--article-tokens=4"],
+        [
+            *(
+                sys.executable,
+                STUDY / "measure.py",
+                "--quick",
+                "--out=out",
+                "--articles=2",
+                "--article-tokens=4",
+            ),
+            *("--reading-tokens", "16", "--reading-articles", "1", "2", "--kl-tokens", "3"),
+        ],
         cwd=tmp_path,
         capture_output=True,
         text=True,
@@ -285,6 +452,9 @@ def test_the_quick_command_runs(tmp_path: Path) -> None:
         assert row["turns"] == 2
         assert row["token_s_p10"] <= row["token_s"] <= row["token_s_p90"]
         assert row["articles_per_s"] > 0
+        assert [(read["articles"], read["tokens"]) for read in row["readings"]] == [(1, 16), (2, 16)]
+        assert row["kl_first"] < 0.01
+        assert row["kl_further"] < 0.01
         assert 0 <= row["same"] <= 1 if row != rows[0] else row["same"] is None
     assert (tmp_path / "out" / "results.png").read_bytes().startswith(b"\x89PNG")
     assert ended.stdout.split("\n\n", 1)[1].strip() in (tmp_path / "out" / "table.md").read_text()

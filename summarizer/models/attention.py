@@ -76,13 +76,16 @@ class CausalAttention(nn.Module):
         rotary: RotaryTable | None,
         sequences: Sequences,
         cache: KeyValueCache | None,
-    ) -> Float[Tensor, "tokens heads_d"]:
-        """rotary: None for a layer that knows no positions."""
+        rows: Int[Tensor, " wanted"] | None = None,
+    ) -> Float[Tensor, "_ heads_d"]:
+        """rotary: None for a layer that knows no positions.  rows: tokens whose result is wanted; None for all."""
         if cache is not None:
-            return cache.attend(self, query, key, value, rotary).flatten(1)
-        if rotary is not None:
-            query, key = rotate(query, rotary), rotate(key, rotary)
-        return self.attend_packed(query, key, value, sequences).flatten(1)
+            mixed = cache.attend(self, query, key, value, rotary)
+        else:
+            if rotary is not None:
+                query, key = rotate(query, rotary), rotate(key, rotary)
+            mixed = self.attend_packed(query, key, value, sequences)
+        return (mixed if rows is None else mixed[rows]).flatten(1)
 
     def attend_packed(
         self,

@@ -160,9 +160,19 @@ class PackedModel(nn.Module, CausalLM):
         at: Int[Tensor, "n m"] | None = None,
     ) -> Float[Tensor, "tokens v"] | Float[Tensor, "n m v"]:
         """What follows the embedding: the part that is the same computation for every token."""
-        for block in self.blocks:
+        *blocks, last = self.blocks
+        for block in blocks:
             hidden = block(hidden, rotary, sequences, cache)
-        if at is not None:  # the head is the widest layer of all, and a summary is short beside its article
+        if at is None:
+            hidden = last(hidden, rotary, sequences, cache)
+        elif (
+            cache is not None
+        ):  # a prompt is read: behind the last block's attention no other rows are looked at
+            starts = torch.arange(len(at), device=at.device)[:, None] * (len(hidden) // len(at))
+            hidden = last(hidden, rotary, sequences, cache, rows=(starts + at).flatten())
+            hidden = hidden.reshape(*at.shape, -1)
+        else:  # the head is the widest layer of all, and a summary is short beside its article
+            hidden = last(hidden, rotary, sequences, cache)
             by_trial = hidden.reshape(len(at), -1, hidden.shape[-1])
             hidden = by_trial.gather(1, at[..., None].expand(-1, -1, hidden.shape[-1]))
         logits: Tensor = self.head(self.final_norm(hidden))

@@ -6,7 +6,7 @@ Attention and MLP of a block see the same norm, and are added to its input toget
 from __future__ import annotations
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers import GPTJConfig
 
@@ -47,12 +47,13 @@ class Attention(CausalAttention):
         rotary: RotaryTable,
         sequences: Sequences,
         cache: KeyValueCache | None,
-    ) -> Float[Tensor, "tokens d"]:
+        rows: Int[Tensor, " wanted"] | None = None,
+    ) -> Float[Tensor, "_ d"]:
         q, k, v = (
             projection(x).unflatten(-1, (-1, self.head_dim))
             for projection in (self.q_proj, self.k_proj, self.v_proj)
         )
-        y: Tensor = self.out_proj(self.attend(q, k, v, rotary, sequences, cache))
+        y: Tensor = self.out_proj(self.attend(q, k, v, rotary, sequences, cache, rows))
         return y
 
 
@@ -71,7 +72,7 @@ class MLP(nn.Module):
 
 
 class Block(nn.Module):
-    """x + attention(norm(x)) + mlp(norm(x))."""
+    """x + attention(norm(x)) + mlp(norm(x)); of the last block, for the wanted `rows` alone."""
 
     def __init__(self, config: GPTJConfig, layer: int) -> None:
         super().__init__()
@@ -85,9 +86,12 @@ class Block(nn.Module):
         rotary: RotaryTable,
         sequences: Sequences,
         cache: KeyValueCache | None,
-    ) -> Float[Tensor, "tokens d"]:
+        rows: Int[Tensor, " wanted"] | None = None,
+    ) -> Float[Tensor, "_ d"]:
         normed = self.ln_1(x)
-        mixed: Tensor = self.attn(normed, rotary, sequences, cache)
+        mixed: Tensor = self.attn(normed, rotary, sequences, cache, rows)
+        if rows is not None:
+            x, normed = x[rows], normed[rows]
         return add(add(mixed, self.mlp(normed)), x)
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers import PretrainedConfig
 
@@ -108,14 +108,15 @@ class Attention(CausalAttention):
         rotary: RotaryTable,
         sequences: Sequences,
         cache: KeyValueCache | None,
-    ) -> Float[Tensor, "tokens d"]:
+        rows: Int[Tensor, " wanted"] | None = None,
+    ) -> Float[Tensor, "_ d"]:
         q, k, v = (
             projection(x).unflatten(-1, (-1, self.head_dim))
             for projection in (self.q_proj, self.k_proj, self.v_proj)
         )
         if self.has_norms:
             q, k = self.q_norm(q), self.k_norm(k)
-        mixed = self.attend(q, k, v, rotary if self.rotates else None, sequences, cache)
+        mixed = self.attend(q, k, v, rotary if self.rotates else None, sequences, cache, rows)
         y: Tensor = self.o_proj(mixed)
         return y
 
@@ -135,7 +136,7 @@ class MLP(nn.Module):
 
 
 class Block(nn.Module):
-    """x + attention(norm(x)), and then the same with the MLP."""
+    """x + attention(norm(x)), and then the same with the MLP; of the last block, for the wanted `rows` alone."""
 
     def __init__(self, config: LayerConfig) -> None:
         super().__init__()
@@ -150,8 +151,10 @@ class Block(nn.Module):
         rotary: RotaryTable,
         sequences: Sequences,
         cache: KeyValueCache | None,
-    ) -> Float[Tensor, "tokens d"]:
-        x = add(x, self.self_attn(self.input_layernorm(x), rotary, sequences, cache))
+        rows: Int[Tensor, " wanted"] | None = None,
+    ) -> Float[Tensor, "_ d"]:
+        mixed = self.self_attn(self.input_layernorm(x), rotary, sequences, cache, rows)
+        x = add(x if rows is None else x[rows], mixed)
         return add(x, self.mlp(self.post_attention_layernorm(x)))
 
 

@@ -6,7 +6,7 @@ and every product has a bias.
 
 from __future__ import annotations
 
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers import PhiConfig
 
@@ -47,12 +47,13 @@ class Attention(CausalAttention):
         rotary: RotaryTable,
         sequences: Sequences,
         cache: KeyValueCache | None,
-    ) -> Float[Tensor, "tokens d"]:
+        rows: Int[Tensor, " wanted"] | None = None,
+    ) -> Float[Tensor, "_ d"]:
         q, k, v = (
             projection(x).unflatten(-1, (-1, self.head_dim))
             for projection in (self.q_proj, self.k_proj, self.v_proj)
         )
-        y: Tensor = self.dense(self.attend(q, k, v, rotary, sequences, cache))
+        y: Tensor = self.dense(self.attend(q, k, v, rotary, sequences, cache, rows))
         return y
 
 
@@ -70,7 +71,7 @@ class MLP(nn.Module):
 
 
 class Block(nn.Module):
-    """x + attention(norm(x)) + mlp(norm(x))."""
+    """x + attention(norm(x)) + mlp(norm(x)); of the last block, for the wanted `rows` alone."""
 
     def __init__(self, config: PhiConfig, layer: int) -> None:
         super().__init__()
@@ -84,9 +85,13 @@ class Block(nn.Module):
         rotary: RotaryTable,
         sequences: Sequences,
         cache: KeyValueCache | None,
-    ) -> Float[Tensor, "tokens d"]:
+        rows: Int[Tensor, " wanted"] | None = None,
+    ) -> Float[Tensor, "_ d"]:
         normed = self.input_layernorm(x)
-        return add(add(self.self_attn(normed, rotary, sequences, cache), self.mlp(normed)), x)
+        mixed: Tensor = self.self_attn(normed, rotary, sequences, cache, rows)
+        if rows is not None:
+            x, normed = x[rows], normed[rows]
+        return add(add(mixed, self.mlp(normed)), x)
 
 
 class Body(nn.Module):

@@ -65,6 +65,11 @@ def is_in_place(x: Float[Tensor, "... d_in"]) -> bool:
     )
 
 
+def is_read_in_place(x: Float[Tensor, ...]) -> bool:
+    """`is_in_place` without a gradient: what is computed may be written over what it is computed from."""
+    return not torch.is_grad_enabled() and is_in_place(x)
+
+
 def is_decode(x: Float[Tensor, "... d_in"], most: int = DECODE_ROWS) -> bool:
     """`is_in_place` of at most so many rows."""
     return x.numel() <= most * x.shape[-1] and is_in_place(x)

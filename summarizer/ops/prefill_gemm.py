@@ -123,8 +123,10 @@ def whole_number_gemm_by_torch(
 
 def largest_columns(x: Float[Tensor, "m d_in"]) -> Int64[Tensor, " apart"]:
     """The columns of x that hold its largest numbers, one in LARGEST_COLUMNS."""
-    absmax = column_absmax(x) if native.available(SOURCE) else x.float().abs().amax(dim=0)
-    return absmax.topk(max(x.shape[1] // LARGEST_COLUMNS, 1)).indices.sort().values
+    count = max(x.shape[1] // LARGEST_COLUMNS, 1)
+    if native.available(SOURCE):
+        return largest_columns_in_c(x, count)
+    return x.float().abs().amax(dim=0).topk(count).indices.sort().values
 
 
 # --- in C ---------------------------------------------------------------------------------------------------------
@@ -188,9 +190,9 @@ def int8_gemm_in_c(
     return y
 
 
-def column_absmax(x: Float[Tensor, "m d_in"]) -> Float32[Tensor, " d_in"]:
-    """The largest absolute value of each column, in bf16 or fp32. Only where `available`."""
+def largest_columns_in_c(x: Float[Tensor, "m d_in"], count: int) -> Int64[Tensor, " apart"]:
+    """The columns of x, in bf16 or fp32, with the largest absolute values. Only where `available`."""
     x = x.contiguous()
-    absmax = torch.empty(x.shape[1])
-    native.run(SOURCE, "column_absmax", x, *x.shape, x.dtype == torch.bfloat16, absmax)
-    return absmax
+    absmax, columns = torch.empty(x.shape[1]), torch.empty(count, dtype=torch.int64)
+    native.run(SOURCE, "largest_columns", x, *x.shape, x.dtype == torch.bfloat16, count, absmax, columns)
+    return columns

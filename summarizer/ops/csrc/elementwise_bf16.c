@@ -1,5 +1,5 @@
-/* Elementwise operations of training on bf16, each in one pass over memory, in fp32 in between and rounded once: GELU in its
- * tanh form, SiLU times a gate, rotary position embeddings, and columns by a factor of each.
+/* Elementwise operations of training and of reading prompts on bf16, each in one pass over memory, in fp32 in between and
+ * rounded once: GELU in its tanh form, SiLU times a gate, sums, rotary position embeddings, and columns by a factor of each.
  *
  * Sources: Hendrycks and Gimpel 2016 (arXiv:1606.08415); Shazeer 2020 (arXiv:2002.05202); Su et al. 2021
  * (arXiv:2104.09864).
@@ -97,6 +97,18 @@ void silu_mul_backward(const uint16_t *grad, const uint16_t *gate, const uint16_
             __m512 silu = _mm512_mul_ps(own, s), slope = _mm512_fmadd_ps(silu, _mm512_sub_ps(number(1), s), s);
             store(grad_up + i, there, _mm512_mul_ps(of_y, silu));
             store(grad_gate + i, there, _mm512_mul_ps(_mm512_mul_ps(of_y, load(up + i, there)), slope));
+        }
+}
+
+/* ---- residuals of prompts that are read: x += added ---- */
+
+void add_bf16(float *x, const uint16_t *added, long count, int threads) {
+#pragma omp parallel for schedule(static) num_threads(threads) if (count > NUMBERS)
+    for (long start = 0; start < count; start += NUMBERS)
+        for (long i = start; i < start + NUMBERS && i < count; i += FLOATS) {
+            __mmask16 there = first(count - i);
+            __m512 sum = _mm512_add_ps(_mm512_maskz_loadu_ps(there, x + i), load(added + i, there));
+            _mm512_mask_storeu_ps(x + i, there, sum);
         }
 }
 

@@ -67,6 +67,10 @@ INLINE void store(void *y, long at, __mmask16 there, __m512 value, int in_bf16) 
         _mm512_mask_storeu_ps((float *)y + at, there, value);
         return;
     }
+#ifdef __AVX512BF16__
+    _mm256_mask_storeu_epi16((uint16_t *)y + at, there, (__m256i)_mm512_cvtneps_pbh(value));
+    return;
+#endif
     __m512i bits = _mm512_castps_si512(value);
     __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
     __m512i up = _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)));
@@ -92,13 +96,45 @@ void column_absmax(const void *x, long m, long k, int in_bf16, float *absmax /* 
     }
 }
 
+static long at_least(const int32_t *bits, long count, int32_t threshold) {
+    long found = 0;
+    for (long i = 0; i < count; i += FLOATS) {
+        __m512i own = _mm512_maskz_loadu_epi32(first(count - i), bits + i);
+        found += __builtin_popcount(_mm512_mask_cmpge_epi32_mask(first(count - i), own, _mm512_set1_epi32(threshold)));
+    }
+    return found;
+}
+
+/* The `count` columns of x (m, k) with the largest absolute values, ascending; of equal ones the first. Positive floats have
+ * the order of their bits, NaN is above all, so that the least one of them is found bit by bit. */
+void largest_columns(const void *x, long m, long k, int in_bf16, long count, float *absmax /* (k) */,
+                     int64_t *columns /* (count) */, int threads) {
+    column_absmax(x, m, k, in_bf16, absmax, threads);
+    const int32_t *bits = (const int32_t *)absmax;
+    int32_t least = 0;
+    for (int32_t bit = 1 << 30; bit; bit >>= 1)
+        if (at_least(bits, k, least | bit) >= count) least |= bit;
+    long of_least = count - (least == INT32_MAX ? 0 : at_least(bits, k, least + 1));
+    for (long i = 0, found = 0; found < count; i++) {
+        if (bits[i] < least || (bits[i] == least && !of_least)) continue;
+        of_least -= bits[i] == least;
+        columns[found++] = i;
+    }
+}
+
 /* ---- x before the product ---- */
 
 INLINE void put_fours(int8_t *laid, long row, long columns, long column, __m128i sixteen) {
-    int32_t fours[4];
-    _mm_storeu_si128((__m128i *)fours, sixteen);
     int32_t *to = (int32_t *)laid + (row / ROWS * (columns / 4) + column / 4) * ROWS + row % ROWS;
-    FOR(i, 4) to[i * ROWS] = fours[i];
+    to[0] = _mm_cvtsi128_si32(sixteen);
+    to[ROWS] = _mm_extract_epi32(sixteen, 1);
+    to[2 * ROWS] = _mm_extract_epi32(sixteen, 2);
+    to[3 * ROWS] = _mm_extract_epi32(sixteen, 3);
+}
+
+INLINE int32_t total(__m128i fours) {
+    __m128i pairs = _mm_add_epi32(fours, _mm_shuffle_epi32(fours, 0x4e));
+    return _mm_cvtsi128_si32(_mm_add_epi32(pairs, _mm_shuffle_epi32(pairs, 0xb1)));
 }
 
 static int32_t high_bytes_apart(const Product *p, const Whole *x, long row, float inverse) {
@@ -128,20 +164,21 @@ static void whole_numbers(const Product *p, Whole *x, long row) {
     float step = _mm512_reduce_max_ps(largest) / LEVELS, step_apart = _mm512_reduce_max_ps(of_all) / WIDE_LEVELS;
     if (step < step_apart) step = step_apart;
     float inverse = step > 1e-30f && !broken ? 1 / step : 0;
-    __m512i sum = _mm512_setzero_si512(), sum_high = sum;
+    const __m128i ones = _mm_set1_epi8(1);
+    __m128i sum = _mm_setzero_si128(), sum_high = sum;
     for (long i = 0; i < x->columns; i += FLOATS) {
         __m512 scaled = _mm512_mul_ps(load(p->x, row * p->k + i, first(p->k - i), p->in_bf16), _mm512_set1_ps(inverse));
         __m512i q = _mm512_cvtps_epi32(scaled);
-        __m512i high = _mm512_srai_epi32(_mm512_add_epi32(q, _mm512_set1_epi32(128)), 8);
-        __m512i low = _mm512_sub_epi32(q, _mm512_slli_epi32(high, 8));
-        sum = _mm512_add_epi32(sum, low);
-        put_fours(x->low, row, x->columns, i, _mm512_cvtepi32_epi8(low));
+        __m128i low = _mm512_cvtepi32_epi8(q); /* the last byte, with its sign */
+        sum = _mm_dpbusd_epi32(sum, ones, low);
+        put_fours(x->low, row, x->columns, i, low);
         if (p->apart) continue;
-        sum_high = _mm512_add_epi32(sum_high, high);
-        put_fours(x->high, row, x->columns, i, _mm512_cvtepi32_epi8(high));
+        __m128i high = _mm512_cvtepi32_epi8(_mm512_srai_epi32(_mm512_add_epi32(q, _mm512_set1_epi32(128)), 8));
+        sum_high = _mm_dpbusd_epi32(sum_high, ones, high);
+        put_fours(x->high, row, x->columns, i, high);
     }
-    int32_t high = p->apart ? high_bytes_apart(p, x, row, inverse) : _mm512_reduce_add_epi32(sum_high);
-    x->low_begin[row] = (int32_t)(-128u * (uint32_t)_mm512_reduce_add_epi32(sum)); /* may wrap around, as sums do */
+    int32_t high = p->apart ? high_bytes_apart(p, x, row, inverse) : total(sum_high);
+    x->low_begin[row] = (int32_t)(-128u * (uint32_t)total(sum)); /* may wrap around, as sums do */
     x->high_begin[row] = (int32_t)(-128u * (uint32_t)high);
     x->steps[row] = broken ? NAN : step;
 }
@@ -162,10 +199,16 @@ static void narrow_products(const Product *p, const Whole *x, long row) {
 
 /* ---- W as tiles read it ---- */
 
-/* COLUMNS rows of W from `column` on: (columns / 4, COLUMNS, 4), each + 128. */
+/* COLUMNS rows of W from `column` on: (columns / 4, COLUMNS, 4), each + 128. The rows after these, which lie behind them,
+ * are asked for meanwhile. */
 static void lay_weights(const Product *p, long column, long columns, uint8_t *laid) {
+    const int8_t *next = p->w + (column + COLUMNS) * p->k, *end = p->w + p->n * p->k;
     for (long at = 0; at < columns; at += BYTES)
         FOR(panel, PANELS) {
+            FOR(i, FLOATS) if (next < end) {
+                _mm_prefetch((const char *)next, _MM_HINT_T1);
+                next += BYTES;
+            }
             __m512i rows[FLOATS];
             long left = p->k - at;
             __mmask64 there = left >= BYTES ? ~0ull : (1ull << left) - 1;
@@ -197,9 +240,6 @@ INLINE void put(float *y, __m512i sums, float weight, int add) {
     _mm512_storeu_ps(y, _mm512_fmadd_ps(_mm512_cvtepi32_ps(sums), _mm512_set1_ps(weight), before));
 }
 
-/* The sums of one tile, in fp32 and times `weight`, added to `y` or in its place. */
-INLINE void multiply(const int8_t *x, const uint8_t *w, long columns, const int32_t *begin, float weight, int add,
-                     float *y /* (ROWS, COLUMNS) */) {
 #define BEGIN(i) __m512i a##i = _mm512_set1_epi32(begin[i]), b##i = a##i;
 #define STEP(i)                                                                                                   \
     {                                                                                                             \
@@ -208,6 +248,16 @@ INLINE void multiply(const int8_t *x, const uint8_t *w, long columns, const int3
         ADD_PRODUCTS(b##i, b, four);                                                                              \
     }
 #define PUT(i) put(y + i * COLUMNS, a##i, weight, add); put(y + i * COLUMNS + FLOATS, b##i, weight, add);
+#define RAISE(i)                                                                                                  \
+    {                                                                                                             \
+        __m512i low = _mm512_set1_epi32(begin[i]);                                                                \
+        a##i = _mm512_add_epi32(_mm512_slli_epi32(a##i, 8), low);                                                 \
+        b##i = _mm512_add_epi32(_mm512_slli_epi32(b##i, 8), low);                                                 \
+    }
+
+/* The sums of one tile, in fp32 and times `weight`, added to `y` or in its place. */
+INLINE void multiply(const int8_t *x, const uint8_t *w, long columns, const int32_t *begin, float weight, int add,
+                     float *y /* (ROWS, COLUMNS) */) {
     EACH_ROW(BEGIN)
     for (long at = 0; at < columns; at += 4, x += 4 * ROWS, w += PANELS * BYTES) {
         __m512i a = _mm512_load_si512(w), b = _mm512_load_si512(w + BYTES);
@@ -216,12 +266,45 @@ INLINE void multiply(const int8_t *x, const uint8_t *w, long columns, const int3
     EACH_ROW(PUT)
 }
 
+/* 256 times the high bytes' sums and those of the low ones, together in 32 bits. */
+INLINE void multiply_both(const int8_t *x, const uint8_t *w, long columns, const int32_t *begin, const int8_t *x_high,
+                          const uint8_t *w_high, long columns_high, const int32_t *begin_high, float *y) {
+    const float weight = 1;
+    const int add = 0;
+    const int32_t *begin_low = begin;
+    const int8_t *x_low = x;
+    const uint8_t *w_low = w;
+    begin = begin_high, x = x_high, w = w_high;
+    EACH_ROW(BEGIN)
+    for (long at = 0; at < columns_high; at += 4, x += 4 * ROWS, w += PANELS * BYTES) {
+        __m512i a = _mm512_load_si512(w), b = _mm512_load_si512(w + BYTES);
+        EACH_ROW(STEP)
+    }
+    begin = begin_low, x = x_low, w = w_low;
+    EACH_ROW(RAISE)
+    for (long at = 0; at < columns; at += 4, x += 4 * ROWS, w += PANELS * BYTES) {
+        __m512i a = _mm512_load_si512(w), b = _mm512_load_si512(w + BYTES);
+        EACH_ROW(STEP)
+    }
+    EACH_ROW(PUT)
+}
+
+/* Whether 256 times the sums of the high bytes and those of the low ones hold in 32 bits. */
+static int sums_hold(const Product *p) { return p->apart && 127l * 128 * (256 * p->aparts + p->k) < INT32_MAX; }
+
 static void tile(const Product *p, const Whole *x, const uint8_t *w, const uint8_t *w_apart, long row, long column) {
     float sums[ROWS * COLUMNS];
-    multiply(x->high + row * x->apart_columns, w_apart, x->apart_columns, x->high_begin + row, 256, 0, sums);
-    multiply(x->low + row * x->columns, w, x->columns, x->low_begin + row, 1, 1, sums);
+    const int8_t *low = x->low + row * x->columns, *high = x->high + row * x->apart_columns;
+    if (sums_hold(p)) {
+        multiply_both(low, w, x->columns, x->low_begin + row, high, w_apart, x->apart_columns, x->high_begin + row, sums);
+    } else {
+        multiply(high, w_apart, x->apart_columns, x->high_begin + row, 256, 0, sums);
+        multiply(low, w, x->columns, x->low_begin + row, 1, 1, sums);
+    }
     long rows = p->m - row < ROWS ? p->m - row : ROWS, rows_of_trial = p->trials ? p->m / p->trials : p->m;
-    for (long i = 0; i < rows; i++)
+    long trial = row / rows_of_trial, end_of_trial = (trial + 1) * rows_of_trial - row;
+    for (long i = 0; i < rows; i++) {
+        if (i == end_of_trial) trial++, end_of_trial += rows_of_trial;
         FOR(j, PANELS) {
             long at = column + j * FLOATS;
             __mmask16 there = first(p->n - at);
@@ -230,12 +313,13 @@ static void tile(const Product *p, const Whole *x, const uint8_t *w, const uint8
             y = _mm512_mul_ps(_mm512_mul_ps(y, _mm512_set1_ps(x->steps[row + i])), scale);
             if (p->bias) y = _mm512_add_ps(y, _mm512_maskz_loadu_ps(there, p->bias + at));
             for (long d = 0; d < p->dim; d++) {
-                const float *b = p->b + ((row + i) / rows_of_trial * p->dim + d) * p->n + at;
+                const float *b = p->b + (trial * p->dim + d) * p->n + at;
                 __m512 weight = _mm512_set1_ps(x->narrow[(row + i) * p->dim + d]);
                 y = _mm512_fmadd_ps(weight, _mm512_maskz_loadu_ps(there, b), y);
             }
             store(p->y, (row + i) * p->n + at, there, y, p->in_bf16);
         }
+    }
 }
 
 static int takes_memory(const Product *p, Whole *x, uint8_t **laid, long bytes_of_chunk) {

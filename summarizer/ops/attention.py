@@ -10,16 +10,18 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import BFloat16, Float, Int32
+from jaxtyping import BFloat16, Float, Int32, Int64
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
 from summarizer import compat
 from summarizer.ops import native
+from summarizer.ops.decode_gemm import is_read_in_place
 from summarizer.ops.elementwise import in_compute_dtype
 
 SOURCE = "attention.c"
@@ -177,6 +179,8 @@ def causal_attention(
 
     lengths: each sequence's tokens; the sequences lie one behind the other. Only where it `supports` the queries.
     """
+    if is_read_in_place(q):
+        return _forward(q, k, v, list(lengths), scaling)[0]
     out: Tensor = _CausalAttention.apply(q, k, v, list(lengths), scaling)  # type: ignore[no-untyped-call]  # torch leaves it so
     return out
 
@@ -270,9 +274,7 @@ def _call(
     assert all(x.dtype == torch.bfloat16 for x in tensors.values()), (
         "queries, keys and values are all in bf16"
     )
-    ends = torch.tensor(lengths).cumsum(0)
-    longest_first = torch.tensor(lengths).argsort(descending=True, stable=True)
-    starts, ends = (ends - torch.tensor(lengths))[longest_first], ends[longest_first]
+    starts, ends = _bounds(tuple(lengths))
     shares = torch.empty(2, tokens, heads, d) if "grad_k" in tensors and heads != kv_heads else None
     dense = {
         part: tensor if _is_readable(tensor) else tensor.contiguous() for part, tensor in tensors.items()
@@ -294,6 +296,14 @@ def _call(
     )
     if tokens and native.kernel(SOURCE, name)(ctypes.byref(given)):
         raise MemoryError("no memory for the scores of an example")
+
+
+@lru_cache(maxsize=4)
+def _bounds(lengths: tuple[int, ...]) -> tuple[Int64[Tensor, " sequences"], Int64[Tensor, " sequences"]]:
+    """Where sequences that lie one behind the other begin and end, the longest first: the same in all layers."""
+    ends = torch.tensor(lengths).cumsum(0)
+    longest_first = torch.tensor(lengths).argsort(descending=True, stable=True)
+    return (ends - torch.tensor(lengths))[longest_first], ends[longest_first]
 
 
 def _is_readable(x: Tensor) -> bool:

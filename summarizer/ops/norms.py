@@ -11,6 +11,7 @@ from jaxtyping import Float, Float32
 from torch import Tensor, nn
 
 from summarizer.ops import kernel_graph, native
+from summarizer.ops.decode_gemm import is_read_in_place
 from summarizer.ops.elementwise import is_recordable
 
 SOURCE = "norms.c"
@@ -34,6 +35,8 @@ def rms_norm(
         kernel_graph.require(_is_recordable(x, weight), "an RMS norm")
         return decode_norm(x, weight, None, epsilon, centered=False)
     if supports(x) and weight.dtype == torch.float32 and not weight.requires_grad:
+        if is_read_in_place(x):
+            return _forward(x, weight, epsilon)[0]
         y: Tensor = _RMSNorm.apply(x, weight, epsilon)  # type: ignore[no-untyped-call]
         return y
     return rms_norm_by_torch(x, weight, epsilon)

@@ -14,6 +14,7 @@ from jaxtyping import Float, Float32
 from torch import Tensor
 
 from summarizer.ops import native
+from summarizer.ops.decode_gemm import is_read_in_place
 from summarizer.ops.elementwise import BF16_SOURCE
 
 
@@ -41,6 +42,8 @@ def supports(x: Tensor, cos: Tensor) -> bool:
 def rotate(x: Float[Tensor, "rows heads d"], table: RotaryTable) -> Float[Tensor, "rows heads d"]:
     """Turn pairs of a head's numbers by their row's angles, in fp32; the result is in the precision of x."""
     if supports(x, table.cos):
+        if is_read_in_place(x):
+            return _rotate(x, table.cos, table.sin, table.interleaved, False)
         y: Tensor = _Rotation.apply(x, table.cos, table.sin, table.interleaved)  # type: ignore[no-untyped-call]
         return y
     cos, sin = table.cos[:, None], table.sin[:, None]

@@ -4,8 +4,11 @@ import pytest
 import torch
 
 from summarizer.ops import native
+from summarizer.ops.decode_gemm import stored_weights_in_place
 from summarizer.ops.elementwise import (
+    BF16_SOURCE,
     SOURCE,
+    add,
     add_,
     column_dots,
     scale_columns_,
@@ -84,3 +87,23 @@ def test_sums_are_torch_s() -> None:
         right = x + added
         assert torch.equal(add_(x, added), right)
         assert torch.equal(x, right)
+
+
+@pytest.mark.skipif(
+    not native.available(BF16_SOURCE), reason="the kernel wants AVX-512 with bf16 and a compiler"
+)
+@pytest.mark.parametrize("shape", [(3, 5), (1, 4096), (70, 321), (0, 4)])
+def test_a_prompt_s_residual_is_written_over(shape: tuple[int, ...]) -> None:
+    generator = torch.Generator().manual_seed(0)
+    x, added = torch.randn(shape, generator=generator), torch.randn(shape, generator=generator).bfloat16()
+    right, before = x + added, x.clone()
+    assert torch.equal(add(x, added), right)
+    assert torch.equal(x, before), "where nothing is read, x stays"
+    with stored_weights_in_place():
+        assert torch.equal(add(x.requires_grad_(), added), right)
+        x = x.detach()
+        with torch.no_grad():
+            assert torch.equal(add(x.t(), added.t()), right.t()), "with gaps"
+            assert torch.equal(x, before)
+            assert add(x, added).data_ptr() == x.data_ptr()
+    assert torch.equal(x, right)

@@ -41,7 +41,9 @@ typedef struct {
     const int64_t *apart;            /* (aparts): columns of 16 bits; none: all are */
     long aparts;
     void *y;     /* (m, n) */
-    int in_bf16; /* x and y; else in fp32 */
+    void *rounded;  /* x in whole numbers, of `rounded_bytes`; none: they are kept for this product alone */
+    int is_rounded; /* by an earlier product of the same x, and of the same columns apart */
+    int in_bf16;    /* x and y; else in fp32 */
     int threads;
 } Product;
 
@@ -106,7 +108,7 @@ static long at_least(const int32_t *bits, long count, int32_t threshold) {
 }
 
 /* The `count` columns of x (m, k) with the largest absolute values, ascending; of equal ones the first. Positive floats have
- * the order of their bits, NaN is above all, so that the least one of them is found bit by bit. */
+ * the order of their bits, so that the least one of them is found bit by bit. */
 void largest_columns(const void *x, long m, long k, int in_bf16, long count, float *absmax /* (k) */,
                      int64_t *columns /* (count) */, int threads) {
     column_absmax(x, m, k, in_bf16, absmax, threads);
@@ -322,19 +324,27 @@ static void tile(const Product *p, const Whole *x, const uint8_t *w, const uint8
     }
 }
 
+/* What x (m, k) takes in whole numbers, `aparts` columns apart or, of none, all. */
+long rounded_bytes(long m, long k, long aparts) {
+    long rows = up_to(m, ROWS), columns = up_to(k, BYTES), apart_columns = aparts ? up_to(aparts, 4) : columns;
+    return rows * columns + up_to(rows * apart_columns, BYTES) + up_to(rows * (2 * sizeof(int32_t) + sizeof(float)), BYTES);
+}
+
 static int takes_memory(const Product *p, Whole *x, uint8_t **laid, long bytes_of_chunk) {
-    long rows = up_to(p->m, ROWS);
-    x->low = aligned_alloc(BYTES, up_to(rows * x->columns, BYTES));
-    x->high = aligned_alloc(BYTES, up_to(rows * x->apart_columns, BYTES) + BYTES);
-    x->low_begin = calloc(2 * rows, sizeof *x->low_begin);
-    x->steps = malloc((rows * (1 + p->dim) + p->k) * sizeof *x->steps);
+    long rows = up_to(p->m, ROWS), whole_rows = p->m / ROWS * ROWS;
+    x->low = p->rounded ? p->rounded : aligned_alloc(BYTES, rounded_bytes(p->m, p->k, p->aparts));
+    x->narrow = malloc((rows * p->dim + p->k) * sizeof *x->narrow);
     *laid = aligned_alloc(BYTES, p->threads * bytes_of_chunk);
-    if (!x->low || !x->high || !x->low_begin || !x->steps || !*laid) return 0;
+    if (!x->low || !x->narrow || !*laid) return 0;
+    x->high = x->low + rows * x->columns;
+    x->low_begin = (int32_t *)(x->high + up_to(rows * x->apart_columns, BYTES));
     x->high_begin = x->low_begin + rows;
-    x->narrow = x->steps + rows;
+    x->steps = (float *)(x->high_begin + rows);
     x->keep = x->narrow + rows * p->dim;
-    memset(x->low + p->m / ROWS * ROWS * x->columns, 0, (rows - p->m / ROWS * ROWS) * x->columns);
+    if (p->is_rounded) return 1;
+    memset(x->low + whole_rows * x->columns, 0, (rows - whole_rows) * x->columns);
     memset(x->high, 0, rows * x->apart_columns);
+    memset(x->low_begin, 0, 2 * rows * sizeof *x->low_begin);
     for (long i = 0; i < p->k; i++) x->keep[i] = p->apart != NULL;
     for (long i = 0; i < p->aparts; i++) x->keep[p->apart[i]] = 0;
     return 1;
@@ -360,7 +370,11 @@ int prefill_gemm(const Product *p) {
     Whole x = {.columns = up_to(p->k, BYTES)};
     x.apart_columns = p->apart ? up_to(p->aparts, 4) : x.columns;
     long of_tile = COLUMNS * (x.columns + (p->apart ? x.apart_columns : 0));
-    long tiles = CHUNK / of_tile > 1 ? CHUNK / of_tile : 1, at_once = tiles * COLUMNS;
+    long all = up_to(p->n, COLUMNS) / COLUMNS, tiles = CHUNK / of_tile > 1 ? CHUNK / of_tile : 1;
+    /* As many chunks for each thread, of one tile more or less. */
+    long chunks = up_to((all + tiles - 1) / tiles, p->threads);
+    if (chunks > all) chunks = all;
+    tiles = (all + chunks - 1) / chunks;
     uint8_t *laid = NULL;
     int there = takes_memory(p, &x, &laid, tiles * of_tile);
     if (there) {
@@ -368,20 +382,19 @@ int prefill_gemm(const Product *p) {
         {
 #pragma omp for schedule(static)
             for (long row = 0; row < p->m; row++) {
-                whole_numbers(p, &x, row);
+                if (!p->is_rounded) whole_numbers(p, &x, row);
                 narrow_products(p, &x, row);
             }
 #pragma omp for schedule(dynamic, 1)
-            for (long column = 0; column < p->n; column += at_once) {
-                long end = column + at_once < p->n ? column + at_once : p->n;
-                chunk_of_columns(p, &x, column, end, laid + omp_get_thread_num() * tiles * of_tile);
+            for (long chunk = 0; chunk < chunks; chunk++) {
+                long start = chunk * all / chunks * COLUMNS, end = (chunk + 1) * all / chunks * COLUMNS;
+                uint8_t *own = laid + omp_get_thread_num() * tiles * of_tile;
+                chunk_of_columns(p, &x, start, end < p->n ? end : p->n, own);
             }
         }
     }
-    free(x.low);
-    free(x.high);
-    free(x.low_begin);
-    free(x.steps);
+    if (!p->rounded) free(x.low);
+    free(x.narrow);
     free(laid);
     return !there;
 }

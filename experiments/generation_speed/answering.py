@@ -32,7 +32,7 @@ ENGINES = {
 """File and class of each engine; a class is built with the request and is a Side."""
 WARM_UP_TOKENS = 16
 """Of the prompt whose answer is not timed: first calls choose kernels, allocate, and read weights from the disk."""
-READING_S = 4.0
+READING_S = 2.0
 """How long reading a batch is repeated, once at least and READINGS times at most."""
 READINGS = 5
 

@@ -103,7 +103,8 @@ def test_a_prompt_s_residual_is_written_over(shape: tuple[int, ...]) -> None:
         assert torch.equal(add(x.requires_grad_(), added), right)
         x = x.detach()
         with torch.no_grad():
-            assert torch.equal(add(x.t(), added.t()), right.t()), "with gaps"
-            assert torch.equal(x, before)
+            if min(shape) > 1:
+                assert torch.equal(add(x.t(), added.t()), right.t()), "with gaps"
+                assert torch.equal(x, before)
             assert add(x, added).data_ptr() == x.data_ptr()
     assert torch.equal(x, right)

@@ -98,6 +98,27 @@ def int8_mm(a: Tensor, b: Tensor) -> Tensor:
     return (a.double() @ b.double()).to(torch.int32)
 
 
+def fp32_linear(x: Tensor, matrix: Tensor) -> Tensor:
+    """x @ matrix.T in fp32 on a CPU, without a graph, by oneDNN; the matrix may be a transposed view.
+
+    Why private: torch's public products in fp32 go to its BLAS; public ways to oneDNN copy x, the matrix and the
+    result into its own layout.
+    Once gone, or in a torch without oneDNN: torch's own product.
+    """
+    import torch
+    import torch.nn.functional as F
+
+    if not torch.backends.mkldnn.is_available():
+        return F.linear(x, matrix)
+    if hasattr(torch.ops.mkldnn, "_linear_pointwise"):
+        return torch.ops.mkldnn._linear_pointwise(x, matrix, None, "none", [], "")  # type: ignore[no-any-return]
+    _gone(
+        "torch.ops.mkldnn._linear_pointwise",
+        "products in fp32 are those of torch's BLAS, which may be slower",
+    )
+    return F.linear(x, matrix)
+
+
 def softmax_backward(grad: Tensor, weight: Tensor) -> Tensor:
     """The gradient of scores s, given that of softmax(s, -1) = weight: (grad - sum(grad * weight)) * weight.
 

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import bitsandbytes as bnb
@@ -92,6 +92,19 @@ def test_product_of_int8_matrices(lines: list[str], monkeypatch: pytest.MonkeyPa
         after = compat.int8_mm(a, b)
     assert before.dtype == after.dtype == torch.int32
     assert torch.equal(before, after)
+
+
+def test_product_in_fp32(lines: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    x, matrix = numbers(40, 64), numbers(32, 64, seed=1)
+    before = compat.fp32_linear(x, matrix)
+    monkeypatch.setattr(torch.ops, "mkldnn", SimpleNamespace())
+    for _ in range(2):
+        after = compat.fp32_linear(x, matrix)
+    torch.testing.assert_close(before, after, rtol=1e-4, atol=1e-5)
+    assert lines == [
+        f"compat: torch {version('torch')} has no torch.ops.mkldnn._linear_pointwise: "
+        "products in fp32 are those of torch's BLAS, which may be slower"
+    ]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -6,12 +6,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float, Float32, Int
 from torch import Tensor
 
 from summarizer.ops.decode_gemm import DECODE_ROWS, Epilogue
 from summarizer.ops.elementwise import scale_columns_, scaled_columns
+from summarizer.ops.linear import linear
 
 Parts = Mapping[str, Tensor]
 """A stored weight: named tensors, all that is needed to recover it but its shape."""
@@ -74,7 +74,7 @@ class WeightFormat(ABC):
     ) -> Float[Tensor, "... d_out"]:
         """x @ W.T times the gain, in the precision of x."""
         matrix, factor = self.factors(parts, shape, x.dtype)
-        y = F.linear(x, matrix)
+        y = linear(x, matrix)
         factor = _times(factor, gain)
         return y if factor is None else scale_columns_(y, factor)
 
@@ -86,7 +86,7 @@ class WeightFormat(ABC):
         factor = _times(factor, gain)
         scaled = grad if factor is None else scaled_columns(grad, factor)
         # Flat: of several axes that are not contiguous, torch would make a copy of the matrix for each.
-        return (scaled.reshape(-1, shape[0]) @ matrix).reshape(*grad.shape[:-1], shape[1])
+        return linear(scaled.reshape(-1, shape[0]), matrix.t()).reshape(*grad.shape[:-1], shape[1])
 
     def decode_gemm(
         self, x: Float[Tensor, "m d_in"], parts: Parts, shape: tuple[int, int], epilogue: Epilogue

@@ -18,6 +18,7 @@ from torch import Tensor
 from summarizer.adapters.protocol import Stacked
 from summarizer.ops.decode_gemm import LowRankPairs
 from summarizer.ops.elementwise import column_dots, scale_columns_
+from summarizer.ops.low_rank import add_widened_, narrowed, row_sums
 from summarizer.quantization.frozen import FrozenLinear, FrozenWeight
 from summarizer.quantization.protocol import Gain
 
@@ -123,9 +124,9 @@ class _LowRankProduct(torch.autograd.Function):
                     own = torch.bmm(inputs[trials].to(a.dtype), own_a.transpose(1, 2)) * own_scale
                     y[trials].add_(torch.bmm(own, own_b))
                 else:
-                    own = torch.bmm(inputs[trials], own_a.to(x.dtype).transpose(1, 2)) * own_scale.to(x.dtype)
-                    y[trials].baddbmm_(own, own_b.to(x.dtype))
-                narrow.append(own.to(x.dtype))
+                    own = narrowed(inputs[trials], own_a, own_scale)
+                    add_widened_(y[trials], own, own_b)
+                narrow.append(own)
         ctx.weight, ctx.layout = weight, layout
         kept_x = x if dropped is None or not all(sees_dropout for *_, sees_dropout in layout) else None
         ctx.save_for_backward(kept_x, dropped, scale, gain, None if gain is None else y, *tensors, *narrow)
@@ -149,16 +150,15 @@ class _LowRankProduct(torch.autograd.Function):
             grad_a = empty_like(a) if ctx.needs_input_grad[place] else None
             grad_b = empty_like(b) if ctx.needs_input_grad[place + 1] else None
             for trials, r in equal_dims(dims):
-                own, own_a = next(narrow), a[trials, :r].to(grad.dtype)
-                own_b = _gained(b[trials, :r], gain, trials).to(grad.dtype)
-                own_scale = (sign * scale[trials]).to(grad.dtype)
-                grad_own = torch.bmm(grad[trials], own_b.transpose(1, 2)) * own_scale
+                own, own_a = next(narrow), a[trials, :r]
+                own_b = _gained(b[trials, :r], gain, trials)
+                grad_own = narrowed(grad[trials], own_b, sign * scale[trials])
                 if grad_a is not None:
-                    grad_a[trials, :r] = torch.bmm(grad_own.transpose(1, 2), inputs[trials])
+                    grad_a[trials, :r] = row_sums(grad_own, inputs[trials])
                 if grad_b is not None:
-                    grad_b[trials, :r] = _gained(torch.bmm(own.transpose(1, 2), grad[trials]), gain, trials)
+                    grad_b[trials, :r] = _gained(row_sums(own, grad[trials]), gain, trials)
                 if grad_inputs is not None:
-                    grad_inputs[trials].baddbmm_(grad_own, own_a)
+                    add_widened_(grad_inputs[trials], grad_own, own_a)
             of_pairs += [grad_a, grad_b]
         return grad_x, grad_dropped, None, grad_gain, None, None, *of_pairs
 

@@ -59,7 +59,10 @@ class AdaptedModel:
                     if all(drawn is None for drawn in tensors):
                         continue
                     before = [adapter.for_layer(name, role) for adapter in self.stack.adapters]
-                    self.layers[name] = AdaptedLayer(base, role, self.stack, index, before)
+                    at_positions = role == "head" or self.model.is_at_positions(name)
+                    self.layers[name] = AdaptedLayer(
+                        base, role, self.stack, index, before, at_positions=at_positions
+                    )
                     self.model.module.set_submodule(name, self.layers[name])
                 self.layers[name].add(own, tensors)
         stack = self.stack

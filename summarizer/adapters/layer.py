@@ -30,8 +30,8 @@ class DropoutInputs:
     """Of each trial's seed and the steps that it has done."""
     tokens: Int[Tensor, "n m"]
     """Each token's number within its trial's batch of the step."""
-    head_tokens: Int[Tensor, "n s"]
-    """Of the tokens that the head sees."""
+    tokens_at_positions: Int[Tensor, "n s"]
+    """Of those that the head sees, and what else is `at_positions`."""
     keep: Float[Tensor, "n 1 1"]
     """Probability with which an input is kept."""
 
@@ -169,11 +169,17 @@ class AdaptedLayer(nn.Module):
         state: AdapterStackState,
         index: int,
         before: Sequence[Adapter] = (),
+        *,
+        at_positions: bool,
     ) -> None:
-        """index: the layer's number in the model.  before: trials that leave this layer alone, as it has them."""
+        """index: the layer's number in the model.  before: trials that leave this layer alone, as it has them.
+
+        at_positions: in training its rows are those at the batch's positions alone.
+        """
         super().__init__()
         self.base = base
         self.role = role
+        self.at_positions = at_positions
         self._state = state
         # A tensor, so that compiled code is the same for all layers.
         self._number = torch.tensor(index, device=base.weight.device)
@@ -299,7 +305,7 @@ class AdaptedLayer(nn.Module):
         """Inverted dropout (Srivastava et al. 2014), each token's mask by the trial's seed and step alone."""
         inputs = self._state.dropout_inputs
         assert inputs is not None
-        tokens = inputs.head_tokens if self.role == "head" else inputs.tokens
+        tokens = inputs.tokens_at_positions if self.at_positions else inputs.tokens
         keys, own, keep = inputs.keys[slots], tokens[slots], inputs.keep[slots]
         return x * dropout_mask(keys, self._number, own, x.shape[-1], keep, x.dtype)
 

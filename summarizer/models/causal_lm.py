@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import accumulate
 from types import MappingProxyType
 from typing import ClassVar
 
@@ -50,6 +51,10 @@ class CausalLM(ABC):
     @abstractmethod
     def architecture(self) -> str:
         """The class of transformers that computes the same, as checkpoints name it."""
+
+    def is_at_positions(self, name: str) -> bool:
+        """Whether `summary_logits` gives the layer of that name, like the head, a batch's positions alone."""
+        return False
 
     @abstractmethod
     def packs(self, max_tokens: int) -> bool:
@@ -106,6 +111,10 @@ def token_nll(model: CausalLM, batch: Batch) -> Float[Tensor, "n m"]:
     return losses.reshape(batch.targets.shape)
 
 
+BEFORE_ATTENTION = (".q_proj", ".k_proj", ".v_proj")
+"""Layers of a block that see every token, by the end of their names."""
+
+
 class PackedModel(nn.Module, CausalLM):
     """A model of our own: one forward for training, prefill and decode, over packed sequences.
 
@@ -133,6 +142,11 @@ class PackedModel(nn.Module, CausalLM):
     def module(self) -> nn.Module:
         return self
 
+    def is_at_positions(self, name: str) -> bool:
+        around = accumulate(name.split("."), "{}.{}".format)
+        in_last = any(self.get_submodule(path) is self.blocks[-1] for path in around)
+        return in_last and not name.endswith(BEFORE_ATTENTION)
+
     def packs(self, max_tokens: int) -> bool:
         return True
 
@@ -159,22 +173,20 @@ class PackedModel(nn.Module, CausalLM):
         cache: KeyValueCache | None = None,
         at: Int[Tensor, "n m"] | None = None,
     ) -> Float[Tensor, "tokens v"] | Float[Tensor, "n m v"]:
-        """What follows the embedding: the part that is the same computation for every token."""
+        """What follows the embedding: the part that is the same computation for every token.
+
+        With `at`, the last block gives those places alone: no other token sees what it computes behind its keys and
+        values. A summary is short beside its article, and the head is the widest layer of all.
+        """
         *blocks, last = self.blocks
         for block in blocks:
             hidden = block(hidden, rotary, sequences, cache)
         if at is None:
             hidden = last(hidden, rotary, sequences, cache)
-        elif (
-            cache is not None
-        ):  # a prompt is read: behind the last block's attention no other rows are looked at
+        else:
             starts = torch.arange(len(at), device=at.device)[:, None] * (len(hidden) // len(at))
             hidden = last(hidden, rotary, sequences, cache, rows=(starts + at).flatten())
             hidden = hidden.reshape(*at.shape, -1)
-        else:  # the head is the widest layer of all, and a summary is short beside its article
-            hidden = last(hidden, rotary, sequences, cache)
-            by_trial = hidden.reshape(len(at), -1, hidden.shape[-1])
-            hidden = by_trial.gather(1, at[..., None].expand(-1, -1, hidden.shape[-1]))
         logits: Tensor = self.head(self.final_norm(hidden))
         return logits
 

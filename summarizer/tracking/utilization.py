@@ -4,7 +4,8 @@ FLOPs of training adapters beside a frozen base, a product of (m, k) and (k, n) 
 
 - A frozen linear layer of N weights takes 2 N per token forward and 2 N backward, for its input's gradient. Its
   weights have none, which is where full training takes 2 N more. In all 4 N.
-- The head is such a layer, but only the tokens that predict a summary token pass it.
+- The head is such a layer, but only the tokens that predict a summary token pass it. In our own models they alone
+  pass what lies behind the last block's attention, too, and count so.
 - An adapter of P weights takes 2 P forward, and backward 2 P for its input's gradient and 2 P for its own: 6 P.
 - Causal attention: the i-th token of an example meets i keys, whose scores and whose weighted sum of values take
   2 i w each, with w = heads x head dim. Over t tokens and l layers that is 4 w l t (t + 1) / 2 forward. Both
@@ -31,6 +32,7 @@ import torch
 from torch import Tensor
 
 from summarizer.adapters.attach import AdaptedModel
+from summarizer.adapters.layer import AdaptedLayer
 from summarizer.adapters.protocol import Role
 from summarizer.config.paths import cache_folder
 from summarizer.errors import ConfigError
@@ -55,9 +57,10 @@ class ModelShape:
     linear: int
     """Weights in the frozen linear layers that every token passes."""
     head: int
-    """Weights of the frozen head, which only the tokens that predict a summary token pass."""
+    """Weights of the frozen head, and of other layers that only the tokens that predict a summary token pass."""
     linear_adapters: int
     head_adapters: int
+    """Beside the layers that `head` counts."""
     embedding_adapters: int
     """Weights of the embedding's adapter without the table that rows are looked up in."""
     attention_width: int
@@ -95,20 +98,21 @@ def training_flops(shape: ModelShape, lengths: Sequence[int], summary_tokens: in
 
 def shape_of(adapted: AdaptedModel, trial: int) -> ModelShape:
     """The counts of one trial. The model may be on the meta device."""
-    by_base = {id(layer.base): layer.role for layer in adapted.layers.values()}
-    head = adapted.model.head
+    roles: dict[int, Role] = {id(layer.base): _counted_as(layer) for layer in adapted.layers.values()}
+    model = adapted.model
     frozen: Counter[Role] = Counter()
-    for module in adapted.model.module.modules():
+    for name, module in model.module.named_modules():
         if isinstance(module, FrozenLinear):
-            role = by_base.get(id(module), "head" if module is head else "linear")
+            alone = module is model.head or model.is_at_positions(name)
+            role = roles.get(id(module), "head" if alone else "linear")
             frozen[role] += module.in_features * module.out_features
     own: Counter[Role] = Counter()
     for layer in adapted.layers.values():
         base = layer.base
         for parameter in layer.trials[trial].values():
             looked_up = isinstance(base, FrozenEmbedding) and base.num_embeddings in parameter.shape
-            own[layer.role] += 0 if looked_up else parameter.numel()
-    attention = AttentionShape.of(adapted.model.config)
+            own[_counted_as(layer)] += 0 if looked_up else parameter.numel()
+    attention = AttentionShape.of(model.config)
     return ModelShape(
         linear=frozen["linear"],
         head=frozen["head"],
@@ -117,6 +121,10 @@ def shape_of(adapted: AdaptedModel, trial: int) -> ModelShape:
         embedding_adapters=own["embedding"],
         attention_width=0 if attention is None else attention.layers * attention.heads * attention.head_dim,
     )
+
+
+def _counted_as(layer: AdaptedLayer) -> Role:
+    return "head" if layer.at_positions else layer.role
 
 
 def utilization(flops: int, seconds: float, flops_per_s: float) -> float | None:

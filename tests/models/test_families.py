@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import logging
 import subprocess
 import sys
@@ -159,6 +160,39 @@ def test_losses_and_adapters_gradients_are_those_beside_transformers_layers(
     assert len(got[1]) == len(wanted[1]) > 20
     for mine, right in zip(got[1], wanted[1], strict=True):
         torch.testing.assert_close(mine, right, rtol=1e-3, atol=1e-4 * max(1.0, float(right.abs().max())))
+
+
+@families
+def test_the_last_block_computes_the_places_that_are_asked_for_as_for_all(folder: Path) -> None:
+    """Of two trials, one with fewer of them: filled up with a place that is seen already."""
+    model = attach(ours(folder), [lora(2), lora(3)], [0, 1])
+    for trial in range(2):
+        fill_randomly(model, trial, seed=trial)
+    sequences = Sequences(
+        torch.cat([torch.arange(length) for length in 2 * LENGTHS]),
+        torch.tensor([0, *itertools.accumulate(2 * LENGTHS)], dtype=torch.int32),
+        rows=2,
+    )
+    tokens, at = ids(2 * sum(LENGTHS), seed=3), torch.tensor([[4, 7, 8, 17], [11, 16, 0, 0]])
+    rows: list[int] = []
+    last = model.model.blocks[-1]
+    for name, module in last.named_modules():
+        if name.endswith(("mlp", "attn", "self_attn")):
+            module.register_forward_hook(lambda module, inputs, output: rows.append(len(output)))
+    found = []
+    for places in (at, None):
+        logits = model.model.module(tokens, sequences, at=places)
+        if places is None:
+            logits = torch.stack([own[chosen] for own, chosen in zip(logits.chunk(2), at, strict=True)])
+        model.zero_grad()
+        weights = torch.linspace(-1, 1, logits.numel()).reshape(logits.shape)
+        (logits * weights).sum().backward()
+        found.append((logits.detach(), [stack.grad.clone() for stack in model.stacks()]))
+    assert rows == [8, 8, 36, 36]
+    (alone, own), (of_all, right) = found
+    torch.testing.assert_close(alone, of_all, rtol=1e-4, atol=1e-4)
+    for gradient, reference in zip(own, right, strict=True):
+        torch.testing.assert_close(gradient, reference, rtol=1e-3, atol=1e-3 * float(reference.abs().max()))
 
 
 @pytest.mark.slow

@@ -10,13 +10,13 @@ from types import MappingProxyType
 from typing import ClassVar
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers import PretrainedConfig
 
 from summarizer.data.batches import IGNORED_LABEL, Batch
 from summarizer.models.attention import KeyValueCache, RotaryEmbedding, Sequences
+from summarizer.ops.loss import token_losses
 from summarizer.ops.rotary import RotaryTable
 
 
@@ -105,9 +105,7 @@ def summary_nll(model: CausalLM, batch: Batch) -> Float[Tensor, " n"]:
 def token_nll(model: CausalLM, batch: Batch) -> Float[Tensor, "n m"]:
     """Each summary token's negative log-likelihood, laid out as `batch.targets`; 0 behind a trial's last one."""
     logits = model.summary_logits(batch)
-    losses = F.cross_entropy(
-        logits.float().flatten(0, 1), batch.targets.flatten(), ignore_index=IGNORED_LABEL, reduction="none"
-    )
+    losses = token_losses(logits.flatten(0, 1), batch.targets.flatten(), IGNORED_LABEL)
     return losses.reshape(batch.targets.shape)
 
 

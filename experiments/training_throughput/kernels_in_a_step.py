@@ -20,12 +20,12 @@ from unittest.mock import patch
 
 from training_groups import group_of
 
-from summarizer.ops import activations, attention, elementwise, norms, rotary
+from summarizer.ops import activations, attention, elementwise, linear, loss, low_rank, norms, rotary
 from summarizer.training.trainer import train_step
 
 DIMS = (2, 4, 8, 16)
-GELU, ATTENTION, NORMS, ROTATIONS = (
-    (module, "supports") for module in (activations, attention, norms, rotary)
+GELU, ATTENTION, NORMS, ROTATIONS, NARROW, LOSS, ONEDNN = (
+    (module, "supports") for module in (activations, attention, norms, rotary, low_rank, loss, linear)
 )
 SCALES = (elementwise, "supports_scales")
 WAYS = {
@@ -35,7 +35,10 @@ WAYS = {
     "without attention": (ATTENTION,),
     "without RMS norms": (NORMS,),
     "without rotations": (ROTATIONS,),
-    "torch alone": (GELU, SCALES, ATTENTION, NORMS, ROTATIONS),
+    "without narrow products": (NARROW,),
+    "without loss": (LOSS,),
+    "without oneDNN in fp32": (ONEDNN,),
+    "torch alone": (GELU, SCALES, ATTENTION, NORMS, ROTATIONS, NARROW, LOSS, ONEDNN),
 }
 """What is switched off in each."""
 
@@ -75,7 +78,7 @@ def main(typed: Sequence[str] | None = None) -> None:
     print(f"{tokens} tokens a step")
     for way, seen in times.items():
         median = statistics.median(seen[1:])  # the first finds memory
-        print(f"{way:18} {median:6.3f} s a step, {tokens / median:6.0f} tokens/s")
+        print(f"{way:23} {median:6.3f} s a step, {tokens / median:6.0f} tokens/s")
 
 
 if __name__ == "__main__":

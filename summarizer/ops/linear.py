@@ -20,9 +20,14 @@ from summarizer import compat
 from summarizer.ops import native
 
 
+def supports(x: Tensor) -> bool:
+    """Whether a product of x is oneDNN's by way of `compat.fp32_linear`."""
+    return native.is_eager(x, torch.float32) and x.numel() > 0
+
+
 def linear(x: Float[Tensor, "... k"], matrix: Float[Tensor, "n k"]) -> Float[Tensor, "... n"]:
     """x @ matrix.T, in their precision. matrix: may be a transposed view, which is multiplied as it lies."""
-    if not native.is_eager(x, torch.float32) or not x.numel():
+    if not supports(x):
         return F.linear(x, matrix)
     y: Tensor = torch.ops.summarizer.fp32_linear(x, matrix)
     return y

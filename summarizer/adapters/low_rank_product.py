@@ -118,7 +118,7 @@ class _LowRankProduct(torch.autograd.Function):
         for (dims, sign, sees_dropout), a, b in zip(layout, tensors[::2], tensors[1::2], strict=True):
             inputs = x if dropped is None or not sees_dropout else dropped
             for trials, r in equal_dims(dims):
-                own_a, own_scale = a[trials, :r], sign * scale[trials]
+                own_a, own_scale = a[trials, :r], _signed(scale, sign, trials)
                 own_b = _gained(b[trials, :r], gain, trials)
                 if few:
                     own = torch.bmm(inputs[trials].to(a.dtype), own_a.transpose(1, 2)) * own_scale
@@ -146,25 +146,41 @@ class _LowRankProduct(torch.autograd.Function):
             place = FIRST_PAIR + len(of_pairs)
             seen = (x, grad_x) if dropped is None or not sees_dropout else (dropped, grad_dropped)
             inputs, grad_inputs = seen
-            empty_like = torch.zeros_like if len(set(dims)) > 1 else torch.empty_like
-            grad_a = empty_like(a) if ctx.needs_input_grad[place] else None
-            grad_b = empty_like(b) if ctx.needs_input_grad[place + 1] else None
+            rows_a: list[tuple[slice, Tensor]] = []
+            rows_b: list[tuple[slice, Tensor]] = []
             for trials, r in equal_dims(dims):
                 own, own_a = next(narrow), a[trials, :r]
                 own_b = _gained(b[trials, :r], gain, trials)
-                grad_own = narrowed(grad[trials], own_b, sign * scale[trials])
-                if grad_a is not None:
-                    grad_a[trials, :r] = row_sums(grad_own, inputs[trials])
-                if grad_b is not None:
-                    grad_b[trials, :r] = _gained(row_sums(own, grad[trials]), gain, trials)
+                grad_own = narrowed(grad[trials], own_b, _signed(scale, sign, trials))
+                if ctx.needs_input_grad[place]:
+                    rows_a.append((trials, row_sums(grad_own, inputs[trials])))
+                if ctx.needs_input_grad[place + 1]:
+                    rows_b.append((trials, _gained(row_sums(own, grad[trials]), gain, trials)))
                 if grad_inputs is not None:
                     add_widened_(grad_inputs[trials], grad_own, own_a)
-            of_pairs += [grad_a, grad_b]
+            of_pairs.append(_stacked(a, rows_a) if ctx.needs_input_grad[place] else None)
+            of_pairs.append(_stacked(b, rows_b) if ctx.needs_input_grad[place + 1] else None)
         return grad_x, grad_dropped, None, grad_gain, None, None, *of_pairs
 
 
 FIRST_PAIR = 6
 """Place of the first pair's A among the inputs of the product."""
+
+
+def _signed(scale: Float[Tensor, "n 1 1"], sign: int, trials: slice) -> Float[Tensor, "k 1 1"]:
+    return scale[trials] if sign == 1 else sign * scale[trials]
+
+
+def _stacked(
+    stack: Float[Tensor, "n r d"], parts: Sequence[tuple[slice, Float[Tensor, "_k _r d"]]]
+) -> Float[Tensor, "n r d"]:
+    """The gradient of a stack, of the trials' own rows."""
+    if parts and parts[0][1].shape == stack.shape:
+        return parts[0][1].to(stack.dtype)
+    whole = torch.zeros_like(stack)
+    for trials, rows in parts:
+        whole[trials, : rows.shape[1]] = rows
+    return whole
 
 
 def _gained(rows: Float[Tensor, "k r d_out"], gain: Gain, trials: slice) -> Float[Tensor, "k r d_out"]:

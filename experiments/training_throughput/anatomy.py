@@ -35,8 +35,9 @@ PRODUCTS = frozenset(
     }
     | {"int8_linear_matmul", "int8_mixed_scaled_mm", "int8_scaled_mm", "gemm_4bit", "gemv_4bit"}
     | {"baddbmm_", "addmm_", "mkldnn_rnn_layer", "_weight_int8pack_mm"}
+    | {"fp32_linear", "narrowed", "add_widened_", "row_sums"}
 )
-"""Operators of aten and of bitsandbytes that multiply matrices."""
+"""Operators of aten, of bitsandbytes and of this project that multiply matrices."""
 COPIES = frozenset({"_to_copy", "copy_", "clone", "cat", "stack", "contiguous", "repeat", "index_copy_"})
 HOST_WAITS = frozenset({"_local_scalar_dense", "nonzero", "masked_select", "equal", "unique_dim", "_unique2"})
 """Operators whose result's value or shape the host must know: on a GPU it waits for the device there."""

@@ -111,7 +111,10 @@ def fp32_linear(x: Tensor, matrix: Tensor) -> Tensor:
     if not torch.backends.mkldnn.is_available():
         return F.linear(x, matrix)
     if hasattr(torch.ops.mkldnn, "_linear_pointwise"):
-        return torch.ops.mkldnn._linear_pointwise(x, matrix, None, "none", [], "")  # type: ignore[no-any-return]
+        rows = x.reshape(-1, x.shape[-1])
+        y: Tensor = torch.ops.mkldnn._linear_pointwise(rows, matrix, None, "none", [], "")
+        # Not a view of y, which what a pass returns may not be: adapters add to it in place.
+        return y.resize_(*x.shape[:-1], len(matrix))
     _gone(
         "torch.ops.mkldnn._linear_pointwise",
         "products in fp32 are those of torch's BLAS, which may be slower",

@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
+from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from summarizer.ops.linear import linear
@@ -28,6 +31,22 @@ def test_it_is_the_product(dtype: torch.dtype, rows: tuple[int, ...], transposed
 def test_parts_of_rows_and_gaps_between_them_are_read_right() -> None:
     x, matrix = torch.randn(9, 3, 80), torch.randn(64, 160)[:, ::2]
     torch.testing.assert_close(linear(x[:, 1], matrix), (x[:, 1].double() @ matrix.double().t()).float())
+
+
+def test_what_it_gives_may_be_changed_in_place_behind_a_pass_of_one_s_own() -> None:
+    class Pass(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, x: Tensor) -> Tensor:
+            return linear(x, torch.eye(4))
+
+        @staticmethod
+        def backward(ctx: Any, *grads: Tensor) -> Tensor:
+            return grads[0]
+
+    x = torch.randn(2, 3, 4, requires_grad=True)
+    y: Tensor = Pass.apply(x)  # type: ignore[no-untyped-call]
+    y.add_(x)
+    assert torch.equal(y, 2 * x)
 
 
 def test_its_operations_are_counted() -> None:

@@ -296,6 +296,7 @@ def draw(axis: str, found: Mapping[str, Mapping[int, Mapping[str, float]]], path
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
+    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
     figure, charts = plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
     for chart, (cost, label) in zip(charts, COSTS.items(), strict=True):
@@ -312,6 +313,12 @@ def draw(axis: str, found: Mapping[str, Mapping[int, Mapping[str, float]]], path
         highest = max(points[size][cost] / unit for points in found.values() for size in points)
         chart.set_ylim(min(first) / 1.5, highest * 3)
         chart.set(xlabel=AXES[axis].label, ylabel=label)
+        # A logarithmic axis of less than a decade has no tick of its own: the sizes, and costs as numbers.
+        chart.set_xticks(sizes, labels=[f"{size:,}" for size in sizes])
+        chart.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        chart.yaxis.set_major_formatter(StrMethodFormatter("{x:,.10g}"))
+        for one in (chart.xaxis, chart.yaxis):
+            one.set_minor_formatter(NullFormatter())
         chart.legend(title="slope of the last decade", fontsize=8, title_fontsize=8)
     figure.savefig(path, dpi=110)
     plt.close(figure)

@@ -26,6 +26,8 @@ class CausalLM(ABC):
     config: PretrainedConfig
     not_adapted: Mapping[str, str] = MappingProxyType({})
     """Frozen layers that no adapter is to stand beside, by name, and why."""
+    blocks_are_alike = False
+    """Whether the last block is to compute for all tokens, as the others do: compiled, they then share their code."""
 
     @property
     @abstractmethod
@@ -143,7 +145,7 @@ class PackedModel(nn.Module, CausalLM):
     def is_at_positions(self, name: str) -> bool:
         around = accumulate(name.split("."), "{}.{}".format)
         in_last = any(self.get_submodule(path) is self.blocks[-1] for path in around)
-        return in_last and not name.endswith(BEFORE_ATTENTION)
+        return in_last and not self.blocks_are_alike and not name.endswith(BEFORE_ATTENTION)
 
     def packs(self, max_tokens: int) -> bool:
         return True
@@ -183,7 +185,11 @@ class PackedModel(nn.Module, CausalLM):
             hidden = last(hidden, rotary, sequences, cache)
         else:
             starts = torch.arange(len(at), device=at.device)[:, None] * (len(hidden) // len(at))
-            hidden = last(hidden, rotary, sequences, cache, rows=(starts + at).flatten())
+            rows = (starts + at).flatten()
+            if self.blocks_are_alike:
+                hidden = last(hidden, rotary, sequences, cache)[rows]
+            else:
+                hidden = last(hidden, rotary, sequences, cache, rows=rows)
             hidden = hidden.reshape(*at.shape, -1)
         logits: Tensor = self.head(self.final_norm(hidden))
         return logits

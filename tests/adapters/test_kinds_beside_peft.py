@@ -76,7 +76,7 @@ def test_ours_in_peft(kind: str, base: str, quantization: str, tmp_path: Path) -
     ids = token_ids(2)
     own_scores = model.model.logits(torch.cat([ids, ids]))[2:]
     their_scores = theirs.eval()(input_ids=ids).logits
-    torch.testing.assert_close(own_scores, their_scores, rtol=1e-4, atol=2e-5)
+    torch.testing.assert_close(own_scores, their_scores, rtol=1e-4, atol=5e-5)  # products of two libraries
     own_loss, their_loss = loss_of(own_scores, ids), loss_of(their_scores, ids)
     torch.testing.assert_close(own_loss, their_loss, rtol=1e-6, atol=1e-6)
     own_loss.backward()

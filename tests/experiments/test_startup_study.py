@@ -51,4 +51,4 @@ def test_the_command_runs_and_its_results_stand_in_the_readme(tmp_path: Path) ->
     subprocess.run(command, check=True, capture_output=True)
     assert "| embedded: run | first step | " in (tmp_path / "out.md").read_text()
     readme = (STUDY / "README.md").read_text(encoding="utf-8")
-    assert (STUDY / "results" / "after.md").read_text(encoding="utf-8") in readme
+    assert (STUDY / "results" / "idle.md").read_text(encoding="utf-8") in readme

@@ -34,6 +34,8 @@ def main() -> None:
         model = group.adapted.model
         if way != "eager":
             assert compile_blocks(model, graphs=way == "graphs") == 6
+            for layer in group.adapted.layers.values():  # it was attached before
+                layer.at_positions = layer.role == "head"
         own = []
         with group.adapted.training():
             for _ in range(STEPS):

@@ -30,8 +30,8 @@ def compile_blocks(model: CausalLM, *, graphs: bool = False) -> int:
     """Compile each block, and return how many there are; blocks of the same shape share their code.
 
     The compiling happens in the first step, for all lengths at once, since they differ from batch to batch. To be
-    done before adapters are attached, which ask what the last block sees, and after `recompute_blocks`: the compiler
-    decides what of a block to compute anew, and checkpointing by itself would compute it uncompiled.
+    done before adapters are attached, which ask what the last block sees, and after `recompute_blocks`: the
+    compiler decides what of a block to compute anew, and checkpointing by itself would compute it uncompiled.
 
     graphs: on a GPU, record what a block launches once for each shape that comes, and replay it from then on:
     one launch for each pass of a block. The first two passes of a shape are slow, so batches should have few

@@ -27,7 +27,7 @@ class CausalLM(ABC):
     not_adapted: Mapping[str, str] = MappingProxyType({})
     """Frozen layers that no adapter is to stand beside, by name, and why."""
     blocks_are_alike = False
-    """Whether the last block is to compute for all tokens, as the others do: compiled, they then share their code."""
+    """Whether the last block computes for all tokens, as the others do: compiled, they then share their code."""
 
     @property
     @abstractmethod

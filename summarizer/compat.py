@@ -150,17 +150,6 @@ def was_never_written_in_place(tensor: Tensor) -> bool:
     return False
 
 
-def whole_of(view: Tensor) -> tuple[Tensor, int]:
-    """The tensor that a tensor is a view of, or itself; and how often operators of torch's have changed it.
-
-    Why private: a view says nowhere else what it is a view of.
-    Once gone: the view itself; what is kept beside a tensor is then made anew for each of its views.
-    """
-    base = getattr(view, "_base", None)
-    whole = view if base is None else base
-    return whole, int(getattr(whole, "_version", 0))
-
-
 def foreach_norm(tensors: list[Tensor]) -> list[Tensor]:
     """The Euclidean norm of each tensor, in few launches for all of them.
 

@@ -11,10 +11,9 @@ import ctypes
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Float32, Int8, Int64, UInt8
+from jaxtyping import Float, Float32, Int8, Int64
 from torch import Tensor
 
 from summarizer import compat
@@ -84,7 +83,7 @@ def int8_gemm(
     in_place = is_in_place(x) and not is_decode(x)
     if not (rounded or in_place) or not native.available(SOURCE):
         return None
-    return int8_gemm_in_c(x, q, scale, *_rounding(x.contiguous(), rounded), epilogue)
+    return int8_gemm_in_c(x, q, scale, largest_columns(x) if rounded else None, epilogue)
 
 
 def whole_number_gemm(
@@ -146,8 +145,7 @@ class _Product(ctypes.Structure):
         ("apart", ctypes.c_void_p),
         ("aparts", ctypes.c_long),
         ("y", ctypes.c_void_p),
-        ("rounded", ctypes.c_void_p),
-        *((name, ctypes.c_int) for name in ("is_rounded", "in_bf16", "threads")),
+        *((name, ctypes.c_int) for name in ("in_bf16", "threads")),
     ]
 
 
@@ -156,13 +154,11 @@ def int8_gemm_in_c(
     q: Int8[Tensor, "d_out d_in"],
     scale: Float32[Tensor, "d_out 1"],
     apart: Int64[Tensor, " apart"] | None,
-    rounding: Rounding | None = None,
     epilogue: Epilogue = NOTHING_ADDED,
 ) -> Float[Tensor, "m d_out"]:
     """x W^T and its epilogue in the precision of x, bf16 or fp32; W row-wise int8.
 
     x: rounded to whole numbers on each row's own grid, of 8 bits, and of 16 in the columns `apart` (None: in all).
-    rounding: of this x and these columns, for other products of them.
     What is lost is x beyond these bits, and what the precision of y does not hold. Only where `available`.
     """
     assert x.shape[1] <= MOST_COLUMNS
@@ -188,50 +184,12 @@ def int8_gemm_in_c(
         apart=apart,
         aparts=0 if apart is None else len(apart),
         y=y,
-        rounded=None if rounding is None else rounding.numbers,
-        is_rounded=rounding is not None and rounding.is_made,
         in_bf16=x.dtype == torch.bfloat16,
         threads=torch.get_num_threads(),
     )
     if native.kernel(SOURCE, "prefill_gemm")(ctypes.byref(given)):
         raise MemoryError(f"no memory for {len(x)} rows of {x.shape[1]} numbers")
-    if rounding is not None:
-        rounding.is_made = True
     return y
-
-
-# --- what several products share ----------------------------------------------------------------------------------
-
-_ROUNDING = "_rounding_of_prefill_gemm"
-"""The attribute of a tensor that holds what products made of it, for as long as the tensor itself lives."""
-
-
-@dataclass
-class Rounding:
-    """Rows of x in whole numbers, which the first product of them makes."""
-
-    of: tuple[object, ...]
-    """Which rows, unchanged since, and how they are rounded."""
-    apart: Int64[Tensor, " apart"] | None
-    numbers: UInt8[Tensor, " bytes"]
-    is_made: bool = False
-
-
-def _rounding(x: Float[Tensor, "m d_in"], rounded: bool) -> tuple[Int64[Tensor, " apart"] | None, Rounding]:
-    """The columns of x apart, and its whole numbers, kept beside the tensor that x is a view of: several layers
-    multiply the same, as `in_compute_dtype` says.
-    """
-    whole, version = compat.whole_of(x)
-    of = (x.data_ptr(), x.shape, version, rounded)
-    kept: Rounding | None = getattr(whole, _ROUNDING, None)
-    if kept is None or kept.of != of:
-        apart = largest_columns(x) if rounded else None
-        sizes = (len(x), x.shape[1], 0 if apart is None else len(apart))
-        count = native.kernel(SOURCE, "rounded_bytes")
-        count.restype = ctypes.c_long
-        kept = Rounding(of, apart, torch.empty(count(*map(ctypes.c_long, sizes)), dtype=torch.uint8))
-        setattr(whole, _ROUNDING, kept)
-    return kept.apart, kept
 
 
 def largest_columns_in_c(x: Float[Tensor, "m d_in"], count: int) -> Int64[Tensor, " apart"]:

@@ -32,6 +32,8 @@ SHARE = 0.9
 """Of a device's free memory that a plan may take: kernels' own workspaces and fragmentation are not planned."""
 GLANCE_TOKENS = 64
 """A dry run over so few takes a second; what it says per token is far too much, and mostly little enough."""
+MANY_ROWS = 8
+"""Of which a closer look is: what all rows share is an eighth of what is then counted for each."""
 CACHE_BYTES_PER_NUMBER = 4
 """Of keys and values: transformers keeps some models' in fp32 whatever the products are in."""
 CONTROL_GROUPS, OWN_GROUPS = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
@@ -207,9 +209,10 @@ def _blocks_to_recompute(
 
 @dataclass(frozen=True)
 class Need:
-    """What a step takes on the device. What lies beside the trials, such as the base, they share."""
+    """What a step takes on the device, at most."""
 
     shared_bytes: int
+    """Whatever the trials and rows are: the base, and of what passes, such as the head's dense matrix."""
     state_bytes: int
     """Of each trial between steps: adapters, gradients, optimizer."""
     row_bytes: int
@@ -248,9 +251,10 @@ def plan_slots(
     if compat.can_simulate():
         try:
             with working("planning how many train at once"):
-                need = _need(specs, sizing, config, dtype, min(GLANCE_TOKENS, spec.prompt.max_tokens))
-                if need.bytes(wanted, rows) > memory_bytes:
-                    need = _need(specs, sizing, config, dtype, spec.prompt.max_tokens)
+                if spec.trainer.batch_tokens != "auto":
+                    need = _need(specs, sizing, config, dtype, min(GLANCE_TOKENS, spec.prompt.max_tokens))
+                if need is None or need.bytes(wanted, rows) > memory_bytes:
+                    need = _need(specs, sizing, config, dtype, spec.prompt.max_tokens, closely=True)
         except CannotPlan as error:
             log.warning("memory: %s (%s)", compat.NO_PLANS, error)
     if need is None:
@@ -301,9 +305,19 @@ def widest(specs: Sequence[RunConfig]) -> RunConfig:
 
 
 def _need(
-    specs: Sequence[RunConfig], sizing: Sizing, config: PretrainedConfig, dtype: torch.dtype, tokens: int
+    specs: Sequence[RunConfig],
+    sizing: Sizing,
+    config: PretrainedConfig,
+    dtype: torch.dtype,
+    tokens: int,
+    *,
+    closely: bool = False,
 ) -> Need:
-    """As a step over one row of `tokens` takes it, and longer rows in proportion; of every trial what most take."""
+    """As a step over one row of `tokens` takes it, and longer rows in proportion; of every trial what most take.
+
+    closely: not all that one row takes is counted for each. A step's peak over n rows is the most of some moments'
+    a + b n, so that no moment's b is above f(m) / m for any m, and f(n) is at most f(1) + (n - 1) f(m) / m.
+    """
     from summarizer.training.dry_run import SUMMARY_TOKENS, Microbatch, group_state_bytes
 
     spec = widest(specs)
@@ -315,11 +329,15 @@ def _need(
         (one.optimizer.target, str({**one.optimizer.arguments, "lr": None})): one.optimizer.build
         for one in specs
     }.values()
-    passing = cost.peak_bytes - cost.at_peak["base"] - lasting
+    kept = cost.at_peak["base"] + lasting
+    one_row = each_row = cost.peak_bytes - kept
+    if closely:
+        many = run.cost(Microbatch(MANY_ROWS, tokens, min(SUMMARY_TOKENS, tokens)))
+        each_row = -(-(many.peak_bytes - kept) // MANY_ROWS)
     return Need(
-        shared_bytes=cost.at_peak["base"],
+        shared_bytes=cost.at_peak["base"] + one_row - each_row,
         state_bytes=lasting + max(group_state_bytes(run, [build]) for build in optimizers),
-        row_bytes=passing * spec.prompt.max_tokens // tokens,
+        row_bytes=each_row * spec.prompt.max_tokens // tokens,
     )
 
 

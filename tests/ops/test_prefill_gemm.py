@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -29,9 +28,7 @@ def product(
     linear: FrozenLinear, x: Tensor, apart: Tensor | None = None, pairs: LowRankPairs | None = None
 ) -> Tensor:
     parts = linear.weight.parts
-    return prefill_gemm.int8_gemm_in_c(
-        x, parts["q"], parts["scale"], apart, None, Epilogue(linear.bias, pairs)
-    )
+    return prefill_gemm.int8_gemm_in_c(x, parts["q"], parts["scale"], apart, Epilogue(linear.bias, pairs))
 
 
 def relative_error(got: Tensor, exact: Tensor) -> float:
@@ -161,37 +158,6 @@ def test_layers_take_it_for_reading_prompts_and_never_else(monkeypatch: pytest.M
         with int8_activations():
             assert relative_error(linear(x), dense) < 0.02
     assert calls[2] is not None
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("in_int8", [False, True])
-def test_layers_with_one_input_share_its_whole_numbers(
-    dtype: torch.dtype, in_int8: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    made: list[bool] = []
-    plain = prefill_gemm.int8_gemm_in_c
-
-    def told(x: Tensor, q: Tensor, scale: Tensor, apart: Any, rounding: Any, *more: Any) -> Tensor:
-        made.append(rounding.is_made)
-        return plain(x, q, scale, apart, rounding, *more)
-
-    monkeypatch.setattr(prefill_gemm, "int8_gemm_in_c", told)
-    layers = [layer("int8", 100, d_out) for d_out in (40, 65, 33)]
-    x = rows_of(50, 100).to(dtype)
-    reading = int8_activations() if in_int8 else nullcontext()
-    with torch.no_grad(), stored_weights_in_place(), reading:
-        together = [one(x.reshape(1, 50, 100)) for one in layers]
-        assert made == [False, True, True]
-        alone = [one(x.clone()) for one in layers]
-        assert made[3:] == [False] * 3
-        x.mul_(2)
-        doubled = layers[0](x)
-        other_rows = layers[0](x[10:])
-        assert made[6:] == [False] * 2
-    for one, another in zip(together, alone, strict=True):
-        assert torch.equal(one[0], another)
-    assert relative_error(doubled, wanted(layers[0], x, None)) < 0.02
-    assert relative_error(other_rows, wanted(layers[0], x[10:], None)) < 0.02
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

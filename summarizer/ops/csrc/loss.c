@@ -5,7 +5,7 @@
 #include <stdint.h>
 #include <string.h>
 
-#include "vectors.h"
+#include "either_precision.h"
 
 #ifndef __AVX512BF16__
 #error "made for processors that know bf16"
@@ -21,16 +21,6 @@ typedef struct {
     long rows, v;
     int in_bf16, threads;
 } TokenLosses;
-
-INLINE __m512 load(const void *x, long at, __mmask16 there, int in_bf16) {
-    if (!in_bf16) return _mm512_maskz_loadu_ps(there, (const float *)x + at);
-    return widened(_mm256_maskz_loadu_epi16(there, (const uint16_t *)x + at));
-}
-
-INLINE void store(void *x, long at, __mmask16 there, __m512 value, int in_bf16) {
-    if (!in_bf16) _mm512_mask_storeu_ps((float *)x + at, there, value);
-    else _mm256_mask_storeu_epi16((uint16_t *)x + at, there, (__m256i)_mm512_cvtneps_pbh(value));
-}
 
 INLINE float number_at(const void *x, long at, int in_bf16) { return _mm512_cvtss_f32(load(x, at, 1, in_bf16)); }
 

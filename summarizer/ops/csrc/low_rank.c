@@ -4,7 +4,7 @@
  */
 #include <stdint.h>
 
-#include "vectors.h"
+#include "either_precision.h"
 
 #ifndef __AVX512BF16__
 #error "made for processors that know bf16"
@@ -23,16 +23,6 @@ typedef struct {
     long trials, rows, d, r, pair_rows;
     int in_bf16, threads;
 } LowRank;
-
-INLINE __m512 load(const void *x, long at, __mmask16 there, int in_bf16) {
-    if (!in_bf16) return _mm512_maskz_loadu_ps(there, (const float *)x + at);
-    return widened(_mm256_maskz_loadu_epi16(there, (const uint16_t *)x + at));
-}
-
-INLINE void store(void *x, long at, __mmask16 there, __m512 value, int in_bf16) {
-    if (!in_bf16) _mm512_mask_storeu_ps((float *)x + at, there, value);
-    else _mm256_mask_storeu_epi16((uint16_t *)x + at, there, (__m256i)_mm512_cvtneps_pbh(value));
-}
 
 /* Call a function of constants: how many rows or dims are left decides which. */
 #define FULL_OR_LESS(DO, count) \

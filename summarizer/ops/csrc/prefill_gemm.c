@@ -15,7 +15,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "vectors.h"
+#include "either_precision.h"
 
 #ifndef __AVX512VNNI__
 #error "made for processors that have AVX-512 with VNNI"
@@ -41,9 +41,7 @@ typedef struct {
     const int64_t *apart;            /* (aparts): columns of 16 bits; none: all are */
     long aparts;
     void *y;     /* (m, n) */
-    void *rounded;  /* x in whole numbers, of `rounded_bytes`; none: they are kept for this product alone */
-    int is_rounded; /* by an earlier product of the same x, and of the same columns apart */
-    int in_bf16;    /* x and y; else in fp32 */
+    int in_bf16; /* x and y; else in fp32 */
     int threads;
 } Product;
 
@@ -56,30 +54,6 @@ typedef struct {
     float *narrow;       /* (rows, dim): scale (x A^T) */
     float *keep;         /* (k): 0 for columns that are apart, else 1 */
 } Whole;
-
-/* 16 numbers of bf16 or fp32 from place `at`, zeros behind the end. */
-INLINE __m512 load(const void *x, long at, __mmask16 there, int in_bf16) {
-    if (!in_bf16) return _mm512_maskz_loadu_ps(there, (const float *)x + at);
-    return widened(_mm256_maskz_loadu_epi16(there, (const uint16_t *)x + at));
-}
-
-/* To the nearest bf16 where that is asked for. */
-INLINE void store(void *y, long at, __mmask16 there, __m512 value, int in_bf16) {
-    if (!in_bf16) {
-        _mm512_mask_storeu_ps((float *)y + at, there, value);
-        return;
-    }
-#ifdef __AVX512BF16__
-    _mm256_mask_storeu_epi16((uint16_t *)y + at, there, (__m256i)_mm512_cvtneps_pbh(value));
-    return;
-#endif
-    __m512i bits = _mm512_castps_si512(value);
-    __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
-    __m512i up = _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)));
-    __mmask16 nan = _mm512_cmp_ps_mask(value, value, _CMP_UNORD_Q); /* whose bits would carry over */
-    up = _mm512_mask_mov_epi32(up, nan, _mm512_set1_epi32(0x7fc00000));
-    _mm256_mask_storeu_epi16((uint16_t *)y + at, there, _mm512_cvtepi32_epi16(_mm512_srli_epi32(up, 16)));
-}
 
 /* The largest absolute value of each column of x (m, k). */
 void column_absmax(const void *x, long m, long k, int in_bf16, float *absmax /* (k) */, int threads) {
@@ -324,24 +298,18 @@ static void tile(const Product *p, const Whole *x, const uint8_t *w, const uint8
     }
 }
 
-/* What x (m, k) takes in whole numbers, `aparts` columns apart or, of none, all. */
-long rounded_bytes(long m, long k, long aparts) {
-    long rows = up_to(m, ROWS), columns = up_to(k, BYTES), apart_columns = aparts ? up_to(aparts, 4) : columns;
-    return rows * columns + up_to(rows * apart_columns, BYTES) + up_to(rows * (2 * sizeof(int32_t) + sizeof(float)), BYTES);
-}
-
 static int takes_memory(const Product *p, Whole *x, uint8_t **laid, long bytes_of_chunk) {
     long rows = up_to(p->m, ROWS), whole_rows = p->m / ROWS * ROWS;
-    x->low = p->rounded ? p->rounded : aligned_alloc(BYTES, rounded_bytes(p->m, p->k, p->aparts));
+    long low = rows * x->columns, high = up_to(rows * x->apart_columns, BYTES);
+    x->low = aligned_alloc(BYTES, low + high + up_to(rows * (2 * sizeof *x->low_begin + sizeof *x->steps), BYTES));
     x->narrow = malloc((rows * p->dim + p->k) * sizeof *x->narrow);
     *laid = aligned_alloc(BYTES, p->threads * bytes_of_chunk);
     if (!x->low || !x->narrow || !*laid) return 0;
-    x->high = x->low + rows * x->columns;
-    x->low_begin = (int32_t *)(x->high + up_to(rows * x->apart_columns, BYTES));
+    x->high = x->low + low;
+    x->low_begin = (int32_t *)(x->high + high);
     x->high_begin = x->low_begin + rows;
     x->steps = (float *)(x->high_begin + rows);
     x->keep = x->narrow + rows * p->dim;
-    if (p->is_rounded) return 1;
     memset(x->low + whole_rows * x->columns, 0, (rows - whole_rows) * x->columns);
     memset(x->high, 0, rows * x->apart_columns);
     memset(x->low_begin, 0, 2 * rows * sizeof *x->low_begin);
@@ -382,7 +350,7 @@ int prefill_gemm(const Product *p) {
         {
 #pragma omp for schedule(static)
             for (long row = 0; row < p->m; row++) {
-                if (!p->is_rounded) whole_numbers(p, &x, row);
+                whole_numbers(p, &x, row);
                 narrow_products(p, &x, row);
             }
 #pragma omp for schedule(dynamic, 1)
@@ -393,7 +361,7 @@ int prefill_gemm(const Product *p) {
             }
         }
     }
-    if (!p->rounded) free(x.low);
+    free(x.low);
     free(x.narrow);
     free(laid);
     return !there;

@@ -23,8 +23,8 @@ from summarizer.generation.decoder import Decoder
 from summarizer.models.load import Base, load_base
 from summarizer.processes import join_processes, keep_freed_memory
 
-READING = "int8_reading"
-"""The variant that reads prompts in whole numbers: `--precision int8` of the commands."""
+READING = "_reading"
+"""Behind a format: prompts are read in whole numbers, `--precision int8` of the commands."""
 
 
 class Ours:
@@ -35,7 +35,7 @@ class Ours:
         self.processes = join_processes(device=request["device"], precision="auto", wanted=None)
         keep_freed_memory()
         base = open_base(request["folder"], request["variant"], self.processes.device)
-        self._int8_prefill = request["variant"] == READING
+        self._int8_prefill = request["variant"].endswith(READING)
         adapter = Path(request["adapter"])
         config = read_adapter_config(adapter)
         lora = LoRA(
@@ -103,9 +103,8 @@ class Ours:
 
 
 def open_base(folder: str, variant: Any, device: torch.device) -> Base:
-    format_name = "int8" if variant == READING else variant
     model = ModelConfig(name_or_path=folder, revision=None, completion_token=None)
-    return load_base(model, QuantizationConfig(format=format_name, cache=True), device)
+    return load_base(model, QuantizationConfig(format=variant.removesuffix(READING), cache=True), device)
 
 
 def own_embedding_bytes(model: Any) -> int:

@@ -15,13 +15,13 @@ RANDOM = "random:"
 EMBEDDED = "embedded:tiny_gptj"
 
 VARIANTS = {
-    "ours": ("int8", "int8_reading", "nf4", "fp8", "blockwise8", "none"),
+    "ours": ("int8", "int8_reading", "nf4", "nf4_reading", "fp8", "blockwise8", "none"),
     "transformers": ("bf16", "fp32", "fp16", "int8"),
     "ctranslate2": ("int8",),
     "openvino": ("int8", "int4"),
     "llama_cpp": ("q8_0", "q4_0"),
 }
-"""By engine. Ours: a weight format; int8_reading reads prompts in whole numbers.
+"""By engine. Ours: a weight format; those with _reading read prompts in whole numbers.
  transformers: dense, or int8 for LLM.int8() on a GPU."""
 ELSEWHERE = ("ctranslate2", "openvino", "llama_cpp")
 """Engines that may live in another environment: --peer-python."""

@@ -1,8 +1,8 @@
-"""Matrix products of many rows with stored int8 weights on a CPU, as reading a prompt asks for them.
+"""Matrix products of many rows with stored int8 or nf4 weights on a CPU, as reading a prompt asks for them.
 
 Both operands are whole numbers, so that no dense copy of the weights is made. Each row of x is rounded on a grid of
 its own: of 16 bits, which loses next to nothing; or, within `int8_activations`, of 8 bits but for the largest
-columns.
+columns. nf4 weights are multiplied so within `int8_activations` alone, since they are rounded to 8 bits for it.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 
 import torch
-from jaxtyping import Float, Float32, Int8, Int64
+from jaxtyping import Float, Float32, Int8, Int64, UInt8
 from torch import Tensor
 
 from summarizer import compat
@@ -86,6 +86,20 @@ def int8_gemm(
     return int8_gemm_in_c(x, q, scale, largest_columns(x) if rounded else None, epilogue)
 
 
+def nf4_gemm(
+    x: Float[Tensor, "m d_in"],
+    q: UInt8[Tensor, " half"],
+    absmax: Float32[Tensor, " blocks"],
+    code: Float32[Tensor, " 16"],
+    epilogue: Epilogue,
+) -> Float[Tensor, "m d_out"] | None:
+    """`int8_gemm` of nf4 weights, whose rows are of whole blocks, each rounded to a grid of int8 as it is read."""
+    if not (is_prefill_in_int8(x) and native.available(SOURCE)):
+        return None
+    d_out = 2 * len(q) // x.shape[1]
+    return _in_c(x, d_out, largest_columns(x), epilogue, w=q, absmax=absmax, code=code)
+
+
 def whole_number_gemm(
     x: Float[Tensor, "m d_in"], q: Int8[Tensor, "d_out d_in"], scale: Float32[Tensor, "d_out 1"]
 ) -> Float[Tensor, "m d_out"]:
@@ -140,7 +154,7 @@ class _Product(ctypes.Structure):
     _fields_ = [
         ("x", ctypes.c_void_p),
         *((name, ctypes.c_long) for name in ("m", "k", "n")),
-        *((name, ctypes.c_void_p) for name in ("w", "scale", "bias", "a", "b", "pair_scale")),
+        *((name, ctypes.c_void_p) for name in ("w", "scale", "absmax", "code", "bias", "a", "b", "pair_scale")),
         *((name, ctypes.c_long) for name in ("trials", "dim")),
         ("apart", ctypes.c_void_p),
         ("aparts", ctypes.c_long),
@@ -161,20 +175,30 @@ def int8_gemm_in_c(
     x: rounded to whole numbers on each row's own grid, of 8 bits, and of 16 in the columns `apart` (None: in all).
     What is lost is x beyond these bits, and what the precision of y does not hold. Only where `available`.
     """
+    return _in_c(x, len(q), apart, epilogue, w=q, scale=scale)
+
+
+def _in_c(
+    x: Float[Tensor, "m d_in"],
+    d_out: int,
+    apart: Int64[Tensor, " apart"] | None,
+    epilogue: Epilogue,
+    **weights: Tensor,
+) -> Float[Tensor, "m d_out"]:
+    """weights: what `Product` of prefill_gemm.c names as such."""
     assert x.shape[1] <= MOST_COLUMNS
     # Bound to names: the kernel reads their memory after these lines.
-    x, q, scale = x.contiguous(), q.contiguous(), scale.contiguous()
+    x, weights = x.contiguous(), {name: part.contiguous() for name, part in weights.items()}
     apart = None if apart is None else apart.contiguous()
     bias, pairs = epilogue.dense()
-    y = torch.empty(len(x), len(q), dtype=x.dtype)
+    y = torch.empty(len(x), d_out, dtype=x.dtype)
     given = native.structure(
         _Product,
         x=x,
         m=len(x),
         k=x.shape[1],
-        n=len(q),
-        w=q,
-        scale=scale,
+        n=d_out,
+        **weights,
         bias=bias,
         a=pairs and pairs.a,
         b=pairs and pairs.b,

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from summarizer.ops.decode_gemm import Epilogue, LowRankPairs, is_decode, is_decode_on_gpu
 from summarizer.ops.elementwise import in_compute_dtype
+from summarizer.ops.prefill_gemm import is_prefill_in_int8
 from summarizer.quantization import weight_format
 from summarizer.quantization.protocol import Gain
 
@@ -93,8 +94,11 @@ class FrozenWeight(nn.Module):
 
     def decodes(self, x: Float[Tensor, "... d_in"]) -> bool:
         """Whether `decode_gemm` may have a way for x, for those who would prepare x in vain."""
-        few = is_decode(x, self.format.decode_rows) or is_decode_on_gpu(x)
-        return few and not torch.is_grad_enabled()
+        return (self._is_decode(x) or is_decode_on_gpu(x)) and not torch.is_grad_enabled()
+
+    def _is_decode(self, x: Float[Tensor, "... d_in"]) -> bool:
+        few = is_decode(x, self.format.decode_rows)
+        return few and not is_prefill_in_int8(x.reshape(-1, x.shape[-1]))
 
     def decode_gemm(
         self,
@@ -109,7 +113,7 @@ class FrozenWeight(nn.Module):
         """
         if torch.is_grad_enabled():
             return None
-        if is_decode(x, self.format.decode_rows):
+        if self._is_decode(x):
             rows = x.reshape(-1, x.shape[-1]).float()
         elif is_decode_on_gpu(x):
             # A row alone is multiplied in fp32 whatever it comes in; to convert it would be a launch more.

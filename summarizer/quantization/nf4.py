@@ -12,7 +12,7 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 from summarizer import compat
-from summarizer.ops import decode_gemm
+from summarizer.ops import decode_gemm, prefill_gemm
 from summarizer.ops.decode_gemm import Epilogue
 from summarizer.quantization.blockwise8 import flat_positions
 from summarizer.quantization.protocol import Parts, PartShapes, WeightFormat, require_finite
@@ -71,6 +71,13 @@ class _NormalFloat4(WeightFormat):
         if shape[1] % BLOCK or not decode_gemm.supports(x, parts["q"], decode_gemm.WHOLE_NUMBERS):
             return None
         return decode_gemm.nf4_gemm(x, parts["q"], parts["absmax"], parts["code"], epilogue)
+
+    def prefill_gemm(
+        self, x: Tensor, parts: Parts, shape: tuple[int, int], epilogue: Epilogue
+    ) -> Tensor | None:
+        if shape[1] % BLOCK:
+            return None
+        return prefill_gemm.nf4_gemm(x, parts["q"], parts["absmax"], parts["code"], epilogue)
 
     def rows(
         self, parts: Parts, shape: tuple[int, int], ids: Int[Tensor, " ..."], dtype: torch.dtype

@@ -26,6 +26,8 @@ ADAPTER_FOLDER = "adapter"
 KEY = "RUN"
 SHARED = ("model", "quantization", "prompt")
 """Config groups in which runs over one base must agree."""
+READ_IN_INT8 = ("int8", "nf4")
+"""Formats of bases whose prompts are read with activations in int8 where that is asked for."""
 
 
 @dataclass(frozen=True)
@@ -149,8 +151,8 @@ def opening_issues(runs: Sequence[TrainedRun], *, device: str, precision: str) -
         on_gpu = torch.cuda.is_available()
     if device == "cuda" and not on_gpu:
         yield Issue("--device", "cuda, but PyTorch sees no CUDA device here; use auto or cpu")
-    if precision == "int8" and (on_gpu or runs[0].spec.quantization.format != "int8"):
+    if precision == "int8" and (on_gpu or runs[0].spec.quantization.format not in READ_IN_INT8):
         yield Issue(
             "--precision",
-            "int8 is for bases that are quantized to int8, on a CPU; leave it out for the best there is",
+            "int8 is for bases that are quantized to int8 or nf4, on a CPU; leave it out for the best there is",
         )

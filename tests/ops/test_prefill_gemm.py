@@ -1,4 +1,4 @@
-"""Products of many rows on stored int8 weights, in C: against the dense product and a loop."""
+"""Products of many rows on stored int8 and nf4 weights, in C: against the dense product and a loop."""
 
 from __future__ import annotations
 
@@ -69,6 +69,42 @@ def test_whole_numbers_are_those_of_a_loop(outlier: float) -> None:
         assert int((whole * (rest != 0)).abs().max()) <= 127
         exact = (whole @ parts["q"].long().T).double() * step.double() * parts["scale"].squeeze(1).double()
         torch.testing.assert_close(of_row.double(), exact, rtol=1e-6, atol=1e-6 * float(exact.abs().max()))
+
+
+def in_8_bits(linear: FrozenLinear) -> tuple[Tensor, Tensor]:
+    """nf4 weights on a grid of int8 for each row, and its steps; a row of zeros has 0."""
+    dense = linear.weight.dense(torch.float32)
+    scale = dense.abs().amax(dim=1, keepdim=True) / 127
+    return (dense / scale).nan_to_num(0.0).round().to(torch.int8), scale
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("count", "d_in", "d_out"), [(32, 64, 33), (50, 576, 70), (33, 1536, 5)])
+@pytest.mark.parametrize("trials", [0, 1])
+def test_nf4_is_multiplied_in_8_bits(
+    dtype: torch.dtype, count: int, d_in: int, d_out: int, trials: int
+) -> None:
+    """As the int8 product of the same weights in 8 bits, whose largest one in a row is a level of nf4's own: 1 or -1."""
+    linear, x = layer("nf4", d_in, d_out), rows_of(count, d_in).to(dtype)
+    parts = linear.weight.parts
+    parts["absmax"].view(d_out, -1)[1] = 0
+    pairs = pairs_of(trials, 3, d_in, d_out) if trials else None
+    epilogue = Epilogue(linear.bias, pairs)
+    with int8_activations():
+        got = prefill_gemm.nf4_gemm(x, parts["q"], parts["absmax"], parts["code"], epilogue)
+    assert got is not None
+    assert got.dtype == dtype
+    assert relative_error(got, wanted(linear, x, pairs)) < 0.02
+    q, scale = in_8_bits(linear)
+    alike = prefill_gemm.int8_gemm_in_c(x, q, scale, prefill_gemm.largest_columns(x), epilogue)
+    assert relative_error(got, alike.double()) < (1e-3 if dtype == torch.float32 else ROUNDED_TO_BF16)
+
+
+def test_rows_of_nf4_are_of_whole_blocks() -> None:
+    linear, x = layer("nf4", 96, 40), rows_of(40, 96)
+    with torch.no_grad(), stored_weights_in_place(), int8_activations():
+        assert linear.weight.prefill_gemm(x) is None
+        assert relative_error(linear(x), wanted(linear, x, None)) < 1e-5
 
 
 def test_sums_hold_in_the_widest_rows() -> None:
@@ -158,6 +194,29 @@ def test_layers_take_it_for_reading_prompts_and_never_else(monkeypatch: pytest.M
         with int8_activations():
             assert relative_error(linear(x), dense) < 0.02
     assert calls[2] is not None
+
+
+def test_layers_in_nf4_take_it_where_int8_is_asked_for_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    taken: list[int] = []
+    plain = prefill_gemm.nf4_gemm
+
+    def told(x: Tensor, *weights: Any) -> Tensor | None:
+        y = plain(x, *weights)
+        taken.append(0 if y is None else len(x))
+        return y
+
+    monkeypatch.setattr(prefill_gemm, "nf4_gemm", told)
+    linear, x = layer("nf4", 128, 40), rows_of(200, 128)
+    exact = wanted(linear, x, None)
+    with torch.no_grad(), stored_weights_in_place():
+        for count in (1, 100, 200):
+            assert relative_error(linear(x[:count]), exact[:count]) < SIXTEEN_BITS
+        assert not any(taken)
+        with int8_activations():
+            # Rows that are few enough for the kernel of decoding otherwise are many here.
+            for count in (31, 32, 100, 200):
+                assert relative_error(linear(x[:count]), exact[:count]) < 0.02
+    assert [count for count in taken if count] == [32, 100, 200]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -102,7 +102,7 @@ def test_any_peft_folder_stands_in_for_the_run_s_adapter(
 
 
 @pytest.mark.slow
-def test_whole_numbers_are_for_int8_on_a_cpu_and_stay_near(
+def test_whole_numbers_are_for_int8_and_nf4_on_a_cpu_and_stay_near(
     sweep: Path, opened: LoadedRun, caplog: pytest.LogCaptureFixture
 ) -> None:
     run = read_trained_run(sweep / "0")

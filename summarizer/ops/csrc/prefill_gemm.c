@@ -1,4 +1,4 @@
-/* y = x W^T + bias + scale (x A^T) B for many rows of x, as reading a prompt asks for it, with W row-wise int8.
+/* y = x W^T + bias + scale (x A^T) B for many rows of x, as reading a prompt asks for it, with W row-wise int8 or nf4.
  *
  * Each row of x becomes whole numbers on its own grid: of 8 bits for most columns, of 16 for those that are `apart`. These
  * are two signed bytes (256 high + low), so that all columns have a low one and only those apart a high one, which is
@@ -7,7 +7,8 @@
  *
  * A tile is ROWS rows of x by COLUMNS rows of W, whose sums stay in registers. x and W are laid so that a tile reads both
  * from front to end: x by four neighboring columns of ROWS rows, once for all; W by four of COLUMNS rows, a chunk that the
- * second cache holds at a time.
+ * second cache holds at a time. There nf4 weights are rounded to a grid of int8 for each row: in the block of its largest
+ * weight nf4's levels lie ten steps apart or more.
  */
 #include <math.h>
 #include <omp.h>
@@ -26,6 +27,7 @@
 #define PANELS 2 /* registers of columns in a tile */
 #define COLUMNS (PANELS * FLOATS)
 #define CHUNK (256 << 10) /* bytes of laid weights at a time; 128 to 512 KiB are alike */
+#define BLOCK 64 /* nf4 weights that share an absmax: a register of them in 8 bits */
 #define LEVELS 127
 #define WIDE_LEVELS 32639 /* 127 * 256 + 127: the largest whole number of two signed bytes */
 
@@ -33,8 +35,9 @@
 typedef struct {
     const void *x; /* (m, k) */
     long m, k, n;
-    const int8_t *w;    /* (n, k) */
-    const float *scale; /* (n) */
+    const void *w;      /* int8: (n, k); nf4: (n, k / 2), two to a byte, the first in its high half */
+    const float *scale; /* int8: (n) */
+    const float *absmax, *code; /* nf4: (n, k / BLOCK) and its 16 levels, k a multiple of BLOCK; else none */
     const float *bias;  /* (n), or none */
     const float *a, *b, *pair_scale; /* (trials, dim, k), (trials, dim, n), (trials); rows of x lie trial by trial */
     long trials, dim;                /* 0 without adapters */
@@ -53,6 +56,7 @@ typedef struct {
     float *steps;        /* (rows); NaN for a row with a value that is not finite */
     float *narrow;       /* (rows, dim): scale (x A^T) */
     float *keep;         /* (k): 0 for columns that are apart, else 1 */
+    float *scale, *inverse; /* (n): of nf4, a step of each row of W, and how many of them are 1; 0 for zeros */
 } Whole;
 
 /* The largest absolute value of each column of x (m, k). */
@@ -175,22 +179,46 @@ static void narrow_products(const Product *p, const Whole *x, long row) {
 
 /* ---- W as tiles read it ---- */
 
+/* The grid of a row of W in nf4. */
+static void row_steps(const Product *p, Whole *x, long row) {
+    __m512 largest = _mm512_setzero_ps();
+    const float *absmax = p->absmax + row * (p->k / BLOCK);
+    for (long i = 0; i < p->k / BLOCK; i += FLOATS)
+        largest = _mm512_max_ps(largest, _mm512_maskz_loadu_ps(first(p->k / BLOCK - i), absmax + i));
+    float of_code = _mm512_reduce_max_ps(_mm512_abs_ps(_mm512_loadu_ps(p->code)));
+    x->scale[row] = _mm512_reduce_max_ps(largest) * of_code / LEVELS;
+    x->inverse[row] = x->scale[row] > 1e-30f ? 1 / x->scale[row] : 0;
+}
+
+/* BYTES weights of a row of W from column `at` on as signed bytes, zeros behind its end. */
+INLINE __m512i signed_bytes(const int in_nf4, const Product *p, const Whole *x, long row, long at) {
+    if (!in_nf4) {
+        long left = p->k - at;
+        return _mm512_maskz_loadu_epi8(left >= BYTES ? ~0ull : (1ull << left) - 1, (const int8_t *)p->w + row * p->k + at);
+    }
+    float steps = p->absmax[row * (p->k / BLOCK) + at / BLOCK] * x->inverse[row];
+    __m512 levels = _mm512_mul_ps(_mm512_loadu_ps(p->code), _mm512_set1_ps(steps));
+    __m512i table = _mm512_broadcast_i32x4(_mm512_cvtepi32_epi8(_mm512_cvtps_epi32(levels)));
+    __m512i pairs = _mm512_cvtepu8_epi16(_mm256_loadu_si256((const void *)((const uint8_t *)p->w + (row * p->k + at) / 2)));
+    __m512i second = _mm512_and_si512(_mm512_slli_epi16(pairs, 8), _mm512_set1_epi16(0x0f00));
+    return _mm512_shuffle_epi8(table, _mm512_or_si512(_mm512_srli_epi16(pairs, 4), second));
+}
+
 /* COLUMNS rows of W from `column` on: (columns / 4, COLUMNS, 4), each + 128. The rows after these, which lie behind them,
  * are asked for meanwhile. */
-static void lay_weights(const Product *p, long column, long columns, uint8_t *laid) {
-    const int8_t *next = p->w + (column + COLUMNS) * p->k, *end = p->w + p->n * p->k;
-    for (long at = 0; at < columns; at += BYTES)
+INLINE void lay(const int in_nf4, const Product *p, const Whole *x, long column, uint8_t *laid) {
+    const long bytes = in_nf4 ? p->k / 2 : p->k;
+    const char *next = (const char *)p->w + (column + COLUMNS) * bytes, *end = (const char *)p->w + p->n * bytes;
+    for (long at = 0; at < x->columns; at += BYTES)
         FOR(panel, PANELS) {
-            FOR(i, FLOATS) if (next < end) {
-                _mm_prefetch((const char *)next, _MM_HINT_T1);
+            FOR(i, FLOATS) if ((!in_nf4 || i % 2) && next < end) {
+                _mm_prefetch(next, _MM_HINT_T1);
                 next += BYTES;
             }
             __m512i rows[FLOATS];
-            long left = p->k - at;
-            __mmask64 there = left >= BYTES ? ~0ull : (1ull << left) - 1;
             FOR(i, FLOATS) {
                 long row = column + panel * FLOATS + i;
-                rows[i] = row < p->n ? _mm512_maskz_loadu_epi8(there, p->w + row * p->k + at) : _mm512_setzero_si512();
+                rows[i] = row < p->n ? signed_bytes(in_nf4, p, x, row, at) : _mm512_setzero_si512();
                 rows[i] = _mm512_xor_si512(rows[i], _mm512_set1_epi8((char)0x80));
             }
             transpose(rows);
@@ -198,11 +226,19 @@ static void lay_weights(const Product *p, long column, long columns, uint8_t *la
         }
 }
 
-static void lay_apart(const Product *p, long column, uint8_t *laid) {
-    for (long j = 0; j < COLUMNS; j++) {
-        const int8_t *w = p->w + (column + j) * p->k;
-        for (long i = 0; i < p->aparts; i++)
-            laid[(i / 4 * COLUMNS + j) * 4 + i % 4] = column + j < p->n ? (uint8_t)w[p->apart[i]] ^ 0x80 : 0;
+static void lay_weights(const Product *p, const Whole *x, long column, uint8_t *laid) {
+    if (p->absmax)
+        lay(1, p, x, column, laid);
+    else
+        lay(0, p, x, column, laid);
+}
+
+/* Those of the columns apart once more, side by side. */
+static void lay_apart(const Product *p, const uint8_t *laid, uint8_t *apart) {
+    for (long i = 0; i < p->aparts; i++) {
+        const uint8_t *from = laid + p->apart[i] / 4 * 4 * COLUMNS + p->apart[i] % 4;
+        uint8_t *to = apart + i / 4 * 4 * COLUMNS + i % 4;
+        for (long j = 0; j < 4 * COLUMNS; j += 4) to[j] = from[j];
     }
 }
 
@@ -284,7 +320,7 @@ static void tile(const Product *p, const Whole *x, const uint8_t *w, const uint8
         FOR(j, PANELS) {
             long at = column + j * FLOATS;
             __mmask16 there = first(p->n - at);
-            __m512 scale = _mm512_maskz_loadu_ps(there, p->scale + at);
+            __m512 scale = _mm512_maskz_loadu_ps(there, x->scale + at);
             __m512 y = _mm512_loadu_ps(sums + i * COLUMNS + j * FLOATS);
             y = _mm512_mul_ps(_mm512_mul_ps(y, _mm512_set1_ps(x->steps[row + i])), scale);
             if (p->bias) y = _mm512_add_ps(y, _mm512_maskz_loadu_ps(there, p->bias + at));
@@ -302,7 +338,7 @@ static int takes_memory(const Product *p, Whole *x, uint8_t **laid, long bytes_o
     long rows = up_to(p->m, ROWS), whole_rows = p->m / ROWS * ROWS;
     long low = rows * x->columns, high = up_to(rows * x->apart_columns, BYTES);
     x->low = aligned_alloc(BYTES, low + high + up_to(rows * (2 * sizeof *x->low_begin + sizeof *x->steps), BYTES));
-    x->narrow = malloc((rows * p->dim + p->k) * sizeof *x->narrow);
+    x->narrow = malloc((rows * p->dim + p->k + (p->absmax ? 2 * p->n : 0)) * sizeof *x->narrow);
     *laid = aligned_alloc(BYTES, p->threads * bytes_of_chunk);
     if (!x->low || !x->narrow || !*laid) return 0;
     x->high = x->low + low;
@@ -310,6 +346,8 @@ static int takes_memory(const Product *p, Whole *x, uint8_t **laid, long bytes_o
     x->high_begin = x->low_begin + rows;
     x->steps = (float *)(x->high_begin + rows);
     x->keep = x->narrow + rows * p->dim;
+    x->scale = p->absmax ? x->keep + p->k : (float *)p->scale;
+    x->inverse = x->scale + p->n;
     memset(x->low + whole_rows * x->columns, 0, (rows - whole_rows) * x->columns);
     memset(x->high, 0, rows * x->apart_columns);
     memset(x->low_begin, 0, 2 * rows * sizeof *x->low_begin);
@@ -323,8 +361,8 @@ static void chunk_of_columns(const Product *p, const Whole *x, long start, long 
     long bytes = COLUMNS * x->columns, bytes_apart = p->apart ? COLUMNS * x->apart_columns : 0;
     uint8_t *to = laid;
     for (long column = start; column < end; column += COLUMNS, to += bytes + bytes_apart) {
-        lay_weights(p, column, x->columns, to);
-        if (p->apart) lay_apart(p, column, to + bytes);
+        lay_weights(p, x, column, to);
+        if (p->apart) lay_apart(p, to, to + bytes);
     }
     for (long row = 0; row < p->m; row += ROWS) {
         const uint8_t *w = laid;
@@ -353,6 +391,8 @@ int prefill_gemm(const Product *p) {
                 whole_numbers(p, &x, row);
                 narrow_products(p, &x, row);
             }
+#pragma omp for schedule(static)
+            for (long row = 0; row < (p->absmax ? p->n : 0); row++) row_steps(p, &x, row);
 #pragma omp for schedule(dynamic, 1)
             for (long chunk = 0; chunk < chunks; chunk++) {
                 long start = chunk * all / chunks * COLUMNS, end = (chunk + 1) * all / chunks * COLUMNS;

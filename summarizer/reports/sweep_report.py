@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import os
 import shlex
 import warnings
@@ -137,22 +136,43 @@ def _states(record: SweepRecord) -> str:
 
 
 def _commands(record: SweepRecord, swept: SweepAxes) -> list[str]:
-    """The commands that make these runs again: one for a full grid, else one for each run."""
-    values = {key: {of[key].text for of in swept.of.values()} for key in swept.keys}
-    if len(record.runs) > 1 and math.prod(map(len, values.values())) == len(record.runs):
-        return [command_of(["-m", *swept.common, *_grid(record, swept)])]
-    return [command_of(run.overrides) for run in record.runs]
+    """The commands that make these runs again: one for a full grid, one for each grid that points were added as."""
+    commands = []
+    for grid in _grids(record, swept):
+        many = ["-m"] if any(len(values) > 1 for values in grid.values()) else []
+        own = [f"{key}={','.join(values)}" if values else key for key, values in grid.items()]
+        commands.append(command_of([*many, *swept.common, *own]))
+    return commands
 
 
-def _grid(record: SweepRecord, swept: SweepAxes) -> list[str]:
-    """Each swept key with its values as typed, separated by commas."""
-    typed: dict[str, dict[str, None]] = {}
+Grid = dict[str, tuple[str, ...]]
+"""Overrides as typed, each key with its values; none of a key that is deleted."""
+
+
+def _grids(record: SweepRecord, swept: SweepAxes) -> list[Grid]:
+    """Grids that between them have each run once: what differs in one key alone is put together."""
+    grids: list[Grid] = []
     for run in record.runs:
-        for override in run.overrides:
-            key, _, value = override.partition("=")
-            if override not in swept.common:
-                typed.setdefault(key, {})[value] = None
-    return [f"{key}={','.join(values)}" for key, values in typed.items()]
+        own = (override.partition("=") for override in run.overrides if override not in swept.common)
+        grids.append({key: (value,) if equals else () for key, equals, value in own})
+    keys = list(dict.fromkeys(key for grid in grids for key in grid))
+    count = len(grids) + 1
+    while len(grids) < count:
+        count = len(grids)
+        for key in reversed(keys):
+            grids = _joined(grids, key)
+    return grids
+
+
+def _joined(grids: list[Grid], key: str) -> list[Grid]:
+    """With one grid in the place of those that differ in the values of this key alone."""
+    joined: dict[object, Grid] = {}
+    for place, grid in enumerate(grids):
+        rest = frozenset((name, values) for name, values in grid.items() if name != key)
+        first = joined.setdefault(rest if grid.get(key) else place, dict(grid))
+        if grid.get(key):
+            first[key] = tuple(dict.fromkeys(first[key] + grid[key]))
+    return list(joined.values())
 
 
 def _totals(record: SweepRecord) -> dict[str, float | int | str | None]:

@@ -186,12 +186,60 @@ def test_text_of_users_is_shown_as_it_is(tmp_path: Path, capsys: pytest.CaptureF
     text = (tmp_path / "sweep.md").read_text()
     rows = runs_of(text)
     assert [row["prompt.template"] for row in rows] == ["a|b", "a|b", "<b>*x*</b> `y` [red]$z$ grün"]
-    # No full grid, so each run has its command.
-    assert text.count("python -m summarizer.run prompt.template=") + text.count("'prompt.template=") == 3
+    # No full grid: a command for both seeds of the one value, and one for the one seed of the other.
+    assert text.count("python -m summarizer.run -m 'prompt.template=") == 1
+    assert text.count("python -m summarizer.run 'prompt.template=") == 1
     shown = capsys.readouterr().err
     assert "[red]$z$ grün" in shown
     assert "[bold]a|b c [31m" in shown
     assert "\x1b" not in shown + text
+
+
+def expanded(command: str) -> list[tuple[str, ...]]:
+    """The overrides of each run of a command, in no order."""
+    overrides = [
+        word for word in shlex.split(command.removeprefix("python -m summarizer.run ")) if word != "-m"
+    ]
+    keys = [override.partition("=")[0] for override in overrides]
+    values = [override.partition("=")[2].split(",") for override in overrides]
+    return [
+        tuple(sorted(f"{key}={value}" if value else key for key, value in zip(keys, one, strict=True)))
+        for one in itertools.product(*values)
+    ]
+
+
+def commands_of(tmp_path: Path, runs: list[list[str]]) -> list[str]:
+    plan(tmp_path, runs)
+    for number, overrides in enumerate(runs):
+        make_run(tmp_path / str(number), overrides, end=2.0)
+    report_sweep(tmp_path)
+    return [line for line in (tmp_path / "sweep.md").read_text().splitlines() if line.startswith("python -m")]
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_the_commands_of_added_points_make_each_run_once(tmp_path: Path, seed: int) -> None:
+    generator = np.random.default_rng(seed)
+    grid = itertools.product(("lora", "dora"), (2, 8, 32), ("1e-4", "3e-4"))
+    runs = [["data=sample", f"adapter={k}", f"adapter.dim={d}", f"optimizer.lr={r}"] for k, d, r in grid]
+    runs = [run for run in runs if generator.random() < 0.7]
+    runs += [
+        ["data=sample", "optimizer.lr=1e-2", f"adapter={kind}", "~trainer.max_steps"]
+        for kind in ("ia3", "oft")
+    ]
+    generator.shuffle(runs)
+    made = [run for command in commands_of(tmp_path, runs) for run in expanded(command)]
+    assert sorted(made) == sorted(tuple(sorted(run)) for run in runs)
+
+
+def test_points_added_as_a_grid_are_one_command(tmp_path: Path) -> None:
+    first = [["seed=0", f"adapter.dim={d}", f"optimizer.lr={r}"] for d in (2, 8) for r in ("1e-4", "1e-3")]
+    added = [["seed=0", "adapter=ia3", f"optimizer.lr={r}"] for r in ("3e-3", "1e-2")]
+    more = [["seed=0", "adapter.dim=32", "optimizer.lr=3e-3"]]
+    assert commands_of(tmp_path, first + added + more) == [
+        "python -m summarizer.run -m seed=0 adapter.dim=2,8 optimizer.lr=1e-4,1e-3",
+        "python -m summarizer.run -m seed=0 adapter=ia3 optimizer.lr=3e-3,1e-2",
+        "python -m summarizer.run seed=0 adapter.dim=32 optimizer.lr=3e-3",
+    ]
 
 
 def test_plain_rows_hold_numbers(tmp_path: Path) -> None:

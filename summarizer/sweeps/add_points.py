@@ -261,7 +261,8 @@ def _value_of(key: str, overrides: Mapping[str, Override], config: DictConfig) -
 def _text(value: object) -> str:
     """One text for one value: 1e-3 and 0.001, 3 and 3.0."""
     if isinstance(value, int | float) and not isinstance(value, bool):
-        return repr(float(value))
+        number = float(value)
+        return str(int(number)) if number.is_integer() else repr(number)
     return str(value)
 
 

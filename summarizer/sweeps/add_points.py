@@ -1,8 +1,9 @@
 """`resume=SWEEP optimizer.lr=1e-4,1e-3,3e-3`: points that a sweep has not are planned, in its folder and its table.
 
 The overrides are laid over those of the sweep's own command, key by key, and make the grid anew; what of it the
-sweep has stays as it is. What is not swept is the same for every run, so that all can be ranked together. `~KEY`
-takes a swept key out of the grid, for kinds that do not have it: `resume=SWEEP adapter=ia3 ~adapter.dim`.
+sweep has stays as it is. What is not swept is the same for every run, so that all can be ranked together; an
+adapter, optimizer or seed of which all had one value until now is swept from there on. `~KEY` takes a swept key out
+of the grid, for kinds that do not have it: `resume=SWEEP adapter=ia3 ~adapter.dim`.
 """
 
 from __future__ import annotations
@@ -59,7 +60,7 @@ def add_points(sweep: Path, record: SweepRecord, runs: Sequence[RunRecord], over
     before = _parsed(_texts(command))
     given, left_out = _given(overrides)
     # The last command may have had one value of a key that earlier ones swept.
-    swept = {*_swept(before), *sweep_axes(runs).keys}
+    swept = {*_swept(before), *sweep_axes(runs).keys, *filter(_is_of_a_trial, given)}
     _require_same_settings(command, before, given, swept)
     _require_swept(swept, left_out)
     merged = {key: one for key, one in {**before, **given}.items() if key not in left_out}
@@ -172,6 +173,11 @@ def _given(texts: Sequence[str]) -> tuple[dict[str, Override], set[str]]:
     if issues:
         raise ConfigError(issues)
     return found, left_out
+
+
+def _is_of_a_trial(key: str) -> bool:
+    """Whether a sweep may have one more value of a key that it did not sweep: of what is asked of sweeps at all."""
+    return key.lstrip("+").partition(".")[0] in ("adapter", "optimizer", "seed")
 
 
 def _swept(overrides: Mapping[str, Override]) -> set[str]:

@@ -39,7 +39,7 @@ from summarizer.runs.preflight import preflight
 from summarizer.runs.record import RunRecord
 from summarizer.runs.settings import flat, sweep_axes
 from summarizer.sweeps.candidates import COMMAND_FILE
-from summarizer.sweeps.compose import Combination, compose_batch, group_key
+from summarizer.sweeps.compose import OWN_GROUPS, Combination, compose_batch, group_key
 from summarizer.sweeps.record import SweepRecord, begin
 from summarizer.yaml_files import REFERENCE, read_yaml
 
@@ -176,8 +176,9 @@ def _given(texts: Sequence[str]) -> tuple[dict[str, Override], set[str]]:
 
 
 def _is_of_a_trial(key: str) -> bool:
-    """Whether a sweep may have one more value of a key that it did not sweep: of what is asked of sweeps at all."""
-    return key.lstrip("+").partition(".")[0] in ("adapter", "optimizer", "seed")
+    """Whether each trial has such a key for itself, so that a sweep that has one value of it may get another."""
+    group = key.lstrip("+").partition(".")[0]
+    return group in OWN_GROUPS and group != "tracking"
 
 
 def _swept(overrides: Mapping[str, Override]) -> set[str]:

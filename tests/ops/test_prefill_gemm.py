@@ -84,7 +84,7 @@ def in_8_bits(linear: FrozenLinear) -> tuple[Tensor, Tensor]:
 def test_nf4_is_multiplied_in_8_bits(
     dtype: torch.dtype, count: int, d_in: int, d_out: int, trials: int
 ) -> None:
-    """As the int8 product of the same weights in 8 bits, whose largest one in a row is a level of nf4's own: 1 or -1."""
+    """As the int8 product of the same weights in 8 bits, whose steps are the kernel's."""
     linear, x = layer("nf4", d_in, d_out), rows_of(count, d_in).to(dtype)
     parts = linear.weight.parts
     parts["absmax"].view(d_out, -1)[1] = 0

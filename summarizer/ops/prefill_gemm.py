@@ -154,7 +154,10 @@ class _Product(ctypes.Structure):
     _fields_ = [
         ("x", ctypes.c_void_p),
         *((name, ctypes.c_long) for name in ("m", "k", "n")),
-        *((name, ctypes.c_void_p) for name in ("w", "scale", "absmax", "code", "bias", "a", "b", "pair_scale")),
+        *(
+            (name, ctypes.c_void_p)
+            for name in ("w", "scale", "absmax", "code", "bias", "a", "b", "pair_scale")
+        ),
         *((name, ctypes.c_long) for name in ("trials", "dim")),
         ("apart", ctypes.c_void_p),
         ("aparts", ctypes.c_long),

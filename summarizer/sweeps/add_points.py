@@ -24,7 +24,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from summarizer.atomic import write_text
@@ -67,10 +67,11 @@ def add_points(sweep: Path, record: SweepRecord, runs: Sequence[RunRecord], over
     swept |= _swept(merged)
     words = [override.input_line or "" for override in merged.values()]
     where = str(sweep).replace("\\", "\\\\").replace("'", "\\'")
-    with _composing([f"hydra.sweep.dir='{where}'", *words]) as (loader, master):
+    folder = f"hydra.sweep.dir='{where}'"
+    with _composing([folder, *words]) as (loader, master):
         # A key that the grid has one value of is no default of the runs that do not name it.
         common = [override.input_line or "" for key, override in merged.items() if key not in swept]
-        defaults = loader.load_configuration("config", common, run_mode=RunMode.MULTIRUN)
+        defaults = loader.load_configuration("config", [folder, *common], run_mode=RunMode.MULTIRUN)
         known = {run.folder: _point(run.overrides, merged, defaults) for run in runs}
         grid = {_point(one, merged, master): one for one in _grid(merged.values())}
         new = [one for point, one in grid.items() if point not in known.values()]
@@ -84,7 +85,9 @@ def add_points(sweep: Path, record: SweepRecord, runs: Sequence[RunRecord], over
         points = "1 new point" if len(added) == 1 else f"{len(added)} new points"
         log.info("%s beside the %d runs that the sweep has", points, len(runs))
         _plan(sweep, record, runs, added, swept)
-        write_text(sweep / COMMAND_FILE, OmegaConf.to_yaml(masked_node(master)))
+        with open_dict(defaults):
+            defaults.hydra.overrides = master.hydra.overrides
+        write_text(sweep / COMMAND_FILE, OmegaConf.to_yaml(masked_node(defaults)))
 
 
 def _plan(

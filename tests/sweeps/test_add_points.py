@@ -15,7 +15,7 @@ from summarizer.errors import ConfigError
 from summarizer.runs.folder import claimed
 from summarizer.runs.session import Session
 from summarizer.runs.settings import sweep_axes
-from summarizer.sweeps.candidates import setting_name
+from summarizer.sweeps.candidates import default_values, setting_name
 from summarizer.sweeps.record import read_sweep
 from summarizer.sweeps.resume import resume
 
@@ -83,6 +83,8 @@ def test_what_was_not_swept_may_be_from_now_on(sweeps: Sweeps) -> None:
 def test_one_value_of_what_is_of_a_trial_is_a_point_of_its_own(sweeps: Sweeps) -> None:
     """Kinds want rates of their own, and dims, which the first command may have had one of."""
     add("adapter=miss", "adapter.dim=8", "optimizer.lr=3e-4")
+    default = default_values(SWEEP, ["adapter", "adapter.dim", "optimizer.lr"])
+    assert [value.text for value in default.values()] == ["lora", "2", "0.001"], "as without what is swept"
     add("optimizer=adamw", "seed=1")
     add(
         "optimizer.lr=1e-4,1e-3",

@@ -60,7 +60,10 @@ def settings_of(record: SweepRecord, swept: SweepAxes, default: Mapping[str, Val
         if done:
             chosen = dict(zip(keys, values, strict=True))
             value = fmean(run.best.value for run in done if run.best is not None)
-            is_default = bool(keys) and all(default.get(key) == chosen[key] for key in keys)
+            # Of a key that was swept later, earlier runs have the default without naming it.
+            is_default = bool(keys and default) and all(
+                chosen[key] in (UNSET, default.get(key)) for key in keys
+            )
             found.append(Setting(setting_name(chosen), done, len(runs), is_default, value))
     return sorted(found, key=lambda setting: record.metric.cost(setting.value))
 

@@ -24,7 +24,7 @@ from summarizer.reports.compare_command import Request, compare
 from summarizer.reports.confirmed import confirmed_answer, confirmed_notes
 from summarizer.reports.sweep_report import report_sweep
 from summarizer.runs.session import Session
-from summarizer.runs.settings import sweep_axes
+from summarizer.runs.settings import UNSET, SweepAxes, sweep_axes
 from summarizer.sweeps import confirm as confirming
 from summarizer.sweeps.candidates import (
     Setting,
@@ -279,6 +279,10 @@ def test_the_default_is_what_the_command_has_without_the_sweep(tmp_path: Path) -
     default = default_values(tmp_path, [*swept.keys, "adapter"])
     assert default["adapter"].text == "lora"
     assert [one.name for one in settings_of(record, swept, default) if one.is_default] == [DEFAULT]
+    later = {run: {**of, "adapter": UNSET} for run, of in swept.of.items()}
+    with_kinds = SweepAxes((*swept.keys, "adapter"), later, swept.common)
+    named = [one.is_default for one in settings_of(record, with_kinds, default)]
+    assert named.count(True) == 1, "runs from before a key was swept have its default"
     (tmp_path / "multirun.yaml").unlink()
     assert default_values(tmp_path, swept.keys) == {}
     assert not any(one.is_default for one in settings_of(record, swept, {}))

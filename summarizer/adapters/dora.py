@@ -14,9 +14,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from summarizer.adapters.low_rank_product import equal_dims
 from summarizer.adapters.protocol import as_mask
 from summarizer.ops.decode_gemm import stored_weights_in_place
+from summarizer.ops.low_rank import equal_dims
 from summarizer.quantization.frozen import FrozenEmbedding, FrozenLinear
 
 FEW_ROWS = 32

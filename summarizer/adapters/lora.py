@@ -25,13 +25,14 @@ from pydantic import Field
 from torch import Tensor
 
 from summarizer.adapters.dora import gain, magnitude
-from summarizer.adapters.low_rank_product import Pair, equal_dims, low_rank_product
+from summarizer.adapters.low_rank_product import Pair, low_rank_product
 from summarizer.adapters.peft_config import FROM_THE_BASE, as_peft
 from summarizer.adapters.principal import principal_pair
 from summarizer.adapters.protocol import KEPT_OUTPUT_ROWS, ROLES, Adapter, Parameters, Role, Shape, Stacked
 from summarizer.errors import ConfigError, Issue, suggestion
 from summarizer.ops import kernel_graph
 from summarizer.ops.decode_gemm import LowRankPairs
+from summarizer.ops.low_rank import equal_dims
 from summarizer.quantization.frozen import FrozenEmbedding, FrozenLinear
 from summarizer.quantization.protocol import Gain
 

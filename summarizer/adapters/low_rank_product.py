@@ -6,9 +6,9 @@ it does alone, each trial's own rows are multiplied, and never the zeros that pa
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import islice
 from typing import Any
 
 import torch
@@ -21,9 +21,6 @@ from summarizer.ops.elementwise import column_dots, scale_columns_
 from summarizer.ops.low_rank import add_widened_, narrowed, row_sums
 from summarizer.quantization.frozen import FrozenLinear, FrozenWeight
 from summarizer.quantization.protocol import Gain
-
-FEW_TOKENS = 16
-"""Of a trial. Up to here a CPU multiplies the pairs in their own fp32: converting them would cost more."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +59,8 @@ def low_rank_product(
     tensors = [tensor for pair in pairs for tensor in (pair.a, pair.b)]
     inputs = x, dropped, scale, gain, frozen.weight, layout, *tensors
     y: Tensor = _LowRankProduct.apply(*inputs)  # type: ignore[no-untyped-call]  # torch leaves apply untyped
+    if gain is None and frozen.bias is not None:
+        return y.add_(frozen.bias.to(y.dtype))  # with gains backward needs what y was
     return _with_bias(y, frozen)
 
 
@@ -90,16 +89,6 @@ def decode_plain_pairs(
     return frozen.weight.decode_gemm(x, frozen.bias, pairs)
 
 
-def equal_dims(dims: Sequence[int]) -> Iterator[tuple[slice, int]]:
-    """Neighboring trials of one dim, and that dim. Left out are those of dim 0, which leave the layer alone."""
-    start = 0
-    for dim, same in groupby(dims):
-        stop = start + len(list(same))
-        if dim:
-            yield slice(start, stop), dim
-        start = stop
-
-
 class _LowRankProduct(torch.autograd.Function):
     @staticmethod
     def forward(
@@ -112,21 +101,15 @@ class _LowRankProduct(torch.autograd.Function):
         layout: list[tuple[tuple[int, ...], int, bool]],
         *tensors: Tensor,
     ) -> Tensor:
-        few = x.device.type == "cpu" and x.shape[1] <= FEW_TOKENS
         y = weight.matmul(x, gain)
-        narrow = []
+        narrow: list[Tensor] = []
+        ctx.parts = []
         for (dims, sign, sees_dropout), a, b in zip(layout, tensors[::2], tensors[1::2], strict=True):
             inputs = x if dropped is None or not sees_dropout else dropped
-            for trials, r in equal_dims(dims):
-                own_a, own_scale = a[trials, :r], _signed(scale, sign, trials)
-                own_b = _gained(b[trials, :r], gain, trials)
-                if few:
-                    own = torch.bmm(inputs[trials].to(a.dtype), own_a.transpose(1, 2)) * own_scale
-                    y[trials].add_(torch.bmm(own, own_b))
-                else:
-                    own = narrowed(inputs[trials], own_a, own_scale)
-                    add_widened_(y[trials], own, own_b)
-                narrow.append(own)
+            own = narrowed(inputs, a, _signed(scale, sign), dims)
+            add_widened_(y, own, _gained(b, gain), dims)
+            ctx.parts.append(len(own))
+            narrow += own
         ctx.weight, ctx.layout = weight, layout
         kept_x = x if dropped is None or not all(sees_dropout for *_, sees_dropout in layout) else None
         ctx.save_for_backward(kept_x, dropped, scale, gain, None if gain is None else y, *tensors, *narrow)
@@ -142,24 +125,21 @@ class _LowRankProduct(torch.autograd.Function):
         grad_x = ctx.weight.matmul_backward(grad, gain) if ctx.needs_input_grad[0] else None
         grad_dropped = torch.zeros_like(dropped) if grad_x is not None and dropped is not None else None
         of_pairs: list[Tensor | None] = []
-        for (dims, sign, sees_dropout), a, b in zip(ctx.layout, tensors[::2], tensors[1::2], strict=True):
+        for (dims, sign, sees_dropout), parts, a, b in zip(
+            ctx.layout, ctx.parts, tensors[::2], tensors[1::2], strict=True
+        ):
             place = FIRST_PAIR + len(of_pairs)
             seen = (x, grad_x) if dropped is None or not sees_dropout else (dropped, grad_dropped)
             inputs, grad_inputs = seen
-            rows_a: list[tuple[slice, Tensor]] = []
-            rows_b: list[tuple[slice, Tensor]] = []
-            for trials, r in equal_dims(dims):
-                own, own_a = next(narrow), a[trials, :r]
-                own_b = _gained(b[trials, :r], gain, trials)
-                grad_own = narrowed(grad[trials], own_b, _signed(scale, sign, trials))
-                if ctx.needs_input_grad[place]:
-                    rows_a.append((trials, row_sums(grad_own, inputs[trials])))
-                if ctx.needs_input_grad[place + 1]:
-                    rows_b.append((trials, _gained(row_sums(own, grad[trials]), gain, trials)))
-                if grad_inputs is not None:
-                    add_widened_(grad_inputs[trials], grad_own, own_a)
-            of_pairs.append(_stacked(a, rows_a) if ctx.needs_input_grad[place] else None)
-            of_pairs.append(_stacked(b, rows_b) if ctx.needs_input_grad[place + 1] else None)
+            own = list(islice(narrow, parts))
+            grad_own = narrowed(grad, _gained(b, gain), _signed(scale, sign), dims)
+            of_pairs += None, None
+            if ctx.needs_input_grad[place]:
+                of_pairs[-2] = row_sums(grad_own, inputs, a.shape[1], dims).to(a.dtype)
+            if ctx.needs_input_grad[place + 1]:
+                of_pairs[-1] = _gained(row_sums(own, grad, b.shape[1], dims).to(b.dtype), gain)
+            if grad_inputs is not None:
+                add_widened_(grad_inputs, grad_own, a, dims)
         return grad_x, grad_dropped, None, grad_gain, None, None, *of_pairs
 
 
@@ -167,21 +147,9 @@ FIRST_PAIR = 6
 """Place of the first pair's A among the inputs of the product."""
 
 
-def _signed(scale: Float[Tensor, "n 1 1"], sign: int, trials: slice) -> Float[Tensor, "k 1 1"]:
-    return scale[trials] if sign == 1 else sign * scale[trials]
+def _signed(scale: Float[Tensor, "n 1 1"], sign: int) -> Float[Tensor, "n 1 1"]:
+    return scale if sign == 1 else -scale
 
 
-def _stacked(
-    stack: Float[Tensor, "n r d"], parts: Sequence[tuple[slice, Float[Tensor, "_k _r d"]]]
-) -> Float[Tensor, "n r d"]:
-    """The gradient of a stack, of the trials' own rows."""
-    if parts and parts[0][1].shape == stack.shape:
-        return parts[0][1].to(stack.dtype)
-    whole = torch.zeros_like(stack)
-    for trials, rows in parts:
-        whole[trials, : rows.shape[1]] = rows
-    return whole
-
-
-def _gained(rows: Float[Tensor, "k r d_out"], gain: Gain, trials: slice) -> Float[Tensor, "k r d_out"]:
-    return rows if gain is None else rows * gain[trials]
+def _gained(rows: Float[Tensor, "n r d_out"], gain: Gain) -> Float[Tensor, "n r d_out"]:
+    return rows if gain is None else rows * gain

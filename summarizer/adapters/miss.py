@@ -16,10 +16,11 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor
 
-from summarizer.adapters.low_rank_product import decode_plain_pairs, equal_dims, plain_pairs_product
+from summarizer.adapters.low_rank_product import decode_plain_pairs, plain_pairs_product
 from summarizer.adapters.peft_config import as_peft
 from summarizer.adapters.protocol import Adapter, Parameters, Role, Shape, Stacked
 from summarizer.errors import ConfigError
+from summarizer.ops.low_rank import equal_dims
 from summarizer.quantization.frozen import FrozenEmbedding, FrozenLinear
 
 NAME = "miss_block"

@@ -9,7 +9,8 @@ import torch
 from stored_products import layer
 from torch import Tensor
 
-from summarizer.adapters.low_rank_product import Pair, equal_dims, low_rank_product
+from summarizer.adapters.low_rank_product import Pair, low_rank_product
+from summarizer.ops.low_rank import equal_dims
 
 D_IN, D_OUT, TOKENS = 256, 320, 96
 

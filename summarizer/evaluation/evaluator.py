@@ -70,10 +70,6 @@ class Evaluator:
     base_answers: BaseAnswers | None = None
     """Where the base model's answers are kept; None asks it each time."""
 
-    def losses(self, rows: Sequence[EncodedRow], slots: Sequence[int] | None) -> list[float]:
-        """Mean loss over all rows, in nats per summary token, of each slot's trial; None: of the base model."""
-        return [losses.mean for losses in self.row_losses(rows, slots)]
-
     def row_losses(self, rows: Sequence[EncodedRow], slots: Sequence[int] | None) -> list[RowLosses]:
         """The loss of each row, in the rows' order, of each slot's trial; None: of the base model."""
         if slots is None and self.base_answers is not None:

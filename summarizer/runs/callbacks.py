@@ -15,7 +15,7 @@ from summarizer.console.trial_display import TrialDisplay
 from summarizer.console.trial_lines import State
 from summarizer.errors import ConfigError, StopRequested
 from summarizer.evaluation.evaluator import Evaluator
-from summarizer.evaluation.metrics import Scores
+from summarizer.evaluation.metrics import RowLosses, Scores
 from summarizer.evaluation.pipeline import ADAPTER, BASE, faithfulness_rows
 from summarizer.evaluation.predictions import (
     Prediction,
@@ -90,6 +90,10 @@ class RunCallbacks:
         self._stepped = False
         """The first step is done, and with it what was put off until then."""
         self._cloning: list[tuple[Request, Trial]] = []
+        self._latest_losses: dict[Trial, RowLosses] = {}
+        """Of the evaluation that is not told to be a trial's best yet."""
+        self._best_losses: dict[Trial, RowLosses] = {}
+        """Of the parameters that are a trial's best, on the final rows, where validation has measured them."""
         self._trials = records.pending
         self._shared = self._trials[0].spec
         """What all configs of the group say of data, evaluation and generation."""
@@ -227,7 +231,8 @@ class RunCallbacks:
         pace, final_rows = self.evaluator.pace, len(self.data.final.rows)
         loss_rows, summary_rows = validation_rows(self._shared, self.data.validation)
         seconds = during * pace.expected_s(loss_rows=loss_rows, summary_rows=summary_rows)
-        seconds += ends * pace.expected_s(loss_rows=final_rows, summary_rows=final_rows)
+        measured_anew = 0 if self._final_is_validated else final_rows
+        seconds += ends * pace.expected_s(loss_rows=measured_anew, summary_rows=final_rows)
         if ends and self._shared.evaluation.base and "_untrained_scores" not in vars(self):
             seconds += pace.expected_s(loss_rows=final_rows, summary_rows=final_rows, base=True)
         return seconds
@@ -264,6 +269,7 @@ class RunCallbacks:
             found = validate(self.evaluator, self._shared, self.data.validation, self._slots(trials))
         for trial, evaluation in zip(trials, found, strict=True):
             trial.recorder.log_samples(trial.state.step, evaluation.samples)
+            self._latest_losses[trial] = evaluation.losses
         return [evaluation.metrics for evaluation in found]
 
     def in_words(self, metrics: Mapping[str, float]) -> str:
@@ -279,6 +285,9 @@ class RunCallbacks:
             assert state.last_value is not None
             self.display.evaluated(trial.number, state.last_value, state.best_value, state.best_step)
             values[trial] = state.last_value
+            if state.best_step == state.step and self._final_is_validated:
+                self._best_losses[trial] = self._latest_losses[trial]
+        self._latest_losses.clear()
         self.scheduler.evaluated(values)
         return [trial for trial in continuing if self.scheduler.must_wait(trial)]
 
@@ -355,7 +364,8 @@ class RunCallbacks:
         with self.display.evaluating([trial.number for trial in trials]):
             beside = self._untrained_scores
             slots, data = self._slots(list(trials)), self.data
-            scores = final_scores(self.evaluator, data.judges, self._shared, data.final, slots, beside)
+            known = [self._best_losses.pop(trial, None) for trial in trials]
+            scores = final_scores(self.evaluator, data.judges, self._shared, data.final, slots, known, beside)
         for (trial, by), own in zip(trials.items(), scores, strict=True):
             try:
                 self._save_results(trial, own)
@@ -369,6 +379,14 @@ class RunCallbacks:
                 rouge = {name: i.value for name, i in own[ADAPTER].rouge.items()}
                 found = _shown({"loss": own[ADAPTER].loss or 0.0} | rouge)
                 trial.say(logging.INFO, "done, scores on %s: %s", self.data.final.split, found)
+
+    @cached_property
+    def _final_is_validated(self) -> bool:
+        """Whether the final rows are those whose loss validation measures: then it is measured once."""
+        validated = self.data.validation.first(self._shared.evaluation.loss_rows)
+        return self.data.final.split == validated.split and [row.id for row in self.data.final.rows] == [
+            row.id for row in validated.rows
+        ]
 
     @cached_property
     def _untrained_scores(self) -> dict[str, Scores]:

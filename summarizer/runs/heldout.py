@@ -16,7 +16,7 @@ from summarizer.evaluation.bertscore import LoadedBertScore, loaded_bert_score
 from summarizer.evaluation.entailment import Entailment, loaded_entailment
 from summarizer.evaluation.evaluator import Evaluator
 from summarizer.evaluation.likelihood import likelihood_scores
-from summarizer.evaluation.metrics import RowShares, Scores, score_pairs
+from summarizer.evaluation.metrics import RowLosses, RowShares, Scores, score_pairs
 from summarizer.evaluation.pipeline import (
     ADAPTER,
     BASE,
@@ -152,6 +152,7 @@ class Validation:
 
     metrics: dict[str, float]
     samples: list[SampleSummary]
+    losses: RowLosses
 
 
 def validation_rows(spec: RunConfig, rows: HeldOut) -> tuple[int, int]:
@@ -165,16 +166,16 @@ def validate(
     evaluator: Evaluator, spec: RunConfig, rows: HeldOut, slots: Sequence[int] | None
 ) -> list[Validation]:
     """Loss, and ROUGE of a few rows, of each slot's trial; None: of the base model."""
-    losses = evaluator.losses(rows.first(spec.evaluation.loss_rows).rows, slots)
+    losses = evaluator.row_losses(rows.first(spec.evaluation.loss_rows).rows, slots)
     if not spec.evaluation.rows_during_training:
-        return [Validation({"val/loss": loss}, []) for loss in losses]
+        return [Validation({"val/loss": own.mean}, [], own) for own in losses]
     scored = rows.first(spec.evaluation.rows_during_training)
     found = []
-    for loss, summaries in zip(losses, evaluator.summaries(scored.rows, slots), strict=True):
+    for own, summaries in zip(losses, evaluator.summaries(scored.rows, slots), strict=True):
         per_row = score_pairs(summaries, scored.references, tokenizer=rows.tokenizer, show=False)
         rouge = {f"val/{variant}": float(values.mean()) for variant, values in per_row.items()}
         samples = scored.samples(spec.evaluation.sample_summaries, summaries, None)
-        found.append(Validation({"val/loss": loss} | rouge, samples))
+        found.append(Validation({"val/loss": own.mean} | rouge, samples, own))
     return found
 
 
@@ -212,10 +213,17 @@ def final_scores(
     spec: RunConfig,
     rows: HeldOut,
     slots: Sequence[int],
+    known: Sequence[RowLosses | None],
     untrained: Mapping[str, Scores],
 ) -> list[dict[str, Scores]]:
-    """The scores of each slot's trial on the final rows, by the name ADAPTER, beside the untrained systems'."""
-    losses, summaries = evaluator.row_losses(rows.rows, slots), evaluator.summaries(rows.rows, slots)
+    """The scores of each slot's trial on the final rows, by the name ADAPTER, beside the untrained systems'.
+
+    known: each trial's losses on these rows where its validation has measured them.
+    """
+    unknown = [slot for slot, own in zip(slots, known, strict=True) if own is None]
+    measured = iter(evaluator.row_losses(rows.rows, unknown) if unknown else [])
+    losses = [next(measured) if own is None else own for own in known]
+    summaries = evaluator.summaries(rows.rows, slots)
     scores = [
         score_summaries(written, rows.references, spec.evaluation, rows.tokenizer, own)
         for own, written in zip(losses, summaries, strict=True)

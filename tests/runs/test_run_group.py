@@ -72,6 +72,40 @@ def test_the_base_model_is_asked_once_for_a_sweep(
 
 
 @pytest.mark.slow
+def test_what_validation_measured_is_not_measured_again_at_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the final rows are validation's: the loss of the best step, to the bit."""
+    measured: list[int] = []
+    real = Evaluator._row_losses
+
+    def counted(self: Evaluator, rows: Any, slots: Any) -> Any:
+        measured.append(0 if slots is None else len(rows))
+        return real(self, rows, slots)
+
+    monkeypatch.setattr(Evaluator, "_row_losses", counted)
+    ended = {}
+    for name in ("once", "anew", "others"):
+        measured.clear()
+        if name == "anew":
+            monkeypatch.setattr(RunCallbacks, "_final_is_validated", False)
+        rows = "evaluation.loss_rows=1" if name == "others" else "evaluation.loss_rows=2"
+        ended[name] = run_group(grid(tmp_path / name, rows, trials=GRID[:2]))
+        steps = len(
+            {r["step"] for r in read_metrics(tmp_path / name / "0" / "metrics.jsonl") if "val/loss" in r}
+        )
+        during, at_end = steps - 1, 0 if name == "once" else 2
+        loss_rows = 1 if name == "others" else 2
+        assert [count for count in measured if count] == [loss_rows] * during + [at_end] * bool(at_end)
+        if name == "anew":
+            monkeypatch.undo()
+            monkeypatch.setattr(Evaluator, "_row_losses", counted)
+    for once, anew in zip(ended["once"], ended["anew"], strict=True):
+        assert once.best is not None
+        assert once.val_loss == once.best.value == anew.val_loss
+
+
+@pytest.mark.slow
 def test_dropout_draws_the_same_in_a_group(tmp_path: Path) -> None:
     """Whatever the group's microbatches are, too."""
     dropping = ("adapter.dropout=0.3", "trainer.batch_tokens=200")

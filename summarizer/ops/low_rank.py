@@ -24,7 +24,7 @@ MOST_DIMS = {torch.bfloat16: 16, torch.float32: 16}
 of 60, the three together, in C and by torch: in bf16 196 and 313 us for 2 dims, 249 and 353 for 4, 265 and 370 for
 8, 390 and 484 for 16; in fp32 279 and 422 for 2, 397 and 557 for 8, 640 and 709 for 16."""
 FEW_DIMS = 4
-"""Beside numbers in bf16, pairs of more dims are rounded to bf16."""
+"""Beside numbers in bf16, pairs of more dims are rounded to bf16: `FEW` of low_rank.c."""
 FEW_TOKENS = 16
 """Of a trial. Up to here torch on a CPU multiplies the pairs in their own fp32: converting them would cost more."""
 

@@ -59,8 +59,6 @@ def low_rank_product(
     tensors = [tensor for pair in pairs for tensor in (pair.a, pair.b)]
     inputs = x, dropped, scale, gain, frozen.weight, layout, *tensors
     y: Tensor = _LowRankProduct.apply(*inputs)  # type: ignore[no-untyped-call]  # torch leaves apply untyped
-    if gain is None and frozen.bias is not None:
-        return y.add_(frozen.bias.to(y.dtype))  # with gains backward needs what y was
     return _with_bias(y, frozen)
 
 

@@ -39,10 +39,14 @@ def equal_dims(dims: Sequence[int]) -> Iterator[tuple[slice, int]]:
         start = stop
 
 
+def supports(x: Tensor, r: int) -> bool:
+    """Whether the kernels run here and are made for such numbers and so many dims."""
+    return native.is_eager(x, x.dtype) and r <= MOST_DIMS.get(x.dtype, 0) and native.available(SOURCE)
+
+
 def dims_in_c(x: Tensor, dims: Sequence[int]) -> list[int]:
     """The dims of those trials that the kernels multiply, 0 for the others: it depends on none but their own."""
-    runs = native.is_eager(x, x.dtype) and x.dtype in MOST_DIMS and native.available(SOURCE)
-    return [r if runs and r <= MOST_DIMS[x.dtype] else 0 for r in dims]
+    return [r if supports(x, r) else 0 for r in dims]
 
 
 def _by_torch(dims: Sequence[int], in_c: Sequence[int]) -> Iterator[tuple[slice, int]]:

@@ -22,7 +22,8 @@ SOURCE = "low_rank.c"
 MOST_DIMS = {torch.bfloat16: 16, torch.float32: 16}
 """Up to here the kernels are faster than a library's products. Measured on one core of a Zen 4, 1,024 x 576, best
 of 60, the three together, in C and by torch: in bf16 196 and 313 us for 2 dims, 249 and 353 for 4, 265 and 370 for
-8, 390 and 484 for 16; in fp32 279 and 422 for 2, 397 and 557 for 8, 640 and 709 for 16."""
+8, 390 and 484 for 16; in fp32 279 and 422 for 2, 397 and 557 for 8, 640 and 709 for 16. In bf16 it is `MOST` of
+low_rank.c, which keeps a place for so many dims of each row."""
 FEW_DIMS = 4
 """Beside numbers in bf16, pairs of more dims are rounded to bf16: `FEW` of low_rank.c."""
 FEW_TOKENS = 16

@@ -40,8 +40,8 @@ class Decoder:
     pad_id: int
     batch_size: int
     """How many prompts each trial answers at the same time."""
-    on_step: Callable[[int], None] | None = None
-    """Called after each step with the number of tokens that it wrote."""
+    on_step: Callable[[int, int], None] | None = None
+    """Called after each pass with the numbers of prompts' tokens that it read and of tokens that it wrote."""
     int8_prefill: bool = False
     """Whether prompts are read within `int8_activations`."""
 
@@ -144,7 +144,7 @@ class Decoding:
             chosen = self.search.advance(self.logits)
             self.last_tokens = chosen.tokens[:, 0].tolist()
             if self.decoder.on_step:
-                self.decoder.on_step(sum(index is not None for index in self.held) * self.decoder.trials)
+                self.decoder.on_step(0, sum(index is not None for index in self.held) * self.decoder.trials)
             finished = self._collect(chosen.done)
             self.unread = None
             if any(index is not None for index in self.held):
@@ -186,6 +186,8 @@ class Decoding:
         if self.logits is None:
             self.logits = new.new_zeros(self.cache.slots, *new.shape[1:])
         self.logits[slots] = new
+        if self.decoder.on_step:
+            self.decoder.on_step(len(ids), 0)
 
     def _write(self, tokens: Tensor) -> None:
         rows, positions = tokens.numel(), self.cache.begin_decode()

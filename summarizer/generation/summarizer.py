@@ -44,7 +44,7 @@ class LoadedModel(Protocol):
         generation: GenerationConfig,
         *,
         batch_size: int,
-        on_step: Callable[[int], None] | None = None,
+        on_step: Callable[[int, int], None] | None = None,
     ) -> AbstractContextManager[Decoder]:
         """For a block, a decoder of these adapters, or of the base model where `trials` is None."""
         ...
@@ -116,12 +116,13 @@ class Summarizer:
         articles: Sequence[Prepared],
         *,
         trials: Sequence[int] | None = (0,),
-        on_step: Callable[[int], None] | None = None,
+        on_step: Callable[[int, int], None] | None = None,
     ) -> Iterator[tuple[int, list[str]]]:
         """Each article's number and its summary by each of these adapters, in the order in which they are done.
 
         trials: None gives one summary, of the base model.
-        on_step: is called after each step with the number of tokens that the step wrote.
+        on_step: is called after each pass with the numbers of prompts' tokens that it read, and of tokens that it
+        wrote.
         """
         decode = self.loaded.prompt.decode
         for index, answers in self.answers(articles, trials=trials, on_step=on_step):
@@ -132,14 +133,14 @@ class Summarizer:
         articles: Sequence[Prepared],
         *,
         trials: Sequence[int] | None,
-        on_step: Callable[[int], None] | None = None,
+        on_step: Callable[[int, int], None] | None = None,
     ) -> Iterator[tuple[int, list[list[int]]]]:
         """As `summaries`, in tokens; end tokens are left out."""
         with self._decoding(trials, on_step) as decoder:
             yield from decoder.answers([one.prompt_ids for one in articles])
 
     def _decoding(
-        self, trials: Sequence[int] | None, on_step: Callable[[int], None] | None = None
+        self, trials: Sequence[int] | None, on_step: Callable[[int, int], None] | None = None
     ) -> AbstractContextManager[Decoder]:
         return self.loaded.decoding(trials, self.generation, batch_size=self.batch_size, on_step=on_step)
 
@@ -188,12 +189,14 @@ class Rate:
     def __init__(self, bar: Bar) -> None:
         self._bar = bar
         self._start_s = time.monotonic()
-        self._summaries = self._tokens = 0
+        self._summaries = self._tokens = self._read = 0
 
-    def step(self, tokens: int) -> None:
-        """Count the tokens of one step."""
-        self._tokens += tokens
+    def step(self, read: int, written: int) -> None:
+        """Count the tokens of one pass: prompts' that it read, and those that it wrote."""
+        self._read += read
+        self._tokens += written
         self._note()
+        self._bar.advance(0)  # so that lines come before the first summary is done
 
     def summary(self) -> None:
         """Count a summary that is done."""
@@ -203,6 +206,9 @@ class Rate:
 
     def _note(self) -> None:
         elapsed_s = max(time.monotonic() - self._start_s, 1e-3)
+        if not self._tokens:
+            self._bar.note(f"{self._read:,} tokens of prompts read, {self._read / elapsed_s:.0f} tokens/s")
+            return
         each = self._summaries / elapsed_s
         pace = (
             "" if not each else f"{each:.1f} articles/s, " if each >= 1 else f"{1 / each:.1f} s an article, "

@@ -83,7 +83,7 @@ def int8_gemm(
     in_place = is_in_place(x) and not is_decode(x)
     if not (rounded or in_place) or not native.available(SOURCE):
         return None
-    return int8_gemm_in_c(x, q, scale, largest_columns(x) if rounded else None, epilogue)
+    return int8_gemm_in_c(x, q, scale, count_apart(x) if rounded else None, epilogue)
 
 
 def nf4_gemm(
@@ -97,7 +97,7 @@ def nf4_gemm(
     if not (is_prefill_in_int8(x) and native.available(SOURCE)):
         return None
     d_out = 2 * len(q) // x.shape[1]
-    return _in_c(x, d_out, largest_columns(x), epilogue, w=q, absmax=absmax, code=code)
+    return _in_c(x, d_out, count_apart(x), epilogue, w=q, absmax=absmax, code=code)
 
 
 def whole_number_gemm(
@@ -109,10 +109,9 @@ def whole_number_gemm(
     Source: LLM.int8(), Dettmers et al. 2022 (arXiv:2208.07339), a fixed share of columns for its threshold, and
     with more steps of the same grid for these, instead of numbers in 16 bits.
     """
-    largest = largest_columns(x)
     if native.available(SOURCE):
-        return int8_gemm_in_c(x, q, scale, largest)
-    return whole_number_gemm_by_torch(x, q, scale, largest)
+        return int8_gemm_in_c(x, q, scale, count_apart(x))
+    return whole_number_gemm_by_torch(x, q, scale, largest_columns(x))
 
 
 def whole_number_gemm_by_torch(
@@ -137,9 +136,14 @@ def whole_number_gemm_by_torch(
     return (sums + 256 * apart.float()).mul_(step).mul_(scale.t()).to(dtype)
 
 
+def count_apart(x: Float[Tensor, "m d_in"]) -> int:
+    """How many columns of x keep 16 bits: one in LARGEST_COLUMNS."""
+    return max(x.shape[1] // LARGEST_COLUMNS, 1)
+
+
 def largest_columns(x: Float[Tensor, "m d_in"]) -> Int64[Tensor, " apart"]:
-    """The columns of x that hold its largest numbers, one in LARGEST_COLUMNS."""
-    count = max(x.shape[1] // LARGEST_COLUMNS, 1)
+    """The columns of x that hold its largest numbers."""
+    count = count_apart(x)
     if native.available(SOURCE):
         return largest_columns_in_c(x, count)
     return x.float().abs().amax(dim=0).topk(count).indices.sort().values
@@ -159,7 +163,6 @@ class _Product(ctypes.Structure):
             for name in ("w", "scale", "absmax", "code", "bias", "a", "b", "pair_scale")
         ),
         *((name, ctypes.c_long) for name in ("trials", "dim")),
-        ("apart", ctypes.c_void_p),
         ("aparts", ctypes.c_long),
         ("y", ctypes.c_void_p),
         *((name, ctypes.c_int) for name in ("in_bf16", "threads")),
@@ -170,12 +173,13 @@ def int8_gemm_in_c(
     x: Float[Tensor, "m d_in"],
     q: Int8[Tensor, "d_out d_in"],
     scale: Float32[Tensor, "d_out 1"],
-    apart: Int64[Tensor, " apart"] | None,
+    apart: int | None,
     epilogue: Epilogue = NOTHING_ADDED,
 ) -> Float[Tensor, "m d_out"]:
     """x W^T and its epilogue in the precision of x, bf16 or fp32; W row-wise int8.
 
-    x: rounded to whole numbers on each row's own grid, of 8 bits, and of 16 in the columns `apart` (None: in all).
+    x: rounded to whole numbers on each row's own grid, of 8 bits, and of 16 in so many of its largest columns as
+    `apart` says (None: in all).
     What is lost is x beyond these bits, and what the precision of y does not hold. Only where `available`.
     """
     return _in_c(x, len(q), apart, epilogue, w=q, scale=scale)
@@ -184,7 +188,7 @@ def int8_gemm_in_c(
 def _in_c(
     x: Float[Tensor, "m d_in"],
     d_out: int,
-    apart: Int64[Tensor, " apart"] | None,
+    apart: int | None,
     epilogue: Epilogue,
     **weights: Tensor,
 ) -> Float[Tensor, "m d_out"]:
@@ -192,7 +196,6 @@ def _in_c(
     assert x.shape[1] <= MOST_COLUMNS
     # Bound to names: the kernel reads their memory after these lines.
     x, weights = x.contiguous(), {name: part.contiguous() for name, part in weights.items()}
-    apart = None if apart is None else apart.contiguous()
     bias, pairs = epilogue.dense()
     y = torch.empty(len(x), d_out, dtype=x.dtype)
     given = native.structure(
@@ -208,8 +211,7 @@ def _in_c(
         pair_scale=pairs and pairs.scale,
         trials=0 if pairs is None else pairs.a.shape[0],
         dim=0 if pairs is None else pairs.a.shape[1],
-        apart=apart,
-        aparts=0 if apart is None else len(apart),
+        aparts=apart or 0,
         y=y,
         in_bf16=x.dtype == torch.bfloat16,
         threads=torch.get_num_threads(),

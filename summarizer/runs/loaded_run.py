@@ -55,7 +55,7 @@ class LoadedRun:
         generation: GenerationConfig,
         *,
         batch_size: int,
-        on_step: Callable[[int], None] | None = None,
+        on_step: Callable[[int, int], None] | None = None,
     ) -> Iterator[Decoder]:
         """For the block, a decoder of these adapters, or of the base model where `trials` is None."""
         showing = self.adapted.base_alone() if trials is None else self.adapted.only(trials)

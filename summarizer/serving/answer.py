@@ -113,7 +113,7 @@ def _pieces(
         yield from summarizer.streams(article, trials=trials, on_token=count)
         return
     # The best beam is known only at the end; until then each step is where the work can be left.
-    for _, answers in summarizer.answers([article], trials=trials, on_step=lambda _: require_wanted()):
+    for _, answers in summarizer.answers([article], trials=trials, on_step=lambda *_: require_wanted()):
         for place, tokens in enumerate(answers):
             written[place].tokens = len(tokens)
             yield place, summarizer.loaded.prompt.decode(tokens)

@@ -32,14 +32,14 @@ class FakeSummarizer(Summarizer):
         articles: Sequence[Prepared],
         *,
         trials: Sequence[int] | None = (0,),
-        on_step: Callable[[int], None] | None = None,
+        on_step: Callable[[int, int], None] | None = None,
     ) -> Iterator[tuple[int, list[str]]]:
         assert on_step is not None
         self.asked.append((None if trials is None else tuple(trials), len(articles)))
         for index in reversed(range(len(articles))):
             if self.batch_size > self.fits and index < len(articles) - 1:
                 raise torch.OutOfMemoryError
-            on_step(1)
+            on_step(0, 1)
             yield index, [f"{trial}: {articles[index].article_tokens}" for trial in trials or ["base"]]
 
 

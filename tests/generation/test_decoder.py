@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +104,15 @@ def group(folder: Path) -> AdaptedModel:
     for trial in range(3):
         fill_randomly(model, trial, seed=trial)
     return model
+
+
+def test_passes_tell_what_they_read_and_wrote(own: Path) -> None:
+    told: list[tuple[int, int]] = []
+    reading = replace(decoder(base(own)), on_step=lambda read, written: told.append((read, written)))
+    written = [answer for _, (answer,) in reading.answers(PROMPTS)]
+    assert sum(read for read, _ in told) == sum(map(len, PROMPTS))
+    assert told[0] == (sum(sorted(map(len, PROMPTS))[-3:]), 0), "the three longest are read first"
+    assert sum(count for _, count in told) >= sum(map(len, written)), "end tokens are written too"
 
 
 @pytest.mark.slow

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 
 import pytest
 import torch
 
+from summarizer.console import progress
 from summarizer.console.progress import Bar
 from summarizer.data.articles import Item
 from summarizer.errors import RunsFailed
@@ -35,14 +37,15 @@ class Longest(Summarizer):
         articles: Sequence[Prepared],
         *,
         trials: Sequence[int] | None = (0,),
-        on_step: Callable[[int], None] | None = None,
+        on_step: Callable[[int, int], None] | None = None,
     ) -> Iterator[tuple[int, list[str]]]:
         self.calls.append(len(articles))
         assert on_step is not None
+        on_step(sum(article.article_tokens for article in articles), 0)
         for done, index in enumerate(sorted(range(len(articles)), key=lambda i: -articles[i].article_tokens)):
             if self.batch_size > self.room and done == 2:
                 raise torch.OutOfMemoryError("no room")
-            on_step(1)
+            on_step(0, 1)
             yield index, ["".join(map(chr, articles[index].prompt_ids)).upper()]
 
 
@@ -81,3 +84,15 @@ def test_what_did_not_fit_is_written_in_smaller_batches() -> None:
     nothing = Longest(1, room=0)
     with pytest.raises(RunsFailed, match="does not hold one article"):
         list(summaries_as_done(nothing, ITEMS, [0], rate()))
+
+
+def test_prompts_that_are_read_are_told_before_the_first_summary(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(progress, "PLAIN_LINE_EVERY_S", 0.0)
+    with caplog.at_level(logging.INFO), progress.bar("summaries", len(ITEMS)) as bar:
+        list(summaries_as_done(Longest(8), ITEMS, [0], Rate(bar)))
+    first, then, *_ = caplog.messages
+    assert first.startswith("summaries: 0/8, 31 tokens of prompts read, ")
+    assert then.startswith("summaries: 0/8, ")
+    assert "prompts" not in then

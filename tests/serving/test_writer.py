@@ -69,11 +69,11 @@ def test_beams_are_left_off_between_steps(loaded: LoadedRun) -> None:
             return super().prepare(article)
 
         def answers(self, articles, *, trials, on_step=None):  # type: ignore[no-untyped-def]
-            def counted(tokens: int) -> None:
-                steps.append(tokens)
+            def counted(read: int, written: int) -> None:
+                steps.append(written)
                 if len(steps) == 3:
                     client.writer._now.dropped.set()
-                on_step(tokens)
+                on_step(read, written)
 
             return super().answers(articles, trials=trials, on_step=counted)
 

@@ -41,8 +41,7 @@ typedef struct {
     const float *bias;  /* (n), or none */
     const float *a, *b, *pair_scale; /* (trials, dim, k), (trials, dim, n), (trials); rows of x lie trial by trial */
     long trials, dim;                /* 0 without adapters */
-    const int64_t *apart;            /* (aparts): columns of 16 bits; none: all are */
-    long aparts;
+    long aparts;                     /* so many columns of x, its largest, have 16 bits; 0: all have */
     void *y;     /* (m, n) */
     int in_bf16; /* x and y; else in fp32 */
     int threads;
@@ -55,14 +54,15 @@ typedef struct {
     int32_t *low_begin, *high_begin; /* (rows): -128 times the row's sum */
     float *steps;        /* (rows); NaN for a row with a value that is not finite */
     float *narrow;       /* (rows, dim): scale (x A^T) */
+    int64_t *apart;      /* (aparts), ascending */
     float *keep;         /* (k): 0 for columns that are apart, else 1 */
     float *scale, *inverse; /* (n): of nf4, a step of each row of W, and how many of them are 1; 0 for zeros */
 } Whole;
 
-/* The largest absolute value of each column of x (m, k). */
-void column_absmax(const void *x, long m, long k, int in_bf16, float *absmax /* (k) */, int threads) {
+/* The largest absolute value of each column of x (m, k); the threads of a parallel region share it. */
+static void column_absmax(const void *x, long m, long k, int in_bf16, float *absmax /* (k) */) {
     const long wide = 16 * FLOATS;
-#pragma omp parallel for schedule(static) num_threads(threads)
+#pragma omp for schedule(static)
     for (long start = 0; start < k; start += wide) {
         long end = start + wide < k ? start + wide : k;
         for (long i = start; i < end; i++) absmax[i] = 0;
@@ -85,11 +85,9 @@ static long at_least(const int32_t *bits, long count, int32_t threshold) {
     return found;
 }
 
-/* The `count` columns of x (m, k) with the largest absolute values, ascending; of equal ones the first. Positive floats have
- * the order of their bits, so that the least one of them is found bit by bit. */
-void largest_columns(const void *x, long m, long k, int in_bf16, long count, float *absmax /* (k) */,
-                     int64_t *columns /* (count) */, int threads) {
-    column_absmax(x, m, k, in_bf16, absmax, threads);
+/* The `count` columns with the largest absolute values, ascending; of equal ones the first. Positive floats have the order
+ * of their bits, so that the least one of them is found bit by bit. */
+static void largest_of(const float *absmax /* (k) */, long k, long count, int64_t *columns /* (count) */) {
     const int32_t *bits = (const int32_t *)absmax;
     int32_t least = 0;
     for (int32_t bit = 1 << 30; bit; bit >>= 1)
@@ -102,7 +100,26 @@ void largest_columns(const void *x, long m, long k, int in_bf16, long count, flo
     }
 }
 
+/* Those of x (m, k). */
+void largest_columns(const void *x, long m, long k, int in_bf16, long count, float *absmax /* (k) */,
+                     int64_t *columns /* (count) */, int threads) {
+#pragma omp parallel num_threads(threads)
+    column_absmax(x, m, k, in_bf16, absmax);
+    largest_of(absmax, k, count, columns);
+}
+
 /* ---- x before the product ---- */
+
+/* Which columns are apart; the threads of a parallel region share it. */
+static void choose_apart(const Product *p, Whole *x) {
+    if (p->aparts) column_absmax(p->x, p->m, p->k, p->in_bf16, x->keep);
+#pragma omp single
+    {
+        if (p->aparts) largest_of(x->keep, p->k, p->aparts, x->apart);
+        for (long i = 0; i < p->k; i++) x->keep[i] = p->aparts != 0;
+        for (long i = 0; i < p->aparts; i++) x->keep[x->apart[i]] = 0;
+    }
+}
 
 INLINE void put_fours(int8_t *laid, long row, long columns, long column, __m128i sixteen) {
     int32_t *to = (int32_t *)laid + (row / ROWS * (columns / 4) + column / 4) * ROWS + row % ROWS;
@@ -121,7 +138,7 @@ static int32_t high_bytes_apart(const Product *p, const Whole *x, long row, floa
     int32_t sum = 0;
     int8_t *to = x->high + row / ROWS * ROWS * x->apart_columns + row % ROWS * 4;
     for (long i = 0; i < p->aparts; i++) {
-        long at = row * p->k + p->apart[i];
+        long at = row * p->k + x->apart[i];
         __m128 value = _mm512_castps512_ps128(load(p->x, at, 1, p->in_bf16));
         int32_t high = (_mm_cvtss_si32(_mm_mul_ss(value, _mm_set_ss(inverse))) + 128) >> 8;
         to[i / 4 * 4 * ROWS + i % 4] = (int8_t)high;
@@ -152,12 +169,12 @@ static void whole_numbers(const Product *p, Whole *x, long row) {
         __m128i low = _mm512_cvtepi32_epi8(q); /* the last byte, with its sign */
         sum = _mm_dpbusd_epi32(sum, ones, low);
         put_fours(x->low, row, x->columns, i, low);
-        if (p->apart) continue;
+        if (p->aparts) continue;
         __m128i high = _mm512_cvtepi32_epi8(_mm512_srai_epi32(_mm512_add_epi32(q, _mm512_set1_epi32(128)), 8));
         sum_high = _mm_dpbusd_epi32(sum_high, ones, high);
         put_fours(x->high, row, x->columns, i, high);
     }
-    int32_t high = p->apart ? high_bytes_apart(p, x, row, inverse) : total(sum_high);
+    int32_t high = p->aparts ? high_bytes_apart(p, x, row, inverse) : total(sum_high);
     x->low_begin[row] = (int32_t)(-128u * (uint32_t)total(sum)); /* may wrap around, as sums do */
     x->high_begin[row] = (int32_t)(-128u * (uint32_t)high);
     x->steps[row] = broken ? NAN : step;
@@ -234,9 +251,9 @@ static void lay_weights(const Product *p, const Whole *x, long column, uint8_t *
 }
 
 /* Those of the columns apart once more, side by side. */
-static void lay_apart(const Product *p, const uint8_t *laid, uint8_t *apart) {
+static void lay_apart(const Product *p, const Whole *x, const uint8_t *laid, uint8_t *apart) {
     for (long i = 0; i < p->aparts; i++) {
-        const uint8_t *from = laid + p->apart[i] / 4 * 4 * COLUMNS + p->apart[i] % 4;
+        const uint8_t *from = laid + x->apart[i] / 4 * 4 * COLUMNS + x->apart[i] % 4;
         uint8_t *to = apart + i / 4 * 4 * COLUMNS + i % 4;
         for (long j = 0; j < 4 * COLUMNS; j += 4) to[j] = from[j];
     }
@@ -302,7 +319,7 @@ INLINE void multiply_both(const int8_t *x, const uint8_t *w, long columns, const
 }
 
 /* Whether 256 times the sums of the high bytes and those of the low ones hold in 32 bits. */
-static int sums_hold(const Product *p) { return p->apart && 127l * 128 * (256 * p->aparts + p->k) < INT32_MAX; }
+static int sums_hold(const Product *p) { return p->aparts && 127l * 128 * (256 * p->aparts + p->k) < INT32_MAX; }
 
 static void tile(const Product *p, const Whole *x, const uint8_t *w, const uint8_t *w_apart, long row, long column) {
     float sums[ROWS * COLUMNS];
@@ -339,8 +356,9 @@ static int takes_memory(const Product *p, Whole *x, uint8_t **laid, long bytes_o
     long low = rows * x->columns, high = up_to(rows * x->apart_columns, BYTES);
     x->low = aligned_alloc(BYTES, low + high + up_to(rows * (2 * sizeof *x->low_begin + sizeof *x->steps), BYTES));
     x->narrow = malloc((rows * p->dim + p->k + (p->absmax ? 2 * p->n : 0)) * sizeof *x->narrow);
+    x->apart = malloc((p->aparts + 1) * sizeof *x->apart);
     *laid = aligned_alloc(BYTES, p->threads * bytes_of_chunk);
-    if (!x->low || !x->narrow || !*laid) return 0;
+    if (!x->low || !x->narrow || !x->apart || !*laid) return 0;
     x->high = x->low + low;
     x->low_begin = (int32_t *)(x->high + high);
     x->high_begin = x->low_begin + rows;
@@ -351,31 +369,29 @@ static int takes_memory(const Product *p, Whole *x, uint8_t **laid, long bytes_o
     memset(x->low + whole_rows * x->columns, 0, (rows - whole_rows) * x->columns);
     memset(x->high, 0, rows * x->apart_columns);
     memset(x->low_begin, 0, 2 * rows * sizeof *x->low_begin);
-    for (long i = 0; i < p->k; i++) x->keep[i] = p->apart != NULL;
-    for (long i = 0; i < p->aparts; i++) x->keep[p->apart[i]] = 0;
     return 1;
 }
 
 /* Columns from `start` to `end`, in tiles, with W laid in `laid`. */
 static void chunk_of_columns(const Product *p, const Whole *x, long start, long end, uint8_t *laid) {
-    long bytes = COLUMNS * x->columns, bytes_apart = p->apart ? COLUMNS * x->apart_columns : 0;
+    long bytes = COLUMNS * x->columns, bytes_apart = p->aparts ? COLUMNS * x->apart_columns : 0;
     uint8_t *to = laid;
     for (long column = start; column < end; column += COLUMNS, to += bytes + bytes_apart) {
         lay_weights(p, x, column, to);
-        if (p->apart) lay_apart(p, to, to + bytes);
+        if (p->aparts) lay_apart(p, x, to, to + bytes);
     }
     for (long row = 0; row < p->m; row += ROWS) {
         const uint8_t *w = laid;
         for (long column = start; column < end; column += COLUMNS, w += bytes + bytes_apart)
-            tile(p, x, w, p->apart ? w + bytes : w, row, column);
+            tile(p, x, w, p->aparts ? w + bytes : w, row, column);
     }
 }
 
 /* k is at most 2^17, so that sums hold. Returns 0, or 1 where there is no memory for x and parts of W. */
 int prefill_gemm(const Product *p) {
     Whole x = {.columns = up_to(p->k, BYTES)};
-    x.apart_columns = p->apart ? up_to(p->aparts, 4) : x.columns;
-    long of_tile = COLUMNS * (x.columns + (p->apart ? x.apart_columns : 0));
+    x.apart_columns = p->aparts ? up_to(p->aparts, 4) : x.columns;
+    long of_tile = COLUMNS * (x.columns + (p->aparts ? x.apart_columns : 0));
     long all = up_to(p->n, COLUMNS) / COLUMNS, tiles = CHUNK / of_tile > 1 ? CHUNK / of_tile : 1;
     /* As many chunks for each thread, of one tile more or less. */
     long chunks = up_to((all + tiles - 1) / tiles, p->threads);
@@ -386,6 +402,7 @@ int prefill_gemm(const Product *p) {
     if (there) {
 #pragma omp parallel num_threads(p->threads)
         {
+            choose_apart(p, &x);
 #pragma omp for schedule(static)
             for (long row = 0; row < p->m; row++) {
                 whole_numbers(p, &x, row);
@@ -403,6 +420,7 @@ int prefill_gemm(const Product *p) {
     }
     free(x.low);
     free(x.narrow);
+    free(x.apart);
     free(laid);
     return !there;
 }

@@ -18,6 +18,7 @@ from summarizer.adapters.attach import attach
 from summarizer.adapters.lora import LoRA
 from summarizer.adapters.peft_config import read_adapter_config
 from summarizer.adapters.peft_format import load_adapter
+from summarizer.config.plain import read_option
 from summarizer.config.schema import GenerationConfig, ModelConfig, QuantizationConfig
 from summarizer.generation.decoder import Decoder
 from summarizer.models.load import Base, load_base
@@ -104,7 +105,9 @@ class Ours:
 
 def open_base(folder: str, variant: Any, device: torch.device) -> Base:
     model = ModelConfig(name_or_path=folder, revision=None, completion_token=None)
-    return load_base(model, QuantizationConfig(format=variant.removesuffix(READING), cache=True), device)
+    # As `quantization=FORMAT` composes it: nf4 has embedding and head in int8.
+    option = read_option("quantization", variant.removesuffix(READING))
+    return load_base(model, QuantizationConfig.model_validate(option | {"cache": True}), device)
 
 
 def own_embedding_bytes(model: Any) -> int:

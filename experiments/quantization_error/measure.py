@@ -33,7 +33,7 @@ from summarizer.models.causal_lm import CausalLM
 from summarizer.models.load import load_base
 from summarizer.models.source import model_folder
 from summarizer.models.tokenizer import load_tokenizer
-from summarizer.quantization import fp8
+from summarizer.quantization import formats_of, fp8
 from summarizer.quantization.frozen import FrozenWeight
 from summarizer.quantization.protocol import WeightFormat
 
@@ -46,6 +46,7 @@ class Variant:
 
     label: str
     format: str
+    """Of the base, as `quantization.formats_of` reads it."""
     products: WeightFormat | None = None
     only_gradient: bool = False
     """Its logits are another variant's."""
@@ -54,7 +55,9 @@ class Variant:
 VARIANTS = (
     Variant("int8", "int8"),
     Variant("blockwise8", "blockwise8"),
-    Variant("nf4", "nf4"),
+    Variant("nf4, embedding and head too", "nf4"),
+    Variant("nf4, embedding and head in int8", "nf4+int8"),
+    Variant("nf4, embedding and head as they are", "nf4+none"),
     Variant("fp8, weights only", "fp8", fp8.WEIGHT_ONLY),
     Variant("fp8, W8A8", "fp8", fp8.W8A8),
     Variant("fp8, W8A8, gradients in e5m2", "fp8", fp8.W8A8_E5M2_GRADIENTS, only_gradient=True),
@@ -158,6 +161,13 @@ def read_texts(spec: RunConfig) -> Iterator[tuple[list[int], int]]:
         yield prompt.training_ids(row.article_ids, row.target_ids)
 
 
+def as_config(base_format: str) -> QuantizationConfig:
+    layers, embedding = formats_of(base_format)
+    return QuantizationConfig.model_validate(
+        {"format": layers, "embedding_format": embedding, "cache": False}
+    )
+
+
 def multiply_by(model: CausalLM, products: WeightFormat) -> None:
     for module in model.module.modules():
         if isinstance(module, FrozenWeight):
@@ -173,12 +183,7 @@ def measure(
 ) -> Iterator[dict[str, Any]]:
     """The error of each variant over the texts so far, after each. All bases are in memory at once."""
     names = [REFERENCE, *dict.fromkeys(variant.format for variant in VARIANTS)]
-    models = {
-        name: load_base(
-            spec.model, QuantizationConfig.model_validate({"format": name, "cache": False}), device
-        ).model
-        for name in names
-    }
+    models = {name: load_base(spec.model, as_config(name), device).model for name in names}
     errors = {variant.label: Error() for variant in VARIANTS}
     losses = torch.empty(0, device=device)
     tokens = 0

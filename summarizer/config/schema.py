@@ -54,6 +54,14 @@ class QuantizationConfig(Section):
     """How the frozen weights are stored: int8 by row, blockwise8 and nf4 (4 bits) by block, fp8, or as they are."""
     cache: bool
     """Keep the quantized base model on disk and memory-map it the next time."""
+    embedding_format: Literal["int8", "blockwise8", "nf4", "fp8", "none"] | None = None
+    """Likewise those of the embedding and the head; null: as all others."""
+
+    @property
+    def name(self) -> str:
+        """Both formats, as `quantization.formats_of` reads them."""
+        own = self.embedding_format
+        return self.format if own in (None, self.format) else f"{self.format}+{own}"
 
 
 class Columns(Section):

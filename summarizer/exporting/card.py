@@ -114,7 +114,7 @@ def _base(spec: RunConfig, base: str, facts: CardFacts) -> str:
     where = "" if known else " (a folder of the one who trained it, not a name on the hub)"
     if name.startswith(EMBEDDED_SCHEME):
         where = " (it comes inside the package summarizer)"
-    return f"`{_inline(base)}`{revision}{where}, frozen in training as `{spec.quantization.format}`"
+    return f"`{_inline(base)}`{revision}{where}, frozen in training as `{spec.quantization.name}`"
 
 
 def _status(summary: RunRecord | None) -> str:

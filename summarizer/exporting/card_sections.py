@@ -76,7 +76,7 @@ def hyper_parameters(spec: RunConfig, summary: RunRecord | None) -> str:
         "tokens": _count(summary.tokens if summary else None),
         "gradient clipping": "none" if trainer.max_grad_norm is None else f"{trainer.max_grad_norm:g}",
         "precision": trainer.precision,
-        "base in training": spec.quantization.format,
+        "base in training": spec.quantization.name,
         "adapter kept by": trainer.best_metric,
         "seed": f"{spec.seed}",
     }

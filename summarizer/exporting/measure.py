@@ -250,7 +250,7 @@ def choose(loaded: LoadedRun, wanted: str | None, dtype: str) -> Choice:
 def _candidates(loaded: LoadedRun, wanted: str | None) -> tuple[dict[str, Merge], str]:
     """The candidates by name, and why it is these."""
     spec = loaded.spec
-    own_format = spec.quantization.format
+    own_format = spec.quantization.name
     trained = Merge(loaded.adapted, 0)
     if is_stored_base(model_folder(spec.model)):
         if wanted == "original":

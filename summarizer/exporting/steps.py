@@ -118,7 +118,7 @@ def write_card(
 
 def base_limits(request: ExportRequest, base: Path) -> list[str]:
     """What whoever loads an adapter must know of the base that it was trained on, which lies in `base`."""
-    name, own_format = request.base, request.run.spec.quantization.format
+    name, own_format = request.base, request.run.spec.quantization.name
     if request.with_base:
         return [f"`{WITH_BASE}` is the base as the adapter was trained on it ({own_format}), dequantized."]
     if is_stored_base(base):

@@ -45,7 +45,7 @@ from summarizer.models.streaming import (
     untie_what_differs,
 )
 from summarizer.models.transformers_model import TransformersModel
-from summarizer.quantization import weight_format
+from summarizer.quantization import version_of
 
 KEY = "model.name_or_path"
 READING = 2
@@ -112,20 +112,20 @@ def load_base(
     """
     start_s = time.monotonic()
     folder = model_folder(spec)
-    meta = meta or build_meta_model(load_config(folder), quantization.format)
-    if is_stored_base(folder) and _is_stored_as(folder, quantization.format):
+    meta = meta or build_meta_model(load_config(folder), quantization.name)
+    if is_stored_base(folder) and _is_stored_as(folder, quantization.name):
         _require_as_written(folder)
         tensors: Iterable[tuple[str, Tensor]] = _read(folder)
     elif quantization.cache:
-        tensors = _read(_cached(spec, folder, meta, quantization.format, device))
+        tensors = _read(_cached(spec, folder, meta, quantization.name, device))
     else:
-        tensors = _quantized(meta, folder, quantization.format, device)
+        tensors = _quantized(meta, folder, quantization.name, device)
     fill(meta, tensors, device)
     stored_bytes = sum(weight.stored_bytes for weight in meta.weights.values())
     log.info(
         "base model: %s, %s, %.1f MB in %d weights, loaded in %.1f s",
         spec.name_or_path,
-        quantization.format,
+        quantization.name,
         stored_bytes / 1e6,
         len(meta.weights),
         time.monotonic() - start_s,
@@ -134,7 +134,7 @@ def load_base(
     if isinstance(meta.model, TransformersModel):
         meta.model.check_batches(device)
     _say_of_each_kind("is not adapted", meta.model.not_adapted)
-    return Base(meta.model, spec.name_or_path, quantization.format, stored_bytes, meta.unconverted)
+    return Base(meta.model, spec.name_or_path, quantization.name, stored_bytes, meta.unconverted)
 
 
 def _say_of_each_kind(what: str, layers: Mapping[str, str]) -> None:
@@ -148,9 +148,9 @@ def _say_of_each_kind(what: str, layers: Mapping[str, str]) -> None:
         log.warning("base model: %s%s %s: %s", name, several, what, reason)
 
 
-def _is_stored_as(folder: Path, format_name: str) -> bool:
+def _is_stored_as(folder: Path, base_format: str) -> bool:
     manifest = read_manifest(folder)
-    return (manifest.format, manifest.format_version) == (format_name, weight_format(format_name).version)
+    return (manifest.format, manifest.format_version) == (base_format, version_of(base_format))
 
 
 def _require_as_written(folder: Path) -> None:
@@ -172,12 +172,12 @@ def _read(folder: Path) -> Iterator[tuple[str, Tensor]]:
 
 
 def _quantized(
-    meta: MetaModel, folder: Path, format_name: str, device: torch.device
+    meta: MetaModel, folder: Path, base_format: str, device: torch.device
 ) -> Iterator[tuple[str, Tensor]]:
     if is_stored_base(folder):  # in another format: back to dense weights, one at a time
         _require_as_written(folder)
         stored = build_meta_model(load_config(folder), read_manifest(folder).format)
-        yield from quantized(meta, source_tensors(folder, stored), folder, format_name, device)
+        yield from quantized(meta, source_tensors(folder, stored), folder, base_format, device)
         return
     checkpoint: Tensors = Checkpoint(folder)
     method = prequantized(folder)
@@ -197,20 +197,20 @@ def _quantized(
                 f"{folder}: weights of {method.name} are not rearranged for {meta.model.architecture}; {WAY_ON}",
             )
         whole = tensors_by_transformers(meta, dict(checkpoint), folder)
-        yield from quantized(meta, whole.items(), folder, format_name, device, placed=in_place(meta))
+        yield from quantized(meta, whole.items(), folder, base_format, device, placed=in_place(meta))
         return
     untie_what_differs(meta, checkpoint, placed, folder)
     product_order = method is not None and method.in_product_order
     yield from quantized(
-        meta, checkpoint, folder, format_name, device, placed=placed, in_product_order=product_order
+        meta, checkpoint, folder, base_format, device, placed=placed, in_product_order=product_order
     )
 
 
-def _cached(spec: ModelConfig, folder: Path, meta: MetaModel, format_name: str, device: torch.device) -> Path:
+def _cached(spec: ModelConfig, folder: Path, meta: MetaModel, base_format: str, device: torch.device) -> Path:
     """The folder of the quantized base in the cache, made now where it is not there yet or is broken."""
     name = re.split("[/:]", spec.name_or_path.rstrip("/"))[-1]
     target = (
-        cache_folder() / "bases" / f"{name}-{format_name}-{base_digest(folder, format_name, meta.zeroed)}"
+        cache_folder() / "bases" / f"{name}-{base_format}-{base_digest(folder, base_format, meta.zeroed)}"
     )
     if target.exists():
         try:
@@ -221,11 +221,11 @@ def _cached(spec: ModelConfig, folder: Path, meta: MetaModel, format_name: str, 
             log.warning("base model: the copy at %s is made anew: %s", target, error)
     target.parent.mkdir(parents=True, exist_ok=True)
     with atomic.new_folder(target) as scratch:
-        version = weight_format(format_name).version
+        version = version_of(base_format)
         write_base(
             scratch,
-            _quantized(meta, folder, format_name, device),
-            format_name,
+            _quantized(meta, folder, base_format, device),
+            base_format,
             version,
             spec.name_or_path,
         )
@@ -233,13 +233,13 @@ def _cached(spec: ModelConfig, folder: Path, meta: MetaModel, format_name: str, 
     return target
 
 
-def base_digest(folder: Path, format_name: str, zeroed: Mapping[str, int]) -> str:
+def base_digest(folder: Path, base_format: str, zeroed: Mapping[str, int]) -> str:
     """What a quantized base was made from: each file's name, size and time; the config; the format; zeroed rows."""
     files = stored_files(folder) if is_stored_base(folder) else checkpoint_files(folder)
     made_from = {
         "files": [(file.resolve().name, file.stat().st_size, file.stat().st_mtime_ns) for file in files],
         "config": hashlib.sha256((folder / "config.json").read_bytes()).hexdigest(),
-        "format": (format_name, weight_format(format_name).version),
+        "format": (base_format, version_of(base_format)),
         "reading": READING,
         **({"zeroed": zeroed} if zeroed else {}),
     }

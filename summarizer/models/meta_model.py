@@ -22,6 +22,7 @@ from summarizer.models import probe
 from summarizer.models.causal_lm import CausalLM
 from summarizer.models.transformers_model import TransformersModel
 from summarizer.ops.activations import TanhGELU
+from summarizer.quantization import formats_of
 from summarizer.quantization.frozen import FrozenEmbedding, FrozenLinear, FrozenWeight
 
 MISREAD_BY_PEFT = (
@@ -90,8 +91,12 @@ class MetaModel:
             setattr(module, leaf, nn.Parameter(torch.empty_like(shared, device="meta"), requires_grad=False))
 
 
-def build_meta_model(config: PretrainedConfig, format_name: str) -> MetaModel:
-    """Parameters on the meta device, buffers (rotary frequencies) real: the latter are computed, not loaded."""
+def build_meta_model(config: PretrainedConfig, base_format: str) -> MetaModel:
+    """Parameters on the meta device, buffers (rotary frequencies) real: the latter are computed, not loaded.
+
+    base_format: of its weights, and after a + of its embedding and head, if that is another.
+    """
+    for_layers, for_embedding = formats_of(base_format)
     _turn_off_dropout(config)
     with init_empty_weights(include_buffers=False):
         with _Undrawn():
@@ -103,6 +108,9 @@ def build_meta_model(config: PretrainedConfig, format_name: str) -> MetaModel:
     layers: dict[int, nn.Module | None] = {}
     weights: dict[int, FrozenWeight] = {}
     for name, module in list(model.module.named_modules(remove_duplicate=False)):
+        format_name = (
+            for_embedding if isinstance(module, nn.Embedding) or module is model.head else for_layers
+        )
         if id(module) not in layers:
             layers[id(module)] = _frozen(name, module, format_name, meta, weights)
         if (layer := layers[id(module)]) is not None:

@@ -20,20 +20,20 @@ SPREAD = 0.02
 log = logging.getLogger(__name__)
 
 
-def random_base(config: PretrainedConfig, format_name: str, device: torch.device, seed: int) -> Base:
+def random_base(config: PretrainedConfig, base_format: str, device: torch.device, seed: int) -> Base:
     """What `load_base` would give for a checkpoint of `random_tensors`.
 
     Tensors are drawn one at a time and quantized as they come: the dense model is never in memory. Only the config
     is read, and changed: its dropout is off.
     """
-    meta = build_meta_model(config, format_name)
+    meta = build_meta_model(config, base_format)
     name = f"random {config.model_type}"
     # `quantized` names its source in messages alone.
-    parts = quantized(meta, random_tensors(meta, device, seed), Path(name), format_name, device)
+    parts = quantized(meta, random_tensors(meta, device, seed), Path(name), base_format, device)
     fill(meta, parts, device)
     stored_bytes = sum(weight.stored_bytes for weight in meta.weights.values())
-    log.info("base model: %s, %s, %.1f MB", name, format_name, stored_bytes / 1e6)
-    return Base(meta.model, name, format_name, stored_bytes, meta.unconverted)
+    log.info("base model: %s, %s, %.1f MB", name, base_format, stored_bytes / 1e6)
+    return Base(meta.model, name, base_format, stored_bytes, meta.unconverted)
 
 
 def random_tensors(meta: MetaModel, device: torch.device, seed: int) -> Iterator[tuple[str, Tensor]]:

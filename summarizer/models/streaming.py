@@ -21,7 +21,6 @@ from summarizer.models.meta_model import MetaModel
 from summarizer.models.prequantized import Recovered, prequantized, require_weights
 from summarizer.models.stored_base import is_stored_base, read_base
 from summarizer.models.transformers_model import TransformersModel
-from summarizer.quantization import weight_format
 from summarizer.quantization.protocol import require_finite
 
 KEY = "model.name_or_path"
@@ -162,7 +161,7 @@ def quantized(
     meta: MetaModel,
     source: Iterable[tuple[str, Tensor]],
     folder: Path,
-    format_name: str,
+    base_format: str,
     device: torch.device,
     *,
     placed: Placement | None = None,
@@ -186,7 +185,7 @@ def quantized(
     held = set() if placed is None else set(placed.places.values())
     filled: set[str] = set()
     label = (
-        "reading the base model" if format_name == "none" else f"quantizing the base model to {format_name}"
+        "reading the base model" if base_format == "none" else f"quantizing the base model to {base_format}"
     )
     with bar(label, sum(parameters.values()), unit="parameters") as progress:
         for checkpoint_name, tensor in source:
@@ -199,9 +198,7 @@ def quantized(
                     continue
                 filled.add(target)
                 where = f"{checkpoint_name} in {folder}"
-                yield from _stored(
-                    meta, target, tensor, shapes[target], where, format_name, device, in_product_order
-                )
+                yield from _stored(meta, target, tensor, shapes[target], where, device, in_product_order)
                 if target in missing:
                     missing.remove(target)
                     progress.advance(parameters[target])
@@ -251,7 +248,6 @@ def _stored(
     tensor: Tensor,
     shape: tuple[int, ...],
     where: str,
-    format_name: str,
     device: torch.device,
     in_product_order: bool,
 ) -> Iterator[tuple[str, Tensor]]:
@@ -269,7 +265,7 @@ def _stored(
                     name,
                 )
                 tensor = tensor.index_fill(0, torch.tensor(row), 0)
-            parts = weight_format(format_name).quantize(tensor.to(device))
+            parts = meta.weights[name].format.quantize(tensor.to(device))
             yield from ((f"{name}.{part}", value) for part, value in parts.items())
         elif name in meta.plain or meta.buffers[name].is_floating_point():
             require_weights(tensor)

@@ -118,7 +118,7 @@ def trained(run: Finished) -> list[str]:
     lines = [
         f"Adapters{of_dim} beside {spec.model.name_or_path}: {trainable:,} parameters, "
         f"{100 * trainable / run.base_parameters:.2g} % of the base's {run.base_parameters:,}, which stay as they "
-        f"were{'' if spec.quantization.format == 'none' else f', in {spec.quantization.format}'}."
+        f"were{'' if spec.quantization.name == 'none' else f', in {spec.quantization.name}'}."
     ]
     batch = spec.trainer.batch_size
     on = f"{steps:,} steps of {counted(batch, 'article')}"

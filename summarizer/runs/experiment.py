@@ -114,7 +114,7 @@ def _train(
     check_context(config, spec.prompt)
     require_adapter_fits(spec, config, processes.dtype, processes.device)
     require_generation_fits(spec.generation, spec.prompt.max_tokens, config, processes.device)
-    meta = build_meta_model(config, spec.quantization.format)
+    meta = build_meta_model(config, spec.quantization.name)
     layer_roles = roles(meta.model)
     for each in specs:  # mistakes that show before rows and weights are read
         targets(each.adapter, layer_roles)
@@ -242,7 +242,7 @@ def _base_identity(
     """
     git = git_state()
     return {
-        "base": base_digest(folder, spec.quantization.format, zeroed),
+        "base": base_digest(folder, spec.quantization.name, zeroed),
         "prompt": prompt.identity(),
         "generation": spec.generation.model_dump(mode="json"),
         "rows": rows,

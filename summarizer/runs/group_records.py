@@ -185,7 +185,7 @@ class GroupRecords:
             "overrides": [redact(override) for override in record.overrides],
             "seed": spec.seed,
             "model": spec.model.name_or_path,
-            "quantization": spec.quantization.format,
+            "quantization": spec.quantization.name,
             "versions": versions(),
             "git": git_state(),
             "data_fingerprint": self.data_fingerprint,
@@ -221,7 +221,7 @@ class GroupRecords:
 
 def _systems(spec: RunConfig, has_base: bool) -> dict[str, str]:
     """What `rouge`, `baseline` and `base` of a summary are the scores of."""
-    model = masked_text(f"{spec.model.name_or_path} in {spec.quantization.format}")
+    model = masked_text(f"{spec.model.name_or_path} in {spec.quantization.name}")
     return {
         "rouge": f"the adapter of this run on {model}",
         "baseline": f"{LEAD}: the first three sentences of each article, without any model",

@@ -113,7 +113,7 @@ def load_runs(
         require_generation_fits(generation, spec.prompt.max_tokens, config, processes.device, "--beams")
     tokenizer = load_tokenizer(folder)
     prompt = build_prompt(spec.prompt, tokenizer)
-    meta = build_meta_model(config, spec.quantization.format)
+    meta = build_meta_model(config, spec.quantization.name)
     for run in runs:  # mistakes that show before any weight is read
         require_matching(run.adapter_folder, _adapter(run, roles(meta.model)), roles(meta.model), _key(run))
     base = load_base(spec.model, spec.quantization, processes.device, meta)

@@ -27,7 +27,7 @@ NOT_OF_THE_RUN = (
     *("evaluation.bootstrap_samples", "evaluation.bootstrap_seed", "quantization.cache"),
 )
 """Groups and keys that change nothing in what is trained and what it scores."""
-UNSAID = {"prompt.kind": "text"}
+UNSAID = {"prompt.kind": "text", "quantization.embedding_format": None}
 """What a config means that has the group and says nothing of the key, by which others are told apart."""
 TARGET = "._target_"
 """Ends the key of a class that Hydra makes."""

@@ -64,7 +64,7 @@ class TrainedRun:
             "adapter": None if base else self.adapter_digest(),
             "model": spec.model.name_or_path,
             "revision": spec.model.revision,
-            "quantization": spec.quantization.format,
+            "quantization": spec.quantization.name,
             **{
                 f"prompt.{key}": value for key, value in spec.prompt.model_dump(exclude_defaults=True).items()
             },

@@ -68,7 +68,7 @@ def build_application(loaded: LoadedRun, writer: Writer, hosts: AllowedHosts) ->
     settings = settings_of(generation, loaded.prompt)
     about = {
         "base": base_name(loaded.spec.model),
-        "quantization": loaded.spec.quantization.format,
+        "quantization": loaded.spec.quantization.name,
         "device": str(loaded.processes.device),
         "prompt_tokens": loaded.prompt.max_tokens,
         "runs": [

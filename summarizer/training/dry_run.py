@@ -20,7 +20,6 @@ from summarizer.errors import CannotPlan
 from summarizer.models.causal_lm import CausalLM, summary_nll
 from summarizer.models.meta_model import build_meta_model
 from summarizer.models.transformers_model import TransformersModel
-from summarizer.quantization import weight_format
 from summarizer.training.simulate import Part, StepCost, step_cost
 
 BuildOptimizer = Callable[[list[nn.Parameter]], torch.optim.Optimizer]
@@ -75,7 +74,7 @@ class DryRun:
 
 def dry_run(
     config: PretrainedConfig,
-    format_name: str,
+    base_format: str,
     adapters: Sequence[Adapter],
     dtype: torch.dtype,
     *,
@@ -89,7 +88,7 @@ def dry_run(
     Needs `compat.can_simulate`. Raises ConfigError as attaching does.
     """
     mode = compat.fake_tensor_mode()
-    model = fake_base(config, format_name, mode, torch.device("cpu") if device is None else device)
+    model = fake_base(config, base_format, mode, torch.device("cpu") if device is None else device)
     if prepare is not None:
         prepare(model)
     with mode:
@@ -139,17 +138,17 @@ def _full_rows(tokens: int) -> AbstractContextManager[Any]:
 
 
 def fake_base(
-    config: PretrainedConfig, format_name: str, mode: AbstractContextManager[Any], device: torch.device
+    config: PretrainedConfig, base_format: str, mode: AbstractContextManager[Any], device: torch.device
 ) -> CausalLM:
     """The frozen model that `load_base` would give, on fake tensors of `mode`.
 
     Only its config is read. A format that keeps the checkpoint's own type (`none`) takes it from the config.
     """
-    meta = build_meta_model(config, format_name)
+    meta = build_meta_model(config, base_format)
     checkpoint_type = getattr(config.get_text_config(), "dtype", None) or torch.float32
     with mode:
         for weight in meta.weights.values():
-            parts = weight_format(format_name).stored_parts(weight.shape, checkpoint_type)
+            parts = weight.format.stored_parts(weight.shape, checkpoint_type)
             weight.load(
                 {
                     name: torch.empty(shape, dtype=dtype, device=device)

@@ -151,7 +151,7 @@ def dry_run_of(
 
     return dry_run(
         copy.deepcopy(config),
-        specs[0].quantization.format,
+        specs[0].quantization.name,
         [spec.adapter for spec in specs],
         dtype,
         prepare=lambda model: sizing.prepare(model, compiled=False),

@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 from summarizer.config.schema import ModelConfig, QuantizationConfig
 from summarizer.models.causal_lm import CausalLM
 from summarizer.models.load import Base, load_base
+from summarizer.quantization import formats_of
 
 COMMON = {"vocab_size": 96, "bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0}
 LLAMA_LIKE = {
@@ -71,9 +72,12 @@ def save_bin(
     return folder
 
 
-def load(folder: Path | str, format_name: str = "none", *, cache: bool = False, device: str = "cpu") -> Base:
+def load(folder: Path | str, base_format: str = "none", *, cache: bool = False, device: str = "cpu") -> Base:
     spec = ModelConfig(name_or_path=str(folder), revision=None, completion_token=None)
-    quantization = QuantizationConfig(format=format_name, cache=cache)  # type: ignore[arg-type]
+    layers, embedding = formats_of(base_format)
+    quantization = QuantizationConfig.model_validate(
+        {"format": layers, "embedding_format": embedding, "cache": cache}
+    )
     return load_base(spec, quantization, torch.device(device))
 
 

@@ -39,7 +39,7 @@ def forbid(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(load_module, "quantized", quantized)
 
 
-@pytest.mark.parametrize("name", ["int8", "blockwise8", "nf4", "fp8"])
+@pytest.mark.parametrize("name", ["int8", "blockwise8", "nf4", "fp8", "nf4+int8"])
 def test_the_second_load_reads_the_cache(
     name: str, folder: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -58,7 +58,7 @@ def test_the_second_load_reads_the_cache(
 
 def test_the_key_changes_with_file_config_and_format(folder: Path, cache: Path) -> None:
     load(folder, "int8", cache=True)
-    load(folder, "nf4", cache=True)
+    load(folder, "nf4+int8", cache=True)
     assert len(list(cache.iterdir())) == 2
     before = logits(load(folder, "int8", cache=True).model)
     tensors = load_file(folder / "model.safetensors")
@@ -78,9 +78,25 @@ def test_the_key_changes_with_the_format_s_version(
     folder: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     load(folder, "int8", cache=True)
+    load(folder, "nf4+int8", cache=True)
     monkeypatch.setattr(weight_format("int8"), "version", 2)
     load(folder, "int8", cache=True)
-    assert len(list(cache.iterdir())) == 2
+    load(folder, "nf4+int8", cache=True)
+    assert len(list(cache.iterdir())) == 4
+
+
+def test_a_stored_base_says_both_formats(folder: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder of the cache is a model folder: as it is stored, or from dense weights in another format."""
+    first = logits(load(folder, "nf4+int8", cache=True).model)
+    (entry,) = cache.iterdir()
+    assert stored_base.read_manifest(entry).format == "nf4+int8"
+    stored = shutil.copytree(entry, folder.parent / "stored")
+    shutil.copy(folder / "config.json", stored)
+    torch.testing.assert_close(logits(load(stored, "none").model), first, rtol=1e-5, atol=1e-5)
+    forbid(monkeypatch)
+    assert torch.equal(logits(load(stored, "nf4+int8").model), first)
+    with pytest.raises(AssertionError, match="quantized again"):
+        load(stored, "nf4")
 
 
 @pytest.mark.parametrize("what", [*DAMAGE, "emptied of all but its manifest", "of an earlier version"])

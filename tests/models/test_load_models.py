@@ -10,12 +10,12 @@ import pytest
 import torch
 from model_folders import CONFIGS, LLAMA_LIKE, load, logits, save_bin, tiny_config, tiny_model
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, YoutuConfig
+from transformers import AutoModelForCausalLM, Conv1D, YoutuConfig
 
 from summarizer.adapters.attach import roles
 from summarizer.models.load import load_config
 from summarizer.models.meta_model import build_meta_model
-from summarizer.quantization import NAMES
+from summarizer.quantization import NAMES, weight_format
 from summarizer.quantization.frozen import FrozenEmbedding, FrozenLinear
 
 pytestmark = pytest.mark.versions
@@ -78,6 +78,32 @@ def test_every_linear_head_and_embedding_can_be_adapted(
         with caplog.at_level(logging.WARNING):
             load(tmp_path)
         assert "stays as it is, neither quantized nor adapted" in caplog.text
+
+
+@pytest.mark.parametrize("kind", ["gptj", "llama_tied", "gpt2", "bloom"])
+def test_embedding_and_head_have_a_format_of_their_own(kind: str, tmp_path: Path) -> None:
+    """As if each weight had been quantized for itself, in transformers' own model."""
+    model = tiny_model(kind)
+    model.save_pretrained(tmp_path)
+    loaded = load(tmp_path, "nf4+int8")
+    modules = dict(loaded.model.module.named_modules())
+    seen = []
+    with torch.no_grad():
+        for name, module in model.named_modules():
+            if isinstance(module, torch.nn.Embedding) or module is model.get_output_embeddings():
+                name_of, own = "int8", module.weight
+            elif isinstance(module, torch.nn.Linear | Conv1D):
+                name_of, own = "nf4", module.weight
+            else:
+                continue
+            found = modules[name].weight
+            assert found.format.name == name_of
+            dense = own.T if isinstance(module, Conv1D) else own
+            stored = weight_format(name_of)
+            wanted = stored.dequantize(stored.quantize(dense), tuple(dense.shape), torch.float32)
+            assert torch.equal(found.dense(torch.float32), wanted)
+            seen.append(name)
+    assert set(roles(loaded.model)) <= set(seen)
 
 
 @pytest.mark.parametrize("kind", ["gptj", "llama_tied", "gpt2"])

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from summarizer.quantization import NAMES, int8, weight_format
+from summarizer.quantization import NAMES, formats_of, int8, weight_format
 
 pytestmark = pytest.mark.versions
 
@@ -30,6 +30,8 @@ def test_names_are_the_config_s() -> None:
     assert [weight_format(name).name for name in NAMES] == list(NAMES)
     with pytest.raises(ValueError, match="'int4' is not one of int8"):
         weight_format("int4")
+    assert formats_of("nf4") == ("nf4", "nf4")
+    assert formats_of("nf4+int8") == ("nf4", "int8")
 
 
 @pytest.mark.parametrize("shape", SHAPES)

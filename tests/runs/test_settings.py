@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 
+from summarizer.config.schema import QuantizationConfig
 from summarizer.runs.settings import differing, flat, from_overrides, names
 from summarizer.tracking.names import run_name
 
@@ -38,6 +39,19 @@ def test_a_prompt_of_plain_text_is_called_so_beside_a_chat() -> None:
     found = names(["a", "b"], [[0, 1]], configs, [("prompt=chat",), ()])
     assert [name.split()[0] for name in found] == ["kind=chat", "kind=text"]
     assert "prompt.kind" not in flat({"adapter": {"dim": 2}})
+
+
+def test_a_run_of_before_the_key_has_its_embedding_in_the_format_of_the_rest() -> None:
+    before, now = (
+        {"quantization": {"format": "nf4"}},
+        {"quantization": {"format": "nf4", "embedding_format": None}},
+    )
+    assert differing([flat(before), flat(now)], [(), ()]) == ()
+    now["quantization"]["embedding_format"] = "int8"
+    assert differing([flat(before), flat(now)], [(), ()]) == ("quantization.embedding_format",)
+    assert QuantizationConfig(format="nf4", cache=True).name == "nf4"
+    assert QuantizationConfig(format="nf4", cache=True, embedding_format="nf4").name == "nf4"
+    assert QuantizationConfig(format="nf4", cache=True, embedding_format="int8").name == "nf4+int8"
 
 
 def test_json_numbers_are_those_of_yaml() -> None:

@@ -87,7 +87,9 @@ def test_every_kind_of_model_can_be_planned(kind: str, tmp_path: Path) -> None:
     assert cost.flops > 0
 
 
-@pytest.mark.parametrize("format_name", ["int8", pytest.param("none", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "format_name", ["int8", *(pytest.param(name, marks=pytest.mark.slow) for name in ("none", "nf4+int8"))]
+)
 @pytest.mark.parametrize(
     "kind",
     [kind if kind in ("dora", "oft") else pytest.param(kind, marks=pytest.mark.slow) for kind in ADAPTERS],

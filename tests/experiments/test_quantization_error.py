@@ -80,6 +80,13 @@ def test_the_command_runs_on_what_is_in_the_package(tmp_path: Path) -> None:
     kl = {label: error.get("kl_mean") for label, error in results["variants"].items()}
     assert list(kl) == [variant.label for variant in study.VARIANTS]
     assert kl["int8"] == pytest.approx(0, abs=1e-6)  # what the package's model is stored in
-    assert 0 < kl["blockwise8"] < kl["fp8, weights only"] < kl["fp8, W8A8"] < kl["nf4"]
+    assert (
+        0
+        < kl["blockwise8"]
+        < kl["fp8, weights only"]
+        < kl["fp8, W8A8"]
+        < kl["nf4, embedding and head in int8"]
+    )
+    assert kl["nf4, embedding and head in int8"] < kl["nf4, embedding and head too"]
     assert (out / "kl.png").read_bytes().startswith(b"\x89PNG")
     assert (out / "results.md").read_text().strip() in ended.stdout

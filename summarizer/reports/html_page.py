@@ -102,7 +102,7 @@ def _hash(text: str) -> str:
     return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
 
 
-MODEL_KEYS = ("model.name_or_path", "quantization.format")
+MODEL_KEYS = ("model.name_or_path", "quantization.format", "quantization.embedding_format")
 """Keys of the config that tell one base from another in a comparison of several."""
 
 
@@ -207,7 +207,8 @@ def _of(run: ComparedRun, among: Sequence[tuple[ComparedRun, Scores]]) -> str:
 
 
 def _model(run: ComparedRun) -> str:
-    return ", ".join(run.config[key].text for key in MODEL_KEYS if key in run.config)
+    texts = (run.config[key].text for key in MODEL_KEYS if key in run.config)
+    return ", ".join(text for text in texts if text != "null")
 
 
 def _run(

@@ -188,8 +188,13 @@ def described(configs: Sequence[Mapping[str, Any]]) -> str:
     adapter = _values([_adapter_kind(config["adapter"]) for config in configs])
     if all("dim" in config["adapter"] for config in configs):  # a kind of one's own may have none
         adapter += f" dim={part('adapter', 'dim')}"
-    base = f"{part('model', 'name_or_path')} in {part('quantization', 'format')}"
+    base = f"{part('model', 'name_or_path')} in {_values([_formats(config['quantization']) for config in configs])}"
     return f"{adapter} on {base}, {kind('optimizer')} lr={part('optimizer', 'lr')}"
+
+
+def _formats(quantization: Mapping[str, Any]) -> str:
+    both = (quantization["format"], quantization.get("embedding_format"))
+    return "+".join(dict.fromkeys(str(one) for one in both if one))
 
 
 def _adapter_kind(adapter: Mapping[str, Any]) -> str:

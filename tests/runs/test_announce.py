@@ -55,6 +55,12 @@ def test_many_values_are_a_range_or_counted() -> None:
     assert several == "LoRA dim=2 on (5 values) in int8, Adam8bit lr=0.001"
 
 
+def test_two_formats_are_both_named() -> None:
+    configs = [config(quantization__embedding_format=own) for own in ("int8", None, "nf4")]
+    assert "in int8," in described(configs[:2])
+    assert "in int8,int8+nf4," in described(configs)
+
+
 def test_a_kind_without_a_dim() -> None:
     other = config()
     del other["adapter"]["dim"]

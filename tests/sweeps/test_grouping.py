@@ -64,6 +64,7 @@ def test_what_a_trial_has_of_its_own(key: str, value: object) -> None:
     [
         ("model.name_or_path", "elsewhere"),
         ("quantization.format", "nf4"),
+        ("quantization.embedding_format", "none"),
         ("data.rows", {"train": 9}),
         ("trainer.batch_size", 4),
         ("trainer.best_metric", "val/rouge1"),

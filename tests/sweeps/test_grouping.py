@@ -12,7 +12,7 @@ from summarizer.sweeps.compose import group_key, grouped
 CONFIG: Mapping[str, Any] = {
     "seed": 0,
     "model": {"name_or_path": "embedded:tiny_gptj"},
-    "quantization": {"format": "int8"},
+    "quantization": {"format": "int8", "embedding_format": None},
     "adapter": {"_target_": "summarizer.adapters.lora.Lora", "dim": 2},
     "optimizer": {"_target_": "torch.optim.SGD", "lr": 0.1},
     "data": {"rows": {"train": 8}},

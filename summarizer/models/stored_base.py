@@ -18,6 +18,7 @@ from summarizer.console.progress import bar
 from summarizer.digests import check_digests, write_digests
 from summarizer.errors import ConfigError
 from summarizer.json_files import parse_json
+from summarizer.quantization import NAMES, formats_of
 
 MANIFEST = "base.json"
 ALIGNMENT = 64
@@ -41,13 +42,16 @@ def is_stored_base(folder: Path) -> bool:
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """Raises ConfigError on a manifest that is not one."""
+    """Raises ConfigError on a manifest that is not one, or of a format that is unknown here."""
     path = folder / MANIFEST
     try:
         raw = parse_json(path.read_bytes())
         # A manifest from elsewhere cannot point outside its folder.
         files = tuple(str(Path(name).name) for name in raw["files"])
-        return Manifest(str(raw["format"]), int(raw["format_version"]), str(raw["source"]), files)
+        base_format = str(raw["format"])
+        if unknown := set(formats_of(base_format)) - set(NAMES):
+            raise ValueError(f"format {unknown.pop()!r} is not one of {', '.join(NAMES)}")
+        return Manifest(base_format, int(raw["format_version"]), str(raw["source"]), files)
     except (OSError, ValueError, KeyError, TypeError, OverflowError) as error:
         raise ConfigError.single(
             "model.name_or_path", f"{path} is not a stored base's manifest: {error}"

@@ -229,3 +229,12 @@ def test_a_manifest_that_is_none(version: str, tmp_path: Path) -> None:
     )
     with pytest.raises(ConfigError, match="not a stored base's manifest"):
         stored_base.read_manifest(tmp_path)
+
+
+@pytest.mark.parametrize(("base_format", "unknown"), [("int4", "int4"), ("nf4+int4", "int4"), ("+int8", "")])
+def test_a_manifest_of_an_unknown_format(base_format: str, unknown: str, tmp_path: Path) -> None:
+    (tmp_path / "base.json").write_text(
+        f'{{"format": "{base_format}", "format_version": 1, "source": "x", "files": []}}'
+    )
+    with pytest.raises(ConfigError, match=f"format '{unknown}' is not one of int8"):
+        stored_base.read_manifest(tmp_path)

@@ -8,7 +8,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictFloat, StrictInt
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StrictFloat,
+    StrictInt,
+    ValidationInfo,
+    field_validator,
+)
 from pydantic_core import PydanticCustomError
 
 from summarizer.config.targets import OptimizerConfig, imported_adapter
@@ -57,11 +66,16 @@ class QuantizationConfig(Section):
     embedding_format: Literal["int8", "blockwise8", "nf4", "fp8", "none"] | None = None
     """Likewise those of the embedding and the head; null: as all others."""
 
+    @field_validator("embedding_format")
+    @classmethod
+    def _own(cls, value: str | None, info: ValidationInfo) -> str | None:
+        """One name for one thing: the format of all others is null."""
+        return None if value == info.data.get("format") else value
+
     @property
     def name(self) -> str:
         """Both formats, as `quantization.formats_of` reads them."""
-        own = self.embedding_format
-        return self.format if own in (None, self.format) else f"{self.format}+{own}"
+        return self.format if self.embedding_format is None else f"{self.format}+{self.embedding_format}"
 
 
 class Columns(Section):

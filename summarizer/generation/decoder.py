@@ -41,7 +41,7 @@ class Decoder:
     batch_size: int
     """How many prompts each trial answers at the same time."""
     on_step: Callable[[int, int], None] | None = None
-    """Called after each pass with the numbers of prompts' tokens that it read and of tokens that it wrote."""
+    """Called with the numbers of prompts' tokens that a pass is about to read, and of tokens that a step wrote."""
     int8_prefill: bool = False
     """Whether prompts are read within `int8_activations`."""
 
@@ -176,6 +176,8 @@ class Decoding:
         for slot, prompt in zip(slots, own * trials, strict=True):
             self.search.begin(slot, prompt)
         lengths = [len(prompt) for prompt in own]
+        if self.decoder.on_step:
+            self.decoder.on_step(trials * sum(lengths), 0)
         ids = torch.tensor([token for prompt in own for token in prompt] * trials, device=device)
         lasts = torch.tensor(lengths, device=device).cumsum(0) - 1
         sequences = self.cache.begin_prefill(slots, lengths * trials, rows=trials)
@@ -186,8 +188,6 @@ class Decoding:
         if self.logits is None:
             self.logits = new.new_zeros(self.cache.slots, *new.shape[1:])
         self.logits[slots] = new
-        if self.decoder.on_step:
-            self.decoder.on_step(len(ids), 0)
 
     def _write(self, tokens: Tensor) -> None:
         rows, positions = tokens.numel(), self.cache.begin_decode()

@@ -121,8 +121,7 @@ class Summarizer:
         """Each article's number and its summary by each of these adapters, in the order in which they are done.
 
         trials: None gives one summary, of the base model.
-        on_step: is called after each pass with the numbers of prompts' tokens that it read, and of tokens that it
-        wrote.
+        on_step: is called as `Decoder.on_step` is.
         """
         decode = self.loaded.prompt.decode
         for index, answers in self.answers(articles, trials=trials, on_step=on_step):
@@ -192,7 +191,7 @@ class Rate:
         self._summaries = self._tokens = self._read = 0
 
     def step(self, read: int, written: int) -> None:
-        """Count the tokens of one pass: prompts' that it read, and those that it wrote."""
+        """Count the tokens of prompts that are about to be read, and those that a step wrote."""
         self._read += read
         self._tokens += written
         self._note()
@@ -207,7 +206,7 @@ class Rate:
     def _note(self) -> None:
         elapsed_s = max(time.monotonic() - self._start_s, 1e-3)
         if not self._tokens:
-            self._bar.note(f"{self._read:,} tokens of prompts read, {self._read / elapsed_s:.0f} tokens/s")
+            self._bar.note(f"reading {self._read:,} tokens of prompts")
             return
         each = self._summaries / elapsed_s
         pace = (

@@ -208,7 +208,7 @@ def _of(run: ComparedRun, among: Sequence[tuple[ComparedRun, Scores]]) -> str:
 
 def _model(run: ComparedRun) -> str:
     texts = (run.config[key].text for key in MODEL_KEYS if key in run.config)
-    return ", ".join(text for text in texts if text != "null")
+    return ", ".join(dict.fromkeys(text for text in texts if text != "null"))
 
 
 def _run(

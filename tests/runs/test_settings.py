@@ -50,7 +50,8 @@ def test_a_run_of_before_the_key_has_its_embedding_in_the_format_of_the_rest() -
     now["quantization"]["embedding_format"] = "int8"
     assert differing([flat(before), flat(now)], [(), ()]) == ("quantization.embedding_format",)
     assert QuantizationConfig(format="nf4", cache=True).name == "nf4"
-    assert QuantizationConfig(format="nf4", cache=True, embedding_format="nf4").name == "nf4"
+    same = QuantizationConfig(format="nf4", cache=True, embedding_format="nf4")
+    assert same == QuantizationConfig(format="nf4", cache=True)
     assert QuantizationConfig(format="nf4", cache=True, embedding_format="int8").name == "nf4+int8"
 
 

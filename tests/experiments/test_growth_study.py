@@ -84,6 +84,7 @@ def test_a_run_of_many_predictions_scores_what_it_scored(trained_run: Path, tmp_
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)  # many commands, each of which imports torch anew
 def test_the_quick_command_runs(tmp_path: Path) -> None:
     """On the package's own rows, which are there on every machine; a table, a picture and the figures of each."""
     out = tmp_path / "out"

@@ -178,6 +178,7 @@ def announce_sweep(overrides: Sequence[str]) -> None:
 
 def described(configs: Sequence[Mapping[str, Any]]) -> str:
     """`LoRA dim=2 on embedded:tiny_gptj in int8, Adam8bit lr=0.001`; what differs has several values."""
+    from summarizer.config.schema import QuantizationConfig
 
     def part(group: str, key: str) -> str:
         return _values([config[group][key] for config in configs])
@@ -188,13 +189,9 @@ def described(configs: Sequence[Mapping[str, Any]]) -> str:
     adapter = _values([_adapter_kind(config["adapter"]) for config in configs])
     if all("dim" in config["adapter"] for config in configs):  # a kind of one's own may have none
         adapter += f" dim={part('adapter', 'dim')}"
-    base = f"{part('model', 'name_or_path')} in {_values([_formats(config['quantization']) for config in configs])}"
+    formats = [QuantizationConfig.model_validate(config["quantization"]).name for config in configs]
+    base = f"{part('model', 'name_or_path')} in {_values(formats)}"
     return f"{adapter} on {base}, {kind('optimizer')} lr={part('optimizer', 'lr')}"
-
-
-def _formats(quantization: Mapping[str, Any]) -> str:
-    both = (quantization["format"], quantization.get("embedding_format"))
-    return "+".join(dict.fromkeys(str(one) for one in both if one))
 
 
 def _adapter_kind(adapter: Mapping[str, Any]) -> str:

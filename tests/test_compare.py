@@ -107,6 +107,19 @@ def test_the_command_that_is_shown_composes_the_config_that_was_run(sweep: Path,
     assert OmegaConf.to_container(composed, resolve=True) == OmegaConf.to_container(kept, resolve=True)
 
 
+def test_the_command_of_a_run_whose_embedding_had_no_format_of_its_own(sweep: Path, compare: Compare) -> None:
+    old = shutil.copytree(sweep / "1", sweep.parent / "old")
+    kept = OmegaConf.load(old / ".hydra" / "config.yaml")
+    del kept.quantization["embedding_format"]
+    kept.quantization.format = "nf4"
+    OmegaConf.save(kept, old / ".hydra" / "config.yaml")
+    _, out, _ = compare(old)
+    (line,) = [line for line in out.splitlines() if line.startswith("  python -m summarizer.run")]
+    assert line.endswith(" quantization.embedding_format=null")
+    _, out, _ = compare(sweep / "1")
+    assert "embedding_format" not in out
+
+
 def test_what_cannot_be_read_is_named_and_the_rest_compared(sweep: Path, compare: Compare) -> None:
     broken = shutil.copytree(sweep / "0", sweep.parent / "broken")
     (broken / "summary.json").write_text('{"status": "comp')

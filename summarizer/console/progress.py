@@ -24,6 +24,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.segment import Segment
+from rich.table import Column
 from rich.text import Text
 
 from summarizer.console.amounts import Unit, amount, duration, pace
@@ -190,13 +191,11 @@ class Bars(Progress):
     """Lines redrawn at a terminal: a bar for each piece of work, one inside another below it."""
 
     def __init__(self, target: Console, redraws_per_s: float = 10.0) -> None:
+        texts = (_Amount, TimeElapsedColumn, _TimeLeft, _NoteOrRate)
         columns = (
             TextColumn("{task.description}", markup=False),
-            BarColumn(),
-            _Amount(),
-            TimeElapsedColumn(),
-            _TimeLeft(),
-            _NoteOrRate(),
+            BarColumn(),  # the one column that gives way where a line is too long
+            *(text(table_column=Column(no_wrap=True)) for text in texts),
         )
         super().__init__(*columns, console=target, refresh_per_second=redraws_per_s)
 

@@ -206,7 +206,7 @@ class Rate:
     def _note(self) -> None:
         elapsed_s = max(time.monotonic() - self._start_s, 1e-3)
         if not self._tokens:
-            self._bar.note(f"reading {self._read:,} tokens of prompts")
+            self._bar.note(f"reading {self._read:,} tokens")
             return
         each = self._summaries / elapsed_s
         pace = (

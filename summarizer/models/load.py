@@ -45,7 +45,7 @@ from summarizer.models.streaming import (
     untie_what_differs,
 )
 from summarizer.models.transformers_model import TransformersModel
-from summarizer.quantization import version_of
+from summarizer.quantization import formats_of, version_of
 
 KEY = "model.name_or_path"
 READING = 2
@@ -176,7 +176,9 @@ def _quantized(
 ) -> Iterator[tuple[str, Tensor]]:
     if is_stored_base(folder):  # in another format: back to dense weights, one at a time
         _require_as_written(folder)
-        stored = build_meta_model(load_config(folder), read_manifest(folder).format)
+        stored_format = read_manifest(folder).format
+        log.info("base model: %s", _why_anew(folder, stored_format, base_format))
+        stored = build_meta_model(load_config(folder), stored_format)
         yield from quantized(meta, source_tensors(folder, stored), folder, base_format, device)
         return
     checkpoint: Tensors = Checkpoint(folder)
@@ -203,6 +205,18 @@ def _quantized(
     product_order = method is not None and method.in_product_order
     yield from quantized(
         meta, checkpoint, folder, base_format, device, placed=placed, in_product_order=product_order
+    )
+
+
+def _why_anew(folder: Path, stored_format: str, base_format: str) -> str:
+    """What happens to a stored base that is wanted otherwise, and which settings take it as it is."""
+    if stored_format == base_format:
+        return f"{folder} was stored in an earlier version of {base_format} and is quantized anew"
+    layers, embedding = formats_of(stored_format)
+    own = "null" if embedding == layers else embedding
+    return (
+        f"{folder} is stored in {stored_format}, and {base_format} is made of it; "
+        f"quantization.format={layers} quantization.embedding_format={own} take it as it is"
     )
 
 

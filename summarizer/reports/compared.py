@@ -136,7 +136,7 @@ def compared_run(
         source=one_line(run.source),
         record=record,
         why=_why(record),
-        command=command_of(record.overrides) if run.says_overrides else "",
+        command=command_of([*record.overrides, *_as_it_was(record.config)]) if run.says_overrides else "",
         config=config,
         row_set=row_set,
         scores=Scores(record.rouge or {}, record.val_loss, faithfulness=record.faithfulness or {})
@@ -157,6 +157,14 @@ def command_of(overrides: Sequence[str]) -> str:
     return " ".join(
         ["python -m summarizer.run", *(shlex.quote(one_line(redact(override))) for override in overrides)]
     )
+
+
+def _as_it_was(config: Mapping[str, Any] | None) -> list[str]:
+    """What makes a run from before `quantization.embedding_format` again, whose base was all in 4 bits."""
+    quantization = (config or {}).get("quantization")
+    if not isinstance(quantization, Mapping) or "embedding_format" in quantization:
+        return []
+    return ["quantization.embedding_format=null"] if quantization.get("format") == "nf4" else []
 
 
 def _why(record: RunRecord) -> str | None:

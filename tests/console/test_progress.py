@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import re
 import subprocess
@@ -9,6 +10,7 @@ import sys
 import time
 
 import pytest
+from rich.console import Console
 from terminal import run_in_terminal
 
 from summarizer.console import progress
@@ -93,6 +95,18 @@ with progress.bar("loading the base", 4_000_000_000, unit="bytes") as bar:
     assert re.search(r"0:00:0\d 0:00:0\d left", line("None", amid))
     assert re.search(r"0:00:0\d 1[45] s left", line("time.monotonic() + 15", amid))
     assert "left" not in line("time.monotonic() + 15", "pass"), "nothing is waited for once it is over"
+
+
+def test_where_a_line_is_too_long_the_bar_gives_way_and_not_the_note() -> None:
+    bars = progress.Bars(Console(width=80))
+    bars.add_task("summarizing 8 articles", total=8, note="reading 12,345 tokens", unit="")
+    bars.add_task("loading the base model", total=134_000_000, note="", unit="bytes")
+    screen = Console(width=80, color_system=None, file=io.StringIO())
+    with screen.capture() as capture:
+        screen.print(bars.make_tasks_table(bars.tasks))
+    first, second = capture.get().splitlines()
+    assert first.rstrip().endswith("reading 12,345 tokens")
+    assert "0.0/134.0 MB" in second
 
 
 def test_three_days_are_some_hundred_lines(

@@ -93,6 +93,6 @@ def test_prompts_that_are_read_are_told_before_the_first_summary(
     with caplog.at_level(logging.INFO), progress.bar("summaries", len(ITEMS)) as bar:
         list(summaries_as_done(Longest(8), ITEMS, [0], Rate(bar)))
     first, then, *_ = caplog.messages
-    assert first == "summaries: 0/8, reading 31 tokens of prompts"
+    assert first == "summaries: 0/8, reading 31 tokens"
     assert then.startswith("summaries: 0/8, ")
     assert "prompts" not in then

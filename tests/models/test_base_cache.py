@@ -85,7 +85,9 @@ def test_the_key_changes_with_the_format_s_version(
     assert len(list(cache.iterdir())) == 4
 
 
-def test_a_stored_base_says_both_formats(folder: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stored_base_says_both_formats(
+    folder: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     """A folder of the cache is a model folder: as it is stored, or from dense weights in another format."""
     first = logits(load(folder, "nf4+int8", cache=True).model)
     (entry,) = cache.iterdir()
@@ -95,8 +97,10 @@ def test_a_stored_base_says_both_formats(folder: Path, cache: Path, monkeypatch:
     torch.testing.assert_close(logits(load(stored, "none").model), first, rtol=1e-5, atol=1e-5)
     forbid(monkeypatch)
     assert torch.equal(logits(load(stored, "nf4+int8").model), first)
-    with pytest.raises(AssertionError, match="quantized again"):
+    with caplog.at_level("INFO"), pytest.raises(AssertionError, match="quantized again"):
         load(stored, "nf4")
+    assert "is stored in nf4+int8, and nf4 is made of it" in caplog.text
+    assert "quantization.format=nf4 quantization.embedding_format=int8 take it as it is" in caplog.text
 
 
 @pytest.mark.parametrize("what", [*DAMAGE, "emptied of all but its manifest", "of an earlier version"])

@@ -181,14 +181,9 @@ def _items(flags: SummarizeFlags, run: TrainedRun) -> tuple[list[Item], int]:
 
 
 def _loaded(flags: SummarizeFlags, run: TrainedRun, generation: GenerationConfig) -> Summarizer:
-    from summarizer.data.prompt import build_prompt
-    from summarizer.generation.summarizer import Summarizer, require_room
-    from summarizer.models.source import model_folder
-    from summarizer.models.tokenizer import load_tokenizer
+    from summarizer.generation.summarizer import Summarizer
     from summarizer.runs.loaded_run import load_runs
 
-    tokenizer = load_tokenizer(model_folder(run.spec.model, weights=False))
-    require_room(build_prompt(run.spec.prompt, tokenizer), generation)  # before a base of gigabytes is loaded
     loaded = load_runs([run], device=flags.device, precision=flags.precision, generation=generation)
     return Summarizer(loaded, generation, batch_size=flags.batch_size or run.spec.evaluation.batch_size)
 

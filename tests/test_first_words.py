@@ -288,7 +288,7 @@ NOT_BEFORE_THE_FIRST_STEP = (
     "transformers.modeling_utils",
     *("datasets", "matplotlib", "peft", "scipy", "sklearn", "sympy", "nltk", "wandb"),
 )
-"""Each takes a second or more to import; the small run's words come by what is left."""
+"""Each takes a second or more to import; the small run's words come by what is left, and wandb after a step."""
 
 
 @pytest.mark.slow
@@ -301,7 +301,7 @@ def seen(watch):
     print("first step:", *sys.modules, file=sys.stderr)
     return describe(watch)
 Stopwatch.describe = seen
-sys.argv[1:] = ["trainer.max_steps=1", "data.rows.validation=2", "tracking=none", "hydra.run.dir=run"]
+sys.argv[1:] = ["trainer.max_steps=1", "data.rows.validation=2", "hydra.run.dir=run"]
 from summarizer.run import command
 sys.exit(command(sys.argv[1:]))
 """

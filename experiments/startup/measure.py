@@ -77,6 +77,12 @@ def contenders(model: str, work: Path, base: Path, article: Path, rows: Sequence
     yield Contender(f"{model}: peer's summary", (str(PEER), "summary", str(base), str(article)), ())
 
 
+def environment(checkout: Path) -> dict[str, str]:
+    """As a person has it, whose Python keeps the bytecode of what it imported."""
+    inherited = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    return inherited | {"PYTHONPATH": str(checkout)}
+
+
 def once(contender: Contender, checkout: Path) -> list[Reached]:
     """One process of it. Raises RuntimeError where it ends before it has come so far."""
     begun_s = time.perf_counter()
@@ -86,7 +92,7 @@ def once(contender: Contender, checkout: Path) -> list[Reached]:
     started = subprocess.Popen(
         [sys.executable, *contender.command],
         cwd=checkout,
-        env={**os.environ, "PYTHONPATH": str(checkout)},
+        env=environment(checkout),
         stdout=log,
         stderr=out,
         start_new_session=True,
@@ -133,10 +139,8 @@ def prepare(model: str, base: Path | None, work: Path, rows: Sequence[str], chec
 
 
 def _call(arguments: Sequence[str], checkout: Path) -> None:
-    environment = {**os.environ, "PYTHONPATH": str(checkout)}
-    subprocess.run(
-        [sys.executable, *arguments], cwd=checkout, env=environment, check=True, stdout=subprocess.DEVNULL
-    )
+    command, env = [sys.executable, *arguments], environment(checkout)
+    subprocess.run(command, cwd=checkout, env=env, check=True, stdout=subprocess.DEVNULL)
 
 
 def table(results: dict[str, list[Reached]]) -> str:

@@ -252,6 +252,7 @@ class RunCallbacks:
 
     def first_step_taken(self) -> None:
         self._stepped = True
+        self.records.begin_tracking()
         if self._owed and self._shared.evaluation.base:
             self._record_base()
 

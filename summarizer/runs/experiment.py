@@ -169,7 +169,6 @@ def _train(
     # ---- adapters, training, evaluation, results -------------------------------------------------------------
     adapted = attach(base.model, [], [])
     group = build_group(adapted, prompt, processes, sizing.microbatches, sizing.slots)
-    records.flops_per_s = group.flops_per_s
     scheduler = TrialScheduler(trials, halving_of(records.trials))
     answer = _stop_between_batches(stop, processes)
     kept = None

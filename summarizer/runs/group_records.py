@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 
@@ -29,7 +30,7 @@ from summarizer.tracking.environment import git_state, peak_memory_bytes, versio
 from summarizer.tracking.metrics import METRICS, EndStatus, MetricsFile, Recorder, Tracker, Trackers
 from summarizer.tracking.names import run_name
 from summarizer.tracking.startup import Stopwatch
-from summarizer.tracking.utilization import utilization
+from summarizer.tracking.utilization import devices_rate, utilization
 from summarizer.training.schedule import EndedBy
 from summarizer.training.trial import Trial
 
@@ -51,8 +52,6 @@ class GroupRecords:
         ]
         self.data_fingerprint: str | None = None
         self.held_out_rows: int | None = None
-        self.flops_per_s: float | None = None
-        """The devices' rate, once it is measured."""
         self.scores: dict[Trial, Mapping[str, Scores]] = {}
         """The scores by system of the runs that completed."""
         self._records = dict(zip(self.trials, records, strict=True))
@@ -60,6 +59,7 @@ class GroupRecords:
         self._open: set[Trial] = set()
         self._beside = ThreadPoolExecutor(1, thread_name_prefix="tracking")
         """Writes to trackers that the training does not wait for."""
+        self._tracking = threading.Event()
         for trial, record in self._records.items():
             if record.resumed and not record.resumed_with and is_finished(record.path):
                 kept = self._records[trial] = read_record(record.path, record)
@@ -100,6 +100,8 @@ class GroupRecords:
 
     def open(self, trial: Trial) -> None:
         """Begin metrics.jsonl and the wandb run, unless they are. Raises ConfigError where wandb cannot."""
+        if not self._open:
+            self._beside.submit(self._tracking.wait)
         if self.writes and trial not in self._open:
             record = self._records[trial]
             (record.path / SUMMARY).unlink(missing_ok=True)  # of an earlier process: the run is resumed
@@ -110,8 +112,13 @@ class GroupRecords:
             )
         self._open.add(trial)
 
+    def begin_tracking(self) -> None:
+        """Let trackers beside the training begin: not earlier, for the import of wandb takes seconds."""
+        self._tracking.set()
+
     def settle(self) -> None:
         """Wait until all trackers have what they were told."""
+        self.begin_tracking()
         self._beside.shutdown()
 
     def complete(self, trial: Trial, by: EndedBy, scores: Mapping[str, Scores], rows: HeldOut) -> None:
@@ -211,8 +218,8 @@ class GroupRecords:
             "tokens": state.tokens,
             "wall_s": state.wall_s,
             "tokens_per_s": state.tokens / state.train_s if state.train_s else None,
-            "mfu": utilization(state.flops, state.train_s, self.flops_per_s)
-            if state.train_s and self.flops_per_s
+            "mfu": utilization(state.flops, state.train_s, devices_rate(self._processes))
+            if state.train_s
             else None,
             "trainable_parameters": trial.trainable_parameters,
             "train_loss": TrainLoss(first=state.first_loss, last=state.last_loss),

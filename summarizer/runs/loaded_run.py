@@ -16,6 +16,7 @@ from summarizer.data.prompt import Prompt, build_prompt
 from summarizer.errors import ConfigError
 from summarizer.evaluation.evaluator import Evaluator
 from summarizer.generation.decoder import Decoder
+from summarizer.generation.summarizer import require_room
 from summarizer.models.load import Base, load_base, load_config
 from summarizer.models.meta_model import build_meta_model
 from summarizer.models.source import model_folder
@@ -93,7 +94,9 @@ def load_runs(
 
     device: auto, cpu or cuda.
     precision: of matmuls, as trainer.precision; or int8, which on a CPU reads articles by integer matmuls.
-    Raises ConfigError where the runs differ in more than their adapters, or what they name cannot be had.
+    generation: what will be asked for, to be refused before a base of gigabytes is loaded.
+    Raises ConfigError where the runs differ in more than their adapters, or what they name cannot be had, or has no
+    room for summaries as asked for.
     """
     if issues := list(opening_issues(runs, device=device, precision=precision)):
         raise ConfigError(issues)
@@ -106,13 +109,14 @@ def load_runs(
             processes.precision,
         )
     keep_freed_memory()
-    folder = model_folder(spec.model)
+    folder = model_folder(spec.model, weights=False)
     config = load_config(folder)
     check_context(config, spec.prompt)
-    if generation is not None:
-        require_generation_fits(generation, spec.prompt.max_tokens, config, processes.device, "--beams")
     tokenizer = load_tokenizer(folder)
     prompt = build_prompt(spec.prompt, tokenizer)
+    if generation is not None:
+        require_room(prompt, generation)
+        require_generation_fits(generation, spec.prompt.max_tokens, config, processes.device, "--beams")
     meta = build_meta_model(config, spec.quantization.name)
     for run in runs:  # mistakes that show before any weight is read
         require_matching(run.adapter_folder, _adapter(run, roles(meta.model)), roles(meta.model), _key(run))

@@ -38,6 +38,7 @@ from summarizer.config.paths import cache_folder
 from summarizer.errors import ConfigError
 from summarizer.json_files import Part, read_part, write_part
 from summarizer.models.causal_lm import AttentionShape
+from summarizer.processes import Processes
 from summarizer.quantization.frozen import FrozenEmbedding, FrozenLinear
 
 RATE_BUDGET_S = 0.25
@@ -152,7 +153,7 @@ BELIEVABLE = 10.0
 def matrix_rate(device: torch.device, dtype: torch.dtype) -> float:
     """FLOP/s of matrix products on a device, in one precision: the best that was ever measured on this machine.
 
-    Measured once per process, best before the base loads, and kept in the cache: cores that others use look slow.
+    Measured once per process and kept in the cache: cores that others use look slow.
     Takes about RATE_BUDGET_S, and some times that where a processor has no instructions for the precision.
     """
     precision = str(dtype).removeprefix("torch.")
@@ -166,6 +167,11 @@ def matrix_rate(device: torch.device, dtype: torch.dtype) -> float:
         "" if best == measured else f", at its best; now {measured / 1e12:.3g}",
     )
     return best
+
+
+def devices_rate(processes: Processes) -> float:
+    """`matrix_rate` of all devices together that share a run's batches."""
+    return matrix_rate(processes.device, processes.dtype) * processes.count
 
 
 def _device_name(device: torch.device) -> str:

@@ -56,8 +56,10 @@ def build_optimizer(
     fused = spec.optimizer.arguments.get("fused")
     alike = len({(parameter.device, parameter.dtype) for parameter in own}) == 1
     elementwise = is_elementwise(import_target(spec.optimizer.target))
-    if alike and not fused and elementwise and _smallest_quantized(build) is not None:
-        return FlatOptimizer(build, groups, scratch)
+    if alike and not fused and elementwise:
+        probe = _probe(build)
+        if compat.smallest_8bit_state(probe) is not None:
+            return FlatOptimizer(build, groups, scratch, probe)
     return build(own if len(groups) == 1 else groups)
 
 
@@ -102,13 +104,20 @@ class FlatOptimizer(torch.optim.Optimizer):
     """
 
     def __init__(
-        self, build: Build, groups: Sequence[nn.Parameter] | Sequence[ParameterGroup], scratch: Scratch
+        self,
+        build: Build,
+        groups: Sequence[nn.Parameter] | Sequence[ParameterGroup],
+        scratch: Scratch,
+        probe: torch.optim.Optimizer | None = None,
     ) -> None:
-        super().__init__(groups, dict(build([nn.Parameter(torch.zeros(1))]).defaults))
+        """probe: one that `build` built before, of anything; of bitsandbytes' each takes 30 ms to build."""
+        probe = probe or _probe(build)
+        limit = compat.smallest_8bit_state(probe) or 0
+        super().__init__(groups, dict(probe.defaults))
         self._of_group = [
             [
                 _Flat(build, members, scratch, small=small)
-                for members, small in _laid_out(build, group["params"])
+                for members, small in _laid_out(limit, group["params"])
             ]
             for group in self.param_groups
         ]
@@ -206,9 +215,11 @@ def _span(size: int) -> int:
     return -(-size // BLOCK) * BLOCK
 
 
-def _laid_out(build: Build, parameters: Sequence[nn.Parameter]) -> Iterator[tuple[list[nn.Parameter], bool]]:
-    """Which parameters lie in a flat tensor together, in order, and whether they are too small for 8-bit state."""
-    limit = _smallest_quantized(build) or 0
+def _laid_out(limit: int, parameters: Sequence[nn.Parameter]) -> Iterator[tuple[list[nn.Parameter], bool]]:
+    """Which parameters lie in a flat tensor together, in order, and whether they are too small for 8-bit state.
+
+    limit: numbers from which on a tensor's state would be kept in 8 bits.
+    """
     for small in (False, True):
         members: list[nn.Parameter] = []
         numbers = 0
@@ -224,6 +235,6 @@ def _laid_out(build: Build, parameters: Sequence[nn.Parameter]) -> Iterator[tupl
             yield members, small
 
 
-def _smallest_quantized(build: Build) -> int | None:
-    """As `compat.smallest_8bit_state` of what it builds."""
-    return compat.smallest_8bit_state(build([nn.Parameter(torch.zeros(1))]))
+def _probe(build: Build) -> torch.optim.Optimizer:
+    """One of what it builds, whose settings are those of all."""
+    return build([nn.Parameter(torch.zeros(1))])

@@ -36,7 +36,6 @@ from summarizer.data.prompt import Prompt
 from summarizer.models.blocks import begin_pass
 from summarizer.models.causal_lm import summary_nll
 from summarizer.processes import FreedMemory, Processes, give_back_freed_memory, keep_freed_memory
-from summarizer.tracking.utilization import matrix_rate
 from summarizer.training.loss_scale import LossScaling, build_scaling
 from summarizer.training.optimizer import Scratch
 from summarizer.training.trial import Trial
@@ -123,8 +122,6 @@ class Group:
     processes: Processes
     microbatches: Microbatches
     scaling: LossScaling
-    flops_per_s: float
-    """The devices' rate of matrix products, over all processes."""
     slots: int | None
     """The most trials at once; None for any number."""
     scratch: Scratch = field(default_factory=Scratch)
@@ -166,7 +163,7 @@ def build_group(
 ) -> Group:
     """A group without trials yet, over a model without any.
 
-    Measures the device's rate, once per process. On the CPU the process keeps, from here on, what memory it frees.
+    On the CPU the process keeps, from here on, what memory it frees.
     """
     freed = None
     if processes.device.type == "cpu":
@@ -180,7 +177,6 @@ def build_group(
         processes,
         microbatches,
         scaling=build_scaling(processes.precision, trials, processes.device),
-        flops_per_s=matrix_rate(processes.device, processes.dtype) * processes.count,
         slots=slots,
         freed=freed,
     )

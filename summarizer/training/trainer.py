@@ -25,7 +25,7 @@ from summarizer.data.order import EncodedRow
 from summarizer.errors import NonFiniteLossError, StopRequested
 from summarizer.tracking.environment import peak_memory_bytes
 from summarizer.tracking.startup import Stopwatch
-from summarizer.tracking.utilization import training_flops, utilization
+from summarizer.tracking.utilization import devices_rate, training_flops, utilization
 from summarizer.training.checkpoint import save_checkpoint
 from summarizer.training.optimizer import LR_RATIO
 from summarizer.training.schedule import EndedBy, ExitReason
@@ -115,14 +115,14 @@ def fit(group: Group, callbacks: Callbacks, stop: StopSignal, startup: Stopwatch
                     compiling = {"compile": seconds} if (seconds := compile_s() - compiled_s) else {}
                     startup.lap("first step", **compiling)
                     log.info(startup.describe())
-                _evaluate_base(group, callbacks, records, measured)
+                _after_first_step(group, callbacks, records, measured)
             records.add(measured)
 
 
-def _evaluate_base(
+def _after_first_step(
     group: Group, callbacks: Callbacks, records: StepRecords, measured: StepMeasurement
 ) -> None:
-    """Let the base model be evaluated, whose record comes before the first step's. Its weights are as they were.
+    """What the first step need not wait for, and its record does: the device's rate, and the base's evaluation.
 
     Raises StopRequested where a signal cuts it short: the first step is as if it had not been, and is taken again
     on resuming.
@@ -130,6 +130,7 @@ def _evaluate_base(
     group.give_back_freed_memory()
     try:
         with records.clock_stopped(), group.adapted.evaluating():
+            devices_rate(group.processes)  # measured here, while nothing else computes
             callbacks.first_step_taken()
     except StopRequested:
         for step in measured.trials:
@@ -433,7 +434,7 @@ class StepRecords:
         seconds = now_s - self._since_s - (compiled_s - self._compiled_s)
         self._since_s, self._compiled_s = now_s, compiled_s
         # The device's, hence of all trials together.
-        mfu = utilization(measured.flops, seconds, self._group.flops_per_s)
+        mfu = utilization(measured.flops, seconds, devices_rate(self._group.processes))
         if mfu is None and not self._faster_than_measured:
             self._faster_than_measured = True
             log.info(

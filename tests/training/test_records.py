@@ -7,6 +7,7 @@ import torch
 from training_groups import build_group, spec_of
 
 from summarizer.errors import NonFiniteLossError
+from summarizer.tracking.utilization import devices_rate
 from summarizer.training import trainer
 from summarizer.training.step import Group
 from summarizer.training.trainer import StepMeasurement, StepRecords, TrialStep
@@ -47,7 +48,9 @@ def nobody(losses: object, tokens_per_s: float) -> None:
 
 @pytest.fixture
 def group(tmp_path: Path) -> Group:
-    return build_group([spec_of()], tmp_path)
+    group = build_group([spec_of()], tmp_path)
+    devices_rate(group.processes)  # measured ahead of the tests' clocks
+    return group
 
 
 def test_the_time_of_compiling_is_no_part_of_a_rate(group: Group, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -123,19 +123,25 @@ def _draw_panels(record: SweepRecord, swept: SweepAxes, layout: Layout) -> Figur
     ranked = ranked_runs(record)
     cells = {panel: cells_of(record, swept, ranked, layout, panel) for panel in panels}
     as_points = x.to_scale or y.to_scale
-    columns, rows = (5, 6) if as_points else (len(x.values), len(y.values))
+    axes_of = {panel: (x, y) if as_points else _own_values(cells[panel], x, y) for panel in panels}
+    shares_y = len({up for _, up in axes_of.values()}) == 1
+    columns, rows = (
+        (5, 6)
+        if as_points
+        else tuple(max(len(own[side].values) for own in axes_of.values()) for side in (0, 1))
+    )
     across = min(len(panels), PANELS_IN_A_ROW)
     down = -(-len(panels) // across)
     width_in = max(2.6 + across * (1.25 * columns + 0.6), 6.4)
     height_in = max(1.6 + down * (0.8 + 0.78 * rows), 4.0)
     figure = Figure(figsize=(min(width_in, 24), min(height_in, 16)), layout="constrained")
-    every = figure.subplots(down, across, squeeze=False, sharey=True)
+    every = figure.subplots(down, across, squeeze=False, sharey=shares_y)
     grid = list(every.flat)
     for axes in grid[len(panels) :]:
         axes.set_visible(False)
     for axes, panel in zip(grid, panels, strict=False):
         draw = draw_scatter if as_points else _draw_cells
-        draw(axes, record, cells[panel], x, y)
+        draw(axes, record, cells[panel], *axes_of[panel])
         axes.set_xlabel(label(layout.x))
         if layout.panels and panel:
             axes.set_title(f"{layout.panels} = {short(panel.text)}", fontsize="medium")
@@ -143,6 +149,16 @@ def _draw_panels(record: SweepRecord, swept: SweepAxes, layout: Layout) -> Figur
         axes.set_ylabel(label(layout.y))
     color_bar(figure, grid, record, ranked)
     return figure
+
+
+def _own_values(cells: Cells, x: Positions, y: Positions) -> tuple[Positions, Positions]:
+    """The values of both axes that a panel has a run of: kinds of adapters ask for rates of their own."""
+    tried = [{values[side] for values in cells} for side in (0, 1)]
+    own_x, own_y = (
+        Positions(tuple(value for value in whole.values if value in some))
+        for whole, some in zip((x, y), tried, strict=True)
+    )
+    return own_x, own_y
 
 
 def _draw_cells(axes: Axes, record: SweepRecord, cells: Cells, x: Positions, y: Positions) -> None:

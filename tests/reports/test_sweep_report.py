@@ -312,6 +312,27 @@ def test_each_kind_of_adapter_has_its_own_heat_map(tmp_path: Path) -> None:
     assert len(texts(figure)) == 30
 
 
+def test_a_kind_s_heat_map_has_the_values_that_it_was_tried_with(tmp_path: Path) -> None:
+    rates = {"lora": (1e-3, 3e-3), "miss": (1e-5, 1e-4), "ia3": (1e-2,)}
+    runs = [
+        [f"adapter={kind}", f"optimizer.lr={lr}", f"adapter.dim={dim}"]
+        for kind, own in rates.items()
+        for lr, dim in itertools.product(own, (2, 8) if kind != "ia3" else (2,))
+    ]
+    plan(tmp_path, runs)
+    for number, overrides in enumerate(runs):
+        make_run(tmp_path / str(number), overrides, end=2 + number / 20)
+    figure = drawn(tmp_path)
+    panels = {axes.get_title(): axes for axes in figure.axes if axes.get_title()}
+    shown = {
+        title.removeprefix("adapter = "): [text.get_text() for text in axes.get_xticklabels()]
+        for title, axes in panels.items()
+    }
+    assert shown == {"ia3": ["0.01"], "lora": ["0.001", "0.003"], "miss": ["1e-05", "0.0001"]}
+    assert "–" not in texts(figure), "no cell is empty"
+    assert len(texts(figure)) == len(runs)
+
+
 def test_one_key_is_drawn_as_points_and_sampled_values_to_scale(tmp_path: Path) -> None:
     plan(tmp_path / "one", [[f"adapter.dim={dim}"] for dim in (16, 2, 4)])
     for number, dim in enumerate((16, 2, 4)):

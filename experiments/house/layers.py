@@ -20,7 +20,7 @@ from typing import Any
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 PICTURE = REPOSITORY / "docs" / "layers.svg"
-COMMANDS = ("run", "summarize", "evaluate", "export", "serve", "compare", "__main__")
+COMMANDS = ("run", "summarize", "evaluate", "export", "serve", "compare", "sweep", "__main__")
 COMMAND, ROOM, GROUND = "#dbe7f6", "#f4f1e8", "#e6e6e6"
 WIDTH, BAND, GAP = 8.4, 0.42, 0.12
 """In inches."""
@@ -109,7 +109,7 @@ def _draw_room(axes: Any, room: str, data: dict[str, Any], x: float, y: float, b
     axes.add_patch(FancyBboxPatch((x, y), box, BAND, boxstyle=shape, facecolor=fill, edgecolor="#777777"))
     name = f"{room}/" if (REPOSITORY / "summarizer" / room).is_dir() else f"{room}.py"
     if room not in data["says"]:
-        axes.text(x + box / 2, y + BAND / 2, name, ha="center", va="center", fontsize=10, weight="bold")
+        axes.text(x + box / 2, y + BAND / 2, name, ha="center", va="center", fontsize=8.5, weight="bold")
         return
     imports = f"imports {', '.join(data['imports'][room])}" if data["imports"][room] else ""
     axes.text(x + 0.12, y + BAND / 2, name, va="center", fontsize=11, weight="bold")

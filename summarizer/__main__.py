@@ -18,7 +18,7 @@ COMMANDS = {
     "run": "train adapters and score them; -m for a sweep",
     "summarize": "summaries of articles by a trained run",
     "evaluate": "trained runs scored on a split",
-    "export": "a trained run as a folder for peft, transformers or CTranslate2",
+    "export": "a trained run for peft, transformers, CTranslate2 or llama.cpp",
     "sweep": "stop or clone a run of a sweep while it trains",
     "compare": "runs beside each other, at the terminal and on a page",
     "serve": "a page in the browser where adapters summarize side by side",

@@ -105,7 +105,7 @@ def test_what_is_no_limit_or_changes_nothing_is_refused(
         ("trainer.epochs=x",): "trainer.epochs: 'x' is not a number",
         ("trainer.epochs=0.5",): "has trained for 4 steps, and trainer.epochs=0.5 asks for 2; ask for more",
         (SHORT,): "is complete, at step 4",
-        ("trainer.max_steps=4", LONG): "at step 4: trainer.max_steps ends it; null leaves that to the epochs",
+        ("trainer.max_steps=4", LONG): "at step 4: trainer.max_steps ends it; add trainer.max_steps=null",
     }
     for overrides, words in cases.items():
         assert words in refusal([f"resume={copy}", *overrides], capfd)

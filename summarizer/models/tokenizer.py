@@ -25,7 +25,8 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except Exception as error:  # tokenizers raises bare Exception on a broken file
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        first, *more = str(error).strip().splitlines() or [type(error).__name__]
+        reason = " ".join([first, *map(str.strip, more)]) if first.rstrip().endswith(":") else first
         raise ConfigError.single(
             "model.name_or_path", f"{folder} has no usable tokenizer: {reason}"
         ) from error

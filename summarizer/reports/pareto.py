@@ -44,7 +44,7 @@ def front(record: SweepRecord) -> list[tuple[int, float]]:
 def draw_pareto(record: SweepRecord, swept: SweepAxes) -> Figure:
     """The figure of runs of at least two sizes, for `savefig`."""
     from matplotlib.figure import Figure
-    from matplotlib.ticker import EngFormatter
+    from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
 
     figure = Figure(figsize=(8, 4.8), layout="constrained")
     axes = figure.add_subplot()
@@ -70,7 +70,9 @@ def draw_pareto(record: SweepRecord, swept: SweepAxes) -> Figure:
         joined.append((max(size for size, *_ in sized), joined[-1][1]))
         axes.plot(*zip(*joined, strict=True), color="0.4", lw=1, drawstyle="steps-post", zorder=1)
     axes.set(xscale="log", xlabel="trained parameters")
+    axes.xaxis.set_major_locator(LogLocator(subs=_ticks([size for size, *_ in sized])))
     axes.xaxis.set_major_formatter(EngFormatter(sep=" "))
+    axes.xaxis.set_minor_formatter(NullFormatter())
     axes.margins(x=0.1)
     axes.set_ylabel(f"best {metric_name(record.metric)}\n({metric_unit(record.metric)})")
     outside = _limit(axes, sized)
@@ -81,6 +83,12 @@ def draw_pareto(record: SweepRecord, swept: SweepAxes) -> Figure:
     heading(figure, QUESTION)
     footnotes(figure, [NOTE, f"Runs outside the picture: {outside}."] if outside else [NOTE])
     return figure
+
+
+def _ticks(sizes: Sequence[int]) -> tuple[float, ...]:
+    """The figures of each decade that are labelled: the more, the fewer decades there are."""
+    ratio = max(sizes) / min(sizes)
+    return (1.0,) if ratio > 1000 else (1.0, 2.0, 5.0) if ratio > 10 else (1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 7.0)
 
 
 def _limit(axes: Axes, sized: Sequence[tuple[int, float, RunRecord]]) -> int:

@@ -266,6 +266,7 @@ class RunCallbacks:
             trial.recorder.log_samples(0, base.samples)
 
     def evaluate(self, trials: Sequence[Trial]) -> list[dict[str, float]]:
+        self.records.begin_tracking()  # a resumed run may be at its end, with no step to take
         with self.display.evaluating([trial.number for trial in trials]):
             found = validate(self.evaluator, self._shared, self.data.validation, self._slots(trials))
         for trial, evaluation in zip(trials, found, strict=True):

@@ -226,7 +226,7 @@ def _read_splits(spec: RunConfig, prompt: Prompt) -> tuple[Split | StreamedSplit
         log.info("%s", note)
     if (wanted := hold_out_of(spec.data)) is not None:
         log.info(
-            "data.validation=%s: %d rows are held out of data.train, by a hash of the article",
+            "data.validation=%s: rows are held out of data.train, by a hash of the article; %d of them are used",
             *(wanted, len(splits["validation"])),
         )
     return training, splits

@@ -56,7 +56,7 @@ def extended(record: RunRecord, overrides: Sequence[str]) -> RunRecord:
                 raise ConfigError.single("resume", text)
             _require_regular_evaluation(record, ended, before)
     elif ended.status == "completed":
-        hint = ": trainer.max_steps ends it; null leaves that to the epochs" if trainer["max_steps"] else ""
+        hint = ": trainer.max_steps ends it; add trainer.max_steps=null" if trainer["max_steps"] else ""
         text = f"with {typed} {_shown(record)} is complete, at step {ended.steps}{hint}"
         raise ConfigError.single("resume", text)
     kept = [text for text in record.overrides if _key(text) not in map(_key, overrides)]

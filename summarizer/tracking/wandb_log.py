@@ -59,7 +59,11 @@ def last_recorded_step(folder: Path, run: str) -> int | None:
         try:
             for record in read_records(file):
                 if record.WhichOneof("record_type") == "history":
-                    last = max(last or 0, int(_values(record.history.item).get("_step", 0)))
+                    row = _values(record.history.item)
+                    if any(
+                        not key.startswith("_") for key in row
+                    ):  # wandb's own, of a row that was never filled
+                        last = max(last or 0, int(row.get("_step", 0)))
         except (ConfigError, ValueError, TypeError) as error:
             log.warning("what wandb kept of this run before is not whole: %s", error)
     return last

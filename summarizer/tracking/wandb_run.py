@@ -195,6 +195,8 @@ class WandbTracker:
         self._wandb_folder = Path(run.settings.sync_dir)
         self._recorded_through = recorded_through
         self._step = 0
+        self._has_rows = False
+        """Whether this process wrote any: closing none would leave an empty one at step 0."""
         self._values: dict[str, dict[str, float]] = {}
         """The last value, and the best after step 0, of each metric that the base model was measured by too."""
         self._open: set[str] = set()
@@ -235,8 +237,9 @@ class WandbTracker:
             self._guarded(lambda: self._log_predictions(split))
 
         def write() -> None:
-            # Closes the row that is open, so that nothing changes the summary after this.
-            self._run.log({}, commit=True)
+            if self._has_rows:
+                # Closes the row that is open, so that nothing changes the summary after this.
+                self._run.log({}, commit=True)
             self._run.summary.update({**summary, "status": status} | self._values | self._best_and_last())
             self._run.finish(exit_code=int(status == "failed"))
 
@@ -303,6 +306,7 @@ class WandbTracker:
             raise ValueError(f"step {step} after step {self._step}")
         is_next, self._step = step > self._step, step
         if self._recorded_through is None or step > self._recorded_through:
+            self._has_rows = True
             self._guarded(call)
             if is_next and self._open:
                 # That closed the row before, and put wandb's own best into the summary.

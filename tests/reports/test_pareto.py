@@ -43,6 +43,27 @@ def test_the_front_is_what_nothing_smaller_beats(tmp_path: Path) -> None:
     assert front(record) == sorted(unbeaten)
 
 
+@pytest.mark.parametrize(
+    ("sizes", "labels"),
+    [
+        ((200, 300), {"200", "300"}),
+        ((200_000, 810_000), {"200 k", "300 k", "400 k", "500 k", "700 k"}),
+        ((3_000, 90_000), {"5 k", "10 k", "20 k", "50 k", "100 k"}),
+        ((500, 2_000_000), {"1 k", "10 k", "100 k", "1 M"}),
+    ],
+)
+def test_sizes_have_a_few_plain_labels(sizes: tuple[int, int], labels: set[str], tmp_path: Path) -> None:
+    record = swept(tmp_path, [("lora", size, 2.5, "completed") for size in sizes])
+    figure = draw_pareto(record, sweep_axes(record.runs))
+    figure.draw_without_rendering()
+    (axes,) = figure.axes
+    low, high = axes.get_xlim()
+    ticks = [*axes.xaxis.get_major_ticks(), *axes.xaxis.get_minor_ticks()]
+    assert {
+        tick.label1.get_text() for tick in ticks if low <= tick.get_loc() <= high and tick.label1.get_text()
+    } == labels
+
+
 def test_runs_of_two_sizes_have_a_picture(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     record = swept(
         tmp_path,

@@ -239,6 +239,24 @@ def test_rows_that_a_kill_kept_from_wandb_come_after_and_no_row_twice(tmp_path: 
     assert summary["val/loss"] == {"min": 2.0, "last": 9.0}  # of both processes; at step 0 it is the base's
 
 
+def test_a_run_stopped_before_its_first_record_has_no_row_and_its_first_comes_after(tmp_path: Path) -> None:
+    opened(tmp_path).finish("stopped", {})
+    name = (tmp_path / "wandb_id.txt").read_text().strip()
+    assert last_recorded_step(tmp_path, name) is None
+    again = opened(tmp_path, resumed=True)
+    again.log({"val/loss": 3.0}, 0)
+    again.log({"val/loss": 2.0}, 1)
+    again.finish("completed", {})
+    wandb.teardown()
+    rows = [
+        {item.key or "/".join(item.nested_key): item.value_json for item in record.history.item}
+        for part in sorted(tmp_path.glob("wandb/*/*.wandb"))
+        for record in read_records(part)
+        if record.WhichOneof("record_type") == "history"
+    ]
+    assert [(float(row["_step"]), float(row["val/loss"])) for row in rows] == [(0, 3.0), (1, 2.0)]
+
+
 @pytest.mark.parametrize(
     ("values", "in_summary"),
     [

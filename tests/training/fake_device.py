@@ -172,7 +172,6 @@ def main() -> None:
             processes,
             Microbatches(first.trainer.microbatch_size, None, few),
             build_scaling(first.trainer.precision, trials, GPU),
-            1.0,
             None,
         )
         folder = Path(tempfile.mkdtemp())

@@ -205,7 +205,7 @@ def _notes(run: Finished, changed: Sequence[Difference]) -> Iterator[str]:
             f"The adapter was chosen among {run.evaluations} evaluations by {run.spec.trainer.best_metric} on "
             "validation articles, which flatters it a little there."
         )
-    yield f"ROUGE by the tokenizer {run.rows.tokenizer}. What the figures are: {DEFINITIONS}"
+    yield f"ROUGE by the tokenizer {run.rows.tokenizer}. See {DEFINITIONS}"
 
 
 def typical_row(scores: Mapping[str, Scores]) -> int:

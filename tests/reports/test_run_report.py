@@ -126,7 +126,7 @@ def test_the_figures(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     notes = text.split("all four ROUGE scores.")[-1].split("One article")[0].strip().splitlines()
     assert len(notes) <= 5, "definitions stand in the docs"
     page, _, section = report.DEFINITIONS.partition("#")
-    assert f"? {report.DEFINITIONS}" in words(text)
+    assert f"See {report.DEFINITIONS}" in words(text)
     headings = [
         line.lstrip("# ") for line in (REPOSITORY / page).read_text().splitlines() if line.startswith("#")
     ]

@@ -177,7 +177,14 @@ def _quantized(
     if is_stored_base(folder):  # in another format: back to dense weights, one at a time
         _require_as_written(folder)
         stored_format = read_manifest(folder).format
-        log.info("base model: %s", _why_anew(folder, stored_format, base_format))
+        layers, embedding = formats_of(stored_format)
+        if stored_format != base_format and layers == formats_of(base_format)[0]:
+            own = "null" if embedding == layers else embedding
+            log.info(
+                "base model: %s is stored in %s, and %s is made of it; quantization.embedding_format=%s takes it "
+                "as it is",
+                *(folder, stored_format, base_format, own),
+            )
         stored = build_meta_model(load_config(folder), stored_format)
         yield from quantized(meta, source_tensors(folder, stored), folder, base_format, device)
         return
@@ -205,18 +212,6 @@ def _quantized(
     product_order = method is not None and method.in_product_order
     yield from quantized(
         meta, checkpoint, folder, base_format, device, placed=placed, in_product_order=product_order
-    )
-
-
-def _why_anew(folder: Path, stored_format: str, base_format: str) -> str:
-    """What happens to a stored base that is wanted otherwise, and which settings take it as it is."""
-    if stored_format == base_format:
-        return f"{folder} was stored in an earlier version of {base_format} and is quantized anew"
-    layers, embedding = formats_of(stored_format)
-    own = "null" if embedding == layers else embedding
-    return (
-        f"{folder} is stored in {stored_format}, and {base_format} is made of it; "
-        f"quantization.format={layers} quantization.embedding_format={own} take it as it is"
     )
 
 

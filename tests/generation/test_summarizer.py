@@ -95,4 +95,4 @@ def test_prompts_that_are_read_are_told_before_the_first_summary(
     first, then, *_ = caplog.messages
     assert first == "summaries: 0/8, reading 31 tokens"
     assert then.startswith("summaries: 0/8, ")
-    assert "prompts" not in then
+    assert "reading" not in then
